@@ -1,0 +1,138 @@
+"""What loading costs, as ratios inside one run: `python benchmarks/load.py [--repeats 15] [--json]`.
+
+- `import zoo` against bare Python, each in processes of their own; which heavy modules it brings.
+- A cached `load_model` of CAiD's U-Net against what a script does without the zoo: build it, `torch.load` the same
+  weights, copy them in. Libraries are imported before either is timed; the two take turns.
+- Peak memory of a load beyond what the libraries hold, against the size of the network in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+NAME = "caid-resnet50-unet.chestxray14-800"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    results = {"machine": machine()} | import_time(args.repeats) | load_time(args.repeats) | peak_memory()
+    if args.json:
+        print(json.dumps(results, indent=2))
+        return
+    for key, value in results.items():
+        print(f"{key:44} {value:.4g}" if isinstance(value, float) else f"{key:44} {value}")
+
+
+def machine() -> str:
+    """Cores, Python and torch that the figures are of."""
+    from importlib.metadata import version
+
+    return f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, torch {version('torch')}"
+
+
+def import_time(repeats: int) -> dict[str, Any]:
+    """Seconds that `import zoo` adds to starting Python, and what it imports."""
+    probe = "import sys, time; t = time.perf_counter(); import zoo; print(time.perf_counter() - t, *sys.modules)"
+    seconds, modules = [], set[str]()
+    for _ in range(repeats):
+        first, *names = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
+        seconds.append(float(first))
+        modules |= set(names)
+    heavy = sorted(modules & {"torch", "numpy", "timm", "monai", "requests", "torchvision"})
+    return {"import zoo, s": statistics.median(seconds), "import zoo brings": ", ".join(heavy) or "nothing heavy"}
+
+
+def load_time(repeats: int) -> dict[str, Any]:
+    """Medians of a cached `load_model` and of building, `torch.load` and copying, in turns."""
+    import segmentation_models_pytorch as smp
+    import timm  # noqa: F401 (libraries are imported before anything is timed)
+    import torch
+
+    import zoo
+
+    def by_hand(path: Path) -> Any:
+        model = smp.Unet("resnet50", encoder_weights=None, classes=1, activation="sigmoid")
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model.eval()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "unet.pth"
+        torch.save(zoo.load_model(NAME).state_dict(), path)
+        full = f"{NAME.split('.')[0]}.float32"
+        manifest = Path(folder) / "manifest.json"
+        manifest.write_text(json.dumps({"schema": 1, "weights": [record_of(path, full)]}))
+        os.environ["ZOO_MANIFEST"] = str(manifest)
+        os.environ["ZOO_HOME"] = folder
+        zoo.load_model(full)  # the first load converts it into the cache
+        ours, shipped, theirs = [], [], []
+        for _ in range(repeats):
+            ours.append(seconds_of(lambda: zoo.load_model(full)))
+            theirs.append(seconds_of(lambda: by_hand(path)))
+            shipped.append(seconds_of(lambda: zoo.load_model(NAME)))
+        del os.environ["ZOO_MANIFEST"]
+    medians = [statistics.median(t) for t in (ours, shipped, theirs)]
+    return {
+        "U-Net, cached load_model, ms": 1e3 * medians[0],
+        "U-Net, load_model of the shipped half file, ms": 1e3 * medians[1],
+        "U-Net, build + torch.load + copy, ms": 1e3 * medians[2],
+        "cached load_model is faster by": medians[2] / medians[0],
+        "shipped half file is faster by": medians[2] / medians[1],
+    }
+
+
+def record_of(path: Path, name: str) -> dict[str, Any]:
+    """Manifest record of a file for a model of the name's tag."""
+    import hashlib
+
+    model, tag = name.split(".")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    facts = {"sources": [f"file:{path}"], "bytes": path.stat().st_size, "sha256": digest}
+    return {"tag": tag, "models": [model], "state": "hosted", **facts}
+
+
+def seconds_of(call: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call; what it returns is freed afterwards."""
+    started = time.perf_counter()
+    result = call()
+    elapsed = time.perf_counter() - started
+    del result
+    return elapsed
+
+
+def peak_memory() -> dict[str, Any]:
+    """Peak of resident memory during a load, beyond what it was after a load of nothing but the libraries."""
+    probe = f"""
+import resource, segmentation_models_pytorch, timm, torch, zoo, zoo.loading
+torch.set_num_threads(1)
+model = zoo.load_model("caid-resnet50-unet", pretrained=False, progress=False)
+size = sum(t.numel() * 4 for t in model.state_dict().values())
+del model
+import ctypes, gc
+gc.collect(); ctypes.CDLL("libc.so.6").malloc_trim(0)
+open("/proc/self/clear_refs", "w").write("5")
+def status(key):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
+before = status("VmRSS")
+model = zoo.load_model({NAME!r})
+print((status("VmHWM") - before) / size)
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return {"peak memory of a load, of its float32 size": float(done.stdout)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The arguments of a run, and the course of the learning rate that they describe."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from zoo.errors import OptionError
+from zoo.training.args import TrainArgs, arg, parse_args
+from zoo.training.optim import Plateau, build_optimizer, lr_factor
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """A recipe's own arguments."""
+
+    epochs: int = arg("length of the run", 7)
+    mode: str = arg("one of two", "left", ("left", "right"))
+    mirror: bool = arg("switch", True)
+
+
+NEEDED = ["--data", "images", "--out", "runs/a"]
+
+
+def test_flags_come_from_the_fields():
+    """Types, dashes, switches with their opposite, and a recipe's own default."""
+    args = parse_args(
+        Args, [*NEEDED, "--batch-size", "12", "--lr", "0.5", "--sync-bn", "--no-mirror", "--mode", "right"]
+    )
+    assert (args.data, args.out, args.batch_size, args.lr) == ("images", "runs/a", 12, 0.5)
+    assert (args.sync_bn, args.mirror, args.mode, args.epochs) == (True, False, "right", 7)
+    assert isinstance(args, Args)
+    assert not args.resume
+
+
+def test_help_says_every_default(capsys):
+    """`--help` lists each flag with its help text and default, and the choices."""
+    with pytest.raises(SystemExit, match="0"):
+        parse_args(Args, ["--help"], "What it does.")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "What it does." in text
+    assert "length of the run (default: 7)" in text
+    assert "--mirror, --no-mirror" in text
+    assert "{left,right}" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mode", "up"], "invalid choice: 'up'"),
+        (["--epochs", "many"], "invalid int value"),
+        (["--epoch-size", "3"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_flags_exit_with_argparse_words(flags, message, capsys):
+    """Exit code 2 and the flag's name."""
+    with pytest.raises(SystemExit, match="2"):
+        parse_args(Args, [*NEEDED, *flags])
+    assert message in capsys.readouterr().err
+
+
+def test_all_wrong_values_are_named_at_once():
+    """One error lists every problem, so nobody fixes them one run at a time."""
+    args = Args(
+        data="d",
+        out="o",
+        epochs=0,
+        batch_size=-1,
+        lr=0.0,
+        mode="up",
+        precision="fp8",
+        warmup_epochs=3,
+        plateau_factor=2,
+    )
+    with pytest.raises(OptionError) as error:
+        args.check()
+    for words in (
+        "--epochs must be at least 1, not 0",
+        "--batch-size must be at least 1, not -1",
+        "--lr must be positive, not 0.0",
+        "--mode must be one of left, right, not 'up'",
+        "--precision must be one of fp32, bf16, fp16, not 'fp8'",
+        "--warmup-epochs 3 is longer than the run, --epochs 0",
+        "--plateau-factor must lie between 0 and 1, not 2",
+    ):
+        assert words in str(error.value)
+    with pytest.raises(OptionError, match="--patience must not be negative, not -1"):
+        parse_args(Args, [*NEEDED, "--patience", "-1"])
+
+
+def course(steps_per_epoch, **settings):
+    args = Args(data="d", out="o", **settings)
+    return [
+        lr_factor(args, epoch, step, steps_per_epoch) for epoch in range(args.epochs) for step in range(steps_per_epoch)
+    ]
+
+
+def test_cosine_by_hand():
+    """Per epoch: constant within one, half at the middle. Per step: falls at every step."""
+    half = 0.5 * (1 + math.cos(math.pi / 4))
+    assert course(2, schedule="cosine", epochs=4) == pytest.approx([1, 1, half, half, 0.5, 0.5, 1 - half, 1 - half])
+    expected = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    assert course(2, schedule="cosine-per-step", epochs=4) == pytest.approx(expected)
+
+
+def test_warm_up_is_linear_and_reaches_the_peak():
+    """Two epochs of three steps climb by sixths to 1; the cosine covers what is left of the run."""
+    values = course(3, schedule="cosine", epochs=4, warmup_epochs=2)
+    assert values == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1, 0.5, 0.5, 0.5])
+    values = course(3, schedule="cosine-per-step", epochs=3, warmup_epochs=1)
+    assert values[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert values[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 5 / 6)))
+
+
+def test_constant_and_plateau_have_no_course():
+    """Only the warm-up changes them; 'plateau' has a factor of its own."""
+    for schedule in ("constant", "plateau"):
+        assert course(2, schedule=schedule, epochs=3, warmup_epochs=1) == [0.5, 1, 1, 1, 1, 1]
+
+
+def test_plateau_waits_then_shrinks_and_remembers():
+    """With patience 1 the second epoch without improvement halves; an improvement starts the count anew."""
+    args = Args(data="d", out="o", schedule="plateau", plateau_patience=1, plateau_factor=0.5)
+    plateau = Plateau(args)
+    factors = []
+    for improved in (True, False, True, False, False, False):
+        plateau.observe(improved)
+        factors.append(plateau.factor)
+    assert factors == [1, 1, 1, 1, 0.5, 0.5]
+    again = Plateau(args)
+    again.load_state_dict(plateau.state_dict())
+    again.observe(False)
+    assert again.factor == 0.25
+    other = Plateau(Args(data="d", out="o", schedule="cosine", plateau_patience=0))
+    other.observe(False)
+    assert other.factor == 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", "SGD"), ("adam", "Adam"), ("adamw", "AdamW")])
+def test_optimizers_get_the_run_s_settings(name, kind):
+    """The class that is named, with learning rate, weight decay and momentum; groups keep what they say themselves."""
+    layers = nn.Linear(2, 2), nn.Linear(2, 2)
+    args = Args(data="d", out="o", optimizer=name, lr=0.5, weight_decay=0.25, momentum=0.75)
+    groups = [{"params": layers[0].parameters(), "lr": 0.125}, {"params": layers[1].parameters()}]
+    optimizer = build_optimizer(groups, args)
+    assert type(optimizer).__name__ == kind
+    assert [g["lr"] for g in optimizer.param_groups] == [0.125, 0.5]
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.25, 0.25]
+    assert optimizer.param_groups[0].get("momentum", 0.75) == 0.75
+    assert isinstance(optimizer, torch.optim.Optimizer)

@@ -1,0 +1,51 @@
+"""Self-supervised models for medical images: a name becomes a ready network.
+
+Example:
+    >>> model = zoo.load_model("caid-resnet50")
+    >>> transform = zoo.load_transform("caid-resnet50")
+    >>> features = model(transform("chest.png").unsqueeze(0))
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.groups import param_groups as param_groups
+    from zoo.inspection import inspect_checkpoint as inspect_checkpoint
+    from zoo.loading import download_weights as download_weights
+    from zoo.loading import load_model as load_model
+    from zoo.loading import load_transform as load_transform
+    from zoo.registry import list_models as list_models
+    from zoo.registry import model_info as model_info
+    from zoo.report import load_report as load_report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "download_weights": "loading",
+    "inspect_checkpoint": "inspection",
+    "list_models": "registry",
+    "load_model": "loading",
+    "load_report": "report",
+    "load_transform": "loading",
+    "model_info": "registry",
+    "param_groups": "groups",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `import zoo` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value: object = getattr(import_module(f"zoo.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names beside what is loaded."""
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,208 @@
+"""The `zoo` command. Exit code 0, 1 for what failed, 2 for wrong use; an error is one line on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.errors import OptionError, UnknownModelError, ZooError
+
+app = typer.Typer(
+    help="Self-supervised models for medical images: list, fetch, prove and use them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Name = Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Cache folder; default $ZOO_HOME, else ~/.cache/medssl-zoo.")]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    logging.basicConfig(format="%(message)s", level=logging.DEBUG if debug else logging.WARNING)
+    try:
+        app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
+    except (ZooError, OSError) as error:
+        if debug:
+            raise
+        print("zoo:", " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, OptionError | UnknownModelError) else 1) from error
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and the log.")] = False,
+) -> None:
+    """Take the options of all commands (`--debug` is read in `main`, wherever it stands)."""
+
+
+@app.command("list")
+def list_command(pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*", as_json: Json = False) -> None:
+    """List the models and where their weights stand."""
+    from zoo.manifest import records
+    from zoo.registry import get_entry, list_models
+
+    rows = [
+        {"name": n, "summary": get_entry(n).summary, "tag": r.tag, "state": r.state, "trained_by": r.trained_by}
+        for n in list_models(pattern)
+        for r in records(n)
+    ]
+    if as_json:
+        return _print_json(rows)
+    if not rows:
+        raise UnknownModelError(f"no model matches {pattern!r}; `zoo list` shows all")
+    return _print_table(rows)
+
+
+@app.command()
+def info(name: Name, as_json: Json = False) -> None:
+    """Say everything that is known of a model and its weights."""
+    from zoo.registry import get_entry, model_info
+
+    facts = asdict(model_info(name))
+    if as_json:
+        return _print_json(facts)
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        for i, line in enumerate(_lines(value)):
+            print(f"{key if i == 0 else '':<{width}}  {line}")
+    print(f"{'card':<{width}}  {get_entry(name).card}")
+    return None
+
+
+@app.command()
+def download(
+    names: Annotated[list[str], typer.Argument(help="MODEL or MODEL.TAG, any number.")],
+    cache_dir: CacheDir = None,
+) -> None:
+    """Fetch and verify weights and their assets; print where they lie."""
+    from zoo.loading import download_weights
+
+    for name in names:
+        print(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG; default all.")] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Hash what was downloaded again; exit 1 and name the file if any is not what it must be."""
+    from zoo.download import verify_file
+    from zoo.manifest import records, tagged_record
+    from zoo.registry import get_entry, list_models, split_name
+
+    problems = []
+    chosen = names or [f"{n}.{r.tag}" for n in list_models() for r in records(n, cache_dir)]
+    for name in chosen:
+        model, tag = split_name(name)
+        get_entry(name)
+        for record in (tagged_record(model, tag, cache_dir),) if tag else records(model, cache_dir):
+            for file in (record, *record.assets.values()):
+                result = verify_file(file, cache_dir=cache_dir)
+                problems += result.problems
+                verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"
+                print(f"{model}.{record.tag}  {file.filename}  {verdict}")
+    if problems:
+        raise ZooError("; ".join(dict.fromkeys(problems)))
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_json: Json = False) -> None:
+    """Say what a checkpoint holds and which models it fits. Runs nothing that is in it."""
+    from zoo import inspect_checkpoint
+
+    summary = inspect_checkpoint(file)
+    if as_json:
+        return _print_json(asdict(summary))
+    return print(summary)
+
+
+@app.command("import")
+def import_command(
+    name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG to import the file as.")],
+    file: Annotated[Path, typer.Argument(help="Your checkpoint.")],
+    cache_dir: CacheDir = None,
+) -> None:
+    """Put a checkpoint of your own into the cache, so that `load_model(NAME)` finds it."""
+    from zoo.importing import import_weights
+
+    record = import_weights(name, file, cache_dir=cache_dir)
+    model = record.models[0]
+    print(f"imported {file} as {model}.{record.tag} (sha256 {record.sha256}, trained by {record.trained_by})")
+    print(f"load it with zoo.load_model({model!r}) or by the full name")
+
+
+@app.command()
+def export(
+    name: Name,
+    out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Export this file's weights instead.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Add what the plain library class wants besides.")] = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Write a model's weights as safetensors, under the names of the library class it is built from."""
+    from zoo.checkpoint import export_safetensors
+    from zoo.loading import full_state, load_model
+
+    model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
+    print(export_safetensors(full_state(name, model) if full else model.state_dict(), out, half=half))
+
+
+@app.command()
+def doctor(as_json: Json = False, cache_dir: CacheDir = None) -> None:
+    """Check this installation: libraries, cache, manifests, and which weights are here; exit 1 if something is wrong."""
+    from zoo.doctor import diagnose
+
+    checks = diagnose(cache_dir)
+    if as_json:
+        _print_json([asdict(check) for check in checks])
+    else:
+        _print_table([{"": "ok" if c.ok else "PROBLEM", "check": c.name, "found": c.found} for c in checks])
+    if not all(check.ok for check in checks):
+        raise SystemExit(1)
+
+
+@app.command()
+def demo(
+    image: Annotated[Path | None, typer.Argument(help="A chest radiograph; default a drawn phantom.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("zoo-demo.png"),
+) -> None:
+    """Load both CAiD networks and draw what they make of an image."""
+    from zoo.demo import run_demo
+
+    print(f"picture: {run_demo(image, out)}")
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    table = [list(rows[0]), *([str(v) for v in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for row in table:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _lines(value: Any) -> list[str]:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return [f"{k}: {v}" for k, v in value.items() if v is not None] or ["-"]
+    if isinstance(value, list | tuple):
+        return [str(v) for v in value] or ["-"]
+    return [str(value) if value not in (None, "") else "-"]

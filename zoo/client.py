@@ -1,0 +1,182 @@
+"""Opens addresses: redirects, tokens, pages before a file, and what each failure means. The only code with sockets."""
+
+from __future__ import annotations
+
+import email.utils
+import ssl
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from zoo.cache import zoo_version
+from zoo.sources import Remote, SourceError, check_url
+
+if TYPE_CHECKING:
+    import requests
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to connect, and between two packets."""
+HOPS = 10
+"""Redirects, or pages, that may stand before a file."""
+CHUNK = 1 << 16
+
+
+class TransientError(Exception):
+    """What is worth another attempt, after `wait` seconds if the server asks for them. Never leaves the package."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def new_session() -> requests.Session:
+    """Return a session for one source. Proxies, CA bundle and ~/.netrc are the user's, as `requests` reads them."""
+    import requests
+
+    session = requests.Session()
+    # Ranges count the bytes of the body as sent, so nothing may be compressed on the way.
+    session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"medssl-zoo/{zoo_version()}"})
+    return session
+
+
+def open_remote(session: requests.Session, remote: Remote, headers: dict[str, str]) -> requests.Response:
+    """Return the answer (200, 206 or 416) that stands for the file, with its body not yet read.
+
+    Args:
+        session: Keeps cookies between the pages of a host.
+        remote: The address.
+        headers: `Range` and `If-Range`. Pages before a file are fetched without them.
+
+    Raises:
+        SourceError: The address, a redirect or a page is refused, or the server refuses.
+        TransientError: Another attempt may go better.
+    """
+    if remote.read_page is None:
+        return _checked(_follow(session, remote.url, headers, remote), remote)
+    response = _follow(session, remote.url, {}, remote)
+    for _ in range(HOPS):
+        if not is_page(response) or _is_transient(response.status_code):
+            break
+        url = remote.read_page(_text(response))
+        check_url(url, response.url)
+        response = _follow(session, url, {}, remote)
+    if headers and response.status_code == 200:
+        response.close()
+        response = _follow(session, response.url, headers, remote)
+    return _checked(response, remote)
+
+
+def _follow(session: requests.Session, url: str, headers: dict[str, str], remote: Remote) -> requests.Response:
+    """Open an address and follow its redirects, each of them checked."""
+    import requests
+
+    for _ in range(HOPS):
+        auth = _Bearer(remote.token) if remote.token and _origin(url) == _origin(remote.url) else None
+        try:
+            response = session.get(url, headers=headers, auth=auth, stream=True, allow_redirects=False, timeout=TIMEOUT)
+            target = session.get_redirect_target(response)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            raise _connection_failure(error) from error
+        except requests.RequestException as error:
+            raise SourceError(f"{type(error).__name__}: {_innermost(error)}") from error
+        if target is None:
+            return response
+        response.close()
+        following = urljoin(url, target)
+        check_url(following, url)
+        url = following
+    raise SourceError(f"more than {HOPS} redirects")
+
+
+class _Bearer:
+    """Sets the token of one request; given as `auth`, it also comes before anything that ~/.netrc may say."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _connection_failure(error: Exception) -> Exception:
+    """A certificate that is not accepted will not be accepted in a second either; all else is worth an attempt."""
+    cause = _innermost(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return SourceError(
+            f"the server's TLS certificate is not accepted ({cause.verify_message}), so nothing was fetched. Check "
+            "this machine's clock; behind a proxy that opens TLS, name its CA file in REQUESTS_CA_BUNDLE"
+        )
+    return TransientError(f"no connection, or a broken one: {cause}")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What happened, without the layers of two libraries around it (and without the address, which may hold a key)."""
+    for inner in (getattr(error, "reason", None), *error.args):
+        if isinstance(inner, BaseException):
+            return _innermost(inner)
+    return error
+
+
+def _checked(response: requests.Response, remote: Remote) -> requests.Response:
+    """Return a response that carries the file, or part of it, or says that it has no such part."""
+    status = response.status_code
+    if status in (200, 206, 416):
+        return response
+    said = f"HTTP {status} {response.reason}".rstrip()
+    wait = _retry_after(response)
+    response.close()
+    if _is_transient(status):
+        raise TransientError(said, wait)
+    raise SourceError(f"{said}; {remote.hint}" if remote.hint and status in (401, 403, 404) else said)
+
+
+def _is_transient(status: int) -> bool:
+    return status in (408, 429) or status >= 500
+
+
+def _retry_after(response: requests.Response) -> float:
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0
+
+
+def read_chunks(response: requests.Response) -> Iterator[bytes]:
+    """Yield the body as it comes over the wire: a .gz file that a server labels as an encoding must stay what it is.
+
+    Raises:
+        TransientError: The connection was cut.
+    """
+    import urllib3
+
+    try:
+        yield from response.raw.stream(CHUNK, decode_content=False)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise TransientError(f"the connection was cut: {_innermost(error)}") from error
+
+
+def is_page(response: requests.Response) -> bool:
+    """Whether the answer is a page to look at, by its headers."""
+    attached = "attachment" in response.headers.get("Content-Disposition", "")
+    return response.headers.get("Content-Type", "").startswith("text/html") and not attached
+
+
+def _text(response: requests.Response) -> str:
+    import requests
+
+    try:
+        with closing(response):
+            return next(response.iter_content(1 << 20), b"").decode("utf-8", "replace")
+    except requests.RequestException as error:
+        raise _connection_failure(error) from error

@@ -1,0 +1,170 @@
+"""CAiD's downstream methods: multi-label classification and segmentation, with the metrics of each.
+
+Facts from MR-HosseinzadehTaher/BenchmarkTransferLearning, Version1, `models.py`, `utils.py` and `engine.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.training import distributed
+from zoo.training.args import TrainArgs
+from zoo.training.data import length_of, place
+from zoo.training.distributed import Processes
+from zoo.training.evaluate import auroc
+from zoo.training.loop import Metrics
+
+
+class Classifier(nn.Module):
+    """Multi-label classification: `forward` takes `image` (N, 3, S, S) and `label` (N, C), returns the cross-entropy.
+
+    Args:
+        network: Images to logits (N, C), its head called `fc`, which is set to its published first values.
+        freeze: Train the head alone; the rest stays in eval mode.
+    """
+
+    def __init__(self, network: nn.Module, *, freeze: bool = False) -> None:
+        super().__init__()
+        self.network, self.freeze = network, freeze
+        nn.init.normal_(network.get_parameter("fc.weight"), std=0.01)
+        nn.init.zeros_(network.get_parameter("fc.bias"))
+        if freeze:
+            network.requires_grad_(False)
+            network.get_submodule("fc").requires_grad_(True)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch modes; a frozen network stays in eval mode."""
+        super().train(mode)
+        if self.freeze:
+            self.network.eval()
+        return self
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean binary cross-entropy over images and labels."""
+        logits = self.network(batch["image"]).float()
+        return {"loss": F.binary_cross_entropy_with_logits(logits, batch["label"])}
+
+    def probabilities(self, batch: dict[str, Tensor]) -> Tensor:
+        """Probabilities (N, C) in float64, the mean over the crops where images are (N, crops, 3, S, S)."""
+        images = batch["image"]
+        probabilities: Tensor = self.network(images.view(-1, *images.shape[-3:])).double().sigmoid()
+        return probabilities.view(len(images), -1, probabilities.shape[-1]).mean(1)
+
+
+def label_metrics(labels: Tensor, scores: Tensor, names: Sequence[str], counting: Sequence[str]) -> dict[str, Any]:
+    """Cross-entropy and AUROC of a set.
+
+    Args:
+        labels: (N, C), 0 or 1.
+        scores: Probabilities (N, C).
+        names: Of the C labels.
+        counting: Those of them whose AUROC counts, each with both values present.
+
+    Returns:
+        `loss` over all labels; `auroc`, the mean over the counting ones, and `auroc_per_label`.
+    """
+    loss = F.binary_cross_entropy(scores, labels).item()
+    columns = {name: names.index(name) for name in counting}
+    areas = {name: auroc(labels[:, c].numpy(), scores[:, c].numpy()) for name, c in columns.items()}
+    return {"loss": loss, "auroc": sum(areas.values()) / len(areas), "auroc_per_label": areas}
+
+
+class Segmenter(nn.Module):
+    """Segmentation: `forward` takes `image` (N, 3, S, S) and `mask` (N, 1, S, S), returns the soft Dice loss.
+
+    The loss is over all pixels of a step together, on all processes; of a part of it with `--accumulate`.
+
+    Args:
+        network: Images to logits (N, 1, S, S), its head called `segmentation_head.0`, which is set to first values.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        nn.init.xavier_uniform_(network.get_parameter("segmentation_head.0.weight"))
+        nn.init.zeros_(network.get_parameter("segmentation_head.0.bias"))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Soft Dice loss of the batches of all processes."""
+        sums = overlap(self._probabilities(batch), batch["mask"]).sum(0, keepdim=True)
+        return {"loss": dice_loss(distributed.gather_with_gradient(sums).sum(0))}
+
+    def overlaps(self, batch: dict[str, Tensor]) -> Tensor:
+        """Per image (N, 6), in float64: `overlap` of the probabilities, then of what exceeds one half."""
+        probabilities, mask = self._probabilities(batch), batch["mask"]
+        return torch.cat([overlap(probabilities, mask), overlap((probabilities > 0.5).float(), mask)], dim=1).double()
+
+    def _probabilities(self, batch: dict[str, Tensor]) -> Tensor:
+        probabilities: Tensor = self.network(batch["image"]).float().sigmoid()
+        return probabilities
+
+
+def overlap(predicted: Tensor, mask: Tensor) -> Tensor:
+    """Sums over each image (N, 3): of the product, of the prediction, of the mask, both (N, 1, H, W) in [0, 1]."""
+    return torch.stack([x.flatten(1).sum(1) for x in (predicted * mask, predicted, mask)], dim=1)
+
+
+def dice_loss(sums: Tensor) -> Tensor:
+    """1 - (2 sum(yp) + 1) / (sum(y) + sum(p) + 1) of sums (..., 3)."""
+    both, predicted, mask = sums.unbind(-1)
+    return 1 - (2 * both + 1) / (predicted + mask + 1)
+
+
+def dice(sums: Tensor) -> Tensor:
+    """Dice coefficient of sums (..., 3); 1 where there is nothing and nothing was found."""
+    both, predicted, mask = sums.unbind(-1)
+    return torch.where(predicted + mask == 0, 1.0, 2 * both / (predicted + mask))
+
+
+def dice_metrics(sums: Tensor) -> Metrics:
+    """Loss and Dice of a set from `Segmenter.overlaps` (N, 6): pooled over its pixels, and the mean over its images."""
+    soft, hard = sums[:, :3], sums[:, 3:]
+    values = {"loss": dice_loss(soft.sum(0)), "dice": dice(hard.sum(0)), "dice_per_image": dice(hard).mean()}
+    return {name: value.item() for name, value in values.items()}
+
+
+def collect(
+    rows: Callable[[dict[str, Tensor]], Tensor],
+    dataset: Dataset[dict[str, Tensor]],
+    args: TrainArgs,
+    processes: Processes,
+    data_pass: int = 0,
+) -> Tensor:
+    """Apply `rows` to a whole data set, each process taking its share.
+
+    Args:
+        rows: Batch of N samples to (N, K).
+        dataset: Indexed by (pass, index).
+        args: Batch size, workers, memory layout.
+        processes: From `zoo.training.distributed.start`.
+        data_pass: Pass that the samples are drawn from.
+
+    Returns:
+        (len(dataset), K) on the CPU, in the data set's order, the same on every process.
+    """
+    count, world = length_of(dataset), processes.world
+    share = math.ceil(count / world)  # equal shares, so that they can be gathered: the last rows may be done twice
+    keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
+    loader = DataLoader(
+        dataset,
+        max(1, args.batch_size // world),
+        sampler=keys,
+        num_workers=args.workers,
+        generator=torch.Generator(),
+    )
+    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in loader])
+    everyone: Tensor = distributed.gather(own).view(world, share, -1)
+    return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()
+
+
+def share_buffers(method: nn.Module) -> None:
+    """Give all processes the first one's batch statistics: those that are saved are those that are judged."""
+    for buffer in method.buffers():
+        distributed.broadcast(buffer)

@@ -1,0 +1,148 @@
+"""Pre-train CAiD on a folder of radiographs. The defaults are the published run.
+
+    python -m zoo.entries.caid.pretrain --data images --list Xray14_train_official.txt \
+        --val-list Xray14_val_official.txt --out runs/caid
+    torchrun --nproc-per-node 4 -m zoo.entries.caid.pretrain --data images ... --out runs/caid --resume
+
+Published: 800 epochs over 75 312 ChestX-ray14 images at 224 pixels on 4 V100, batch 256, SGD. Where the authors' code
+has a defect the default is the right thing; `--upstream` brings the published behaviour back (the card lists both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from zoo.entries.caid.data import PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
+from zoo.entries.caid.method import MODES, CAiD
+from zoo.errors import OptionError
+from zoo.training import distributed
+from zoo.training.args import TrainArgs, arg, parse_args
+from zoo.training.loop import Metrics, Validate, fit, mean_losses
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """Published run of `main_CAiD_moco.py` with the README's flags."""
+
+    epochs: int = arg("length of the run", 800)
+    workers: int = arg("loader processes per process", 4)
+    monitor: str = arg("metric that decides which checkpoint is best", "val_loss")
+    list: str = arg("training list: 'name 0 1 ...' lines, or a CSV; empty for all images of --data", "")
+    split: str = arg("rows of a CSV list to train on, by its column 'split'", "")
+    val_list: str = arg("validation list; empty for no validation (then --monitor loss)", "")
+    val_split: str = arg("rows of a CSV validation list, by its column 'split'", "")
+    size: int = arg("side of the views in pixels; distortions are scaled with it", PUBLISHED_SIZE)
+    min_area: float = arg("share of the image's area that the smallest crop has", SMALLEST_CROP)
+    mode: str = arg("caid, or id for instance discrimination alone", "caid", MODES)
+    queue_size: int = arg("negatives in the queue", 65536)
+    key_momentum: float = arg("share of the key network kept at each step", 0.999)
+    temperature: float = arg("temperature of the contrastive softmax", 0.2)
+    contrastive_weight: float = arg("weight of the contrastive term", 1.0)
+    reconstruction_weight: float = arg("weight of the reconstruction term", 10.0)
+    mlp: bool = arg("two-layer projection head", True)
+    target_flip: str = arg(
+        "mirror the target with the query, or leave it as the authors do", "with-input", TARGET_FLIPS
+    )
+    head_norm: bool = arg("batch-normalise the projections; for small data sets, not published", False)
+    key_batches: int = arg("parts the keys' batch norm sees separately; at least 2 for a run on one process", 1)
+    key_full_unet: bool = arg("give the key network its unused decoder", False)
+    validate_mutates_state: bool = arg("let validation write the queue and move the key network", False)
+    val_random: bool = arg("draw new validation views each epoch", False)
+    upstream: bool = arg("the published behaviour in all four: target, key decoder, validation state and views", False)
+
+
+def main(argv: Sequence[str] | None = None) -> Metrics:
+    """Train, then export the query network and print its manifest record."""
+    args = resolve(parse_args(Args, argv, __doc__))
+    processes = distributed.start(args.device)
+    torch.manual_seed(args.seed)
+    method = build_method(args)
+    metrics = fit(
+        method,
+        build_views(args, args.list, args.split),
+        args,
+        processes=processes,
+        validate=validation(args, processes),
+    )
+    if processes.is_main:
+        from zoo.training.publish import publish
+
+        best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
+        publish(best["model"], Path(args.out), models=models_of(args), args=asdict(args), metrics=metrics)
+    distributed.stop()
+    return metrics
+
+
+def resolve(args: Args) -> Args:
+    """Apply what one argument says about others."""
+    if args.upstream:
+        args = replace(args, target_flip="upstream", key_full_unet=True, validate_mutates_state=True, val_random=True)
+    if not args.val_list and args.monitor.lstrip("+").startswith("val_"):
+        args = replace(args, monitor="loss")
+    return args
+
+
+def build_method(args: Args) -> CAiD:
+    """The objective with the run's settings."""
+    return CAiD(
+        mode=args.mode,
+        queue_size=args.queue_size,
+        momentum=args.key_momentum,
+        temperature=args.temperature,
+        contrastive_weight=args.contrastive_weight,
+        reconstruction_weight=args.reconstruction_weight,
+        mlp=args.mlp,
+        head_norm=args.head_norm,
+        key_batches=args.key_batches,
+        key_full_unet=args.key_full_unet,
+        validate_mutates_state=args.validate_mutates_state,
+    )
+
+
+def build_views(args: Args, list_file: str, split: str) -> Views:
+    """The views of a list of images."""
+    samples = read_list(args.data, list_file, split=split)
+    return Views(
+        samples,
+        size=args.size,
+        seed=args.seed,
+        min_area=args.min_area,
+        distort=args.mode == "caid",
+        target_flip=args.target_flip,
+    )
+
+
+def validation(args: Args, processes: distributed.Processes) -> Validate | None:
+    """Mean losses over the validation list, each process taking its share; the views are fixed by default."""
+    if not args.val_list:
+        return None
+    views = build_views(args, args.val_list, args.val_split)
+    views.seed += 1
+    # The queue takes whole batches of all processes, as the authors' validation loader gives them.
+    count = len(views) - len(views) % args.batch_size * args.validate_mutates_state
+    if count < processes.world:
+        raise OptionError(f"the {len(views)} validation image(s) are too few for {processes.world} process(es)")
+    mine = range(processes.rank, count, processes.world)
+    batch = args.batch_size // (processes.world * args.accumulate)
+
+    def validate(method: nn.Module, epoch: int) -> Metrics:
+        fixed = Subset(FixedViews(views, epoch if args.val_random else 0), mine)
+        loader = DataLoader(fixed, batch, num_workers=args.workers, generator=torch.Generator())
+        return mean_losses(method, loader, processes, channels_last=args.channels_last)
+
+    return validate
+
+
+def models_of(args: Args) -> tuple[str, ...]:
+    """Entries that the run's weights fill."""
+    return ("caid-resnet50", "caid-resnet50-unet") if args.mode == "caid" else ("caid-resnet50",)
+
+
+if __name__ == "__main__":
+    main()

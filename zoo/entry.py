@@ -1,0 +1,117 @@
+"""The vocabulary of the zoo: what an entry is, what it expects as input, and what is known of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoo.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+State: TypeAlias = "dict[str, Tensor]"
+Config: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a network's input is: the facts that `load_transform` executes.
+
+    An entry holds the default; the `input` of a manifest record overrides single fields for one weight file.
+    """
+
+    channels: tuple[str, ...]
+    """Meaning of each channel, in order. A grey image is repeated over `("grey", "grey", "grey")`."""
+    size: tuple[int, ...]
+    """Pixels or voxels of the network's input, in array order `(H, W)` or `(D, H, W)`."""
+    resize: int | None = None
+    """Length the shorter side is brought to before the centre crop to `size`; None for resizing straight to `size`."""
+    units: str = "fraction of the largest intensity"
+    """What a value means before normalisation."""
+    value_range: tuple[float, float] = (0.0, 1.0)
+    """Smallest and largest value that the network has seen."""
+    mean: tuple[float, ...] | None = None
+    """Subtracted per channel after scaling to `value_range`; None for none."""
+    std: tuple[float, ...] | None = None
+    """Divides per channel after `mean`; None for none."""
+
+    def override(self, facts: Mapping[str, Any]) -> Preprocessing:
+        """Return a copy with the fields of a manifest record's `input` (JSON lists become tuples).
+
+        Raises:
+            OptionError: `facts` names a field that does not exist.
+        """
+        known = {f.name for f in fields(self)}
+        if unknown := sorted(set(facts) - known):
+            raise OptionError(f"unknown input field(s) {unknown} in the manifest; known are {sorted(known)}")
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        return replace(self, **values)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo: how its network is built and how published files become its state dict."""
+
+    name: str
+    """What `load_model` is called with, for example `"caid-resnet50"`."""
+    summary: str
+    """One line for `zoo list`."""
+    family: str
+    """Folder under `zoo/entries`."""
+    build: Callable[[Config], nn.Module]
+    """Network for a configuration (defaults, then what the file says, then the user's options). Imports its library."""
+    convert: Callable[[State], tuple[State, Config]]
+    """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
+
+    A file it does not recognise is returned as it is, so that the coverage check can say what was in it.
+    """
+    config: Mapping[str, Any]
+    """Configuration of the published network; its keys are the options `load_model` accepts.
+
+    `num_classes` and `in_channels` are always among them. Where `projection` is, True asks for the projection head,
+    which the file must then have.
+    """
+    required: tuple[str, ...]
+    """Prefixes of the module groups that a file must fill completely; any other group it fills completely or not."""
+    head: str
+    """Prefix of the task head, the one part that a file may lack or that may not fit `num_classes`."""
+    stem: str
+    """Name of the first convolution's weight, which `in_channels` adapts."""
+    stages: tuple[tuple[str, ...], ...]
+    """Prefixes of the network's stages from input to output, for layer-wise learning rates."""
+    preprocessing: Preprocessing
+    card: str
+    """Path of the card inside the package."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
+    reset: Callable[[nn.Module], None] | None = None
+    """Changes what `reset_parameters` gave one module of a part that the file lacks, as the network's library does."""
+    complete: Callable[[State], State] | None = None
+    """Adds neutral values for what was removed from the plain library class; None where nothing was."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a model and of the weights its name stands for. Costs no heavy import."""
+
+    name: str
+    """With the tag of the weights that would be loaded, where there are any."""
+    summary: str
+    tags: tuple[str, ...]
+    """All tags on record, in order of preference."""
+    state: str
+    """`hosted`, `on-request`, `withdrawn` or `not-published`."""
+    default: bool
+    """Whether the plain name, without a tag, loads these weights."""
+    trained_by: str
+    """`authors`, `zoo` or `user`."""
+    sources: tuple[str, ...]
+    bytes: int | None
+    sha256: str | None
+    licences: Mapping[str, Any]
+    citation: str
+    input: Preprocessing
+    notes: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)

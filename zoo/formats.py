@@ -1,0 +1,248 @@
+"""What a checkpoint file is, and how its tensors are reached without running anything that is in it.
+
+Opening a file gives names, shapes and types; its tensors are mapped, so that no value is read before it is needed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from zoo.errors import CheckpointFormatError
+from zoo.safety import allow_list, refusal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.entry import State
+
+Mmap: TypeAlias = "bool | Literal['auto']"
+
+SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+
+_CHUNK = 8 << 20
+_NETWORK = re.compile(
+    r"nfs4?|lustre|gpfs|cifs|smb\w*|beegfs|ceph|9p|afs|panfs|orangefs|pvfs2|wekafs|glusterfs|ncpfs"
+    r"|fuse\.(sshfs|s3fs|rclone|gcsfuse|glusterfs|ceph|juicefs|goofys|davfs2?)"
+)
+_TENSORFLOW_MAGIC = bytes.fromhex("57fb808b247547db")
+_MAGIC = {
+    b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
+    b"\x1f\x8b": "gzip archive",
+    b"7z\xbc\xaf": "7z archive",
+    b"BZh": "bzip2 archive",
+    b"\x93NUMPY": "NumPy array",
+    b"version https://git-lfs": "Git LFS pointer (`git lfs pull` fetches what it points to)",
+}
+
+
+def sniff(path: Path) -> str:
+    """Name what a file is by its content: one of the three formats that can be read, or a description of the rest.
+
+    Raises:
+        CheckpointFormatError: There is no such file.
+    """
+    if path.is_dir():
+        return "TensorFlow checkpoint folder" if (path / "checkpoint").is_file() else "folder"
+    if not path.is_file():
+        bundle = path.with_name(path.name + ".index").is_file()
+        if bundle:
+            return "TensorFlow checkpoint"
+        raise CheckpointFormatError(f"{path} does not exist")
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(max(0, path.stat().st_size - 8))
+        tail = file.read()
+    return _sniff_bytes(head, tail)
+
+
+def _sniff_bytes(head: bytes, tail: bytes) -> str:
+    if not head:
+        return "empty file"
+    if head[:4] == b"PK\x03\x04":
+        return TORCH_ZIP
+    if head[:1] == b"\x80" and head[1] <= pickle.HIGHEST_PROTOCOL:
+        return TORCH_LEGACY
+    if tail == _TENSORFLOW_MAGIC:
+        return "TensorFlow checkpoint index"
+    if known := next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None):
+        return known
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return SAFETENSORS
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "HTML page"
+    return "text file" if b"\0" not in head and head.isascii() else "file of unknown format"
+
+
+@dataclass
+class StoredState:
+    """A checkpoint that was opened: what it holds is known, its values are read when they are asked for."""
+
+    path: Path
+    format: str
+    tensors: State
+    """Mapped where the format allows it. `convert` may pick, rename and re-view them."""
+    mapped: bool
+    """Whether float32 tensors stay mapped when they are read."""
+    containers: tuple[str, ...] = ()
+    """Keys that led from the top of the file to the tensors."""
+    beside: tuple[str, ...] = ()
+    """Other keys at the top: epoch, optimiser, arguments."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, wanted: State) -> State:
+        """Return the wanted tensors with their values, floating point as float32; `wanted` is emptied on the way.
+
+        Tensors of another type are widened one at a time, so that both forms are never in memory together.
+
+        Args:
+            wanted: Tensors of this file, or views of them, under any names.
+        """
+        origin = {id(tensor): name for name, tensor in self.tensors.items()}
+        copied = {n: (origin[id(t)], t.nbytes) for n, t in wanted.items() if id(t) in origin and self._must_copy(t)}
+        self.tensors = {}
+        for name in copied:
+            del wanted[name]
+        return widened(wanted) | dict(self._copies(copied))
+
+    def _must_copy(self, tensor: Tensor) -> bool:
+        """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
+        return self.format != TORCH_LEGACY and (not self.mapped or bool(narrow_type(tensor)))
+
+    def _copies(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
+        """Yield names with tensors in memory; `wanted` has the name in the file and the bytes of each."""
+        if self.format == SAFETENSORS:
+            from safetensors import safe_open
+
+            with safe_open(self.path, framework="pt", backend="pread") as file:
+                yield from ((name, _as_float32(file.get_tensor(stored))) for name, (stored, _) in wanted.items())
+            return
+        tensors: State = {}
+        used = _CHUNK
+        for name, (stored, size) in wanted.items():
+            if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
+                tensors, used = _open_torch(self.path, self.format, self.mapped).tensors, 0
+            used += size
+            yield name, _as_float32(tensors[stored]) if narrow_type(tensors[stored]) else tensors[stored].clone()
+
+
+def widened(state: State) -> State:
+    """Return the tensors with floating point as float32; `state` is emptied on the way."""
+    return {name: _as_float32(state.pop(name)) for name in list(state)}
+
+
+def narrow_type(tensor: Tensor) -> str:
+    """The type of a floating-point tensor that is not float32, for example `"float16"`; empty for any other tensor."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return kind if tensor.is_floating_point() and kind != "float32" else ""
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
+    """Open a checkpoint of any format and find its tensors. Nothing in the file is run.
+
+    Args:
+        path: Safetensors, or what `torch.save` wrote: bare or under one of the usual keys (`state_dict`, `model`, ...).
+        mmap: Whether to map the file instead of reading it; `"auto"` reads only on network file systems.
+
+    Raises:
+        CheckpointFormatError: Not a checkpoint, empty, cut short, or without tensors.
+        UnsafeCheckpointError: Opening it would need more than tensors and plain values.
+    """
+    path = Path(path).expanduser()
+    kind = sniff(path)
+    mapped = not is_on_network(path) if mmap == "auto" else bool(mmap)
+    if kind == SAFETENSORS:
+        return _open_safetensors(path, mapped)
+    if kind in (TORCH_ZIP, TORCH_LEGACY):
+        return _open_torch(path, kind, mapped)
+    raise CheckpointFormatError(
+        f"{path} is not a checkpoint that can be read: {kind}. Expected safetensors, or a file written by torch.save"
+    )
+
+
+def _open_safetensors(path: Path, mapped: bool) -> StoredState:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointFormatError(
+            f"{path} begins like safetensors, but is cut short or damaged ({error}). Fetch or copy it again"
+        ) from error
+    return StoredState(path, SAFETENSORS, tensors, mapped, metadata=metadata or {})
+
+
+def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
+    import torch
+
+    if path.suffix == ".safetensors":  # torch.load would trust the name
+        raise CheckpointFormatError(f"{path} is named like safetensors, but is a {kind}: rename it to {path.stem}.pth")
+    try:
+        with torch.serialization.safe_globals(allow_list()):
+            content = torch.load(path, map_location="cpu", mmap=kind == TORCH_ZIP, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise refusal(path, error) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointFormatError(
+            f"{path} begins like a {kind}, but is cut short, damaged or not written by torch.save ({reason}). "
+            "Fetch or copy it again"
+        ) from error
+    tensors, containers = find_tensors(content, path)
+    beside = tuple(str(key) for key in content if key not in containers) if containers else ()
+    return StoredState(path, kind, tensors, mapped, containers, beside)
+
+
+def find_tensors(content: object, path: Path) -> tuple[State, tuple[str, ...]]:
+    """Find the state dict in what a file holds: at the top or under one of `CONTAINERS`, however deep.
+
+    Returns:
+        Its tensors, and the keys that led to them.
+
+    Raises:
+        CheckpointFormatError: There is none.
+    """
+    import torch
+
+    if not isinstance(content, Mapping):
+        raise CheckpointFormatError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
+    for key in CONTAINERS:
+        if isinstance(content.get(key), Mapping) and content[key]:
+            tensors, deeper = find_tensors(content[key], path)
+            return tensors, (key, *deeper)
+    tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    if not tensors:
+        keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
+        raise CheckpointFormatError(
+            f"{path} holds no state dict: found the keys {keys}; expected tensors, or one of {', '.join(CONTAINERS)}. "
+            "Save the inner dictionary by itself: torch.save(torch.load(FILE)[KEY], NEW_FILE)"
+        )
+    return tensors, ()
+
+
+def is_on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether a file lies on a network file system, where mapped pages are slow and may vanish under the process.
+
+    Args:
+        path: The file.
+        mounts: The kernel's table of mounts; where there is none, the file counts as local.
+    """
+    if not mounts.is_file():
+        return False
+    place, best, kind = path.resolve(), Path("/"), ""
+    for line in mounts.read_text("utf-8", "surrogateescape").splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4]))
+        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
+            best, kind = point, right.split()[0]
+    return _NETWORK.fullmatch(kind) is not None

@@ -1,0 +1,177 @@
+"""Reads 2D image files into arrays: what PIL reads, and DICOM.
+
+Only decoding and what a file's header says about its grey scale; what a network accepts is `preprocessing`'s business.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InputContractError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+log = logging.getLogger("zoo")
+
+_PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
+
+
+def is_dicom(path: Path) -> bool:
+    """Tell DICOM by the four letters behind its 128-byte preamble, whatever the file's name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputContractError: the path is a folder.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no image at {path}: the file does not exist")
+    if path.is_dir():
+        raise InputContractError(f"{path} is a folder: one 2D image is expected, pass its files one at a time")
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_picture(path: Path) -> NDArray[Any]:
+    """Return the pixels of a PNG, JPEG, JPEG 2000, TIFF, BMP or PGM file, as `pil_pixels` does.
+
+    Raises:
+        InputContractError: the file cannot be read, or holds more than one image.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=_PIL_FORMATS) as image:
+            frames = getattr(image, "n_frames", 1)
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputContractError(
+            f"cannot read {path} as an image ({error}). Formats read are {', '.join(_PIL_FORMATS)} and DICOM with its "
+            "preamble; open anything else yourself and pass the array"
+        ) from error
+    if frames > 1:
+        raise InputContractError(f"{path} holds {frames} frames, one is expected: open it with PIL, seek, pass that")
+    pixels = pil_pixels(image, str(path))
+    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
+    return 65535 - pixels if white_is_zero and image.mode == "I;16" else pixels  # PIL turns only up to 8 bits over
+
+
+def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
+    """Return the pixels `(H, W)` or `(H, W, 3)` of a PIL image as integers, or floats in mode `F`.
+
+    Mode `I` is taken as 16-bit, an opaque alpha channel is dropped, the EXIF orientation is applied.
+
+    Raises:
+        InputContractError: transparent pixels, `I` beyond 16 bits, or a mode that stores no picture.
+    """
+    import numpy as np
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("LA", "PA", "RGBA") or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA")
+        if np.asarray(image.getchannel("A")).min() < 255:
+            raise InputContractError(
+                f"{source} has transparent pixels, and what lies behind them is unknown: an opaque image is expected. "
+                "Paste it on the background it belongs on, or pass image.convert('RGB') to ignore the transparency"
+            )
+    if image.mode in ("P", "RGBA", "CMYK", "YCbCr"):
+        image = image.convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    pixels = np.asarray(image)
+    if image.mode == "I":
+        if pixels.min() < 0 or pixels.max() > 65535:
+            raise InputContractError(
+                f"{source} stores 32-bit integers from {pixels.min()} to {pixels.max()}: 16-bit values, 0 to 65535, "
+                "are expected. Scale it to [0, 1] yourself and pass the float array"
+            )
+        return pixels.astype(np.uint16)
+    if image.mode not in ("L", "RGB", "F", "I;16", "I;16B", "I;16L", "I;16N"):
+        raise InputContractError(f"{source} has the PIL mode {image.mode}: convert it to L, I;16, F or RGB")
+    return pixels
+
+
+def read_dicom(path: Path) -> NDArray[Any]:
+    """Return a single-frame DICOM image as float32 fractions `(H, W)` or `(H, W, 3)`, black 0 and white 1.
+
+    Rescale or modality LUT, then the VOI LUT or the first window, scaled by the end points of the result (of the stored
+    bits where there is neither); MONOCHROME1 is inverted.
+
+    Raises:
+        InputContractError: no pixels, several frames, no decoder for the compression, or a header without meaning.
+    """
+    import pydicom
+    from pydicom.pixels.utils import pixel_array
+
+    pydicom_errors = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+    try:
+        dataset = pydicom.dcmread(path)
+        frames = int(dataset.get("NumberOfFrames") or 1)
+    except pydicom_errors as error:
+        raise InputContractError(f"cannot read {path} as DICOM: {error}") from error
+    if "PixelData" not in dataset:
+        raise InputContractError(f"{path} is DICOM without an image: modality {dataset.get('Modality', 'not given')}")
+    if frames > 1:
+        raise InputContractError(
+            f"{path} holds {frames} frames, one image is expected: choose a frame of "
+            "pydicom.dcmread(path).pixel_array, scale it to [0, 1] and pass that"
+        )
+    try:
+        stored = pixel_array(dataset)
+    except pydicom_errors as error:
+        raise InputContractError(_undecodable(path, dataset, error)) from error
+    if dataset.get("PresentationIntentType") == "FOR PROCESSING":
+        log.warning("%s is raw detector output (FOR PROCESSING): its contrast is not that of a film", path)
+    try:
+        return _dicom_fractions(stored, dataset)
+    except pydicom_errors as error:
+        raise InputContractError(f"{path}: the grey scale in its DICOM header has no meaning ({error})") from error
+
+
+def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
+    """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    reason = " ".join(str(error).split())
+    if syntax is None or not syntax.is_compressed or not isinstance(error, RuntimeError):
+        return f"cannot read the pixels of {path}: {reason}"
+    return (
+        f"{path} is compressed as {syntax.name!r}, and no decoder installed here reads it. Install one "
+        f'(pip install "pylibjpeg[all]", or python-gdcm) or decompress the file first. pydicom said: {reason}'
+    )
+
+
+def _dicom_fractions(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
+    """Take stored values through the header's grey scale (or colour) to fractions."""
+    import numpy as np
+    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
+
+    kind = dataset.PhotometricInterpretation
+    fraction: NDArray[Any]
+    if kind == "PALETTE COLOR":
+        colours = apply_color_lut(stored, dataset)
+        fraction = colours / np.iinfo(colours.dtype).max
+    elif kind in ("MONOCHROME1", "MONOCHROME2"):
+        low, high = _end_points(dataset)
+        fraction = (apply_voi_lut(apply_modality_lut(stored, dataset), dataset) - low) / (high - low)
+    else:
+        fraction = stored / (2**dataset.BitsStored - 1)
+    return (1 - fraction if kind == "MONOCHROME1" else fraction).astype(np.float32)
+
+
+def _end_points(dataset: Any) -> tuple[float, float]:
+    """Return what black and white of a MONOCHROME2 image are after the modality and VOI transformations."""
+    if dataset.get("VOILUTSequence"):
+        return 0.0, 2.0 ** dataset.VOILUTSequence[0].LUTDescriptor[2] - 1
+    if dataset.get("ModalityLUTSequence"):
+        return 0.0, 2.0 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1
+    bits = dataset.BitsStored - (dataset.PixelRepresentation == 1)
+    low, high = (-(2.0**bits) if dataset.PixelRepresentation == 1 else 0.0), 2.0**bits - 1
+    if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:
+        low, high = (end * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept) for end in (low, high))
+    if dataset.get("WindowWidth") is None and low > high:
+        return high, low  # a negative slope turned them over; a window does not, it maps its lower end to `low`
+    return low, high

@@ -1,0 +1,180 @@
+"""What a checkpoint holds and which models it fits, without running anything that is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.building import build_network
+from zoo.checkpoint import convert, set_aside
+from zoo.coverage import compare, shape_text
+from zoo.entry import Config, Entry, State
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, UnsafeCheckpointError
+from zoo.formats import TORCH_LEGACY, TORCH_ZIP, open_checkpoint, sniff
+from zoo.registry import entries
+from zoo.report import first_names
+from zoo.safety import refused_globals
+
+if TYPE_CHECKING:
+    from zoo.coverage import Coverage
+
+
+@dataclass(frozen=True)
+class Match:
+    """How far a file fills one model."""
+
+    model: str
+    matched: int
+    """How many of the tensors that the model needs are in the file, with the right shape."""
+    needed: int
+    complete: bool
+    """Whether `load_model` takes the file."""
+    prefix: str
+    """What stands in front of the network's names in the file."""
+    head: str
+    """Name and shape of the head in the file; empty where it has none that the model knows."""
+    call: str
+    """How to load it; empty unless `complete`."""
+
+    def __str__(self) -> str:
+        place = f" behind {self.prefix!r}" if self.prefix else ""
+        head = f", head {self.head}" if self.head else ""
+        verdict = f"\n  {self.call}" if self.complete else " (does not load)"
+        return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """What a checkpoint holds. Prints as a short page."""
+
+    path: str
+    format: str
+    size: int
+    """Bytes of the file."""
+    containers: tuple[str, ...] = ()
+    """Keys that lead from the top of the file to the tensors."""
+    beside: tuple[str, ...] = ()
+    """Other keys at the top."""
+    tensors: int = 0
+    types: Mapping[str, int] = field(default_factory=dict)
+    """Type of number -> bytes of tensors of that type."""
+    first_names: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    """Prefixes behind which a model of the zoo was found."""
+    matches: tuple[Match, ...] = ()
+    """The models that at least one tensor fits, best first."""
+    refused: tuple[str, ...] = ()
+    """Functions and classes that opening the file would have to import, and that are refused."""
+    problem: str = ""
+    """Why the file cannot be loaded; empty if it can be read."""
+
+    def __str__(self) -> str:
+        types = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in self.types.items())
+        place = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
+        names = f"{self.tensors}{place} ({types}): {', '.join(self.first_names)}, ..." if self.tensors else ""
+        rows = {
+            "problem": self.problem,
+            "refused": ", ".join(self.refused),
+            "tensors": names,
+            "beside": ", ".join(self.beside),
+            "models": "\n".join(map(str, self.matches)) or ("none of the zoo's" if self.tensors else ""),
+        }
+        lines = [f"{self.path}: {self.format}, {self.size / 1e6:.1f} MB"]
+        for label, text in rows.items():
+            lines += [f"  {label if i == 0 else '':<9} {line}" for i, line in enumerate(text.splitlines())]
+        return "\n".join(lines)
+
+
+def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
+    """Say what a file holds and which models it fits. Nothing in it is run, and no values are read.
+
+    A file that cannot be loaded gives a summary too, with the reason in `problem`.
+
+    Raises:
+        CheckpointFormatError: There is no such file.
+    """
+    path = Path(path).expanduser()
+    kind = sniff(path)
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        stored = open_checkpoint(path, mmap=True)
+    except (CheckpointFormatError, UnsafeCheckpointError) as error:
+        refused = refused_globals(path) if kind in (TORCH_ZIP, TORCH_LEGACY) else ()
+        return CheckpointSummary(str(path), kind, size, refused=refused, problem=str(error))
+    types: Counter[str] = Counter()
+    for tensor in stored.tensors.values():
+        types[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
+    matches = match_all(stored.tensors, path)
+    return CheckpointSummary(
+        path=str(path),
+        format=kind,
+        size=size,
+        containers=stored.containers,
+        beside=stored.beside,
+        tensors=len(stored.tensors),
+        types=dict(types),
+        first_names=tuple(stored.tensors)[:3],
+        prefixes=tuple(dict.fromkeys(match.prefix for match in matches)),
+        matches=matches,
+    )
+
+
+def match_all(tensors: State, path: Path) -> tuple[Match, ...]:
+    """Compare the tensors of a file with every model; those that fit at all, best first."""
+    found = (_match(entry, tensors, path) for entry in entries().values())
+    fitting = (match for match in found if match and match.matched)
+    return tuple(sorted(fitting, key=lambda m: (m.complete, m.matched / m.needed, m.needed), reverse=True))
+
+
+def _match(entry: Entry, tensors: State, path: Path) -> Match | None:
+    try:
+        state, facts = convert(entry, tensors)
+    except CheckpointMismatchError:
+        return None
+    if entry.stem not in state:
+        return None
+    found = _coverage(entry, state, {**entry.config, **facts})
+    heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
+    call = f"load_model({entry.name!r}, checkpoint={str(path)!r})" if found.complete else ""
+    if call and heads and "projection" in entry.config:
+        projected = _coverage(entry, state, {**entry.config, **facts, "projection": True}, head_required=True)
+        call += " (with projection=True it returns what its head does)" if projected.complete else ""
+    return Match(
+        model=entry.name,
+        matched=found.matched,
+        needed=len(found.needed),
+        complete=found.complete,
+        prefix=next(name.removesuffix(entry.stem) for name, t in tensors.items() if t is state[entry.stem]),
+        head=heads[-1] if heads else "",
+        call=call,
+    )
+
+
+def _coverage(entry: Entry, state: State, config: Config, *, head_required: bool = False) -> Coverage:
+    own, rest = build_network(entry, config).state_dict(), dict(state)
+    set_aside(own, rest, entry, keep_head=head_required)
+    return compare(own, rest, entry, head_required=head_required)
+
+
+def guess(entry: Entry, tensors: State, path: Path) -> str:
+    """Say what may be the cause when a file does not fill a model.
+
+    Args:
+        entry: The model that was asked for.
+        tensors: Tensors of the file.
+        path: The file, for the advice.
+    """
+    matches = match_all(tensors, path)
+    if not matches:
+        return f"no model of the zoo has names like {first_names(tensors, 3)}: another network, or renamed tensors"
+    best = matches[0]
+    if best.model == entry.name:
+        return f"a {entry.name!r} of other widths, with parts cut away, or with parts of another network added"
+    if not best.complete:
+        return f"the closest model is {best.model!r}, with {best.matched} of {best.needed} tensors"
+    absent = [part for part in entry.required if not any(f".{part}" in f".{name}" for name in tensors)]
+    lacks = f"; it has nothing under {', '.join(absent)}" if absent else ""
+    return f"the file holds a {best.model!r} and no more{lacks}. That loads with {best.call}"

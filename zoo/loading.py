@@ -1,0 +1,242 @@
+"""From a name to a ready network, its transform, or its file."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.building import build_network
+from zoo.checkpoint import convert, fingerprint, left_out, load_into
+from zoo.download import fetch
+from zoo.entry import Config, Entry, State
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.formats import Mmap, StoredState, open_checkpoint
+from zoo.inspection import guess
+from zoo.locate import Located, own_file, published_file
+from zoo.manifest import find_weights
+from zoo.registry import chosen_record, get_entry, split_name
+from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from zoo.preprocessing import ImageTransform
+
+log = logging.getLogger("zoo")
+
+
+def load_model(
+    name: str,
+    *,
+    pretrained: bool = True,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    device: str | torch.device = "cpu",
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    mmap: Mmap = "auto",
+    progress: bool = True,
+    **options: Any,
+) -> nn.Module:
+    """Return a network, filled with pre-trained weights, in float32 and eval mode.
+
+    What was loaded, adapted, made fresh and left out is in `load_report(model)`.
+
+    Args:
+        name: `MODEL`, or `MODEL.TAG` for certain weights of it. See `list_models` and `model_info`.
+        pretrained: Whether to load weights; False gives the network's own random ones.
+        checkpoint: A file of your own to load in place of the published weights, in any form the family's files have.
+        num_classes: Outputs of the task head, 0 for none. None for the network as published, or as the file has it.
+        in_channels: Channels of the input, to which the first convolution is adapted. None for as many as in the file.
+        device: Where the network is moved to.
+        cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
+        offline: Whether connections are forbidden; None for what `ZOO_OFFLINE` or `HF_HUB_OFFLINE` says.
+        mmap: Whether weights stay mapped to their file until they are changed, which makes loading fast. "auto" maps
+            unless the file lies on a network file system.
+        progress: Whether to draw a progress bar while downloading.
+        **options: Options of this model alone, for example `projection=True`.
+
+    Raises:
+        UnknownModelError: No such model, or no weights with this tag.
+        WeightsUnavailableError: No weights can be had under this name; the message lists the ways out.
+        DownloadError: The file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
+        CheckpointFormatError: The file is not a checkpoint; `UnsafeCheckpointError` if it would run code.
+        CheckpointMismatchError: The file does not fill the network.
+        OptionError: An argument has no meaning for this model.
+    """
+    entry = get_entry(name)
+    asked = _check_arguments(entry, num_classes, in_channels, options)
+    place = _check_place(device, mmap)
+    if checkpoint is None and not pretrained:
+        model = build_network(entry, {**entry.config, **asked}, meta=False)
+        fresh = dict.fromkeys(model.state_dict(), "random")
+        return _finish(model, LoadReport(entry.name, fresh=fresh, source="random"), place)
+    with _named(name, checkpoint):
+        located = (
+            published_file(entry, name, cache_dir=cache_dir, offline=offline, progress=progress)
+            if checkpoint is None
+            else own_file(checkpoint)
+        )
+        stored = open_checkpoint(located.path, mmap=mmap)
+        state, facts = convert(entry, stored.tensors)
+        _check_fingerprint(entry, state, located)
+        dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
+        config = {**entry.config, **located.options, **facts, **asked}
+        model = build_network(entry, config)
+        report = _fill(model, state, entry, stored, config)
+    report = replace(report, dropped=dropped | report.dropped, **located.facts())
+    _announce(report, asked.get("num_classes"))
+    return _finish(model, report, place)
+
+
+def load_transform(name: str) -> ImageTransform:
+    """Return the callable that makes an image what a model was trained on: float32 `(C, *space)`.
+
+    Args:
+        name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
+
+    Raises:
+        UnknownModelError: No such model, or no weights with this tag.
+    """
+    from zoo.preprocessing import build_transform
+
+    entry, record = get_entry(name), chosen_record(name)
+    return build_transform(entry.preprocessing.override(record.input if record else {}))
+
+
+def download_weights(
+    name: str, *, cache_dir: str | Path | None = None, offline: bool | None = None, progress: bool = True
+) -> Path:
+    """Fetch and verify a model's weights and their assets, so that later loads need no connection.
+
+    Args:
+        name: `MODEL`, or `MODEL.TAG` for certain weights of it.
+        cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
+        offline: Whether connections are forbidden; None for what `ZOO_OFFLINE` or `HF_HUB_OFFLINE` says.
+        progress: Whether to draw a progress bar.
+
+    Returns:
+        The weight file.
+
+    Raises:
+        UnknownModelError: No such model, or no weights with this tag.
+        WeightsUnavailableError: No weights can be had under this name.
+        DownloadError: A file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
+    """
+    record = find_weights(get_entry(name).name, split_name(name)[1], cache_dir)
+    for asset in record.assets.values():
+        fetch(asset, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
+    return fetch(record, request=name, cache_dir=cache_dir, offline=offline, progress=progress).path
+
+
+def full_state(name: str, model: nn.Module) -> State:
+    """Return a network's state dict with neutral values for what was removed from the plain library class.
+
+    Args:
+        name: The model, with or without a tag.
+        model: The network, as `load_model` returned it.
+    """
+    complete = get_entry(name).complete
+    state: State = unwrap(model).state_dict()
+    return complete(state) if complete else state
+
+
+def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
+    expected = located.record.fingerprint.get(entry.name) if located.record else None
+    if expected and expected != fingerprint(state):
+        raise CheckpointMismatchError(
+            f"the file has not the names and shapes that are on record for these weights: fingerprint {expected} "
+            f"expected, {fingerprint(state)} found. The record is of another file, or was copied from another model"
+        )
+
+
+def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, config: Config) -> LoadReport:
+    try:
+        return load_into(model, state, entry, read=stored.read, projection=bool(config.get("projection")))
+    except CheckpointMismatchError as error:
+        raise CheckpointMismatchError(
+            f"{error}\n  guess: {guess(entry, stored.tensors, stored.path)}\n"
+            f"`zoo inspect {stored.path}` shows what is in the file"
+        ) from None
+
+
+@contextmanager
+def _named(name: str, checkpoint: str | Path | None) -> Iterator[None]:
+    """Begin what is said of a file with the request."""
+    try:
+        yield
+    except (CheckpointFormatError, CheckpointMismatchError, UnsafeCheckpointError) as error:
+        request = repr(name) if checkpoint is None else f"{name!r}, checkpoint={str(checkpoint)!r}"
+        raise type(error)(f"load_model({request}): {error}") from error.__cause__
+
+
+def _check_arguments(
+    entry: Entry, num_classes: int | None, in_channels: int | None, options: Mapping[str, Any]
+) -> Config:
+    """Return what the user asked for, checked; what was left at None is not in it."""
+    for label, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (is_whole and value >= least):
+            raise OptionError(f"{label}={value!r} for {entry.name!r}: expected a whole number, {least} or more")
+    known = {key: default for key, default in entry.config.items() if key not in ("num_classes", "in_channels")}
+    if unknown := sorted(set(options) - set(known)):
+        raise OptionError(
+            f"{entry.name!r} has no option {', '.join(map(repr, unknown))}; its options are: "
+            f"{', '.join(known) or 'none'}, beside the arguments of load_model"
+        )
+    for key, value in options.items():
+        if isinstance(known[key], bool) and not isinstance(value, bool):
+            raise OptionError(f"{key}={value!r} for {entry.name!r}: expected True or False")
+    if num_classes and options.get("projection"):
+        raise OptionError(f"num_classes={num_classes} and projection=True ask for two heads; {entry.name!r} has one")
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
+    return {key: int(value) for key, value in sizes.items() if value is not None} | dict(options)
+
+
+def _check_place(device: str | torch.device, mmap: Mmap) -> torch.device:
+    import torch
+
+    if mmap not in (True, False, "auto"):
+        raise OptionError(f"mmap={mmap!r}: expected True, False or 'auto'")
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"device={device!r}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _announce(report: LoadReport, num_classes: int | None) -> None:
+    """Say in one line what the weights are, and in another what became of a head that the user may count on."""
+    known = report.trained_by in ("authors", "user")
+    log.log(
+        logging.INFO if known else logging.WARNING,
+        "%s: %d tensors loaded, %d adapted, %d fresh, from %s%s",
+        report.name,
+        len(report.loaded),
+        len(report.adapted),
+        len(report.fresh),
+        report.source,
+        "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}",
+    )
+    misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
+    if misfits and num_classes != 0:
+        log.warning("%s: the file's head was dropped. %s", report.name, first_names(misfits, 1))
+    if report.fresh and num_classes is None:
+        log.warning("%s: not in the file, so untrained: %s", report.name, first_names(report.fresh, 3))
+
+
+def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Module:
+    """Check that nothing was forgotten on the meta device, attach the report, move the network where it is wanted."""
+    import torch
+
+    forgotten = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if forgotten:
+        raise CheckpointMismatchError(f"{report.model!r} was left without values for {first_names(forgotten)}")
+    setattr(model, ATTRIBUTE, report)
+    return model.to(device=place, dtype=torch.float32).eval()

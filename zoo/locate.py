@@ -1,0 +1,111 @@
+"""Where a weight file lies on this machine: the user's own, or the verified one that a name stands for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from zoo.cache import converted_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp, zoo_version
+from zoo.checkpoint import convert, export_safetensors, left_out
+from zoo.download import fetch
+from zoo.entry import Entry
+from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, sniff
+from zoo.manifest import WeightsFile, find_weights
+from zoo.registry import split_name
+
+log = logging.getLogger("zoo")
+
+_DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A weight file on this machine."""
+
+    path: Path
+    source: str
+    record: WeightsFile | None = None
+    """None for a file of the user's own."""
+    sha256: str | None = None
+    converted: bool = False
+    """Whether `path` is the safetensors copy that was made of the file."""
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What the record says of the network."""
+        return self.record.options if self.record else {}
+
+    def dropped(self, stored: StoredState) -> dict[str, str]:
+        """What was left out when the copy was made."""
+        found: dict[str, str] = json.loads(stored.metadata.get(_DROPPED, "{}")) if self.converted else {}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Fields of the report."""
+        tag, trained_by = (self.record.tag, self.record.trained_by) if self.record else ("", "user")
+        return {"tag": tag, "trained_by": trained_by, "source": self.source, "sha256": self.sha256}
+
+
+def own_file(checkpoint: str | Path) -> Located:
+    """Return a file of the user's own, which is neither verified nor converted.
+
+    Raises:
+        OptionError: It is not a path.
+    """
+    if not isinstance(checkpoint, (str, PathLike)) or "://" in str(checkpoint):
+        raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
+    path = Path(checkpoint).expanduser()
+    return Located(path, str(path))
+
+
+def published_file(
+    entry: Entry, name: str, *, cache_dir: str | Path | None, offline: bool | None, progress: bool
+) -> Located:
+    """Return the verified file that a name stands for, as safetensors: its own, or the copy in the cache.
+
+    Args:
+        entry: The entry of the model.
+        name: The model, with or without a tag.
+        cache_dir: The cache; see `cache_home`.
+        offline: Whether connections are forbidden; see `is_offline`.
+        progress: Whether to draw a progress bar.
+
+    Raises:
+        WeightsUnavailableError: No weights can be had under this name.
+        DownloadError: The file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
+    """
+    record = find_weights(entry.name, split_name(name)[1], cache_dir)
+    fetched = fetch(record, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
+    source = fetched.source or str(fetched.path)
+    located = Located(fetched.path, source, record, fetched.sha256)
+    return located if sniff(fetched.path) == SAFETENSORS else _converted(entry, located, cache_dir)
+
+
+def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> Located:
+    """Return the safetensors copy of a verified file, made now if there is none; the file itself if none can be."""
+    copy = converted_path(str(located.sha256), entry.name, cache_dir)
+    stamp = read_stamp(stamp_path(copy))
+    made = stamp is not None and stamp.zoo == zoo_version() and proven_digest(copy) is not None
+    if not made:
+        stored = open_checkpoint(located.path)
+        try:
+            state, _ = convert(entry, stored.tensors)
+        except CheckpointMismatchError:
+            return located  # not this model's, as the load that follows says in full
+        if entry.stem not in state:
+            return located
+        dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            export_safetensors(state, copy, metadata={_DROPPED: dropped})
+            write_stamp(copy, sha256=hash_file(copy), source=located.source)
+        except OSError as error:
+            log.info("%s is read as it is: %s", located.path, error)
+            return located
+    return replace(located, path=copy, converted=True)

@@ -1,0 +1,88 @@
+"""The models of the zoo by name."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+
+from zoo.entry import Entry, ModelInfo
+from zoo.errors import UnknownModelError
+from zoo.manifest import WeightsFile, records, tagged_record
+
+FAMILIES = ("caid",)
+"""Folders under `zoo/entries`, in the order in which models are listed."""
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Every entry by its name. Imports the families, which import no heavy library."""
+    found = (entry for family in FAMILIES for entry in import_module(f"zoo.entries.{family}").ENTRIES)
+    return {entry.name: entry for entry in found}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models, without tags, that match a shell pattern such as `"caid-*"`."""
+    return [name for name in entries() if fnmatchcase(name, pattern)]
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Split `"model.tag"` at its first dot; the tag is empty where there is none."""
+    model, _, tag = name.partition(".")
+    return model, tag
+
+
+def get_entry(name: str) -> Entry:
+    """Return the entry of a model, whose name may carry a tag.
+
+    Raises:
+        UnknownModelError: No entry has this name.
+    """
+    model, _ = split_name(name)
+    if model in entries():
+        return entries()[model]
+    near = get_close_matches(model.lower().replace("_", "-"), entries(), n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the names are {', '.join(entries())}."
+    raise UnknownModelError(f"the zoo has no model {model!r} (asked for as {name!r}); {hint} `zoo list` shows them all")
+
+
+def chosen_record(name: str) -> WeightsFile | None:
+    """The manifest record a name stands for: of its tag, else the one the plain name loads, else the first there is.
+
+    Raises:
+        UnknownModelError: The model has no weights with this tag.
+    """
+    model, tag = split_name(name)
+    if tag:
+        return tagged_record(model, tag)
+    known = records(model)
+    return next((record for record in known if record.loads_without_tag), known[0] if known else None)
+
+
+def model_info(name: str) -> ModelInfo:
+    """Return what is known of a model and of the weights that its name, with or without a tag, stands for.
+
+    Raises:
+        UnknownModelError: No such model, or no weights with this tag.
+    """
+    entry = get_entry(name)
+    known = records(entry.name)
+    record = chosen_record(name) or WeightsFile((), None, None, state="not-published", trained_by="")
+    plain = next((r.tag for r in known if r.loads_without_tag), None)
+    return ModelInfo(
+        name=f"{entry.name}.{record.tag}" if record.tag else entry.name,
+        summary=entry.summary,
+        tags=tuple(r.tag for r in known),
+        state=record.state,
+        default=record.tag == plain,
+        trained_by=record.trained_by,
+        sources=record.sources,
+        bytes=record.bytes,
+        sha256=record.sha256,
+        licences=record.licences,
+        citation=record.citation,
+        input=entry.preprocessing.override(record.input),
+        notes=record.notes,
+        options={**entry.config, **record.options},
+    )

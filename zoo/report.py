@@ -1,0 +1,124 @@
+"""What a network was filled with: the report that `load_model` leaves on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from zoo.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ATTRIBUTE = "zoo_report"
+HEAD_MISFIT = "the head does not fit"
+"""How the reason begins for which a head of the file was dropped against the user's expectation."""
+
+AS_STORED = "as stored"
+
+_PARTS = ("adapted", "fresh", "dropped")
+
+
+@dataclass
+class LoadReport:
+    """Where every parameter and buffer of a network came from. Prints as a short table.
+
+    The four parts map a tensor's name to the reason; `dropped` has names of the file, the others names of the network.
+    """
+
+    model: str
+    """Name of the entry."""
+    loaded: dict[str, str] = field(default_factory=dict)
+    """Filled from the file: `as stored`, or widened from a smaller type."""
+    adapted: dict[str, str] = field(default_factory=dict)
+    """Filled from the file after a change of shape."""
+    fresh: dict[str, str] = field(default_factory=dict)
+    """Not from the file: initialised as the network's library does it."""
+    dropped: dict[str, str] = field(default_factory=dict)
+    """In the file, but not in this network."""
+    tag: str = ""
+    """Tag of the weights; empty for a file of the user's own and for random weights."""
+    source: str = ""
+    """Where the file came from, `random` if there was none."""
+    sha256: str | None = None
+    """Digest that the file was verified by; None for `checkpoint=`."""
+    trained_by: str = ""
+    """`authors`, `zoo` or `user`; empty where nobody said."""
+
+    @property
+    def name(self) -> str:
+        """The model's name with its tag."""
+        return f"{self.model}.{self.tag}" if self.tag else self.model
+
+    def __str__(self) -> str:
+        digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""
+        lines = [f"{self.name} from {self.source or 'a state dict'}{digest}", *_table(self)]
+        changes = Counter(reason for reason in self.loaded.values() if reason != AS_STORED)
+        lines += [f"  loaded   {count} of them {reason}" for reason, count in changes.items()]
+        for part in _PARTS:
+            lines += [f"  {part:<8} {line}" for line in summarise(getattr(self, part))]
+        return "\n".join(lines)
+
+
+def _table(report: LoadReport) -> list[str]:
+    """Count the tensors of each module group of the network."""
+    parts = {part: Counter(map(_group, getattr(report, part))) for part in ("loaded", "adapted", "fresh")}
+    groups = list(dict.fromkeys(group for counts in parts.values() for group in counts))
+    width = max(map(len, ["group", *groups]))
+    lines = [f"  {'group':<{width}} " + "".join(f"{part:>9}" for part in parts)]
+    return lines + [f"  {g:<{width}} " + "".join(f"{counts[g]:>9}" for counts in parts.values()) for g in groups]
+
+
+def _group(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def summarise(reasons: dict[str, str]) -> list[str]:
+    """One line for all names of one group that share a reason: `encoder_k.* (384): key network`."""
+    together: dict[tuple[str, str], list[str]] = {}
+    for name, reason in reasons.items():
+        together.setdefault((reason, _group(name)), []).append(name)
+    return [f"{_common(names)}: {reason}" for (reason, _), names in together.items()]
+
+
+def _common(names: list[str]) -> str:
+    """What several names begin with, cut at a dot, and how many they are."""
+    if len(names) < 3:
+        return ", ".join(names)
+    columns = zip(*(name.split(".") for name in names), strict=False)
+    start = "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, columns))
+    return f"{start}* ({len(names)})"
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the network inside DistributedDataParallel, DataParallel and `torch.compile`."""
+    while (inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None)) is not None:
+        model = inner
+    return model
+
+
+def load_report(model: nn.Module) -> LoadReport:
+    """Return what `load_model` filled a network with.
+
+    Args:
+        model: A network from `load_model`, a copy of one, or either inside DDP or `torch.compile`.
+
+    Raises:
+        OptionError: The network is not from the zoo.
+    """
+    report = getattr(unwrap(model), ATTRIBUTE, None)
+    if not isinstance(report, LoadReport):
+        raise OptionError(
+            f"this {type(model).__name__} carries no load report: expected a network that zoo.load_model returned. "
+            "Inside a network of your own, ask for the part that came from the zoo"
+        )
+    return report
+
+
+def first_names(names: Iterable[str], count: int = 5) -> str:
+    """The first few names, for a message."""
+    listed = list(names)
+    return ", ".join(listed[:count]) + (f", ... ({len(listed)} in all)" if len(listed) > count else "") or "none"

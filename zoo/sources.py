@@ -1,0 +1,170 @@
+"""What a source string of the manifest stands for: an address with its rules, or a file on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from zoo.manifest import RemoteFile
+
+PACKAGED = Path(__file__).parent / "weights"
+"""Folder that `package:` sources name files of."""
+
+
+class SourceError(Exception):
+    """One source did not give the file. Never leaves the package: `fetch` goes on and collects what each one said."""
+
+    spoilt = False
+    """Whether what was written of the download is of no further use."""
+
+
+class WrongFileError(SourceError):
+    """What came is not the file that is on record, by its length."""
+
+    spoilt = True
+
+
+class WrongDigestError(WrongFileError):
+    """What came has another digest than the one on record."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An address to fetch from."""
+
+    url: str
+    token: str = ""
+    """Sent as a bearer token to the host and port of `url`, and to no other after a redirect."""
+    read_page: Callable[[str], str] | None = None
+    """For hosts that put pages before a file: from the page's text to the next address."""
+    hint: str = ""
+    """What to do when access is refused."""
+
+
+def candidates(file: RemoteFile) -> tuple[str, ...]:
+    """The sources to try, in order: the mirror in front where there is one and the digest is known."""
+    mirror = os.environ.get("ZOO_MIRROR")
+    if not mirror or not file.sha256:
+        return file.sources
+    inside = f"{mirror.rstrip('/')}/{file.sha256}"
+    return (inside if "://" in mirror else f"file:{Path(inside).expanduser().absolute()}", *file.sources)
+
+
+def shown(source: str) -> str:
+    """A source as messages and stamps show it: without the user name and password that an address may hold."""
+    return re.sub(r"//[^/@]+@", "//", source)
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source needs a connection."""
+    return source.startswith(("https://", "http://", "hf://", "gdrive:"))
+
+
+def packaged_path(source: str) -> Path | None:
+    """The file that a `package:` source names; None for any other source."""
+    return PACKAGED / source.removeprefix("package:") if source.startswith("package:") else None
+
+
+def resolve(source: str, base: Path) -> Remote | Path:
+    """Return where a source's bytes are: an address, or a path on this machine (relative ones are relative to `base`).
+
+    Raises:
+        SourceError: The source has a form that is not known, or an address that is not allowed.
+    """
+    scheme, _, rest = source.partition(":")
+    if scheme == "package":
+        return PACKAGED / rest
+    if scheme == "file":
+        return base / Path(rest.removeprefix("//")).expanduser()
+    if scheme == "hf":
+        return _hugging_face(source)
+    if scheme == "gdrive":
+        return Remote(f"https://drive.google.com/uc?id={rest}", read_page=_after_drive_page)
+    if scheme in ("https", "http"):
+        check_url(source)
+        return Remote(source)
+    raise SourceError("not a known form of source (https://, hf://, gdrive:, file:, package:)")
+
+
+def _hugging_face(source: str) -> Remote:
+    match = re.fullmatch(r"hf://([^/@]+/[^/@]+)@([^/]+)/(.+)", source)
+    if not match:
+        raise SourceError("a Hugging Face source must read hf://owner/name@revision/file")
+    from huggingface_hub import get_token, hf_hub_url
+
+    repo, revision, name = match.groups()
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint)
+    check_url(url)
+    hint = f"if {repo} is private or gated, ask for access on its page, then log in (`hf auth login`, or set HF_TOKEN)"
+    return Remote(url, token=get_token() or "", hint=hint)
+
+
+def _after_drive_page(page: str) -> str:
+    from gdown.download import get_url_from_gdrive_confirmation
+    from gdown.exceptions import FileURLRetrievalError
+
+    try:
+        return get_url_from_gdrive_confirmation(page)
+    except FileURLRetrievalError as error:
+        busy = re.search(r"quota|too many users", page, re.IGNORECASE)
+        cause = "the file's download quota is used up for now, try again in a day" if busy else "no public access"
+        raise SourceError(f"Google Drive shows a page, not the file ({cause}): {error}") from error
+
+
+def check_url(url: str, previous: str = "") -> None:
+    """Refuse what is not https, but for http to this very machine.
+
+    Args:
+        url: Address about to be opened.
+        previous: Address that redirects to it; nothing may lead from https to http.
+
+    Raises:
+        SourceError: The address is not allowed.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SourceError(f"not an address: {error}") from error
+    if parts.scheme == "https" and parts.hostname:
+        return
+    place = f"{parts.scheme}://{parts.hostname}"
+    if previous.startswith("https:"):
+        raise SourceError(f"refused: redirected from https to {place}, where anyone on the way could change the file")
+    if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
+        way = "redirected to " if previous else ""
+        raise SourceError(f"refused: {way}{place}; only https is allowed (http to this machine alone)")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_page(head: bytes) -> None:
+    """Refuse what begins like something that hosts send in a file's place.
+
+    Args:
+        head: The first bytes of the file.
+
+    Raises:
+        SourceError: They are those of an HTML page or of a Git LFS pointer.
+    """
+    start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
+        title = re.search(rb"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
+        named = f" titled {title[1].decode('utf-8', 'replace').strip()[:80]!r}" if title else ""
+        raise SourceError(f"an HTML page{named} came instead of the file")
+    if start.startswith(b"version https://git-lfs"):
+        raise SourceError("a Git LFS pointer came instead of the file (`git lfs pull` fetches what it points to)")

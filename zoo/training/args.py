@@ -1,0 +1,102 @@
+"""The arguments of a run: a dataclass whose defaults are the published run, and flags made from its fields."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from zoo.errors import OptionError
+
+A = TypeVar("A", bound="TrainArgs")
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("cosine", "cosine-per-step", "constant", "plateau")
+
+
+def arg(help: str, default: Any = dataclasses.MISSING, choices: Sequence[str] | None = None) -> Any:
+    """Declare a field with the help text and the legal values of its flag."""
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass(kw_only=True)
+class TrainArgs:
+    """What every run has. `batch_size` and `lr` are for the whole step, over all processes: nothing is scaled."""
+
+    data: str = arg("folder with the images")
+    out: str = arg("folder for checkpoints, log and results")
+    epochs: int = arg("length of the run", 100)
+    steps_per_epoch: int = arg("steps in one epoch of the run; 0 for one pass over the data", 0)
+    batch_size: int = arg("samples per optimiser step, over all processes and accumulated parts", 256)
+    accumulate: int = arg("parts a step is computed in; momentum copies and queues move once a part", 1)
+    optimizer: str = arg("update rule", "sgd", OPTIMIZERS)
+    lr: float = arg("learning rate at its peak", 0.03)
+    momentum: float = arg("momentum of SGD", 0.9)
+    weight_decay: float = arg("weight decay", 1e-4)
+    schedule: str = arg("course of the learning rate", "cosine", SCHEDULES)
+    warmup_epochs: int = arg("epochs of linear warm-up, counted inside --epochs", 0)
+    plateau_factor: float = arg("what schedule 'plateau' multiplies the learning rate by", 0.5)
+    plateau_patience: int = arg("epochs without improvement before 'plateau' acts", 5)
+    clip_grad: float = arg("largest gradient norm; 0 for no clipping", 0.0)
+    precision: str = arg("arithmetic of the forward pass", "fp32", PRECISIONS)
+    channels_last: bool = arg("NHWC memory layout for 2D networks, faster on most machines", False)
+    sync_bn: bool = arg("batch statistics over all processes (GPU only)", False)
+    monitor: str = arg(
+        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "loss"
+    )
+    patience: int = arg("stop after this many epochs without improvement; 0 for never", 0)
+    seed: int = arg("seed of every draw", 0)
+    workers: int = arg("loader processes per process", 0)
+    device: str = arg("cpu, cuda or auto", "auto")
+    resume: bool = arg("go on from OUT/last.pt if it is there", False)
+    tensorboard: bool = arg("also write TensorBoard events to OUT/tensorboard", False)
+
+    def check(self) -> None:
+        """Raise one `OptionError` that names everything wrong with the values."""
+        problems = []
+        for f in fields(self):
+            legal, value = f.metadata.get("choices"), getattr(self, f.name)
+            if legal and value not in legal:
+                problems.append(f"--{f.name.replace('_', '-')} must be one of {', '.join(legal)}, not {value!r}")
+        for name in ("epochs", "batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                problems.append(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        for name in ("steps_per_epoch", "warmup_epochs", "patience", "workers", "weight_decay", "clip_grad"):
+            if getattr(self, name) < 0:
+                problems.append(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+        if self.warmup_epochs > self.epochs:
+            problems.append(f"--warmup-epochs {self.warmup_epochs} is longer than the run, --epochs {self.epochs}")
+        if not 0 < self.plateau_factor < 1:
+            problems.append(f"--plateau-factor must lie between 0 and 1, not {self.plateau_factor}")
+        if not self.lr > 0:
+            problems.append(f"--lr must be positive, not {self.lr}")
+        if problems:
+            raise OptionError("wrong arguments:\n  " + "\n  ".join(problems))
+
+
+def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str | None = None) -> A:
+    """Build an arguments object from the command line: one flag a field, with the field's default.
+
+    Raises:
+        OptionError: A value is out of its range.
+        SystemExit: The flags themselves are wrong (argparse prints why).
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    types = typing.get_type_hints(cls)
+    for f in fields(cls):
+        flag, required = "--" + f.name.replace("_", "-"), f.default is dataclasses.MISSING
+        options: dict[str, Any] = {"dest": f.name, "help": f.metadata["help"], "required": required}
+        if not required:
+            options["default"] = f.default
+        if types[f.name] is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= {"type": types[f.name], "choices": f.metadata["choices"]}
+        parser.add_argument(flag, **options)
+    args = cls(**vars(parser.parse_args(argv)))
+    args.check()
+    return args

@@ -1,0 +1,122 @@
+"""Which samples a process sees at which step, and the random numbers a sample is changed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.errors import OptionError
+from zoo.training.args import TrainArgs
+from zoo.training.distributed import Processes
+
+Key = tuple[int, int]
+"""(pass over the data, index of the sample): what a training data set is indexed with."""
+
+
+def seed_of(*parts: int) -> int:
+    """Mix numbers (seed, epoch, index, ...) into one 63-bit seed."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """Make PyTorch's draws inside the block follow from `parts` alone, and leave the generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of(*parts))  # torch.manual_seed would also move CUDA's generator
+        yield
+
+
+class Batches:
+    """Keys of one process's batches for a stretch of steps.
+
+    The order of the samples in a pass follows from (seed, pass); the batch of a step follows from the step's number
+    since the start of the run. So the steps of a run are the same however it is cut into epochs, and a step's batches
+    over all processes hold the same samples however many processes there are. The rest of a pass that does not fill a
+    step is left out.
+    """
+
+    def __init__(self, length: int, args: TrainArgs, processes: Processes) -> None:
+        parts = processes.world * args.accumulate
+        if args.batch_size % parts:
+            raise OptionError(
+                f"--batch-size {args.batch_size} cannot be divided among {processes.world} process(es) "
+                f"times {args.accumulate} accumulated part(s)"
+            )
+        if length < args.batch_size:
+            raise OptionError(f"{length} sample(s) do not fill one step of --batch-size {args.batch_size}")
+        self.length, self.seed, self.accumulate = length, args.seed, args.accumulate
+        self.step_size, self.part_size = args.batch_size, args.batch_size // parts
+        self.rank, self.world = processes.rank, processes.world
+        self.steps_per_pass = length // args.batch_size
+        self.steps = args.steps_per_epoch or self.steps_per_pass
+        self.first = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Yield the steps of this epoch of the run."""
+        self.first = epoch * self.steps
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        current, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(self.first, self.first + self.steps):
+            data_pass, position = divmod(step, self.steps_per_pass)
+            if data_pass != current:
+                current, order = data_pass, np.random.default_rng([self.seed, data_pass]).permutation(self.length)
+            rows = order[position * self.step_size :][: self.step_size]
+            for part in range(self.accumulate):
+                mine = rows[(part * self.world + self.rank) * self.part_size :][: self.part_size]
+                yield [(data_pass, int(i)) for i in mine]
+
+
+def build_loader(
+    dataset: Dataset[Any], batches: Batches, workers: int, collate: Callable[..., Any] | None = None
+) -> DataLoader[Any]:
+    """Loader over a training data set indexed by `Key`."""
+    # Its own generator: a loader draws a seed at each start, which must not move the method's draws.
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def length_of(dataset: Dataset[Any]) -> int:
+    """Number of samples of a map-style data set."""
+    if not isinstance(dataset, Sized):
+        raise OptionError(f"{type(dataset).__name__} has no length; the loop needs a map-style data set")
+    return len(dataset)
+
+
+def place(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
+    """Move the tensors of a (nested) batch to the device; with `channels_last` also images (N, C, H, W) to NHWC."""
+    if isinstance(batch, dict):
+        return {k: place(v, device, channels_last=channels_last) for k, v in batch.items()}
+    if isinstance(batch, list | tuple):
+        return [place(v, device, channels_last=channels_last) for v in batch]
+    if not isinstance(batch, Tensor):
+        return batch
+    layout = torch.channels_last if channels_last and batch.ndim == 4 else torch.preserve_format
+    return batch.to(device, non_blocking=True, memory_format=layout)
+
+
+def batch_size_of(batch: Any) -> int:
+    """Length of the first tensor of a (nested) batch."""
+    return len(next(_tensors(batch)))
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ():
+        yield from _tensors(part)

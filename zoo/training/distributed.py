@@ -1,0 +1,118 @@
+"""Processes: who am I, where do I compute, and the few collective operations the recipes need.
+
+Everything is read from torchrun's environment, so one process, several GPUs and several nodes run the same code.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zoo.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes and prints."""
+        return self.rank == 0
+
+
+def start(device: str = "auto") -> Processes:
+    """Join the process group that torchrun announced, if it did, and choose the device.
+
+    Raises:
+        OptionError: `device` is not cpu, cuda or auto, or CUDA is asked for and absent.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise OptionError(f"device must be cpu, cuda or auto, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("device 'cuda' was asked for, but this machine has no usable GPU")
+    place = torch.device("cpu")
+    if device != "cpu" and torch.cuda.is_available():
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(place)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    return Processes(rank(), world(), place)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Number of this process, 0 without a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather(x: Tensor) -> Tensor:
+    """Concatenate `x` (N, ...) of all processes along the first axis, in rank order, without gradient."""
+    if world() == 1:
+        return x.detach()
+    x = x.detach().contiguous()
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x)
+    return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        # Every process holds a copy of the loss; the gradient of their sum, which DDP's mean turns into that of one.
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        return grad.chunk(world())[rank()]
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Concatenate `x` (N, ...) of all processes so that a loss over all of it trains as in one process.
+
+    The gradient that reaches `x` is summed over the processes' copies of the loss; DDP then divides by their number.
+    """
+    return x if world() == 1 else _Gather.apply(x)
+
+
+def broadcast(x: Tensor) -> Tensor:
+    """Overwrite `x` with the first process's and return it."""
+    if world() > 1:
+        dist.broadcast(x, src=0)
+    return x
+
+
+def mean(values: Mapping[str, float], weight: float, device: torch.device) -> dict[str, float]:
+    """Average metrics over the processes, each counting with its `weight` (its number of samples)."""
+    if world() == 1:
+        return dict(values)
+    total = torch.tensor([*(v * weight for v in values.values()), weight], dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return dict(zip(values, (total[:-1] / total[-1]).tolist(), strict=True))

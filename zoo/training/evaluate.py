@@ -1,0 +1,147 @@
+"""What frozen features are worth: linear probes at small label budgets, retrieval, intervals by patient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import OptionError
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+PENALTIES = tuple(10.0**k for k in range(-4, 2))
+"""Values of C that a linear probe chooses among, by cross-validation inside its training labels."""
+
+
+@torch.no_grad()
+def extract_features(network: Callable[[Tensor], Tensor], batches: Iterable[Tensor], device: str = "cpu") -> Floats:
+    """Features (N, D) of batches of images, in float64; a module is put in eval mode first."""
+    if isinstance(network, nn.Module):
+        network.eval()
+    return torch.cat([network(batch.to(device)).flatten(1).double().cpu() for batch in batches]).numpy()
+
+
+def linear_probe(train: Array, labels: Array, test: Array, *, seed: int = 0) -> Floats:
+    """Scores (M,) of a logistic regression fitted on frozen features; C by cross-validation inside the labels.
+
+    Features are standardised by the training set. The penalty is rotation invariant, so the fit is done in the span of
+    the training samples: the same solution, many times faster when D exceeds N.
+
+    Args:
+        train: (N, D).
+        labels: (N,), 0 or 1, both present.
+        test: (M, D).
+        seed: Of the folds.
+
+    Raises:
+        OptionError: Fewer than two labels of a class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold
+
+    rarest = min(int((labels == c).sum()) for c in (0, 1))
+    if rarest < 2:
+        raise OptionError(f"a linear probe needs at least 2 labels of each class, the rarer has {rarest}")
+    mean, std = train.mean(0), train.std(0)
+    std = np.where(std > 1e-12, std, 1.0)
+    train, test = (train - mean) / std, (test - mean) / std
+    _, _, basis = np.linalg.svd(train, full_matrices=False)
+    train, test = train @ basis.T, test @ basis.T
+
+    def scores(c: float, rows: Array, points: Array) -> Floats:
+        model = LogisticRegression(C=c / len(rows), max_iter=1000).fit(train[rows], labels[rows])
+        decisions: Floats = model.decision_function(points)
+        return decisions
+
+    folds = list(StratifiedKFold(min(5, rarest), shuffle=True, random_state=seed).split(train, labels))
+    quality = [
+        np.mean([roc_auc_score(labels[held], scores(c, rest, train[held])) for rest, held in folds]) for c in PENALTIES
+    ]
+    return scores(PENALTIES[int(np.argmax(quality))], np.arange(len(train)), test)
+
+
+def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[Array]:
+    """Draw `count` stratified subsets of `size` indices; `size` 0 or all of them gives the one whole set.
+
+    Raises:
+        OptionError: A class has fewer than 2 samples, or `size` cannot hold 2 of each.
+    """
+    if size <= 0 or size >= len(labels):
+        return [np.arange(len(labels))]
+    rng = np.random.default_rng([seed, size])
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min() < 2 or size < 2 * len(classes):
+        raise OptionError(f"{size} of {len(labels)} labels cannot hold 2 of each class: there are {counts.tolist()}")
+    shares = np.maximum(2, np.round(size * counts / len(labels)).astype(int))
+    shares[counts.argmax()] += size - shares.sum()  # what rounding left over
+    members = [np.flatnonzero(labels == c) for c in classes]
+    return [
+        np.concatenate([rng.choice(m, n, replace=False) for m, n in zip(members, shares, strict=True)])
+        for _ in range(count)
+    ]
+
+
+def auroc(labels: Array, scores: Array, weights: Array | None = None) -> float:
+    """Area under the ROC curve of binary labels (N,), with optional sample weights (N,)."""
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(labels, scores, sample_weight=weights))
+
+
+def mean_auroc(labels: Array, scores: Array) -> float:
+    """Mean over the columns (N, C) of multi-label scores; a column with one class only is left out."""
+    columns = [c for c in range(labels.shape[1]) if 0 < labels[:, c].sum() < len(labels)]
+    if not columns:
+        raise OptionError("no label has both classes in this set; an AUROC cannot be computed")
+    return float(np.mean([auroc(labels[:, c], scores[:, c]) for c in columns]))
+
+
+def retrieval(features: Array, groups: Sequence[str]) -> tuple[Floats, Floats, Array]:
+    """Retrieve other images of the same group (patient) by cosine similarity of centred features.
+
+    Args:
+        features: (N, D).
+        groups: N names; images alone in their group are candidates, not queries.
+
+    Returns:
+        Per query: whether the nearest image is of its group (Q,), the average precision (Q,), and the queries' indices.
+    """
+    x = features - features.mean(0)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-12)
+    similarity = x @ x.T
+    np.fill_diagonal(similarity, -np.inf)
+    names = np.asarray(groups)
+    same = names[:, None] == names[None, :]
+    np.fill_diagonal(same, False)
+    queries = np.flatnonzero(same.any(1))
+    ranked = np.take_along_axis(same[queries], np.argsort(-similarity[queries], axis=1, kind="stable"), axis=1)
+    precision = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
+    average = (precision * ranked).sum(1) / ranked.sum(1)
+    return ranked[:, 0].astype(float), average, queries
+
+
+def bootstrap_by_group(
+    statistic: Callable[[Floats], float], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of a statistic when whole groups (patients) are drawn with replacement.
+
+    Args:
+        statistic: From sample weights (N,), how often each sample was drawn, to a number. A difference of two methods
+            computed from the same weights makes the interval a paired one. NaN rounds are left out.
+        groups: N names.
+        rounds: Number of draws.
+        seed: Of the draws.
+    """
+    names, membership = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=rounds)
+    values = np.array([statistic(draw[membership].astype(float)) for draw in draws])
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
