@@ -47,7 +47,7 @@ def method(filled):
     method.float()
     method.load_state_dict(state)
     method.zero_grad()
-    method.validate_mutates_state, method.key_batches = False, 1
+    method.validate_mutates_state, method.batch_negatives, method.key_batches = False, False, 1
     method.encoder_q.requires_grad_(True)
     return method.train()
 
@@ -160,7 +160,7 @@ def test_the_loss_is_the_weighted_sum(method):
 
 
 def test_momentum_moves_the_key_parameters_and_not_its_buffers(method, filled):
-    """0.999 of the key's and 0.001 of the query's parameters before the key pass; batch statistics are the key's own."""
+    """0.999 of the key's and 0.001 of the query's parameters; batch statistics are the key's own."""
     _, start = filled
     method(views())
     for name, value in method.encoder_k.named_parameters():
@@ -174,7 +174,7 @@ def test_momentum_moves_the_key_parameters_and_not_its_buffers(method, filled):
 
 @pytest.mark.parametrize("mutates", [False, True])
 def test_validation_moves_key_network_and_queue_only_where_asked(method, filled, mutates):
-    """By default a forward pass in eval mode changes nothing; with the authors' behaviour it does what training does."""
+    """By default a forward pass in eval mode changes nothing; as the authors have it, it does what training does."""
     _, start = filled
     method.validate_mutates_state = mutates
     with torch.no_grad():
@@ -228,8 +228,19 @@ def test_mode_id_is_plain_instance_discrimination():
         CAiD(mode="moco")
 
 
+def test_other_keys_of_the_step_can_be_negatives(method):
+    """With one more negative for each other image the cross-entropy grows, and not for a batch of one in eval mode."""
+    without = method.eval()(views())["nce"]
+    alone = method(views(1))["nce"]
+    method.batch_negatives = True
+    assert method(views())["nce"] > without + 1e-3
+    assert method(views(1))["nce"] == alone
+
+
 def test_two_processes_are_one_process_on_the_whole_batch(method, filled, tmp_path):
     """Batch norm in eval mode: same losses, gradients, queue and key network, keys shuffled between the processes.
+
+    Then a second forward pass with the other keys of the step, of both processes, as negatives.
 
     Only the order of float32 sums over the batch differs: 1e-6 on losses. A gradient passes 50 layers in which such
     differences cancel and add: 1e-4 of each tensor's norm; a wrong factor or a lost process would show as 0.3 or more.
@@ -240,32 +251,39 @@ def test_two_processes_are_one_process_on_the_whole_batch(method, filled, tmp_pa
     losses["loss"].backward()
     expected = {name: p.grad.clone() for name, p in method.encoder_q.named_parameters()}
     after = {name: value.clone() for name, value in method.state_dict().items()}
+    method.batch_negatives = True
+    with torch.no_grad():
+        second = method(batch)["nce"].item()
+    method.batch_negatives = False
     method.load_state_dict(filled[1])
     method.zero_grad()
 
     def work():
         torch.manual_seed(rank())
         wrapped = DistributedDataParallel(method, broadcast_buffers=False)
-        own = wrapped({name: value.chunk(2)[rank()] for name, value in batch.items()})
+        share = {name: value.chunk(2)[rank()] for name, value in batch.items()}
+        own = wrapped(share)
         own["loss"].backward()
-        gradients = {
-            n: ((p.grad - expected[n]).norm() / expected[n].norm()).item()
-            for n, p in method.encoder_q.named_parameters()
-        }
+        parameters = method.encoder_q.named_parameters()
+        gradients = {n: ((p.grad - expected[n]).norm() / expected[n].norm()).item() for n, p in parameters}
         state = {n: (v.double() - after[n].double()).abs().max().item() for n, v in method.state_dict().items()}
-        return [{name: value.detach() for name, value in own.items()}, gradients, state]
+        method.batch_negatives = True
+        with torch.no_grad():
+            again = method(share)["nce"]
+        return [{name: value.detach() for name, value in own.items()}, gradients, state, again]
 
     results = gloo.run(work, 2, tmp_path)
     for name, value in losses.items():
-        mean = sum(own[name].item() for own, _, _ in results) / 2
+        mean = sum(own[name].item() for own, *_ in results) / 2
         assert mean == pytest.approx(value.item(), rel=1e-6), name
-    for _, gradients, state in results:
+    for _, gradients, state, _ in results:
         assert max(gradients.values()) < 1e-4, max(gradients, key=gradients.get)
         assert max(state.values()) < 1e-6, max(state, key=state.get)
+    assert sum(again.item() for *_, again in results) / 2 == pytest.approx(second, rel=1e-6)
 
 
 def test_uneven_validation_shares_do_not_wait_for_each_other(method, tmp_path):
-    """Three images on two processes, one at a time: two batches here, one there, and the mean is that of one process."""
+    """Three images on two processes: two batches of one here, one there, and the mean is that of one process."""
     batch = views(3)
     samples = [{name: value[i] for name, value in batch.items()} for i in range(3)]
     method.eval()

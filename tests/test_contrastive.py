@@ -11,7 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from zoo.training import distributed
-from zoo.training.contrastive import enqueue, first_is_positive, queue_logits, shuffled_forward, update_momentum
+from zoo.training.contrastive import (
+    enqueue,
+    first_is_positive,
+    other_keys_logits,
+    queue_logits,
+    shuffled_forward,
+    update_momentum,
+)
 
 
 def test_logits_by_hand():
@@ -21,6 +28,14 @@ def test_logits_by_hand():
     queue = torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
     expected = torch.tensor([[0.6, 1.0, 0.0, -1.0], [1.0, 0.0, 1.0, 0.0]]) / 0.2
     torch.testing.assert_close(queue_logits(query, key, queue, 0.2), expected)
+
+
+def test_other_keys_of_a_step_by_hand():
+    """Two queries of the second process among four keys: their own, rows 2 and 3, are no negatives."""
+    query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]])
+    expected = torch.tensor([[1.0, 0.6, -torch.inf, -1.0], [0.0, 0.8, 1.0, -torch.inf]]) / 0.5
+    torch.testing.assert_close(other_keys_logits(query, keys, 2, 0.5), expected)
 
 
 def test_logits_stay_in_float32_under_autocast():

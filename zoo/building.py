@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def build_network(entry: Entry, config: Config, *, meta: bool = True) -> nn.Modu
 
     if meta:
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _no_values():
                 model = entry.build(config)
         except RuntimeError as error:
             log.debug("%s cannot be built on the meta device: %s", entry.name, error)
@@ -37,6 +38,25 @@ def build_network(entry: Entry, config: Config, *, meta: bool = True) -> nn.Modu
             log.debug("%s computes buffers that no file holds", entry.name)
     with torch.device("cpu"):
         return entry.build(config)
+
+
+def _no_values() -> AbstractContextManager[object]:
+    """Skip what constructors do to values that meta tensors do not have: nearly half of the time of a build."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    names = ("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_")
+    skipped = {getattr(torch.Tensor, name) for name in names}
+
+    class NoValues(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            if func in skipped and args[0].is_meta:
+                return args[0]
+            return func(*args, **(kwargs or {}))
+
+    return NoValues()
 
 
 def make_fresh(model: nn.Module, names: Iterable[str], entry: Entry) -> None:

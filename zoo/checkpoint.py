@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zoo.building import make_fresh
 from zoo.coverage import check_coverage, is_counter, shape_text
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.formats import narrow_type, widened
+from zoo.formats import as_float32, other_float
 from zoo.report import AS_STORED, HEAD_MISFIT, LoadReport, unwrap
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def load_into(
     state: State,
     entry: Entry,
     *,
-    read: Callable[[State], State] = widened,
+    read: Callable[[State], State] = as_float32,
     projection: bool = False,
 ) -> LoadReport:
     """Fill a network, built on the meta device or not, with a converted state dict. Strict: all or an error.
@@ -213,8 +213,8 @@ def _sort_out(own: State, state: State, entry: Entry, report: LoadReport) -> Non
         elif state[name].shape != target.shape:
             there, here = state[name].shape[1], target.shape[1]
             report.adapted[name] = f"{there} input channels {'summed to 1' if here == 1 else f'repeated to {here}'}"
-        elif widened_type := narrow_type(state[name]):
-            report.loaded[name] = f"widened from {widened_type}"
+        elif kind := other_float(state[name]):
+            report.loaded[name] = f"{'narrowed' if kind == 'float64' else 'widened'} from {kind}"
         else:
             report.loaded[name] = AS_STORED
 
@@ -243,7 +243,7 @@ def export_safetensors(
         path: The file, which is replaced if it exists. Its folder must exist.
         half: Whether to store floating-point tensors as float16. Those of one dimension (norms, biases) and integers
             stay as they are.
-        metadata: Text to store in the header.
+        metadata: Text to store in the header; with one entry at most, the same tensors always give the same bytes.
 
     Returns:
         `path`.
@@ -258,11 +258,12 @@ def export_safetensors(
     state = model_or_state if isinstance(model_or_state, Mapping) else unwrap(model_or_state).state_dict()
     target = Path(path)
     temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
-    tensors = {name: _to_store(name, tensor, half) for name, tensor in state.items()}
+    taken: set[int] = set()
+    tensors = {name: _to_store(name, tensor, half, taken) for name, tensor in state.items()}
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask gives; safetensors alone makes the file private
-        save_file(tensors, temporary, metadata={"format": "pt", **(metadata or {})})
+        save_file(tensors, temporary, metadata=dict(metadata or {"format": "pt"}))
         temporary.chmod(mode)
         os.replace(temporary, target)
     except SafetensorError as error:
@@ -272,11 +273,14 @@ def export_safetensors(
     return target
 
 
-def _to_store(name: str, tensor: Tensor, half: bool) -> Tensor:
-    tensor = tensor.detach().cpu().contiguous()
-    if not (half and tensor.is_floating_point() and tensor.ndim > 1):
-        return tensor
-    stored = tensor.half()
-    if not stored.isfinite().all() and tensor.isfinite().all():
-        raise OptionError(f"{name} has values beyond the range of float16; export it with half=False")
-    return stored
+def _to_store(name: str, tensor: Tensor, half: bool, taken: set[int]) -> Tensor:
+    """Return the tensor as the file will hold it, in memory that no other one shares."""
+    stored = tensor.detach().cpu()
+    if half and tensor.is_floating_point() and tensor.ndim > 1:
+        stored = stored.half()
+        if not stored.isfinite().all() and tensor.isfinite().all():
+            raise OptionError(f"{name} has values beyond the range of float16; export it with half=False")
+    place = stored.untyped_storage().data_ptr()
+    stored = stored.clone() if place in taken else stored
+    taken.add(place)
+    return stored.contiguous()

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from zoo.errors import CheckpointFormatError
@@ -26,6 +27,7 @@ SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pi
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 
 _CHUNK = 8 << 20
+_LOADING = Lock()  # torch's allow-list is one for all threads
 _NETWORK = re.compile(
     r"nfs4?|lustre|gpfs|cifs|smb\w*|beegfs|ceph|9p|afs|panfs|orangefs|pvfs2|wekafs|glusterfs|ncpfs"
     r"|fuse\.(sshfs|s3fs|rclone|gcsfuse|glusterfs|ceph|juicefs|goofys|davfs2?)"
@@ -66,7 +68,7 @@ def _sniff_bytes(head: bytes, tail: bytes) -> str:
         return "empty file"
     if head[:4] == b"PK\x03\x04":
         return TORCH_ZIP
-    if head[:1] == b"\x80" and head[1] <= pickle.HIGHEST_PROTOCOL:
+    if head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL:
         return TORCH_LEGACY
     if tail == _TENSORFLOW_MAGIC:
         return "TensorFlow checkpoint index"
@@ -108,11 +110,11 @@ class StoredState:
         self.tensors = {}
         for name in copied:
             del wanted[name]
-        return widened(wanted) | dict(self._copies(copied))
+        return as_float32(wanted) | dict(self._copies(copied))
 
     def _must_copy(self, tensor: Tensor) -> bool:
         """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
-        return self.format != TORCH_LEGACY and (not self.mapped or bool(narrow_type(tensor)))
+        return self.format != TORCH_LEGACY and (not self.mapped or bool(other_float(tensor)))
 
     def _copies(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
         """Yield names with tensors in memory; `wanted` has the name in the file and the bytes of each."""
@@ -120,7 +122,7 @@ class StoredState:
             from safetensors import safe_open
 
             with safe_open(self.path, framework="pt", backend="pread") as file:
-                yield from ((name, _as_float32(file.get_tensor(stored))) for name, (stored, _) in wanted.items())
+                yield from ((name, _one_as_float32(file.get_tensor(stored))) for name, (stored, _) in wanted.items())
             return
         tensors: State = {}
         used = _CHUNK
@@ -128,21 +130,21 @@ class StoredState:
             if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
                 tensors, used = _open_torch(self.path, self.format, self.mapped).tensors, 0
             used += size
-            yield name, _as_float32(tensors[stored]) if narrow_type(tensors[stored]) else tensors[stored].clone()
+            yield name, _one_as_float32(tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
 
 
-def widened(state: State) -> State:
+def as_float32(state: State) -> State:
     """Return the tensors with floating point as float32; `state` is emptied on the way."""
-    return {name: _as_float32(state.pop(name)) for name in list(state)}
+    return {name: _one_as_float32(state.pop(name)) for name in list(state)}
 
 
-def narrow_type(tensor: Tensor) -> str:
+def other_float(tensor: Tensor) -> str:
     """The type of a floating-point tensor that is not float32, for example `"float16"`; empty for any other tensor."""
     kind = str(tensor.dtype).removeprefix("torch.")
     return kind if tensor.is_floating_point() and kind != "float32" else ""
 
 
-def _as_float32(tensor: Tensor) -> Tensor:
+def _one_as_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -188,7 +190,7 @@ def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
     if path.suffix == ".safetensors":  # torch.load would trust the name
         raise CheckpointFormatError(f"{path} is named like safetensors, but is a {kind}: rename it to {path.stem}.pth")
     try:
-        with torch.serialization.safe_globals(allow_list()):
+        with _LOADING, torch.serialization.safe_globals(allow_list()):
             content = torch.load(path, map_location="cpu", mmap=kind == TORCH_ZIP, weights_only=True)
     except pickle.UnpicklingError as error:
         raise refusal(path, error) from None

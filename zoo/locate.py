@@ -104,7 +104,8 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
             export_safetensors(state, copy, metadata={_DROPPED: dropped})
-            write_stamp(copy, sha256=hash_file(copy), source=located.source)
+            stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
+            write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
         except OSError as error:
             log.info("%s is read as it is: %s", located.path, error)
             return located

@@ -19,6 +19,12 @@ HEAD_MISFIT = "the head does not fit"
 
 AS_STORED = "as stored"
 
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 _PARTS = ("adapted", "fresh", "dropped")
 
 
@@ -95,8 +101,8 @@ def _common(names: list[str]) -> str:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside DistributedDataParallel, DataParallel and `torch.compile`."""
-    while (inner := getattr(model, "_orig_mod", None) or getattr(model, "module", None)) is not None:
-        model = inner
+    while inner := _WRAPPERS.get(type(model).__name__):
+        model = getattr(model, inner)
     return model
 
 

@@ -26,6 +26,26 @@ def queue_logits(query: Tensor, key: Tensor, queue: Tensor, temperature: float) 
         return torch.cat([(query * key).sum(1, keepdim=True), query @ queue], dim=1) / temperature
 
 
+def other_keys_logits(query: Tensor, step_keys: Tensor, first: int, temperature: float) -> Tensor:
+    """Similarities of each query to the keys of its step that are not its own, over the temperature.
+
+    Args:
+        query: This process's unit vectors (N, D).
+        step_keys: Unit vectors (M, D), of this process or of all in rank order; query i's own is row `first + i`.
+        first: Row of the first query's own key.
+        temperature: Positive number.
+
+    Returns:
+        Logits (N, M) in float32, minus infinity in the own key's column.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        logits = query.float() @ step_keys.float().T / temperature
+    rows = torch.arange(len(query), device=query.device)
+    own = torch.zeros_like(logits, dtype=torch.bool)
+    own[rows, rows + first] = True
+    return logits.masked_fill(own, -torch.inf)
+
+
 def first_is_positive(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy with column 0 as the class, and the share of rows in which column 0 is largest."""
     target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)

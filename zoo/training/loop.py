@@ -12,6 +12,7 @@ a resumed run needs), `ranks/` (the buffers of the other processes), `log.jsonl`
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -36,6 +37,8 @@ from zoo.training.runlog import RunLog, write_atomically
 
 Metrics = dict[str, float]
 Validate = Callable[[nn.Module, int], Metrics]
+
+log = logging.getLogger("zoo")
 
 FIXED = ("batch_size", "accumulate", "steps_per_epoch", "seed", "optimizer")
 """Arguments that a resumed run must share with its beginning; the others may change and then hold from there on."""
@@ -64,14 +67,14 @@ def fit(
     Raises:
         OptionError: OUT holds a run and `resume` is off, the run was started in another way, the arguments do not fit
             the method or the machine, or there is no metric of the name `monitor`.
-        FloatingPointError: The loss is not finite; the message has the step. Or the monitored metric is NaN.
+        FloatingPointError: The loss is not finite (the message has the step), or `monitor` was never a number.
     """
     if validate is None and args.monitor.lstrip("+").startswith("val_"):
         raise OptionError(f"--monitor {args.monitor}: this run has no validation")
     run = _Run(method, args, processes, params)
     batches = Batches(length_of(dataset), args, processes)
     run.begin()
-    log = RunLog(Path(args.out), first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
+    record = RunLog(Path(args.out), first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
     loader = build_loader(dataset, batches, args.workers)
     for epoch in range(run.epoch, args.epochs):
         if run.is_exhausted():
@@ -81,9 +84,11 @@ def fit(
         metrics = run.train_epoch(loader, epoch, batches.steps)
         if validate is not None:
             metrics |= {f"val_{k}": v for k, v in run.validate(validate, epoch).items()}
-        log.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
+        record.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
         run.finish_epoch(epoch, metrics)
-    log.close()
+    record.close()
+    if run.best == math.inf:
+        raise FloatingPointError(f"--monitor {args.monitor} was a number after no epoch: none can be called the best")
     return run.best_metrics
 
 
@@ -195,7 +200,7 @@ class _Run:
             raise OptionError(f"--monitor {name}: no such metric; there are {', '.join(metrics)}")
         value = sign * metrics[name]
         if math.isnan(value):
-            raise FloatingPointError(f"--monitor {name} is NaN after epoch {epoch}: no epoch can be called the best")
+            log.warning("%s is NaN after epoch %d", name, epoch)
         improved = value < self.best
         self.waited = 0 if improved else self.waited + 1
         self.plateau.observe(improved)

@@ -30,6 +30,8 @@ TARGET_FLIPS = ("with-input", "upstream")
 PUBLISHED_SIZE = 224
 SMALLEST_CROP = 0.2
 """Share of the image's area that the smallest crop has."""
+JITTER = 0.4
+"""Brightness and contrast are multiplied by 1 - JITTER to 1 + JITTER."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ def read_list(
     elif Path(list_file).suffix.lower() == ".csv":
         samples = _read_csv(folder, Path(list_file), labels, split)
     else:
-        lines = [line.split() for line in Path(list_file).read_text().splitlines() if line.strip()]
-        samples = [Sample(folder / name, tuple(float(v) for v in values)) for name, *values in lines]
+        samples = _read_lines(folder, Path(list_file))
     if not samples:
         raise OptionError(f"no images: folder {folder}, list {list_file or '(none)'}, split {split or '(all)'}")
     if missing := [s.file.name for s in samples if not s.file.is_file()]:
@@ -79,8 +80,16 @@ def read_list(
     return samples
 
 
+def _read_lines(folder: Path, list_file: Path) -> list[Sample]:
+    lines = [line.split() for line in list_file.read_text().splitlines() if line.strip()]
+    try:
+        return [Sample(folder / name, tuple(float(v) for v in values)) for name, *values in lines]
+    except ValueError as error:
+        raise OptionError(f"{list_file}: lines must be a file name and numbers, but {error}") from error
+
+
 def _read_csv(folder: Path, list_file: Path, labels: tuple[str, ...], split: str) -> list[Sample]:
-    with list_file.open(newline="") as file:
+    with list_file.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     columns = list(rows[0]) if rows else []
     image = next((c for c in columns if c.lower() in IMAGE_COLUMNS), None)
@@ -94,7 +103,7 @@ def _read_csv(folder: Path, list_file: Path, labels: tuple[str, ...], split: str
             for row in rows
             if not split or row["split"] == split
         ]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise OptionError(f"{list_file}: a label in {', '.join(labels)} is not a number: {error}") from error
 
 
@@ -106,6 +115,7 @@ class Views(Dataset[dict[str, Tensor]]):
         size: Side of the views in pixels, divisible by 32.
         seed: Draws follow from (seed, pass, index).
         min_area: Share of the image's area that the smallest crop has.
+        jitter: Brightness and contrast are multiplied by 1 - jitter to 1 + jitter.
         distort: Cut-outs and patch swaps (mode "caid").
         target_flip: "with-input" mirrors the target with the query. "upstream" never mirrors it, as the authors do:
             half of their targets are the mirror image of what the network sees.
@@ -118,6 +128,7 @@ class Views(Dataset[dict[str, Tensor]]):
         size: int = PUBLISHED_SIZE,
         seed: int = 0,
         min_area: float = SMALLEST_CROP,
+        jitter: float = JITTER,
         distort: bool = True,
         target_flip: str = "with-input",
     ) -> None:
@@ -127,8 +138,11 @@ class Views(Dataset[dict[str, Tensor]]):
             raise OptionError(f"target_flip must be one of {', '.join(TARGET_FLIPS)}, not {target_flip!r}")
         if not 0 < min_area <= 1:
             raise OptionError(f"min_area must be above 0 and at most 1, not {min_area}")
+        if not 0 <= jitter < 1:
+            raise OptionError(f"jitter must be at least 0 and below 1, not {jitter}")
         self.samples, self.size, self.seed = samples, size, seed
-        self.min_area, self.distort, self.target_flip = min_area, distort, target_flip
+        self.min_area, self.jitter = min_area, jitter
+        self.distort, self.target_flip = distort, target_flip
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -138,8 +152,8 @@ class Views(Dataset[dict[str, Tensor]]):
         image = read_grey(self.samples[index].file)
         with seeded(self.seed, data_pass, index):
             crop = random_crop(image, self.size, self.min_area)
-            query, is_flipped = change(crop)
-            other, _ = change(random_crop(image, self.size, self.min_area))
+            query, is_flipped = change(crop, self.jitter)
+            other, _ = change(random_crop(image, self.size, self.min_area), self.jitter)
             rng = np.random.default_rng(int(torch.randint(2**62, ())))
         target = hflip(crop) if is_flipped and self.target_flip == "with-input" else crop
         views = [np.array(query), np.array(other)]
@@ -185,13 +199,13 @@ def random_crop(image: Image.Image, size: int, min_area: float = SMALLEST_CROP) 
     return crop
 
 
-def change(image: Image.Image) -> tuple[Image.Image, bool]:
+def change(image: Image.Image, jitter: float = JITTER) -> tuple[Image.Image, bool]:
     """Jitter of brightness and contrast (p 0.8), blur (p 0.5), mirror (p 0.5); also whether it was mirrored.
 
     The authors' jitter of saturation and hue does nothing to a grey image and is left out.
     """
     if torch.rand(()) < 0.8:
-        image = ColorJitter(brightness=0.4, contrast=0.4)(image)
+        image = ColorJitter(brightness=jitter, contrast=jitter)(image)
     if torch.rand(()) < 0.5:
         radius = torch.empty(()).uniform_(0.1, 2.0).item() * image.width / PUBLISHED_SIZE
         image = image.filter(ImageFilter.GaussianBlur(radius))

@@ -15,8 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import OptionError
-from zoo.training.contrastive import enqueue, first_is_positive, queue_logits, shuffled_forward, update_momentum
-from zoo.training.distributed import gather
+from zoo.training.contrastive import (
+    enqueue,
+    first_is_positive,
+    other_keys_logits,
+    queue_logits,
+    shuffled_forward,
+    update_momentum,
+)
+from zoo.training.distributed import gather, rank
 
 MODES = ("caid", "id")
 FEATURES = 2048
@@ -38,9 +45,11 @@ class CAiD(nn.Module):
         contrastive_weight: Weight of the cross-entropy.
         reconstruction_weight: Weight of the mean squared error.
         mlp: Two-layer projection head (the published command) instead of one layer.
-        head_norm: Batch-normalise the projections, without scale or shift, before they are brought to unit length. Not
-            in the published method. On a few hundred images its networks can tell a key from the queue by how far the
-            key network has drifted since, all images alike; with the mean taken out that is no way out any more.
+        zero_init_residual: Start each residual block as the identity (Goyal et al., 2017), as timm does and the authors
+            do not. With few steps to learn in, deep random blocks hide the image from the first keys.
+        batch_negatives: Also take the other keys of the same step as negatives. Not in the published method. On a few
+            hundred images a network can tell its key from the queue by how far the key network has moved since, all
+            images alike; the other keys of the step moved as far.
         key_batches: Parts in which a process runs its shuffled keys, each with batch statistics of its own; the authors
             have 1 and rely on several GPUs. One process needs at least 2, or batch norm tells keys from negatives.
         key_full_unet: Give the key network a decoder, whose output nobody uses, as the authors' checkpoints have.
@@ -59,7 +68,8 @@ class CAiD(nn.Module):
         contrastive_weight: float = 1.0,
         reconstruction_weight: float = 10.0,
         mlp: bool = True,
-        head_norm: bool = False,
+        zero_init_residual: bool = False,
+        batch_negatives: bool = False,
         key_batches: int = 1,
         key_full_unet: bool = False,
         validate_mutates_state: bool = False,
@@ -69,10 +79,14 @@ class CAiD(nn.Module):
             raise OptionError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         self.momentum, self.temperature, self.key_batches = momentum, temperature, key_batches
         self.contrastive_weight, self.reconstruction_weight = contrastive_weight, reconstruction_weight
-        self.validate_mutates_state = validate_mutates_state
-        self.encoder_q = CAiDNetwork(dim, mlp=mlp, head_norm=head_norm, decoder=mode == "caid")
+        self.batch_negatives, self.validate_mutates_state = batch_negatives, validate_mutates_state
+        self.encoder_q = CAiDNetwork(dim, mlp=mlp, decoder=mode == "caid")
+        if zero_init_residual:
+            for name, parameter in self.encoder_q.backbone.encoder.named_parameters():
+                if name.endswith(".bn3.weight"):
+                    nn.init.zeros_(parameter)
         key_decoder = mode == "caid" and key_full_unet
-        self.encoder_k = CAiDNetwork(dim, mlp=mlp, head_norm=head_norm, decoder=key_decoder).requires_grad_(False)
+        self.encoder_k = CAiDNetwork(dim, mlp=mlp, decoder=key_decoder).requires_grad_(False)
         online = self.encoder_q.state_dict()
         self.encoder_k.load_state_dict({name: online[name] for name in self.encoder_k.state_dict()})
         self.register_buffer("queue", F.normalize(torch.randn(dim, queue_size), dim=0))
@@ -94,8 +108,11 @@ class CAiD(nn.Module):
             else:
                 key = self.encoder_k(views["key"])
         logits = queue_logits(query, key, self.queue.clone(), self.temperature)
+        step_keys, first = (gather(key), rank() * len(key)) if moves else (key, 0)
+        if self.batch_negatives:
+            logits = torch.cat([logits, other_keys_logits(query, step_keys, first, self.temperature)], dim=1)
         if moves:
-            enqueue(self.queue, self.queue_ptr, gather(key))
+            enqueue(self.queue, self.queue_ptr, step_keys)
         nce, accuracy = first_is_positive(logits)
         losses = {"loss": self.contrastive_weight * nce, "nce": nce, "accuracy": accuracy}
         if self.encoder_q.has_decoder:
@@ -107,7 +124,7 @@ class CAiD(nn.Module):
 class CAiDNetwork(nn.Module):
     """ResNet-50 U-Net with a projection head on the pooled last map. Names: `backbone.*` (smp's) and `fc.*`."""
 
-    def __init__(self, dim: int, *, mlp: bool, head_norm: bool, decoder: bool) -> None:
+    def __init__(self, dim: int, *, mlp: bool, decoder: bool) -> None:
         super().__init__()
         self.backbone = smp.Unet("resnet50", encoder_weights=None, classes=1, activation="sigmoid")
         self.has_decoder = decoder
@@ -115,7 +132,6 @@ class CAiDNetwork(nn.Module):
             del self.backbone.decoder, self.backbone.segmentation_head
         last = nn.Linear(FEATURES, dim)
         self.fc = nn.Sequential(nn.Linear(FEATURES, FEATURES), nn.ReLU(), last) if mlp else last
-        self.norm = nn.BatchNorm1d(dim, affine=False) if head_norm else nn.Identity()
 
     def features(self, x: Tensor) -> list[Tensor]:
         """The encoder's maps, input first, (N, 2048, H/32, W/32) last."""
@@ -124,7 +140,7 @@ class CAiDNetwork(nn.Module):
 
     def project(self, maps: list[Tensor]) -> Tensor:
         """Unit vectors (N, dim) from the encoder's maps."""
-        return F.normalize(self.norm(self.fc(maps[-1].mean((2, 3)))).float(), dim=1)
+        return F.normalize(self.fc(maps[-1].mean((2, 3))).float(), dim=1)
 
     def reconstruct(self, maps: list[Tensor]) -> Tensor:
         """Image (N, 1, H, W) in (0, 1) from the encoder's maps."""

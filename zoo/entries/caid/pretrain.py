@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from zoo.entries.caid.data import PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
+from zoo.entries.caid.data import JITTER, PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
 from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
@@ -39,6 +39,7 @@ class Args(TrainArgs):
     val_split: str = arg("rows of a CSV validation list, by its column 'split'", "")
     size: int = arg("side of the views in pixels; distortions are scaled with it", PUBLISHED_SIZE)
     min_area: float = arg("share of the image's area that the smallest crop has", SMALLEST_CROP)
+    jitter: float = arg("brightness and contrast change by up to this share", JITTER)
     mode: str = arg("caid, or id for instance discrimination alone", "caid", MODES)
     queue_size: int = arg("negatives in the queue", 65536)
     key_momentum: float = arg("share of the key network kept at each step", 0.999)
@@ -49,7 +50,8 @@ class Args(TrainArgs):
     target_flip: str = arg(
         "mirror the target with the query, or leave it as the authors do", "with-input", TARGET_FLIPS
     )
-    head_norm: bool = arg("batch-normalise the projections; for small data sets, not published", False)
+    zero_init_residual: bool = arg("start residual blocks as the identity; for short runs, not published", False)
+    batch_negatives: bool = arg("the step's other keys are negatives too; for small data sets, not published", False)
     key_batches: int = arg("parts the keys' batch norm sees separately; at least 2 for a run on one process", 1)
     key_full_unet: bool = arg("give the key network its unused decoder", False)
     validate_mutates_state: bool = arg("let validation write the queue and move the key network", False)
@@ -98,7 +100,8 @@ def build_method(args: Args) -> CAiD:
         contrastive_weight=args.contrastive_weight,
         reconstruction_weight=args.reconstruction_weight,
         mlp=args.mlp,
-        head_norm=args.head_norm,
+        zero_init_residual=args.zero_init_residual,
+        batch_negatives=args.batch_negatives,
         key_batches=args.key_batches,
         key_full_unet=args.key_full_unet,
         validate_mutates_state=args.validate_mutates_state,
@@ -113,6 +116,7 @@ def build_views(args: Args, list_file: str, split: str) -> Views:
         size=args.size,
         seed=args.seed,
         min_area=args.min_area,
+        jitter=args.jitter,
         distort=args.mode == "caid",
         target_flip=args.target_flip,
     )

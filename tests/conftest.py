@@ -1,0 +1,56 @@
+"""What all tests share: one thread, no settings of the user's, an empty cache, and CAiD's reference network."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+
+import pytest
+
+SETTINGS = ("ZOO_", "HF_")
+
+
+@pytest.fixture(autouse=True)
+def empty_home(monkeypatch, tmp_path):
+    """Keep the user's settings out of every test, and every test out of the user's cache."""
+    for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "zoo-home"))
+
+
+@pytest.fixture(scope="session")
+def scratch():
+    """A folder for large files that are made once; removed at the end, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="zoo-tests-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def unet_state():
+    """The reference U-Net's tensors under the authors' names: what their best_checkpoint.pth holds."""
+    from caid_files import filled_unet
+
+    return filled_unet()
+
+
+@pytest.fixture(scope="session")
+def unet_file(scratch, unet_state):
+    """The reference U-Net in the form of best_checkpoint.pth."""
+    import torch
+
+    path = scratch / "best_checkpoint.pth"
+    torch.save(unet_state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def unet_safetensors(scratch, unet_state):
+    """The reference U-Net as safetensors."""
+    from safetensors.torch import save_file
+
+    path = scratch / "unet.safetensors"
+    save_file(unet_state, path)
+    return path

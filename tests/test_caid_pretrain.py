@@ -1,0 +1,205 @@
+"""The CAiD recipe end to end: a folder of images goes in, an exported U-Net comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import zoo
+from zoo.entries.caid import pretrain
+from zoo.entries.caid.method import CAiD
+from zoo.entries.caid.pretrain import Args, build_method, models_of, resolve, validation
+from zoo.errors import OptionError
+from zoo.training.args import parse_args
+from zoo.training.distributed import Processes
+from zoo.training.runlog import read_log
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Thirteen small pictures, eight to train on and five to validate, in lists of both kinds."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(13):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 5), dtype=np.uint8))
+        coarse.resize((48, 40), Image.Resampling.BILINEAR).save(folder / f"{i}.png")
+    (folder / "train.txt").write_text("".join(f"{i}.png 0 1\n" for i in range(8)))
+    (folder / "all.csv").write_text(
+        "file,split\n" + "".join(f"{i}.png,{'train' if i < 8 else 'val'}\n" for i in range(13))
+    )
+    return folder
+
+
+def flags(images, out, *more):
+    small = "--size 32 --batch-size 4 --epochs 1 --queue-size 8 --lr 0.001 --momentum 0 --workers 0 --device cpu"
+    return ["--data", str(images), "--out", str(out), *small.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    """Two steps with a validation list; the folder and the metrics."""
+    out = tmp_path_factory.mktemp("runs") / "first"
+    lists = ["--list", str(images / "train.txt"), "--val-list", str(images / "all.csv"), "--val-split", "val"]
+    yield out, pretrain.main(flags(images, out, *lists, "--key-batches", "2"))
+    shutil.rmtree(out)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A folder for a run, whose large files go when the test ends."""
+    yield tmp_path / "run"
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_two_steps_train_validate_and_export(run):
+    """Losses and their validation twins are logged; the best epoch is by the validation loss."""
+    out, metrics = run
+    (line,) = read_log(out / "log.jsonl")
+    names = {"loss", "nce", "mse", "accuracy"}
+    assert names | {f"val_{name}" for name in names} | {"lr", "epoch", "seconds"} == set(line)
+    assert all(np.isfinite(value) for value in line.values())
+    assert line["loss"] == pytest.approx(line["nce"] + 10 * line["mse"], rel=1e-5)
+    assert line["val_loss"] == pytest.approx(line["val_nce"] + 10 * line["val_mse"], rel=1e-5)
+    assert metrics["val_loss"] == line["val_loss"]
+    assert json.loads((out / "args.json").read_text())["key_batches"] == 2
+
+
+def test_the_checkpoint_has_the_authors_names_and_loads(run):
+    """`best.pt` is a checkpoint in the authors' form, and the exported file holds the same U-Net and nothing else."""
+    out, _ = run
+    state = torch.load(out / "best.pt", weights_only=True)["model"]
+    assert {name.split(".")[0] for name in state} == {"encoder_q", "encoder_k", "queue", "queue_ptr"}
+    name = "encoder.layer4.2.conv3.weight"
+    trained = state[f"encoder_q.backbone.{name}"]
+    exported = load_file(out / "caid-resnet50-unet.safetensors")
+    assert torch.equal(exported[name], trained)
+    assert set(exported) == {
+        n.removeprefix("encoder_q.backbone.") for n in state if n.startswith("encoder_q.backbone.")
+    }
+    for file in (out / "best.pt", out / "last.pt", out / "caid-resnet50-unet.safetensors"):
+        unet = zoo.load_model("caid-resnet50-unet", checkpoint=file)
+        assert torch.equal(unet.state_dict()[name], trained)
+    encoder = zoo.load_model("caid-resnet50", checkpoint=out / "caid-resnet50-unet.safetensors")
+    assert torch.equal(encoder.state_dict()[name.removeprefix("encoder.")], trained)
+
+
+def test_the_published_behaviour_runs_and_prints_its_record(images, out, capsys):
+    """`--upstream` with validation: whole key network in the checkpoint, queue moved by validation."""
+    csv = str(images / "all.csv")
+    lists = ["--list", csv, "--split", "train", "--val-list", csv, "--val-split", "val"]
+    pretrain.main(flags(images, out, *lists, "--upstream"))
+    state = torch.load(out / "last.pt", weights_only=True)["model"]
+    assert "encoder_k.backbone.decoder.blocks.0.conv1.0.weight" in state
+    assert state["queue_ptr"].tolist() == [(2 * 4 + 4) % 8]  # two steps of 4, and one whole batch of 5 images
+    printed = capsys.readouterr().out
+    record = json.loads(printed[printed.index('{\n  "tag"') :])
+    file = out / "caid-resnet50-unet.safetensors"
+    assert (record["tag"], record["models"]) == ("run", ["caid-resnet50", "caid-resnet50-unet"])
+    assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
+    assert len(record["sha256"]) == 64
+    assert set(record["fingerprint"]) == set(record["models"])
+
+
+def test_mode_id_exports_the_encoder(images, out):
+    """Without a decoder and without a list; the file is the ResNet-50's, and the best epoch is by the training loss."""
+    metrics = pretrain.main(flags(images, out, "--mode", "id", "--precision", "bf16", "--channels-last"))
+    assert "mse" not in metrics
+    assert not (out / "caid-resnet50-unet.safetensors").exists()
+    state = torch.load(out / "best.pt", weights_only=True)["model"]
+    encoder = zoo.load_model("caid-resnet50", checkpoint=out / "caid-resnet50.safetensors")
+    trained = state["encoder_q.backbone.encoder.conv1.weight"]
+    assert torch.equal(encoder.state_dict()["conv1.weight"], trained)
+
+
+def test_the_defaults_are_the_published_run():
+    """Epochs, batch, optimiser, schedule, objective: the README's command of the authors; quirks are off."""
+    args = parse_args(Args, ["--data", "d", "--out", "o"])
+    args.check()
+    assert (args.epochs, args.batch_size, args.size, args.queue_size) == (800, 256, 224, 65536)
+    assert (args.optimizer, args.lr, args.momentum, args.weight_decay, args.schedule) == (
+        "sgd",
+        0.03,
+        0.9,
+        1e-4,
+        "cosine",
+    )
+    assert (args.temperature, args.key_momentum, args.mlp, args.mode) == (0.2, 0.999, True, "caid")
+    assert (args.contrastive_weight, args.reconstruction_weight, args.precision) == (1, 10, "fp32")
+    assert (args.warmup_epochs, args.clip_grad, args.head_norm) == (0, 0, False)
+    assert (args.target_flip, args.key_full_unet, args.validate_mutates_state) == ("with-input", False, False)
+    assert (args.val_random, args.upstream) == (False, False)
+
+
+def test_one_argument_speaks_for_others():
+    """`--upstream` is four switches; without a validation list the training loss decides, another choice is kept."""
+    args = resolve(Args(data="d", out="o", upstream=True, val_list="v"))
+    assert (args.target_flip, args.key_full_unet) == ("upstream", True)
+    assert (args.validate_mutates_state, args.val_random, args.monitor) == (True, True, "val_loss")
+    assert resolve(Args(data="d", out="o")).monitor == "loss"
+    assert resolve(Args(data="d", out="o", monitor="+accuracy")).monitor == "+accuracy"
+    assert models_of(Args(data="d", out="o", mode="id")) == ("caid-resnet50",)
+
+
+def test_every_setting_reaches_the_method(monkeypatch):
+    """Each argument of `CAiD` but the length of the projection is a flag of its name, with the same default."""
+    seen = {}
+    names = [name for name in inspect.signature(CAiD).parameters if name != "dim"]
+    flag_of = {name: "key_momentum" if name == "momentum" else name for name in names}
+    defaults = {f.name: f.default for f in dataclasses.fields(Args)}
+    assert {n: defaults[flag_of[n]] for n in names} == {n: inspect.signature(CAiD).parameters[n].default for n in names}
+    monkeypatch.setattr(pretrain, "CAiD", lambda **settings: seen.update(settings))
+    wanted = {
+        n: "id" if n == "mode" else not v if isinstance(v, bool) else v + 1
+        for n, v in defaults.items()
+        if n in flag_of.values()
+    }
+    build_method(Args(data="d", out="o", **wanted))
+    assert seen == {n: wanted[flag_of[n]] for n in names}
+
+
+class Recorder(torch.nn.Module):
+    """Stands where the method does: keeps the queries it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = []
+
+    def forward(self, views):
+        self.shown.append(views["query"])
+        return {"loss": views["query"].mean()}
+
+
+def shown(args, epoch=0):
+    recorder = Recorder()
+    validation(args, Processes(0, 1, torch.device("cpu")))(recorder, epoch)
+    return torch.cat(recorder.shown)
+
+
+def test_validation_views_are_fixed_unless_asked_otherwise(images):
+    """The same views at every epoch, others with `--val-random`; a whole last batch only where the queue takes them."""
+    settings = {"data": str(images), "out": "o", "size": 32, "batch_size": 4, "workers": 0}
+    settings |= {"val_list": str(images / "all.csv"), "val_split": "val"}
+    fixed, random = Args(**settings), Args(**settings, val_random=True)
+    assert torch.equal(shown(fixed, epoch=0), shown(fixed, epoch=7))
+    assert not torch.equal(shown(random, epoch=0), shown(random, epoch=7))
+    assert len(shown(fixed)) == 5
+    assert len(shown(Args(**settings, validate_mutates_state=True))) == 4
+    assert validation(Args(data=str(images), out="o"), Processes(0, 1, torch.device("cpu"))) is None
+    with pytest.raises(OptionError, match=r"the 5 validation image\(s\) are too few for 8 process\(es\)"):
+        validation(fixed, Processes(0, 8, torch.device("cpu")))
+
+
+def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
+    """A wrong folder, too few images, and a second run into the same folder."""
+    with pytest.raises(OptionError, match="is not a folder of images"):
+        pretrain.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "a"), "--queue-size", "4"])
+    with pytest.raises(OptionError, match=r"13 sample\(s\) do not fill one step of --batch-size 16"):
+        pretrain.main(flags(images, tmp_path / "b", "--mode", "id", "--batch-size", "16"))

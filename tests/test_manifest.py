@@ -1,0 +1,173 @@
+"""The manifest that ships holds what is promised, and manifests of the user's come before it."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import zoo
+from zoo.checkpoint import fingerprint
+from zoo.entry import Preprocessing
+from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
+from zoo.manifest import find_weights, manifests, packaged_manifest, read_manifest, records, user_manifest
+from zoo.registry import entries, get_entry
+
+SCHEMA = json.loads((Path(__file__).parent / "manifest.schema.json").read_text("utf-8"))
+SHIPPED = json.loads(packaged_manifest().read_text("utf-8"))
+
+
+def record(tag, **facts):
+    required = {"tag": tag, "models": ["caid-resnet50"], "state": "hosted", "sources": [f"file:{tag}.pth"]}
+    return required | {"bytes": 5, "sha256": "0" * 64} | facts
+
+
+def write(path, *weights):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema": 1, "weights": list(weights)}))
+    return path
+
+
+def test_the_shipped_manifest_keeps_to_its_schema():
+    """And the schema refuses what it must."""
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(SHIPPED, SCHEMA)
+    good = SHIPPED["weights"][0]
+    breaks = (
+        {"state": "hosted"},
+        {"sha256_note": ""},
+        {"sources": ["ftp://host/file"]},
+        {"sources": ["http://example.org/file"]},
+        {"sha256": "abc"},
+        {"licences": {}},
+        {"surprise": 1},
+        {"tag": "With.Dot"},
+    )
+    for change in breaks:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({"schema": 1, "weights": [good | change]}, SCHEMA)
+
+
+def test_every_record_fits_the_entries():
+    """Its models exist, each with a fingerprint; tags are unique per model; input and options are known ones."""
+    seen = set()
+    for weights in read_manifest(packaged_manifest()):
+        assert set(weights.fingerprint) == set(weights.models), weights.tag
+        for model in weights.models:
+            entry = get_entry(model)
+            assert (model, weights.tag) not in seen
+            seen.add((model, weights.tag))
+            assert set(weights.options) <= set(entry.config)
+            assert isinstance(entry.preprocessing.override(weights.input), Preprocessing)
+
+
+def test_every_model_has_a_record():
+    """A name without one would say nothing of where its weights are."""
+    assert all(records(name) for name in entries())
+
+
+def test_packaged_files_are_there_and_right():
+    """Each `package:` source lies in the package with the size and digest on record."""
+    from zoo.cache import hash_file
+
+    for weights in read_manifest(packaged_manifest()):
+        for source in weights.sources:
+            if source.startswith("package:"):
+                path = Path(zoo.__file__).parent / "weights" / source.removeprefix("package:")
+                assert (path.stat().st_size, hash_file(path)) == (weights.bytes, weights.sha256)
+
+
+def test_the_authors_fingerprints_are_of_their_names(unet_state):
+    """The record of the unpublished weights says what names and shapes the authors' file will have."""
+    (weights,) = (w for w in read_manifest(packaged_manifest()) if w.tag == "chestxray14")
+    for model, expected in weights.fingerprint.items():
+        assert fingerprint(get_entry(model).convert(unet_state)[0]) == expected
+
+
+def test_manifests_come_in_order_of_preference(tmp_path, monkeypatch):
+    """ZOO_MANIFEST, then what was imported, then ours; of two records with one tag the first counts."""
+    mine = write(tmp_path / "mine.json", record("a"), record("chestxray14", trained_by="zoo"))
+    imported = write(user_manifest(), record("b"), record("a", bytes=6))
+    monkeypatch.setenv("ZOO_MANIFEST", str(mine))
+    assert list(manifests()) == [mine, imported, packaged_manifest()]
+    tags = [weights.tag for weights in records("caid-resnet50")]
+    assert tags[:3] == ["a", "chestxray14", "b"]
+    assert len(tags) == len(set(tags))
+    assert find_weights("caid-resnet50").tag == "a"
+    assert find_weights("caid-resnet50", "a").bytes == 5
+    assert find_weights("caid-resnet50", "b").tag == "b"
+    monkeypatch.delenv("ZOO_MANIFEST")
+    assert find_weights("caid-resnet50").tag == "b"
+    assert find_weights("caid-resnet50", "a").bytes == 6
+
+
+def test_the_users_manifest_follows_the_cache(tmp_path):
+    """It lies in the cache that is asked for."""
+    write(tmp_path / "other" / "manifest.json", record("mine"))
+    assert find_weights("caid-resnet50", cache_dir=tmp_path / "other").tag == "mine"
+    assert "mine" not in [weights.tag for weights in records("caid-resnet50")]
+
+
+def test_only_hosted_default_weights_are_taken_without_a_tag(tmp_path, monkeypatch):
+    """On request, withdrawn and non-default ones need their tag; what is not published has none to give."""
+    weights = [
+        record("demo", default=False),
+        record("gone", state="withdrawn"),
+        record("asked", state="on-request"),
+        record("none", state="not-published", sources=[]),
+        record("plain"),
+    ]
+    monkeypatch.setenv("ZOO_MANIFEST", str(write(tmp_path / "m.json", *weights)))
+    assert find_weights("caid-resnet50").tag == "plain"
+    for tag in ("demo", "gone", "asked"):
+        assert find_weights("caid-resnet50", tag).tag == tag
+    with pytest.raises(WeightsUnavailableError, match=r"'caid-resnet50\.none'.*\n.*not-published"):
+        find_weights("caid-resnet50", "none")
+
+
+def test_unavailable_weights_come_with_the_ways_out(tmp_path, monkeypatch):
+    """What is known of each tag, and what to do: a file, an import, no weights, the recipe."""
+    empty = write(
+        tmp_path / "shipped.json", record("chestxray14", state="not-published", sources=[], notes="Ask them.")
+    )
+    monkeypatch.setattr("zoo.manifest.packaged_manifest", lambda: empty)
+    with pytest.raises(WeightsUnavailableError) as caught:
+        find_weights("caid-resnet50")
+    message = str(caught.value)
+    assert "no weights can be loaded for 'caid-resnet50'" in message
+    assert "chestxray14 (not-published, trained by user). Ask them." in message
+    for way in ("checkpoint='FILE'", "`zoo import caid-resnet50 FILE`", "pretrained=False", "recipe"):
+        assert way in message
+
+
+def test_a_wrong_tag_names_the_right_ones():
+    """The message lists the tags of the model."""
+    with pytest.raises(UnknownModelError, match=r"'caid-resnet50' has no weights with the tag 'imagenet'.*chestxray14"):
+        find_weights("caid-resnet50", "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "cannot be read"),
+        ('{"schema": 2, "weights": []}', '"schema": 1'),
+        (json.dumps({"schema": 1, "weights": [{"tag": "x", "state": "hosted"}]}), "'x'.*missing.*bytes.*models"),
+        (json.dumps({"schema": 1, "weights": [record("x", sha265="typing error")]}), "unknown.*sha265"),
+        (json.dumps({"schema": 1, "weights": [record("x", state="lost")]}), "state 'lost'"),
+    ],
+)
+def test_a_broken_manifest_is_named(content, expected, tmp_path, monkeypatch):
+    """With the file, the record and what is wrong in it."""
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    monkeypatch.setenv("ZOO_MANIFEST", str(path))
+    with pytest.raises(OptionError, match=expected) as caught:
+        zoo.model_info("caid-resnet50")
+    assert str(path) in str(caught.value)
+
+
+def test_a_manifest_that_is_not_there_is_an_error(monkeypatch):
+    """Rather than the weights that would be taken without it."""
+    monkeypatch.setenv("ZOO_MANIFEST", "/no/such/manifest.json")
+    with pytest.raises(OptionError, match=r"ZOO_MANIFEST=/no/such/manifest\.json does not exist"):
+        list(manifests())

@@ -1,0 +1,126 @@
+"""Names, what is known of them, and the entry points that follow from them."""
+
+import ast
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+import zoo
+from zoo.entry import Preprocessing
+from zoo.errors import OptionError, UnknownModelError
+from zoo.registry import FAMILIES, entries, get_entry
+
+REPOSITORY = Path(zoo.__file__).parents[1]
+
+
+def test_models_are_listed_by_pattern():
+    """All names, without tags; a shell pattern picks some."""
+    names = zoo.list_models()
+    assert {"caid-resnet50", "caid-resnet50-unet"} <= set(names)
+    assert zoo.list_models("*-unet") == [name for name in names if name.endswith("-unet")]
+    assert zoo.list_models("nothing*") == []
+
+
+def test_every_folder_of_entries_is_a_family():
+    """The tuple written by hand names what is there, and nothing else."""
+    folders = {path.parent.name for path in (REPOSITORY / "zoo" / "entries").glob("*/__init__.py")}
+    assert folders == set(FAMILIES)
+
+
+@pytest.mark.parametrize("wrong", ["caid-resnet5", "caid_resnet50", "CAiD-ResNet50", "caid-resnet50-unt.tag"])
+def test_a_wrong_name_gets_the_near_ones(wrong):
+    """A slip of the pen, an underscore, capitals, with or without a tag."""
+    with pytest.raises(UnknownModelError, match="did you mean 'caid-resnet50") as caught:
+        zoo.load_model(wrong)
+    assert repr(wrong) in str(caught.value)
+    assert isinstance(caught.value, KeyError)
+
+
+def test_a_name_unlike_any_gets_the_list():
+    """Nothing is near, so all are named."""
+    with pytest.raises(UnknownModelError, match=r"the names are .*caid-resnet50-unet"):
+        zoo.model_info("zzz")
+
+
+@pytest.mark.parametrize("name", entries())
+def test_what_an_entry_says_of_its_network_is_true(name):
+    """Required groups, head, stem and stages are parts of it; the defaults build it; its card exists."""
+    entry = get_entry(name)
+    with torch.device("meta"):
+        network = entry.build({**entry.config, "num_classes": 3})
+    names = network.state_dict().keys()
+    assert {"num_classes", "in_channels"} <= set(entry.config)
+    for prefix in (*entry.required, entry.head, *(p for stage in entry.stages for p in stage)):
+        assert any(n.startswith(prefix) for n in names), prefix
+    assert network.state_dict()[entry.stem].shape[1] == entry.config["in_channels"]
+    assert len(entry.preprocessing.channels) == entry.config["in_channels"]
+    with torch.device("meta"):
+        assert len(entry.build(dict(entry.config)).state_dict()) > 0
+    assert entry.family in FAMILIES
+
+
+def test_what_is_known_of_a_model():
+    """Plain names and tags; what stands in the manifest and in the entry."""
+    info = zoo.model_info("caid-resnet50.chestxray14")
+    assert info.name == "caid-resnet50.chestxray14"
+    assert "chestxray14" in info.tags
+    assert (info.state, info.trained_by, info.default) == ("not-published", "authors", False)
+    assert info.sources == ()
+    assert info.licences["weights"]["commercial"] is False
+    assert "MIDL 2022" in info.citation
+    assert info.input == Preprocessing(("grey", "grey", "grey"), (224, 224), 256)
+    assert info.options["in_channels"] == 3
+    assert asdict(info)["input"]["size"] == (224, 224)
+    with pytest.raises(UnknownModelError, match="no weights with the tag 'x'"):
+        zoo.model_info("caid-resnet50.x")
+
+
+def test_a_record_may_change_the_input():
+    """Single fields, lists as tuples; unknown ones are an error."""
+    plain = Preprocessing(("grey",), (224, 224), 256)
+    assert plain.override({"size": [96, 96], "resize": 128}) == Preprocessing(("grey",), (96, 96), 128)
+    with pytest.raises(OptionError, match=r"\['sise'\].*size"):
+        plain.override({"sise": [1, 1]})
+
+
+def test_the_hub_has_one_entry_point_per_model(unet_safetensors):
+    """Generated from the names, loading what load_model loads, with the summary as help; and nothing beside them."""
+    repository = str(REPOSITORY)
+    expected = {name.replace("-", "_") for name in zoo.list_models()}
+    assert listed() == expected
+    model = torch.hub.load(repository, "caid_resnet50", source="local", checkpoint=unet_safetensors, num_classes=3)
+    assert model.fc.out_features == 3
+    assert "features (N, 2048)" in hub().caid_resnet50.__doc__
+    with pytest.raises(UnknownModelError, match="no weights with the tag 'nothing'"):
+        torch.hub.load(repository, "caid_resnet50", source="local", tag="nothing")
+
+
+def hub():
+    spec = importlib.util.spec_from_file_location("hubconf", REPOSITORY / "hubconf.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def listed():
+    """What torch.hub.list would list: the callables without an underscore in front."""
+    return {name for name, value in vars(hub()).items() if callable(value) and not name.startswith("_")}
+
+
+def test_hub_dependencies_can_be_imported():
+    """torch.hub looks for modules under these names."""
+    assert all(importlib.util.find_spec(name) for name in hub().dependencies)
+
+
+def test_public_names_are_complete():
+    """__all__, dir and the attribute agree, and a wrong name is an AttributeError."""
+    tree = ast.parse((REPOSITORY / "zoo" / "__init__.py").read_text("utf-8"))
+    shown = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert set(zoo.__all__) - {"__version__"} == {name for name in shown if name and name != "annotations"}
+    assert all(getattr(zoo, name) for name in zoo.__all__)
+    assert set(zoo.__all__) <= set(dir(zoo))
+    with pytest.raises(AttributeError, match="no attribute 'load_modell'"):
+        zoo.load_modell  # noqa: B018
