@@ -3,9 +3,9 @@
     python benchmarks/caid.py --data images --list labels.csv --label pneumonia --model caid-resnet50.chestxray14-800
 
 Linear-probe AUROC at several label budgets over several label subsets, and retrieval of another image of the same
-patient, all at the model's own input size. Differences come with a 95 % interval from a bootstrap over patients, paired:
-both methods see the same patients drawn. `--folds 5` cross-validates by patient inside the training split and never
-opens the test images: that is for choosing settings. Without it the test split is looked at.
+patient, all at the model's own input size. Differences come with a 95 % interval from a bootstrap over patients,
+paired: both methods see the same patients drawn. `--folds 5` cross-validates by patient inside the training split and
+never opens the test images: that is for choosing settings. Without it the test split is looked at.
 
 The list is a CSV with the columns file, patient, split (train, val) and the label.
 """
@@ -49,7 +49,11 @@ def main() -> None:
     samples = train + test
     labels = np.array([s.labels[0] for s in samples])
     patients = [s.patient for s in samples]
-    tasks = folds(patients, args.folds) if args.folds else [Task(np.arange(len(train)), np.arange(len(train), len(samples)))]
+    tasks = (
+        folds(patients, args.folds)
+        if args.folds
+        else [Task(np.arange(len(train)), np.arange(len(train), len(samples)))]
+    )
     features = all_features(args, samples)
     probes = {name: probe(x, labels, tasks, args.subsets) for name, x in features.items()}
     pool = np.concatenate([t.test for t in tasks])
@@ -93,7 +97,12 @@ def all_features(args: argparse.Namespace, samples: list[Sample]) -> dict[str, n
     features = {"trained": extract_features(trained, images)}
     for seed in RANDOM_SEEDS:
         torch.manual_seed(seed)
-        features[f"random {seed}"] = extract_features(zoo.load_model(entry, pretrained=False), images)
+        network = zoo.load_model(entry, pretrained=False)
+        features[f"random {seed}"] = extract_features(network, images)
+    for name, parameter in network.named_parameters():
+        if name.endswith(".bn3.weight"):
+            nn.init.zeros_(parameter)  # how --zero-init-residual starts: a fairer opponent of what it ends with
+    features[f"random {RANDOM_SEEDS[-1]}, zero residual"] = extract_features(network, images)
     shrink: Callable[[torch.Tensor], torch.Tensor] = nn.AdaptiveAvgPool2d(16)
     features["pixels 16x16"] = extract_features(lambda x: shrink(x[:, :1]), images)
     return features
@@ -136,7 +145,10 @@ def summary(
     """Means, spreads over label subsets, and paired differences to every other contestant."""
     results: dict[str, Any] = {"auroc": {}, "retrieval": {}, "difference": {}}
     for name, scores in probes.items():
-        values = {b: [auroc(labels[t.test], s) for t, some in zip(tasks, scores[b], strict=True) for s in some] for b in BUDGETS}
+        values = {
+            b: [auroc(labels[t.test], s) for t, some in zip(tasks, scores[b], strict=True) for s in some]
+            for b in BUDGETS
+        }
         results["auroc"][name] = {str(b or "all"): [float(np.mean(v)), float(np.std(v))] for b, v in values.items()}
         first, precision, queries = found[name]
         results["retrieval"][name] = {"recall@1": first.mean(), "mAP": precision.mean(), "queries": len(queries)}

@@ -49,7 +49,9 @@ def import_time(repeats: int) -> dict[str, Any]:
     probe = "import sys, time; t = time.perf_counter(); import zoo; print(time.perf_counter() - t, *sys.modules)"
     seconds, modules = [], set[str]()
     for _ in range(repeats):
-        first, *names = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout.split()
+        first, *names = subprocess.run(
+            [sys.executable, "-c", probe], capture_output=True, text=True, check=True
+        ).stdout.split()
         seconds.append(float(first))
         modules |= set(names)
     heavy = sorted(modules & {"torch", "numpy", "timm", "monai", "requests", "torchvision"})

@@ -223,6 +223,17 @@ def test_jitter_blur_and_mirror_have_the_published_shares():
     assert 0.42 < sharp < 0.62
 
 
+def test_the_jitter_has_the_asked_range():
+    """A flat grey of 100 is multiplied by 0.6 to 1.4, or by the range that is asked for."""
+    flat = Image.fromarray(np.full((32, 32), 100, dtype=np.uint8))
+    torch.manual_seed(0)
+    for jitter, low, high in ((0.4, 60, 140), (0.1, 90, 110), (0.0, 100, 100)):
+        values = [np.asarray(caid.change(flat, jitter)[0])[0, 0] for _ in range(300)]
+        spread = 0.1 * (high - low)
+        assert low - 1 <= min(values) <= low + spread
+        assert high - spread <= max(values) <= high + 1
+
+
 def test_crops_cover_the_asked_share_of_the_area():
     """A picture of its own columns: the width that is seen lies between that of the smallest and the largest crop."""
     ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
@@ -274,6 +285,7 @@ def test_workers_do_not_matter(folder):
         ({"size": 100}, "multiple of 32, not 100"),
         ({"target_flip": "never"}, "one of with-input, upstream, not 'never'"),
         ({"min_area": 0.0}, "above 0 and at most 1"),
+        ({"jitter": 1.0}, "at least 0 and below 1, not 1.0"),
     ],
 )
 def test_wrong_settings_are_refused(folder, settings, message):

@@ -79,20 +79,21 @@ def test_the_checkpoint_has_the_authors_names_and_loads(run):
     assert {name.split(".")[0] for name in state} == {"encoder_q", "encoder_k", "queue", "queue_ptr"}
     name = "encoder.layer4.2.conv3.weight"
     trained = state[f"encoder_q.backbone.{name}"]
-    exported = load_file(out / "caid-resnet50-unet.safetensors")
+    file = out / f"caid-resnet50-unet.{out.name}.safetensors"
+    exported = load_file(file)
     assert torch.equal(exported[name], trained)
     assert set(exported) == {
         n.removeprefix("encoder_q.backbone.") for n in state if n.startswith("encoder_q.backbone.")
     }
-    for file in (out / "best.pt", out / "last.pt", out / "caid-resnet50-unet.safetensors"):
-        unet = zoo.load_model("caid-resnet50-unet", checkpoint=file)
+    for form in (out / "best.pt", out / "last.pt", file):
+        unet = zoo.load_model("caid-resnet50-unet", checkpoint=form)
         assert torch.equal(unet.state_dict()[name], trained)
-    encoder = zoo.load_model("caid-resnet50", checkpoint=out / "caid-resnet50-unet.safetensors")
+    encoder = zoo.load_model("caid-resnet50", checkpoint=file)
     assert torch.equal(encoder.state_dict()[name.removeprefix("encoder.")], trained)
 
 
-def test_the_published_behaviour_runs_and_prints_its_record(images, out, capsys):
-    """`--upstream` with validation: whole key network in the checkpoint, queue moved by validation."""
+def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, monkeypatch):
+    """`--upstream` with validation: whole key network, queue moved by validation; the printed record is a manifest's."""
     csv = str(images / "all.csv")
     lists = ["--list", csv, "--split", "train", "--val-list", csv, "--val-split", "val"]
     pretrain.main(flags(images, out, *lists, "--upstream"))
@@ -101,20 +102,25 @@ def test_the_published_behaviour_runs_and_prints_its_record(images, out, capsys)
     assert state["queue_ptr"].tolist() == [(2 * 4 + 4) % 8]  # two steps of 4, and one whole batch of 5 images
     printed = capsys.readouterr().out
     record = json.loads(printed[printed.index('{\n  "tag"') :])
-    file = out / "caid-resnet50-unet.safetensors"
+    file = out / f"caid-resnet50-unet.{out.name}.safetensors"
     assert (record["tag"], record["models"]) == ("run", ["caid-resnet50", "caid-resnet50-unet"])
     assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
-    assert len(record["sha256"]) == 64
-    assert set(record["fingerprint"]) == set(record["models"])
+    assert f"--data {images.name} --out {out.name}" in record["provenance"]["command"]
+    assert str(images) not in printed
+    (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(out / "manifest.json"))
+    for model in record["models"]:
+        assert zoo.load_report(zoo.load_model(f"{model}.run")).sha256 == record["sha256"]
+        assert zoo.model_info(f"{model}.run").input.size == (32, 32)
 
 
 def test_mode_id_exports_the_encoder(images, out):
     """Without a decoder and without a list; the file is the ResNet-50's, and the best epoch is by the training loss."""
     metrics = pretrain.main(flags(images, out, "--mode", "id", "--precision", "bf16", "--channels-last"))
     assert "mse" not in metrics
-    assert not (out / "caid-resnet50-unet.safetensors").exists()
+    assert not list(out.glob("caid-resnet50-unet*"))
     state = torch.load(out / "best.pt", weights_only=True)["model"]
-    encoder = zoo.load_model("caid-resnet50", checkpoint=out / "caid-resnet50.safetensors")
+    encoder = zoo.load_model("caid-resnet50", checkpoint=out / f"caid-resnet50.{out.name}.safetensors")
     trained = state["encoder_q.backbone.encoder.conv1.weight"]
     assert torch.equal(encoder.state_dict()["conv1.weight"], trained)
 

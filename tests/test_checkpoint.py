@@ -2,6 +2,7 @@
 
 import importlib
 import pickle
+import random
 import zipfile
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from zoo.checkpoint import (
 )
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.formats import is_on_network, open_checkpoint, sniff
+from zoo.formats import open_checkpoint, sniff
+from zoo.mounts import is_on_network
 
 
 def tensors(*names):
@@ -429,6 +431,27 @@ def test_what_is_no_checkpoint_is_said_to_be_none(write, expected, tmp_path):
     with pytest.raises(CheckpointFormatError, match=expected) as caught:
         zoo.load_model("caid-resnet50", checkpoint=path)
     assert str(caught.value).startswith(f"load_model('caid-resnet50', checkpoint='{path}'): {path}")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("save", [save_zip, save_safetensors, save_legacy])
+def test_damage_is_never_a_surprise(save, tmp_path):
+    """Cut at any place or with bytes changed, a file opens or is refused with one of our errors, read or inspected."""
+    save(tmp_path / "good.bin")
+    good, bad, draw = (tmp_path / "good.bin").read_bytes(), tmp_path / "bad.bin", random.Random(0)
+    refused = 0
+    for i in range(150):
+        content = bytearray(good[: draw.randrange(len(good))] if i % 3 == 0 else good)
+        for _ in range(i % 3 * 4):
+            content[draw.randrange(600) if i % 2 else draw.randrange(len(content))] = draw.randrange(256)
+        bad.write_bytes(content)
+        try:
+            stored = open_checkpoint(bad)
+            stored.read(dict(stored.tensors))
+        except (CheckpointFormatError, UnsafeCheckpointError):
+            refused += 1
+            assert zoo.inspect_checkpoint(bad).problem
+    assert refused > 50
 
 
 def test_a_wrong_suffix_does_not_mislead(tmp_path):

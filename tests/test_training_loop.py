@@ -20,12 +20,12 @@ from zoo.training.loop import fit, mean_losses
 from zoo.training.runlog import read_log
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-def test_clipping_bounds_the_gradient_of_the_step(tmp_path, accumulate):
-    """A gradient of norm 50 clipped to 2 moves the weight by lr * 2; one of norm 1 is left alone."""
+@pytest.mark.parametrize(("accumulate", "precision"), [(1, "fp32"), (4, "fp32"), (1, "fp16")])
+def test_clipping_bounds_the_gradient_of_the_step(tmp_path, accumulate, precision):
+    """A gradient of norm 50 clipped to 2 moves the weight by lr * 2; one of norm 1 is left alone, scaled or not."""
     for slope, moved in ((50.0, 0.2), (1.0, 0.1)):
         method = Scripted(slope=slope)
-        run(method, tmp_path / str(slope), clip_grad=2.0, accumulate=accumulate)
+        run(method, tmp_path / str(slope), clip_grad=2.0, accumulate=accumulate, precision=precision)
         assert method.weight.tolist() == pytest.approx([-moved, 0.0], rel=1e-5)
 
 

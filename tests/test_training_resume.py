@@ -76,11 +76,12 @@ def test_kill_9_in_an_epoch_then_resume_ends_with_the_same_weights(tmp_path, wor
 def test_clean_stop_then_resume_ends_with_the_same_weights(tmp_path):
     """Two epochs and then two more are four epochs, with Adam, clipping, accumulation, plateau and bf16."""
     flags = ["--schedule", "plateau", "--plateau-patience", 0, "--optimizer", "adamw", "--lr", 0.01, "--clip-grad", 1]
-    flags += ["--accumulate", 2, "--precision", "bf16", "--monitor", "+accuracy"]
+    flags += ["--accumulate", 2, "--precision", "bf16", "--monitor", "accuracy"]
     toy_run.main(toy(tmp_path / "whole", *flags))
     toy_run.main(toy(tmp_path / "cut", *flags, "--epochs", 2))
     toy_run.main(toy(tmp_path / "cut", *flags, "--resume"))
     assert_identical(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
+    assert state_of(tmp_path / "cut")["plateau"]["factor"] < 0.5  # it shrank before the stop and after
     assert torch.load(tmp_path / "whole/best.pt")["epoch"] == torch.load(tmp_path / "cut/best.pt")["epoch"]
 
 

@@ -104,7 +104,7 @@ def verify(
     from zoo.manifest import records, tagged_record
     from zoo.registry import get_entry, list_models, split_name
 
-    problems = []
+    problems: list[str] = []
     chosen = names or [f"{n}.{r.tag}" for n in list_models() for r in records(n, cache_dir)]
     for name in chosen:
         model, tag = split_name(name)
@@ -164,7 +164,7 @@ def export(
 
 @app.command()
 def doctor(as_json: Json = False, cache_dir: CacheDir = None) -> None:
-    """Check this installation: libraries, cache, manifests, and which weights are here; exit 1 if something is wrong."""
+    """Check this installation: libraries, cache, manifests, and the weights here; exit 1 if something is wrong."""
     from zoo.doctor import diagnose
 
     checks = diagnose(cache_dir)

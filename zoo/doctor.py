@@ -59,13 +59,18 @@ def _cache(home: Path) -> list[Check]:
     writable = os.access(nearest, os.W_OK)
     if not writable and not home.is_dir():
         return [Check("cache", False, f"{home} cannot be made: {nearest} is read-only; set ZOO_HOME")]
-    return [Check("cache", True, f"{home} ({'writable' if writable else 'read-only: only what is in it can be loaded'})")]
+    return [
+        Check("cache", True, f"{home} ({'writable' if writable else 'read-only: only what is in it can be loaded'})")
+    ]
 
 
 def _settings(home: Path) -> list[Check]:
     names = ("ZOO_HOME", "ZOO_MANIFEST", "ZOO_MIRROR", "ZOO_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "ZOO_RETRY_WAIT")
     said = ", ".join(f"{n}={os.environ[n]}" for n in names if n in os.environ)
-    return [Check("settings", True, said or "none"), Check("connections", True, "forbidden" if is_offline() else "allowed")]
+    return [
+        Check("settings", True, said or "none"),
+        Check("connections", True, "forbidden" if is_offline() else "allowed"),
+    ]
 
 
 def _manifests(home: Path) -> list[Check]:

@@ -6,7 +6,7 @@ Opening a file gives names, shapes and types; its tensors are mapped, so that no
 from __future__ import annotations
 
 import pickle
-import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from zoo.errors import CheckpointFormatError
+from zoo.mounts import is_on_network
 from zoo.safety import allow_list, refusal
 
 if TYPE_CHECKING:
@@ -26,12 +27,13 @@ Mmap: TypeAlias = "bool | Literal['auto']"
 SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 
+_DAMAGE = (
+    *(RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError, EOFError, OSError, MemoryError),
+    struct.error,
+)
+"""What torch's reader stumbles over in a damaged file."""
 _CHUNK = 8 << 20
 _LOADING = Lock()  # torch's allow-list is one for all threads
-_NETWORK = re.compile(
-    r"nfs4?|lustre|gpfs|cifs|smb\w*|beegfs|ceph|9p|afs|panfs|orangefs|pvfs2|wekafs|glusterfs|ncpfs"
-    r"|fuse\.(sshfs|s3fs|rclone|gcsfuse|glusterfs|ceph|juicefs|goofys|davfs2?)"
-)
 _TENSORFLOW_MAGIC = bytes.fromhex("57fb808b247547db")
 _MAGIC = {
     b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
@@ -194,7 +196,7 @@ def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
             content = torch.load(path, map_location="cpu", mmap=kind == TORCH_ZIP, weights_only=True)
     except pickle.UnpicklingError as error:
         raise refusal(path, error) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+    except _DAMAGE as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise CheckpointFormatError(
             f"{path} begins like a {kind}, but is cut short, damaged or not written by torch.save ({reason}). "
@@ -230,21 +232,3 @@ def find_tensors(content: object, path: Path) -> tuple[State, tuple[str, ...]]:
             "Save the inner dictionary by itself: torch.save(torch.load(FILE)[KEY], NEW_FILE)"
         )
     return tensors, ()
-
-
-def is_on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether a file lies on a network file system, where mapped pages are slow and may vanish under the process.
-
-    Args:
-        path: The file.
-        mounts: The kernel's table of mounts; where there is none, the file counts as local.
-    """
-    if not mounts.is_file():
-        return False
-    place, best, kind = path.resolve(), Path("/"), ""
-    for line in mounts.read_text("utf-8", "surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4]))
-        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
-            best, kind = point, right.split()[0]
-    return _NETWORK.fullmatch(kind) is not None

@@ -12,7 +12,7 @@ from zoo.cache import hash_file
 from zoo.download import fetch
 from zoo.errors import CheckpointFormatError
 from zoo.loading import load_model
-from zoo.manifest import RemoteFile, WeightsFile, records, read_manifest, user_manifest
+from zoo.manifest import RemoteFile, WeightsFile, read_manifest, records, user_manifest
 from zoo.registry import get_entry, split_name
 
 DEFAULT_TAG = "imported"

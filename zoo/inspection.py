@@ -13,7 +13,7 @@ from zoo.checkpoint import convert, set_aside
 from zoo.coverage import compare, shape_text
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, UnsafeCheckpointError
-from zoo.formats import TORCH_LEGACY, TORCH_ZIP, open_checkpoint, sniff
+from zoo.formats import open_checkpoint, sniff
 from zoo.registry import entries
 from zoo.report import first_names
 from zoo.safety import refused_globals
@@ -102,7 +102,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     try:
         stored = open_checkpoint(path, mmap=True)
     except (CheckpointFormatError, UnsafeCheckpointError) as error:
-        refused = refused_globals(path) if kind in (TORCH_ZIP, TORCH_LEGACY) else ()
+        refused = refused_globals(path) if isinstance(error, UnsafeCheckpointError) else ()
         return CheckpointSummary(str(path), kind, size, refused=refused, problem=str(error))
     types: Counter[str] = Counter()
     for tensor in stored.tensors.values():

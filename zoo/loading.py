@@ -17,7 +17,7 @@ from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.formats import Mmap, StoredState, open_checkpoint
 from zoo.inspection import guess
-from zoo.locate import Located, own_file, published_file
+from zoo.locate import Located, find_file
 from zoo.manifest import find_weights
 from zoo.registry import chosen_record, get_entry, split_name
 from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
@@ -75,22 +75,16 @@ def load_model(
     asked = _check_arguments(entry, num_classes, in_channels, options)
     place = _check_place(device, mmap)
     if checkpoint is None and not pretrained:
-        model = build_network(entry, {**entry.config, **asked}, meta=False)
-        fresh = dict.fromkeys(model.state_dict(), "random")
-        return _finish(model, LoadReport(entry.name, fresh=fresh, source="random"), place)
+        return _finish(*_random(entry, asked), place)
     with _named(name, checkpoint):
-        located = (
-            published_file(entry, name, cache_dir=cache_dir, offline=offline, progress=progress)
-            if checkpoint is None
-            else own_file(checkpoint)
-        )
+        located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
         stored = open_checkpoint(located.path, mmap=mmap)
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
         config = {**entry.config, **located.options, **facts, **asked}
         model = build_network(entry, config)
-        report = _fill(model, state, entry, stored, config)
+        report = _fill(model, state, entry, stored, projection=bool(config.get("projection")))
     report = replace(report, dropped=dropped | report.dropped, **located.facts())
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, place)
@@ -157,9 +151,14 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
         )
 
 
-def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, config: Config) -> LoadReport:
+def _random(entry: Entry, asked: Config) -> tuple[nn.Module, LoadReport]:
+    model = build_network(entry, {**entry.config, **asked}, meta=False)
+    return model, LoadReport(entry.name, fresh=dict.fromkeys(model.state_dict(), "random"), source="random")
+
+
+def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, *, projection: bool) -> LoadReport:
     try:
-        return load_into(model, state, entry, read=stored.read, projection=bool(config.get("projection")))
+        return load_into(model, state, entry, read=stored.read, projection=projection)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(
             f"{error}\n  guess: {guess(entry, stored.tensors, stored.path)}\n"

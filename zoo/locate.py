@@ -52,26 +52,22 @@ class Located:
         return {"tag": tag, "trained_by": trained_by, "source": self.source, "sha256": self.sha256}
 
 
-def own_file(checkpoint: str | Path) -> Located:
-    """Return a file of the user's own, which is neither verified nor converted.
-
-    Raises:
-        OptionError: It is not a path.
-    """
-    if not isinstance(checkpoint, (str, PathLike)) or "://" in str(checkpoint):
-        raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
-    path = Path(checkpoint).expanduser()
-    return Located(path, str(path))
-
-
-def published_file(
-    entry: Entry, name: str, *, cache_dir: str | Path | None, offline: bool | None, progress: bool
+def find_file(
+    entry: Entry,
+    name: str,
+    checkpoint: str | Path | None,
+    *,
+    cache_dir: str | Path | None,
+    offline: bool | None,
+    progress: bool,
 ) -> Located:
-    """Return the verified file that a name stands for, as safetensors: its own, or the copy in the cache.
+    """Find the file that a request is for.
 
     Args:
         entry: The entry of the model.
         name: The model, with or without a tag.
+        checkpoint: The user's own file, which is neither verified nor converted; None for the one on record, which is
+            both: fetched where it is not in the cache, and a safetensors copy made of any other format.
         cache_dir: The cache; see `cache_home`.
         offline: Whether connections are forbidden; see `is_offline`.
         progress: Whether to draw a progress bar.
@@ -79,12 +75,21 @@ def published_file(
     Raises:
         WeightsUnavailableError: No weights can be had under this name.
         DownloadError: The file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
+        OptionError: `checkpoint` is not a path.
     """
+    if checkpoint is not None:
+        return _own(checkpoint)
     record = find_weights(entry.name, split_name(name)[1], cache_dir)
     fetched = fetch(record, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
-    source = fetched.source or str(fetched.path)
-    located = Located(fetched.path, source, record, fetched.sha256)
+    located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256)
     return located if sniff(fetched.path) == SAFETENSORS else _converted(entry, located, cache_dir)
+
+
+def _own(checkpoint: str | Path) -> Located:
+    if not isinstance(checkpoint, (str, PathLike)) or "://" in str(checkpoint):
+        raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
+    path = Path(checkpoint).expanduser()
+    return Located(path, str(path))
 
 
 def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> Located:

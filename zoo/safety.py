@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,13 +58,13 @@ def refused_globals(path: Path) -> tuple[str, ...]:
         path: A zip archive or a pickle; any other file asks for nothing.
     """
     found: set[str] = set()
-    if zipfile.is_zipfile(path):
+    try:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if name.endswith(".pkl"):
                     with archive.open(name) as stream:
                         found |= _pickled_globals(stream)
-    else:
+    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError):  # not a zip archive, or a damaged one
         with path.open("rb") as stream:
             for _ in range(4):  # three small pickles of torch.save stand before the object
                 found |= _pickled_globals(stream)
@@ -87,6 +88,6 @@ def _pickled_globals(stream: IO[bytes]) -> set[str]:
                 strings.append(memo.get(argument, ""))
             elif isinstance(argument, str):
                 strings.append(argument)
-    except (ValueError, IndexError, EOFError, zipfile.BadZipFile):
+    except (ValueError, LookupError, EOFError, MemoryError, zipfile.BadZipFile):
         return found
     return found

@@ -7,6 +7,7 @@ import dataclasses
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from zoo.errors import OptionError
@@ -100,3 +101,17 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
     args = cls(**vars(parser.parse_args(argv)))
     args.check()
     return args
+
+
+def command_of(args: TrainArgs, module: str) -> str:
+    """The command that made a run: the flags that differ from the defaults, files and folders by their last name."""
+    words = ["python", "-m", module]
+    for f in fields(args):
+        value, flag = getattr(args, f.name), "--" + f.name.replace("_", "-")
+        if value == f.default or f.name in ("resume", "tensorboard"):
+            continue
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            words += [flag, Path(value).name if isinstance(value, str) else str(value)]
+    return " ".join(words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,29 @@ def publish(
     out: Path,
     *,
     models: tuple[str, ...],
-    args: Mapping[str, Any],
+    input: Mapping[str, Any],
+    command: str,
     metrics: Mapping[str, float],
     half: bool = False,
 ) -> Path:
     """Export what the entries keep of a method's state, and print the manifest record to paste.
 
-    The file holds what the last of `models` keeps (the largest network of a family stands last), under that network's
-    own names; its header says how it was made. Returns the file's path, `OUT/<model>.safetensors`.
+    Args:
+        state: State dict of the method.
+        out: Folder of the run, whose name becomes the tag.
+        models: Entries that the weights fill, the largest network last: the file holds what that one keeps, under its
+            own names.
+        input: Fields of the entries' `Preprocessing` that the run had otherwise.
+        command: How the weights were made; also in the file's header.
+        metrics: Of the best epoch.
+        half: Half precision; 1-D tensors stay float32.
+
+    Returns:
+        The file, `OUT/<largest model>.<tag>.safetensors`.
     """
-    entry = get_entry(models[-1])
-    kept, _ = entry.convert(dict(state))
-    path = out / f"{models[-1]}.safetensors"
-    export_safetensors(kept, path, half=half, metadata={"model": models[-1], "args": json.dumps(dict(args))})
+    kept, _ = get_entry(models[-1]).convert(dict(state))
+    path = out / f"{models[-1]}.{out.name}.safetensors"
+    export_safetensors(kept, path, half=half, metadata={"model": models[-1], "command": command})
     record = {
         "tag": out.name,
         "models": list(models),
@@ -42,8 +51,9 @@ def publish(
         "bytes": path.stat().st_size,
         "sha256": hash_file(path),
         "format": "safetensors",
-        "fingerprint": {name: fingerprint(get_entry(name).convert(dict(state))[0]) for name in models},
-        "provenance": {"command": " ".join(sys.argv), "metrics": dict(metrics)},
+        "fingerprint": {name: fingerprint(get_entry(name).convert(dict(kept))[0]) for name in models},
+        "input": dict(input),
+        "provenance": {"command": command, "metrics": dict(metrics)},
     }
     print(json.dumps(record, indent=2))
     return path

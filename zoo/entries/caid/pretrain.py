@@ -11,19 +11,21 @@ has a defect the default is the right thing; `--upstream` brings the published b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from zoo.entries.caid import PREPROCESSING
 from zoo.entries.caid.data import JITTER, PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
 from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
-from zoo.training.args import TrainArgs, arg, parse_args
+from zoo.training.args import TrainArgs, arg, command_of, parse_args
 from zoo.training.loop import Metrics, Validate, fit, mean_losses
+from zoo.training.publish import publish
 
 
 @dataclass(kw_only=True)
@@ -56,6 +58,7 @@ class Args(TrainArgs):
     key_full_unet: bool = arg("give the key network its unused decoder", False)
     validate_mutates_state: bool = arg("let validation write the queue and move the key network", False)
     val_random: bool = arg("draw new validation views each epoch", False)
+    half: bool = arg("export the weights in half precision", False)
     upstream: bool = arg("the published behaviour in all four: target, key decoder, validation state and views", False)
 
 
@@ -73,10 +76,16 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         validate=validation(args, processes),
     )
     if processes.is_main:
-        from zoo.training.publish import publish
-
         best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
-        publish(best["model"], Path(args.out), models=models_of(args), args=asdict(args), metrics=metrics)
+        publish(
+            best["model"],
+            Path(args.out),
+            models=models_of(args),
+            input=input_of(args),
+            command=command_of(args, "zoo.entries.caid.pretrain"),
+            metrics=metrics,
+            half=args.half,
+        )
     distributed.stop()
     return metrics
 
@@ -141,6 +150,14 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
         return mean_losses(method, loader, processes, channels_last=args.channels_last)
 
     return validate
+
+
+def input_of(args: Args) -> dict[str, object]:
+    """What the record must say of the input where the run did not have the published size."""
+    if args.size == PUBLISHED_SIZE:
+        return {}
+    scale = args.size / PUBLISHED_SIZE
+    return {"size": [args.size, args.size], "resize": round((PREPROCESSING.resize or PUBLISHED_SIZE) * scale)}
 
 
 def models_of(args: Args) -> tuple[str, ...]:

@@ -1,0 +1,247 @@
+"""The `zoo` command: what it prints, its exit codes, and that the light commands stay light."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo.cli import main
+
+
+@pytest.fixture
+def zoo(capsys):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as leaving:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return leaving.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def in_house(tmp_path, monkeypatch):
+    """A manifest of one small file, by ZOO_MANIFEST; returns the file."""
+    file = tmp_path / "in-house.bin"
+    file.write_bytes(b"\x80weights that only download and verify look at" * 100)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    facts = {"sources": [f"file:{file.name}"], "bytes": file.stat().st_size, "sha256": digest}
+    record = {"tag": "in-house", "models": ["caid-resnet50"], "state": "hosted", **facts}
+    manifest = tmp_path / "in-house.json"
+    manifest.write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(manifest))
+    return file
+
+
+def one_line(err):
+    return len(err.strip().splitlines()) == 1 and "Traceback" not in err
+
+
+def test_list_shows_every_model_and_tag(zoo):
+    """`zoo list` has a line for each model and its weights, `--json` the same for programs."""
+    code, out, _ = zoo("list")
+    assert code == 0
+    assert "caid-resnet50-unet" in out
+    assert "not-published" in out
+    rows = json.loads(zoo("list", "caid-resnet50", "--json")[1])
+    assert {row["name"] for row in rows} == {"caid-resnet50"}
+    assert "chestxray14" in {row["tag"] for row in rows}
+
+
+def test_list_with_a_pattern_that_matches_nothing(zoo):
+    """A pattern without a match is wrong use, not an empty table."""
+    code, _, err = zoo("list", "vgg*")
+    assert code == 2
+    assert "'vgg*'" in err
+    assert one_line(err)
+
+
+def test_info_tells_licence_state_and_input(zoo):
+    """`zoo info` prints what a user must know before using weights."""
+    code, out, _ = zoo("info", "caid-resnet50.chestxray14")
+    assert code == 0
+    for part in ("ASU", "not-published", "MIDL 2022", "(224, 224)"):
+        assert part in out
+    facts = json.loads(zoo("info", "caid-resnet50.chestxray14", "--json")[1])
+    assert facts["trained_by"] == "authors"
+    assert facts["input"]["size"] == [224, 224]
+
+
+@pytest.mark.parametrize(
+    "wrong", [("info", "caid-resnet5"), ("download", "caid-resnet50.nonsense"), ("verify", "nonsense")]
+)
+def test_unknown_names_are_wrong_use(zoo, wrong):
+    """An unknown model or tag: exit code 2, one line that repeats the name."""
+    code, _, err = zoo(*wrong)
+    assert code == 2
+    assert wrong[1].split(".")[-1] in err
+    assert one_line(err)
+
+
+def test_wrong_flags_are_wrong_use(zoo):
+    """An unknown command or flag: exit code 2 and the usage."""
+    assert zoo("frobnicate")[0] == 2
+    code, _, err = zoo("list", "--frobnicate")
+    assert code == 2
+    assert "--frobnicate" in err
+
+
+def test_download_of_unpublished_weights_says_the_ways_out(zoo):
+    """What cannot be downloaded fails with exit code 1 and says what to do instead."""
+    code, _, err = zoo("download", "caid-resnet50.chestxray14")
+    assert code == 1
+    assert "zoo import" in err
+    assert "checkpoint=" in err
+    assert one_line(err)
+
+
+def test_download_then_verify_then_damage(zoo, in_house):
+    """A downloaded file verifies; with one bit flipped `verify` names it, and the next download replaces it."""
+    name = "caid-resnet50.in-house"
+    code, out, _ = zoo("download", name)
+    assert code == 0
+    path = out.split()[-1]
+    assert zoo("verify", name)[0] == 0
+    damaged = bytearray(in_house.read_bytes())
+    damaged[17] ^= 1
+    with open(path, "wb") as file:
+        file.write(damaged)
+    code, out, err = zoo("verify", name)
+    assert code == 1
+    assert "BAD" in out
+    assert path in err
+    assert zoo("download", name)[0] == 0
+    assert Path(path).read_bytes() == in_house.read_bytes()
+    assert zoo("verify", name)[0] == 0
+
+
+def test_verify_tells_absent_from_bad(zoo, in_house):
+    """What was never downloaded is no failure."""
+    code, out, _ = zoo("verify", "caid-resnet50.in-house")
+    assert code == 0
+    assert "not downloaded" in out
+
+
+def test_offline_download_says_where_to_put_the_file(zoo, monkeypatch, tmp_path):
+    """On a machine without connections the error has size, digest, source and place."""
+    digest = "ab" * 32
+    facts = {"sources": ["https://example.invalid/w.pth"], "bytes": 123, "sha256": digest}
+    record = {"tag": "far", "models": ["caid-resnet50"], "state": "hosted", **facts}
+    (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    code, _, err = zoo("download", "caid-resnet50.far")
+    assert code == 1
+    for part in ("123", digest, "https://example.invalid/w.pth", str(tmp_path / "zoo-home" / "files" / digest)):
+        assert part in err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    """`--debug` lets the traceback through, wherever it stands."""
+    done = subprocess.run([sys.executable, "-m", "zoo", "info", "nonsense", "--debug"], capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+    assert "UnknownModelError" in done.stderr
+
+
+def test_light_commands_import_no_torch(tmp_path, in_house):
+    """`list`, `info`, `download` and `verify` load neither torch nor numpy."""
+    commands = (["list"], ["info", "caid-resnet50"], ["download", "caid-resnet50.in-house"], ["verify"])
+    code = (
+        "import sys\nfrom zoo.cli import main\n"
+        f"for command in {commands!r}:\n"
+        "    try:\n        main(command)\n    except SystemExit as leaving:\n        assert not leaving.code, command\n"
+        "print('HEAVY', [m for m in ('torch', 'numpy', 'timm', 'monai') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "HEAVY []" in done.stdout
+
+
+def test_doctor_finds_nothing_wrong_here(zoo):
+    """A sound installation gives exit code 0 and a line for each library, manifest and weight file."""
+    code, out, _ = zoo("doctor", "--json")
+    checks = {check["name"]: check for check in json.loads(out)}
+    assert code == 0, [c for c in checks.values() if not c["ok"]]
+    assert checks["torch"]["ok"]
+    assert "chestxray14" in " ".join(checks)
+
+
+def test_doctor_names_a_broken_manifest(zoo, tmp_path, monkeypatch):
+    """A manifest that cannot be read is a problem, with its path."""
+    (tmp_path / "broken.json").write_text("{")
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "broken.json"))
+    code, out, err = zoo("doctor")
+    assert code != 0
+    assert "broken.json" in out + err
+
+
+def test_inspect_reads_a_checkpoint(zoo, unet_safetensors):
+    """`zoo inspect` says the format and which models the file fits."""
+    code, out, _ = zoo("inspect", unet_safetensors)
+    assert code == 0
+    assert "safetensors" in out
+    assert "caid-resnet50-unet" in out
+    facts = json.loads(zoo("inspect", unet_safetensors, "--json")[1])
+    assert facts["tensors"] == 380
+
+
+def test_inspect_of_no_checkpoint(zoo, tmp_path):
+    """A file that does not exist fails in one line."""
+    code, _, err = zoo("inspect", tmp_path / "absent.pth")
+    assert code == 1
+    assert "absent.pth" in err
+    assert one_line(err)
+
+
+def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
+    """After `zoo import` the plain name loads the user's file, checked and under its digest."""
+    import zoo as package
+
+    code, out, _ = zoo("import", "caid-resnet50", unet_file)
+    assert code == 0
+    assert "caid-resnet50.imported" in out
+    info = package.model_info("caid-resnet50")
+    assert info.name == "caid-resnet50.imported"
+    assert info.trained_by == "user"
+    report = package.load_report(package.load_model("caid-resnet50"))
+    assert report.sha256 == hashlib.sha256(unet_file.read_bytes()).hexdigest()
+    assert report.tag == "imported"
+
+
+def test_import_replaces_an_earlier_one_of_the_same_tag(zoo, unet_file, unet_safetensors):
+    """The tag stands for the file imported last."""
+    from zoo.manifest import records
+
+    zoo("import", "caid-resnet50-unet.mine", unet_file)
+    zoo("import", "caid-resnet50-unet.mine", unet_safetensors)
+    mine = [r for r in records("caid-resnet50-unet") if r.tag == "mine"]
+    assert [r.sha256 for r in mine] == [hashlib.sha256(unet_safetensors.read_bytes()).hexdigest()]
+
+
+def test_import_of_a_file_that_does_not_fit(zoo, tmp_path):
+    """A checkpoint of something else is refused and leaves no record."""
+    import torch
+
+    from zoo.manifest import user_manifest
+
+    torch.save({"features.conv0.weight": torch.zeros(4)}, tmp_path / "other.pth")
+    code, _, err = zoo("import", "caid-resnet50", tmp_path / "other.pth")
+    assert code == 1
+    assert "other.pth" in err
+    assert not user_manifest().exists()
+
+
+def test_export_writes_the_librarys_names(zoo, unet_safetensors, tmp_path):
+    """`zoo export --checkpoint` writes a file that the plain library class loads strictly."""
+    import timm
+    from safetensors.torch import load_file
+
+    out = tmp_path / "encoder.safetensors"
+    assert zoo("export", "caid-resnet50", out, "--checkpoint", unet_safetensors)[0] == 0
+    timm.create_model("resnet50", num_classes=0).load_state_dict(load_file(out), strict=True)
+    assert out.stat().st_size > 90e6
