@@ -214,9 +214,23 @@ def test_keys_can_be_run_in_parts(method):
     assert seen == [2, 2, 4]
 
 
-def test_mode_id_is_plain_instance_discrimination():
+@pytest.fixture(scope="module")
+def identity_start():
+    """Mode "id" with a one-layer head, its residual blocks started as the identity."""
+    return CAiD(mode="id", queue_size=8, mlp=False, zero_init_residual=True)
+
+
+def test_residual_blocks_can_start_as_the_identity(identity_start, lean):
+    """The last norm of each of the 16 blocks has weight 0 in both networks; by default, as the authors', it has 1."""
+    names = [name for name in lean[1] if name.endswith(".bn3.weight")]
+    assert len(names) == 2 * 16
+    assert all(not identity_start.state_dict()[name].any() for name in names)
+    assert all((lean[1][name] == 1).all() for name in names)
+
+
+def test_mode_id_is_plain_instance_discrimination(identity_start):
     """No decoder in either network, no reconstruction; everything in the query network takes part."""
-    method = CAiD(mode="id", queue_size=8, mlp=False).train()
+    method = identity_start.train()
     losses = method(views())
     losses["loss"].backward()
     assert set(losses) == {"loss", "nce", "accuracy"}
@@ -297,3 +311,12 @@ def test_uneven_validation_shares_do_not_wait_for_each_other(method, tmp_path):
         whole = mean_losses(method, DataLoader(samples, 3), Processes(0, 1, torch.device("cpu")))
     for result in gloo.run(work, 2, tmp_path):
         assert result == pytest.approx(whole, rel=1e-5)
+
+
+def test_zero_init_residual_starts_blocks_as_the_identity():
+    """The last batch norm of every block starts at zero in both networks, and only when asked for."""
+    for asked in (False, True):
+        started = CAiD(mode="id", queue_size=8, zero_init_residual=asked)
+        scales = [p for n, p in started.named_parameters() if n.endswith(".bn3.weight")]
+        assert len(scales) == 32  # 16 blocks, query and key
+        assert all((scale == 0).all() == asked for scale in scales)

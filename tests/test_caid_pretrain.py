@@ -93,7 +93,7 @@ def test_the_checkpoint_has_the_authors_names_and_loads(run):
 
 
 def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, monkeypatch):
-    """`--upstream` with validation: whole key network, queue moved by validation; the printed record is a manifest's."""
+    """`--upstream` with validation: whole key network, queue moved by validation; the record is a manifest's."""
     csv = str(images / "all.csv")
     lists = ["--list", csv, "--split", "train", "--val-list", csv, "--val-split", "val"]
     pretrain.main(flags(images, out, *lists, "--upstream"))
@@ -139,7 +139,7 @@ def test_the_defaults_are_the_published_run():
     )
     assert (args.temperature, args.key_momentum, args.mlp, args.mode) == (0.2, 0.999, True, "caid")
     assert (args.contrastive_weight, args.reconstruction_weight, args.precision) == (1, 10, "fp32")
-    assert (args.warmup_epochs, args.clip_grad, args.head_norm) == (0, 0, False)
+    assert (args.warmup_epochs, args.clip_grad) == (0, 0)
     assert (args.target_flip, args.key_full_unet, args.validate_mutates_state) == ("with-input", False, False)
     assert (args.val_random, args.upstream) == (False, False)
 

@@ -1,5 +1,7 @@
 """What `zoo demo` draws: the phantom, the masked copy, the colours of the features, the picture of four panels."""
 
+import socket
+
 import numpy as np
 import pytest
 import torch
@@ -142,12 +144,28 @@ def test_a_look_gives_the_feature_and_four_panels():
     assert seen[0].shape == (1, 3, 224, 224)
 
 
-def test_twice_the_size_shows_the_same_part_of_the_film():
+def test_the_larger_input_shows_the_same_part_of_the_film():
     """The finer transform differs in resolution only."""
     transform = build_transform(Preprocessing(("grey",), (64, 64), resize=72))
     film = chest_phantom()
     finer = demo.finer(transform)(film)
-    halved = np.asarray(Image.fromarray(demo.to_pixels(finer)).resize((64, 64), Image.Resampling.BOX))
-    difference = np.abs(halved.astype(int) - demo.to_pixels(transform(film)))
-    assert finer.shape == (1, 128, 128)
+    shrunk = np.asarray(Image.fromarray(demo.to_pixels(finer)).resize((64, 64), Image.Resampling.BOX))
+    difference = np.abs(shrunk.astype(int) - demo.to_pixels(transform(film)))
+    assert finer.shape == (1, 256, 256)
     assert difference.mean() < 2  # two ways to average a smooth film; another crop differs by tens
+
+
+def test_the_demo_runs_offline_from_shipped_weights(tmp_path, monkeypatch):
+    """`run_demo` prints both load reports and the feature, opens no socket, and writes a picture of four panels."""
+
+    def forbidden(*_, **__):
+        raise AssertionError("the demo must not open a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", forbidden)
+    said = []
+    out = demo.run_demo(None, tmp_path / "picture.png", echo=said.append)
+    text = "\n".join(map(str, said))
+    assert "encoder                 318" in text
+    assert "feature of shape (2048,)" in text
+    with Image.open(out) as picture:
+        assert picture.width > 4 * demo.PANEL_SIDE

@@ -24,7 +24,8 @@ from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, parse_args
 from zoo.training.contrastive import update_momentum
 from zoo.training.data import Key, seeded
-from zoo.training.loop import Metrics, fit, mean_losses
+from zoo.training.loop import fit, mean_losses
+from zoo.training.runlog import Metrics
 
 
 @dataclass(kw_only=True)

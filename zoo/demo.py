@@ -28,7 +28,7 @@ _MASK_SEED = 12  # a fifth of the film, parts of both lungs
 _GAP = 16
 _TITLE = 60
 _FOOTER = 40
-_FINER = 2  # the map of a ResNet has 7 x 7 positions at 224 pixels, too few to look at
+_FINER_SIDE = 256  # the map of a ResNet has 2 x 2 positions at 64 pixels and 7 x 7 at 224, too few to look at
 
 
 def run_demo(image: str | Path | None, out: Path, *, tag: str = TAG, echo: Callable[[str], object] = print) -> Path:
@@ -81,9 +81,10 @@ def look(
     with torch.inference_mode():
         feature: Tensor = encoder(image[None])[0]
         rebuilt = unet(masked[None])[0]
-        feature_map = forward_features(finer(transform)(film)[None])[0]
+        large = finer(transform)(film)
+        feature_map = forward_features(large[None])[0]
     side, (rows, columns) = image.shape[-1], feature_map.shape[-2:]
-    position = f"{rows} x {columns} positions at {_FINER * side} px"
+    position = f"{rows} x {columns} positions at {large.shape[-1]} px"
     return feature, [
         ("Image", f"as the networks see it, {side} px", to_pixels(image)),
         ("Masked copy", "rectangles set to 0", to_pixels(masked)),
@@ -93,12 +94,13 @@ def look(
 
 
 def finer(transform: ImageTransform) -> ImageTransform:
-    """Return the same transform for an input of twice the size."""
+    """Return the same transform for a larger input: twice the size, or as many times as `_FINER_SIDE` takes."""
     from zoo.preprocessing import build_transform
 
     facts = transform.preprocessing
-    resize = None if facts.resize is None else _FINER * facts.resize
-    return build_transform(replace(facts, size=tuple(_FINER * side for side in facts.size), resize=resize))
+    times = max(2, _FINER_SIDE // min(facts.size))
+    resize = None if facts.resize is None else times * facts.resize
+    return build_transform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
 
 
 def mask_rectangles(image: Tensor, seed: int = 0) -> Tensor:

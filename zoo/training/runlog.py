@@ -12,6 +12,8 @@ from typing import Any
 
 from zoo.errors import OptionError
 
+Metrics = dict[str, float]
+
 
 class RunLog:
     """Writes `log.jsonl` in `out`; lines of epochs that a resumed run does again are dropped first."""

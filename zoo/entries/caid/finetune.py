@@ -49,8 +49,8 @@ from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
-from zoo.training.loop import Metrics, autocast, fit
-from zoo.training.runlog import write_atomically
+from zoo.training.loop import autocast, fit
+from zoo.training.runlog import Metrics, write_atomically
 
 Results = dict[str, Any]
 T = TypeVar("T", bound="FinetuneArgs")

@@ -19,7 +19,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.evaluate import auroc
-from zoo.training.loop import Metrics
+from zoo.training.runlog import Metrics
 
 
 class Classifier(nn.Module):

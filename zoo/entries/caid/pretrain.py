@@ -24,8 +24,9 @@ from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args
-from zoo.training.loop import Metrics, Validate, fit, mean_losses
+from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish
+from zoo.training.runlog import Metrics
 
 
 @dataclass(kw_only=True)
