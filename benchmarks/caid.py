@@ -61,6 +61,8 @@ def main() -> None:
     results = summary(probes, found, labels, patients, tasks, pool)
     results["setup"] = {k: str(v) for k, v in vars(args).items()} | {"images": len(samples), "torch": torch.__version__}
     show(results)
+    if args.plot:
+        plot(results, args.plot)
     if args.out:
         Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
 
@@ -78,6 +80,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=0, help="cross-validate inside the training split")
     parser.add_argument("--test-split", default="val")
     parser.add_argument("--out", default="", help="JSON file to write")
+    parser.add_argument("--plot", default="", help="PNG to draw")
     return parser.parse_args()
 
 
@@ -207,6 +210,26 @@ def show(results: dict[str, Any]) -> None:
     for name, values in results["difference"].items():
         parts = [f"{k} {v:+.3f} [{low:+.3f}, {high:+.3f}]" for k, (v, low, high) in values.items()]
         print(f"trained - {name}: " + "; ".join(parts))
+
+
+def plot(results: dict[str, Any], path: str) -> None:
+    """Draw AUROC against the number of labels, and retrieval, for every contestant."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, values in results["auroc"].items():
+        means, spreads = zip(*values.values(), strict=True)
+        style = {"color": "C3", "linewidth": 2.5} if name == "trained" else {"alpha": 0.7}
+        left.errorbar(list(values), means, spreads, label=name, marker="o", capsize=2, **style)
+    left.set(xlabel="labelled training images", ylabel="AUROC, linear probe")
+    left.legend(fontsize=7)
+    found = {name: value["mAP"] for name, value in results["retrieval"].items()}
+    right.barh(
+        list(found)[::-1], list(found.values())[::-1], color=["C3" if n == "trained" else "C7" for n in found][::-1]
+    )
+    right.set(xlabel="mean average precision, same patient")
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

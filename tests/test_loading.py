@@ -331,7 +331,7 @@ def test_a_copy_that_cannot_be_trusted_is_made_again(damage, manifest, unet_file
         content[-1] ^= 1
         copy_of.write_bytes(content)
     elif damage == "another version":
-        monkeypatch.setattr(zoo.locate, "zoo_version", lambda: "99")
+        monkeypatch.setattr(zoo.locate, "__version__", "99")
         copy_of.touch()
     else:
         stamp_path(copy_of).unlink()

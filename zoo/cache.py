@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo import __version__
+
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
 
@@ -43,16 +45,6 @@ def hash_file(path: str | Path) -> str:
     """Return the sha256 of a file as 64 hexadecimal digits, reading it piece by piece."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def zoo_version() -> str:
-    """Version of the installed distribution; `"unknown"` in a checkout that is not installed (torch.hub)."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("medssl-zoo")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,7 @@ def write_stamp(
     """
     stat = stat or path.stat()
     place = str(path) if stamp else ""
-    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, zoo_version(), place)
+    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, place)
     _write(stamp or stamp_path(path), content)
 
 

@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from zoo.cache import zoo_version
+from zoo import __version__
 from zoo.sources import Remote, SourceError, check_url
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def new_session() -> requests.Session:
 
     session = requests.Session()
     # Ranges count the bytes of the body as sent, so nothing may be compressed on the way.
-    session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"medssl-zoo/{zoo_version()}"})
+    session.headers.update({"Accept-Encoding": "identity", "User-Agent": f"medssl-zoo/{__version__}"})
     return session
 
 

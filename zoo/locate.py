@@ -10,12 +10,13 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import converted_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp, zoo_version
+from zoo import __version__
+from zoo.cache import converted_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp
 from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
 from zoo.entry import Entry
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, sniff
+from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
 
@@ -67,7 +68,7 @@ def find_file(
         entry: The entry of the model.
         name: The model, with or without a tag.
         checkpoint: The user's own file, which is neither verified nor converted; None for the one on record, which is
-            both: fetched where it is not in the cache, and a safetensors copy made of any other format.
+            both: fetched where it is not in the cache, and a float32 safetensors copy made of anything else.
         cache_dir: The cache; see `cache_home`.
         offline: Whether connections are forbidden; see `is_offline`.
         progress: Whether to draw a progress bar.
@@ -82,7 +83,7 @@ def find_file(
     record = find_weights(entry.name, split_name(name)[1], cache_dir)
     fetched = fetch(record, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
     located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256)
-    return located if sniff(fetched.path) == SAFETENSORS else _converted(entry, located, cache_dir)
+    return _converted(entry, located, cache_dir)
 
 
 def _own(checkpoint: str | Path) -> Located:
@@ -93,25 +94,30 @@ def _own(checkpoint: str | Path) -> Located:
 
 
 def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> Located:
-    """Return the safetensors copy of a verified file, made now if there is none; the file itself if none can be."""
+    """Return the float32 safetensors copy of a verified file, made now if there is none and it would load faster.
+
+    The file itself is returned where it is as fast to load, and where no copy can be made.
+    """
     copy = converted_path(str(located.sha256), entry.name, cache_dir)
     stamp = read_stamp(stamp_path(copy))
-    made = stamp is not None and stamp.zoo == zoo_version() and proven_digest(copy) is not None
-    if not made:
-        stored = open_checkpoint(located.path)
-        try:
-            state, _ = convert(entry, stored.tensors)
-        except CheckpointMismatchError:
-            return located  # not this model's, as the load that follows says in full
-        if entry.stem not in state:
-            return located
-        dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
-        try:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            export_safetensors(state, copy, metadata={_DROPPED: dropped})
-            stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
-            write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
-        except OSError as error:
-            log.info("%s is read as it is: %s", located.path, error)
-            return located
+    if stamp is not None and stamp.zoo == __version__ and proven_digest(copy) is not None:
+        return replace(located, path=copy, converted=True)
+    stored = open_checkpoint(located.path)
+    if stored.format == SAFETENSORS and not any(map(other_float, stored.tensors.values())):
+        return located
+    try:
+        state, _ = convert(entry, stored.tensors)
+    except CheckpointMismatchError:
+        return located  # not this model's, as the load that follows says in full
+    if entry.stem not in state:
+        return located
+    dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        export_safetensors(stored.read(state), copy, metadata={_DROPPED: dropped})
+        stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
+        write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
+    except OSError as error:
+        log.info("%s is read as it is: %s", located.path, error)
+        return located
     return replace(located, path=copy, converted=True)
