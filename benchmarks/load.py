@@ -77,15 +77,16 @@ def load_time(repeats: int) -> dict[str, Any]:
         full = f"{NAME.split('.')[0]}.float32"
         manifest = Path(folder) / "manifest.json"
         manifest.write_text(json.dumps({"schema": 1, "weights": [record_of(path, full)]}))
-        os.environ["ZOO_MANIFEST"] = str(manifest)
-        os.environ["ZOO_HOME"] = folder
+        before = dict(os.environ)
+        os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
         zoo.load_model(full)  # the first load converts it into the cache
         ours, shipped, theirs = [], [], []
         for _ in range(repeats):
             ours.append(seconds_of(lambda: zoo.load_model(full)))
             theirs.append(seconds_of(lambda: by_hand(path)))
             shipped.append(seconds_of(lambda: zoo.load_model(NAME)))
-        del os.environ["ZOO_MANIFEST"]
+        os.environ.clear()
+        os.environ |= before
     medians = [statistics.median(t) for t in (ours, shipped, theirs)]
     return {
         "U-Net, cached load_model, ms": 1e3 * medians[0],

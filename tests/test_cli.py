@@ -198,6 +198,14 @@ def test_inspect_of_no_checkpoint(zoo, tmp_path):
     assert one_line(err)
 
 
+def test_inspect_of_a_file_that_cannot_be_read(zoo, tmp_path):
+    """What `load_model` would refuse is printed, and fails."""
+    (tmp_path / "notes.txt").write_text("no weights here")
+    code, out, _ = zoo("inspect", tmp_path / "notes.txt")
+    assert code == 1
+    assert "notes.txt" in out
+
+
 def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
     """After `zoo import` the plain name loads the user's file, checked and under its digest."""
     import zoo as package

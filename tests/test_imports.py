@@ -128,3 +128,10 @@ def test_nothing_of_torch_is_imported_at_top_level_by_the_core():
             "requests",
         }
         assert not heavy or path.name in allowed, f"{path.name} imports {heavy}"
+
+
+def test_errors_are_there_after_the_first_import():
+    """`except zoo.errors.ZooError` works as a program's first statement."""
+    code = "import zoo, sys; zoo.errors.UnknownModelError; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr

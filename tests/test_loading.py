@@ -93,11 +93,11 @@ def test_random_weights_need_no_file(name, manifest):
 
 
 def test_a_file_wins_over_everything(unet_safetensors):
-    """With checkpoint= neither the tag nor pretrained=False matters, as in timm."""
-    model = zoo.load_model("caid-resnet50.no-such-tag", checkpoint=unet_safetensors, pretrained=False)
+    """With checkpoint= neither what the tag stands for nor pretrained=False matters, as in timm."""
+    model = zoo.load_model("caid-resnet50.chestxray14", checkpoint=unet_safetensors, pretrained=False)
     assert len(zoo.load_report(model).loaded) == 318
-    with pytest.raises(UnknownModelError, match="no-such-tag"):
-        zoo.load_model("caid-resnet50.no-such-tag")
+    with pytest.raises(WeightsUnavailableError, match="not-published"):
+        zoo.load_model("caid-resnet50.chestxray14")
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ def test_unpublished_weights_end_with_the_ways_out():
     ("trained_by", "level", "text"),
     [
         ("authors", logging.INFO, "from file:"),
-        ("user", logging.INFO, "from file:"),
+        ("user", logging.WARNING, "not the authors' weights: they were trained by user"),
         ("zoo", logging.WARNING, "not the authors' weights: they were trained by zoo"),
     ],
 )
@@ -520,3 +520,20 @@ def test_impossible_rates_are_refused(wrong):
     model = zoo.load_model("caid-resnet50", pretrained=False)
     with pytest.raises(OptionError, match="expected lr > 0, weight_decay >= 0 and layer_decay in"):
         zoo.param_groups(model, **wrong)
+
+
+def test_a_loaded_file_may_be_saved_over(unet_file, tmp_path):
+    """The user's own file is read, not mapped: writing the network back over it harms neither."""
+    path = tmp_path / "mine.pth"
+    path.write_bytes(unet_file.read_bytes())
+    model = zoo.load_model("caid-resnet50-unet", checkpoint=path)
+    torch.save(model.state_dict(), path)
+    again = zoo.load_model("caid-resnet50-unet", checkpoint=path).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("instead", [{"pretrained": False}, {"checkpoint": "x.pth"}])
+def test_a_wrong_tag_is_wrong_whatever_is_loaded(instead):
+    """The tag is checked even where its weights are not what is loaded."""
+    with pytest.raises(UnknownModelError, match="nosuch"):
+        zoo.load_model("caid-resnet50.nosuch", **instead)

@@ -171,3 +171,33 @@ def test_a_manifest_that_is_not_there_is_an_error(monkeypatch):
     monkeypatch.setenv("ZOO_MANIFEST", "/no/such/manifest.json")
     with pytest.raises(OptionError, match=r"ZOO_MANIFEST=/no/such/manifest\.json does not exist"):
         list(manifests())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("sources", None, "sources must be a list"),
+        ("sources", "file:w.pth", "sources must be a list"),
+        ("sources", ["package:../../w.pth"], "bare name"),
+        ("sources", ["package:/etc/w.pth"], "bare name"),
+        ("models", "caid-resnet50", "models must be a list"),
+        ("bytes", "12", "bytes must be a whole number"),
+        ("sha256", "../../elsewhere", "64 hexadecimal digits"),
+        ("assets", {"landmarks": {}}, "sources is missing"),
+        ("options", ["x"], "options must be a dict"),
+    ],
+)
+def test_a_hand_written_record_is_checked(tmp_path, field, value, said):
+    """What is wrong in a further manifest is one error that names record and field, never a crash or a stray path."""
+    facts = {"tag": "t", "models": ["caid-resnet50"], "state": "hosted", "sources": [], "bytes": None, "sha256": None}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"schema": 1, "weights": [facts | {field: value}]}))
+    with pytest.raises(OptionError, match=said):
+        read_manifest(path)
+
+
+def test_digests_are_compared_in_lower_case(tmp_path):
+    """A digest in capitals, as some tools print it, is the same digest."""
+    facts = {"tag": "t", "models": ["m"], "state": "hosted", "sources": [], "bytes": 1, "sha256": "AB" * 32}
+    (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [facts]}))
+    assert read_manifest(tmp_path / "m.json")[0].sha256 == "ab" * 32

@@ -123,20 +123,21 @@ def test_constant_and_plateau_have_no_course():
 
 
 def test_plateau_waits_then_shrinks_and_remembers():
-    """With patience 1 the second epoch without improvement halves; an improvement starts the count anew."""
+    """With patience 1 the second epoch without improvement halves; one of less than 1e-4 is none."""
     args = Args(data="d", out="o", schedule="plateau", plateau_patience=1, plateau_factor=0.5)
     plateau = Plateau(args)
     factors = []
-    for improved in (True, False, True, False, False, False):
-        plateau.observe(improved)
+    for value in (1.0, 1.0, 0.9, 0.95, 0.89999, 0.91):
+        plateau.observe(value)
         factors.append(plateau.factor)
     assert factors == [1, 1, 1, 1, 0.5, 0.5]
     again = Plateau(args)
     again.load_state_dict(plateau.state_dict())
-    again.observe(False)
+    again.observe(0.9)
     assert again.factor == 0.25
     other = Plateau(Args(data="d", out="o", schedule="cosine", plateau_patience=0))
-    other.observe(False)
+    other.observe(1.0)
+    other.observe(1.0)
     assert other.factor == 1
 
 

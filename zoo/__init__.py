@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zoo import errors as errors
     from zoo.groups import param_groups as param_groups
     from zoo.inspection import inspect_checkpoint as inspect_checkpoint
     from zoo.loading import download_weights as download_weights
@@ -34,11 +35,17 @@ _HOMES = {
     "param_groups": "groups",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "__version__",
+    "errors",
+    *_HOMES,
+]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that `import zoo` costs nothing."""
+    if name == "errors":
+        return import_module("zoo.errors")
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value: object = getattr(import_module(f"zoo.{_HOMES[name]}"), name)
@@ -48,4 +55,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the public names beside what is loaded."""
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})

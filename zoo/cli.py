@@ -126,8 +126,11 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_js
 
     summary = inspect_checkpoint(file)
     if as_json:
-        return _print_json(asdict(summary))
-    return print(summary)
+        _print_json(asdict(summary))
+    else:
+        print(summary)
+    if summary.problem:
+        raise SystemExit(1)
 
 
 @app.command("import")

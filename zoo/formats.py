@@ -207,8 +207,8 @@ def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
     return StoredState(path, kind, tensors, mapped, containers, beside)
 
 
-def find_tensors(content: object, path: Path) -> tuple[State, tuple[str, ...]]:
-    """Find the state dict in what a file holds: at the top or under one of `CONTAINERS`, however deep.
+def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tuple[str, ...]]:
+    """Find the state dict in what a file holds: at the top or under one of `CONTAINERS`, up to five deep.
 
     Returns:
         Its tensors, and the keys that led to them.
@@ -221,8 +221,8 @@ def find_tensors(content: object, path: Path) -> tuple[State, tuple[str, ...]]:
     if not isinstance(content, Mapping):
         raise CheckpointFormatError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
     for key in CONTAINERS:
-        if isinstance(content.get(key), Mapping) and content[key]:
-            tensors, deeper = find_tensors(content[key], path)
+        if isinstance(content.get(key), Mapping) and content[key] and depth < 5:
+            tensors, deeper = find_tensors(content[key], path, depth + 1)
             return tensors, (key, *deeper)
     tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
     if not tensors:

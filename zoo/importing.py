@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,16 @@ def import_weights(name: str, file: str | Path, *, cache_dir: str | Path | None 
     digest = hash_file(source)
     known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
+    facts = asdict(known) if known else {"trained_by": "user"}
     record: dict[str, Any] = {
+        **{key: value for key, value in facts.items() if key not in ("base", "default") and value},
         "tag": tag,
         "models": [entry.name],
         "state": "hosted",
-        "trained_by": known.trained_by if known else "user",
         "sources": [f"file:{source}"],
         "bytes": source.stat().st_size,
         "sha256": digest,
     }
-    if known:
-        record |= {"licences": dict(known.licences), "citation": known.citation, "input": dict(known.input)}
     kept = RemoteFile((f"file:{source}",), record["bytes"], digest)
     fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, progress=False)
     manifest = user_manifest(cache_dir)

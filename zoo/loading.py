@@ -59,7 +59,8 @@ def load_model(
         cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
         offline: Whether connections are forbidden; None for what `ZOO_OFFLINE` or `HF_HUB_OFFLINE` says.
         mmap: Whether weights stay mapped to their file until they are changed, which makes loading fast. "auto" maps
-            unless the file lies on a network file system.
+            files of the package and the cache, unless they lie on a network file system. A mapped file must not be
+            saved over while the network lives.
         progress: Whether to draw a progress bar while downloading.
         **options: Options of this model alone, for example `projection=True`.
 
@@ -71,14 +72,15 @@ def load_model(
         CheckpointMismatchError: The file does not fill the network.
         OptionError: An argument has no meaning for this model.
     """
-    entry = get_entry(name)
+    entry, _ = get_entry(name), chosen_record(name, cache_dir)  # both checked, even where neither is loaded from
     asked = _check_arguments(entry, num_classes, in_channels, options)
     place = _check_place(device, mmap)
     if checkpoint is None and not pretrained:
         return _finish(*_random(entry, asked), place)
     with _named(name, checkpoint):
         located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
-        stored = open_checkpoint(located.path, mmap=mmap)
+        # The user's own file may be saved over while the network lives, which a mapping would not survive.
+        stored = open_checkpoint(located.path, mmap=False if mmap == "auto" and checkpoint is not None else mmap)
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
@@ -205,14 +207,16 @@ def _check_place(device: str | torch.device, mmap: Mmap) -> torch.device:
     if mmap not in (True, False, "auto"):
         raise OptionError(f"mmap={mmap!r}: expected True, False or 'auto'")
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        place = torch.device(device)
+        torch.empty(0, device=place)  # said before anything is downloaded, not after
+    except (AssertionError, RuntimeError, TypeError) as error:
         raise OptionError(f"device={device!r}: {str(error).partition(chr(10))[0]}") from error
+    return place
 
 
 def _announce(report: LoadReport, num_classes: int | None) -> None:
     """Say in one line what the weights are, and in another what became of a head that the user may count on."""
-    known = report.trained_by in ("authors", "user")
+    known = report.trained_by == "authors" or not report.tag  # a file of the user's own needs no such warning
     log.log(
         logging.INFO if known else logging.WARNING,
         "%s: %d tensors loaded, %d adapted, %d fresh, from %s%s",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -84,7 +85,8 @@ def read_manifest(path: Path) -> tuple[WeightsFile, ...]:
     return tuple(_record(raw, path) for raw in content["weights"])
 
 
-def _record(raw: dict[str, Any], path: Path) -> WeightsFile:
+def _record(raw: Any, path: Path) -> WeightsFile:
+    _check_types(raw, f"a record of {path}")
     required = {"tag", "models", "state", "sources", "bytes", "sha256"}
     known = {f.name for f in fields(WeightsFile)} - {"base"}
     missing, unknown = sorted(required - set(raw)), sorted(set(raw) - known)
@@ -94,12 +96,45 @@ def _record(raw: dict[str, Any], path: Path) -> WeightsFile:
             f"state {raw.get('state')!r} (one of {', '.join(STATES)})"
         )
     base = path.resolve().parent
-    assets = {
-        name: RemoteFile(tuple(a["sources"]), a["bytes"], a["sha256"], base)
-        for name, a in raw.get("assets", {}).items()
-    }
+    assets = {}
+    for name, asset in raw.get("assets", {}).items():
+        _check_types(
+            asset, f"asset {name!r} of record {raw['tag']!r} of {path}", required=("sources", "bytes", "sha256")
+        )
+        assets[name] = RemoteFile(tuple(asset["sources"]), asset["bytes"], _lower(asset["sha256"]), base)
     lists = {k: tuple(raw[k]) for k in ("models", "sources")}
-    return WeightsFile(**{**raw, **lists, "assets": assets, "base": base})
+    return WeightsFile(**{**raw, **lists, "sha256": _lower(raw["sha256"]), "assets": assets, "base": base})
+
+
+_TYPES = {
+    **dict.fromkeys(("models", "sources"), list),
+    **dict.fromkeys(("assets", "fingerprint", "input", "licences", "options", "provenance"), dict),
+    **dict.fromkeys(("citation", "format", "notes", "sha256_note", "tag", "trained_by", "writer"), str),
+    "default": bool,
+}
+
+
+def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
+    """Refuse what a hand-written manifest may hold: a text where a list is due, a digest that is none."""
+    wrong = [] if isinstance(raw, dict) else ["it is no object"]
+    raw = raw if isinstance(raw, dict) else {}
+    wrong += [f"{name} is missing" for name in required if name not in raw]
+    wrong += [f"{k} must be a {t.__name__}" for k, t in _TYPES.items() if k in raw and not isinstance(raw[k], t)]
+    wrong += [
+        f"{k} must hold texts" for k in ("models", "sources") if not all(isinstance(v, str) for v in raw.get(k) or [])
+    ]
+    packaged = [str(s).removeprefix("package:") for s in raw.get("sources") or [] if str(s).startswith("package:")]
+    wrong += [f"package:{name} must be the bare name of a file" for name in packaged if Path(name).name != name]
+    if raw.get("bytes") is not None and (isinstance(raw["bytes"], bool) or not isinstance(raw["bytes"], int)):
+        wrong.append("bytes must be a whole number or null")
+    if raw.get("sha256") is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(raw["sha256"])):
+        wrong.append("sha256 must be 64 hexadecimal digits or null")
+    if wrong:
+        raise OptionError(f"{what}: {'; '.join(wrong)}")
+
+
+def _lower(digest: str | None) -> str | None:
+    return digest.lower() if digest else None
 
 
 def user_manifest(cache_dir: str | Path | None = None) -> Path:
@@ -114,9 +149,10 @@ def manifests(cache_dir: str | Path | None = None) -> Iterator[Path]:
         OptionError: `ZOO_MANIFEST` names a file that does not exist.
     """
     if extra := os.environ.get("ZOO_MANIFEST"):
-        if not Path(extra).is_file():
+        path = Path(extra).expanduser()
+        if not path.is_file():
             raise OptionError(f"ZOO_MANIFEST={extra} does not exist; unset it or name a manifest file")
-        yield Path(extra)
+        yield path
     if user_manifest(cache_dir).is_file():
         yield user_manifest(cache_dir)
     yield packaged_manifest()

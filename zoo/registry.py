@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo
 from zoo.errors import UnknownModelError
@@ -47,7 +48,7 @@ def get_entry(name: str) -> Entry:
     raise UnknownModelError(f"the zoo has no model {model!r} (asked for as {name!r}); {hint} `zoo list` shows them all")
 
 
-def chosen_record(name: str) -> WeightsFile | None:
+def chosen_record(name: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
     """The manifest record a name stands for: of its tag, else the one the plain name loads, else the first there is.
 
     Raises:
@@ -55,8 +56,8 @@ def chosen_record(name: str) -> WeightsFile | None:
     """
     model, tag = split_name(name)
     if tag:
-        return tagged_record(model, tag)
-    known = records(model)
+        return tagged_record(model, tag, cache_dir)
+    known = records(model, cache_dir)
     return next((record for record in known if record.loads_without_tag), known[0] if known else None)
 
 

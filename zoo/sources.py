@@ -79,8 +79,8 @@ def resolve(source: str, base: Path) -> Remote | Path:
         SourceError: The source has a form that is not known, or an address that is not allowed.
     """
     scheme, _, rest = source.partition(":")
-    if scheme == "package":
-        return PACKAGED / rest
+    if packaged := packaged_path(source):
+        return packaged
     if scheme == "file":
         return base / Path(rest.removeprefix("//")).expanduser()
     if scheme == "hf":

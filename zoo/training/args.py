@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, ZooError
 
 A = TypeVar("A", bound="TrainArgs")
 
@@ -101,6 +101,14 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
     args = cls(**vars(parser.parse_args(argv)))
     args.check()
     return args
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Run a recipe's `main` from the command line: an error on purpose is one line on stderr, not a traceback."""
+    try:
+        main()
+    except (ZooError, FloatingPointError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 def command_of(args: TrainArgs, module: str) -> str:

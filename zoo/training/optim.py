@@ -37,23 +37,29 @@ def lr_factor(args: TrainArgs, epoch: int, step: int, steps_per_epoch: int) -> f
 
 
 class Plateau:
-    """Factor on the learning rate that shrinks when the monitored metric stops improving (schedule 'plateau')."""
+    """Factor on the learning rate that shrinks when the monitored metric stops improving (schedule 'plateau').
+
+    As torch's `ReduceLROnPlateau`, which the published runs use, it asks for an improvement of 1e-4 of the best value.
+    """
 
     def __init__(self, args: TrainArgs) -> None:
         self.active = args.schedule == "plateau"
         self.patience, self.shrink = args.plateau_patience, args.plateau_factor
-        self.factor, self.waited = 1.0, 0
+        self.factor, self.waited, self.best = 1.0, 0, math.inf
 
-    def observe(self, improved: bool) -> None:
-        """Take note of one epoch's result."""
-        self.waited = 0 if improved else self.waited + 1
+    def observe(self, value: float) -> None:
+        """Take note of one epoch's result, the smaller the better."""
+        if math.isinf(self.best) or value < self.best - 1e-4 * abs(self.best):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
         if self.active and self.waited > self.patience:
             self.factor, self.waited = self.factor * self.shrink, 0
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run needs."""
-        return {"factor": self.factor, "waited": self.waited}
+        return {"factor": self.factor, "waited": self.waited, "best": self.best}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take up the state of an earlier run."""
-        self.factor, self.waited = state["factor"], int(state["waited"])
+        self.factor, self.waited, self.best = state["factor"], int(state["waited"]), state["best"]

@@ -39,11 +39,12 @@ def publish(
     Returns:
         The file, `OUT/<largest model>.<tag>.safetensors`.
     """
+    tag = out.resolve().name
     kept, _ = get_entry(models[-1]).convert(dict(state))
-    path = out / f"{models[-1]}.{out.name}.safetensors"
+    path = out / f"{models[-1]}.{tag}.safetensors"
     export_safetensors(kept, path, half=half, metadata={"model": models[-1], "command": command})
     record = {
-        "tag": out.name,
+        "tag": tag,
         "models": list(models),
         "state": "hosted",
         "trained_by": "user",

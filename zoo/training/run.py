@@ -78,7 +78,7 @@ class Run:
             log.warning("%s is NaN after epoch %d", name, epoch)
         improved = value < self.best
         self.waited = 0 if improved else self.waited + 1
-        self.plateau.observe(improved)
+        self.plateau.observe(value)
         if improved:
             self.best, self.best_metrics = value, {"epoch": epoch, **metrics}
         self.epoch = epoch + 1

@@ -46,7 +46,7 @@ from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
@@ -283,4 +283,4 @@ def read_masked(args: SegmentArgs, part: str, list_file: str, split: str) -> Mas
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

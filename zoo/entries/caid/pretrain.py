@@ -23,7 +23,7 @@ from zoo.entries.caid.data import JITTER, PUBLISHED_SIZE, SMALLEST_CROP, TARGET_
 from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
-from zoo.training.args import TrainArgs, arg, command_of, parse_args
+from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish
 from zoo.training.runlog import Metrics
@@ -167,4 +167,4 @@ def models_of(args: Args) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
