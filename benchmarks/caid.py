@@ -220,7 +220,7 @@ def plot(results: dict[str, Any], path: str) -> None:
     left, right = figure.subplots(1, 2)
     for name, values in results["auroc"].items():
         means, spreads = zip(*values.values(), strict=True)
-        style = {"color": "C3", "linewidth": 2.5} if name == "trained" else {"alpha": 0.7}
+        style = {"color": "black", "linewidth": 2.5} if name == "trained" else {"alpha": 0.7}
         left.errorbar(list(values), means, spreads, label=name, marker="o", capsize=2, **style)
     left.set(xlabel="labelled training images", ylabel="AUROC, linear probe")
     left.legend(fontsize=7)
