@@ -16,7 +16,6 @@ from zoo.training.evaluate import (
     extract_features,
     label_subsets,
     linear_probe,
-    mean_auroc,
     retrieval,
 )
 
@@ -108,15 +107,11 @@ def test_all_labels_are_one_subset():
 
 
 def test_auroc_by_hand():
-    """3 of 4 pairs in order are 0.75; weights count samples; a label with one class is left out of the mean."""
+    """3 of 4 pairs in order are 0.75; weights count samples."""
     labels, scores = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
     assert auroc(labels, scores) == 0.75
     assert auroc(labels, scores, np.array([1, 0, 1, 1])) == 1.0
     assert auroc(labels, scores, np.array([1, 3, 2, 1])) == pytest.approx((2 * 1 + 1 * 4) / (3 * 4))
-    multi = np.stack([labels, np.zeros(4), 1 - labels], axis=1)
-    assert mean_auroc(multi, np.stack([scores] * 3, axis=1)) == pytest.approx((0.75 + 0.25) / 2)
-    with pytest.raises(OptionError, match="no label has both classes"):
-        mean_auroc(np.zeros((4, 2)), np.zeros((4, 2)))
 
 
 def test_retrieval_by_hand():

@@ -14,6 +14,7 @@ from zoo.errors import OptionError, UnknownModelError
 from zoo.registry import FAMILIES, entries, get_entry
 
 REPOSITORY = Path(zoo.__file__).parents[1]
+CHECKOUT = Path(__file__).parents[1]  # hubconf.py is not part of the installed package
 
 
 def test_models_are_listed_by_pattern():
@@ -88,7 +89,7 @@ def test_a_record_may_change_the_input():
 
 def test_the_hub_has_one_entry_point_per_model(unet_safetensors):
     """Generated from the names, loading what load_model loads, with the summary as help; and nothing beside them."""
-    repository = str(REPOSITORY)
+    repository = str(CHECKOUT)
     expected = {name.replace("-", "_") for name in zoo.list_models()}
     assert listed() == expected
     model = torch.hub.load(repository, "caid_resnet50", source="local", checkpoint=unet_safetensors, num_classes=3)
@@ -99,7 +100,7 @@ def test_the_hub_has_one_entry_point_per_model(unet_safetensors):
 
 
 def hub():
-    spec = importlib.util.spec_from_file_location("hubconf", REPOSITORY / "hubconf.py")
+    spec = importlib.util.spec_from_file_location("hubconf", CHECKOUT / "hubconf.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -59,7 +59,7 @@ class Entry:
     summary: str
     """One line for `zoo list`."""
     family: str
-    """Folder under `zoo/entries`."""
+    """Folder under `zoo/entries`, with the recipe and the card."""
     build: Callable[[Config], nn.Module]
     """Network for a configuration (defaults, then what the file says, then the user's options). Imports its library."""
     convert: Callable[[State], tuple[State, Config]]
@@ -82,14 +82,17 @@ class Entry:
     stages: tuple[tuple[str, ...], ...]
     """Prefixes of the network's stages from input to output, for layer-wise learning rates."""
     preprocessing: Preprocessing
-    card: str
-    """Path of the card inside the package."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
     reset: Callable[[nn.Module], None] | None = None
     """Changes what `reset_parameters` gave one module of a part that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
+
+    @property
+    def card(self) -> str:
+        """Path of the card inside the package."""
+        return f"entries/{self.family}/README.md"
 
 
 @dataclass(frozen=True)
@@ -113,5 +116,7 @@ class ModelInfo:
     licences: Mapping[str, Any]
     citation: str
     input: Preprocessing
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How the weights were made: repository, commit, command, data."""
     notes: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)

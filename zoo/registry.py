@@ -83,6 +83,7 @@ def model_info(name: str) -> ModelInfo:
         sha256=record.sha256,
         licences=record.licences,
         citation=record.citation,
+        provenance=record.provenance,
         input=entry.preprocessing.override(record.input),
         notes=record.notes,
         options={**entry.config, **record.options},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,16 +76,13 @@ class Batches:
                 yield [(data_pass, int(i)) for i in mine]
 
 
-def build_loader(
-    dataset: Dataset[Any], batches: Batches, workers: int, collate: Callable[..., Any] | None = None
-) -> DataLoader[Any]:
+def build_loader(dataset: Dataset[Any], batches: Batches, workers: int) -> DataLoader[Any]:
     """Loader over a training data set indexed by `Key`."""
     # Its own generator: a loader draws a seed at each start, which must not move the method's draws.
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=collate,
         generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )

@@ -95,14 +95,6 @@ def auroc(labels: Array, scores: Array, weights: Array | None = None) -> float:
     return float(roc_auc_score(labels, scores, sample_weight=weights))
 
 
-def mean_auroc(labels: Array, scores: Array) -> float:
-    """Mean over the columns (N, C) of multi-label scores; a column with one class only is left out."""
-    columns = [c for c in range(labels.shape[1]) if 0 < labels[:, c].sum() < len(labels)]
-    if not columns:
-        raise OptionError("no label has both classes in this set; an AUROC cannot be computed")
-    return float(np.mean([auroc(labels[:, c], scores[:, c]) for c in columns]))
-
-
 def retrieval(features: Array, groups: Sequence[str]) -> tuple[Floats, Floats, Array]:
     """Retrieve other images of the same group (patient) by cosine similarity of centred features.
 

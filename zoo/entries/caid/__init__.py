@@ -135,7 +135,6 @@ ENTRIES = (
         stem="conv1.weight",
         stages=_STAGES,
         preprocessing=PREPROCESSING,
-        card="entries/caid/README.md",
         unused=_UNUSED_BY_ENCODER,
     ),
     Entry(
@@ -153,7 +152,6 @@ ENTRIES = (
             *((f"decoder.blocks.{i}.",) for i in range(5)),
         ),
         preprocessing=PREPROCESSING,
-        card="entries/caid/README.md",
         unused=_UNUSED,
         reset=reset_head,
     ),
