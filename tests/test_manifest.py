@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 import zoo
+from zoo.cache import hash_file
 from zoo.checkpoint import fingerprint
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
@@ -68,8 +69,6 @@ def test_every_model_has_a_record():
 
 def test_packaged_files_are_there_and_right():
     """Each `package:` source lies in the package with the size and digest on record."""
-    from zoo.cache import hash_file
-
     for weights in read_manifest(packaged_manifest()):
         for source in weights.sources:
             if source.startswith("package:"):
@@ -201,3 +200,15 @@ def test_digests_are_compared_in_lower_case(tmp_path):
     facts = {"tag": "t", "models": ["m"], "state": "hosted", "sources": [], "bytes": 1, "sha256": "AB" * 32}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [facts]}))
     assert read_manifest(tmp_path / "m.json")[0].sha256 == "ab" * 32
+
+
+def test_what_ships_loads_by_its_plain_name():
+    """The packaged weights fill every model of their record, and are what the plain name stands for."""
+    shipped = [r for r in read_manifest(packaged_manifest()) if any(s.startswith("package:") for s in r.sources)]
+    assert shipped
+    for record in shipped:
+        for model in record.models:
+            report = zoo.load_report(zoo.load_model(model))
+            assert (report.tag, report.sha256) == (record.tag, record.sha256)
+            assert (report.trained_by, bool(report.fresh)) == ("zoo", False)
+            assert list(zoo.load_transform(model).preprocessing.size) == record.input["size"]
