@@ -231,6 +231,46 @@ def test_import_replaces_an_earlier_one_of_the_same_tag(zoo, unet_file, unet_saf
     assert [r.sha256 for r in mine] == [hashlib.sha256(unet_safetensors.read_bytes()).hexdigest()]
 
 
+def test_import_knows_the_input_of_the_file(zoo, unet_file, unet_state, tmp_path):
+    """`--size`, or what the recipes write into the header, is what `load_transform` then makes of an image."""
+    from safetensors.torch import save_file
+
+    import zoo as package
+
+    zoo("import", "caid-resnet50.small", unet_file, "--size", 64)
+    assert package.load_transform("caid-resnet50.small").preprocessing.size == (64, 64)
+    save_file(unet_state, tmp_path / "u.safetensors", metadata={"input": '{"size": [96, 96], "resize": 110}'})
+    _, out, _ = zoo("import", "caid-resnet50.exported", tmp_path / "u.safetensors")
+    assert "(96, 96)" in out
+    assert package.model_info("caid-resnet50.exported").input.resize == 110
+
+
+@pytest.mark.parametrize("tag", ["chestxray14-800", "Bad/Tag"])
+def test_import_refuses_tags(zoo, unet_file, tag):
+    """A tag of the zoo's own weights keeps meaning them, and a tag is no path."""
+    code, _, err = zoo("import", f"caid-resnet50.{tag}", unet_file)
+    assert code == 2
+    assert tag in err
+    assert one_line(err)
+
+
+def test_export_refuses_what_it_would_not_write(zoo, tmp_path):
+    """Another suffix or a folder that is not there: said before anything is loaded."""
+    for out in (tmp_path / "w.pth", tmp_path / "absent" / "w.safetensors"):
+        code, _, err = zoo("export", "caid-resnet50", out)
+        assert code == 2
+        assert str(out) in err
+
+
+def test_doctor_sees_a_cache_that_cannot_be(zoo, tmp_path, monkeypatch):
+    """A file where the folder should be is a problem."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "file"))
+    code, out, _ = zoo("doctor")
+    assert code == 1
+    assert "ZOO_HOME" in out
+
+
 def test_import_of_a_file_that_does_not_fit(zoo, tmp_path):
     """A checkpoint of something else is refused and leaves no record."""
     import torch

@@ -457,6 +457,15 @@ def test_a_voi_lookup_table_is_applied(tmp_path):
     assert np.abs(build_transform(PLAIN)(path)[0].numpy() - expected).max() < 1e-6
 
 
+def test_dicom_that_is_no_frontal_film(tmp_path, caplog):
+    """A CT slice is refused by its modality; a lateral film is warned of."""
+    values = np.tile(np.arange(64, dtype=np.uint16) * 64, (64, 1))
+    with pytest.raises(InputContractError, match="modality CT"):
+        build_transform(PLAIN)(write_dicom(tmp_path / "ct", values, bits=12, Modality="CT"))
+    build_transform(PLAIN)(write_dicom(tmp_path / "side", values, bits=12, Modality="DX", ViewPosition="LL"))
+    assert "lateral" in caplog.text
+
+
 def test_colour_dicom_is_read_as_luminance(tmp_path, caplog):
     """A secondary capture in RGB follows the rule of colour images."""
     colour = np.repeat(ramp("uint8", 255)[..., None], 3, axis=2)

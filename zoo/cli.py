@@ -137,15 +137,17 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_js
 def import_command(
     name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG to import the file as.")],
     file: Annotated[Path, typer.Argument(help="Your checkpoint.")],
+    size: Annotated[int | None, typer.Option(help="Side of the images it was trained on, if not the model's.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Put a checkpoint of your own into the cache, so that `load_model(NAME)` finds it."""
     from zoo.importing import import_weights
+    from zoo.registry import get_entry
 
-    record = import_weights(name, file, cache_dir=cache_dir)
-    model = record.models[0]
-    print(f"imported {file} as {model}.{record.tag} (sha256 {record.sha256}, trained by {record.trained_by})")
-    print(f"load it with zoo.load_model({model!r}) or by the full name")
+    record = import_weights(name, file, size=size, cache_dir=cache_dir)
+    full_name, contract = f"{record.models[0]}.{record.tag}", get_entry(name).preprocessing.override(record.input)
+    print(f"imported {file} as {full_name} (sha256 {record.sha256}, trained by {record.trained_by})")
+    print(f"load it with zoo.load_model({full_name!r}); it takes images of {contract.size}, --size says otherwise")
 
 
 @app.command()
@@ -161,6 +163,8 @@ def export(
     from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
 
+    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
+        raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
     model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
     print(export_safetensors(full_state(name, model) if full else model.state_dict(), out, half=half))
 

@@ -56,6 +56,8 @@ def _libraries(home: Path) -> list[Check]:
 
 def _cache(home: Path) -> list[Check]:
     nearest = next(p for p in (home, *home.parents) if p.exists())
+    if not nearest.is_dir():
+        return [Check("cache", False, f"{home} cannot be a folder: {nearest} is none; set ZOO_HOME")]
     writable = os.access(nearest, os.W_OK)
     if not writable and not home.is_dir():
         return [Check("cache", False, f"{home} cannot be made: {nearest} is read-only; set ZOO_HOME")]

@@ -95,6 +95,10 @@ def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
     return pixels
 
 
+_NOT_FILMS = frozenset({"CT", "MR", "PT", "NM", "US", "IVUS", "OCT", "OP", "ES", "SM", "MG"})
+_LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
+
+
 def read_dicom(path: Path) -> NDArray[Any]:
     """Return a single-frame DICOM image as float32 fractions `(H, W)` or `(H, W, 3)`, black 0 and white 1.
 
@@ -113,6 +117,10 @@ def read_dicom(path: Path) -> NDArray[Any]:
         frames = int(dataset.get("NumberOfFrames") or 1)
     except pydicom_errors as error:
         raise InputContractError(f"cannot read {path} as DICOM: {error}") from error
+    if dataset.get("Modality") in _NOT_FILMS:
+        raise InputContractError(f"{path} is of modality {dataset.Modality}; a radiograph (CR, DX) is expected")
+    if str(dataset.get("ViewPosition", "")).upper() in _LATERAL:
+        log.warning("%s is a lateral view (%s); the networks know frontal ones", path, dataset.ViewPosition)
     if "PixelData" not in dataset:
         raise InputContractError(f"{path} is DICOM without an image: modality {dataset.get('Modality', 'not given')}")
     if frames > 1:

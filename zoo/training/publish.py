@@ -42,7 +42,9 @@ def publish(
     tag = out.resolve().name
     kept, _ = get_entry(models[-1]).convert(dict(state))
     path = out / f"{models[-1]}.{tag}.safetensors"
-    export_safetensors(kept, path, half=half, metadata={"model": models[-1], "command": command})
+    export_safetensors(
+        kept, path, half=half, metadata={"model": models[-1], "command": command, "input": json.dumps(dict(input))}
+    )
     record = {
         "tag": tag,
         "models": list(models),

@@ -126,13 +126,17 @@ class Run:
                 f"{last} was written by {state['world']} process(es), this run has {self.processes.world}: it would "
                 f"not end with the same weights. Start as many, or begin a new run from its weights."
             )
-        began = json.loads((self.out / "args.json").read_text())
+        began, now = json.loads((self.out / "args.json").read_text()), asdict(self.args)
         if other := [
             f"{k} {began[k]!r}, now {getattr(self.args, k)!r}" for k in FIXED if began[k] != getattr(self.args, k)
         ]:
             raise OptionError(
                 f"{last} is of a run with other arguments ({'; '.join(other)}): give the same, or another --out"
             )
+        if changed := [
+            f"{k} {v!r} -> {now[k]!r}" for k, v in began.items() if k in now and k != "resume" and now[k] != v
+        ]:
+            log.warning("resumed with other arguments than before: %s", ", ".join(changed))
         self.method.load_state_dict(state["model"])
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
