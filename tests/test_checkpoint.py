@@ -59,7 +59,6 @@ def entry(**changes):
         "stem": "stem.weight",
         "stages": (("stem.", "norm."), ("neck.",)),
         "preprocessing": Preprocessing(("grey",), (8, 8)),
-        "card": "",
     }
     return Entry(**facts | changes)
 
