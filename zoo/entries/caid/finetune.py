@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -51,6 +52,8 @@ from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
 from zoo.training.runlog import Metrics, write_atomically
+
+log = logging.getLogger("zoo")
 
 Results = dict[str, Any]
 T = TypeVar("T", bound="FinetuneArgs")
@@ -153,6 +156,7 @@ def resolve(args: T) -> T:
         known = zoo.model_info(args.model).input if is_file_known else get_entry(expected).preprocessing
         args = replace(args, size=known.size[0])
     if not args.val_list and args.monitor.lstrip("+").startswith("val_"):
+        log.warning("no --val-list: nothing is validated, and the best epoch is the one with the least training loss")
         args = replace(args, monitor="loss")
     return args
 
