@@ -31,7 +31,7 @@ RESTARTS = 9
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
 
-Advance = Callable[[int], None]
+Advance = Callable[[int], object]
 
 
 def copy_file(path: Path, part: Partial, size: int | None, advance: Advance) -> None:
