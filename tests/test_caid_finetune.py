@@ -24,18 +24,17 @@ from zoo.entries.caid.finetune_data import CHESTXRAY14, LabelledImages, read_fil
 from zoo.entries.caid.finetune_method import (
     Classifier,
     Segmenter,
-    collect,
     dice,
     dice_loss,
     dice_metrics,
     label_metrics,
     overlap,
-    share_buffers,
 )
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks, read_mask
 from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
+from zoo.training.finetune import collect, share_buffers
 from zoo.training.loop import fit
 
 SIZE = 32

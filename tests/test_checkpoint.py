@@ -55,7 +55,7 @@ def entry(**changes):
         "convert": lambda state: (dict(state), {}),
         "config": {"num_classes": 2, "in_channels": 3},
         "required": ("stem.", "norm."),
-        "head": "head.",
+        "head": ("head.",),
         "stem": "stem.weight",
         "stages": (("stem.", "norm."), ("neck.",)),
         "preprocessing": Preprocessing(("grey",), (8, 8)),

@@ -16,6 +16,7 @@ from zoo.training.evaluate import (
     extract_features,
     label_subsets,
     linear_probe,
+    mean_auroc,
     retrieval,
 )
 
@@ -54,6 +55,27 @@ def test_the_probe_separates_what_is_separable_and_nothing_else():
         train, labels = two_classes(60, 50, distance)
         test, truth = two_classes(200, 50, distance, seed=1)
         assert low <= auroc(truth, linear_probe(train, labels, test)) <= high
+
+
+def test_the_probe_tells_more_than_two_classes(monkeypatch):
+    """A column each, as a multinomial regression on all features has it; to the same tolerance as above."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(45) % 3
+    train, test = (rng.standard_normal((45, 80)) + 2 * np.eye(3, 80)[labels] for _ in range(2))
+    mean, std = train.mean(0), train.std(0)
+    monkeypatch.setattr(evaluate, "PENALTIES", (1e-1,))
+    scores = linear_probe(train, labels, test)
+    direct = LogisticRegression(C=1e-1 / 45, max_iter=1000).fit((train - mean) / std, labels)
+    expected = direct.decision_function((test - mean) / std)
+    assert scores.shape == (45, 3)
+    assert np.abs(scores - expected).max() < 2e-3 * np.ptp(expected)
+    one_against_rest = [auroc(labels == c, scores[:, c]) for c in range(3)]
+    assert mean_auroc(labels, scores) == pytest.approx(np.mean(one_against_rest))
+    assert mean_auroc(labels[labels > 0], scores[labels > 0]) == pytest.approx(
+        np.mean([auroc(labels[labels > 0] == c, scores[labels > 0][:, c]) for c in (1, 2)])
+    )
+    with pytest.raises(OptionError, match="the rarer has 0"):
+        linear_probe(train, np.where(labels == 1, 3, labels), test)
 
 
 def test_the_penalty_is_chosen_by_what_generalises():

@@ -52,11 +52,12 @@ def test_what_an_entry_says_of_its_network_is_true(name):
     entry = get_entry(name)
     with torch.device("meta"):
         network = entry.build({**entry.config, "num_classes": 3})
-    names = network.state_dict().keys()
+        projected = entry.build({**entry.config, "projection": True}) if "projection" in entry.config else network
+    names = network.state_dict().keys() | projected.state_dict().keys()
     assert {"num_classes", "in_channels"} <= set(entry.config)
-    for prefix in (*entry.required, entry.head, *(p for stage in entry.stages for p in stage)):
+    for prefix in (*entry.required, *entry.head, *(p for stage in entry.stages for p in stage)):
         assert any(n.startswith(prefix) for n in names), prefix
-    assert network.state_dict()[entry.stem].shape[1] == entry.config["in_channels"]
+    assert network.state_dict()[entry.stem].shape[entry.stem_axis] == entry.config["in_channels"]
     assert len(entry.preprocessing.channels) == entry.config["in_channels"]
     with torch.device("meta"):
         assert len(entry.build(dict(entry.config)).state_dict()) > 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.building import make_fresh
-from zoo.coverage import check_coverage, is_counter, shape_text
+from zoo.coverage import check_coverage, group_of, is_counter, shape_text
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.formats import as_float32, other_float
 from zoo.report import AS_STORED, HEAD_MISFIT, LoadReport, unwrap
@@ -97,7 +97,8 @@ def convert(entry: Entry, tensors: State) -> tuple[State, Config]:
     """
     state, facts = entry.convert(tensors)
     stem = state.get(entry.stem)
-    known: Config = {} if stem is None or stem.ndim < 3 else {"in_channels": stem.shape[1]}
+    axis = entry.stem_axis
+    known: Config = {} if stem is None or stem.ndim < axis + 2 else {"in_channels": stem.shape[axis]}
     return state, known | facts
 
 
@@ -118,22 +119,24 @@ def _reason(name: str, unused: Mapping[str, str]) -> str | None:
     return next((why for pattern, why in unused.items() if re.fullmatch(pattern, name)), None)
 
 
-def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
+def adapt_input_channels(weight: Tensor, channels: int, axis: int = 1) -> Tensor:
     """Change the number of input channels of a convolution so that a grey image gives the same response.
 
     Args:
         weight: `(O, I, *kernel)`, in any number of dimensions.
         channels: Summed over I for one channel; repeated and scaled by I / channels for more.
+        axis: Where I stands.
 
     Raises:
         OptionError: `channels` is not positive.
     """
     if channels < 1:
         raise OptionError(f"in_channels={channels}: expected 1 or more")
-    present = weight.shape[1]
+    present = weight.shape[axis]
     if channels == 1:
-        return weight.sum(dim=1, keepdim=True)
-    return weight[:, [i % present for i in range(channels)]] * (present / channels)
+        return weight.sum(dim=axis, keepdim=True)
+    index = (slice(None),) * axis + ([i % present for i in range(channels)],)
+    return weight[index] * (present / channels)
 
 
 def load_into(
@@ -146,8 +149,8 @@ def load_into(
 ) -> LoadReport:
     """Fill a network, built on the meta device or not, with a converted state dict. Strict: all or an error.
 
-    The head may be missing or not fit, and a group that the entry does not require may be missing as a whole; such
-    parts get fresh values. Everything else must be there, and nothing may be there that the network does not have.
+    Parts of the head may be missing or not fit, and a group that the entry does not require may be missing as a whole;
+    such parts get fresh values. Everything else must be there, and nothing may be there that the network does not have.
 
     Args:
         model: The network; its tensors are replaced, not copied into.
@@ -165,7 +168,8 @@ def load_into(
     _sort_out(own, state, entry, report)
     values = read(state)
     if entry.stem in report.adapted:
-        values[entry.stem] = adapt_input_channels(values[entry.stem], own[entry.stem].shape[1])
+        channels = own[entry.stem].shape[entry.stem_axis]
+        values[entry.stem] = adapt_input_channels(values[entry.stem], channels, entry.stem_axis)
     make_fresh(model, report.fresh, entry)
     current = model.state_dict()
     model.load_state_dict({name: values.get(name, current[name]) for name in own}, strict=True, assign=True)
@@ -173,7 +177,7 @@ def load_into(
 
 
 def set_aside(own: State, state: State, entry: Entry, *, keep_head: bool = False) -> dict[str, str]:
-    """Take out of a state dict what is left out on purpose, and a head that does not fit the network's.
+    """Take out of a state dict what is left out on purpose, and the parts of a head that do not fit the network's.
 
     Args:
         own: Tensors of the network.
@@ -187,9 +191,9 @@ def set_aside(own: State, state: State, entry: Entry, *, keep_head: bool = False
     dropped = {n: why for n in state if n not in own and (why := _reason(n, entry.unused))}
     for name in dropped:
         del state[name]
-    theirs = [name for name in state if name.startswith(entry.head)]
-    if not keep_head and _other_classes(own, {name: state[name] for name in theirs}, entry.head):
-        for name in theirs:
+    for part in () if keep_head else entry.head:
+        theirs = {name: tensor for name, tensor in state.items() if name.startswith(part)}
+        for name in theirs if _other_classes(own, theirs, part) else ():
             wanted = f"{shape_text(own[name])} in the network" if name in own else "the network has no such head"
             dropped[name] = f"{HEAD_MISFIT}: {shape_text(state.pop(name))} in the file, {wanted}"
     return dropped
@@ -205,13 +209,13 @@ def _other_classes(own: State, head: State, prefix: str) -> bool:
 
 def _sort_out(own: State, state: State, entry: Entry, report: LoadReport) -> None:
     """Note in the report what will come of each tensor of the network."""
-    lost = "the file's head does not fit" if any(r.startswith(HEAD_MISFIT) for r in report.dropped.values()) else ""
+    lost = {group_of(name, entry) for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)}
     for name, target in own.items():
         if name not in state:
-            head = lost if name.startswith(entry.head) else ""
-            report.fresh[name] = "counts from 0" if is_counter(name) else head or "not in the file"
+            absent = "the file's head does not fit" if group_of(name, entry) in lost else "not in the file"
+            report.fresh[name] = "counts from 0" if is_counter(name) else absent
         elif state[name].shape != target.shape:
-            there, here = state[name].shape[1], target.shape[1]
+            there, here = state[name].shape[entry.stem_axis], target.shape[entry.stem_axis]
             report.adapted[name] = f"{there} input channels {'summed to 1' if here == 1 else f'repeated to {here}'}"
         elif kind := other_float(state[name]):
             report.loaded[name] = f"{'narrowed' if kind == 'float64' else 'widened'} from {kind}"

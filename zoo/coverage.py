@@ -50,8 +50,8 @@ def compare(own: Tensors, state: Tensors, entry: Entry, *, head_required: bool =
         entry: Says which groups are required.
         head_required: Whether the head is, too.
     """
-    required = (*entry.required, entry.head) if head_required else entry.required
-    present = {_group(name, entry) for name in state}
+    required = (*entry.required, *entry.head) if head_required else entry.required
+    present = {group_of(name, entry) for name in state}
     return Coverage(
         needed=tuple(name for name in own if name.startswith(required)),
         missing=tuple(n for n in own if n not in state and not _may_lack(n, state, present, required, entry)),
@@ -84,14 +84,15 @@ def check_coverage(own: Tensors, state: Tensors, entry: Entry, *, head_required:
     )
 
 
-def _group(name: str, entry: Entry) -> str:
-    return entry.head if name.startswith(entry.head) else name.partition(".")[0]
+def group_of(name: str, entry: Entry) -> str:
+    """The part of the head that a tensor belongs to, else its module group."""
+    return next((part for part in entry.head if name.startswith(part)), name.partition(".")[0])
 
 
 def _may_lack(name: str, state: Tensors, present: set[str], required: tuple[str, ...], entry: Entry) -> bool:
     if is_counter(name) and f"{name.removesuffix(_COUNTER)}running_mean" in state:
         return True  # files from before PyTorch 0.4.1 have no counters
-    return not name.startswith(required) and _group(name, entry) not in present
+    return not name.startswith(required) and group_of(name, entry) not in present
 
 
 def is_counter(name: str) -> bool:
@@ -103,8 +104,9 @@ def _fits(name: str, stored: Tensor, target: Tensor, entry: Entry) -> bool:
     """Whether a tensor can take its place, as it is or, for the first convolution, after a change of channels."""
     if stored.is_floating_point() != target.is_floating_point():
         return False
-    if name == entry.stem and stored.ndim == target.ndim > 1:
-        return stored.shape[:1] + stored.shape[2:] == target.shape[:1] + target.shape[2:]
+    axis = entry.stem_axis
+    if name == entry.stem and stored.ndim == target.ndim > axis:
+        return stored.shape[:axis] + stored.shape[axis + 1 :] == target.shape[:axis] + target.shape[axis + 1 :]
     return stored.shape == target.shape
 
 

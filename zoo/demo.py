@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ def run_demo(image: str | Path | None, out: Path, *, tag: str = TAG, echo: Calla
         echo(str(zoo.load_report(model)))
 
     film = chest_phantom() if image is None else image
-    feature, panels = look(encoder, unet, zoo.load_transform(names[0]), film)
+    feature, panels = look(encoder, unet, cast("ImageTransform", zoo.load_transform(names[0])), film)
     echo(f"{names[0]}: feature of shape {tuple(feature.shape)}, norm {feature.norm():.3f}")
 
     origin = PHANTOM if image is None else Path(image).name
@@ -95,12 +95,12 @@ def look(
 
 def finer(transform: ImageTransform) -> ImageTransform:
     """Return the same transform for a larger input: twice the size, or as many times as `_FINER_SIDE` takes."""
-    from zoo.preprocessing import build_transform
+    from zoo.preprocessing import ImageTransform
 
     facts = transform.preprocessing
     times = max(2, _FINER_SIDE // min(facts.size))
     resize = None if facts.resize is None else times * facts.resize
-    return build_transform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
+    return ImageTransform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
 
 
 def mask_rectangles(image: Tensor, seed: int = 0) -> Tensor:

@@ -25,17 +25,34 @@ class Preprocessing:
     channels: tuple[str, ...]
     """Meaning of each channel, in order. A grey image is repeated over `("grey", "grey", "grey")`."""
     size: tuple[int, ...]
-    """Pixels or voxels of the network's input, in array order `(H, W)` or `(D, H, W)`."""
+    """Pixels or voxels of the network's input, in array order `(H, W)` or `(D, H, W)`.
+
+    Empty for volumes of any size.
+    """
     resize: int | None = None
     """Length the shorter side is brought to before the centre crop to `size`; None for resizing straight to `size`."""
     units: str = "fraction of the largest intensity"
     """What a value means before normalisation."""
     value_range: tuple[float, float] = (0.0, 1.0)
-    """Smallest and largest value that the network has seen."""
+    """Smallest and largest value that the network has seen, before `mean`, `std` and `normalise`.
+
+    A `window` is scaled to it.
+    """
     mean: tuple[float, ...] | None = None
     """Subtracted per channel after scaling to `value_range`; None for none."""
     std: tuple[float, ...] | None = None
     """Divides per channel after `mean`; None for none."""
+    affine: tuple[tuple[float, ...], ...] | None = None
+    """Rows of the 4 x 4 matrix from voxel `(i, j, k, 1)` to mm in the atlas, as nibabel has it, x to the right, y to
+    the front, z to the top; with `size` the grid that volumes are brought to. None for volumes in no atlas."""
+    orientation: str | None = None
+    """Where the axes of a volume in no atlas point to, for example `"RAS"`: right, anterior, superior. None to keep."""
+    spacing: tuple[float, ...] | None = None
+    """Size in mm of the voxels that a volume in no atlas is resampled to, axis by axis. None to keep."""
+    window: tuple[float, float] | None = None
+    """Smallest and largest value in `units` that is told apart: volumes are clipped to it. None for no window."""
+    normalise: str | None = None
+    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None for none."""
 
     def override(self, facts: Mapping[str, Any]) -> Preprocessing:
         """Return a copy with the fields of a manifest record's `input` (JSON lists become tuples).
@@ -46,8 +63,12 @@ class Preprocessing:
         known = {f.name for f in fields(self)}
         if unknown := sorted(set(facts) - known):
             raise OptionError(f"unknown input field(s) {unknown} in the manifest; known are {sorted(known)}")
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        values: dict[str, Any] = {name: _frozen(value) for name, value in facts.items()}
         return replace(self, **values)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -75,13 +96,15 @@ class Entry:
     """
     required: tuple[str, ...]
     """Prefixes of the module groups that a file must fill completely; any other group it fills completely or not."""
-    head: str
-    """Prefix of the task head, the one part that a file may lack or that may not fit `num_classes`."""
+    head: tuple[str, ...]
+    """Prefixes of the parts of the task head, each of which a file may lack or have for other `num_classes`."""
     stem: str
     """Name of the first convolution's weight, which `in_channels` adapts."""
     stages: tuple[tuple[str, ...], ...]
     """Prefixes of the network's stages from input to output, for layer-wise learning rates."""
     preprocessing: Preprocessing
+    stem_axis: int = 1
+    """Axis of the stem's weight that counts input channels: 1 but for convolutions with several kernels."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
     reset: Callable[[nn.Module], None] | None = None

@@ -97,6 +97,8 @@ def _input_of(entry: Entry, source: Path, size: int | None) -> dict[str, Any]:
     if size < 1:
         raise OptionError(f"size={size}: expected the side of the images in pixels")
     published = entry.preprocessing
+    if len(published.size) != 2:
+        raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
     resize = published.resize and round(published.resize * size / min(published.size))
     return {"size": [size] * len(published.size), "resize": resize}
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.preprocessing import ImageTransform
+    from zoo.volume_transform import VolumeTransform
 
 log = logging.getLogger("zoo")
 
@@ -92,8 +93,8 @@ def load_model(
     return _finish(model, report, place)
 
 
-def load_transform(name: str) -> ImageTransform:
-    """Return the callable that makes an image what a model was trained on: float32 `(C, *space)`.
+def load_transform(name: str) -> ImageTransform | VolumeTransform:
+    """Return the callable that makes an image or a volume what a model was trained on: float32 `(C, *space)`.
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import is_dicom, pil_pixels, read_dicom, read_picture
+from zoo.volume_transform import VolumeTransform, build_volume_transform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,17 +31,22 @@ _SMALLEST_SIDE = 32
 _COLOUR_TOLERANCE = 2.5 / 255  # what JPEG compression adds to a grey film that was stored as colour
 _FAINT = 0.1
 _ELONGATED = 2.5
+_OF_VOLUMES = ("affine", "orientation", "spacing", "window", "normalise")
 
 
-def build_transform(preprocessing: Preprocessing) -> ImageTransform:
+def build_transform(preprocessing: Preprocessing) -> ImageTransform | VolumeTransform:
     """Return the transform that executes `preprocessing`; printing it shows its steps.
 
     Raises:
         OptionError: the facts contradict each other, or describe an input that no transform exists for.
     """
     channels, size, resize = preprocessing.channels, preprocessing.size, preprocessing.resize
-    if len(size) != 2 or len(set(channels)) != 1:
+    if len(size) != 2:
+        return build_volume_transform(preprocessing)
+    if len(set(channels)) != 1:
         raise OptionError(f"no transform makes an input of size {size} with channels {channels}: 2D and grey is known")
+    if stray := [name for name in _OF_VOLUMES if getattr(preprocessing, name) is not None]:
+        raise OptionError(f"{', '.join(stray)} with size {size}: these facts are of volumes")
     if resize is not None and resize < max(size):
         raise OptionError(f"the shorter side is resized to {resize}, too little for a centre crop of {size}")
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):

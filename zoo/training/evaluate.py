@@ -28,25 +28,27 @@ def extract_features(network: Callable[[Tensor], Tensor], batches: Iterable[Tens
 
 
 def linear_probe(train: Array, labels: Array, test: Array, *, seed: int = 0) -> Floats:
-    """Scores (M,) of a logistic regression fitted on frozen features; C by cross-validation inside the labels.
+    """Decisions of a logistic regression fitted on frozen features; C by cross-validation inside the labels.
 
     Features are standardised by the training set. The penalty is rotation invariant, so the fit is done in the span of
     the training samples: the same solution, many times faster when D exceeds N.
 
     Args:
         train: (N, D).
-        labels: (N,), 0 or 1, both present.
+        labels: (N,), 0 to C - 1, all present.
         test: (M, D).
         seed: Of the folds.
+
+    Returns:
+        (M,) for two classes, higher for class 1; (M, C) for more, whose softmax are the probabilities.
 
     Raises:
         OptionError: Fewer than two labels of a class.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
 
-    rarest = min(int((labels == c).sum()) for c in (0, 1))
+    rarest = int(np.bincount(np.asarray(labels, dtype=np.int64), minlength=2).min())
     if rarest < 2:
         raise OptionError(f"a linear probe needs at least 2 labels of each class, the rarer has {rarest}")
     mean, std = train.mean(0), train.std(0)
@@ -62,7 +64,7 @@ def linear_probe(train: Array, labels: Array, test: Array, *, seed: int = 0) -> 
 
     folds = list(StratifiedKFold(min(5, rarest), shuffle=True, random_state=seed).split(train, labels))
     quality = [
-        np.mean([roc_auc_score(labels[held], scores(c, rest, train[held])) for rest, held in folds]) for c in PENALTIES
+        np.mean([mean_auroc(labels[held], scores(c, rest, train[held])) for rest, held in folds]) for c in PENALTIES
     ]
     return scores(PENALTIES[int(np.argmax(quality))], np.arange(len(train)), test)
 
@@ -93,6 +95,17 @@ def auroc(labels: Array, scores: Array, weights: Array | None = None) -> float:
     from sklearn.metrics import roc_auc_score
 
     return float(roc_auc_score(labels, scores, sample_weight=weights))
+
+
+def mean_auroc(labels: Array, scores: Array) -> float:
+    """Area under the ROC curve of labels (N,): of class 1 where scores are (N,) or (N, 2), else the mean over classes.
+
+    Of more than two each class that is there counts, against all others.
+    """
+    if scores.ndim == 1:
+        return auroc(labels == 1, scores)
+    wanted = [1] if scores.shape[1] == 2 else np.unique(labels)
+    return float(np.mean([auroc(labels == c, scores[:, c]) for c in wanted]))
 
 
 def retrieval(features: Array, groups: Sequence[str]) -> tuple[Floats, Floats, Array]:

@@ -131,7 +131,7 @@ ENTRIES = (
         convert=convert_encoder,
         config={"num_classes": 0, "in_channels": 3, "projection": False},
         required=tuple(prefix for stage in _STAGES for prefix in stage),
-        head="fc.",
+        head=("fc.",),
         stem="conv1.weight",
         stages=_STAGES,
         preprocessing=PREPROCESSING,
@@ -145,7 +145,7 @@ ENTRIES = (
         convert=convert_unet,
         config={"num_classes": None, "in_channels": 3},
         required=("encoder.", "decoder."),
-        head="segmentation_head.",
+        head=("segmentation_head.",),
         stem="encoder.conv1.weight",
         stages=(
             *(tuple(f"encoder.{prefix}" for prefix in stage) for stage in _STAGES),

@@ -6,7 +6,6 @@ for 224 pixels; at another size they are scaled with it.
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from torchvision.transforms.functional import hflip, resized_crop
 from zoo.errors import InputContractError, OptionError
 from zoo.images import read_picture
 from zoo.training.data import Key, seeded
+from zoo.training.table import read_table
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -89,8 +89,7 @@ def _read_lines(folder: Path, list_file: Path) -> list[Sample]:
 
 
 def _read_csv(folder: Path, list_file: Path, labels: tuple[str, ...], split: str) -> list[Sample]:
-    with list_file.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(list_file)
     columns = list(rows[0]) if rows else []
     image = next((c for c in columns if c.lower() in IMAGE_COLUMNS), None)
     absent = [c for c in (*labels, *(["split"] if split else [])) if c not in columns]

@@ -26,7 +26,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ from zoo.entries.caid.finetune_data import (
     split_names,
     write_predictions,
 )
-from zoo.entries.caid.finetune_method import Classifier, Segmenter, collect, dice_metrics, label_metrics, share_buffers
+from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics, label_metrics
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
 from zoo.errors import OptionError
 from zoo.registry import get_entry
@@ -50,12 +50,11 @@ from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
-from zoo.training.loop import autocast, fit
-from zoo.training.runlog import Metrics, write_atomically
+from zoo.training.finetune import Results, collect, origin_of, train_and_test
+from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
 
-Results = dict[str, Any]
 T = TypeVar("T", bound="FinetuneArgs")
 
 
@@ -179,7 +178,7 @@ def classify(args: ClassifyArgs, processes: Processes) -> Results:
         labels = torch.tensor([sample.labels for sample in samples[part]], dtype=scores.dtype)
         return label_metrics(labels, scores, names, counting)
 
-    return train_and_test(method, data, evaluate, args, processes)
+    return tune(method, data, evaluate, args, processes)
 
 
 def segment(args: SegmentArgs, processes: Processes) -> Results:
@@ -190,45 +189,24 @@ def segment(args: SegmentArgs, processes: Processes) -> Results:
     def evaluate(part: str, epoch: int) -> Results:
         return dice_metrics(collect(method.overlaps, data[part], args, processes, data_pass=epoch))
 
-    return train_and_test(method, data, evaluate, args, processes)
+    return tune(method, data, evaluate, args, processes)
 
 
-def train_and_test(
+def tune(
     method: Classifier | Segmenter,
     data: Mapping[str, Dataset[dict[str, Tensor]]],
     evaluate: Callable[[str, int], Results],
     args: FinetuneArgs,
     processes: Processes,
 ) -> Results:
-    """Fit the method, then judge its best epoch.
-
-    Args:
-        method: With the network in `network`.
-        data: Parts `train` and, where there are any, `val` and `test`.
-        evaluate: From a part's name and the epoch to its metrics; those of `val` that are numbers are logged.
-        args: The run.
-        processes: From `zoo.training.distributed.start`.
-
-    Returns:
-        The weights that the run began with, the metrics of the best epoch, and those of the test part.
-    """
-
-    def validate(_: nn.Module, epoch: int) -> Metrics:
-        share_buffers(method)
-        return {name: value for name, value in evaluate("val", epoch).items() if isinstance(value, float)}
-
+    """Fit the method and judge its best epoch; returns the weights that it began with, and `train_and_test`'s."""
     groups = zoo.param_groups(method.network, args.lr, weight_decay=args.weight_decay, layer_decay=args.layer_decay)
-    report = zoo.load_report(method.network)
-    results: Results = {"model": report.model, "tag": report.tag, "source": report.source, "sha256": report.sha256}
-    results["best"] = fit(
-        method, data["train"], args, processes=processes, validate=validate if "val" in data else None, params=groups
-    )
+    results = {
+        **origin_of(method.network),
+        **train_and_test(method, data, evaluate, args, processes, params=groups),
+    }
     if "test" in data:
-        best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
-        method.load_state_dict(best["model"])
-        method.eval()
-        with torch.no_grad(), autocast(args.precision, processes.device):
-            results["test"] = {"images": length_of(data["test"]), **evaluate("test", 0)}
+        results["test"] = {"images": length_of(data["test"]), **results["test"]}
     return results
 
 

@@ -5,19 +5,14 @@ Facts from MR-HosseinzadehTaher/BenchmarkTransferLearning, Version1, `models.py`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from zoo.training import distributed
-from zoo.training.args import TrainArgs
-from zoo.training.data import length_of, place
-from zoo.training.distributed import Processes
 from zoo.training.evaluate import auroc
 from zoo.training.runlog import Metrics
 
@@ -128,43 +123,3 @@ def dice_metrics(sums: Tensor) -> Metrics:
     soft, hard = sums[:, :3], sums[:, 3:]
     values = {"loss": dice_loss(soft.sum(0)), "dice": dice(hard.sum(0)), "dice_per_image": dice(hard).mean()}
     return {name: value.item() for name, value in values.items()}
-
-
-def collect(
-    rows: Callable[[dict[str, Tensor]], Tensor],
-    dataset: Dataset[dict[str, Tensor]],
-    args: TrainArgs,
-    processes: Processes,
-    data_pass: int = 0,
-) -> Tensor:
-    """Apply `rows` to a whole data set, each process taking its share.
-
-    Args:
-        rows: Batch of N samples to (N, K).
-        dataset: Indexed by (pass, index).
-        args: Batch size, workers, memory layout.
-        processes: From `zoo.training.distributed.start`.
-        data_pass: Pass that the samples are drawn from.
-
-    Returns:
-        (len(dataset), K) on the CPU, in the data set's order, the same on every process.
-    """
-    count, world = length_of(dataset), processes.world
-    share = math.ceil(count / world)  # equal shares, so that they can be gathered: the last rows may be done twice
-    keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
-    loader = DataLoader(
-        dataset,
-        max(1, args.batch_size // world),
-        sampler=keys,
-        num_workers=args.workers,
-        generator=torch.Generator(),
-    )
-    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in loader])
-    everyone: Tensor = distributed.gather(own).view(world, share, -1)
-    return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()
-
-
-def share_buffers(method: nn.Module) -> None:
-    """Give all processes the first one's batch statistics: those that are saved are those that are judged."""
-    for buffer in method.buffers():
-        distributed.broadcast(buffer)

@@ -5,10 +5,10 @@
 
 Every map is the ICBM 152 grey-matter template that nilearn carries, changed in ways whose labels are written down:
 smooth random deformation with modulation, individual regional volumes, atrophy that grows with age, focal atrophy of
-patients, and a scanner's blur, contrast, bias field and noise. `healthy` is for pre-training (ages 18 to 88), `clinical`
-has patients and controls of the same ages, from scanners that `healthy` has not. Places and sizes of the effects are in
-the order of what morphometry of ageing and of Alzheimer's disease reports; they are chosen, not fitted: nothing found on
-this cohort is a finding about brains.
+patients, and a scanner's blur, contrast, bias field and noise. `healthy` is for pre-training (ages 18 to 88),
+`clinical` has patients and controls of the same ages, from scanners that `healthy` has not. Places and sizes of the
+effects are in the order of what morphometry of ageing and of Alzheimer's disease reports; they are chosen, not fitted:
+nothing found on this cohort is a finding about brains.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from zoo.errors import OptionError
 from zoo.training.args import run_command
+from zoo.training.runlog import write_atomically
 
 Array = npt.NDArray[np.float64]
 
@@ -105,8 +105,17 @@ def grid(spacing: float) -> tuple[tuple[int, int, int], Array]:
 
 
 def build_anatomy(spacing: float) -> Anatomy:
-    """Bring the template to the grid and draw the maps of both kinds of atrophy."""
-    from nilearn.datasets import load_mni152_gm_template
+    """Bring the template to the grid and draw the maps of both kinds of atrophy.
+
+    Raises:
+        OptionError: nilearn, which carries the template, is not installed.
+    """
+    try:
+        from nilearn.datasets import load_mni152_gm_template
+    except ImportError as error:
+        raise OptionError(
+            f"the synthetic cohort is made from a template of nilearn ({error}): pip install 'medssl-zoo[train]'"
+        ) from error
 
     shape, affine = grid(spacing)
     image = load_mni152_gm_template(resolution=1)
@@ -175,7 +184,8 @@ def draw_map(anatomy: Anatomy, site: Site, rng: np.random.Generator, loss: Array
     density = density * np.exp(polynomial(shape, site.bias))
     brain = ndimage.binary_dilation(density > 0.05)
     noisy = density + brain * rng.normal(0, site.noise, shape)
-    return noisy.clip(0).astype(np.float32)
+    density_map: npt.NDArray[np.float32] = noisy.clip(0).astype(np.float32)
+    return density_map
 
 
 def polynomial(shape: Sequence[int], coefficients: Array) -> Array:
@@ -186,18 +196,22 @@ def polynomial(shape: Sequence[int], coefficients: Array) -> Array:
     return np.asarray(slopes + curves)
 
 
-def draw_subject(rng: np.random.Generator, cohort: str, index: int, sites: Sequence[Site]) -> dict[str, Any]:
+def draw_subject(
+    rng: np.random.Generator, cohort: str, index: int, sites: Sequence[Site], acceleration: float = 0.0
+) -> dict[str, Any]:
     """One row of the table; in `clinical` every second subject is a patient, whatever site and age."""
     number = int(rng.integers(len(sites)))
     mean, deviation = sites[number].age
     age = float(np.clip(rng.normal(mean, deviation), *((18, 88) if cohort == "healthy" else (55, 88))))
     is_patient = cohort == "clinical" and index % 2 == 1
+    severity = round(float(rng.uniform(0.5, 1.5)), 3) if is_patient else 0.0
+    speed = float(np.exp(rng.normal(0, 0.2))) * (1 + acceleration * severity)
     return {
         "participant_id": f"{cohort}{index:05d}",
         "age": round(age, 2),
         "diagnosis": int(is_patient),
-        "severity": round(float(rng.uniform(0.5, 1.5)), 3) if is_patient else 0.0,
-        "ageing_speed": round(float(np.exp(rng.normal(0, 0.2))), 3),
+        "severity": severity,
+        "ageing_speed": round(speed, 3),
         "site": f"{cohort}{number}",
     }
 
@@ -210,25 +224,32 @@ def log_loss(anatomy: Anatomy, subject: dict[str, Any]) -> Array:
     return loss
 
 
-def write_cohort(out: Path, cohort: str, count: int, anatomy: Anatomy, seed: int) -> None:
-    """Write `<cohort>.npy` (count, 1, D, H, W) and `<cohort>.csv`, whole or not at all."""
+def write_cohort(out: Path, cohort: str, count: int, anatomy: Anatomy, seed: int, acceleration: float = 0.0) -> None:
+    """Write `<cohort>.npy` (count, 1, D, H, W), then `<cohort>.csv`, each whole or not at all."""
     part = list(SITES).index(cohort)
     sites = [draw_site(np.random.default_rng([seed, part, 1, i]), cohort) for i in range(SITES[cohort])]
-    temporary = out / f"{cohort}.npy.tmp"
-    shape = (count, 1, *anatomy.template.shape)
-    maps = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-    with (out / f"{cohort}.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
+    subjects = []
+
+    def write_maps(path: Path) -> None:
+        shape = (count, 1, *anatomy.template.shape)
+        open_memmap: Any = np.lib.format.open_memmap  # untyped in some releases
+        maps = open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
         for i in tqdm(range(count), desc=cohort, disable=None):
             rng = np.random.default_rng([seed, part, 0, i])
-            subject = draw_subject(rng, cohort, i, sites)
-            maps[i, 0] = draw_map(
-                anatomy, sites[int(subject["site"].removeprefix(cohort))], rng, log_loss(anatomy, subject)
-            )
-            table.writerow(subject)
-    maps.flush()
-    os.replace(temporary, out / f"{cohort}.npy")
+            subject = draw_subject(rng, cohort, i, sites, acceleration)
+            site = sites[int(subject["site"].removeprefix(cohort))]
+            maps[i, 0] = draw_map(anatomy, site, rng, log_loss(anatomy, subject))
+            subjects.append(subject)
+        maps.flush()
+
+    def write_table(path: Path) -> None:
+        with path.open("w", newline="") as file:
+            table = csv.DictWriter(file, COLUMNS)
+            table.writeheader()
+            table.writerows(subjects)
+
+    write_atomically(out / f"{cohort}.npy", write_maps)
+    write_atomically(out / f"{cohort}.csv", write_table)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -240,8 +261,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--spacing", type=float, default=6.0, help="voxel size in millimetres; 1.5 is the published grid"
     )
+    parser.add_argument(
+        "--acceleration",
+        type=float,
+        default=0.0,
+        help="how much faster, as a share, the brain of a patient of mean severity ages; 0 for focal disease alone",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of every draw")
     args = parser.parse_args(argv)
+    if not args.acceleration >= 0:
+        raise OptionError(f"--acceleration {args.acceleration}: expected 0 or more")
     if args.healthy < 1 or args.clinical < 2:
         raise OptionError(f"--healthy {args.healthy} --clinical {args.clinical}: expected at least 1 and 2 subjects")
     grid(args.spacing)
@@ -250,12 +279,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise OptionError(f"{args.out} is not empty ({', '.join(there[:3])}): name a new folder")
     anatomy = build_anatomy(args.spacing)
     for cohort, count in (("healthy", args.healthy), ("clinical", args.clinical)):
-        write_cohort(args.out, cohort, count, anatomy, args.seed)
+        write_cohort(args.out, cohort, count, anatomy, args.seed, args.acceleration)
     facts = {"synthetic": True, "generator": VERSION, "template": "mni_icbm152_gm_tal_nlin_sym_09a (nilearn)"}
     arguments = {"spacing": args.spacing, "seed": args.seed, "healthy": args.healthy, "clinical": args.clinical}
+    arguments["acceleration"] = args.acceleration
     shape, affine = grid(args.spacing)
     place = {"shape": shape, "affine": affine.tolist()}
-    (args.out / "cohort.json").write_text(json.dumps({**facts, **arguments, **place}, indent=2) + "\n")
+    text = json.dumps({**facts, **arguments, **place}, indent=2) + "\n"
+    write_atomically(args.out / "cohort.json", lambda path: path.write_text(text))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,218 @@
+"""y-Aware's data: brain volumes, a table with one row for each, and the data set that training is indexed with.
+
+Two layouts. The authors' (Duplums/yAwareContrastiveLearning, `dataset.py`): one `.npy` array of all volumes, and a CSV
+in the same order. Or a folder of NIfTI files, and a CSV or TSV that names them. The columns `participant_id`, `session`
+and `run`, those that are there, identify a row and must do so uniquely. Where a text file `<array>.ids.txt` lies beside
+the array, one identifier a line (`sub-01`, or `sub-01_ses-2`), the table must have the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+import zoo
+from zoo.entries.yaware.storage import Row, check_array, check_order, find_files, identify, open_array, read_in_place
+from zoo.errors import InputContractError, OptionError
+from zoo.training.data import Key, seed_of
+from zoo.training.table import check_columns, read_table
+from zoo.volumes import z_score
+
+Voxels = npt.NDArray[np.float32]
+
+MODEL = "yaware-densenet121"
+GRIDS = ("published", "any")
+SMALLEST_SIDE = 29
+"""Voxels: the network halves a side twice rounding up, then three times rounding down."""
+MISSING = ("", "nan", "na", "n/a", "none")
+"""What an empty cell looks like, in lower case."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Volumes of one shape and the table's rows of them. Each volume is read when it is asked for, none is kept."""
+
+    source: Path
+    """The array or the folder."""
+    table: Path
+    places: tuple[int | Path, ...]
+    """Of each volume: its position in the array, or its file."""
+    names: tuple[str, ...]
+    """What messages and results call each volume."""
+    rows: tuple[Row, ...]
+    labels: npt.NDArray[np.float64]
+    """(n, k): a column for each label that `read_cohort` was asked for."""
+    shape: tuple[int, ...]
+    """Voxels of every volume, (D, H, W)."""
+    axes: str = ""
+    """Of NIfTI files that are read in their own grid: where the axes point to, as "RAS"."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def volume(self, index: int) -> Voxels:
+        """Return a volume as the network takes it: (1, D, H, W), less its mean, over its deviation.
+
+        Raises:
+            InputContractError: It has NaN or infinite values, is constant or of another shape, or its file breaks the
+                input contract. The message names the volume.
+        """
+        place = self.places[index]
+        try:
+            if isinstance(place, int):
+                return z_score(np.array(open_array(self.source)[place]).reshape(1, *self.shape))
+            if not self.axes:
+                published: Voxels = zoo.load_transform(MODEL)(place).numpy()
+                return published
+            values, axes = read_in_place(place)
+            if (values.shape, axes) != (self.shape, self.axes):
+                raise InputContractError(
+                    f"shape {values.shape} with axes {axes}: {self.shape} with axes {self.axes} is expected, as the "
+                    f"first volume has"
+                )
+            return z_score(values[None])
+        except InputContractError as error:
+            raise InputContractError(f"{self.names[index]} in {self.source}: {error}") from error
+
+    def column(self, name: str) -> list[str]:
+        """Cells of a column of the table.
+
+        Raises:
+            OptionError: There is no such column, or cells are empty.
+        """
+        check_columns(self.rows, (name,), self.table)
+        cells = [row[name].strip() for row in self.rows]
+        self._refuse([cell.lower() in MISSING for cell in cells], name, "no value")
+        return cells
+
+    def numbers(self, name: str) -> npt.NDArray[np.float64]:
+        """Cells of a column of the table as numbers (n,).
+
+        Raises:
+            OptionError: There is no such column, or cells are empty or no finite numbers.
+        """
+        check_columns(self.rows, (name,), self.table)
+        values = [_number(row[name]) for row in self.rows]
+        self._refuse([not math.isfinite(value) for value in values], name, "no finite number")
+        return np.array(values)
+
+    def take(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Cohort:
+        """Part of the cohort, in the order of `indices`."""
+        return replace(
+            self,
+            places=tuple(self.places[i] for i in indices),
+            names=tuple(self.names[i] for i in indices),
+            rows=tuple(self.rows[i] for i in indices),
+            labels=self.labels[list(indices)],
+        )
+
+    def _refuse(self, wrong: Sequence[bool], column: str, what: str) -> None:
+        found = [f"{self.names[i]} {self.rows[i][column]!r}" for i, is_wrong in enumerate(wrong) if is_wrong]
+        if found:
+            raise OptionError(
+                f"{self.table}: {len(found)} of {len(self)} rows have {what} in column {column!r} (first: "
+                f"{', '.join(found[:5])}). Fill them in, or mark the rows to use in a column and choose them by it"
+            )
+
+
+def read_cohort(
+    data: str, table: str, *, labels: Sequence[str] = (), rows: str = "", grid: str = "published"
+) -> Cohort:
+    """Read which volumes there are and what is known of each.
+
+    Args:
+        data: `.npy` array (n, 1, D, H, W) or (n, D, H, W) of any grid and any real dtype, or a folder of NIfTI files.
+        table: CSV or TSV: of an array in its order and as long; of a folder with a column `file`, or with identifiers
+            that each occur in one file's name.
+        labels: Columns of the table that are labels, numbers.
+        rows: Which rows to use, `column=value` or several of these with commas between; empty for all.
+        grid: What NIfTI files are taken as. "published": the input contract holds, and each is brought to the grid of
+            the published weights. "any": read as they are, all of one shape and orientation.
+
+    Raises:
+        OptionError: No such file, column or row; identifiers are missing or not unique, or disagree with the array's;
+            a label is missing or no number.
+        InputContractError: The array is not one of volumes, or volumes are missing.
+    """
+    if grid not in GRIDS:
+        raise OptionError(f"grid must be one of {', '.join(GRIDS)}, not {grid!r}")
+    source, path = Path(data), Path(table)
+    everyone, wanted = read_table(path), _conditions(rows)
+    check_columns(everyone, (*labels, *wanted), path)
+    names = identify(everyone, path)
+    kept = [i for i, row in enumerate(everyone) if all(row[c].strip() == value for c, value in wanted.items())]
+    if not kept:
+        raise OptionError(f"{path}: none of {len(everyone)} rows has {rows}")
+    chosen, called = tuple(everyone[i] for i in kept), tuple(names[i] for i in kept)
+    places: Sequence[int | Path]
+    if source.is_dir():
+        places = files = find_files(source, chosen, called, path)
+        shape, axes = _first_grid(files[0]) if grid == "any" else (zoo.model_info(MODEL).input.size, "")
+    else:
+        places, shape, axes = kept, check_array(source, len(everyone), path), ""
+        check_order(source, everyone, names, path)
+    if min(shape) < SMALLEST_SIDE:
+        raise InputContractError(
+            f"{source}: volumes of {shape} voxels; at least {SMALLEST_SIDE} a side are expected, or the network's last "
+            f"map is empty"
+        )
+    cohort = Cohort(source, path, tuple(places), called, chosen, np.empty((len(kept), 0)), shape, axes)
+    columns = [cohort.numbers(name) for name in labels]
+    return replace(cohort, labels=np.array(columns).reshape(len(labels), len(kept)).T)
+
+
+class Volumes(Dataset[dict[str, Tensor]]):
+    """Pre-training data set: item `(pass, index)` is one volume, its labels, and the seeds of its two views.
+
+    `image` (1, D, H, W) float32; `label` (k,) float32; `draws` (2,) int64, which follow from (seed, pass, index, view).
+    The views themselves are made on the device, a batch at a time.
+
+    Args:
+        cohort: The volumes.
+        seed: Of the draws.
+    """
+
+    def __init__(self, cohort: Cohort, *, seed: int = 0) -> None:
+        self.cohort, self.seed = cohort, seed
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        data_pass, index = key
+        return {
+            "image": torch.from_numpy(self.cohort.volume(index)),
+            "label": torch.from_numpy(self.cohort.labels[index]).float(),
+            "draws": torch.tensor([seed_of(self.seed, data_pass, index, view) for view in (0, 1)]),
+        }
+
+
+def _first_grid(file: Path) -> tuple[tuple[int, ...], str]:
+    values, axes = read_in_place(file)
+    return values.shape, axes
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _conditions(rows: str) -> dict[str, str]:
+    """Column -> value of "column=value,column=value"."""
+    conditions = {}
+    for part in filter(None, rows.split(",")):
+        column, equals, value = part.partition("=")
+        if not equals:
+            raise OptionError(f"rows {rows!r}: expected column=value, or several with commas between")
+        conditions[column.strip()] = value.strip()
+    return conditions

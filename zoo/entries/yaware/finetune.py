@@ -1,0 +1,307 @@
+"""Fine-tune y-Aware to tell classes of subjects apart, or see what its frozen features know of them.
+
+    python -m zoo.entries.yaware.finetune --data clinical.npy --table clinical.csv --label diagnosis --out runs/scz
+    python -m zoo.entries.yaware.finetune --data clinical.npy --table clinical.csv --label diagnosis --freeze \
+        --labelled 100 --repeats 5 --out runs/probe
+    torchrun --nproc-per-node 4 -m zoo.entries.yaware.finetune --data mwp1 --table participants.tsv --label diagnosis \
+        --splits leave-site-out --out runs/sites --resume
+
+The defaults are the published run (Dufumier et al., MICCAI 2021): Adam at 1e-4 for 100 epochs, batch 8, all layers, the
+last epoch is judged. `--from-scratch` is the run to compare with. `--freeze` trains no network: a logistic regression
+on features that are computed once. What the authors' script lacks is here: it loads the weights, with whatever prefix,
+trains on integer classes, and saves.
+
+Files in OUT: `results.json`; per run a folder with `results.json`, `predictions.csv` of its test rows, and the training
+loop's files, whose `last.pt` (with --val-share, `best.pt`) `load_model(checkpoint=...)` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import zoo
+from zoo.cache import hash_file
+from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, read_cohort
+from zoo.entries.yaware.finetune_method import (
+    Classifier,
+    Floats,
+    LabelledVolumes,
+    class_metrics,
+    probe,
+    summarise,
+    write_predictions,
+)
+from zoo.entries.yaware.splits import (
+    Indices,
+    Split,
+    class_codes,
+    group_by_subject,
+    make_splits,
+    site_folds,
+    stratified_folds,
+)
+from zoo.errors import OptionError
+from zoo.registry import get_entry
+from zoo.training import distributed
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
+from zoo.training.data import seed_of
+from zoo.training.distributed import Processes
+from zoo.training.evaluate import mean_auroc
+from zoo.training.finetune import Results, collect, origin_of, train_and_test
+from zoo.training.loop import autocast
+from zoo.training.runlog import write_atomically
+
+log = logging.getLogger("zoo")
+
+SPLITS = ("stratified", "leave-site-out")
+FREE = ("out", "device", "workers", "resume", "tensorboard")
+"""Arguments that a resumed run may have otherwise."""
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """Published run of `main.py --mode finetuning`."""
+
+    data: str = arg(".npy array (n, 1, D, H, W), or folder of NIfTI files")
+    table: str = arg("CSV with a row for each volume, an array's in its order")
+    label: str = arg("column with the class of each volume")
+    batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 8)
+    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
+    lr: float = arg("learning rate at its peak", 1e-4)
+    weight_decay: float = arg("weight decay", 5e-5)
+    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
+    monitor: str = arg(
+        "metric that decides which epoch is judged, with --val-share; smaller is better unless it begins with '+'",
+        "val_loss",
+    )
+    workers: int = arg("loader processes per process", 4)
+    rows: str = arg("rows of the table to use, 'column=value'; empty for all", "")
+    grid: str = arg("NIfTI files: brought to the published grid, or read as they are", "published", GRIDS)
+    model: str = arg("model to start from, with or without a tag", MODEL)
+    checkpoint: str = arg("file to start from instead of the model's own weights", "")
+    from_scratch: bool = arg("start from random weights", False)
+    freeze: bool = arg("a linear probe of the frozen features, without training", False)
+    splits: str = arg("how volumes are divided into test sets", "stratified", SPLITS)
+    folds: int = arg("test sets of --splits stratified", 5)
+    site: str = arg("column with the site, for --splits leave-site-out", "site")
+    subject: str = arg(
+        "column that says which volumes are of one subject, who is never in two parts; without participant_id, or "
+        "empty, each volume is its own",
+        "participant_id",
+    )
+    labelled: int = arg("subjects to train and validate on in each fold, drawn with their share of a class; 0: all", 0)
+    repeats: int = arg("how often --labelled subjects are drawn in each fold", 1)
+    val_share: float = arg("share of them that the best epoch is chosen on; 0 for the last epoch", 0.0)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        super().check()
+        if self.checkpoint and self.from_scratch:
+            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        if self.folds < 2 or self.repeats < 1 or self.labelled < 0 or not 0 <= self.val_share < 1:
+            raise OptionError(
+                f"--folds {self.folds} --repeats {self.repeats} --labelled {self.labelled} --val-share "
+                f"{self.val_share}: expected at least 2, at least 1, at least 0, and from 0 to below 1"
+            )
+        if self.repeats > 1 and not self.labelled:
+            raise OptionError(f"--repeats {self.repeats} draws --labelled subjects more than once; give their number")
+        if self.freeze and self.val_share:
+            raise OptionError(f"--val-share {self.val_share}: with --freeze there are no epochs to choose among")
+        if get_entry(self.model).name != MODEL:
+            raise OptionError(f"--model {self.model}: this task starts from {MODEL} or {MODEL}.TAG")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What all runs share."""
+
+    cohort: Cohort
+    codes: Indices
+    """Class of each volume (n,)."""
+    classes: tuple[str, ...]
+    splits: list[Split]
+    skipped: dict[str, str]
+    """Sites that are not tested, and why."""
+
+
+def main(argv: Sequence[str] | None = None) -> Results:
+    """Train and test on each split, write and print the results."""
+    args = parse_args(Args, argv, __doc__)
+    task = read_task(args)
+    processes = distributed.start(args.device)
+    if not args.freeze:
+        check_steps(args, task, processes)
+    begin(args, processes)
+    features = cache(lambda: frozen_features(args, task, processes))
+    runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
+    results = {"label": args.label, "classes": list(task.classes), **summarise(runs), "skipped": task.skipped}
+    results |= {"runs": runs, "arguments": asdict(args)}
+    if processes.is_main:
+        text = json.dumps(results, indent=2)
+        write_atomically(Path(args.out) / "results.json", lambda p: p.write_text(text))
+        print(text)
+    distributed.stop()
+    return results
+
+
+def read_task(args: Args) -> Task:
+    """Read volumes and classes and divide them.
+
+    Raises:
+        OptionError: Columns or rows are missing, there are too few classes, subjects or sites.
+        InputContractError: The volumes are not there.
+    """
+    cohort = read_cohort(args.data, args.table, rows=args.rows, grid=args.grid)
+    classes, codes = class_codes(cohort.column(args.label))
+    is_default = args.subject == Args.subject
+    is_own = not args.subject or (is_default and args.subject not in cohort.rows[0])
+    subjects = group_by_subject(codes, cohort.names if is_own else cohort.column(args.subject))
+    if args.splits == "leave-site-out":
+        folds, skipped = site_folds(codes, cohort.column(args.site))
+    else:
+        folds, skipped = stratified_folds(subjects, args.folds, classes, args.seed), {}
+    for site, reason in skipped.items():
+        log.warning("site %s is not tested: %s", site, reason)
+    splits = make_splits(
+        subjects, folds, labelled=args.labelled, repeats=args.repeats, val_share=args.val_share, seed=args.seed
+    )
+    return Task(cohort, codes, classes, splits, skipped)
+
+
+def check_steps(args: Args, task: Task, processes: Processes) -> None:
+    """Raise `OptionError`, before anything is trained, where a split cannot fill a step or a norm would see one value.
+
+    The last map has one voxel where no side of the volumes exceeds 60.
+    """
+    smallest = min(task.splits, key=lambda split: len(split.train))
+    if len(smallest.train) < args.batch_size:
+        raise OptionError(
+            f"{smallest.name} has {len(smallest.train)} volumes to train on, fewer than a step's --batch-size "
+            f"{args.batch_size}"
+        )
+    if args.batch_size // (processes.world * args.accumulate) == 1 and max(task.cohort.shape) <= 60:
+        raise OptionError(
+            f"--batch-size {args.batch_size} on {processes.world} process(es) in {args.accumulate} part(s): one volume "
+            f"of {task.cohort.shape} leaves one value for the batch norms of the last block; at least 2 are needed"
+        )
+
+
+def begin(args: Args, processes: Processes) -> None:
+    """Note the arguments in OUT, or compare them with those that the run there began with.
+
+    Raises:
+        OptionError: OUT holds a run and `resume` is off, or the run had other arguments or another table.
+    """
+    file = Path(args.out) / "args.json"
+    now = {**asdict(args), "table_sha256": hash_file(Path(args.table))}
+    if file.is_file() and any(file.parent.glob("*/*.json")):
+        if not args.resume:
+            raise OptionError(f"{file.parent} holds a run; give --resume to go on with it, or another --out")
+        began = json.loads(file.read_text())
+        other = [f"{k} {began.get(k)!r}, now {v!r}" for k, v in now.items() if k not in FREE and began.get(k) != v]
+        if other:
+            raise OptionError(
+                f"{file} is of a run with other arguments ({'; '.join(other)}): its finished parts would not be "
+                f"comparable. Give the same, or another --out"
+            )
+    distributed.barrier()
+    if processes.is_main:
+        write_atomically(file, lambda p: p.write_text(json.dumps(now, indent=1)))
+
+
+def run_split(
+    args: Args, task: Task, number: int, features: Callable[[], tuple[Floats, Results]], processes: Processes
+) -> Results:
+    """Train on one split and test, unless that is done.
+
+    Args:
+        args: The arguments.
+        task: Volumes, classes, splits.
+        number: Of the split.
+        features: Gives `frozen_features`.
+        processes: From `zoo.training.distributed.start`.
+
+    Returns:
+        The split's name and sizes, the weights the run began with, and the metrics.
+    """
+    split = task.splits[number]
+    folder = Path(args.out) / split.name
+    if (folder / "results.json").is_file():
+        done: Results = json.loads((folder / "results.json").read_text())
+        return done
+    log.info("%s: %d volumes to train on, %d to test on", split.name, len(split.train), len(split.test))
+    sizes = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
+    results: Results = {"split": split.name, "volumes": sizes}
+    if args.freeze:
+        values, origin = features()
+        results |= origin | probe_split(args, task, split, values, processes)
+    else:
+        results |= tune_split(args, task, number, processes)
+    if processes.is_main:
+        text = json.dumps(results, indent=2)
+        write_atomically(folder / "results.json", lambda p: p.write_text(text))
+    return results
+
+
+def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Results:
+    """Fine-tune on a split, then test the last epoch, or the best one where there is validation."""
+    split = task.splits[number]
+    folder, is_validated = Path(args.out) / split.name, len(split.val) > 0
+    args = replace(args, out=str(folder), monitor=args.monitor if is_validated else "loss")
+    torch.manual_seed(seed_of(args.seed, number))
+    method = Classifier(load_network(args, len(task.classes)))
+    rows = {"train": split.train, "val": split.val, "test": split.test}
+    data = {part: LabelledVolumes(task.cohort.take(r), task.codes[r]) for part, r in rows.items() if len(r)}
+
+    def evaluate(part: str, _: int) -> Results:
+        scores = collect(method.probabilities, data[part], args, processes).numpy()
+        if part == "test" and processes.is_main:
+            write_predictions(folder / "predictions.csv", data[part], task.classes, scores)
+        return class_metrics(data[part].codes, scores)
+
+    judged = "best.pt" if is_validated else "last.pt"
+    return origin_of(method.network) | train_and_test(method, data, evaluate, args, processes, judged=judged)
+
+
+def frozen_features(args: Args, task: Task, processes: Processes) -> tuple[Floats, Results]:
+    """Pooled features (n, 1024) of all volumes, and the weights they are from."""
+    torch.manual_seed(args.seed)
+    network = load_network(args, 0).to(processes.device)
+    data = LabelledVolumes(task.cohort, task.codes)
+    with torch.no_grad(), autocast(args.precision, processes.device):
+        features = collect(lambda batch: network(batch["image"]).double(), data, args, processes)
+    return features.numpy(), origin_of(network)
+
+
+def probe_split(args: Args, task: Task, split: Split, features: Floats, processes: Processes) -> Results:
+    """Fit a linear probe on the features (n, D) of a split's training volumes, then test it."""
+    codes = task.codes[split.train]
+    scores = probe(features[split.train], codes, features[split.test], seed=args.seed)
+    tested = LabelledVolumes(task.cohort.take(split.test), task.codes[split.test])
+    if processes.is_main:
+        folder = Path(args.out) / split.name
+        folder.mkdir(parents=True, exist_ok=True)
+        write_predictions(folder / "predictions.csv", tested, task.classes, scores)
+    return {"test": {"auroc": mean_auroc(tested.codes, scores)}}
+
+
+def load_network(args: Args, num_classes: int) -> nn.Module:
+    """The network to start from, with a fresh norm and head for the classes, or without."""
+    return zoo.load_model(
+        args.model,
+        pretrained=not args.from_scratch,
+        checkpoint=args.checkpoint or None,
+        num_classes=num_classes,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

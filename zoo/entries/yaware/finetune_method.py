@@ -1,0 +1,124 @@
+"""y-Aware's downstream method: classification of whole volumes, its data set and its metrics."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from zoo.entries.yaware.data import Cohort
+from zoo.entries.yaware.splits import Indices
+from zoo.training.data import Key
+from zoo.training.evaluate import linear_probe, mean_auroc
+from zoo.training.finetune import Results
+
+Floats = npt.NDArray[np.float64]
+
+
+class LabelledVolumes(Dataset[dict[str, Tensor]]):
+    """Data set for classification: item `(pass, index)` is a dict of `image` (1, D, H, W) and `label`, an integer.
+
+    The published fine-tuning changes no volume at random, so every pass has the same items.
+
+    Args:
+        cohort: The volumes.
+        codes: Class of each (n,).
+    """
+
+    def __init__(self, cohort: Cohort, codes: Indices) -> None:
+        self.cohort, self.codes = cohort, codes
+
+    def __len__(self) -> int:
+        return len(self.cohort)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        _, index = key
+        return {"image": torch.from_numpy(self.cohort.volume(index)), "label": torch.tensor(int(self.codes[index]))}
+
+
+class Classifier(nn.Module):
+    """Classification: `forward` takes `image` (N, 1, D, H, W) and `label` (N,), returns the cross-entropy.
+
+    Args:
+        network: Volumes to logits (N, C).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Mean cross-entropy over volumes."""
+        return {"loss": F.cross_entropy(self.network(batch["image"]).float(), batch["label"])}
+
+    def probabilities(self, batch: dict[str, Tensor]) -> Tensor:
+        """Probabilities (N, C) in float64."""
+        logits: Tensor = self.network(batch["image"])
+        return logits.double().softmax(1)
+
+
+def probe(train: Floats, codes: Indices, test: Floats, *, seed: int) -> Floats:
+    """Probabilities (M, C) by a logistic regression on frozen features.
+
+    Its penalty is chosen by AUROC alone, so they are in the right order rather than calibrated.
+
+    Args:
+        train: (N, D).
+        codes: Class of each (N,), all C present.
+        test: (M, D).
+        seed: Of the folds that choose the penalty.
+
+    Raises:
+        OptionError: Fewer than two volumes of a class.
+    """
+    decisions = linear_probe(train, codes, test, seed=seed)
+    if decisions.ndim == 1:  # the logistic function is a softmax against 0
+        decisions = np.stack([np.zeros_like(decisions), decisions], axis=1)
+    probabilities: Floats = torch.from_numpy(decisions).softmax(1).numpy()
+    return probabilities
+
+
+def class_metrics(codes: Indices, probabilities: Floats) -> Results:
+    """Metrics of a set with more than one class.
+
+    Args:
+        codes: Class of each (N,).
+        probabilities: (N, C).
+
+    Returns:
+        `loss`, the cross-entropy; `auroc` of the second of two classes, else the mean over the classes that are there,
+        each against the others; `balanced_accuracy`, the mean share of a class that was recognised.
+    """
+    own = probabilities[np.arange(len(codes)), codes]
+    recognised = probabilities.argmax(1) == codes
+    return {
+        "loss": float(-np.log(own.clip(1e-300)).mean()),
+        "auroc": mean_auroc(codes, probabilities),
+        "balanced_accuracy": float(np.mean([recognised[codes == c].mean() for c in np.unique(codes)])),
+    }
+
+
+def summarise(runs: Sequence[Results]) -> Results:
+    """Mean and standard deviation (n - 1; None of one run) of each test metric over the runs."""
+    summary: Results = {}
+    for name in runs[0]["test"]:
+        values = [run["test"][name] for run in runs]
+        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        summary[name] = {"mean": float(np.mean(values)), "std": deviation}
+    return summary
+
+
+def write_predictions(path: Path, data: LabelledVolumes, classes: Sequence[str], scores: Floats) -> None:
+    """Write a CSV: the volume, its class, and the probability of each class."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["volume", "label", *(f"{name}_probability" for name in classes)])
+        for name, code, row in zip(data.cohort.names, data.codes, scores.tolist(), strict=True):
+            writer.writerow([name, classes[code], *(f"{p:.6f}" for p in row)])

@@ -1,0 +1,173 @@
+"""Pre-train y-Aware on grey-matter maps and ages. The defaults are the published run.
+
+    python -m zoo.entries.yaware.pretrain --data train.npy --table train.csv --out runs/yaware
+    torchrun --nproc-per-node 4 -m zoo.entries.yaware.pretrain --data train.npy ... --out runs/yaware --resume
+
+Published: 100 epochs over 10 420 maps of 121 x 145 x 121 voxels, batch 64, Adam, cut-out views, sigma 5 years. Where
+the authors' code has a defect the default is the right thing; `--upstream` brings the published behaviour back (the
+card lists both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import zoo
+from zoo.entries.yaware.augment import TRANSFORMS
+from zoo.entries.yaware.data import GRIDS, MODEL, Volumes, read_cohort
+from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
+from zoo.errors import OptionError
+from zoo.training import distributed
+from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.loop import Validate, fit, mean_losses
+from zoo.training.publish import publish
+from zoo.training.runlog import Metrics
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """Published run of `main.py --mode pretraining`, with the README's cut-out views."""
+
+    data: str = arg(".npy array (n, 1, D, H, W), or folder of NIfTI files")
+    table: str = arg("CSV with a row for each volume, an array's in its order")
+    epochs: int = arg("length of the run", 100)
+    batch_size: int = arg("subjects per optimiser step, over all processes and accumulated parts", 64)
+    optimizer: str = arg("update rule", "adam", ("sgd", "adam", "adamw"))
+    lr: float = arg("learning rate at its peak", 1e-4)
+    weight_decay: float = arg("weight decay", 5e-5)
+    schedule: str = arg("course of the learning rate", "constant", ("cosine", "cosine-per-step", "constant", "plateau"))
+    workers: int = arg("loader processes per process", 8)
+    rows: str = arg("rows of the table to train on, 'column=value'; empty for all", "")
+    val_data: str = arg("volumes for validation; empty for those of --data", "")
+    val_table: str = arg("table for validation; empty for that of --table", "")
+    val_rows: str = arg("rows for validation; without one of the three --val flags there is none", "")
+    grid: str = arg("NIfTI files: brought to the published grid, or read as they are", "published", GRIDS)
+    label: str = arg("column, or several with commas between, that say how near two subjects are", "age")
+    sigma: float = arg("standard deviation of the kernel, in the label's unit", 5.0)
+    kernel: str = arg("gaussian for real labels, equal for classes, views for none (SimCLR)", "gaussian", KERNELS)
+    temperature: float = arg("temperature of the contrastive softmax", 0.1)
+    tf: str = arg(
+        "how views are made; the authors' configuration file says all_tf, their README cutout", "cutout", TRANSFORMS
+    )
+    normalize: str = arg("each anchor's weights sum to 1, or the authors' other axis", "anchor", NORMALIZATIONS)
+    val_random: bool = arg("draw new validation views each epoch", False)
+    half: bool = arg("export the weights in half precision", False)
+    upstream: bool = arg("the published behaviour in both: normalisation and validation views", False)
+
+
+def main(argv: Sequence[str] | None = None) -> Metrics:
+    """Train, then export the network and print its manifest record."""
+    args = resolve(parse_args(Args, argv, __doc__))
+    processes = distributed.start(args.device)
+    torch.manual_seed(args.seed)
+    method = build_method(args)
+    volumes = build_volumes(args, args.data, args.table, args.rows)
+    metrics = fit(method, volumes, args, processes=processes, validate=validation(args, processes))
+    if processes.is_main:
+        best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
+        publish(
+            best["model"],
+            Path(args.out),
+            models=(MODEL,),
+            input=input_of(volumes.cohort.shape, volumes.cohort.axes),
+            command=command_of(args, "zoo.entries.yaware.pretrain"),
+            metrics=metrics,
+            half=args.half,
+        )
+    distributed.stop()
+    return metrics
+
+
+def resolve(args: Args) -> Args:
+    """Apply what one argument says about others.
+
+    Raises:
+        OptionError: A step, or the part of one, has one subject; or the kernel has no label to compare.
+    """
+    if args.upstream:
+        args = replace(args, normalize="upstream", val_random=True)
+    if args.batch_size // args.accumulate < 2:
+        raise OptionError(
+            f"--batch-size {args.batch_size} --accumulate {args.accumulate}: at least 2 subjects in each part of a "
+            "step are needed, which are compared with each other"
+        )
+    if args.kernel != "views" and not columns_of(args):
+        raise OptionError(
+            f"--label {args.label!r} names no column for --kernel {args.kernel} to compare; --kernel views needs none"
+        )
+    return args
+
+
+def columns_of(args: Args) -> list[str]:
+    """Columns of the table that the kernel compares."""
+    return [] if args.kernel == "views" else [name.strip() for name in args.label.split(",") if name.strip()]
+
+
+def build_method(args: Args) -> YAware:
+    """The objective with the run's settings."""
+    return YAware(
+        tf=args.tf,
+        temperature=args.temperature,
+        sigma=args.sigma,
+        normalize=args.normalize,
+        kernel=args.kernel,
+    )
+
+
+def build_volumes(args: Args, data: str, table: str, rows: str) -> Volumes:
+    """The volumes of some rows of a table, with the labels that the kernel compares."""
+    return Volumes(read_cohort(data, table, labels=columns_of(args), rows=rows, grid=args.grid), seed=args.seed)
+
+
+def validation(args: Args, processes: distributed.Processes) -> Validate | None:
+    """Mean losses over the validation rows, each process taking its share; the views are fixed by default."""
+    if not (args.val_data or args.val_table or args.val_rows):
+        return None
+    volumes = build_volumes(args, args.val_data or args.data, args.val_table or args.table, args.val_rows)
+    volumes.seed += 1
+    mine = range(processes.rank, len(volumes), processes.world)
+    batch = max(2, args.batch_size // (processes.world * args.accumulate))
+    if len(volumes) // processes.world < 2:
+        raise OptionError(
+            f"{len(volumes)} validation volume(s) for {processes.world} process(es): 2 for each are needed"
+        )
+    parts = [list(mine[i : i + batch]) for i in range(0, len(mine) - 1, batch)]  # a last one alone has no pair
+
+    def validate(method: nn.Module, epoch: int) -> Metrics:
+        data_pass = epoch if args.val_random else 0
+        keys = [[(data_pass, i) for i in part] for part in parts]
+        loader = DataLoader(volumes, batch_sampler=keys, num_workers=args.workers, generator=torch.Generator())
+        return mean_losses(method, loader, processes)
+
+    return validate
+
+
+def input_of(shape: tuple[int, ...], axes: str = "") -> dict[str, object]:
+    """What the record must say of the input where the volumes had not the published grid: their size and place.
+
+    A shape that divides the published field of view into cubes is taken to lie in it. The place of others is not known,
+    nor of files whose axes point elsewhere: the record says so, and `load_transform` then refuses.
+
+    Args:
+        shape: Voxels of a volume (D, H, W).
+        axes: Where those of NIfTI files point to that were read in their own grid, as "LAS"; empty for the published.
+    """
+    published = zoo.model_info(MODEL).input
+    if shape == published.size and axes in ("", "LAS"):
+        return {}
+    ratios = {(theirs - 1) / (ours - 1) for theirs, ours in zip(published.size, shape, strict=True)}
+    if len(ratios) > 1 or published.affine is None or axes not in ("", "LAS"):
+        return {"size": list(shape), "affine": None}
+    (ratio,) = ratios
+    scaled = [[*(ratio * step for step in row[:3]), row[3]] for row in published.affine]
+    return {"size": list(shape), "affine": scaled}
+
+
+if __name__ == "__main__":
+    run_command(main)

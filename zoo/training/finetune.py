@@ -1,0 +1,116 @@
+"""What fine-tuning recipes share: a whole set judged by all processes together, and a run judged by its best epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import zoo
+from zoo.training import distributed
+from zoo.training.args import TrainArgs
+from zoo.training.data import length_of, place
+from zoo.training.distributed import Processes
+from zoo.training.loop import autocast, fit
+from zoo.training.runlog import Metrics
+
+Results = dict[str, Any]
+
+
+def train_and_test(
+    method: nn.Module,
+    data: Mapping[str, Dataset[dict[str, Tensor]]],
+    evaluate: Callable[[str, int], Results],
+    args: TrainArgs,
+    processes: Processes,
+    *,
+    params: Iterable[nn.Parameter] | list[dict[str, Any]] | None = None,
+    judged: str = "best.pt",
+) -> Results:
+    """Fit a method, then judge it on the test part.
+
+    Args:
+        method: What `zoo.training.loop.fit` takes.
+        data: Parts `train` and, where there are any, `val` and `test`.
+        evaluate: From a part's name and the epoch to its metrics; those of `val` that are numbers are logged.
+        args: The run.
+        processes: From `zoo.training.distributed.start`.
+        params: Parameters or parameter groups to train; default all that require a gradient.
+        judged: The weights that are tested, `best.pt` or `last.pt` in OUT.
+
+    Returns:
+        `best`, the metrics of the best epoch, and `test`, those of the test part.
+    """
+
+    def validate(_: nn.Module, epoch: int) -> Metrics:
+        share_buffers(method)
+        return {name: value for name, value in evaluate("val", epoch).items() if isinstance(value, float)}
+
+    results: Results = {
+        "best": fit(
+            method,
+            data["train"],
+            args,
+            processes=processes,
+            validate=validate if "val" in data else None,
+            params=params,
+        )
+    }
+    if "test" in data:
+        stored = torch.load(Path(args.out) / judged, map_location="cpu", weights_only=True)
+        method.load_state_dict(stored["model"])
+        method.eval()
+        with torch.no_grad(), autocast(args.precision, processes.device):
+            results["test"] = evaluate("test", 0)
+    return results
+
+
+def origin_of(network: nn.Module) -> Results:
+    """The weights that a network of the zoo was filled with: model, tag, source and digest."""
+    report = zoo.load_report(network)
+    return {"model": report.model, "tag": report.tag, "source": report.source, "sha256": report.sha256}
+
+
+def collect(
+    rows: Callable[[dict[str, Tensor]], Tensor],
+    dataset: Dataset[dict[str, Tensor]],
+    args: TrainArgs,
+    processes: Processes,
+    data_pass: int = 0,
+) -> Tensor:
+    """Apply `rows` to a whole data set, each process taking its share.
+
+    Args:
+        rows: Batch of N samples to (N, K).
+        dataset: Indexed by (pass, index).
+        args: Batch size, workers, memory layout.
+        processes: From `zoo.training.distributed.start`.
+        data_pass: Pass that the samples are drawn from.
+
+    Returns:
+        (len(dataset), K) on the CPU, in the data set's order, the same on every process.
+    """
+    count, world = length_of(dataset), processes.world
+    share = math.ceil(count / world)  # equal shares, so that they can be gathered: the last rows may be done twice
+    keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
+    loader = DataLoader(
+        dataset,
+        max(1, args.batch_size // world),
+        sampler=keys,
+        num_workers=args.workers,
+        generator=torch.Generator(),
+    )
+    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in loader])
+    everyone: Tensor = distributed.gather(own).view(world, share, -1)
+    return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()
+
+
+def share_buffers(method: nn.Module) -> None:
+    """Give all processes the first one's batch statistics: those that are saved are those that are judged."""
+    for buffer in method.buffers():
+        distributed.broadcast(buffer)

@@ -1,0 +1,238 @@
+"""Reads volumes into arrays and says where they lie: NIfTI, DICOM series, NumPy files, nibabel images, arrays, tensors.
+
+Only decoding, what a header says about place, and the z-score; what a network accepts is `volume_transform`'s business.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoo.errors import InputContractError
+from zoo.images import is_dicom
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Pair
+    from nibabel.spatialimages import SpatialImage
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor"
+
+_SMALLEST_SIDE = 8
+_VOXEL_SIZES = (0.1, 20.0)  # mm; beyond them a header is in metres or micrometres, or not filled in
+_MOST_SHEAR = 0.9  # of a box's volume is left after a shear of 26 degrees, more than any registration or gantry gives
+MNI152 = 4  # as all codes of spaces from NIFTI_XFORM_... of nifti1.h
+SCANNER = 1
+_EPSILON = 1e-8  # as y-Aware's authors have it (Duplums/yAwareContrastiveLearning, augmentations.py)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One volume of real numbers, and where it lies as far as that is known."""
+
+    values: NDArray[Any]
+    """float32 `(i, j, k)`, C order, in the order in which nibabel has the axes; nobody else's memory."""
+    affine: NDArray[Any] | None
+    """`(4, 4)`, from voxel `(i, j, k, 1)` to mm; x to the patient's right, y to the front, z to the top.
+
+    None for arrays and tensors, whose place is not known.
+    """
+    space: int
+    """What `affine` leads to, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
+    source: str
+    """What messages call it."""
+
+
+def read_volume(volume: VolumeInput) -> Volume:
+    """Return the values of one volume, scaled as its header says, and its place.
+
+    Args:
+        volume: One of these.
+            A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file.
+            A folder with one DICOM series of CT, see `dicom_series`.
+            A nibabel image of NIfTI.
+            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along.
+            A NIfTI in the MNI152 atlas says so by code 4 of its sform or else of its qform, which is then the matrix
+            taken; otherwise the sform is, or else the qform.
+
+    Raises:
+        InputContractError: It cannot be read, is not one volume of real numbers with at least 8 voxels a side, or its
+            header has no place, a place without meaning, or two that mirror each other.
+        FileNotFoundError: The path does not exist.
+    """
+    import numpy as np
+    import torch
+    from nibabel.spatialimages import SpatialImage
+
+    if isinstance(volume, (str, PathLike)):
+        return _read_path(Path(volume))
+    if isinstance(volume, SpatialImage):
+        return _from_image(volume, volume.get_filename() or f"{type(volume).__name__} {volume.shape}")
+    if isinstance(volume, torch.Tensor):
+        source = f"{type(volume).__name__} {tuple(volume.shape)} {volume.dtype}"
+        values = volume.detach().cpu().as_subclass(torch.Tensor)
+        found = _from_array((values if values.is_complex() else values.float()).numpy(), source)
+        affine = getattr(volume, "affine", None)
+        return found if affine is None else replace(found, affine=_checked(np.asarray(affine), source))
+    if isinstance(volume, np.ndarray):
+        return _from_array(volume, f"{type(volume).__name__} {volume.shape} {volume.dtype}")
+    raise InputContractError(
+        f"cannot take {type(volume).__name__} as a volume: a path, nibabel image, array or tensor is expected"
+    )
+
+
+def z_score(volume: NDArray[Any]) -> NDArray[Any]:
+    """Return (x - mean) / (deviation + 1e-8) over the whole array as float32, the background included.
+
+    The deviation is that of the population, as y-Aware's authors have it (Duplums/yAwareContrastiveLearning,
+    augmentations.py: Normalize); mean and deviation are summed in float64, in C order, so that the layout in memory has
+    no effect.
+
+    Raises:
+        InputContractError: A value is NaN or infinite, or all are the same.
+    """
+    import numpy as np
+
+    values = np.ascontiguousarray(volume, dtype=np.float32)
+    with np.errstate(invalid="ignore"):
+        mean = values.mean(dtype=np.float64)
+    if not np.isfinite(mean):
+        raise InputContractError(f"a volume {values.shape} has NaN or infinite values: finite ones are expected")
+    if values.min() == values.max():
+        raise InputContractError(f"a volume {values.shape} is constant, {values.min():g} everywhere: it has no z-score")
+    scaled: NDArray[Any] = (values - np.float32(mean)) / np.float32(values.std(dtype=np.float64) + _EPSILON)
+    return scaled
+
+
+def voxel_sizes(affine: NDArray[Any]) -> NDArray[Any]:
+    """Return the distances in mm between neighbours along each axis, `(3,)`."""
+    import numpy as np
+
+    sizes: NDArray[Any] = np.linalg.norm(affine[:3, :3], axis=0)
+    return sizes
+
+
+def _read_path(path: Path) -> Volume:
+    if not path.exists():
+        raise FileNotFoundError(f"no volume at {path}: the path does not exist")
+    if path.is_dir():
+        from zoo.dicom_series import read_series
+
+        values, affine = read_series(path)
+        _check_shape(values.shape, str(path))
+        return Volume(values, _checked(affine, str(path)), SCANNER, str(path))
+    if path.suffix == ".npy":
+        return _read_npy(path)
+    if is_dicom(path):
+        raise InputContractError(
+            f"{path} is one DICOM file, a slice: a volume is expected, pass the folder with its series"
+        )
+    return _read_nifti(path)
+
+
+def _read_npy(path: Path) -> Volume:
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise InputContractError(f"cannot read {path} as an array: {error}") from error
+    return _from_array(array, str(path))
+
+
+def _read_nifti(path: Path) -> Volume:
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        return _from_image(nibabel.load(path, mmap=False), str(path))
+    except (EOFError, HeaderDataError, ImageFileError, OSError, zlib.error) as error:
+        raise InputContractError(
+            f"cannot read {path} as a volume ({error}). NIfTI, a NumPy file and a folder with a DICOM series are read; "
+            "convert anything else, for example with dcm2niix, or open it yourself and pass a nibabel image"
+        ) from error
+
+
+def _from_image(image: Any, source: str) -> Volume:
+    import numpy as np
+    from nibabel.nifti1 import Nifti1Pair
+
+    if not isinstance(image, Nifti1Pair):
+        raise InputContractError(
+            f"{source} is a {type(image).__name__}: NIfTI is expected, whose header says left from right and names the "
+            "atlas. If its affine is right, pass nibabel.Nifti1Image(image.dataobj, image.affine)"
+        )
+    affine, space = _place(image, source)
+    dtype = image.get_data_dtype()
+    if dtype.kind not in "buif":
+        raise InputContractError(f"{source} holds {'colours' if dtype.fields else dtype}: real numbers are expected")
+    shape = image.shape
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    _check_shape(shape, source)
+    values = np.array(np.asarray(image.dataobj, dtype=np.float32), order="C").reshape(shape)
+    return Volume(values, _checked(affine, source), space, source)
+
+
+def _place(image: Nifti1Pair, source: str) -> tuple[NDArray[Any], int]:
+    """Return the matrix to go by, and the code of the space it leads to."""
+    import numpy as np
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[0] is not None]
+    except (HeaderDataError, ValueError) as error:
+        raise InputContractError(f"{source}: the orientation in its header has no meaning ({error})") from error
+    if not forms:
+        raise InputContractError(
+            f"{source} does not say where it lies (sform and qform have code 0), so left and right are unknown. Give "
+            "it its matrix (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
+            "the network expects, pass the array"
+        )
+    if len(forms) == 2 and np.linalg.det(forms[0][0]) * np.linalg.det(forms[1][0]) < 0:
+        raise InputContractError(
+            f"{source} says left from right in two ways: its sform and its qform are mirror images of each other. Find "
+            "out which is right and write it into both (image.set_sform, image.set_qform)"
+        )
+    affine, space = next((form for form in forms if form[1] == MNI152), forms[0])
+    return affine, int(space)
+
+
+def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
+    import numpy as np
+
+    sizes, (least, most) = voxel_sizes(affine), _VOXEL_SIZES
+    sane = np.isfinite(affine).all() and sizes.min() >= least and sizes.max() <= most
+    if not sane or abs(np.linalg.det(affine[:3, :3] / sizes)) < _MOST_SHEAR:
+        raise InputContractError(
+            f"{source} has a place without meaning in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
+            f"{most:g} mm along axes at right angles are expected; set the matrix, or resample with the tool it is from"
+        )
+    return affine.astype(np.float64)
+
+
+def _from_array(array: NDArray[Any], source: str) -> Volume:
+    import numpy as np
+
+    if array.dtype.kind not in "buif":
+        raise InputContractError(f"{source} holds {array.dtype} values: real numbers are expected")
+    planes = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
+    _check_shape(planes.shape, source)
+    return Volume(np.array(planes, dtype=np.float32, order="C"), None, 0, source)
+
+
+def _check_shape(shape: tuple[int, ...], source: str) -> None:
+    if len(shape) == 3 and min(shape) >= _SMALLEST_SIDE:
+        return
+    way = "an image or a few slices are none"
+    if len(shape) > 3:
+        way = "pass one at a time, for example array[i]; of a NIfTI, nibabel.four_to_three(image)[i]"
+    raise InputContractError(
+        f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) with at least {_SMALLEST_SIDE} voxels a "
+        f"side is expected; {way}"
+    )
