@@ -8,8 +8,8 @@
         --out results
 
 Disease against control in `clinical`, whose scanners pre-training has not seen: five stratified folds, in each several
-draws of few labelled subjects; linear probes on frozen features, and networks fine-tuned from both starts. The test
-subjects and the draws are the same for all. Differences have a 95 % interval from a paired bootstrap over subjects.
+draws of few labelled subjects; linear probes on frozen features, and networks fine-tuned from ours and from scratch.
+Test subjects and draws are the same for all. Differences have a 95 % interval from a paired bootstrap over subjects.
 Age on the healthy of `unseen`, other scanners again: ridge regression on frozen features, five folds.
 Everything here is synthetic: the figures compare methods on this cohort and say nothing about brains.
 """
@@ -160,11 +160,7 @@ def age_fit(features: np.ndarray, age: np.ndarray) -> dict[str, float]:
 
 def finetuned(args: argparse.Namespace) -> dict[str, Any]:
     """Test AUROC of networks trained on the labelled subjects, all layers, from each start: one draw a fold."""
-    starts = {
-        OURS: ["--checkpoint", args.yaware],
-        "SimCLR": ["--checkpoint", args.simclr],
-        "from scratch": ["--from-scratch"],
-    }
+    starts = {OURS: ["--checkpoint", args.yaware], "from scratch": ["--from-scratch"]}
     results: dict[str, Any] = {}
     for name, start in starts.items() if args.epochs else ():
         for n in BUDGETS:

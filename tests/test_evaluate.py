@@ -116,6 +116,33 @@ def test_subsets_have_their_size_whatever_rounds(positive, size):
     assert min(labels[subset].sum(), size - labels[subset].sum()) >= 2
 
 
+@pytest.mark.parametrize(
+    ("counts", "size", "shares"),
+    [
+        ([3] * 10, 24, [3] * 4 + [2] * 6),  # 2.4 of each: what is left over finds no room in one class
+        ([3, 6, 3, 3], 8, [2, 2, 2, 2]),  # 1.6 of the rare, who have 2 at the cost of the others
+        ([40, 25, 25, 10], 21, [9, 5, 5, 2]),  # 8.4, 5.25, 5.25, 2.1: to the largest fraction
+        ([2, 2, 2, 2, 9], 12, [2, 2, 2, 2, 4]),
+    ],
+)
+def test_many_classes_have_their_shares(counts, size, shares):
+    """At least two of each, at most what there are, and what rounding leaves over where it is missed most."""
+    labels = np.repeat(np.arange(len(counts)), counts)
+    for subset in label_subsets(labels, size, 3):
+        assert np.bincount(labels[subset]).tolist() == shares
+        assert len(set(subset.tolist())) == size
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "shares"),
+    [([50, 50], 25, [13, 12]), ([54, 46], 25, [13, 12]), ([58, 42], 25, [15, 10]), ([97, 3], 7, [5, 2])],
+)
+def test_two_classes_round_as_ever(counts, size, shares):
+    """Halves to even, then what is left over to the larger class: published figures are of these draws."""
+    (subset,) = label_subsets(np.repeat([0, 1], counts), size, 1)
+    assert np.bincount(np.repeat([0, 1], counts)[subset]).tolist() == shares
+
+
 def test_all_labels_are_one_subset():
     """Size 0, or as many as there are: no draw. Too few of a class is an error with the counts."""
     labels = np.array([0, 1] * 5)

@@ -70,6 +70,20 @@ def test_a_run_is_the_same_however_it_is_cut_into_epochs():
     assert steps(epochs=3, steps_per_epoch=4, accumulate=2) == [part for step in whole for part in (step[:3], step[3:])]
 
 
+def test_a_data_set_s_own_order_makes_the_steps():
+    """It is asked for each pass once, with the samples of a step; what does not fill a step at its end is left out."""
+    asked = []
+
+    def order(data_pass, step_size):
+        asked.append((data_pass, step_size))
+        return np.array([9, 7, 5, 3, 1, 8, data_pass])
+
+    batches = Batches(20, TrainArgs(data="d", out="o", batch_size=3), Processes(0, 1, torch.device("cpu")), order)
+    batches.set_epoch(1)
+    assert [*batches] == [[(1, 9), (1, 7), (1, 5)], [(1, 3), (1, 1), (1, 8)]]
+    assert asked == [(0, 3), (1, 3)]
+
+
 def test_batches_that_cannot_be_made_are_refused():
     """A batch that does not divide, and a data set smaller than a step; the message has the numbers."""
     with pytest.raises(OptionError, match=r"--batch-size 6 .* 2 process\(es\) times 2"):

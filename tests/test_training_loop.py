@@ -163,7 +163,7 @@ def test_what_a_machine_or_network_cannot_do_is_refused(tmp_path):
     method.volume = nn.Conv3d(1, 1, 3)
     with pytest.raises(OptionError, match="--channels-last is for 2D networks"):
         run(method, tmp_path, channels_last=True)
-    with pytest.raises(OptionError, match="3D convolutions have wrong gradients in half precision"):
+    with pytest.raises(OptionError, match="3D convolutions have wrong gradients in bfloat16"):
         run(method, tmp_path, precision="bf16")
     with pytest.raises(OptionError, match=r"8 sample\(s\) do not fill one step"):
         run(Scripted(), tmp_path, batch_size=16)

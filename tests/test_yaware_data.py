@@ -1,5 +1,6 @@
 """y-Aware's data: tables and volumes are matched, identifiers checked, each volume z-scored; bad input is named."""
 
+import logging
 import pickle
 
 import nibabel
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.entries.yaware.data import MODEL, Volumes, read_cohort
+from zoo.entries.yaware import PREPROCESSING
+from zoo.entries.yaware.data import MODEL, Volumes, check_apart, read_cohort
 from zoo.errors import InputContractError, OptionError
 from zoo.loading import load_transform
 from zoo.registry import get_entry
@@ -124,6 +126,21 @@ def test_identifiers_beside_the_array_are_compared(array, tmp_path):
         read_cohort(data, table)
     with pytest.raises(OptionError, match="no column participant_id"):
         read_cohort(data, write(tmp_path, "age\n1\n2\n3\n4\n", "other.csv"))
+    (tmp_path / "maps.ids.txt").write_text("a\nb b\n\nc\nd\n")
+    assert read_cohort(data, write(tmp_path, "participant_id\na\nb b\nc\nd\n")).names[1] == "b b"
+
+
+def test_an_order_that_cannot_be_checked_is_said_once(array, tmp_path, caplog):
+    """However often the array and the table are read; a table without identifiers has nothing to compare."""
+    _, data, table = array
+    with caplog.at_level(logging.INFO, "zoo"):
+        for rows in ("split=train", "split=test"):
+            read_cohort(data, table, rows=rows)
+        read_cohort(data, write(tmp_path, "age\n1\n2\n3\n4\n", "other.csv"))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "could not be checked" in record.message
+    assert "maps.ids.txt" in record.message
 
 
 def test_sessions_tell_rows_of_one_subject_apart(array, tmp_path):
@@ -136,8 +153,17 @@ def test_sessions_tell_rows_of_one_subject_apart(array, tmp_path):
         read_cohort(data, write(tmp_path, twice.replace("a,2", "a,1")))
     with pytest.raises(OptionError, match=r"1 identifiers \(participant_id\) .*: b"):
         read_cohort(data, write(tmp_path, "participant_id\na\nb\nb\nc\n"))
-    with pytest.raises(OptionError, match=r"1 rows have no participant_id \(first: row 3"):
-        read_cohort(data, write(tmp_path, "participant_id,age\na,1\nb,2\n,3\nc,4\n"))
+    for empty in ("", "n/a"):
+        with pytest.raises(OptionError, match=r"1 rows have no participant_id \(first: row 3"):
+            read_cohort(data, write(tmp_path, f"participant_id,age\na,1\nb,2\n{empty},3\nc,4\n"))
+
+
+def test_rows_need_no_session_or_run(array, tmp_path):
+    """BIDS has n/a where there is none: it is no part of the name, and the ids file does not have it either."""
+    _, data, _ = array
+    table = write(tmp_path, "participant_id,session,run\na,n/a,n/a\nb,,2\nc,1,n/a\nd,1,1\n")
+    (tmp_path / "maps.ids.txt").write_text("a\nb_2\nc_1\nd_1_1\n")
+    assert read_cohort(data, table).names == ("a", "b_2", "c_1", "d_1_1")
 
 
 # A folder
@@ -151,6 +177,32 @@ def test_files_are_found_by_their_subject(folder, tmp_path):
     assert cohort.shape == SHAPE
     np.testing.assert_allclose(cohort.volume(0)[0], scored(values[1]), atol=1e-5)
     np.testing.assert_allclose(cohort.volume(1)[0], scored(values[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["mwp1", "m0wp1", "mwc1", "smwp1", "s8mwp1", "wp1", "wc1", "c1", "mwp1_", ""])
+def test_files_of_cat12_and_spm_are_found(tmp_path, prefix):
+    """They put their prefix before the scan's name, with nothing between: still sub-01 is not sub-010."""
+    values = maps(2)
+    for name, volume in zip(("sub-010_ses-1", "sub-01_ses-1"), values, strict=True):
+        save_nifti(tmp_path / f"{prefix}{name}_T1w.nii", volume, np.diag([-6.0, 6.0, 6.0, 1.0]))
+    table = write(tmp_path, "participant_id,session\nsub-01,ses-1\nsub-010,n/a\n")
+    cohort = read_cohort(str(tmp_path), table, grid="any")
+    assert [place.name for place in cohort.places] == [
+        f"{prefix}{n}_T1w.nii" for n in ("sub-01_ses-1", "sub-010_ses-1")
+    ]
+    for row in ("ub-01", "sub-0", "b-01"):
+        with pytest.raises(InputContractError, match=f"1 of 1 volumes are not in .*: {row}$"):
+            read_cohort(str(tmp_path), write(tmp_path, f"participant_id\n{row}\n"), grid="any")
+
+
+def test_numbers_are_found_behind_a_prefix_that_ends(tmp_path):
+    """mwp107 is the map of 07; c17 may be subject 17's, or of the group c."""
+    for name in ("mwp107.nii", "c17.nii"):
+        save_nifti(tmp_path / name, maps(1)[0], np.diag([-6.0, 6.0, 6.0, 1.0]))
+    found = read_cohort(str(tmp_path), write(tmp_path, "participant_id\n07\n"), grid="any").places
+    assert [place.name for place in found] == ["mwp107.nii"]
+    with pytest.raises(InputContractError, match="1 of 1 volumes are not in"):
+        read_cohort(str(tmp_path), write(tmp_path, "participant_id\n7\n"), grid="any")
 
 
 def test_files_are_found_by_their_name(folder, tmp_path):
@@ -180,15 +232,55 @@ def test_files_of_the_published_grid_keep_its_contract(tmp_path):
         cohort.volume(1)
 
 
+def test_files_are_brought_to_the_grid_of_a_contract(tmp_path, monkeypatch):
+    """That of the weights they are for; by one transform, that nothing is looked up for anew."""
+    affine = np.array([[-6.0, 0, 0, 90], [0, 6, 0, -126], [0, 0, 6, -72], [0, 0, 0, 1]])
+    shape = (31, 37, 31)
+    values = np.zeros(shape, np.float32)
+    values[8:23, 10:28, 8:23] = np.random.default_rng(0).uniform(0, 0.8, (15, 18, 15))
+    for name, turn in (("a", 1), ("b", -1)):  # b's first axis runs the other way
+        start = np.array([[turn, 0, 0, 0 if turn > 0 else 30], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        save_nifti(tmp_path / f"{name}.nii", values[::turn], affine @ start)
+    contract = PREPROCESSING.override({"size": list(shape), "affine": affine.tolist()})
+    table = write(tmp_path, "participant_id\na\nb\n")
+    cohort = read_cohort(str(tmp_path), table, contract=contract)
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "absent.json"))  # reading any manifest would fail
+    assert (cohort.shape, cohort.affine) == (shape, None)
+    for i in range(2):
+        np.testing.assert_allclose(cohort.volume(i)[0], scored(values), atol=1e-5)
+    with pytest.raises(OptionError, match=r"where the input of these weights lies \(\(31, 37, 31\) voxels\) is not on"):
+        read_cohort(str(tmp_path), table, contract=contract.override({"affine": None}))
+
+
 def test_files_that_differ_in_grid_or_handedness_are_named(folder, tmp_path):
     """One of another shape, one mirrored: the brain would be too."""
     values, data = folder
     save_nifti(f"{data}/x-other.nii", maps(1)[0, :29], np.diag([-6.0, 6.0, 6.0, 1.0]))
     save_nifti(f"{data}/y-mirrored.nii", values[0], np.diag([6.0, 6.0, 6.0, 1.0]))
     cohort = read_cohort(data, write(tmp_path, "participant_id\nsub-1\nother\nmirrored\n"), grid="any")
-    with pytest.raises(InputContractError, match=r"^other in .*\(29, 33, 29\) with axes LAS: \(30, 33, 29\)"):
+    with pytest.raises(
+        InputContractError, match=r"^other in .*x-other.nii has \(29, 33, 29\) voxels.*: \(30, 33, 29\)"
+    ):
         cohort.volume(1)
-    with pytest.raises(InputContractError, match=r"^mirrored in .*axes RAS: .* axes LAS is expected"):
+    with pytest.raises(InputContractError, match=r"^mirrored in .*axes RAS, .* axes LAS, .* are expected"):
+        cohort.volume(2)
+
+
+@pytest.mark.parametrize(
+    ("scale", "origin", "said"),
+    [(1.5, 0, r"voxels of 1.5 x 6 x 6 mm.*voxels of 6 x 6 x 6 mm"), (6, 2, r"\(2, 0, 0\) mm: .*\(0, 0, 0\) mm")],
+)
+def test_files_of_one_cohort_lie_at_one_place(folder, tmp_path, scale, origin, said):
+    """Another size of the voxels or another origin names the file; a header's rounding does not matter."""
+    values, data = folder
+    affine = np.diag([-6.0, 6.0, 6.0, 1.0])
+    save_nifti(f"{data}/x-near.nii", values[0], affine + np.eye(4, k=3) * 5e-4)
+    affine[0, 0], affine[0, 3] = -scale, origin
+    save_nifti(f"{data}/y-other.nii", values[0], affine)
+    cohort = read_cohort(data, write(tmp_path, "participant_id\nsub-1\nnear\nother\n"), grid="any")
+    np.testing.assert_array_equal(cohort.affine, np.diag([-6.0, 6.0, 6.0, 1.0]))
+    np.testing.assert_array_equal(cohort.volume(1), cohort.volume(0))
+    with pytest.raises(InputContractError, match=rf"^other in .*y-other.nii has .*{said}"):
         cohort.volume(2)
 
 
@@ -249,6 +341,8 @@ def test_text_columns_have_no_holes(array, tmp_path):
     with pytest.raises(OptionError, match="lacks columns site; it has participant_id, group"):
         cohort.column("site")
     assert cohort.take([0, 2]).column("group") == ["x", "y"]
+    cohort = read_cohort(array[1], write(tmp_path, "medication\nnone\nsome\nNone\nsome\n"))
+    assert cohort.column("medication") == ["none", "some", "None", "some"]
 
 
 @pytest.mark.parametrize(
@@ -257,12 +351,20 @@ def test_text_columns_have_no_holes(array, tmp_path):
         ("age\n1\n2\n3\n", r"maps.npy has 4 volumes, .*table.csv has 3 rows"),
         ("age\n", "table.csv has no rows"),
         ("", "table.csv has no rows"),
+        ("age,sex\n1,f\n2,m\n3,4,f\n", r"table.csv, line 4: 3 cells for 2 columns \(age, sex\)"),
+        ("age,sex,age\n1,f,2\n", "table.csv has several columns called age"),
     ],
 )
 def test_tables_of_another_length_are_refused(array, tmp_path, text, message):
-    """One row a volume."""
+    """One row a volume; one cell a column; one name a column."""
     with pytest.raises(OptionError, match=message):
         read_cohort(array[1], write(tmp_path, text))
+
+
+def test_what_spreadsheets_leave_behind_is_no_column(array, tmp_path):
+    """Commas at the ends of lines, with nothing between them."""
+    text = "age,group,,\n1,a,,\n2,b,,,,\n3,a\n4,b,,\n"
+    assert read_cohort(array[1], write(tmp_path, text)).column("group") == ["a", "b", "a", "b"]
 
 
 def test_tables_that_are_none_are_refused(array, tmp_path):
@@ -321,6 +423,27 @@ def test_volumes_without_a_z_score_are_named(array, where, value, message):
     with pytest.raises(InputContractError, match=rf"^c in .*maps.npy: .*{message}"):
         cohort.volume(2)
     cohort.volume(3)
+
+
+# Two cohorts
+
+
+def test_cohorts_that_share_volumes_or_subjects_are_told(array, tmp_path):
+    """By their place in an array or a folder, whatever the table calls them; and by subject, wherever they lie."""
+    values, data, table = array
+    train, test = (read_cohort(data, table, rows=f"split={part}") for part in ("train", "test"))
+    check_apart(train, test)
+    with pytest.raises(OptionError, match=r"share 1 volumes and 1 subjects \(first: c\), of .*table.csv"):
+        check_apart(train, train.take([1]))
+    unnamed = read_cohort(data, write(tmp_path, "split\ntest\ntest\ntrain\ntrain\n", "x.csv"), rows="split=train")
+    with pytest.raises(OptionError, match=r"share 2 volumes and 0 subjects \(first: volume 2, volume 3\)"):
+        check_apart(train, unnamed)
+    np.save(tmp_path / "later.npy", values)
+    sessions = "participant_id,session\nb,2\nx,2\nb,3\ny,2\n"
+    later = read_cohort(str(tmp_path / "later.npy"), write(tmp_path, sessions, "later.csv"))
+    check_apart(train, later)
+    with pytest.raises(OptionError, match=r"share 0 volumes and 1 subjects \(first: b\)"):
+        check_apart(later, test)
 
 
 # The data set

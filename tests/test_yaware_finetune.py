@@ -6,16 +6,27 @@ import shutil
 from dataclasses import replace
 
 import gloo
+import nibabel
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import zoo
+from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors
 from zoo.entries.yaware.data import MODEL, read_cohort
-from zoo.entries.yaware.finetune import Args, Task, check_steps, main, read_task
-from zoo.entries.yaware.finetune_method import Classifier, class_metrics, probe, summarise
+from zoo.entries.yaware.finetune import Args, Task, begin, check_steps, main, read_task
+from zoo.entries.yaware.finetune_method import (
+    Classifier,
+    LabelledVolumes,
+    class_metrics,
+    probe,
+    read_predictions,
+    summarise,
+    write_predictions,
+)
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
 from zoo.errors import OptionError
 from zoo.training.distributed import Processes
@@ -108,6 +119,8 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
     stored = [float(row[f"{name}_probability"]) for name in ("control", "patient")]
     assert stored == pytest.approx(expected, abs=2e-6)  # six digits are written
 
+    started = json.loads((out / "args.json").read_text())
+    assert (started["start"], started["start_sha256"]) == ("checkpoint", hash_file(checkpoint))
     (out / "fold1-draw0" / "results.json").unlink()
     (out / "fold0-draw0" / "last.pt").unlink()  # a finished fold needs none of its files
     again = main([*argv, "--resume"])
@@ -120,19 +133,34 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
 
 
 def test_leaving_sites_out_from_scratch(folder, out, caplog):
-    """The site of patients alone is trained on, not tested, and named; the last epoch is judged."""
-    results = main(command(folder, out, "--from-scratch", "--splits", "leave-site-out"))
+    """The site of patients alone has no AUROC and says so; its predictions are pooled. The last epoch is judged."""
+    two = ("--epochs", "2", "--lr", "1e-3")
+    results = main(command(folder, out, "--from-scratch", "--splits", "leave-site-out", *two))
     assert results["skipped"].keys() == {"c"}
-    assert "site c is not tested" in caplog.text
-    assert [(run["split"], run["source"]) for run in results["runs"]] == [("site0-a", "random"), ("site1-b", "random")]
+    assert "site c: all 2 volumes are of one class" in caplog.text
     assert [run["volumes"] for run in results["runs"]] == [
         {"train": 14, "val": 0, "test": 10},
         {"train": 12, "val": 0, "test": 12},
+        {"train": 22, "val": 0, "test": 2},
     ]
-    for run in results["runs"]:
-        last = torch.load(out / run["split"] / "last.pt", weights_only=True)["model"]
-        assert last["network.features.norm5.num_batches_tracked"] == 1
-        assert np.isfinite(run["test"]["loss"])
+    scores, labels = [], []
+    for run, name in zip(results["runs"], ("site0-a", "site1-b", "site2-c"), strict=True):
+        assert (run["split"], run["source"]) == (name, "random")
+        last = torch.load(out / name / "last.pt", weights_only=True)["model"]
+        assert last["network.features.norm5.num_batches_tracked"] == 2
+        log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
+        assert "best" not in run
+        assert run["last"] == {key: value for key, value in log[1].items() if key != "seconds"}
+        rows = read_csv(out / name / "predictions.csv")
+        scores += [float(row["patient_probability"]) for row in rows]
+        labels += [row["label"] == "patient" for row in rows]
+    assert results["runs"][2]["test"].keys() == {"loss"}
+    areas = [run["test"]["auroc"] for run in results["runs"][:2]]
+    assert results["auroc"]["mean"] == pytest.approx(np.mean(areas))
+    assert results["loss"]["mean"] == pytest.approx(np.mean([run["test"]["loss"] for run in results["runs"]]))
+    assert len(labels) == COUNT
+    assert results["pooled"]["auroc"] == {"mean": pytest.approx(roc_auc_score(labels, scores)), "std": None}
+    assert {"loss", "balanced_accuracy"} < results["pooled"].keys()
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +200,104 @@ def test_two_processes_find_the_same(folder, frozen, tmp_path):
     assert len(list(tmp_path.glob("run/*/predictions.csv"))) == len(results["runs"])
 
 
+def test_two_processes_fine_tune_validate_and_test_as_one(folder, checkpoint, tmp_path):
+    """Both return the same metrics, which are those of the file that was saved."""
+    out = tmp_path / "run"
+    argv = command(folder, out, "--checkpoint", checkpoint, "--val-share", "0.33", "--batch-size", "8", "--lr", "1e-3")
+    first, second = gloo.run(lambda: main(argv)["runs"][0]["test"], 2, tmp_path)
+    assert first == second
+    assert json.loads((out / "fold0" / "results.json").read_text())["test"] == first
+    task = read_task(arguments(folder, folds=2, val_share=0.33))
+    tuned = zoo.load_model(MODEL, checkpoint=out / "fold0" / "best.pt")
+    rows = task.splits[0].test
+    with torch.no_grad():
+        volumes = torch.from_numpy(np.stack([task.cohort.volume(i) for i in rows]))
+        expected = tuned(volumes).double().softmax(1).numpy()
+    codes, scores = read_predictions(out / "fold0" / "predictions.csv", task.classes)
+    assert codes.tolist() == task.codes[rows].tolist()
+    np.testing.assert_allclose(scores, expected, atol=1e-5)  # convolutions of other batches differ in the last bits
+    assert first == pytest.approx(class_metrics(codes, scores), rel=1e-6)  # nine digits are written
+    shutil.rmtree(out)
+
+
+@pytest.fixture
+def weights(folder, checkpoint, tmp_path, monkeypatch):
+    """A manifest whose record of one's own weights says another grid than the published."""
+
+    def write(**facts):
+        record = {"tag": "mine", "models": [MODEL], "state": "hosted", "bytes": checkpoint.stat().st_size, **facts}
+        record = {"sources": [f"file:{checkpoint}"], "sha256": hash_file(checkpoint), **record}
+        (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+        monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "manifest.json"))
+
+    return write
+
+
+def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, weights, caplog):
+    """A warning where it differs, unless the weights are not those of the record; files are brought to it."""
+    read_task(arguments(folder, from_scratch=True))
+    read_task(arguments(folder, checkpoint="mine.pt"))
+    assert "voxels" not in caplog.text
+    read_task(arguments(folder))
+    assert "have (29, 29, 29) voxels, the weights were trained on (121, 145, 121)" in caplog.text
+    caplog.clear()
+    place = [[-6, 0, 0, 84], [0, 6, 0, -84], [0, 0, 6, -84], [0, 0, 0, 1]]
+    weights(input={"size": [SIDE] * 3, "affine": place})
+    read_task(arguments(folder, model=f"{MODEL}.mine"))
+    assert "voxels" not in caplog.text
+
+
+def test_files_are_taken_on_the_grid_of_the_weights(folder, weights, tmp_path, caplog):
+    """Brought there; or read as they are, with a warning where they are mirrored."""
+    place = np.array([[-6.0, 0, 0, 84], [0, 6, 0, -84], [0, 0, 6, -84], [0, 0, 0, 1]])
+    weights(input={"size": [SIDE] * 3, "affine": place.tolist()})
+    (tmp_path / "maps").mkdir()
+    volumes, mirrored = np.load(folder / "maps.npy"), place * [[-1], [1], [1], [1]]
+    for i, volume in enumerate(volumes):
+        image = nibabel.Nifti1Image(volume[0], mirrored)
+        image.set_sform(mirrored, 4)
+        nibabel.save(image, tmp_path / "maps" / f"mwp1sub-{i:02}_1.nii")
+    given = {"data": str(tmp_path / "maps"), "model": f"{MODEL}.mine"}
+    task = read_task(arguments(folder, **given))
+    expected = read_task(arguments(folder)).cohort.volume(3)
+    np.testing.assert_allclose(task.cohort.volume(3), expected[:, ::-1], atol=1e-5)
+    caplog.clear()
+    read_task(arguments(folder, **given, grid="any"))
+    assert "axes RAS" in caplog.text
+    assert "the brain is mirrored" in caplog.text
+
+
+def test_a_run_begins_with_weights_that_are_noted(folder, weights, checkpoint, tmp_path):
+    """By digest: on record, of the file that the record without one names, or of a checkpoint, which may change."""
+    noted = tmp_path / "run" / "args.json"
+    for digest in (hash_file(checkpoint), None):
+        weights(sha256=digest)
+        begin(arguments(folder, out=str(noted.parent), model=f"{MODEL}.mine"), CPU)
+        started = json.loads(noted.read_text())
+        assert (started["start"], started["start_sha256"]) == (f"{MODEL}.mine", hash_file(checkpoint))
+    (tmp_path / "own.pt").write_bytes(b"one")
+    own = arguments(folder, out=str(noted.parent), checkpoint=str(tmp_path / "own.pt"), resume=True)
+    begin(own, CPU)
+    (noted.parent / "fold0").mkdir()
+    (noted.parent / "fold0" / "results.json").write_text("{}")
+    begin(own, CPU)
+    (tmp_path / "own.pt").write_bytes(b"another")
+    with pytest.raises(OptionError, match=r"other arguments \(start_sha256 '.{64}', now '.{64}'\)"):
+        begin(own, CPU)
+    with pytest.raises(OptionError, match="there is no such file"):
+        begin(replace(own, checkpoint="absent.pt"), CPU)
+
+
+def test_the_arguments_of_another_recipe_are_kept(folder, tmp_path):
+    """A folder where pre-training ran is not written to, also with --resume."""
+    before = json.dumps({"data": "x", "label": "age"})
+    (tmp_path / "args.json").write_text(before)
+    for resume in (False, True):
+        with pytest.raises(OptionError, match=r"args.json is not of a run of zoo.entries.yaware.finetune"):
+            begin(arguments(folder, out=str(tmp_path), from_scratch=True, resume=resume), CPU)
+    assert (tmp_path / "args.json").read_text() == before
+
+
 # Arguments
 
 
@@ -192,6 +318,9 @@ def test_defaults_are_the_published_run():
         (["--val-share", "1"], "from 0 to below 1"),
         (["--repeats", "2"], "give their number"),
         (["--freeze", "--val-share", "0.1"], "no epochs to choose among"),
+        (["--patience", "3"], "without --val-share nothing is validated"),
+        (["--monitor", "+val_auroc"], r"--monitor \+val_auroc --patience 0: without --val-share"),
+        (["--freeze", "--monitor", "loss"], "without --val-share"),
         (["--label", "diagnosis"], "lacks columns diagnosis; it has participant_id, session, group, site, subject"),
         (["--label", "session"], "all 24 rows have the label '1': at least two classes"),
         (["--label", "participant_id"], "--folds 2: each class needs as many subjects, there are 1 of 'sub-00'.* ..."),
@@ -203,7 +332,8 @@ def test_defaults_are_the_published_run():
         (["--batch-size", "1"], "one volume of .29, 29, 29. leaves one value"),
         (["--splits", "leave-site-out", "--site", "scanner"], "lacks columns scanner"),
         (["--splits", "leave-site-out", "--site", "session"], "leave-site-out needs two sites"),
-        (["--splits", "leave-site-out", "--site", "group"], "one with more than one class; there are control, patient"),
+        (["--splits", "leave-site-out", "--site", "group"], "site0-control: without its test rows no subject of 1 cl"),
+        (["--labelled", "12", "--repeats", "2"], "all draws of fold0 would be the same"),
         (["--subject", "Subject"], "lacks columns Subject"),
     ],
 )
@@ -226,7 +356,7 @@ def test_one_volume_a_step_is_fine_where_the_last_map_is_larger(folder):
 
 def test_subjects_are_told_by_a_column(folder, tmp_path):
     """By default participant_id; a table without it has a subject in each row."""
-    assert len(set(read_task(arguments(folder)).splits[0].test.tolist())) == 12 / 2.5 + 0.2
+    assert len(set(read_task(arguments(folder)).splits[0].test.tolist())) == 5
     merged = read_task(arguments(folder, subject="subject", folds=2))
     for split in merged.splits:
         assert len({0, 1, 2} & set(split.test.tolist())) in (0, 3)
@@ -329,13 +459,31 @@ def test_metrics_by_hand():
     three = class_metrics(np.array([0, 1, 1]), scores)
     assert three["auroc"] == pytest.approx((1 / 2 + 3 / 4) / 2)  # 0.3 against 0.3 is half a pair
     assert three["balanced_accuracy"] == (1 + 1 / 2) / 2
+    alone = class_metrics(np.array([1, 1]), np.array([[0.9, 0.1], [0.4, 0.6]]))
+    assert alone == {"loss": pytest.approx(-np.log([0.1, 0.6]).mean())}
+    with pytest.raises(FloatingPointError, match="for 1 of 2 volumes, but NaN"):
+        class_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [np.nan, np.nan]]))
 
 
 def test_runs_are_summarised_with_their_spread():
-    """The deviation is the sample's; one run has none."""
-    runs = [{"test": {"auroc": area}} for area in (0.6, 0.8)]
-    assert summarise(runs)["auroc"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.02**0.5)}
-    assert summarise(runs[:1])["auroc"] == {"mean": 0.6, "std": None}
+    """The deviation is the sample's; one value has none; a test that lacks a metric does not count for it."""
+    tests = [{"loss": 1.0}, {"loss": 2.0, "auroc": 0.6}, {"loss": 3.0, "auroc": 0.8}]
+    assert summarise(tests)["auroc"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.02**0.5)}
+    assert summarise(tests)["loss"] == {"mean": 2.0, "std": 1.0}
+    assert summarise(tests[:2])["auroc"] == {"mean": 0.6, "std": None}
+
+
+def test_predictions_are_read_as_they_were_written(folder, tmp_path):
+    """Next to 0 they keep their order; a file that is gone is named."""
+    cohort, classes = read_task(arguments(folder)).cohort.take([0, 1, 2]), ("control", "patient")
+    scores = np.array([[1 - p, p] for p in (1e-9, 3e-8, 2 / 3)])
+    written = LabelledVolumes(cohort, np.array([0, 1, 0]))
+    write_predictions(tmp_path / "predictions.csv", written, classes, scores)
+    codes, found = read_predictions(tmp_path / "predictions.csv", classes)
+    assert codes.tolist() == [0, 1, 0]
+    np.testing.assert_allclose(found, scores, rtol=1e-8)
+    with pytest.raises(OptionError, match=r"gone.csv of a finished run is gone"):
+        read_predictions(tmp_path / "gone.csv", classes)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -150,6 +150,13 @@ def test_equal_labels_are_supervised_contrastive_learning():
     assert loss.item() == pytest.approx(torch.stack(per_anchor).mean().item(), rel=1e-6)
 
 
+def test_large_classes_are_told_apart():
+    """Identifiers that float32 would round to one another; each subject is its own class here, as in SimCLR."""
+    z1, z2 = embeddings(3)
+    classes = 2**40 + torch.arange(3)
+    assert torch.equal(YAwareInfoNCE(kernel="equal")(z1, z2, classes), YAwareInfoNCE(kernel="views")(z1, z2))
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_whose_weights_sum_to_one(kernel):
     """With "anchor" those of each anchor; the authors' are those of each compared row, whence anchors differ."""

@@ -23,10 +23,10 @@ from safetensors.torch import load_file
 
 import zoo
 from zoo.entries.yaware import pretrain, synthetic
-from zoo.entries.yaware.data import Volumes
+from zoo.entries.yaware.data import Volumes, read_cohort
 from zoo.entries.yaware.method import YAware
-from zoo.entries.yaware.pretrain import Args, build_method, build_volumes, resolve, validation
-from zoo.errors import OptionError
+from zoo.entries.yaware.pretrain import Args, build_method, build_volumes, check_parts, resolve, validation
+from zoo.errors import InputContractError, OptionError
 from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
@@ -70,12 +70,12 @@ def flags(cohort, out, *more):
     return [*files, *small.split(), *more]
 
 
-TWO_EPOCHS = ["--rows", "split=train", "--epochs", "2", "--steps-per-epoch", "2"]
+TWO_EPOCHS = ["--rows", "split=train", "--epochs", "2"]
 
 
 @pytest.fixture(scope="module")
 def run(cohort, tmp_path_factory):
-    """Two passes of two steps, with validation: the folder, the metrics, and what was printed."""
+    """Two epochs of one step, with validation: the folder, the metrics, and what was printed."""
     out, printed = tmp_path_factory.mktemp("runs") / "first", io.StringIO()
     with contextlib.redirect_stdout(printed):
         metrics = pretrain.main(flags(cohort, out, *TWO_EPOCHS, "--val-rows", "split=val"))
@@ -122,8 +122,6 @@ def test_the_exported_file_is_the_best_network(run, cohort):
             zoo.load_model(NAME, checkpoint=file, projection=True)(volume),
             method.network(volume),
         )
-        pooled = method.network.forward_features(volume).relu().mean((2, 3, 4))
-        torch.testing.assert_close(zoo.load_model(NAME, checkpoint=file)(volume), pooled)
     for form, epoch in (("best.pt", best), ("last.pt", torch.load(out / "last.pt", weights_only=True)["model"])):
         encoder = zoo.load_model(NAME, checkpoint=out / form)
         assert all(torch.equal(value, epoch[f"network.{name}"]) for name, value in encoder.state_dict().items())
@@ -134,7 +132,7 @@ def test_the_printed_record_is_a_manifests(run, cohort, monkeypatch):
     out, metrics, printed = run
     record = json.loads(printed[printed.index('{\n  "tag"') :])
     assert (record["tag"], record["models"], record["trained_by"]) == ("first", [NAME], "user")
-    assert record["input"] == {"size": [31, 37, 31], "affine": synthetic.grid(6)[1].tolist()}
+    assert record["input"] == {"size": [31, 37, 31], "affine": None}
     assert record["provenance"]["metrics"] == metrics
     assert "--data healthy.npy --out first" in record["provenance"]["command"]
     assert "--table healthy.csv --rows split=train" in record["provenance"]["command"]
@@ -146,43 +144,49 @@ def test_the_printed_record_is_a_manifests(run, cohort, monkeypatch):
     encoder = zoo.load_model(f"{NAME}.first")
     assert zoo.load_report(encoder).sha256 == record["sha256"]
     assert zoo.model_info(f"{NAME}.first").input.size == (31, 37, 31)
-    density = np.load(cohort / "healthy.npy")[0]
-    volume = zoo.load_transform(f"{NAME}.first")(density)
-    trained_on = build_volumes(parse_args(Args, flags(cohort, out)), *data_of(cohort))[0, 0]["image"]
-    torch.testing.assert_close(volume, trained_on)
 
 
 def data_of(cohort):
     return str(cohort / "healthy.npy"), str(cohort / "healthy.csv"), ""
 
 
-@pytest.mark.parametrize("spacing", [1, 2, 3, 6])
-def test_the_record_says_where_volumes_lie(spacing):
-    """Nothing on the published grid; another voxel size in the same field of view is told by the shape."""
-    assert pretrain.input_of((121, 145, 121)) == pretrain.input_of((121, 145, 121), "LAS") == {}
-    shape, affine = synthetic.grid(spacing)
-    found = pretrain.input_of(shape)
-    assert found["size"] == list(shape)
-    np.testing.assert_allclose(found["affine"], affine, rtol=1e-12)
+def test_the_record_s_transform_makes_what_was_trained_on(run, cohort, monkeypatch):
+    """An array of the run's own size, whose place is open, becomes what the network saw; another size is refused."""
+    out, _, printed = run
+    record = json.loads(printed[printed.index('{\n  "tag"') :])
+    (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(out / "manifest.json"))
+    transform = zoo.load_transform(f"{NAME}.first")
+    density = np.load(cohort / "healthy.npy")[0, 0]
+    trained_on = build_volumes(parse_args(Args, flags(cohort, out)), *data_of(cohort))[0, 0]["image"]
+    torch.testing.assert_close(transform(density), trained_on)
+    with pytest.raises(InputContractError):
+        transform(density[:-1])
 
 
-@pytest.mark.parametrize(("shape", "axes"), [((80, 80, 80), ""), ((121, 145, 121), "RAS"), ((31, 37, 31), "RAS")])
-def test_the_record_does_not_guess_where_volumes_lie(shape, axes):
-    """Of another field of view, or of files that run from left to right, the place is open."""
-    assert pretrain.input_of(shape, axes) == {"size": list(shape), "affine": None}
+def test_the_record_says_where_volumes_lie(cohort):
+    """Nothing on the published grid; of an array of another size the place is open, of files it is theirs."""
+    array = read_cohort(*data_of(cohort)[:2])
+    published, affine = dataclasses.replace(array, shape=(121, 145, 121)), synthetic.grid(6)[1]
+    assert pretrain.input_of(published) == {}
+    assert pretrain.input_of(array) == {"size": [31, 37, 31], "affine": None}
+    placed = dataclasses.replace(array, affine=affine)
+    assert pretrain.input_of(placed) == {"size": [31, 37, 31], "affine": affine.tolist()}
+    elsewhere = dataclasses.replace(published, affine=np.diag([1.5, 1.5, 1.5, 1]))
+    assert pretrain.input_of(elsewhere)["affine"] == np.diag([1.5, 1.5, 1.5, 1]).tolist()
 
 
 def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, cohort, out, monkeypatch):
-    """Killed between the two steps of epoch 1; weights and optimiser end as those of the uninterrupted run.
+    """Killed while it reads the step of epoch 1; weights and optimiser end as those of the uninterrupted run.
 
-    That one had validation, which does not touch the training.
+    That one had validation, which does not touch the training. Without it the last epoch is the one that is exported.
     """
     whole, _, _ = run
     read = []
 
     def dying(self, key):
-        read.append(key[0])
-        if read.count(1) == 3:
+        read.append(key)
+        if len(read) == 4:
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, key)
 
@@ -202,6 +206,8 @@ def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, 
     assert first["epoch"] == second["epoch"] == 2
     moments = [state["optimizer"]["state"] for state in (first, second)]
     assert all(torch.equal(moments[0][i][leaf], moments[1][i][leaf]) for i in moments[0] for leaf in moments[0][i])
+    last = load_file(out / f"{NAME}.run.safetensors")
+    assert all(torch.equal(value, second["model"][f"network.{name}"]) for name, value in last.items())
     assert [line["loss"] for line in read_log(out / "log.jsonl")] == [
         line["loss"] for line in read_log(whole / "log.jsonl")
     ]
@@ -295,7 +301,6 @@ def test_one_argument_speaks_for_others():
     assert (upstream.normalize, upstream.val_random, upstream.tf) == ("upstream", True, "cutout")
     plain = resolve(args_of())
     assert (plain.normalize, plain.val_random) == ("anchor", False)
-    assert resolve(args_of(batch_size=4, accumulate=2)).batch_size == 4
 
 
 def test_every_setting_reaches_the_method(monkeypatch):
@@ -332,21 +337,25 @@ class Recorder(torch.nn.Module):
         return {"loss": batch["label"].mean()}
 
 
-def shown(args, epoch=0, processes=ONE):
+def training_of(cohort):
+    return read_cohort(*data_of(cohort)[:2], rows="split=train")
+
+
+def shown(args, trained, epoch=0, processes=ONE):
     recorder = Recorder()
-    validation(args, processes)(recorder, epoch)
+    validation(args, trained, processes)(recorder, epoch)
     return recorder
 
 
 def test_validation_views_are_fixed_unless_asked_otherwise(cohort):
     """The same seeds at every epoch, others with `--val-random` and others than training's."""
-    fixed = parse_args(Args, flags(cohort, "o", "--val-rows", "split=val"))
+    fixed, trained = parse_args(Args, flags(cohort, "o", "--val-rows", "split=val")), training_of(cohort)
     random = dataclasses.replace(fixed, val_random=True)
-    assert shown(fixed, epoch=0).draws == shown(fixed, epoch=7).draws
-    assert shown(random, epoch=0).draws != shown(random, epoch=7).draws
+    assert shown(fixed, trained, epoch=0).draws == shown(fixed, trained, epoch=7).draws
+    assert shown(random, trained, epoch=0).draws != shown(random, trained, epoch=7).draws
     training = build_volumes(fixed, *data_of(cohort)[:2], "split=val")[0, 0]["draws"].tolist()
-    assert training not in shown(fixed).draws
-    assert validation(dataclasses.replace(fixed, val_rows=""), ONE) is None
+    assert training not in shown(fixed, trained).draws
+    assert validation(dataclasses.replace(fixed, val_rows=""), trained, ONE) is None
 
 
 def test_validation_has_nobody_alone(cohort):
@@ -355,24 +364,41 @@ def test_validation_has_nobody_alone(cohort):
     Each of two processes has its half; a process with one subject is refused before the run.
     """
     settings = parse_args(Args, flags(cohort, "o", "--val-table", str(cohort / "healthy.csv")))
-    assert shown(dataclasses.replace(settings, batch_size=5)).sizes == [5, 3]
-    assert shown(dataclasses.replace(settings, batch_size=7)).sizes == [7]
-    halves = [Processes(rank, 2, torch.device("cpu")) for rank in (0, 1)]
-    assert [shown(dataclasses.replace(settings, batch_size=4), processes=half).sizes for half in halves] == [[2, 2]] * 2
+    trained = read_cohort(str(cohort / "clinical.npy"), str(cohort / "clinical.csv"))
+    assert shown(dataclasses.replace(settings, batch_size=5), trained).sizes == [5, 3]
+    assert shown(dataclasses.replace(settings, batch_size=7), trained).sizes == [7]
+    for rank in (0, 1):
+        half = Processes(rank, 2, torch.device("cpu"))
+        assert shown(dataclasses.replace(settings, batch_size=4), trained, processes=half).sizes == [2, 2]
     with pytest.raises(OptionError, match=r"8 validation volume\(s\) for 5 process\(es\): 2 for each are needed"):
-        validation(settings, Processes(0, 5, torch.device("cpu")))
+        validation(settings, trained, Processes(0, 5, torch.device("cpu")))
 
 
 def test_validation_of_the_same_weights_is_the_same_number(cohort):
     """Through the network, in two epochs; with new views it is another."""
     torch.manual_seed(0)
     method = YAware().eval()
-    args = parse_args(Args, flags(cohort, "o", "--val-rows", "split=val"))
+    args, trained = parse_args(Args, flags(cohort, "o", "--val-rows", "split=val")), training_of(cohort)
     with torch.no_grad():
-        first, second = (validation(args, ONE)(method, epoch) for epoch in (0, 1))
-        third = validation(dataclasses.replace(args, val_random=True), ONE)(method, 1)
+        first, second = (validation(args, trained, ONE)(method, epoch) for epoch in (0, 1))
+        third = validation(dataclasses.replace(args, val_random=True), trained, ONE)(method, 1)
     assert first == second
     assert first["loss"] != third["loss"]
+
+
+def test_every_part_of_a_step_has_someone_to_compare_with():
+    """And each process two, where the last map is a single voxel, of which one subject has no statistics."""
+    small, published = (31, 37, 31), (121, 145, 121)
+
+    def check(batch_size, accumulate, world, shape):
+        processes = Processes(0, world, torch.device("cpu"))
+        check_parts(args_of(batch_size=batch_size, accumulate=accumulate), shape, processes)
+
+    for legal in ((2, 1, 1, small), (8, 2, 2, small), (4, 2, 1, small), (4, 1, 4, published), (64, 1, 64, published)):
+        check(*legal)
+    for wrong in ((1, 1, 1, published), (4, 4, 1, published), (4, 1, 4, small), (8, 4, 2, small)):
+        with pytest.raises(OptionError, match=f"--batch-size {wrong[0]} --accumulate {wrong[1]} on {wrong[2]} process"):
+            check(*wrong)
 
 
 def spoiled(change):
@@ -408,8 +434,14 @@ BAD = {
     "NaN": (spoiled(put((slice(None), 0, 15, 15, 15), np.nan)), r"InputContractError: healthy\d+ in .*NaN"),
     "constant": (spoiled(put(slice(None), 0.5)), r"InputContractError: healthy\d+ in .*constant"),
     "no array": (["--data", "nowhere.npy"], r"OptionError: nowhere\.npy is neither"),
-    "batch of one": (["--batch-size", "1"], r"OptionError: --batch-size 1 --accumulate 1: at least 2 subjects"),
-    "parts of one": (["--accumulate", "2"], r"OptionError: --batch-size 2 --accumulate 2: at least 2 subjects"),
+    "batch of one": (
+        ["--batch-size", "1"],
+        r"OptionError: --batch-size 1 --accumulate 1 on 1 process\(es\): at least 2 ",
+    ),
+    "parts of one": (
+        ["--accumulate", "2"],
+        r"OptionError: --batch-size 2 --accumulate 2 on 1 process\(es\): at least 2 ",
+    ),
     "too large a batch": (
         ["--batch-size", "9"],
         r"OptionError: 8 sample\(s\) do not fill one step of --batch-size 9",
@@ -419,7 +451,14 @@ BAD = {
     "temperature 0": (["--temperature", "0"], r"OptionError: temperature=0\.0: expected a positive number"),
     "no label": (["--label", ", "], r"OptionError: --label ', ' names no column for --kernel gaussian"),
     "no such rows": (["--rows", "split=test"], r"OptionError: .*none of 8 rows has split=test"),
-    "one to validate": (["--val-rows", "participant_id=healthy00001"], r"OptionError: 1 validation volume"),
+    "validated on its own": (
+        ["--val-rows", "split=val"],
+        r"OptionError: training and validation share 4 volumes and 4 subjects",
+    ),
+    "one to validate": (
+        ["--rows", "split=train", "--val-rows", "participant_id=healthy00005"],
+        r"OptionError: 1 validation volume",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,9 +71,11 @@ def test_the_folder_holds_maps_tables_and_facts(cohort):
     """Nothing else; the maps are densities, the tables have a row for each, and the facts say that it is synthetic."""
     assert sorted(p.name for p in cohort.iterdir()) == [
         "clinical.csv",
+        "clinical.ids.txt",
         "clinical.npy",
         "cohort.json",
         "healthy.csv",
+        "healthy.ids.txt",
         "healthy.npy",
     ]
     for name, count in (("healthy", 5), ("clinical", 6)):
@@ -83,6 +86,7 @@ def test_the_folder_holds_maps_tables_and_facts(cohort):
         assert (maps.reshape(count, -1).std(1) > 0.1).all()
         assert [tuple(row) for row in rows] == [COLUMNS] * count
         assert [row["participant_id"] for row in rows] == [f"{name}{i:05d}" for i in range(count)]
+        assert (cohort / f"{name}.ids.txt").read_text().split() == [row["participant_id"] for row in rows]
     facts = json.loads((cohort / "cohort.json").read_text())
     assert (facts["synthetic"], facts["generator"], facts["seed"]) == (True, 1, 0)
     assert (facts["spacing"], facts["shape"], facts["healthy"], facts["clinical"]) == (6, [31, 37, 31], 5, 6)
@@ -113,11 +117,13 @@ def test_the_generator_has_not_changed(cohort):
         assert np.load(cohort / f"{name}.npy").mean((1, 2, 3, 4)) == pytest.approx(expected, rel=1e-5)
 
 
-def subjects(cohort, count, seed=0):
+def subjects(cohort, count, seed=0, acceleration=0.0):
     """Rows of a cohort as large as one likes, without its maps."""
     part = list(SITES).index(cohort)
     sites = [draw_site(np.random.default_rng([seed, part, 1, i]), cohort) for i in range(SITES[cohort])]
-    return [draw_subject(np.random.default_rng([seed, part, 0, i]), cohort, i, sites) for i in range(count)]
+    return [
+        draw_subject(np.random.default_rng([seed, part, 0, i]), cohort, i, sites, acceleration) for i in range(count)
+    ]
 
 
 def test_labels_are_as_said():
@@ -138,6 +144,15 @@ def test_labels_are_as_said():
     assert not sites[0] & sites[1]
     assert all(abs(np.mean([s["diagnosis"] for s in clinical if s["site"] == name]) - 0.5) < 0.2 for name in sites[1])
     assert 0.5 < np.median([s["ageing_speed"] for s in healthy]) < 1.5
+
+
+def test_acceleration_is_of_patients_alone():
+    """Their brains age faster by it times their severity; nothing else of anyone changes."""
+    for name in SITES:
+        for without, with_ in zip(subjects(name, 20), subjects(name, 20, acceleration=0.5), strict=True):
+            expected = without["ageing_speed"] * (1 + 0.5 * without["severity"])
+            assert with_["ageing_speed"] == pytest.approx(expected, abs=0.002)  # three digits are kept
+            assert with_ | {"ageing_speed": 0} == without | {"ageing_speed": 0}
 
 
 @pytest.mark.parametrize(
@@ -267,6 +282,8 @@ def test_subjects_and_cohorts_differ(cohort):
         ("--spacing nan", r"--spacing nan: expected"),
         ("--healthy 0", r"--healthy 0 --clinical 400: expected at least 1 and 2 subjects"),
         ("--clinical 1", r"--healthy 600 --clinical 1: expected"),
+        ("--acceleration -0.5", r"--acceleration -0\.5: expected 0 or more"),
+        ("--acceleration nan", r"--acceleration nan: expected 0 or more"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path, flags, message):
@@ -294,9 +311,22 @@ def test_without_nilearn_it_says_what_to_install(tmp_path, monkeypatch):
         main(["--out", str(tmp_path / "cohort"), "--healthy", "1", "--clinical", "2"])
 
 
-@pytest.mark.parametrize(("dies_at", "finished"), [(2, []), (5, ["healthy.csv", "healthy.npy"])])
-def test_what_a_kill_leaves_does_not_look_finished(tmp_path, monkeypatch, dies_at, finished):
-    """Killed while it draws: whole files alone have their names, and the facts come last."""
+def killed(flags):
+    """Run the generator in a process that a patch kills, and return what it left: whole files, temporary files."""
+    process = multiprocessing.get_context("fork").Process(target=main, args=(flags,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    left = sorted(p.name for p in Path(flags[1]).iterdir())
+    return [n for n in left if not n.endswith(".tmp")], [n for n in left if n.endswith(".tmp")]
+
+
+@pytest.mark.parametrize(
+    ("dies_at", "whole", "part"),
+    [(2, [], ".healthy.npy.tmp"), (5, ["healthy.csv", "healthy.ids.txt", "healthy.npy"], ".clinical.npy.tmp")],
+)
+def test_what_a_kill_leaves_does_not_look_finished(tmp_path, monkeypatch, dies_at, whole, part):
+    """Killed while it draws: only whole files have their names, the facts come last, and the folder is not reused."""
     drawn = []
 
     def draw(*arguments):
@@ -307,14 +337,20 @@ def test_what_a_kill_leaves_does_not_look_finished(tmp_path, monkeypatch, dies_a
 
     monkeypatch.setattr(synthetic, "draw_map", draw)
     flags = ["--out", str(tmp_path), "--healthy", "3", "--clinical", "4"]
-    process = multiprocessing.get_context("fork").Process(target=main, args=(flags,))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    left = sorted(p.name for p in tmp_path.iterdir())
-    assert [name for name in left if not name.endswith(".tmp")] == finished
-    assert len(left) == len(finished) + 1
-    for name in finished[:1]:
-        assert len(table(tmp_path / name)) == 3
+    assert killed(flags) == (whole, [part])
     with pytest.raises(OptionError, match="is not empty"):
         main(flags)
+
+
+def test_a_table_is_whole_or_absent(tmp_path, monkeypatch):
+    """Killed after its first row is on disk."""
+
+    def write(table, rows):
+        table.writerow(rows[0])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", write)
+    assert killed(["--out", str(tmp_path), "--healthy", "2", "--clinical", "2"]) == (
+        ["healthy.ids.txt", "healthy.npy"],
+        [".healthy.csv.tmp"],
+    )

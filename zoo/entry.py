@@ -49,6 +49,8 @@ class Preprocessing:
     """Where the axes of a volume in no atlas point to, for example `"RAS"`: right, anterior, superior. None to keep."""
     spacing: tuple[float, ...] | None = None
     """Size in mm of the voxels that a volume in no atlas is resampled to, axis by axis. None to keep."""
+    spline: int | None = None
+    """Degree of the splines that it is resampled with: 3 for cubic ones. None for 1, linear interpolation."""
     window: tuple[float, float] | None = None
     """Smallest and largest value in `units` that is told apart: volumes are clipped to it. None for no window."""
     normalise: str | None = None

@@ -70,7 +70,8 @@ def _body(y: Map, x: Map) -> Map:
     trunk = shoulders * _inside(0.86 + 0.05 * np.cos(3 * (y - 0.1)) - u)
     arms = shoulders * _inside(0.25 * u - 0.02 - y, 0.05)
     neck = _inside(0.22 + 0.35 * np.clip(-y - 0.86, 0, 1) - u)
-    return np.maximum(np.maximum(trunk, arms), neck)
+    body: Map = np.maximum(np.maximum(trunk, arms), neck)
+    return body
 
 
 def _cage(y: Map) -> Map:

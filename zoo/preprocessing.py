@@ -31,7 +31,7 @@ _SMALLEST_SIDE = 32
 _COLOUR_TOLERANCE = 2.5 / 255  # what JPEG compression adds to a grey film that was stored as colour
 _FAINT = 0.1
 _ELONGATED = 2.5
-_OF_VOLUMES = ("affine", "orientation", "spacing", "window", "normalise")
+_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise")
 
 
 def build_transform(preprocessing: Preprocessing) -> ImageTransform | VolumeTransform:

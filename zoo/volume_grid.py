@@ -73,11 +73,13 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
     return placed
 
 
-def to_spacing(volume: Volume, orientation: str | None, spacing: Sequence[float] | None) -> NDArray[Any]:
-    """Return the values of `volume` with its axes turned to `orientation` and resampled linearly to `spacing` in mm.
+def to_spacing(
+    volume: Volume, orientation: str | None, spacing: Sequence[float] | None, degree: int = 1
+) -> NDArray[Any]:
+    """Return the values of `volume` with its axes turned to `orientation` and resampled to `spacing` in mm.
 
     The first voxel keeps its place, the last is the one nearest to where it was, and edges are repeated, as in MONAI's
-    Spacing.
+    Spacing. Splines of a degree above 1, linear, go beyond the range of the values.
 
     Raises:
         InputContractError: the place is unknown, or the axes are not at right angles.
@@ -96,16 +98,23 @@ def to_spacing(volume: Volume, orientation: str | None, spacing: Sequence[float]
     sizes = voxel_sizes(affine)
     if spacing is None or np.allclose(sizes, spacing, rtol=0, atol=_WHOLE):
         return values
-    if abs(np.linalg.det(affine[:3, :3] / sizes)) < _RIGHT_ANGLES:
-        raise InputContractError(
-            f"{volume.source} has axes that are not at right angles, as a CT with a tilted gantry: resample it to an "
-            "upright grid first, for example with dcm2niix"
-        )
+    check_right_angles(affine, volume.source)
     warn_of_spacing(volume, spacing)
     target = affine.copy()
     target[:3, :3] *= np.asarray(spacing) / sizes
     shape = np.rint((np.array(values.shape) - 1) * sizes / spacing + 1)
-    return resample(values, affine, tuple(map(int, shape)), target, mode="nearest")
+    return resample(values, affine, tuple(map(int, shape)), target, mode="nearest", degree=degree)
+
+
+def check_right_angles(affine: NDArray[Any], source: str) -> None:
+    """Raise `InputContractError` where a grid is sheared."""
+    import numpy as np
+
+    if abs(np.linalg.det(affine[:3, :3] / voxel_sizes(affine))) < _RIGHT_ANGLES:
+        raise InputContractError(
+            f"{source} has axes that are not at right angles, as a CT with a tilted gantry: resample it to an upright "
+            "grid first, for example with dcm2niix"
+        )
 
 
 def reorient(values: NDArray[Any], affine: NDArray[Any], wanted: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -118,14 +127,20 @@ def reorient(values: NDArray[Any], affine: NDArray[Any], wanted: NDArray[Any]) -
 
 
 def resample(
-    values: NDArray[Any], affine: NDArray[Any], shape: tuple[int, ...], target: NDArray[Any], *, mode: str
+    values: NDArray[Any],
+    affine: NDArray[Any],
+    shape: tuple[int, ...],
+    target: NDArray[Any],
+    *,
+    mode: str,
+    degree: int = 1,
 ) -> NDArray[Any]:
-    """Return values interpolated linearly at the voxels of another grid; `mode` says what lies outside, as in SciPy."""
+    """Return values interpolated by splines at the voxels of another grid; `mode` says what is outside, as in SciPy."""
     import numpy as np
     from nibabel.nifti1 import Nifti1Image
     from nibabel.processing import resample_from_to
 
-    image = resample_from_to(Nifti1Image(values, affine), (shape, target), order=1, mode=mode)
+    image = resample_from_to(Nifti1Image(values, affine), (shape, target), order=degree, mode=mode)
     return np.asarray(image.dataobj)
 
 

@@ -51,12 +51,14 @@ def build_volume_transform(preprocessing: Preprocessing) -> VolumeTransform:
             f"no transform makes an input of size {facts.size} with channels {facts.channels} in {facts.units!r}: 2D "
             f"and grey is known, and volumes of one channel in {' or '.join(map(repr, _UNITS))}"
         )
-    if len(facts.size) not in (0, 3) or (facts.affine is None) == bool(facts.size):
-        raise OptionError(f"size {facts.size} with affine {facts.affine}: both say the grid of an atlas, or neither")
+    if len(facts.size) not in (0, 3) or (facts.affine is not None and not facts.size):
+        raise OptionError(f"size {facts.size} with affine {facts.affine}: an affine is that of a grid of three sizes")
+    if facts.size and facts.affine is None and (facts.spacing or facts.orientation):
+        raise OptionError(f"size {facts.size} with spacing or orientation: a volume brought to these has its own size")
     if facts.affine is not None:
         _check_grid(facts, facts.affine)
-    if facts.units == GREY_MATTER and facts.affine is None:
-        raise OptionError(f"{GREY_MATTER} without the grid of its atlas: size and affine are expected")
+    if facts.units == GREY_MATTER and not facts.size:
+        raise OptionError(f"{GREY_MATTER} without a grid: its size is expected, and its affine where it is known")
     stray = [name for name in ("resize", "mean", "std") if getattr(facts, name) is not None]
     if stray or facts.normalise not in (None, "z-score"):
         raise OptionError(f"{stray or facts.normalise!r} mean nothing for a volume: window and normalise='z-score' do")
@@ -64,6 +66,8 @@ def build_volume_transform(preprocessing: Preprocessing) -> VolumeTransform:
         raise OptionError(f"window {facts.window}: the smaller value is expected first")
     if facts.spacing is not None and (len(facts.spacing) != 3 or min(facts.spacing) <= 0):
         raise OptionError(f"spacing {facts.spacing}: three lengths in mm are expected")
+    if facts.spline is not None and (facts.spacing is None or facts.spline not in (1, 3)):
+        raise OptionError(f"spline {facts.spline} with spacing {facts.spacing}: 1 or 3 is expected, with a spacing")
     if facts.orientation is not None and not _is_orientation(facts.orientation):
         raise OptionError(f"orientation {facts.orientation!r}: one letter of each of LR, AP and IS is expected, as RAS")
     return VolumeTransform(facts)
@@ -93,8 +97,8 @@ class VolumeTransform:
 
         With an `affine` in the facts, a file is brought to that grid of MNI152 by `volume_grid.to_atlas`: bit by bit
         where its voxels are voxels of the grid, in any order and direction of its axes, else by linear interpolation
-        where its header names the atlas. Without one its axes are turned to `orientation` and it is resampled linearly
-        to `spacing`.
+        where its header names the atlas. Without one its axes are turned to `orientation` and it is resampled to
+        `spacing`, by splines of the degree that the facts say.
 
         Args:
             volume: A path to NIfTI or `.npy`, a nibabel image of NIfTI, an array or a tensor; for HU also a folder with
@@ -111,9 +115,11 @@ class VolumeTransform:
 
         facts = self.preprocessing
         found = _read(volume, facts)
-        _check_values(found, facts)
-        if facts.affine is None:
-            placed = to_spacing(found, facts.orientation, facts.spacing)
+        check_values(found, facts)
+        if facts.affine is None and facts.size:
+            placed = _as_it_is(found, facts)
+        elif facts.affine is None:
+            placed = to_spacing(found, facts.orientation, facts.spacing, facts.spline or 1)
         else:
             placed = to_atlas(found, facts.size, np.array(facts.affine), _CAT12)
             _check_amount(placed, facts, found.source)
@@ -139,6 +145,7 @@ def _place_in_words(facts: Preprocessing) -> str:
     if facts.affine is None:
         turned = f"axes to {facts.orientation}" if facts.orientation else "axes as they are"
         spacing = " x ".join(f"{size:g}" for size in facts.spacing) + " mm" if facts.spacing else "voxels as they are"
+        spacing += ", cubic splines" if facts.spline == 3 else ""
         return f"{turned}, {spacing}"
     import nibabel
     import numpy as np
@@ -160,7 +167,23 @@ def _read(volume: VolumeInput, facts: Preprocessing) -> Volume:
     return read_volume(volume)
 
 
-def _check_values(volume: Volume, facts: Preprocessing) -> None:
+def _as_it_is(volume: Volume, facts: Preprocessing) -> NDArray[Any]:
+    """Where the grid of the weights lies is not on record: an array of its shape is taken, a file cannot be placed."""
+    if volume.affine is not None or volume.values.shape != facts.size:
+        place = "an array" if volume.affine is None else "a file with a place in the world"
+        raise InputContractError(
+            f"{volume.source} is {place} of {volume.values.shape} voxels: these weights were trained on arrays of "
+            f"{facts.size} whose place is not on record. Bring the volume to their grid and pass the array"
+        )
+    return volume.values
+
+
+def check_values(volume: Volume, facts: Preprocessing) -> None:
+    """Check that the values can be in the units of the facts, as far as they tell; what is merely odd is logged.
+
+    Raises:
+        InputContractError: They are not finite, all the same, or cannot be in these units.
+    """
     import numpy as np
 
     values = volume.values

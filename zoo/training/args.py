@@ -8,11 +8,21 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.errors import OptionError, ZooError
 
-A = TypeVar("A", bound="TrainArgs")
+
+class Arguments(Protocol):
+    """A dataclass of `arg` fields that looks at its own values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+
+
+A = TypeVar("A", bound=Arguments)
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -108,7 +118,16 @@ def run_command(main: Callable[[], object]) -> None:
     try:
         main()
     except (ZooError, FloatingPointError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from error
+        raise SystemExit(f"{type(error).__name__}: {_own_words(error)}") from error
+
+
+def _own_words(error: Exception) -> str:
+    """What an error says, without the traceback that a loader's worker process puts before it."""
+    text = str(error)
+    if not text.startswith("Caught "):
+        return text
+    last = text.strip().splitlines()[-1]
+    return last.partition(": ")[2] or last
 
 
 def command_of(args: TrainArgs, module: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,7 +76,7 @@ def enqueue(queue: Tensor, pointer: Tensor, keys: Tensor) -> None:
 
 
 @torch.no_grad()
-def shuffled_forward(network: nn.Module, x: Tensor, groups: int = 1) -> Tensor:
+def shuffled_forward(network: Callable[[Tensor], Tensor], x: Tensor, groups: int = 1) -> Tensor:
     """Run `network` on a random mixture of all processes' batches and return this process's own rows.
 
     Batch norm then sees other samples beside a key than beside its query, so a key cannot be told by its batch
@@ -83,7 +85,7 @@ def shuffled_forward(network: nn.Module, x: Tensor, groups: int = 1) -> Tensor:
     group in all, a permutation would change nothing, and the batch is run as it is.
     """
     if distributed.world() * groups == 1:
-        return network(x)  # type: ignore[no-any-return]
+        return network(x)
     everyone = distributed.gather(x)
     order = distributed.broadcast(torch.randperm(len(everyone), device=x.device))
     mine = order.view(distributed.world(), -1)[distributed.rank()]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,6 +18,10 @@ from zoo.training.distributed import Processes
 
 Key = tuple[int, int]
 """(pass over the data, index of the sample): what a training data set is indexed with."""
+
+Order = Callable[[int, int], npt.NDArray[np.int64]]
+"""(pass, samples per step) -> the pass's samples, step after step: the `order` of a data set whose steps are not a
+mixture of any samples."""
 
 
 def seed_of(*parts: int) -> int:
@@ -35,13 +40,13 @@ def seeded(*parts: int) -> Iterator[None]:
 class Batches:
     """Keys of one process's batches for a stretch of steps.
 
-    The order of the samples in a pass follows from (seed, pass); the batch of a step follows from the step's number
-    since the start of the run. So the steps of a run are the same however it is cut into epochs, and a step's batches
-    over all processes hold the same samples however many processes there are. The rest of a pass that does not fill a
-    step is left out.
+    The order of the samples in a pass is `order`'s, by default one that follows from (seed, pass); the batch of a step
+    follows from the step's number since the start of the run. So the steps of a run are the same however it is cut into
+    epochs, and a step's batches over all processes hold the same samples however many processes there are. The rest of
+    a pass that does not fill a step is left out.
     """
 
-    def __init__(self, length: int, args: TrainArgs, processes: Processes) -> None:
+    def __init__(self, length: int, args: TrainArgs, processes: Processes, order: Order | None = None) -> None:
         parts = processes.world * args.accumulate
         if args.batch_size % parts:
             raise OptionError(
@@ -53,7 +58,8 @@ class Batches:
         self.length, self.seed, self.accumulate = length, args.seed, args.accumulate
         self.step_size, self.part_size = args.batch_size, args.batch_size // parts
         self.rank, self.world = processes.rank, processes.world
-        self.steps_per_pass = length // args.batch_size
+        self.order = order or self._shuffle
+        self.steps_per_pass = len(self.order(0, self.step_size)) // self.step_size
         self.steps = args.steps_per_epoch or self.steps_per_pass
         self.first = 0
 
@@ -69,11 +75,14 @@ class Batches:
         for step in range(self.first, self.first + self.steps):
             data_pass, position = divmod(step, self.steps_per_pass)
             if data_pass != current:
-                current, order = data_pass, np.random.default_rng([self.seed, data_pass]).permutation(self.length)
+                current, order = data_pass, self.order(data_pass, self.step_size)
             rows = order[position * self.step_size :][: self.step_size]
             for part in range(self.accumulate):
                 mine = rows[(part * self.world + self.rank) * self.part_size :][: self.part_size]
                 yield [(data_pass, int(i)) for i in mine]
+
+    def _shuffle(self, data_pass: int, _: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng([self.seed, data_pass]).permutation(self.length)
 
 
 def build_loader(dataset: Dataset[Any], batches: Batches, workers: int) -> DataLoader[Any]:

@@ -81,13 +81,28 @@ def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[A
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2 or size < 2 * len(classes):
         raise OptionError(f"{size} of {len(labels)} labels cannot hold 2 of each class: there are {counts.tolist()}")
-    shares = np.maximum(2, np.round(size * counts / len(labels)).astype(int))
-    shares[counts.argmax()] += size - shares.sum()  # what rounding left over
+    shares = _shares(size, counts)
     members = [np.flatnonzero(labels == c) for c in classes]
     return [
         np.concatenate([rng.choice(m, n, replace=False) for m, n in zip(members, shares, strict=True)])
         for _ in range(count)
     ]
+
+
+def _shares(size: int, counts: Array) -> Array:
+    """Divide `size` in proportion to the counts of the classes (C,): at least 2 of each, at most what there are.
+
+    What rounding leaves over goes to, or is taken from, the class that is farthest from its exact share; of several the
+    largest.
+    """
+    exact = size * counts / counts.sum()
+    shares: Array = np.maximum(2, np.round(exact).astype(int))
+    while left := size - int(shares.sum()):
+        step = 1 if left > 0 else -1
+        can = shares < counts if left > 0 else shares > 2
+        distance = np.where(can, step * (exact - shares), -np.inf)
+        shares[np.lexsort((-counts, -distance))[0]] += step
+    return shares
 
 
 def auroc(labels: Array, scores: Array, weights: Array | None = None) -> float:

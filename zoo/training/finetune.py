@@ -17,7 +17,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
-from zoo.training.runlog import Metrics
+from zoo.training.runlog import Metrics, read_log
 
 Results = dict[str, Any]
 
@@ -44,23 +44,22 @@ def train_and_test(
         judged: The weights that are tested, `best.pt` or `last.pt` in OUT.
 
     Returns:
-        `best`, the metrics of the best epoch, and `test`, those of the test part.
+        `best` or `last`, the metrics of the epoch that is tested, and `test`, those of the test part.
     """
 
     def validate(_: nn.Module, epoch: int) -> Metrics:
         share_buffers(method)
         return {name: value for name, value in evaluate("val", epoch).items() if isinstance(value, float)}
 
-    results: Results = {
-        "best": fit(
-            method,
-            data["train"],
-            args,
-            processes=processes,
-            validate=validate if "val" in data else None,
-            params=params,
-        )
-    }
+    best = fit(
+        method,
+        data["train"],
+        args,
+        processes=processes,
+        validate=validate if "val" in data else None,
+        params=params,
+    )
+    results: Results = {"best": best} if judged == "best.pt" else {"last": last_metrics(Path(args.out))}
     if "test" in data:
         stored = torch.load(Path(args.out) / judged, map_location="cpu", weights_only=True)
         method.load_state_dict(stored["model"])
@@ -68,6 +67,11 @@ def train_and_test(
         with torch.no_grad(), autocast(args.precision, processes.device):
             results["test"] = evaluate("test", 0)
     return results
+
+
+def last_metrics(out: Path) -> Metrics:
+    """Metrics of the last epoch of the run in a folder, which has finished."""
+    return {name: value for name, value in read_log(out / "log.jsonl")[-1].items() if name != "seconds"}
 
 
 def origin_of(network: nn.Module) -> Results:

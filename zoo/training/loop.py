@@ -49,7 +49,8 @@ def fit(
 
     Args:
         method: Module from a batch to a dict of scalar losses and metrics; `"loss"` is minimised.
-        dataset: Map-style, indexed by `(pass, index)`, items are what `method` takes.
+        dataset: Map-style, indexed by `(pass, index)`, items are what `method` takes. With a method `order`, a
+            `zoo.training.data.Order`, it says which samples make up a step; else each pass is shuffled.
         args: The run.
         processes: From `zoo.training.distributed.start`.
         validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
@@ -64,7 +65,7 @@ def fit(
     if validate is None and args.monitor.lstrip("+").startswith("val_"):
         raise OptionError(f"--monitor {args.monitor}: this run has no validation")
     run = Run(method, args, processes, params)
-    batches = Batches(length_of(dataset), args, processes)
+    batches = Batches(length_of(dataset), args, processes, getattr(dataset, "order", None))
     run.begin()
     record = RunLog(Path(args.out), first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
     loader = build_loader(dataset, batches, args.workers)

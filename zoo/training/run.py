@@ -34,11 +34,11 @@ class Run:
         is_3d = any(p.ndim == 5 for p in method.parameters())
         if args.channels_last and is_3d:
             raise OptionError("--channels-last is for 2D networks; this one has 3D convolutions")
-        if args.precision != "fp32" and is_3d and processes.device.type == "cpu":
+        if args.precision == "bf16" and is_3d and processes.device.type == "cpu":
             # Measured with PyTorch 2.15: gradients of 1e25 and more, or infinite, for maps of 2x2x2 voxels.
             raise OptionError(
-                f"--precision {args.precision}: on a CPU PyTorch's 3D convolutions have wrong gradients in half precision "
-                "where maps are small; use fp32 there, or a GPU"
+                "--precision bf16: on a CPU PyTorch's 3D convolutions have wrong gradients in bfloat16 where maps are "
+                "small; use fp32 there, or a GPU"
             )
         if args.sync_bn and processes.device.type != "cuda":
             raise OptionError(f"--sync-bn needs GPUs, this run is on {processes.device.type}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.errors import OptionError
+
+EMPTY = ("", "nan", "na", "n/a")
+"""What a cell without a value looks like, in lower case; "none" is a class in many tables."""
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -16,15 +20,34 @@ def read_table(path: Path) -> list[dict[str, str]]:
         path: CSV with a header, or TSV where its name ends so.
 
     Raises:
-        OptionError: There is no such file, or it is no text.
+        OptionError: There is no such file, it is no text, two columns have one name, or a row has more cells than the
+            header has columns, as one with a comma too many.
     """
     if not path.is_file():
         raise OptionError(f"the table {path} does not exist")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            return list(csv.DictReader(file, restval="", delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            return _rows(csv.DictReader(file, restval="", delimiter=delimiter), path)
     except (csv.Error, UnicodeDecodeError) as error:
         raise OptionError(f"cannot read {path} as a table (CSV in UTF-8 is expected): {error}") from error
+
+
+def _rows(reader: csv.DictReader[str], path: Path) -> list[dict[str, str]]:
+    columns = reader.fieldnames or ()
+    # Spreadsheets leave columns without a name behind, and cells without a value.
+    if twice := [name for name, count in Counter(columns).items() if count > 1 and name.strip()]:
+        raise OptionError(f"{path} has several columns called {', '.join(twice)}: one name a column is expected")
+    rows = []
+    for row in reader:
+        cells = row.pop(None, [])  # what csv puts cells without a column under
+        if any(cell.strip() for cell in cells):
+            raise OptionError(
+                f"{path}, line {reader.line_num}: {len(columns) + len(cells)} cells for {len(columns)} columns "
+                f"({', '.join(columns)}); put a cell that has a delimiter in it between quotes"
+            )
+        rows.append(row)
+    return rows
 
 
 def check_columns(rows: Sequence[dict[str, str]], wanted: Sequence[str], path: Path) -> None:

@@ -24,6 +24,7 @@ from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish
 from zoo.training.runlog import Metrics
@@ -146,6 +147,7 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     batch = args.batch_size // (processes.world * args.accumulate)
 
     def validate(method: nn.Module, epoch: int) -> Metrics:
+        share_buffers(method)
         fixed = Subset(FixedViews(views, epoch if args.val_random else 0), mine)
         loader = DataLoader(fixed, batch, num_workers=args.workers, generator=torch.Generator())
         return mean_losses(method, loader, processes, channels_last=args.channels_last)

@@ -23,8 +23,8 @@ PREPROCESSING = Preprocessing(
     affine=((-1.5, 0.0, 0.0, 90.0), (0.0, 1.5, 0.0, -126.0), (0.0, 0.0, 1.5, -72.0), (0.0, 0.0, 0.0, 1.0)),
     normalise="z-score",
 )
-"""CAT12's `mwp1` map on the grid of its template (SPM12 and CAT12): x from 90 to -90 mm, for it runs to the left, y from
--126 to 90, z from -72 to 108. Densities pass 1 where a region is larger than the template's; 3 leaves room for that."""
+"""CAT12's `mwp1` map on the grid of its template (SPM12, CAT12): x from 90 to -90 mm, as it runs to the left, y from
+-126 to 90, z from -72 to 108. Densities pass 1 where a region is larger than the template's; 3 leaves room."""
 
 _DENSENET = ("features.conv0.weight", "features.transition3.conv.weight")
 _UNET = ("down.0.doubleconv.conv1.weight", "down.1.doubleconv.conv2.weight")

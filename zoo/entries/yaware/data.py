@@ -2,8 +2,9 @@
 
 Two layouts. The authors' (Duplums/yAwareContrastiveLearning, `dataset.py`): one `.npy` array of all volumes, and a CSV
 in the same order. Or a folder of NIfTI files, and a CSV or TSV that names them. The columns `participant_id`, `session`
-and `run`, those that are there, identify a row and must do so uniquely. Where a text file `<array>.ids.txt` lies beside
-the array, one identifier a line (`sub-01`, or `sub-01_ses-2`), the table must have the same order.
+and `run`, those that are there, identify a row and must do so uniquely; of the last two a cell may be empty. Where a
+text file `<array>.ids.txt` lies beside the array (`maps.ids.txt` for `maps.npy`), one identifier a line (`sub-01`, or
+`sub-01_ses-2`), the table must have the same order.
 """
 
 from __future__ import annotations
@@ -19,12 +20,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-import zoo
-from zoo.entries.yaware.storage import Row, check_array, check_order, find_files, identify, open_array, read_in_place
+from zoo.entries.yaware import PREPROCESSING
+from zoo.entries.yaware.storage import (
+    Row,
+    build_transform,
+    check_array,
+    check_order,
+    conditions,
+    find_files,
+    identify,
+    in_words,
+    is_same_place,
+    open_array,
+)
+from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.training.data import Key, seed_of
-from zoo.training.table import check_columns, read_table
-from zoo.volumes import z_score
+from zoo.training.table import EMPTY, check_columns, read_table
+from zoo.volume_transform import VolumeTransform
+from zoo.volumes import read_volume, z_score
 
 Voxels = npt.NDArray[np.float32]
 
@@ -32,8 +46,6 @@ MODEL = "yaware-densenet121"
 GRIDS = ("published", "any")
 SMALLEST_SIDE = 29
 """Voxels: the network halves a side twice rounding up, then three times rounding down."""
-MISSING = ("", "nan", "na", "n/a", "none")
-"""What an empty cell looks like, in lower case."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +64,11 @@ class Cohort:
     """(n, k): a column for each label that `read_cohort` was asked for."""
     shape: tuple[int, ...]
     """Voxels of every volume, (D, H, W)."""
-    axes: str = ""
-    """Of NIfTI files that are read in their own grid: where the axes point to, as "RAS"."""
+    affine: npt.NDArray[np.float64] | None = None
+    """Of NIfTI files that are read in their own grid: from voxel (i, j, k, 1) to mm (4, 4), the first file's, which all
+    must have. None for arrays, and for files that are brought to the contract's grid."""
+    transform: VolumeTransform | None = None
+    """Of NIfTI files that are brought to the contract's grid: what does so."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,16 +84,16 @@ class Cohort:
         try:
             if isinstance(place, int):
                 return z_score(np.array(open_array(self.source)[place]).reshape(1, *self.shape))
-            if not self.axes:
-                published: Voxels = zoo.load_transform(MODEL)(place).numpy()
-                return published
-            values, axes = read_in_place(place)
-            if (values.shape, axes) != (self.shape, self.axes):
+            if self.transform is not None:
+                placed: Voxels = self.transform(place).numpy()
+                return placed
+            found = read_volume(place)
+            if found.values.shape != self.shape or not is_same_place(found.affine, self.affine):
                 raise InputContractError(
-                    f"shape {values.shape} with axes {axes}: {self.shape} with axes {self.axes} is expected, as the "
-                    f"first volume has"
+                    f"{place.name} has {found.values.shape} voxels, {in_words(found.affine)}: {self.shape}, "
+                    f"{in_words(self.affine)} are expected, as the first volume of the cohort has"
                 )
-            return z_score(values[None])
+            return z_score(found.values[None])
         except InputContractError as error:
             raise InputContractError(f"{self.names[index]} in {self.source}: {error}") from error
 
@@ -90,7 +105,7 @@ class Cohort:
         """
         check_columns(self.rows, (name,), self.table)
         cells = [row[name].strip() for row in self.rows]
-        self._refuse([cell.lower() in MISSING for cell in cells], name, "no value")
+        self._refuse([cell.lower() in EMPTY for cell in cells], name, "no value")
         return cells
 
     def numbers(self, name: str) -> npt.NDArray[np.float64]:
@@ -124,7 +139,13 @@ class Cohort:
 
 
 def read_cohort(
-    data: str, table: str, *, labels: Sequence[str] = (), rows: str = "", grid: str = "published"
+    data: str,
+    table: str,
+    *,
+    labels: Sequence[str] = (),
+    rows: str = "",
+    grid: str = "published",
+    contract: Preprocessing = PREPROCESSING,
 ) -> Cohort:
     """Read which volumes there are and what is known of each.
 
@@ -134,18 +155,19 @@ def read_cohort(
             that each occur in one file's name.
         labels: Columns of the table that are labels, numbers.
         rows: Which rows to use, `column=value` or several of these with commas between; empty for all.
-        grid: What NIfTI files are taken as. "published": the input contract holds, and each is brought to the grid of
-            the published weights. "any": read as they are, all of one shape and orientation.
+        grid: What NIfTI files are taken as. "published": the input contract holds, and each is brought to its grid.
+            "any": read as they are, all of one shape at one place.
+        contract: The input of the weights that the volumes are for, `model_info(...).input`; default the published.
 
     Raises:
         OptionError: No such file, column or row; identifiers are missing or not unique, or disagree with the array's;
-            a label is missing or no number.
+            a label is missing or no number; the contract has no grid to bring files to.
         InputContractError: The array is not one of volumes, or volumes are missing.
     """
     if grid not in GRIDS:
         raise OptionError(f"grid must be one of {', '.join(GRIDS)}, not {grid!r}")
     source, path = Path(data), Path(table)
-    everyone, wanted = read_table(path), _conditions(rows)
+    everyone, wanted = read_table(path), conditions(rows)
     check_columns(everyone, (*labels, *wanted), path)
     names = identify(everyone, path)
     kept = [i for i, row in enumerate(everyone) if all(row[c].strip() == value for c, value in wanted.items())]
@@ -153,20 +175,39 @@ def read_cohort(
         raise OptionError(f"{path}: none of {len(everyone)} rows has {rows}")
     chosen, called = tuple(everyone[i] for i in kept), tuple(names[i] for i in kept)
     places: Sequence[int | Path]
-    if source.is_dir():
-        places = files = find_files(source, chosen, called, path)
-        shape, axes = _first_grid(files[0]) if grid == "any" else (zoo.model_info(MODEL).input.size, "")
-    else:
-        places, shape, axes = kept, check_array(source, len(everyone), path), ""
+    affine, transform = None, None
+    if not source.is_dir():
+        places, shape = kept, check_array(source, len(everyone), path)
         check_order(source, everyone, names, path)
+    else:
+        places = files = find_files(source, chosen, called, path)
+        if grid == "any":
+            first = read_volume(files[0])
+            shape, affine = first.values.shape, first.affine
+        else:
+            shape, transform = contract.size, build_transform(contract, source)
     if min(shape) < SMALLEST_SIDE:
         raise InputContractError(
             f"{source}: volumes of {shape} voxels; at least {SMALLEST_SIDE} a side are expected, or the network's last "
             f"map is empty"
         )
-    cohort = Cohort(source, path, tuple(places), called, chosen, np.empty((len(kept), 0)), shape, axes)
+    no_labels = np.empty((len(kept), 0))
+    cohort = Cohort(source, path, tuple(places), called, chosen, no_labels, shape, affine, transform)
     columns = [cohort.numbers(name) for name in labels]
     return replace(cohort, labels=np.array(columns).reshape(len(labels), len(kept)).T)
+
+
+def check_apart(train: Cohort, val: Cohort) -> None:
+    """Raise `OptionError` where two cohorts share a volume, or a subject (`participant_id`)."""
+    volumes = set(_keys(train)) & set(_keys(val))
+    subjects = _subjects(train) & _subjects(val)
+    if volumes or subjects:
+        first = sorted(subjects) or [name for name, key in zip(val.names, _keys(val), strict=True) if key in volumes]
+        raise OptionError(
+            f"training and validation share {len(volumes)} volumes and {len(subjects)} subjects (first: "
+            f"{', '.join(first[:5])}), of {train.table} and {val.table}: choose rows that have no subject in common; "
+            f"subjects of two studies who have one participant_id by chance need another"
+        )
 
 
 class Volumes(Dataset[dict[str, Tensor]]):
@@ -195,9 +236,14 @@ class Volumes(Dataset[dict[str, Tensor]]):
         }
 
 
-def _first_grid(file: Path) -> tuple[tuple[int, ...], str]:
-    values, axes = read_in_place(file)
-    return values.shape, axes
+def _keys(cohort: Cohort) -> list[tuple[Path, int]]:
+    """A file or the array, and the position in it, of each volume."""
+    source = cohort.source.resolve()
+    return [(source, place) if isinstance(place, int) else (place.resolve(), 0) for place in cohort.places]
+
+
+def _subjects(cohort: Cohort) -> set[str]:
+    return {row["participant_id"].strip() for row in cohort.rows if "participant_id" in row}
 
 
 def _number(cell: str) -> float:
@@ -205,14 +251,3 @@ def _number(cell: str) -> float:
         return float(cell)
     except ValueError:
         return math.nan
-
-
-def _conditions(rows: str) -> dict[str, str]:
-    """Column -> value of "column=value,column=value"."""
-    conditions = {}
-    for part in filter(None, rows.split(",")):
-        column, equals, value = part.partition("=")
-        if not equals:
-            raise OptionError(f"rows {rows!r}: expected column=value, or several with commas between")
-        conditions[column.strip()] = value.strip()
-    return conditions

@@ -9,7 +9,12 @@
 The defaults are the published run (Dufumier et al., MICCAI 2021): Adam at 1e-4 for 100 epochs, batch 8, all layers, the
 last epoch is judged. `--from-scratch` is the run to compare with. `--freeze` trains no network: a logistic regression
 on features that are computed once. What the authors' script lacks is here: it loads the weights, with whatever prefix,
-trains on integer classes, and saves.
+trains on integer classes, and saves. What of a pass over the data does not fill a step is left out of that pass: of 20
+labelled volumes in steps of 8, four, others in each pass.
+
+`--splits leave-site-out` has a run for each site. A mean over sites counts all alike and leaves out those of one class,
+so there is `pooled`, too: the metrics of all sites' predictions together, of each draw. They are of as many networks,
+whose scores need not be on one scale: read it beside the mean.
 
 Files in OUT: `results.json`; per run a folder with `results.json`, `predictions.csv` of its test rows, and the training
 loop's files, whose `last.pt` (with --val-share, `best.pt`) `load_model(checkpoint=...)` reads.
@@ -24,6 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -36,6 +42,7 @@ from zoo.entries.yaware.finetune_method import (
     LabelledVolumes,
     class_metrics,
     probe,
+    read_predictions,
     summarise,
     write_predictions,
 )
@@ -48,6 +55,8 @@ from zoo.entries.yaware.splits import (
     site_folds,
     stratified_folds,
 )
+from zoo.entries.yaware.storage import in_words, is_same_place
+from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
@@ -61,7 +70,9 @@ from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
 
+RECIPE = "zoo.entries.yaware.finetune"
 SPLITS = ("stratified", "leave-site-out")
+PREDICTIONS = "predictions.csv"
 FREE = ("out", "device", "workers", "resume", "tensorboard")
 """Arguments that a resumed run may have otherwise."""
 
@@ -70,10 +81,17 @@ FREE = ("out", "device", "workers", "resume", "tensorboard")
 class Args(TrainArgs):
     """Published run of `main.py --mode finetuning`."""
 
-    data: str = arg(".npy array (n, 1, D, H, W), or folder of NIfTI files")
-    table: str = arg("CSV with a row for each volume, an array's in its order")
+    data: str = arg(
+        ".npy array (n, 1, D, H, W), or folder of NIfTI files; MAPS.ids.txt beside an array MAPS.npy, one identifier "
+        "of the table (sub-01, sub-01_ses-2) a line, is compared with the table's order"
+    )
+    table: str = arg("CSV or TSV with a row for each volume, an array's in its order")
     label: str = arg("column with the class of each volume")
-    batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 8)
+    batch_size: int = arg(
+        "volumes per optimiser step, over all processes and accumulated parts; the rest of a pass that fills no step "
+        "is left out of it",
+        8,
+    )
     optimizer: str = arg("update rule", "adam", OPTIMIZERS)
     lr: float = arg("learning rate at its peak", 1e-4)
     weight_decay: float = arg("weight decay", 5e-5)
@@ -82,9 +100,10 @@ class Args(TrainArgs):
         "metric that decides which epoch is judged, with --val-share; smaller is better unless it begins with '+'",
         "val_loss",
     )
+    patience: int = arg("stop after this many epochs without improvement, with --val-share; 0 for never", 0)
     workers: int = arg("loader processes per process", 4)
     rows: str = arg("rows of the table to use, 'column=value'; empty for all", "")
-    grid: str = arg("NIfTI files: brought to the published grid, or read as they are", "published", GRIDS)
+    grid: str = arg("NIfTI files: brought to the grid of --model's weights, or read as they are", "published", GRIDS)
     model: str = arg("model to start from, with or without a tag", MODEL)
     checkpoint: str = arg("file to start from instead of the model's own weights", "")
     from_scratch: bool = arg("start from random weights", False)
@@ -115,6 +134,11 @@ class Args(TrainArgs):
             raise OptionError(f"--repeats {self.repeats} draws --labelled subjects more than once; give their number")
         if self.freeze and self.val_share:
             raise OptionError(f"--val-share {self.val_share}: with --freeze there are no epochs to choose among")
+        if not self.val_share and (self.patience or self.monitor != Args.monitor):
+            raise OptionError(
+                f"--monitor {self.monitor} --patience {self.patience}: without --val-share nothing is validated, and "
+                f"the last epoch is judged; give a --val-share, or neither"
+            )
         if get_entry(self.model).name != MODEL:
             raise OptionError(f"--model {self.model}: this task starts from {MODEL} or {MODEL}.TAG")
 
@@ -129,7 +153,7 @@ class Task:
     classes: tuple[str, ...]
     splits: list[Split]
     skipped: dict[str, str]
-    """Sites that are not tested, and why."""
+    """Sites that have no AUROC of their own, and why."""
 
 
 def main(argv: Sequence[str] | None = None) -> Results:
@@ -142,8 +166,10 @@ def main(argv: Sequence[str] | None = None) -> Results:
     begin(args, processes)
     features = cache(lambda: frozen_features(args, task, processes))
     runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
-    results = {"label": args.label, "classes": list(task.classes), **summarise(runs), "skipped": task.skipped}
-    results |= {"runs": runs, "arguments": asdict(args)}
+    results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
+    if args.splits == "leave-site-out":
+        results["pooled"] = pool(args, task)
+    results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
     if processes.is_main:
         text = json.dumps(results, indent=2)
         write_atomically(Path(args.out) / "results.json", lambda p: p.write_text(text))
@@ -159,7 +185,10 @@ def read_task(args: Args) -> Task:
         OptionError: Columns or rows are missing, there are too few classes, subjects or sites.
         InputContractError: The volumes are not there.
     """
-    cohort = read_cohort(args.data, args.table, rows=args.rows, grid=args.grid)
+    known = zoo.model_info(args.model).input
+    cohort = read_cohort(args.data, args.table, rows=args.rows, grid=args.grid, contract=known)
+    if not (args.from_scratch or args.checkpoint):
+        warn_of_grid(cohort, known)
     classes, codes = class_codes(cohort.column(args.label))
     is_default = args.subject == Args.subject
     is_own = not args.subject or (is_default and args.subject not in cohort.rows[0])
@@ -169,25 +198,40 @@ def read_task(args: Args) -> Task:
     else:
         folds, skipped = stratified_folds(subjects, args.folds, classes, args.seed), {}
     for site, reason in skipped.items():
-        log.warning("site %s is not tested: %s", site, reason)
+        log.warning("site %s: %s", site, reason)
     splits = make_splits(
         subjects, folds, labelled=args.labelled, repeats=args.repeats, val_share=args.val_share, seed=args.seed
     )
     return Task(cohort, codes, classes, splits, skipped)
 
 
-def check_steps(args: Args, task: Task, processes: Processes) -> None:
-    """Raise `OptionError`, before anything is trained, where a split cannot fill a step or a norm would see one value.
+def warn_of_grid(cohort: Cohort, known: Preprocessing) -> None:
+    """Log where volumes are not on the grid that the pre-trained weights know, which is allowed."""
+    if known.size and cohort.shape != known.size:
+        log.warning(
+            "the volumes of %s have %s voxels, the weights were trained on %s: features may mean little until every "
+            "layer is fine-tuned",
+            *(cohort.source, cohort.shape, known.size),
+        )
+    elif cohort.affine is not None and known.affine and not is_same_place(cohort.affine, np.array(known.affine)):
+        log.warning(
+            "the volumes of %s lie elsewhere than those that the weights were trained on: %s, there %s; where an axis "
+            "points the other way the brain is mirrored",
+            *(cohort.source, in_words(cohort.affine), in_words(np.array(known.affine))),
+        )
 
-    The last map has one voxel where no side of the volumes exceeds 60.
-    """
+
+def check_steps(args: Args, task: Task, processes: Processes) -> None:
+    """Raise `OptionError`, before anything is trained, where a split fills no step or a norm would see one value."""
+    from zoo.entries.yaware.model import least_batch  # MONAI takes seconds to import, which wrong arguments need not
+
     smallest = min(task.splits, key=lambda split: len(split.train))
     if len(smallest.train) < args.batch_size:
         raise OptionError(
             f"{smallest.name} has {len(smallest.train)} volumes to train on, fewer than a step's --batch-size "
             f"{args.batch_size}"
         )
-    if args.batch_size // (processes.world * args.accumulate) == 1 and max(task.cohort.shape) <= 60:
+    if args.batch_size // (processes.world * args.accumulate) < least_batch(task.cohort.shape):
         raise OptionError(
             f"--batch-size {args.batch_size} on {processes.world} process(es) in {args.accumulate} part(s): one volume "
             f"of {task.cohort.shape} leaves one value for the batch norms of the last block; at least 2 are needed"
@@ -198,14 +242,17 @@ def begin(args: Args, processes: Processes) -> None:
     """Note the arguments in OUT, or compare them with those that the run there began with.
 
     Raises:
-        OptionError: OUT holds a run and `resume` is off, or the run had other arguments or another table.
+        OptionError: OUT holds a run of another recipe; or one and `resume` is off; or one that had other arguments,
+            another table or other weights to start from.
     """
     file = Path(args.out) / "args.json"
-    now = {**asdict(args), "table_sha256": hash_file(Path(args.table))}
-    if file.is_file() and any(file.parent.glob("*/*.json")):
+    now = {"recipe": RECIPE, **asdict(args), "table_sha256": hash_file(Path(args.table)), **start_of(args)}
+    began = json.loads(file.read_text()) if file.is_file() else {}
+    if began and began.get("recipe") != RECIPE:
+        raise OptionError(f"{file} is not of a run of {RECIPE}; give another --out")
+    if began and any(file.parent.glob("*/*.json")):
         if not args.resume:
             raise OptionError(f"{file.parent} holds a run; give --resume to go on with it, or another --out")
-        began = json.loads(file.read_text())
         other = [f"{k} {began.get(k)!r}, now {v!r}" for k, v in now.items() if k not in FREE and began.get(k) != v]
         if other:
             raise OptionError(
@@ -215,6 +262,35 @@ def begin(args: Args, processes: Processes) -> None:
     distributed.barrier()
     if processes.is_main:
         write_atomically(file, lambda p: p.write_text(json.dumps(now, indent=1)))
+
+
+def start_of(args: Args) -> dict[str, str]:
+    """The weights that a run begins with: their name, and the digest of their file.
+
+    Raises:
+        OptionError: The checkpoint is not there.
+        WeightsUnavailableError: No weights can be had under the model's name; `DownloadError` and others for causes.
+    """
+    if args.from_scratch:
+        return {"start": "random"}
+    if args.checkpoint:
+        file = Path(args.checkpoint).expanduser()
+        if not file.is_file():
+            raise OptionError(f"--checkpoint {args.checkpoint}: there is no such file")
+        return {"start": "checkpoint", "start_sha256": hash_file(file)}
+    info = zoo.model_info(args.model)
+    return {"start": info.name, "start_sha256": info.sha256 or hash_file(zoo.download_weights(args.model))}
+
+
+def pool(args: Args, task: Task) -> Results:
+    """Metrics of the predictions of all sites together, of each draw of labelled subjects: mean and deviation."""
+    distributed.barrier()  # the first process wrote the last predictions
+    parts = [read_predictions(Path(args.out) / split.name / PREDICTIONS, task.classes) for split in task.splits]
+    tests = []
+    for draw in range(args.repeats):  # the splits are site after site
+        codes, scores = (np.concatenate(arrays) for arrays in zip(*parts[draw :: args.repeats], strict=True))
+        tests.append({"auroc": mean_auroc(codes, scores)} if args.freeze else class_metrics(codes, scores))
+    return summarise(tests)
 
 
 def run_split(
@@ -252,7 +328,10 @@ def run_split(
 
 
 def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Results:
-    """Fine-tune on a split, then test the last epoch, or the best one where there is validation."""
+    """Fine-tune on a split, then test the last epoch, or the best one where there is validation.
+
+    Without it the training loss takes the place of `monitor`, which then decides nothing but schedule "plateau".
+    """
     split = task.splits[number]
     folder, is_validated = Path(args.out) / split.name, len(split.val) > 0
     args = replace(args, out=str(folder), monitor=args.monitor if is_validated else "loss")
@@ -264,7 +343,7 @@ def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Res
     def evaluate(part: str, _: int) -> Results:
         scores = collect(method.probabilities, data[part], args, processes).numpy()
         if part == "test" and processes.is_main:
-            write_predictions(folder / "predictions.csv", data[part], task.classes, scores)
+            write_predictions(folder / PREDICTIONS, data[part], task.classes, scores)
         return class_metrics(data[part].codes, scores)
 
     judged = "best.pt" if is_validated else "last.pt"
@@ -289,8 +368,8 @@ def probe_split(args: Args, task: Task, split: Split, features: Floats, processe
     if processes.is_main:
         folder = Path(args.out) / split.name
         folder.mkdir(parents=True, exist_ok=True)
-        write_predictions(folder / "predictions.csv", tested, task.classes, scores)
-    return {"test": {"auroc": mean_auroc(tested.codes, scores)}}
+        write_predictions(folder / PREDICTIONS, tested, task.classes, scores)
+    return {"test": {"auroc": mean_auroc(tested.codes, scores)} if len(set(tested.codes.tolist())) > 1 else {}}
 
 
 def load_network(args: Args, num_classes: int) -> nn.Module:

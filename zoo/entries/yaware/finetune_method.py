@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from zoo.entries.yaware.data import Cohort
 from zoo.entries.yaware.splits import Indices
+from zoo.errors import OptionError
 from zoo.training.data import Key
 from zoo.training.evaluate import linear_probe, mean_auroc
 from zoo.training.finetune import Results
@@ -86,7 +87,7 @@ def probe(train: Floats, codes: Indices, test: Floats, *, seed: int) -> Floats:
 
 
 def class_metrics(codes: Indices, probabilities: Floats) -> Results:
-    """Metrics of a set with more than one class.
+    """Metrics of a set; of one with a single class the loss alone.
 
     Args:
         codes: Class of each (N,).
@@ -95,21 +96,31 @@ def class_metrics(codes: Indices, probabilities: Floats) -> Results:
     Returns:
         `loss`, the cross-entropy; `auroc` of the second of two classes, else the mean over the classes that are there,
         each against the others; `balanced_accuracy`, the mean share of a class that was recognised.
+
+    Raises:
+        FloatingPointError: A probability is NaN, as after steps whose gradient was too large.
     """
+    if lost := int(np.isnan(probabilities).any(1).sum()):
+        raise FloatingPointError(
+            f"the network gives no probabilities for {lost} of {len(codes)} volumes, but NaN: its weights went astray. "
+            "A larger --batch-size, more of it on each process, a smaller --lr or --clip-grad 1 may help"
+        )
     own = probabilities[np.arange(len(codes)), codes]
     recognised = probabilities.argmax(1) == codes
-    return {
-        "loss": float(-np.log(own.clip(1e-300)).mean()),
+    loss = {"loss": float(-np.log(own.clip(1e-300)).mean())}
+    if len(np.unique(codes)) < 2:
+        return loss
+    return loss | {
         "auroc": mean_auroc(codes, probabilities),
         "balanced_accuracy": float(np.mean([recognised[codes == c].mean() for c in np.unique(codes)])),
     }
 
 
-def summarise(runs: Sequence[Results]) -> Results:
-    """Mean and standard deviation (n - 1; None of one run) of each test metric over the runs."""
+def summarise(tests: Sequence[Results]) -> Results:
+    """Mean and standard deviation (n - 1; None of one value) of each metric over the tests that have it."""
     summary: Results = {}
-    for name in runs[0]["test"]:
-        values = [run["test"][name] for run in runs]
+    for name in dict.fromkeys(name for test in tests for name in test):
+        values = [test[name] for test in tests if name in test]
         deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
         summary[name] = {"mean": float(np.mean(values)), "std": deviation}
     return summary
@@ -121,4 +132,18 @@ def write_predictions(path: Path, data: LabelledVolumes, classes: Sequence[str],
         writer = csv.writer(file)
         writer.writerow(["volume", "label", *(f"{name}_probability" for name in classes)])
         for name, code, row in zip(data.cohort.names, data.codes, scores.tolist(), strict=True):
-            writer.writerow([name, classes[code], *(f"{p:.6f}" for p in row)])
+            writer.writerow([name, classes[code], *(f"{p:.9g}" for p in row)])  # many are next to 0 and must not tie
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> tuple[Indices, Floats]:
+    """Class of each volume (n,) and probabilities (n, C) that `write_predictions` wrote.
+
+    Raises:
+        OptionError: The file is gone.
+    """
+    if not path.is_file():
+        raise OptionError(f"{path} of a finished run is gone: remove results.json beside it, and the run is done again")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    codes = np.array([classes.index(row["label"]) for row in rows])
+    return codes, np.array([[float(row[f"{name}_probability"]) for name in classes] for row in rows])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from zoo.entries.yaware.augment import Augment
 from zoo.entries.yaware.model import YAwareDenseNet121
 from zoo.errors import OptionError
-from zoo.training.distributed import gather, gather_with_gradient
+from zoo.training.distributed import gather, gather_with_gradient, world
 
 NORMALIZATIONS = ("anchor", "upstream")
 KERNELS = ("gaussian", "equal", "views")
@@ -95,12 +95,14 @@ class YAwareInfoNCE(nn.Module):
         if labels is None or self.kernel == "views":
             near = torch.eye(count, device=device)
         else:
-            y = labels.float().reshape(len(labels), -1)
+            y = labels.reshape(len(labels), -1)
             y = gather(y) if self.training else y
-            squared = (y[:, None] - y[None, :]).square().sum(-1)
-            # Where float32 has no smaller number sigma's limit is reached; 0 / 0 would be NaN.
-            width = max(2 * self.sigma * self.sigma, torch.finfo(torch.float32).tiny)
-            near = (squared == 0).float() if self.kernel == "equal" else torch.exp(-squared / width)
+            if self.kernel == "equal":  # in their own type: float32 would take large identifiers for equal
+                near = (y[:, None] == y[None, :]).all(-1).float()
+            else:
+                squared = (y[:, None].float() - y[None, :].float()).square().sum(-1)
+                # Where float32 has no smaller number sigma's limit is reached; 0 / 0 would be NaN.
+                near = torch.exp(-squared / max(2 * self.sigma * self.sigma, torch.finfo(torch.float32).tiny))
         weights = near.repeat(2, 2)
         weights = weights - torch.diag(weights.diag())
         total = weights.sum(1)
@@ -153,7 +155,7 @@ class YAware(nn.Module):
         z1, z2 = (self.network(self.augment(image, batch["draws"][:, view])) for view in (0, 1))
         losses = {"loss": self.objective(z1, z2, label), "accuracy": _accuracy(z1.detach(), z2.detach())}
         if self.objective.normalize == "anchor":
-            count = len(gather(z1)) if self.training else len(z1)
+            count = len(z1) * world() if self.training else len(z1)
             losses["excess"] = losses["loss"].detach() - self.objective.floor(label, count, z1.device)
         return losses
 

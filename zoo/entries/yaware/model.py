@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from monai.networks.nets.densenet import DenseNet121
 from torch import Tensor, nn
 
@@ -42,7 +44,7 @@ class YAwareDenseNet121(nn.Module):
         """Return the last dense block's map, `(N, 1024, *space)`, before any norm or activation.
 
         Args:
-            x: Volumes `(N, C, D, H, W)` of at least 32 voxels a side; 121x145x121 gives a map of 3x4x3.
+            x: Volumes `(N, C, D, H, W)` of at least 29 voxels a side; 121x145x121 gives a map of 3x4x3.
         """
         for name, block in self.features.named_children():
             if name != "norm5":
@@ -53,10 +55,18 @@ class YAwareDenseNet121(nn.Module):
         """Return pooled features `(N, 1024)`, logits `(N, num_classes)`, or the projection `(N, 128)`.
 
         Args:
-            x: Volumes `(N, C, D, H, W)` of at least 32 voxels a side.
+            x: Volumes `(N, C, D, H, W)` of at least 29 voxels a side.
         """
         pooled: Tensor = self.class_layers(self.features(x))
         if not self.projection:
             return pooled
         projected: Tensor = self.head_projection(self.hidden_representation(pooled).relu())
         return projected
+
+
+def least_batch(shape: Sequence[int]) -> int:
+    """How many volumes of (D, H, W) voxels a training batch needs: one alone has no batch statistics of a single voxel.
+
+    The last map halves the sides five times, so it is a single voxel where no side exceeds 60.
+    """
+    return 2 if max(shape) <= 60 else 1

@@ -10,6 +10,7 @@ card lists both).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +19,15 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-import zoo
+from zoo.entries.yaware import PREPROCESSING
 from zoo.entries.yaware.augment import TRANSFORMS
-from zoo.entries.yaware.data import GRIDS, MODEL, Volumes, read_cohort
+from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, Volumes, check_apart, read_cohort
 from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
+from zoo.entries.yaware.model import least_batch
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish
 from zoo.training.runlog import Metrics
@@ -46,6 +49,7 @@ class Args(TrainArgs):
     rows: str = arg("rows of the table to train on, 'column=value'; empty for all", "")
     val_data: str = arg("volumes for validation; empty for those of --data", "")
     val_table: str = arg("table for validation; empty for that of --table", "")
+    monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_loss")
     val_rows: str = arg("rows for validation; without one of the three --val flags there is none", "")
     grid: str = arg("NIfTI files: brought to the published grid, or read as they are", "published", GRIDS)
     label: str = arg("column, or several with commas between, that say how near two subjects are", "age")
@@ -68,14 +72,21 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     torch.manual_seed(args.seed)
     method = build_method(args)
     volumes = build_volumes(args, args.data, args.table, args.rows)
-    metrics = fit(method, volumes, args, processes=processes, validate=validation(args, processes))
+    check_parts(args, volumes.cohort.shape, processes)
+    validate = validation(args, volumes.cohort, processes)
+    metrics = fit(method, volumes, args, processes=processes, validate=validate)
     if processes.is_main:
-        best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
+        out = Path(args.out)
+        if validate is None:  # the loss of training says nothing of which epoch is best: the last, as published
+            metrics = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+        trained = torch.load(
+            out / ("last.pt" if validate is None else "best.pt"), map_location="cpu", weights_only=True
+        )
         publish(
-            best["model"],
-            Path(args.out),
+            trained["model"],
+            out,
             models=(MODEL,),
-            input=input_of(volumes.cohort.shape, volumes.cohort.axes),
+            input=input_of(volumes.cohort),
             command=command_of(args, "zoo.entries.yaware.pretrain"),
             metrics=metrics,
             half=args.half,
@@ -88,20 +99,29 @@ def resolve(args: Args) -> Args:
     """Apply what one argument says about others.
 
     Raises:
-        OptionError: A step, or the part of one, has one subject; or the kernel has no label to compare.
+        OptionError: The kernel has no label to compare.
     """
     if args.upstream:
         args = replace(args, normalize="upstream", val_random=True)
-    if args.batch_size // args.accumulate < 2:
-        raise OptionError(
-            f"--batch-size {args.batch_size} --accumulate {args.accumulate}: at least 2 subjects in each part of a "
-            "step are needed, which are compared with each other"
-        )
+    if not (args.val_data or args.val_table or args.val_rows) and args.monitor.lstrip("+").startswith("val_"):
+        args = replace(args, monitor="loss")
     if args.kernel != "views" and not columns_of(args):
         raise OptionError(
             f"--label {args.label!r} names no column for --kernel {args.kernel} to compare; --kernel views needs none"
         )
     return args
+
+
+def check_parts(args: Args, shape: Sequence[int], processes: distributed.Processes) -> None:
+    """Raise `OptionError` where a part of a step has one subject alone, or one for a process whose norms need more."""
+    compared = args.batch_size // args.accumulate
+    own = compared // processes.world
+    if compared < 2 or own < least_batch(shape):
+        raise OptionError(
+            f"--batch-size {args.batch_size} --accumulate {args.accumulate} on {processes.world} process(es): at least "
+            f"2 subjects in each part of a step, to be compared with each other, and {least_batch(shape)} on each "
+            f"process, for the batch norms of volumes of {tuple(shape)}, are needed"
+        )
 
 
 def columns_of(args: Args) -> list[str]:
@@ -125,11 +145,12 @@ def build_volumes(args: Args, data: str, table: str, rows: str) -> Volumes:
     return Volumes(read_cohort(data, table, labels=columns_of(args), rows=rows, grid=args.grid), seed=args.seed)
 
 
-def validation(args: Args, processes: distributed.Processes) -> Validate | None:
+def validation(args: Args, trained: Cohort, processes: distributed.Processes) -> Validate | None:
     """Mean losses over the validation rows, each process taking its share; the views are fixed by default."""
     if not (args.val_data or args.val_table or args.val_rows):
         return None
     volumes = build_volumes(args, args.val_data or args.data, args.val_table or args.table, args.val_rows)
+    check_apart(trained, volumes.cohort)
     volumes.seed += 1
     mine = range(processes.rank, len(volumes), processes.world)
     batch = max(2, args.batch_size // (processes.world * args.accumulate))
@@ -140,6 +161,7 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     parts = [list(mine[i : i + batch]) for i in range(0, len(mine) - 1, batch)]  # a last one alone has no pair
 
     def validate(method: nn.Module, epoch: int) -> Metrics:
+        share_buffers(method)
         data_pass = epoch if args.val_random else 0
         keys = [[(data_pass, i) for i in part] for part in parts]
         loader = DataLoader(volumes, batch_sampler=keys, num_workers=args.workers, generator=torch.Generator())
@@ -148,25 +170,14 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     return validate
 
 
-def input_of(shape: tuple[int, ...], axes: str = "") -> dict[str, object]:
+def input_of(cohort: Cohort) -> dict[str, object]:
     """What the record must say of the input where the volumes had not the published grid: their size and place.
 
-    A shape that divides the published field of view into cubes is taken to lie in it. The place of others is not known,
-    nor of files whose axes point elsewhere: the record says so, and `load_transform` then refuses.
-
-    Args:
-        shape: Voxels of a volume (D, H, W).
-        axes: Where those of NIfTI files point to that were read in their own grid, as "LAS"; empty for the published.
+    Where an array of another size lies is not known: the record says so, and `load_transform` takes arrays alone.
     """
-    published = zoo.model_info(MODEL).input
-    if shape == published.size and axes in ("", "LAS"):
+    if cohort.shape == PREPROCESSING.size and cohort.affine is None:
         return {}
-    ratios = {(theirs - 1) / (ours - 1) for theirs, ours in zip(published.size, shape, strict=True)}
-    if len(ratios) > 1 or published.affine is None or axes not in ("", "LAS"):
-        return {"size": list(shape), "affine": None}
-    (ratio,) = ratios
-    scaled = [[*(ratio * step for step in row[:3]), row[3]] for row in published.affine]
-    return {"size": list(shape), "affine": scaled}
+    return {"size": list(cohort.shape), "affine": None if cohort.affine is None else cohort.affine.tolist()}
 
 
 if __name__ == "__main__":

@@ -86,26 +86,21 @@ def stratified_folds(subjects: Subjects, folds: int, classes: Sequence[str], see
 
 
 def site_folds(codes: Indices, sites: Sequence[str]) -> tuple[list[tuple[str, Indices]], dict[str, str]]:
-    """Name and test rows of each site, and why other sites are not tested.
+    """Name and test rows of each site, and why some sites have no AUROC of their own.
 
     Raises:
-        OptionError: There are not two sites that have more than one class.
+        OptionError: There are not two sites.
     """
     names = np.array(sites)
     rows = {site: np.flatnonzero(names == site) for site in sorted(set(sites))}
+    if len(rows) < 2:
+        raise OptionError(f"leave-site-out needs two sites, there is {', '.join(rows)}")
     skipped = {
-        site: f"all {len(held)} volumes are of one class, so no AUROC; trained on in the other folds"
+        site: f"all {len(held)} volumes are of one class: no AUROC of its own, its predictions count in the pooled one"
         for site, held in rows.items()
         if len(set(codes[held])) < 2
     }
-    found = [
-        (re.sub(r"[^\w.-]", "_", f"site{i}-{site}"), held)
-        for i, (site, held) in enumerate(rows.items())
-        if site not in skipped
-    ]
-    if len(rows) < 2 or not found:
-        raise OptionError(f"leave-site-out needs two sites, one with more than one class; there are {', '.join(rows)}")
-    return found, skipped
+    return [(re.sub(r"[^\w.-]", "_", f"site{i}-{site}"), held) for i, (site, held) in enumerate(rows.items())], skipped
 
 
 def make_splits(
@@ -127,14 +122,20 @@ def make_splits(
         val_share: Share of them for validation, at least one of each class; 0 for none.
         seed: Draws follow from it and the fold's number.
 
+    Returns:
+        `repeats` splits of each fold, fold after fold.
+
     Raises:
-        OptionError: A fold has fewer subjects than `labelled`, or too few of a class.
+        OptionError: A fold has fewer subjects than `labelled`, or too few of a class; or just as many, and several
+            draws would be the same.
     """
     splits = []
     for fold, (name, test) in enumerate(folds):
         pool = np.setdiff1d(np.arange(len(subjects.classes)), subjects.of_row[test])
         if labelled > len(pool):
             raise OptionError(f"--labelled {labelled}: {name} has {len(pool)} subjects to train on")
+        if labelled == len(pool) and repeats > 1:
+            raise OptionError(f"--labelled {labelled} --repeats {repeats}: all draws of {name} would be the same")
         if missing := set(subjects.classes.tolist()) - set(subjects.classes[pool].tolist()):
             raise OptionError(f"{name}: without its test rows no subject of {len(missing)} class(es) is left")
         draws = label_subsets(subjects.classes[pool], labelled, repeats, seed_of(seed, fold))

@@ -1,4 +1,4 @@
-"""Where y-Aware's volumes lie: one array, or a folder of NIfTI files that a table names."""
+"""Where y-Aware's volumes lie, one array or a folder of NIfTI files, and which rows of a table are of which."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.volumes import read_volume
+from zoo.training.table import EMPTY
+from zoo.volume_transform import VolumeTransform, build_volume_transform
+from zoo.volumes import voxel_sizes
 
 Row = dict[str, str]
 
 log = logging.getLogger("zoo")
 
 IDENTIFIERS = ("participant_id", "session", "run")
-"""Columns that identify a row, as BIDS calls them."""
+"""Columns that identify a row, as BIDS calls them; of `session` and `run` a row may have none."""
+SAME_PLACE = 1e-3
+"""Of a voxel-to-world matrix: what two files may differ by, in mm, and be on one grid."""
+_OF_MAPS = r"^(?:s\d*)?(?:m0?)?(?:w[cp]\d|[cp]\d(?!\d))"
+"""What CAT12 and SPM put before the name of the scan, without anything between: smoothed, modulated, warped, and the
+tissue (mwp1, m0wp1, smwc1, c1). Without the w a digit that follows may be a part of another number."""
 
 
 def identify(rows: Sequence[Row], table: Path) -> list[str]:
-    """Return what each row is called: its identifiers, as `sub-01_ses-2`, else its file, else its number from 0.
+    """Return what each row is called: the identifiers it has, as `sub-01_ses-2`, else its file, else its number from 0.
 
     Raises:
         OptionError: Identifiers are empty, or not unique.
@@ -32,8 +41,8 @@ def identify(rows: Sequence[Row], table: Path) -> list[str]:
     if "participant_id" not in rows[0]:
         return [row.get("file", f"volume {i}") for i, row in enumerate(rows)]
     columns = [column for column in IDENTIFIERS if column in rows[0]]
-    names = ["_".join(row[column].strip() for column in columns) for row in rows]
-    if empty := [i for i, row in enumerate(rows, start=1) if not row["participant_id"].strip()]:
+    names = ["_".join(_identifiers(row)) for row in rows]
+    if empty := [i for i, row in enumerate(rows, start=1) if _is_empty(row["participant_id"])]:
         raise OptionError(f"{table}: {len(empty)} rows have no participant_id (first: row {empty[0]})")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise OptionError(
@@ -41,6 +50,21 @@ def identify(rows: Sequence[Row], table: Path) -> list[str]:
             f"{', '.join(twice[:5])}). Remove repeated rows; sessions of one subject are told by a column 'session'"
         )
     return names
+
+
+def conditions(rows: str) -> dict[str, str]:
+    """Column -> value of "column=value,column=value".
+
+    Raises:
+        OptionError: It is none.
+    """
+    conditions = {}
+    for part in filter(None, rows.split(",")):
+        column, equals, value = part.partition("=")
+        if not equals:
+            raise OptionError(f"rows {rows!r}: expected column=value, or several with commas between")
+        conditions[column.strip()] = value.strip()
+    return conditions
 
 
 def open_array(source: Path) -> npt.NDArray[Any]:
@@ -85,11 +109,12 @@ def check_order(source: Path, rows: Sequence[Row], names: Sequence[str], table: 
     """
     file = source.with_suffix(".ids.txt")
     if not file.is_file():
-        log.info("%s: its volumes are taken to be in the order of %s; no %s says so", source, table, file.name)
+        if "participant_id" in rows[0]:
+            _warn_of_order(source, table)
         return
     if "participant_id" not in rows[0]:
         raise OptionError(f"{file} says whose the volumes are, but {table} has no column participant_id")
-    stored = file.read_text().split()
+    stored = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
     if len(stored) != len(names):
         raise OptionError(f"{file} has {len(stored)} identifiers, {table} has {len(names)} rows")
     if wrong := [i for i, pair in enumerate(zip(stored, names, strict=True)) if pair[0] != pair[1]]:
@@ -98,6 +123,15 @@ def check_order(source: Path, rows: Sequence[Row], names: Sequence[str], table: 
             f"{wrong[0] + 1}, {names[wrong[0]]!r} where the array has {stored[wrong[0]]!r}. "
             f"Sort the table by {file.name}"
         )
+
+
+@cache  # once, however many sets of rows are read from the two
+def _warn_of_order(source: Path, table: Path) -> None:
+    log.warning(
+        "whether the rows of %s are in the order of the volumes of %s could not be checked: write the identifiers in "
+        "the array's order, one a line, into %s",
+        *(table, source, source.with_suffix(".ids.txt")),
+    )
 
 
 def find_files(folder: Path, rows: Sequence[Row], names: Sequence[str], table: Path) -> list[Path]:
@@ -131,22 +165,51 @@ def find_files(folder: Path, rows: Sequence[Row], names: Sequence[str], table: P
 
 def _matches(row: Row, files: Sequence[Path]) -> list[Path]:
     """Files whose names have each of the row's identifiers in them, as a whole word: sub-1 is not in sub-10."""
-    words = [row[column].strip() for column in IDENTIFIERS if column in row]
-    return [
-        file
-        for file in files
-        if all(word in file.name and re.search(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", file.name) for word in words)
-    ]
+    words = _identifiers(row)
+    return [file for file in files if all(word in file.name and _has_word(file.name, word) for word in words)]
 
 
-def read_in_place(path: Path) -> tuple[npt.NDArray[Any], str]:
-    """Return a file's voxels (D, H, W) in its own grid, and where its axes point to, as "RAS".
+def _has_word(name: str, word: str) -> bool:
+    return re.search(rf"(?:{_OF_MAPS}|(?<![^\W_])){re.escape(word)}(?![^\W_])", name) is not None
+
+
+def _identifiers(row: Row) -> list[str]:
+    """Identifiers that a row has, `participant_id` first."""
+    return [row[column].strip() for column in IDENTIFIERS if column in row and not _is_empty(row[column])]
+
+
+def _is_empty(cell: str) -> bool:
+    return cell.strip().lower() in EMPTY
+
+
+def build_transform(contract: Preprocessing, source: Path) -> VolumeTransform:
+    """Return what brings the files of a folder to the grid of an input contract.
 
     Raises:
-        InputContractError: It cannot be read, is not one volume, or does not say where it lies.
+        OptionError: The contract has no grid in an atlas.
     """
+    if contract.affine is None:
+        raise OptionError(
+            f"{source}: where the input of these weights lies ({contract.size} voxels) is not on record, so that NIfTI "
+            f"files cannot be brought there; pass an array, or files of that grid with --grid any"
+        )
+    return build_volume_transform(contract)
+
+
+def is_same_place(one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.float64] | None) -> bool:
+    """Whether two voxel-to-world matrices are equal, or both unknown."""
+    if one is None or other is None:
+        return one is other
+    return bool(np.abs(one - other).max() <= SAME_PLACE)
+
+
+def in_words(affine: npt.NDArray[np.float64] | None) -> str:
+    """Where the axes of a voxel-to-world matrix point to and the size of its voxels, for messages."""
     import nibabel
 
-    volume = read_volume(path)
-    axes_of: Any = nibabel.orientations.aff2axcodes
-    return volume.values, "unknown" if volume.affine is None else "".join(axes_of(volume.affine))
+    if affine is None:
+        return "at no known place"
+    axes: Any = nibabel.orientations.aff2axcodes
+    sizes = " x ".join(f"{size:.4g}" for size in voxel_sizes(affine))
+    origin = ", ".join(f"{x:.4g}" for x in affine[:3, 3])
+    return f"axes {''.join(axes(affine))}, voxels of {sizes} mm, the first at ({origin}) mm"

@@ -5,10 +5,10 @@
 
 Every map is the ICBM 152 grey-matter template that nilearn carries, changed in ways whose labels are written down:
 smooth random deformation with modulation, individual regional volumes, atrophy that grows with age, focal atrophy of
-patients, and a scanner's blur, contrast, bias field and noise. `healthy` is for pre-training (ages 18 to 88),
-`clinical` has patients and controls of the same ages, from scanners that `healthy` has not. Places and sizes of the
-effects are in the order of what morphometry of ageing and of Alzheimer's disease reports; they are chosen, not fitted:
-nothing found on this cohort is a finding about brains.
+patients (who, with `--acceleration`, also age faster), and a scanner's blur, contrast, bias field and noise. `healthy`
+is for pre-training (ages 18 to 88), `clinical` has patients and controls of the same ages, from scanners that `healthy`
+has not. Places and sizes of the effects are in the order of what morphometry of ageing and of Alzheimer's disease
+reports; they are chosen, not fitted: nothing found on this cohort is a finding about brains.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def log_loss(anatomy: Anatomy, subject: dict[str, Any]) -> Array:
 
 
 def write_cohort(out: Path, cohort: str, count: int, anatomy: Anatomy, seed: int, acceleration: float = 0.0) -> None:
-    """Write `<cohort>.npy` (count, 1, D, H, W), then `<cohort>.csv`, each whole or not at all."""
+    """Write `<cohort>.npy` (count, 1, D, H, W), the identifiers in its order, and `<cohort>.csv`, each whole or not."""
     part = list(SITES).index(cohort)
     sites = [draw_site(np.random.default_rng([seed, part, 1, i]), cohort) for i in range(SITES[cohort])]
     subjects = []
@@ -248,7 +248,11 @@ def write_cohort(out: Path, cohort: str, count: int, anatomy: Anatomy, seed: int
             table.writeheader()
             table.writerows(subjects)
 
+    def write_identifiers(path: Path) -> None:
+        path.write_text("".join(f"{subject['participant_id']}\n" for subject in subjects))
+
     write_atomically(out / f"{cohort}.npy", write_maps)
+    write_atomically(out / f"{cohort}.ids.txt", write_identifiers)
     write_atomically(out / f"{cohort}.csv", write_table)
 
 

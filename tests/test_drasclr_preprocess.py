@@ -1,0 +1,664 @@
+"""DrasCLR's preprocessing: a chest of known geometry, seen through a known affine map, in every kind of grid."""
+
+import json
+import logging
+import os
+from functools import partial
+from pathlib import Path
+
+os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"  # before ITK is loaded
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from nibabel.affines import apply_affine
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy import ndimage
+
+from zoo.cache import hash_file
+from zoo.entries.drasclr import lungs as lungs_module
+from zoo.entries.drasclr import registration as registration_module
+from zoo.entries.drasclr.boxes import check_atlas, cut, locate
+from zoo.entries.drasclr.lungs import by_lungmask, by_threshold, check_lungs, choose_segmenter, read_lungs
+from zoo.entries.drasclr.preprocess import main, preprocess_ct
+from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engine, overlap, register
+from zoo.entries.drasclr.scan import PAD, place_scan, to_millimetres
+from zoo.entries.drasclr.subjects import read_subjects
+from zoo.errors import InputContractError, IntegrityError, OfflineError, OptionError
+from zoo.training.args import run_command
+from zoo.volumes import read_volume
+
+RIGHT, LEFT = ((37, 0, -8), (28, 42, 66)), ((-35, 0, -8), (26, 40, 62))  # centre and half axes in mm: unequal lungs
+HEART = ((-12, 12, -20), (24, 22, 22))
+ATLAS_AFFINE = np.array([[-4.0, 0, 0, 82], [0, 4.0, 0, -66], [0, 0, 4.0, -66], [0, 0, 0, 1]])  # axes as the authors'
+ATLAS_SHAPE = (42, 34, 34)
+LANDMARKS = np.array([(2, 1, 0), (8, 2, 1), (9, 0, 2), (3, 2, 2), (10, 1, 1)])
+"""Few, where the boxes of the coarse grid of this atlas end inside it."""
+INNER = (46, 38, 42)
+"""Half of a smaller scan, in mm, in which the boxes of these landmarks lie."""
+INNER_LANDMARKS = np.array([(14, 12, 12), (18, 13, 15), (16, 14, 13)])
+ORIENTATIONS = ("LPS", "RAS", "LAI", "LAS", "SAR", "PIR")
+
+
+def true_map():
+    """From the atlas to the patient: turned, larger, and elsewhere, each axis otherwise."""
+    about_z, about_x = np.deg2rad((5, -4))
+    turn_z = [[np.cos(about_z), -np.sin(about_z), 0], [np.sin(about_z), np.cos(about_z), 0], [0, 0, 1]]
+    turn_x = [[1, 0, 0], [0, np.cos(about_x), -np.sin(about_x)], [0, np.sin(about_x), np.cos(about_x)]]
+    found = np.eye(4)
+    found[:3, :3] = np.array(turn_z) @ turn_x @ np.diag((1.04, 0.96, 1.08))
+    found[:3, 3] = 15, -120, 400
+    return found
+
+
+TRUE = Affine(true_map(), "given")
+
+
+def ellipsoid(points, centre, half):
+    """Where points (..., 3) lie in an ellipsoid."""
+    return (((points - centre) / half) ** 2).sum(-1) <= 1
+
+
+def labels_at(points):
+    """1 in the right and 2 in the left lung, at points of the atlas: cut off by the heart and a slanting diaphragm."""
+    is_free = (points[..., 2] > 0.5 * points[..., 1] - 36) & ~ellipsoid(points, *HEART)
+    return (is_free * (ellipsoid(points, *RIGHT) + 2 * ellipsoid(points, *LEFT))).astype(np.uint8)
+
+
+def chest_at(points):
+    """HU at points of the atlas: a body, lungs that get denser to the back, a vessel in the right one, a windpipe."""
+    body = ellipsoid(points * (1, 1, 0), (0, 0, 0), (78, 58, 1))
+    found = np.where(body, 40.0, -1000.0)
+    found[labels_at(points) > 0] = -830
+    found -= np.where(labels_at(points) > 0, points[..., 1], 0)
+    found[ellipsoid(points * (1, 1, 0), (36, 5, 0), (5, 5, 1)) & (labels_at(points) == 1)] = 30
+    found[ellipsoid(points * (1, 1, 0), (0, -15, 0), (6, 6, 1)) & (points[..., 2] > 15)] = -990
+    return found
+
+
+def upright(spacing=(4.0, 4.0, 4.0), half=(86, 68, 74), codes="RAS"):
+    """Shape and affine of a patient's grid, axes in the order and direction of `codes`."""
+    shape = tuple(int(2 * h / s) for h, s in zip(half, spacing, strict=True))
+    affine = np.diag((*spacing, 1.0))
+    affine[:3, 3] = TRUE([(0, 0, 0)])[0] - half
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(codes)
+    )
+    turned = nibabel.orientations.apply_orientation(np.zeros(shape, np.uint8), turn)
+    return turned.shape, affine @ nibabel.orientations.inv_ornt_aff(turn, shape)
+
+
+def patient(at=chest_at, shape=None, affine=None, dtype=np.int16):
+    """An image of what lies in the patient, where `at` says what lies in the atlas."""
+    if affine is None:
+        shape, affine = upright()
+    to_atlas = np.linalg.inv(TRUE.matrix) @ affine
+    values = at(apply_affine(to_atlas, np.moveaxis(np.indices(shape), 0, -1)))
+    return image(values.astype(dtype), affine)
+
+
+def image(values, affine):
+    """A NIfTI that says where it lies."""
+    made = nibabel.Nifti1Image(values, affine)
+    made.set_sform(affine, code=1)
+    made.set_qform(affine, code=1)
+    return made
+
+
+def atlas():
+    """The mask of the atlas."""
+    points = apply_affine(ATLAS_AFFINE, np.moveaxis(np.indices(ATLAS_SHAPE), 0, -1))
+    return image((labels_at(points) * 50).astype(np.int16), ATLAS_AFFINE)
+
+
+def scan_of(made, atlas_affine=ATLAS_AFFINE):
+    """A CT as the steps after reading have it."""
+    return place_scan(read_volume(made), atlas_affine)
+
+
+def dice(a, b):
+    """Of two masks."""
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def world_of(indices, grid):
+    """Where corners of boxes lie."""
+    return apply_affine(grid.affine, indices)
+
+
+# Geometry under a known map
+
+
+@pytest.fixture(scope="module")
+def turned():
+    """A part of the chest in every orientation of its voxels: the grid of 1 mm, and where boxes begin in it."""
+    grids = [to_millimetres(scan_of(patient(chest_at, *upright((4.0, 3.0, 4.5), INNER, c)))) for c in ORIENTATIONS]
+    return [(grid, locate(INNER_LANDMARKS, ATLAS_AFFINE, TRUE, grid)) for grid in grids]
+
+
+def test_landmarks_land_on_the_nearest_voxel(turned):
+    """Whatever the order and direction of the CT's axes, half a voxel off at most along each axis."""
+    expected = TRUE(apply_affine(ATLAS_AFFINE, INNER_LANDMARKS))
+    for grid, indices in turned:
+        assert np.abs(world_of(indices, grid) - expected).max() <= 0.5 + 1e-4
+        assert nibabel.aff2axcodes(grid.affine) == ("L", "A", "S")
+
+
+def test_patches_do_not_depend_on_the_order_of_the_voxels(turned):
+    """To the last bit: turning a file moves nothing, and the patches' axes are the atlas'."""
+    first, *others = [cut(grid, indices) for grid, indices in turned]
+    assert all(np.array_equal(patches, first) for patches in others)
+    assert np.ptp(first) > 500
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_patches_show_what_lies_at_their_landmarks(axis):
+    """A CT whose HU are a coordinate says where a voxel was cut: axes (z, y, x), which run to the top, front and left.
+
+    A cubic spline gives back a ramp. What is left is half a voxel of the nearest index, 2 HU, and twice a whole number.
+    """
+    origin = TRUE([(0, 0, 0)])[0, axis]
+    made = patient(lambda points: 4 * (TRUE(points)[..., axis] - origin) - 400, *upright(half=INNER))
+    grid = to_millimetres(scan_of(made))
+    patches = cut(grid, locate(INNER_LANDMARKS, ATLAS_AFFINE, TRUE, grid))
+    corners = TRUE(apply_affine(ATLAS_AFFINE, INNER_LANDMARKS))[:, axis]
+    z, y, x = np.indices((32, 32, 32))
+    expected = 4 * (corners[:, None, None, None] + (-x, y, z)[axis] - origin) - 400
+    assert (patches.shape, patches.dtype) == ((3, 32, 32, 32), np.int16)
+    assert np.abs(patches - expected).max() <= 4
+
+
+def test_the_third_axis_is_a_voxel_shorter():
+    """Sizes as the authors have them, before 60 voxels are put on either side: int(n s), int(n s), int((n - 1) s)."""
+    scan = scan_of(
+        image(chest_at(np.zeros((30, 41, 22, 3))) - np.indices((30, 41, 22))[0] * 50, np.diag((0.7, 0.8, 2.5, 1)))
+    )
+    assert np.subtract(to_millimetres(scan).values.shape, 2 * PAD).tolist() == [21, 32, 52]
+
+
+def test_values_are_clipped_after_the_spline():
+    """Against SciPy's cubic spline of the values as they are; bone and air beyond the window would tell."""
+    rng = np.random.default_rng(0)
+    values = rng.choice([-1000, -900, 40, 1500], size=(14, 12, 11)).astype(np.int16)
+    scan = scan_of(image(values, np.diag((-2.0, 2.0, 2.0, 1))))
+    found = to_millimetres(scan).values[PAD:-PAD, PAD:-PAD, PAD:-PAD]
+    places = np.indices(found.shape) / 2
+    spline = ndimage.map_coordinates(values.astype(float), places, order=3, mode="mirror")
+    inside = tuple(slice(0, n - 1) for n in found.shape)  # the last voxel lies beyond the last of the CT
+    assert spline.min() < -1200
+    assert spline.max() > 400
+    assert np.abs(found - spline.clip(-1024, 240))[inside].max() <= 1.01  # whole numbers, the fraction cut off
+    before = ndimage.map_coordinates(values.clip(-1024, 240).astype(float), places, order=3, mode="mirror")
+    assert np.abs(before - spline.clip(-1024, 240)).max() > 100
+
+
+@pytest.fixture(scope="module")
+def grid():
+    """The patient's CT in voxels of 1 mm."""
+    return to_millimetres(scan_of(patient()))
+
+
+def test_boxes_may_reach_into_the_padding(grid):
+    """60 voxels of -1024, counted before the landmarks are looked up."""
+    first = world_of(np.array([[PAD, PAD, PAD]]), grid)[0]
+    assert np.allclose(first, scan_of(patient()).affine[:3, 3], atol=1e-4)
+    assert (grid.values[:PAD] == -1024).all()
+    assert (grid.values[:, :, -PAD:] == -1024).all()
+    assert (grid.values[PAD:-PAD, PAD:-PAD, PAD:-PAD] > -1024).any()
+
+
+def test_landmarks_can_be_mapped_by_their_centres():
+    """Then the box's centre is where the map puts the centre; by the corner it is up to some millimetres off."""
+    grid = to_millimetres(scan_of(patient(chest_at, *upright(half=INNER))))
+    larger = Affine(grid.affine @ np.diag((1.3, 1.2, 1.1, 1)), "given")
+    landmarks, half = np.array([[10, 20, 30]]), np.full((1, 3), 15.5)
+    centre = larger(landmarks + half)
+    ours = world_of(locate(landmarks, np.eye(4), larger, grid, "centre") + half, grid)
+    theirs = world_of(locate(landmarks, np.eye(4), larger, grid) + half, grid)
+    assert np.abs(ours - centre).max() <= 0.5 + 1e-6
+    assert np.abs(np.abs(theirs - centre) - 15.5 * np.array([0.3, 0.2, 0.1])).max() <= 0.5 + 1e-6
+
+
+def test_boxes_outside_are_counted_by_side(grid):
+    """With the number of patches and the side of the patient."""
+    up = Affine(np.array([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 190], [0, 0, 0, 1]]) @ TRUE.matrix, "given")
+    with pytest.raises(InputContractError, match=r"5 of 5 patches do not lie in .*: 5 beyond the top\. A scan of both"):
+        locate(LANDMARKS, ATLAS_AFFINE, up, grid)
+    left = Affine(np.array([[1.0, 0, 0, -185], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ TRUE.matrix, "given")
+    with pytest.raises(InputContractError, match=r"of 5 patches do not lie in .*: \d beyond the left\."):
+        locate(LANDMARKS, ATLAS_AFFINE, left, grid)
+
+
+def test_landmarks_and_mask_are_of_one_atlas():
+    """Landmarks beyond the grid of the mask, and masks with other values, are refused."""
+    check_atlas(LANDMARKS, atlas())
+    with pytest.raises(InputContractError, match=r"do not lie in the atlas' grid \(42, 34, 34\)"):
+        check_atlas(LANDMARKS + np.array([0, 0, 1]), atlas())
+    with pytest.raises(InputContractError, match=r"holds \[0, 1\]: 0, 50 \(right\) and 100"):
+        check_atlas(LANDMARKS, image((np.asarray(atlas().dataobj) > 0).astype(np.int16), ATLAS_AFFINE))
+
+
+# Reading
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: patient(lambda p: (chest_at(p) + 1000) / 5, dtype=np.uint8), "HU are expected, where air is -1000"),
+        (lambda: patient(lambda p: np.where(p[..., 0] > 80, np.nan, chest_at(p)), dtype=np.float32), "NaN or infinite"),
+        (lambda: patient(lambda p: chest_at(p) * 40, dtype=np.int32), r"from -4\d+ to .*, which do not fit int16"),
+        (lambda: patient(chest_at, *upright((4, 4, 5.5))), r"voxels of 4 x 4 x 5.5 mm: at most 5 mm are expected"),
+        (lambda: np.asarray(patient().dataobj), "without the size and direction of its voxels"),
+        (
+            lambda: image(
+                np.asarray(patient().dataobj), upright()[1] @ [[1, 0, 0, 0], [0, 1, 0.2, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+            ),
+            "tilted gantry",
+        ),
+    ],
+    ids=["0-255", "nan", "overflow", "thick", "array", "tilted"],
+)
+def test_what_is_no_ct_is_refused(made, message):
+    """Before anything is segmented."""
+    with pytest.raises(InputContractError, match=message):
+        preprocess_ct(made(), landmarks=LANDMARKS, atlas_mask=atlas(), segmenter="threshold", engine="simpleitk")
+
+
+def test_thick_slices_are_logged(caplog):
+    """Up to 5 mm, and only where the voxels are more than twice those the network knows."""
+    with caplog.at_level(logging.WARNING, "zoo"):
+        scan_of(patient(chest_at, *upright((4, 4, 5))))
+    assert "voxels of 4 x 4 x 5 mm, far from the 1 x 1 x 1 mm" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "zoo"):
+        scan_of(patient(chest_at, (40, 40, 30), upright((1, 1, 2))[1]))
+    assert caplog.text == ""
+
+
+def write_series(folder, made):
+    """A CT as DICOM slices, from an image whose axes run to the left, back and top."""
+    folder.mkdir()
+    values, affine = np.asarray(made.dataobj), np.diag((-1.0, -1.0, 1.0, 1.0)) @ made.affine
+    series = generate_uid()
+    for index in range(values.shape[2]):
+        plane = pydicom.Dataset()
+        plane.file_meta = FileMetaDataset()
+        plane.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        plane.SOPClassUID, plane.SOPInstanceUID, plane.SeriesInstanceUID = CTImageStorage, generate_uid(), series
+        plane.Modality, plane.PixelSpacing = "CT", [affine[1, 1], affine[0, 0]]
+        plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        plane.ImagePositionPatient = [round(float(x), 6) for x in (affine @ (0, 0, index, 1))[:3]]
+        plane.RescaleSlope, plane.RescaleIntercept = 1, -1024
+        plane.Columns, plane.Rows = values.shape[:2]
+        plane.SamplesPerPixel, plane.PhotometricInterpretation = 1, "MONOCHROME2"
+        plane.BitsAllocated, plane.BitsStored, plane.HighBit, plane.PixelRepresentation = 16, 16, 15, 0
+        plane.PixelData = (values[:, :, index].T + 1024).astype("<u2").tobytes()
+        plane.save_as(folder / f"{index:03}.dcm", enforce_file_format=True)
+
+
+def test_a_dicom_series_is_the_same_as_its_nifti(tmp_path):
+    """The same voxels at the same places."""
+    made = patient(chest_at, *upright(codes="LPS"))
+    write_series(tmp_path / "series", made)
+    one, other = scan_of(tmp_path / "series"), scan_of(made)
+    assert np.array_equal(one.values, other.values)
+    assert np.allclose(one.affine, other.affine, atol=1e-4)
+
+
+# Lungs
+
+
+@pytest.mark.parametrize("codes", ["LAS", "RPS", "SAR"])
+def test_lungs_are_found_by_threshold(codes):
+    """Both, each on its side, the vessel in them, the windpipe not; a shell of half a voxel may be missed."""
+    shape, affine = upright((3.0, 3.0, 4.0), codes=codes)
+    scan = scan_of(patient(chest_at, shape, affine))
+    expected = scan_of(patient(lambda points: labels_at(points) * 500.0 - 1000, shape, affine)).values // 500 + 2
+    found = by_threshold(scan)
+    assert found.dtype == np.uint8
+    assert all(dice(found == label, expected == label) > 0.97 for label in (1, 2))
+    assert not (found[expected == 0]).any()
+
+
+def test_finer_voxels_are_segmented_on_a_coarser_grid():
+    """0.9 mm: the mask has the grid of the CT, and is off by a voxel of 2 mm at most."""
+    shape, affine = upright((0.9, 1.3, 4.0), codes="LPS")
+    found = by_threshold(scan_of(patient(chest_at, shape, affine)))
+    expected = scan_of(patient(lambda points: labels_at(points) * 500.0 - 1000, shape, affine)).values // 500 + 2
+    assert found.shape == expected.shape
+    assert all(dice(found == label, expected == label) > 0.95 for label in (1, 2))
+
+
+def test_lungs_that_touch_are_parted():
+    """As they do in front of the heart: at the emptiest plane near the middle."""
+
+    def touching(points):
+        bridge = (np.abs(points[..., 0]) < 20) & (np.abs(points[..., 1] - 20) < 8) & (np.abs(points[..., 2]) < 12)
+        return np.where(bridge, -850, chest_at(points))
+
+    shape, affine = upright((3.0, 3.0, 4.0))
+    found = by_threshold(scan_of(patient(touching, shape, affine)))
+    expected = scan_of(patient(lambda points: labels_at(points) * 500.0 - 1000, shape, affine)).values // 500 + 2
+    assert all(dice(found == label, expected == label) > 0.93 for label in (1, 2))  # the bridge is a part of either
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [((2,), "the left lung"), ((1,), "the right lung"), ((1, 2), "the right and the left lung")]
+)
+def test_a_missing_lung_is_said(missing, words):
+    """With what was found of each."""
+
+    def solid(points):
+        return np.where(np.isin(labels_at(points), missing), 30, chest_at(points))
+
+    with pytest.raises(
+        InputContractError, match=rf"misses {words} \(right \d+ ml, left \d+ ml were found\): at least 100"
+    ):
+        preprocess_ct(
+            patient(solid), landmarks=LANDMARKS, atlas_mask=atlas(), segmenter="threshold", engine="simpleitk"
+        )
+
+
+def test_a_scan_that_ends_in_a_lung_is_logged(caplog):
+    """With the side."""
+    mask = patient(labels_at, dtype=np.uint8)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        check_lungs(mask, "whole")
+        check_lungs(mask.slicer[:, :, :28], "cut")
+    assert [record.args[:2] for record in caplog.records] == [("cut", "top")]
+
+
+def test_volumes_of_the_lungs_are_in_ml():
+    """Counted in voxels of 4 mm they are a few percent off those counted in voxels of 1 mm."""
+    found = check_lungs(patient(labels_at, dtype=np.uint8), "chest")
+    fine = np.bincount(labels_at(np.moveaxis(np.mgrid[-80:80, -60:60, -80:80], 0, -1)).ravel())
+    right, left = np.linalg.det(TRUE.matrix[:3, :3]) * fine[1:] / 1000
+    assert found == pytest.approx({"right": right, "left": left}, rel=0.03)
+
+
+def given(values):
+    """A mask read beside the patient's CT."""
+    made = values if not callable(values) else patient(values, dtype=np.int16)
+    return np.asarray(read_lungs(read_volume(made), read_volume(patient())).dataobj)
+
+
+def test_given_masks_are_taken_in_every_form():
+    """1 and 2, 50 and 100, one value, without a place, in other voxels."""
+    expected = np.asarray(patient(labels_at, dtype=np.uint8).dataobj)
+    assert np.array_equal(given(labels_at), expected)
+    assert np.array_equal(given(lambda points: labels_at(points) * 50.0), expected)
+    assert np.array_equal(given(lambda points: labels_at(points) > 0), expected)
+    assert np.array_equal(given(expected), expected)
+    turned = patient(lambda points: labels_at(points) > 0, *upright((3, 3, 3), codes="PIL"), dtype=np.uint8)
+    assert check_lungs(read_lungs(read_volume(turned), read_volume(patient())), "turned") == pytest.approx(
+        check_lungs(patient(labels_at, dtype=np.uint8), "chest"), rel=0.03
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (lambda p: labels_at(p) * 3.0, r"holds 3, 6: 1 in the right lung and 2 in the left"),
+        (lambda p: labels_at(p) * 0.0, "holds 0 alone"),
+        (lambda p: labels_at(p - (0, 0, 90)), "does not lie on the lungs of .*: half of the CT in it is above 40 HU"),
+        (lambda p: labels_at(p)[:-1], "so it must have the voxels of the CT"),
+    ],
+    ids=["labels", "empty", "elsewhere", "shape"],
+)
+def test_masks_that_are_none_of_this_ct_are_refused(values, message):
+    """By their values and by what lies under them."""
+    made = patient(values, dtype=np.int16)
+    made = np.asarray(made.dataobj) if made.shape != patient().shape else made
+    with pytest.raises(InputContractError, match=message):
+        given(made)
+
+
+def test_a_mask_of_another_place_is_refused():
+    """A mask in the atlas' space is none in the patient's."""
+    with pytest.raises(InputContractError, match=r"does not lie on .*: 0% of it is inside"):
+        given(atlas())
+
+
+def test_exchanged_lungs_are_refused():
+    """Lungs do not cross: labels or header are mirrored."""
+    with pytest.raises(InputContractError, match=r"what is called the right lung lies \d+ mm to the left"):
+        check_lungs(patient(lambda points: (3 - labels_at(points)) % 3, dtype=np.uint8), "mirrored")
+
+
+# lungmask
+
+
+@pytest.fixture
+def narrow_network(monkeypatch, tmp_path):
+    """A lungmask with a narrower U-Net, whose weights make label 1 of HU below -700 and 2 of those up to -375.
+
+    Its file is named by its digest as the published one is.
+    """
+    import lungmask.mask
+    import torch
+    from lungmask.resunet import UNet
+
+    narrow = partial(UNet, wf=1)
+    state = narrow(n_classes=3, depth=5, padding=True, batch_norm=True, up_mode="upsample").state_dict()
+    for name, tensor in state.items():
+        tensor.fill_(1.0 if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")) else 0.0)
+    for name in ("down_path.0.block.0", "down_path.0.block.3", "up_path.3.conv_block.block.3"):
+        state[f"{name}.weight"][0, 0, 1, 1] = 1
+    state["up_path.3.conv_block.block.0.weight"][0, 2, 1, 1] = 1  # the first of what the skip connection brings
+    state["last.weight"][:, 0, 0, 0] = torch.tensor([20.0, 0, 10])  # x is (HU + 1024) / 1624
+    state["last.bias"][:] = torch.tensor([-6.0, 0, -2])
+    torch.save(state, tmp_path / "net.pth")
+    file = tmp_path / f"unet-{hash_file(tmp_path / 'net.pth')[:8]}.pth"
+    (tmp_path / "net.pth").rename(file)
+    monkeypatch.setattr("lungmask.mask.UNet", narrow)
+    monkeypatch.setitem(lungmask.mask.MODEL_URLS, "R231", (f"file:{file}", 3))
+    return file
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "SAR"])
+def test_lungmask_is_called_with_the_ct_as_it_lies(narrow_network, codes):
+    """Its labels come back on the CT's grid, whatever its axes: tissue all around, the left lung denser."""
+    shape, affine = upright((4.0, 4.0, 5.0), codes=codes)
+    made = patient(lambda points: np.choose(labels_at(points), (40, -850, -550)), shape, affine)
+    assert choose_segmenter("auto") == "lungmask"
+    found = by_lungmask(scan_of(made))
+    expected = scan_of(patient(lambda points: labels_at(points) * 500.0 - 1000, shape, affine)).values // 500 + 2
+    assert all(dice(found == label, expected == label) > 0.9 for label in (1, 2))
+
+
+def test_another_network_is_refused(narrow_network, monkeypatch):
+    """A file whose digest is not the one in its name, in the cache or anywhere."""
+    import lungmask.mask
+
+    other = narrow_network.with_name("unet-00000000.pth")
+    narrow_network.rename(other)
+    monkeypatch.setitem(lungmask.mask.MODEL_URLS, "R231", (f"file:{other}", 3))
+    with pytest.raises(IntegrityError, match="is not lungmask's network R231: its sha256 begins with"):
+        choose_segmenter("auto")
+
+
+def test_segmenters_without_a_connection(monkeypatch, caplog):
+    """The threshold takes over where the choice is left to the package, and says so; lungmask by name is an error."""
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    with caplog.at_level(logging.WARNING, "zoo"):
+        assert choose_segmenter("auto") == "threshold"
+    assert "segmented by threshold" in caplog.text
+    assert "unet_r231-d5d2fc3d.pth" in caplog.text
+    with pytest.raises(OfflineError, match="R231"):
+        choose_segmenter("lungmask")
+
+
+def test_segmenters_that_are_not_there(monkeypatch):
+    """A name that is none, a package that is not installed."""
+    with pytest.raises(OptionError, match="segmenter must be one of auto, lungmask, threshold, not 'otsu'"):
+        choose_segmenter("otsu")
+    monkeypatch.setattr(lungs_module, "find_spec", lambda name: None)
+    assert choose_segmenter("auto") == "threshold"
+    with pytest.raises(OptionError, match="pip install"):
+        choose_segmenter("lungmask")
+
+
+# Registration
+
+
+def recoded():
+    """The patient's lungs with the values of the atlas', in finer slices and other axes."""
+    return patient(lambda points: labels_at(points) * 50.0, *upright((4.0, 4.0, 3.0), codes="LPI"))
+
+
+@pytest.mark.parametrize("engine", ["simpleitk", pytest.param("antspyx", marks=pytest.mark.slow)])
+def test_registration_finds_the_map(engine):
+    """Points of the lungs within 1 mm on average and 2 at most: a quarter and half of a voxel of these masks."""
+    pytest.importorskip({"simpleitk": "SimpleITK", "antspyx": "ants"}[engine])
+    found = register(atlas(), recoded(), engine)
+    points = apply_affine(ATLAS_AFFINE, np.argwhere(np.asarray(atlas().dataobj)))
+    off = np.linalg.norm(found(points) - TRUE(points), axis=1)
+    assert found.engine == engine
+    assert off.mean() < 1
+    assert off.max() < 2
+    assert min(overlap(atlas(), recoded(), found).values()) > 0.9
+
+
+def test_overlap_is_the_dice_of_each_lung(caplog):
+    """Near 1 under the true map; little is left after a shift, which is logged or refused."""
+    near = overlap(atlas(), recoded(), TRUE)
+    assert list(near) == ["right", "left"]
+    assert min(near.values()) > 0.93
+    shift = np.eye(4)
+    shift[0, 3] = 15
+    with caplog.at_level(logging.WARNING, "zoo"):
+        check_overlap(near, "near")
+        check_overlap(overlap(atlas(), recoded(), Affine(shift @ TRUE.matrix, "given")), "off")
+    assert [record.args[0].split(":")[0] for record in caplog.records] == ["off"]
+    shift[0, 3] = 40
+    with pytest.raises(
+        InputContractError, match=r"far: the Dice of its lungs with the atlas' is right 0\.\d\d, left 0\."
+    ):
+        check_overlap(overlap(atlas(), recoded(), Affine(shift @ TRUE.matrix, "given")), "far")
+
+
+def test_engines_that_are_not_there(monkeypatch, caplog):
+    """SimpleITK takes over where the choice is left to the package, and says so."""
+    with pytest.raises(OptionError, match="engine must be one of auto, antspyx, simpleitk, not 'elastix'"):
+        choose_engine("elastix")
+    assert choose_engine("auto") == "antspyx"
+    monkeypatch.setattr(registration_module, "find_spec", lambda name: None)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        assert choose_engine("auto") == "simpleitk"
+    assert "SimpleITK does it" in caplog.text
+    with pytest.raises(OptionError, match="pip install"):
+        choose_engine("antspyx")
+
+
+# From a CT to patches
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A table of four subjects, run from the command line: one that goes well, one that is there, two that fail."""
+    folder = tmp_path_factory.mktemp("cohort")
+
+    def solid(points):
+        return np.where(labels_at(points) == 2, 30, chest_at(points))
+
+    nibabel.save(patient(), folder / "one.nii.gz")
+    nibabel.save(patient(labels_at, dtype=np.uint8), folder / "mask.nii.gz")
+    nibabel.save(patient(solid), folder / "half.nii.gz")
+    nibabel.save(atlas(), folder / "atlas.nii.gz")
+    np.save(folder / "landmarks.npy", LANDMARKS)
+    (folder / "table.csv").write_text(
+        "sid,image,mask\na1,one.nii.gz,\na2,half.nii.gz,\na3,none.nii.gz,\na4,one.nii.gz,mask.nii.gz\na5,,\n"
+    )
+    words = [f"--landmarks={folder / 'landmarks.npy'}", f"--atlas-mask={folder / 'atlas.nii.gz'}"]
+    words += ["--segmenter=threshold", "--engine=simpleitk", f"--out={folder / 'out'}"]
+    with pytest.raises(InputContractError) as failed:
+        main([f"--subjects={folder / 'table.csv'}", *words])
+    return folder, words, str(failed.value)
+
+
+def test_a_cohort_goes_on_after_failures_and_names_them(done):
+    """Two of four: one without a lung, one without a file."""
+    folder, _, message = done
+    assert "2 of 4 subject(s) failed:\n  a2: " in message
+    assert "half.nii.gz misses the left lung" in message
+    assert "a3: no volume at" in message
+    assert sorted(file.name for file in (folder / "out" / "patch").iterdir()) == ["a1_patch.npy", "a4_patch.npy"]
+
+
+@pytest.mark.parametrize("sid", ["a1", "a4"])
+def test_patches_lie_where_the_atlas_says(done, grid, sid):
+    """With the lungs by threshold or given, corners within 4 mm, a voxel of the masks."""
+    folder, _, _ = done
+    patches = np.load(folder / "out" / "patch" / f"{sid}_patch.npy")
+    indices = np.load(folder / "out" / "patch_loc" / f"{sid}_patch_loc.npy")
+    facts = json.loads((folder / "out" / "facts" / f"{sid}.json").read_text())
+    assert (patches.shape, patches.dtype) == ((5, 32, 32, 32), np.int16)
+    assert (indices.shape, indices.dtype) == ((5, 3), np.int64)
+    assert np.array_equal(patches, cut(grid, indices))
+    off = world_of(indices, grid) - TRUE(apply_affine(ATLAS_AFFINE, LANDMARKS))
+    assert np.linalg.norm(off, axis=1).max() < 4
+    assert facts["segmentation"] == {"a1": "threshold", "a4": "given"}[sid]
+    assert (facts["sid"], facts["engine"], facts["anchor"]) == (sid, "simpleitk", "corner")
+    assert {"SimpleITK", "medssl-zoo"} <= set(facts["versions"])
+    assert np.allclose(facts["grid"]["affine"], grid.affine)
+    corners = apply_affine(facts["atlas_to_patient"], apply_affine(ATLAS_AFFINE, LANDMARKS))
+    assert np.abs(world_of(indices, grid) - corners).max() <= 0.5 + 1e-4
+
+
+def test_a_cohort_resumes(done):
+    """Whoever is there is not touched, whoever was done otherwise is an error, and what is lost is done again."""
+    folder, words, _ = done
+    before = {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()}
+    with pytest.raises(InputContractError, match="2 of 4"):
+        main([f"--subjects={folder / 'table.csv'}", *words])
+    assert {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()} == before
+    with pytest.raises(OptionError, match="has a1 with anchor corner, now asked for anchor centre: name another --out"):
+        main([f"--subjects={folder / 'table.csv'}", *words, "--anchor=centre"])
+    lost = folder / "out" / "patch" / "a4_patch.npy"
+    patches = np.load(lost)
+    lost.unlink()
+    main([f"--image={folder / 'one.nii.gz'}", "--sid=a4", f"--lung-mask={folder / 'mask.nii.gz'}", *words])
+    assert np.array_equal(np.load(lost), patches)
+
+
+def test_one_image_that_fails_ends_with_a_message(done):
+    """Which makes the exit code 1; the subject is called by its file."""
+    folder, words, _ = done
+    with pytest.raises(SystemExit) as ended:
+        run_command(lambda: main([f"--image={folder / 'half.nii.gz'}", *words]))
+    assert str(ended.value).startswith("InputContractError: 1 of 1 subject(s) failed:\n  half: ")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("sid,image\n", "has no rows"),
+        ("sid,image\na,\n", "names no subject with an image"),
+        ("sid,path\na,b\n", "lacks columns image"),
+        ("sid,image\na,b\na,c\n", r"1 subject\(s\) stand in several rows \(first: a\)"),
+        ("sid,image\n../a,b\n", r"cannot name files \(first: '../a'\)"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_refused(tmp_path, rows, message):
+    """Before anything is read."""
+    (tmp_path / "table.csv").write_text(rows)
+    with pytest.raises(OptionError, match=message):
+        read_subjects(tmp_path / "table.csv")
+
+
+def test_arguments_that_contradict_are_refused(tmp_path):
+    """A mask beside a table; an anchor that is none."""
+    with pytest.raises(OptionError, match="in a table they are columns"):
+        main(["--subjects", "table.csv", "--sid", "a", "--out", str(tmp_path)])
+    with pytest.raises(OptionError, match="anchor must be one of corner, centre, not 'middle'"):
+        preprocess_ct(patient(), landmarks=LANDMARKS, atlas_mask=atlas(), anchor="middle")
+
+
+def test_paths_of_a_table_begin_at_its_folder(tmp_path):
+    """And masks are there for some."""
+    (tmp_path / "table.csv").write_text("sid,image,mask\na,ct/a.nii,\nb,/abs/b.nii,m.nii\n")
+    one, other = read_subjects(tmp_path / "table.csv")
+    assert (one.image, one.mask) == (tmp_path / "ct" / "a.nii", None)
+    assert (other.image, other.mask) == (Path("/abs/b.nii"), tmp_path / "m.nii")

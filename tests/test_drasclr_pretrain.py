@@ -1,0 +1,281 @@
+"""The DrasCLR recipe end to end: a folder of grouped patches goes in, an exported encoder comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import math
+import shutil
+from pathlib import Path
+
+import gloo
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from drasclr_patches import LANDMARKS, TABLE, write_subjects
+from safetensors.torch import load_file
+
+import zoo
+from zoo.entries.drasclr import data, pretrain
+from zoo.entries.drasclr.atlas import normalise
+from zoo.entries.drasclr.method import DrasCLR
+from zoo.entries.drasclr.pretrain import Args, build_method, check_share, choose, resolve
+from zoo.errors import OfflineError, OptionError
+from zoo.training.args import parse_args, run_command
+from zoo.training.runlog import read_log
+
+NAME = "drasclr-cnn3d"
+SCHEMA = json.loads((Path(__file__).parent / "manifest.schema.json").read_text("utf-8"))
+LICENCE = {"licence": "CC0-1.0", "commercial": True, "redistribute": True}
+OWNERS = {
+    "writer": "any",
+    "citation": "any",
+    "licences": {"code": LICENCE, "weights": LICENCE, "data": LICENCE},
+    "provenance": {"repository": "any", "commit": "any", "command": "any", "data": "any"},
+}
+"""What a manifest of ours wants to know of weights and no program can say."""
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Eight subjects at five landmarks, grouped, and the landmarks."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_subjects(folder / "patch", 8, textured=True)
+    data.main(["group", "--patches", str(folder / "patch"), "--out", str(folder / "grouped")])
+    np.save(folder / "landmarks.npy", LANDMARKS)
+    return folder
+
+
+def flags(cohort, out, *more):
+    files = ["--data", str(cohort / "grouped"), "--landmarks", str(cohort / "landmarks.npy"), "--out", str(out)]
+    small = "--batch-size 4 --epochs 1 --queue-size 6 --experts 2 --workers 0 --device cpu"
+    return [*files, *small.split(), *more]
+
+
+@pytest.fixture(scope="module")
+def run(cohort, tmp_path_factory):
+    """One pass over four of five landmarks, eight steps: the folder, the metrics, and what was printed."""
+    out, printed = tmp_path_factory.mktemp("runs") / "first", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        metrics = pretrain.main(flags(cohort, out, "--locations", "0,1,3,4"))
+    yield out, metrics, printed.getvalue()
+    shutil.rmtree(out)
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A folder for a run, whose large files go when the test ends."""
+    yield tmp_path / "run"
+    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def last_state(out):
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+def test_the_run_trains_and_logs(run):
+    """A line an epoch with the losses and how often each was right; every queue got all subjects of its landmark."""
+    out, metrics, _ = run
+    (line,) = read_log(out / "log.jsonl")
+    names = {"loss", "patch", "neighbour", "accuracy", "neighbour_accuracy"}
+    assert names | {"lr", "epoch", "seconds"} == set(line)
+    assert all(math.isfinite(value) for value in line.values())
+    assert line["loss"] == pytest.approx(line["patch"] + line["neighbour"], rel=1e-5)
+    assert metrics == {name: value for name, value in line.items() if name != "seconds"}
+    state = last_state(out)["model"]
+    assert state["queue"].shape == (4, 128, 6)
+    assert state["queue_ptr"].tolist() == [8 % 6] * 4
+    assert json.loads((out / "args.json").read_text())["locations"] == "0,1,3,4"
+
+
+def test_the_table_of_neighbours_is_in_the_record(run):
+    """Landmarks, those trained on, and whose patches were taken with them, with the rule that broke the ties."""
+    record = json.loads((run[0] / "neighbours.json").read_text())
+    assert record["landmarks"] == LANDMARKS.tolist()
+    assert record["locations"] == [0, 1, 3, 4]
+    assert record["neighbours"] == TABLE[[0, 1, 3, 4]].tolist()
+    assert "smaller index first" in record["rule"]
+
+
+def test_the_exported_file_is_the_query_network(run):
+    """Of the last epoch, tensor for tensor, without queue and key network; `last.pt` and `best.pt` load as well."""
+    out, _, _ = run
+    state = last_state(out)["model"]
+    file = out / f"{NAME}.{out.name}.safetensors"
+    exported = load_file(file)
+    query = {name.removeprefix("encoder_q."): v for name, v in state.items() if name.startswith("encoder_q.")}
+    assert set(exported) == set(query)
+    assert all(torch.equal(value, query[name]) for name, value in exported.items())
+    patches = torch.rand(2, 1, 32, 32, 32) * 2 - 1
+    location = torch.from_numpy(normalise(LANDMARKS))[3]
+    features = []
+    for form in (file, out / "last.pt", out / "best.pt"):
+        model = zoo.load_model(NAME, checkpoint=form)
+        assert model.conv1.weight.shape[0] == 2, "two experts, as trained"
+        with torch.no_grad():
+            features.append(model(patches, location))
+    assert features[0].shape == (2, 128)
+    assert torch.equal(features[0], features[1])
+    assert zoo.load_model(NAME, checkpoint=file, projection=True)(patches, location).shape == (2, 128)
+
+
+def test_the_printed_record_is_a_manifest_s(run, tmp_path, monkeypatch):
+    """It names file, digest and command; pasted into a manifest it loads, and completed it is one of ours."""
+    out, metrics, printed = run
+    record = json.loads(printed[printed.index('{\n  "tag"') :])
+    file = out / f"{NAME}.{out.name}.safetensors"
+    assert (record["tag"], record["models"]) == ("first", [NAME])
+    assert (record["bytes"], record["sources"], record["input"]) == (file.stat().st_size, [f"file:{file.name}"], {})
+    assert record["provenance"]["metrics"] == metrics
+    assert "--locations 0,1,3,4 --experts 2 --queue-size 6" in record["provenance"]["command"]
+    assert str(out.parent) not in printed
+    (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(out / "manifest.json"))
+    assert zoo.load_report(zoo.load_model(f"{NAME}.first")).sha256 == record["sha256"]
+    jsonschema.validate({"schema": 1, "weights": [record | OWNERS]}, SCHEMA)
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tmp_path):
+    """Two epochs of three steps, cut within a pass, with loader processes before and without after: bit for bit."""
+    settings = ["--locations", "::4", "--steps-per-epoch", "3", "--schedule", "constant", "--key-batches", "2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    pretrain.main(flags(cohort, whole, *settings, "--epochs", "2"))
+    pretrain.main(flags(cohort, cut, *settings, "--workers", "2"))
+    assert last_state(cut)["epoch"] == 1
+    pretrain.main(flags(cohort, cut, *settings, "--epochs", "2", "--resume"))
+    first, second = last_state(whole), last_state(cut)
+    assert first["epoch"] == second["epoch"] == 2
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    moments = [state["optimizer"]["state"] for state in (first, second)]
+    assert all(torch.equal(moments[0][i][leaf], moments[1][i][leaf]) for i in moments[0] for leaf in moments[0][i])
+    losses = [[line["loss"] for line in read_log(folder / "log.jsonl")] for folder in (whole, cut)]
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) == 2
+    for folder in (whole, cut):
+        shutil.rmtree(folder)
+
+
+def test_two_processes_train_one_network_with_the_same_queues(cohort, out, tmp_path):
+    """Each has half of every step; parameters, queues and pointers agree, batch statistics are each process's own."""
+    settings = ["--locations", "1,2", "--steps-per-epoch", "2"]
+    gloo.run(pretrain.main, 2, tmp_path / "group", flags(cohort, out, *settings))
+    model = last_state(out)["model"]
+    (file,) = (out / "ranks").iterdir()
+    other = torch.load(file, weights_only=True)
+    assert torch.equal(model["queue"], other["queue"])
+    assert torch.equal(model["queue_ptr"], other["queue_ptr"])
+    assert sorted(model["queue_ptr"].tolist()) == [0, 8 % 6], "both steps of the run were at one landmark"
+    name = "encoder_q.bn1.running_mean"
+    assert not torch.equal(model[name], other[name])
+    assert (out / f"{NAME}.{out.name}.safetensors").is_file()
+
+
+def test_the_defaults_are_the_published_run():
+    """Epochs, batch, optimiser, schedule and objective of the authors' script; their order of subjects is off."""
+    args = parse_args(Args, ["--data", "d", "--out", "o"])
+    assert (args.epochs, args.batch_size, args.optimizer, args.schedule, args.seed) == (20, 128, "sgd", "cosine", 0)
+    assert (args.lr, args.momentum, args.weight_decay, args.clip_grad) == (0.01, 0.9, 1e-4, 0)
+    assert (args.queue_size, args.key_momentum, args.temperature, args.queue_dtype) == (4096, 0.999, 0.2, "float32")
+    assert (args.experts, args.expert_init, args.neighbours, args.augment) == (8, "upstream", 2, "agc")
+    assert (args.beta, args.combine, args.warm_up, args.mlp, args.key_batches) == (1, "sum", 0, True, 1)
+    assert (args.order, args.precision, args.warmup_epochs, args.locations) == ("shuffled", "fp32", 0, "")
+    assert resolve(args) == args
+    assert resolve(dataclasses.replace(args, upstream=True)).order == "upstream"
+
+
+def test_every_setting_reaches_the_method(monkeypatch):
+    """Each argument of `DrasCLR` but the length of the projection is a flag of its name, with the same default."""
+    seen = {}
+    parameters = inspect.signature(DrasCLR).parameters
+    names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "dim"]
+    flag_of = {name: "key_momentum" if name == "momentum" else name for name in names}
+    defaults = {f.name: f.default for f in dataclasses.fields(Args)}
+    assert {n: defaults[flag_of[n]] for n in names} == {n: parameters[n].default for n in names}
+    monkeypatch.setattr(pretrain, "DrasCLR", lambda *places, **settings: seen.update(settings, places=places))
+    words = {"combine": "mean", "queue_dtype": "float16", "expert_init": "per-expert"}
+    wanted = {
+        flag: words.get(flag, not defaults[flag] if isinstance(defaults[flag], bool) else defaults[flag])
+        for flag in flag_of.values()
+    }
+    wanted = {flag: v + 1 if v == defaults[flag] else v for flag, v in wanted.items()}
+    build_method(Args(data="d", out="o", **wanted), LANDMARKS, TABLE, [3, 0])
+    locations, beside = seen.pop("places")
+    assert seen == {n: wanted[flag_of[n]] for n in names}
+    everywhere = normalise(LANDMARKS)
+    np.testing.assert_array_equal(locations, everywhere[[3, 0]])
+    np.testing.assert_array_equal(beside, everywhere[TABLE[[3, 0]]])
+
+
+def test_landmarks_are_chosen_by_number_or_slice():
+    """Numbers in their order, Python's slices, all where nothing is said; what names none is refused."""
+    assert choose("", 4) == [0, 1, 2, 3]
+    assert choose("3,0", 4) == [3, 0]
+    assert choose("::8", 20) == [0, 8, 16]
+    assert choose("5:7", 20) == [5, 6]
+    for text in ("x", "1;2", "0:1:2:3", "::0", "::0.5"):
+        with pytest.raises(OptionError, match=r"--locations .*: expected numbers as 3,17,40, or a slice as ::8"):
+            choose(text, 20)
+    with pytest.raises(OptionError, match="'9:' names none of 4 landmarks"):
+        choose("9:", 4)
+
+
+def test_batch_norm_needs_two_subjects():
+    """Over processes, accumulated parts and shuffled parts; one left would have no variance."""
+    args = Args(data="d", out="o", batch_size=16, accumulate=2, key_batches=2)
+    check_share(args, world=2)
+    with pytest.raises(OptionError, match=r"--batch-size 16 over 4 process\(es\), --accumulate 2 and --key-batches 2"):
+        check_share(args, world=4)
+
+
+def test_a_queue_longer_than_the_cohort_is_warned_of(cohort, caplog):
+    """Every subject's own older keys would be among its negatives; shorter queues are silent."""
+    for size, count in ((8, 1), (7, 0)):
+        caplog.clear()
+        patches = pretrain.build_patches(parse_args(Args, flags(cohort, "o", "--queue-size", str(size))), TABLE)
+        assert patches.subjects == 8
+        assert sum("own older keys" in message for message in caplog.messages) == count
+
+
+def test_a_run_is_not_resumed_with_other_neighbours(run, cohort):
+    """Another choice of landmarks into the same folder is refused before anything is written; no `--resume` too."""
+    out, _, _ = run
+    before = (out / "neighbours.json").read_bytes()
+    with pytest.raises(OptionError, match=r"other landmarks or neighbours \(neighbours\.json\)"):
+        pretrain.main(flags(cohort, out, "--locations", "0,1,3,2", "--resume"))
+    with pytest.raises(OptionError, match=r"last\.pt exists; give --resume"):
+        pretrain.main(flags(cohort, out, "--locations", "0,1,3,4"))
+    assert (out / "neighbours.json").read_bytes() == before
+
+
+def test_the_authors_landmarks_are_the_default(cohort, out, monkeypatch):
+    """Without `--landmarks` they are fetched; offline the error says so."""
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match="landmarks"):
+        pretrain.main(["--data", str(cohort / "grouped"), "--out", str(out)])
+
+
+BAD = {
+    "no folder": (["--data", "nowhere"], "InputContractError: nowhere has patches at 0 landmarks, 5 are expected"),
+    "too large a batch": (["--batch-size", "9"], r"OptionError: 8 subject\(s\) in .* do not fill one step"),
+    "a batch of one": (["--batch-size", "1"], "OptionError: --batch-size 1 over 1 process"),
+    "no such landmark": (["--locations", "0,5"], r"OptionError: locations \[5\]: different landmarks from 0 to 4"),
+    "no such change": (["--augment", "af"], "OptionError: augmentations 'af': f is none of a, g, c"),
+    "too many neighbours": (["--neighbours", "5"], "OptionError: 5 neighbours among 5 landmarks"),
+    "temperature 0": (["--temperature", "0"], "OptionError: temperature=0.0"),
+    "no queue": (["--queue-size", "0"], "OptionError: .*queue_size=0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, cohort, out):
+    """Before the first step, on the command line with exit code 1."""
+    more, message = BAD[case]
+    with pytest.raises(SystemExit, match=message) as stopped:
+        run_command(lambda: pretrain.main(flags(cohort, out, *more)))
+    assert isinstance(stopped.value.code, str), "a text is printed, and the exit code is 1"
+    assert "\n" not in stopped.value.code
+    assert not (out / "last.pt").exists()

@@ -1,0 +1,115 @@
+"""DrasCLR: contrastive learning of the lung's local anatomy on CT (Yu et al., Medical Image Analysis 2024).
+
+A 3D encoder of patches whose convolutions depend on where in an atlas of the lung the patch lies.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo.checkpoint import find_prefix, strip_prefix
+from zoo.entry import Config, Entry, Preprocessing, State
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAME = "drasclr-cnn3d"
+WINDOW = (-1024, 240)
+"""HU that are told apart (batmanlab/DrasCLR, data/copd_patch.py)."""
+PREPROCESSING = Preprocessing(
+    channels=("CT",),
+    size=(),
+    units="HU",
+    value_range=(-1.0, 1.0),
+    orientation="SAL",
+    spacing=(1.0, 1.0, 1.0),
+    spline=3,
+    window=WINDOW,
+)
+"""A whole CT on the axes of the atlas, as arrays have them, (z, y, x): z to the top, y to the front, x to the left."""
+
+_ANCHORS = ("conv1.weight", "downsample3.conv3.weight", "conv4.weight")
+_STAGES = (
+    ("conv1.", "bn1.", "conv2.", "bn2."),
+    ("downsample1.",),
+    ("downsample2.",),
+    ("downsample3.",),
+    ("conv3.", "bn3.", "conv4.", "bn4."),
+)
+_PROJECTION = (128, 128)
+_HEAD = "fc."
+
+
+def build(config: Config) -> nn.Module:
+    """The encoder: features `(N, 128)`, logits `(N, num_classes)`, or with `projection` `(N, 128)`."""
+    from zoo.entries.drasclr.model import DrasCLREncoder
+
+    projection = config["projection"]
+    return DrasCLREncoder(
+        experts=config["experts"],
+        coordinates=config["coordinates"],
+        features=config["features"],
+        projection_dims=config.get("projection_dims", _PROJECTION) if projection else (),
+        num_classes=0 if projection else config["num_classes"],
+        in_channels=config["in_channels"],
+    )
+
+
+def convert(state: State) -> tuple[State, Config]:
+    """Keep the query encoder of any of the family's files, with its head; widths are told by the shapes.
+
+    Only whole leading names are looked at: the parameters that turn locations into gates are called `_routing_fn.fc.*`,
+    and whoever leaves out all that has `fc` in its name loses them.
+
+    Raises:
+        CheckpointMismatchError: The file holds several networks that it could mean.
+    """
+    prefix = find_prefix(state, _ANCHORS)
+    if prefix is None:
+        return dict(state), {}
+    encoder = strip_prefix(state, prefix)
+    return encoder, _facts(encoder)
+
+
+def _facts(encoder: State) -> Config:
+    facts: Config = {}
+    first, last = encoder["conv1.weight"], encoder["conv4.weight"]
+    if first.ndim == last.ndim == 6:
+        facts |= {"experts": first.shape[0], "features": last.shape[1]}
+    routing, classifier = encoder.get("conv1._routing_fn.fc.weight"), encoder.get("classifier.weight")
+    if routing is not None and routing.ndim == 2:
+        facts["coordinates"] = routing.shape[1] // 3
+    if classifier is not None and classifier.ndim == 2:
+        facts["num_classes"] = classifier.shape[0]
+    layers = [t for name, t in sorted(encoder.items()) if name.startswith(_HEAD) and t.ndim == 2]
+    return facts | ({"projection_dims": tuple(t.shape[0] for t in layers)} if layers else {})
+
+
+ENTRIES = (
+    Entry(
+        name=NAME,
+        summary="3D encoder of lung CT patches and their place in an atlas: features (N, 128)",
+        family="drasclr",
+        build=build,
+        convert=convert,
+        config={
+            "num_classes": 0,
+            "in_channels": 1,
+            "projection": False,
+            "experts": 8,
+            "coordinates": 1,
+            "features": 128,
+        },
+        required=tuple(prefix for stage in _STAGES for prefix in stage),
+        head=("classifier.", _HEAD),
+        stem="conv1.weight",
+        stem_axis=2,
+        stages=_STAGES,
+        preprocessing=PREPROCESSING,
+        unused={
+            r"(.*\.)?encoder_k\..*": "key network",
+            r"(.*\.)?queue(_ptr)?": "queue of negatives",
+            r"fc\.(\d+\.)?(weight|bias)": "projection head",
+        },
+    ),
+)

@@ -1,0 +1,127 @@
+"""The atlas of DrasCLR: where its 581 patches lie, what the network is told of a place, and which places are close.
+
+Everything is in voxels of the atlas at 1 mm, in the order (x, y, z); arrays of voxels have it the other way round.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.download import fetch
+from zoo.entries.drasclr import NAME as NAME
+from zoo.entries.drasclr import WINDOW as WINDOW
+from zoo.errors import InputContractError, OptionError
+from zoo.manifest import records
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
+    from numpy.typing import NDArray
+
+PATCH = 32
+"""Side of a patch in voxels of 1 mm (batmanlab/DrasCLR, preprocess/1_patchify_atlas.py)."""
+STEP = 26
+"""Distance of neighbouring landmarks in voxels, so that patches overlap by 6 (the same file)."""
+
+
+def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
+    """Return the lower corners of the atlas' patches.
+
+    They are always read, never computed: of the released 581 the released lung mask gives back only 575. Their order is
+    that of the rows of features, and of the queues in training.
+
+    Args:
+        path: A `.npy` file; None for the authors', which is fetched once into the cache.
+
+    Returns:
+        `(L, 3)` int64, rows (x, y, z), the smallest index of each patch.
+
+    Raises:
+        InputContractError: The file does not hold landmarks.
+        OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
+            gave it.
+    """
+    import numpy as np
+
+    place = _asset("landmarks") if path is None else Path(path)
+    with place.open("rb") as file:
+        try:
+            found = np.load(file, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise InputContractError(f"cannot read landmarks from {place}: {error}; a .npy file is expected") from error
+    if found.ndim != 2 or found.shape[1] != 3 or not len(found) or found.dtype.kind not in "iu" or found.min() < 0:
+        raise InputContractError(
+            f"{place} holds {found.dtype} {found.shape}; landmarks are expected, whole numbers (L, 3), voxels "
+            "(x, y, z) counted from 0"
+        )
+    return np.ascontiguousarray(found, dtype=np.int64)
+
+
+def normalise(landmarks: NDArray[Any]) -> NDArray[Any]:
+    """Return what the network is told of each landmark: `(L, 3)` float32, (x, y, z) up to 1.
+
+    2 p / max(p) - 1 per axis, the largest coordinate taken over all landmarks, as in batmanlab/DrasCLR,
+    data/copd_patch.py. The smallest plays no part: the authors' landmarks begin at (-0.83, -0.45, -1). So a subset must
+    be taken after this, not before; and it is the atlas' own landmark for every patient, not where that is in a scan.
+
+    Args:
+        landmarks: `(L, 3)`, all of the atlas.
+
+    Raises:
+        OptionError: An axis has no coordinate above 0, which leaves its scale unknown.
+    """
+    import numpy as np
+
+    largest = landmarks.max(axis=0)
+    if (largest <= 0).any():
+        raise OptionError(f"landmarks reach up to {largest.tolist()}: a coordinate above 0 is expected on each axis")
+    return np.asarray(2.0 * landmarks / largest - 1.0, dtype=np.float32)
+
+
+def neighbours(landmarks: NDArray[Any], k: int = 2) -> NDArray[Any]:
+    """Return the `k` landmarks nearest to each, itself left out: `(L, k)` int64, nearest first.
+
+    Of landmarks at one distance those with the smaller index come first. Ties are the rule on a grid, and whichever the
+    authors' unstable sort took is not known.
+
+    Args:
+        landmarks: `(L, 3)`.
+        k: At least 1, less than L.
+
+    Raises:
+        OptionError: `k` is out of range.
+    """
+    import numpy as np
+
+    if not 1 <= k < len(landmarks):
+        raise OptionError(f"{k} neighbours among {len(landmarks)} landmarks: expected from 1 to {len(landmarks) - 1}")
+    squared = ((landmarks[:, None] - landmarks[None]) ** 2).sum(axis=-1)
+    np.fill_diagonal(squared, -1)
+    return np.argsort(squared, axis=1, kind="stable")[:, 1 : k + 1].astype(np.int64)
+
+
+def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
+    """Return the lungs of the atlas: 0 outside, 50 and 100 for the two lungs, voxels of 1 mm, with their place.
+
+    Args:
+        path: A NIfTI file; None for the authors', which is fetched once into the cache.
+
+    Raises:
+        OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
+            gave it.
+        FileNotFoundError: There is no file at `path`.
+        nibabel.filebasedimages.ImageFileError: The file at `path` is no NIfTI.
+    """
+    from nibabel.nifti1 import Nifti1Image
+
+    if path is not None:
+        return Nifti1Image.from_filename(path)
+    content = _asset("lung_mask").read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
+    return Nifti1Image.from_bytes(gzip.decompress(content))
+
+
+def _asset(name: str) -> Path:
+    """Fetch a file that the manifest lists beside the weights; a record of the user's own may list none."""
+    file = next(record.assets[name] for record in records(NAME) if name in record.assets)
+    return fetch(file, request=f"the {name.replace('_', ' ')} of {NAME}").path

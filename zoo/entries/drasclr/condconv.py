@@ -1,0 +1,143 @@
+"""Convolutions whose kernel depends on a location, and the arrangement of a batch in which they are fast.
+
+Several experts are mixed by gates that follow from the location: batmanlab/DrasCLR, models/condconv3d.py, whose names
+the tensors have. There one patch follows the other; `benchmarks/drasclr.py` compares that with the ways chosen here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Counts: TypeAlias = "list[int] | None"
+"""How many patches side by side belong to each location; None where every patch has a location of its own."""
+
+_ENOUGH = 4
+"""Patches per location from which one ordinary convolution per location is faster than all of them as groups of one."""
+_FEW_VOXELS = 8
+"""Voxels of a map up to which the experts' outputs are mixed in place of their kernels."""
+
+
+def arrange(location: Tensor, count: int) -> tuple[Tensor, Counts, Tensor | None]:
+    """Find patches that share a location.
+
+    Args:
+        location: One row, or `count` rows in any number of axes.
+        count: Number of patches.
+
+    Returns:
+        The locations `(L, 3)`, the number of patches of each, and the order that brings these side by side, None if
+        they are. Counts are None where so few are shared that every patch is treated alone; L is `count` then.
+    """
+    if not count:
+        return location.new_zeros(1, location.shape[-1]), [0], None
+    while location.ndim > 1 and (len(location) == 1 or location.stride(0) == 0):
+        location = location[0]
+    rows = location.reshape(-1, location.shape[-1])
+    if len(rows) == 1:
+        return rows, [count], None
+    if (times := count // len(rows)) >= _ENOUGH:  # seen from the shape: the patches take turns
+        return rows, [times] * len(rows), torch.arange(count, device=rows.device).view(times, -1).T.flatten()
+    rows = rows.repeat(times, 1)
+    if rows.device.type != "cpu" or rows.requires_grad or torch.compiler.is_compiling():
+        return rows, None, None
+    distinct, place, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    if len(distinct) == 1:
+        return rows[:1], [count], None
+    if len(distinct) * _ENOUGH > count:
+        return rows, None, None
+    return distinct, counts.tolist(), place.argsort()
+
+
+class Routing(nn.Module):
+    """Makes gates of locations: sigmoids, each for itself, so that they do not add up to 1."""
+
+    def __init__(self, experts: int, coordinates: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3 * coordinates, experts)
+
+    def forward(self, location: Tensor) -> Tensor:
+        """Return gates `(L, experts)` in (0, 1) for locations `(L, 3 * coordinates)`."""
+        return torch.sigmoid(self.fc(location))
+
+
+class ConditionalConv3d(nn.Module):
+    """A 3x3x3 convolution, zero padding 1, with a kernel for each location and one bias for all.
+
+    The kernel is sum_e gate_e(location) * weight[e].
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, *, experts: int, coordinates: int, init: str = "upstream"
+    ) -> None:
+        """Start with uniform values within 1 / sqrt(fan-in).
+
+        Args:
+            inputs: Channels of the input.
+            outputs: Channels of the output.
+            stride: 1 or 2.
+            experts: Kernels to mix.
+            coordinates: Points in space that make a location.
+            init: "upstream" counts the fan-in as the authors' code does, with the output channels in it, so that every
+                expert starts smaller by sqrt(outputs); "per-expert" starts each as PyTorch starts an ordinary kernel.
+        """
+        super().__init__()
+        self.stride, self.init = stride, init
+        self.weight = nn.Parameter(torch.empty(experts, outputs, inputs, 3, 3, 3))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        self._routing_fn = Routing(experts, coordinates)
+        self.remembered: Callable[[tuple[float, ...]], Tensor] | None = None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew."""
+        _, outputs, inputs, *kernel = self.weight.shape
+        fan_in = math.prod(kernel) * inputs * (outputs if self.init == "upstream" else 1)
+        nn.init.uniform_(self.weight, -(fan_in**-0.5), fan_in**-0.5)
+        nn.init.uniform_(self.bias, -(fan_in**-0.5), fan_in**-0.5)
+
+    def mix(self, location: Tensor) -> Tensor:
+        """Return the kernels `(L, O, I, 3, 3, 3)` of locations `(L, 3 * coordinates)`: one product of matrices."""
+        gates = self._routing_fn(location)
+        kernels: Tensor = gates @ self.weight.flatten(1)
+        return kernels.view(-1, *self.weight.shape[1:])
+
+    def forward(self, x: Tensor, location: Tensor, counts: Counts = None) -> Tensor:
+        """Return `(N, O, *space)`, the space divided by the stride.
+
+        Args:
+            x: Maps `(N, I, *space)`, those of one location side by side.
+            location: `(L, 3 * coordinates)`.
+            counts: How many maps each location has; None where L is N.
+        """
+        if counts is not None:
+            parts = zip(torch.split(x, counts), self._kernels(location), strict=True)
+            convolved = [F.conv3d(part, kernel, self.bias, self.stride, 1) for part, kernel in parts]
+            return convolved[0] if len(convolved) == 1 else torch.cat(convolved)
+        side = [(length - 1) // self.stride + 1 for length in x.shape[2:]]
+        # Mixing outputs takes E times the multiplications but no kernel per location, which only pays off where kernels
+        # are large against the maps, and locations many against what reading all experts costs.
+        if math.prod(side) <= min(_FEW_VOXELS, len(x) // 2):
+            return self._mix_outputs(x, location)
+        kernels = self.mix(location).flatten(0, 1)
+        together = x.reshape(1, -1, *x.shape[2:])
+        y = F.conv3d(together, kernels, self.bias.repeat(len(x)), self.stride, 1, groups=len(x))
+        return y.reshape(len(x), -1, *side)
+
+    def _kernels(self, location: Tensor) -> Sequence[Tensor] | Tensor:
+        if self.remembered is None:
+            return self.mix(location)
+        return [self.remembered(tuple(row)) for row in location.tolist()]
+
+    def _mix_outputs(self, x: Tensor, location: Tensor) -> Tensor:
+        """What each expert makes of each map, summed by the gates: the same by linearity."""
+        experts, outputs = self.weight.shape[:2]
+        each = F.conv3d(x, self.weight.flatten(0, 1), None, self.stride, 1)
+        each = each.reshape(len(x), experts, outputs, *each.shape[2:])
+        mixed = torch.einsum("ne,neo...->no...", self._routing_fn(location), each)
+        return mixed + self.bias[:, None, None, None]

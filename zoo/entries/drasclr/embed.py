@@ -1,0 +1,250 @@
+"""Embed patients with DrasCLR: features (581, 128), one row for each landmark, and their mean.
+
+    python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
+    torchrun --nproc-per-node 4 -m zoo.entries.drasclr.embed --patches cohort/patch --out features.npz --full rows
+
+A cohort goes on where it was stopped, and takes up subjects that were added later: whoever is in OUT is left alone.
+OUT has a row for each subject, the mean over the landmarks; with `--full` a folder has all rows of each. The mean is
+this zoo's choice: the authors' code ends with the rows (batmanlab/DrasCLR, `extract_feature.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import zoo
+from zoo.entries.drasclr.atlas import NAME, load_landmarks, normalise
+from zoo.entries.drasclr.features import (
+    Features,
+    add_part,
+    check_suffix,
+    finished,
+    join_parts,
+    note_facts,
+    save_rows,
+)
+from zoo.entries.drasclr.inputs import (
+    Array,
+    Patient,
+    check_air,
+    check_count,
+    check_places,
+    choose_subjects,
+    read_patient,
+    read_sids,
+    scale_of,
+)
+from zoo.entries.drasclr.storage import SUFFIX, open_patches
+from zoo.errors import OptionError
+from zoo.registry import get_entry
+from zoo.report import ATTRIBUTE, unwrap
+from zoo.training import distributed
+from zoo.training.args import arg, parse_args, run_command
+from zoo.training.finetune import origin_of
+
+
+@dataclass(kw_only=True)
+class NetworkArgs:
+    """Which network, and where."""
+
+    model: str = arg("model to embed with, with or without a tag", NAME)
+    checkpoint: str = arg("file to take instead of the model's own weights", "")
+    from_scratch: bool = arg("random weights, to compare with", False)
+    landmarks: str = arg("landmarks (.npy) that the patches were cut at; empty for the authors', which are fetched", "")
+    seed: int = arg("seed of every draw", 0)
+    device: str = arg("cpu, cuda or auto", "auto")
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        if self.checkpoint and self.from_scratch:
+            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        if get_entry(self.model).name != NAME:
+            raise OptionError(f"--model {self.model}: expected {NAME} or {NAME}.TAG")
+
+
+@dataclass(kw_only=True)
+class Args(NetworkArgs):
+    """A cohort's features."""
+
+    patches: str = arg("folder of <sid>_patch.npy")
+    out: str = arg("file to write, .parquet or .npz")
+    subjects: str = arg("CSV with a column sid: whom to take; empty for all there are", "")
+    full: str = arg("folder for <sid>_features.npy, the features at each landmark; empty for none", "")
+    block: int = arg("subjects at once, of whom the network takes one landmark after the other", 8)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Embed a cohort; returns the file."""
+    args = parse_args(Args, argv, __doc__)
+    processes = distributed.start(args.device)
+    model, landmarks = load_encoder(args, processes.device)
+    out = embed_cohort(
+        model,
+        args.patches,
+        args.out,
+        subjects=read_sids(Path(args.subjects)) if args.subjects else None,
+        locations=normalise(landmarks),
+        full=args.full or None,
+        block=args.block,
+    )
+    distributed.stop()
+    return out
+
+
+def load_encoder(args: NetworkArgs, device: torch.device) -> tuple[nn.Module, npt.NDArray[np.int64]]:
+    """The network that arguments ask for, and the landmarks `(L, 3)`."""
+    torch.manual_seed(args.seed)
+    model = zoo.load_model(
+        args.model, pretrained=not args.from_scratch, checkpoint=args.checkpoint or None, num_classes=0, device=device
+    )
+    return model, load_landmarks(args.landmarks or None)
+
+
+def embed_patient(
+    model: nn.Module, patient: Patient, locations: Tensor | Array | None = None, *, batch_size: int = 16
+) -> Tensor:
+    """Return the features of one patient's patches, `(L, 128)` float32 on the CPU, a row for each location.
+
+    Args:
+        model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
+        patient: Patches `(L, 32, 32, 32)` in HU, axes (z, y, x), any type of real numbers; the path of a `.npy` file of
+            them; or a CT: the path of a NIfTI file or of a folder with a DICOM series, or a nibabel image. From a CT
+            the patches are cut at the authors' landmarks, see `preprocess.preprocess_ct`, which has more choices.
+        locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], as `atlas.normalise` has them; None for the
+            authors' 581 landmarks.
+        batch_size: Patches at once. On a CPU about 16 is fastest.
+
+    Raises:
+        InputContractError: The patches are of another number or size, NaN, or not in HU; the locations are outside
+            [-1, 1]; or the CT cannot be used, for one of the reasons that `preprocess_ct` has.
+    """
+    places = check_places(locations)
+    patches = read_patient(patient)
+    check_count("the patient", patches, places)
+    with judging(model):
+        return _embed(model, {"the patient": patches}, places, batch_size)[0]
+
+
+def pool(features: Tensor) -> Tensor:
+    """Return the mean over the landmarks: `(..., 128)` of `(..., L, 128)`."""
+    return features.mean(dim=-2)
+
+
+def embed_cohort(
+    model: nn.Module,
+    patches: str | Path,
+    out: str | Path,
+    *,
+    subjects: Sequence[str] | None = None,
+    locations: Tensor | Array | None = None,
+    full: str | Path | None = None,
+    block: int = 8,
+) -> Path:
+    """Write the pooled features of a cohort, one row per subject, sorted by subject.
+
+    Subjects that are already in OUT stay as they are. Under `torchrun` each process takes its share; all must see the
+    same folders. Until the end what is done lies in the folder `OUT.parts`.
+
+    Args:
+        model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
+        patches: Folder of `<sid>_patch.npy` (L, 32, 32, 32) in HU.
+        out: File to write or to add to, `.parquet` or `.npz`; `features.read_features` reads it.
+        subjects: Whom to take; None for all who have a file.
+        locations: `(L, 3)` in [-1, 1], as for `embed_patient`.
+        full: Folder for `<sid>_features.npy` (L, 128) float32; None for none.
+        block: Subjects at once. Patches at one landmark share their kernels; on a CPU eight at a time are fastest.
+
+    Returns:
+        OUT.
+
+    Raises:
+        OptionError: There are no subjects, one stands twice, or OUT has features of other weights or locations.
+        InputContractError: A subject's file is missing, or holds what `embed_patient` refuses. The message names it.
+    """
+    patches, out, rows = Path(patches), Path(out), None if full is None else Path(full)
+    check_suffix(out)
+    if block < 1:
+        raise OptionError(f"block={block}: at least 1 subject at once is expected")
+    places = check_places(locations)
+    facts = describe(model, places)
+    left = sorted(set(choose_subjects(patches, subjects)) - finished(out, facts, rows))
+    maps = {sid: open_patches(patches / f"{sid}{SUFFIX}") for sid in left[distributed.rank() :: distributed.world()]}
+    for sid, mapped in maps.items():
+        check_count(f"subject {sid}", mapped, places)
+    distributed.barrier()  # nobody writes before everybody has seen what is done
+    if rows is not None and distributed.rank() == 0:
+        note_facts(rows, facts)
+    sids = list(maps)
+    with judging(model):
+        for first in tqdm(range(0, len(sids), block), desc="subjects", unit=f"x{block}", disable=_is_quiet()):
+            here = sids[first : first + block]
+            features = _embed(model, {f"subject {sid}": maps[sid] for sid in here}, places, block)
+            for sid, own in zip(here, features, strict=True):
+                if rows is not None:
+                    save_rows(rows, sid, own.numpy())
+            add_part(out, Features(tuple(here), pool(features).numpy(), facts))
+    distributed.barrier()
+    if distributed.rank() == 0:
+        join_parts(out)
+    distributed.barrier()
+    return out
+
+
+def describe(model: nn.Module, places: Tensor) -> dict[str, Any]:
+    """What features at these locations are computed with: digests, and where the weights came from if that is known."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(model).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    known = origin_of(model) if hasattr(unwrap(model), ATTRIBUTE) else {}
+    locations = hashlib.sha256(places.numpy().tobytes()).hexdigest()
+    return {"origin": known, "weights": digest.hexdigest(), "locations": locations}
+
+
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards each module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _embed(model: nn.Module, maps: Mapping[str, Array], places: Tensor, batch_size: int) -> Tensor:
+    """Features `(S, L, 128)` of S subjects' patches (L, 32, 32, 32), those of one landmark in one batch."""
+    device = next(model.parameters()).device
+    step, parts, least = max(1, batch_size // len(maps)), [], dict.fromkeys(maps, np.inf)
+    for first in range(0, len(places), step):
+        here = slice(first, first + step)
+        read = {name: np.asarray(patches[here]) for name, patches in maps.items()}
+        least = {name: min(least[name], float(part.min())) for name, part in read.items()}
+        batch = torch.from_numpy(np.concatenate([scale_of(name, part) for name, part in read.items()]))
+        features = model(batch.unsqueeze(1).to(device), places[here].to(device).expand(len(maps), -1, -1))
+        parts.append(features.float().cpu().unflatten(0, (len(maps), -1)))
+    for name, value in least.items():
+        check_air(name, value)
+    return torch.cat(parts, dim=1)
+
+
+def _is_quiet() -> bool | None:
+    """Whether no bar is shown: by other processes than the first, and (None) where there is no terminal."""
+    return True if distributed.rank() else None
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,203 @@
+"""Files of features: one row per subject, in Parquet or `.npz`, which also say what the features were computed with.
+
+While a cohort is embedded, what is done lies as parts beside the file that they will become.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.errors import InputContractError, OptionError
+from zoo.training.runlog import write_atomically
+
+SUFFIXES = (".parquet", ".npz")
+_SUBJECT, _FACTS = "sid", "zoo"
+_SAME = ("weights", "locations")
+"""Facts that features in one place must share."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Pooled features of some subjects."""
+
+    sids: tuple[str, ...]
+    values: npt.NDArray[np.float32]
+    """(n, D), a row for each subject."""
+    facts: dict[str, Any]
+    """What they were computed with: digests of the weights and of the locations, and what is known of the weights."""
+
+
+def check_suffix(path: Path) -> None:
+    """Raise `OptionError` for a name that tells no format of features, or a format that nothing here can write."""
+    if path.suffix not in SUFFIXES:
+        raise OptionError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    if path.suffix == ".parquet":
+        _pyarrow()
+
+
+def write_features(path: Path, features: Features) -> None:
+    """Write features, whole or not at all.
+
+    Parquet: columns `sid`, `f000`, `f001`, ..., and the facts as JSON in the schema's metadata. `.npz`: arrays `sid`
+    (n,), `features` (n, D), and `zoo`, the facts as JSON.
+
+    Raises:
+        OptionError: The name does not end in .parquet or .npz, or pyarrow is not installed.
+    """
+    check_suffix(path)
+    facts = json.dumps(features.facts, sort_keys=True)
+    if path.suffix == ".npz":
+        columns = {_SUBJECT: np.array(features.sids, dtype=str), "features": features.values, _FACTS: np.array(facts)}
+        return save_arrays(path, **columns)
+    arrow, parquet = _pyarrow()
+    names = [f"f{i:03d}" for i in range(features.values.shape[1])]
+    table = arrow.table({_SUBJECT: list(features.sids), **dict(zip(names, features.values.T, strict=True))})
+    return write_atomically(
+        path, lambda place: parquet.write_table(table.replace_schema_metadata({_FACTS: facts}), place)
+    )
+
+
+def read_features(path: str | Path) -> Features:
+    """Read what `write_features` wrote; of other files, a column or array `sid` and the numbers beside it.
+
+    Raises:
+        OptionError: There is no such file, its name ends otherwise, or pyarrow is not installed.
+        InputContractError: It cannot be read, has no subjects, one twice, or values that are not finite.
+    """
+    path = Path(path)
+    check_suffix(path)
+    if not path.is_file():
+        raise OptionError(f"there are no features at {path}: python -m zoo.entries.drasclr.embed writes them")
+    try:
+        sids, values, facts = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path)
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:  # pyarrow's own are among them
+        raise InputContractError(f"cannot read {path} as features: {error}") from error
+    if values.ndim != 2 or len(values) != len(sids) or not values.size or values.dtype.kind not in "iuf":
+        raise InputContractError(f"{path} has features {values.dtype} {values.shape} of {len(sids)} subject(s)")
+    if len(set(sids)) < len(sids):
+        raise InputContractError(f"{path}: {len(sids) - len(set(sids))} subject(s) stand twice in its {len(sids)} rows")
+    if broken := [sid for sid, row in zip(sids, values, strict=True) if not np.isfinite(row).all()]:
+        raise InputContractError(f"{path}: {len(broken)} row(s) are NaN or infinite, of {', '.join(broken[:5])}")
+    return Features(sids, values.astype(np.float32), facts)
+
+
+def merge(parts: Iterable[Features]) -> Features:
+    """Put the rows of several files together, sorted by subject; a later file's row replaces an earlier one's.
+
+    Args:
+        parts: At least one, all with the same facts.
+    """
+    rows: dict[str, npt.NDArray[np.float32]] = {}
+    facts: dict[str, Any] = {}
+    for part in parts:
+        rows |= dict(zip(part.sids, part.values, strict=True))
+        facts = part.facts
+    sids = tuple(sorted(rows))
+    return Features(sids, np.stack([rows[sid] for sid in sids]), facts)
+
+
+def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> set[str]:
+    """Subjects that are in OUT or in a part of it; where there is to be a folder of all rows, those that are there too.
+
+    Raises:
+        OptionError: What is there was computed with other weights, or at other locations.
+    """
+    done: set[str] = set()
+    for file in _files(out):
+        found = read_features(file)
+        _check_same(file, found.facts, facts)
+        done.update(found.sids)
+    if rows is None:
+        return done
+    if (note := rows / "facts.json").is_file():
+        _check_same(rows, json.loads(note.read_text()), facts)
+    return {sid for sid in done if rows_file(rows, sid).is_file()}
+
+
+def add_part(out: Path, features: Features) -> None:
+    """Put features beside OUT; different processes have different first subjects."""
+    write_features(_parts(out) / f"{features.sids[0]}.npz", features)
+
+
+def join_parts(out: Path) -> None:
+    """Make one file of OUT and its parts."""
+    if _parts(out).is_dir():
+        write_features(out, merge([read_features(file) for file in _files(out)]))
+        shutil.rmtree(_parts(out))
+
+
+def rows_file(folder: Path, sid: str) -> Path:
+    """File with all rows of one subject."""
+    return folder / f"{sid}_features.npy"
+
+
+def save_rows(folder: Path, sid: str, rows: npt.NDArray[np.float32]) -> None:
+    """Write the features (L, D) of one subject."""
+    save_array(rows_file(folder, sid), rows)
+
+
+def note_facts(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Say in a folder of rows what they are computed with."""
+    write_atomically(folder / "facts.json", lambda place: place.write_text(json.dumps(facts)))
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write `.npy`, whole or not at all."""
+    write_atomically(path, lambda place: _open_and(np.save, place, array))
+
+
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Write `.npz`, whole or not at all."""
+    write_atomically(path, lambda place: _open_and(np.savez, place, **arrays))
+
+
+def _parts(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
+def _files(out: Path) -> list[Path]:
+    return [*([out] if out.is_file() else []), *sorted(_parts(out).glob("*.npz"))]
+
+
+def _check_same(place: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    if other := [name for name in _SAME if found.get(name) != facts[name]]:
+        raise OptionError(f"{place} has features of other {' and '.join(other)}: name another file or folder to write")
+
+
+def _open_and(save: Callable[..., None], place: Path, *args: Any, **arrays: Any) -> None:
+    """Save by an open file: given a name, numpy adds a suffix to it."""
+    with place.open("wb") as file:
+        save(file, *args, **arrays)
+
+
+def _read_npz(path: Path) -> tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        facts = json.loads(str(arrays[_FACTS])) if _FACTS in arrays else {}
+        return tuple(arrays[_SUBJECT].astype(str).tolist()), arrays["features"], facts
+
+
+def _read_parquet(path: Path) -> tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]:
+    _, parquet = _pyarrow()
+    table = parquet.read_table(path)
+    stored = (table.schema.metadata or {}).get(_FACTS.encode())
+    sids = tuple(str(sid) for sid in table.column(_SUBJECT).to_pylist())
+    columns = [table.column(name).to_numpy() for name in table.column_names if name != _SUBJECT]
+    return sids, np.stack(columns, axis=1), json.loads(stored) if stored else {}
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise OptionError("Parquet needs pyarrow: pip install 'medssl-zoo[train]', or name a file .npz") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,149 @@
+"""See what DrasCLR's features know of patients: a linear probe of a number, of classes, or of survival.
+
+    python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
+    python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --target fev1 \
+        --out runs/fev1
+    python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --target years \
+        --event died --out runs/survival
+
+No network is trained. The protocol is this zoo's own, since the authors published none: a patient is the mean of the
+features over the landmarks; ridge regression (R2), logistic regression (AUROC) or Cox's regression with a ridge penalty
+(Harrell's C) in five folds by subject; the penalty is chosen in each fold without its test subjects.
+
+Files in OUT: `results.json`, and `predictions.csv` with what the fold that tested a subject predicted.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from zoo.entries.drasclr.features import Features, read_features
+from zoo.entries.drasclr.finetune_method import (
+    TASKS,
+    Target,
+    Validation,
+    cross_validate,
+    metrics,
+    read_target,
+    summarise,
+)
+from zoo.errors import OptionError
+from zoo.training.args import arg, parse_args, run_command
+from zoo.training.finetune import Results
+from zoo.training.runlog import write_atomically
+from zoo.training.table import EMPTY, check_columns, read_table
+
+log = logging.getLogger("zoo")
+
+PROTOCOL = "mean over the landmarks, linear probe in folds by subject: this zoo's own, the authors published none"
+
+Rows = dict[str, dict[str, str]]
+"""Subject -> its cells."""
+
+
+@dataclass(kw_only=True)
+class Args:
+    """A linear probe."""
+
+    features: str = arg("file that zoo.entries.drasclr.embed wrote")
+    table: str = arg("CSV with a row for each subject")
+    target: str = arg("column to predict: a number, a class, or with --event a time")
+    out: str = arg("folder for results and predictions")
+    event: str = arg("column with 1 for an event and 0 for the end of observation; empty if this is no survival", "")
+    task: str = arg("what the target is; auto: as its cells look", "auto", ("auto", *TASKS))
+    subject: str = arg("column with the subject, as the features have it", "sid")
+    group: str = arg("column of what may not be in two folds, as the patient of several scans; empty: each subject", "")
+    folds: int = arg("test sets", 5)
+    seed: int = arg("seed of the folds", 0)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        if self.folds < 2:
+            raise OptionError(f"--folds must be at least 2, not {self.folds}")
+
+
+def main(argv: Sequence[str] | None = None) -> Results:
+    """Fit and test in each fold, write and print the results."""
+    args = parse_args(Args, argv, __doc__)
+    features = read_features(args.features)
+    rows, left_out = match(args, features)
+    target = read_target(rows, args.target, event=args.event, task=args.task)
+    groups = [row[args.group].strip() or sid for sid, row in rows.items()] if args.group else list(rows)
+    places = [features.sids.index(sid) for sid in rows]
+    found = cross_validate(features.values[places].astype(float), target, groups, folds=args.folds, seed=args.seed)
+    results: Results = {"protocol": PROTOCOL, "task": target.task, "target": args.target, "event": args.event}
+    results |= {"classes": list(target.classes), "subjects": len(rows), "left_out": left_out, **summarise(found.folds)}
+    if target.task == "regression":  # numbers of different folds can be compared, risks and decisions cannot
+        results["all_folds"] = metrics(target, found.scores)
+    results |= {"folds": found.folds, "features": features.facts, "arguments": asdict(args)}
+    write_predictions(Path(args.out) / "predictions.csv", list(rows), target, found)
+    text = json.dumps(results, indent=2)
+    write_atomically(Path(args.out) / "results.json", lambda place: place.write_text(text))
+    print(text)
+    return results
+
+
+def match(args: Args, features: Features) -> tuple[Rows, Results]:
+    """Find the subjects that have features and values.
+
+    Returns:
+        Subject -> its cells, in the features' order; and how many were left out, by reason.
+
+    Raises:
+        OptionError: Columns are missing, a subject has two rows, or nobody is left.
+    """
+    path = Path(args.table)
+    table = read_table(path)
+    needed = [name for name in (args.subject, args.target, args.event, args.group) if name]
+    check_columns(table, needed, path)
+    of_subject = {row[args.subject].strip(): row for row in table}
+    if len(of_subject) < len(table):
+        raise OptionError(f"{path}: {len(table) - len(of_subject)} of {len(table)} rows repeat a {args.subject}")
+    values = [name for name in (args.target, args.event) if name]
+    known = {sid for sid, row in of_subject.items() if all(row[name].strip().lower() not in EMPTY for name in values)}
+    rows = {sid: of_subject[sid] for sid in features.sids if sid in known}
+    left_out = {
+        "without features": len(of_subject.keys() - set(features.sids)),
+        "without a row": len(set(features.sids) - of_subject.keys()),
+        "without a value": len((of_subject.keys() & set(features.sids)) - known),
+    }
+    if not rows:
+        raise OptionError(
+            f"no subject has features in {args.features} and {', '.join(values)} in {path}: the first are called "
+            f"{features.sids[0]!r} and {next(iter(of_subject))!r}; --subject names the column to compare"
+        )
+    if any(left_out.values()):
+        log.warning("%d subjects; left out: %s", len(rows), ", ".join(f"{n} {why}" for why, n in left_out.items()))
+    return rows, left_out
+
+
+def write_predictions(path: Path, sids: Sequence[str], target: Target, found: Validation) -> None:
+    """Write a CSV: subject, fold, what was to be predicted, and what was.
+
+    Decisions and risks have no unit; within a fold the higher is the more likely class, or at the higher risk.
+    """
+    many = found.scores.ndim == 2
+    columns = [f"{name}_decision" for name in target.classes] if many else ["prediction"]
+
+    def write(place: Path) -> None:
+        with place.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["subject", "fold", "value", *(["event"] if target.event is not None else []), *columns])
+            for i, sid in enumerate(sids):
+                value = target.classes[int(target.values[i])] if target.classes else f"{target.values[i]:g}"
+                event = [int(target.event[i])] if target.event is not None else []
+                numbers = [f"{score:.6g}" for score in np.atleast_1d(found.scores[i]).tolist()]
+                writer.writerow([sid, int(found.of_fold[i]), value, *event, *numbers])
+
+    write_atomically(path, write)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,124 @@
+"""What DrasCLR embeds, checked: the patches of a patient, where they lie in the atlas, and the subjects of a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from zoo.entries.drasclr.atlas import load_landmarks, normalise
+from zoo.entries.drasclr.data import scale
+from zoo.entries.drasclr.model import check_locations
+from zoo.entries.drasclr.storage import SIDES, SUFFIX, open_patches
+from zoo.errors import InputContractError, OptionError
+from zoo.training.table import check_columns, read_table
+
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+Array: TypeAlias = npt.NDArray[Any]
+Patient: TypeAlias = "str | PathLike[str] | SpatialImage | Array | Tensor"
+
+_NO_AIR = -200.0  # HU, as zoo.volume_transform has it: there is air around and in every patient, and it lies below
+
+
+def read_patient(patient: Patient) -> Array:
+    """Return patches (L, 32, 32, 32) of whatever describes a patient; those of a file are mapped.
+
+    Args:
+        patient: Patches, a `.npy` file of them, or a CT, whose patches are cut at the authors' landmarks.
+
+    Raises:
+        InputContractError: The patches have another size, or the CT cannot be used.
+    """
+    if isinstance(patient, (str, PathLike)) and Path(patient).suffix == ".npy":
+        return open_patches(Path(patient))
+    if isinstance(patient, (np.ndarray, Tensor)):
+        patches = patient.detach().cpu().numpy() if isinstance(patient, Tensor) else patient
+        if patches.shape[1:] != SIDES or not len(patches):
+            raise InputContractError(
+                f"patches have the shape {patches.shape}: (L, 32, 32, 32) is expected, one for each landmark. Of a CT "
+                "pass the file, or cut them with zoo.entries.drasclr.preprocess.preprocess_ct"
+            )
+        return patches
+    from zoo.entries.drasclr.preprocess import preprocess_ct
+
+    return preprocess_ct(patient).patches
+
+
+def check_count(name: str, patches: Array, places: Tensor) -> None:
+    """Raise `InputContractError` where there is not one patch for each location."""
+    if len(patches) != len(places):
+        raise InputContractError(
+            f"{name} has {len(patches)} patches, and there are {len(places)} locations: one patch at each is expected, "
+            "cut at the same landmarks"
+        )
+
+
+def check_air(name: str, least: float) -> None:
+    """Raise `InputContractError` where the least value of a chest is none that air has."""
+    if least > _NO_AIR:
+        raise InputContractError(
+            f"the least value of {name} is {least:g}: HU are expected, not yet scaled, where air is -1000 and water 0"
+        )
+
+
+def scale_of(name: str, patches: Array) -> npt.NDArray[np.float32]:
+    """Scale patches as `data.scale` does; its error names whose they are."""
+    try:
+        return scale(patches)
+    except InputContractError as error:
+        raise InputContractError(f"{name}: {error}") from error
+
+
+def check_places(locations: Tensor | Array | None) -> Tensor:
+    """Return locations `(L, 3)` as a tensor, by default those of the authors' landmarks.
+
+    Raises:
+        InputContractError: They are no list of floats in [-1, 1].
+    """
+    if locations is None:
+        return torch.from_numpy(normalise(load_landmarks()))
+    places = torch.as_tensor(locations).cpu()
+    if places.ndim != 2 or not len(places) or not places.is_floating_point():
+        raise InputContractError(
+            f"locations are {places.dtype} {tuple(places.shape)}: floats (L, 3) in [-1, 1] are expected. "
+            "zoo.entries.drasclr.atlas.normalise makes them of the voxel indices of landmarks"
+        )
+    check_locations(places)
+    return places.float()
+
+
+def choose_subjects(patches: Path, subjects: Sequence[str] | None = None) -> list[str]:
+    """Return the subjects of a folder of `<sid>_patch.npy`, sorted, or those asked for.
+
+    Raises:
+        OptionError: There are none, or one stands twice.
+        InputContractError: One has no file.
+    """
+    found = sorted(file.name.removesuffix(SUFFIX) for file in patches.glob(f"*{SUFFIX}"))
+    chosen = found if subjects is None else list(subjects)
+    if not chosen:
+        raise OptionError(f"there are no subjects to embed: files <sid>{SUFFIX} in {patches}: {len(found)}")
+    if twice := [sid for sid, times in Counter(chosen).items() if times > 1]:
+        raise OptionError(f"{len(twice)} of the subjects to embed stand twice: {', '.join(twice[:5])}")
+    if missing := sorted(set(chosen) - set(found)):
+        raise InputContractError(
+            f"{len(missing)} of {len(chosen)} subjects have no file <sid>{SUFFIX} in {patches}: "
+            f"{', '.join(missing[:10])}. Cut their patches with zoo.entries.drasclr.preprocess, or leave them out"
+        )
+    return chosen
+
+
+def read_sids(table: Path) -> list[str]:
+    """Return the column `sid` of a table."""
+    rows = read_table(table)
+    check_columns(rows, ("sid",), table)
+    return [row["sid"].strip() for row in rows]

@@ -1,0 +1,221 @@
+"""DrasCLR's encoder: a 3D convolutional network whose kernels depend on where in the lung a patch lies.
+
+Layers, widths and names of tensors are those of batmanlab/DrasCLR, models/cnn3d.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.entries.drasclr.atlas import PATCH
+from zoo.entries.drasclr.condconv import ConditionalConv3d, Counts, arrange
+from zoo.errors import InputContractError, OptionError
+
+EXPERT_INITS = ("upstream", "per-expert")
+
+
+class Downsample(nn.Module):
+    """Three convolutions, each with its norm and ELU; the first widens, the last halves the side."""
+
+    def __init__(self, inputs: int, outputs: int, *, experts: int, coordinates: int, init: str) -> None:
+        super().__init__()
+        self.conv1 = ConditionalConv3d(inputs, outputs, 1, experts=experts, coordinates=coordinates, init=init)
+        self.bn1 = nn.BatchNorm3d(outputs)
+        self.conv2 = ConditionalConv3d(outputs, outputs, 1, experts=experts, coordinates=coordinates, init=init)
+        self.bn2 = nn.BatchNorm3d(outputs)
+        self.conv3 = ConditionalConv3d(outputs, outputs, 2, experts=experts, coordinates=coordinates, init=init)
+        self.bn3 = nn.BatchNorm3d(outputs)
+
+    def forward(self, x: Tensor, location: Tensor, counts: Counts = None) -> Tensor:
+        """Return `(N, O, *space / 2)`; the arguments are those of `ConditionalConv3d`."""
+        x = _elu(self.bn1(self.conv1(x, location, counts)))
+        x = _elu(self.bn2(self.conv2(x, location, counts)))
+        return _elu(self.bn3(self.conv3(x, location, counts)))
+
+
+class DrasCLREncoder(nn.Module):
+    """The encoder, `(N, 128)` features of patches of 32 voxels a side: after the last ELU, before any head.
+
+    With `projection_dims` it returns what the projection head makes of them, with `num_classes` logits.
+    """
+
+    def __init__(
+        self,
+        experts: int = 8,
+        coordinates: int = 1,
+        features: int = 128,
+        projection_dims: tuple[int, ...] = (),
+        *,
+        num_classes: int = 0,
+        in_channels: int = 1,
+        expert_init: str = "upstream",
+    ) -> None:
+        """Build it with random values.
+
+        Args:
+            experts: Kernels that each convolution mixes.
+            coordinates: Points in space that make a location.
+            features: Width of the last map.
+            projection_dims: Widths of the layers of the projection head, with ReLU between them; empty for no head. The
+                authors' is (128, 128), or (128,) without `mlp`.
+            num_classes: Outputs of a linear head on the features, 0 for none.
+            in_channels: Channels of a patch.
+            expert_init: How the experts start, one of `EXPERT_INITS`; see `ConditionalConv3d`.
+
+        Raises:
+            OptionError: A number is not positive, two heads are asked for, or the start is not known.
+        """
+        super().__init__()
+        _check_sizes(experts=experts, coordinates=coordinates, features=features, in_channels=in_channels)
+        if projection_dims and num_classes:
+            raise OptionError(f"projection_dims={projection_dims} and num_classes={num_classes} ask for two heads")
+        if expert_init not in EXPERT_INITS:
+            raise OptionError(f"expert_init={expert_init!r}: expected one of {', '.join(EXPERT_INITS)}")
+        self.coordinates, self.in_channels, self.num_features = coordinates, in_channels, features
+        routed: dict[str, Any] = {"experts": experts, "coordinates": coordinates, "init": expert_init}
+        self.conv1 = ConditionalConv3d(in_channels, 8, 1, **routed)
+        self.bn1 = nn.BatchNorm3d(8)
+        self.conv2 = ConditionalConv3d(8, 8, 2, **routed)
+        self.bn2 = nn.BatchNorm3d(8)
+        self.downsample1 = Downsample(8, 16, **routed)
+        self.downsample2 = Downsample(16, 32, **routed)
+        self.downsample3 = Downsample(32, 64, **routed)
+        self.conv3 = ConditionalConv3d(64, 128, 1, **routed)
+        self.bn3 = nn.BatchNorm3d(128)
+        self.conv4 = ConditionalConv3d(128, features, 2, **routed)
+        self.bn4 = nn.BatchNorm3d(features)
+        self.fc = _projection(features, projection_dims)
+        self.classifier = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor, location: Tensor | None = None) -> Tensor:
+        """Return features `(N, 128)`, the projection, or logits `(N, num_classes)`.
+
+        Args:
+            x: Patches `(N, 1, 32, 32, 32)` in [-1, 1], axes (z, y, x): HU clipped to [-1024, 240] and scaled.
+            location: Where they lie: tensor of rows (x, y, z) in [-1, 1], as `atlas.normalise` has them. `(N, 3)`;
+                `(3,)` or `(1, 3)` if all patches lie there; or `(A, B, 3)` for N = A * B patches in this order. Patches
+                that share a location share its kernels: on a CPU that is found out, elsewhere it must be seen from
+                the shape, or from an expanded first axis (`torch.Tensor.expand`).
+
+        Raises:
+            InputContractError: The location is missing, or a shape is not one of these. Values are not looked at, which
+                would make a GPU wait: see `check_locations`.
+        """
+        features: Tensor = self.classifier(self.fc(self.forward_features(x, location).flatten(1)))
+        return features
+
+    def forward_features(self, x: Tensor, location: Tensor | None = None) -> Tensor:
+        """Return the last map after its ELU, `(N, 128, 1, 1, 1)`; arguments and errors are those of `forward`."""
+        location = self._checked(x, location)
+        places, counts, order = arrange(location.to(x.dtype), len(x))
+        if order is not None:
+            x = x[order]
+        if counts is not None and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster there, if kernels are shared
+        x = _elu(self.bn1(self.conv1(x, places, counts)))
+        x = _elu(self.bn2(self.conv2(x, places, counts)))
+        for stage in (self.downsample1, self.downsample2, self.downsample3):
+            x = stage(x, places, counts)
+        x = _elu(self.bn3(self.conv3(x, places, counts)))
+        x = _elu(self.bn4(self.conv4(x, places, counts)))
+        return x if order is None else x[order.argsort()]
+
+    @contextmanager
+    def cache_kernels(self, limit: int = 581) -> Iterator[None]:
+        """Keep the kernels of locations that several patches of a batch share, for inference without gradients.
+
+        Worth it for small batches that come back to the same locations: mixing the kernels takes about as long as one
+        patch. A batch whose patches all lie elsewhere does not use it: so many kernels are as soon mixed as fetched.
+
+            with model.cache_kernels():
+                features = [model(patches, landmark) for patches, landmark in ...]
+
+        Args:
+            limit: Locations to keep, the latest used; each takes 4.1 MB, all 581 of the atlas 2.4 GB.
+
+        Raises:
+            OptionError: The network is in training mode, in which kernels change.
+        """
+        if self.training:
+            raise OptionError("cache_kernels in training mode, in which kernels change: call model.eval() first")
+        layers = [module for module in self.modules() if isinstance(module, ConditionalConv3d)]
+        try:
+            for layer in layers:
+                layer.remembered = lru_cache(limit)(_mixer(layer))
+            with torch.no_grad():
+                yield
+        finally:
+            for layer in layers:
+                layer.remembered = None
+
+    def _checked(self, x: Tensor, location: Tensor | None) -> Tensor:
+        """Check all shapes and return the location."""
+        expected = (self.in_channels, PATCH, PATCH, PATCH)
+        if x.shape[1:] != expected:
+            raise InputContractError(
+                f"patches have the shape {tuple(x.shape)}; (N, {', '.join(map(str, expected))}) is expected, cut "
+                "from a volume with voxels of 1 mm (zoo.entries.drasclr.preprocess)"
+            )
+        width = 3 * self.coordinates
+        if not isinstance(location, Tensor) or not location.is_floating_point():
+            kind = location.dtype if isinstance(location, Tensor) else type(location).__name__
+            raise InputContractError(
+                f"the location of the patches is {kind}: a tensor ({len(x)}, {width}) of floats in [-1, 1] is "
+                "expected. From voxel indices torch.from_numpy(zoo.entries.drasclr.atlas.normalise(landmarks)) makes it"
+            )
+        if location.shape[-1:] != (width,) or location.numel() not in (width, width * len(x)):
+            raise InputContractError(
+                f"locations have the shape {tuple(location.shape)} for {len(x)} patches: ({len(x)}, {width}) is "
+                f"expected, or ({width},) for one that they share"
+            )
+        return location
+
+
+def check_locations(location: Tensor) -> None:
+    """Check the values of locations, once per list of them and not per batch, for it makes a GPU wait.
+
+    Args:
+        location: Any number of rows, last axis (x, y, z).
+
+    Raises:
+        InputContractError: A value is NaN or outside [-1, 1].
+    """
+    if bool((location.abs() <= 1).all()):  # NaN is not
+        return
+    least, most = float(location.min()), float(location.max())
+    raise InputContractError(
+        f"locations have values from {least:g} to {most:g}; from -1 to 1 is expected, 2 p / max(p) - 1 of the atlas' "
+        "landmarks, as zoo.entries.drasclr.atlas.normalise has them"
+    )
+
+
+def _mixer(layer: ConditionalConv3d) -> Callable[[tuple[float, ...]], Tensor]:
+    return lambda place: layer.mix(torch.tensor([place], dtype=layer.bias.dtype, device=layer.bias.device))[0]
+
+
+def _projection(features: int, widths: Sequence[int]) -> nn.Module:
+    """No layer, one, or several in a row with ReLU between them, under the authors' names `fc` and `fc.0`, `fc.2`."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip((features, *widths), widths, strict=False):
+        layers += [nn.ReLU(), nn.Linear(inputs, outputs)] if layers else [nn.Linear(inputs, outputs)]
+    if len(layers) < 2:
+        return layers[0] if layers else nn.Identity()
+    return nn.Sequential(*layers)
+
+
+def _elu(x: Tensor) -> Tensor:
+    """ELU on a norm's output, which nothing else needs, not even its gradient."""
+    return F.elu(x, inplace=True)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")

@@ -1,0 +1,132 @@
+"""A CT as DrasCLR's patches are cut from it: HU in int16, axes turned to those of the atlas, then voxels of 1 mm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+
+from zoo.entries.drasclr import PREPROCESSING
+from zoo.entries.drasclr.atlas import WINDOW
+from zoo.errors import InputContractError, OptionError
+from zoo.volume_grid import check_right_angles, reorient, warn_of_spacing
+from zoo.volume_transform import check_values
+from zoo.volumes import Volume, voxel_sizes
+
+if TYPE_CHECKING:
+    import SimpleITK
+
+Matrix = npt.NDArray[np.float64]
+
+SPACING = (1.0, 1.0, 1.0)
+"""mm (batmanlab/DrasCLR, preprocess/4_patchify_images.py), as what follows."""
+PAD = 60
+"""Voxels of the smallest HU that are put around a CT, so that patches may reach beyond it."""
+_THICKEST = 5.0  # mm: six slices a patch, of which a network that has seen 1 mm cannot be expected to make much
+_HEADER = 1e-3  # mm: headers are float32, and their rounding must not cost a voxel
+_TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # nibabel's x and y run to the right and front, ITK's to the left and back
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Voxels of a CT and where they lie."""
+
+    values: npt.NDArray[np.int16]
+    """HU `(i, j, k)`, axes in the order and direction of the atlas' (x, y, z)."""
+    affine: Matrix
+    """`(4, 4)`, from voxel `(i, j, k, 1)` to mm in nibabel's convention."""
+    source: str
+    """What messages call it."""
+
+
+def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
+    """Check a CT and turn its axes to those of the atlas; no voxel moves in the world.
+
+    Patches are cut along the axes of the voxels, so a CT whose axes run otherwise than the atlas' would give mirrored
+    or turned patches that begin at another corner. The authors' scans all had one order.
+
+    Raises:
+        InputContractError: The values are not HU or do not fit int16, the place is unknown, or the slices lie more than
+            5 mm apart.
+    """
+    check_values(volume, PREPROCESSING)
+    if volume.affine is None:
+        raise InputContractError(
+            f"{volume.source} comes without the size and direction of its voxels, so left and right are unknown: pass "
+            "the file, or nibabel.Nifti1Image(array, affine)"
+        )
+    check_right_angles(volume.affine, volume.source)
+    sizes = voxel_sizes(volume.affine)
+    if sizes.max() > _THICKEST + _HEADER:
+        raise InputContractError(
+            f"{volume.source} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm: at most {_THICKEST:g} mm "
+            "are expected, the network knows 1 mm. Take the thin slices of the same examination"
+        )
+    warn_of_spacing(volume, SPACING)
+    whole, limits = np.rint(volume.values), np.iinfo(np.int16)
+    if whole.min() < limits.min or whole.max() > limits.max:
+        raise InputContractError(
+            f"{volume.source} has values from {volume.values.min():g} to {volume.values.max():g}, which do not fit "
+            "int16: HU are expected, which do. Look at the rescale slope and intercept of its header"
+        )
+    values, affine = reorient(whole.astype(np.int16), volume.affine, nibabel.io_orientation(atlas_affine))
+    return Scan(np.ascontiguousarray(values), affine, volume.source)
+
+
+def to_millimetres(scan: Scan) -> Scan:
+    """Resample to voxels of 1 mm by cubic B-splines, clip to the window, and put `PAD` voxels of -1024 around.
+
+    As the authors have it (batmanlab/DrasCLR, preprocess/4_patchify_images.py): splines go beyond the range of the
+    values, so it is clipped after them; ITK cuts the fraction off, as the values are int16; and the third axis has
+    int((n - 1) * spacing) voxels where the first two have int(n * spacing).
+    """
+    sitk = import_itk()
+    sizes = voxel_sizes(scan.affine)
+    counts = np.array(scan.values.shape) - (0, 0, 1)
+    image = to_itk(scan.values, scan.affine)
+    resampled = sitk.Resample(
+        image,
+        [int(length) for length in counts * sizes + _HEADER],
+        sitk.Transform(3, sitk.sitkIdentity),
+        sitk.sitkBSpline,
+        image.GetOrigin(),
+        SPACING,
+        image.GetDirection(),
+        WINDOW[0],
+        sitk.sitkInt16,
+    )
+    values = sitk.GetArrayViewFromImage(resampled).transpose(2, 1, 0)
+    affine = scan.affine @ np.diag([*(1 / sizes), 1.0])
+    affine[:3, 3] -= PAD * affine[:3, :3].sum(axis=1)
+    return Scan(np.pad(values.clip(*WINDOW), PAD, constant_values=WINDOW[0]), affine, scan.source)
+
+
+def to_itk(values: npt.NDArray[Any], affine: Matrix) -> SimpleITK.Image:
+    """Return voxels `(i, j, k)` and their place as an image of ITK, without changing either."""
+    sitk = import_itk()
+    sizes, matrix = voxel_sizes(affine), _TO_ITK @ affine
+    image: SimpleITK.Image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
+    image.SetSpacing(sizes.tolist())
+    image.SetOrigin(matrix[:3, 3].tolist())
+    image.SetDirection((matrix[:3, :3] / sizes).ravel().tolist())
+    return image
+
+
+def sides(affine: Matrix) -> list[tuple[str, str]]:
+    """Return what lies at the start and at the end of each axis of voxels, in words, for messages."""
+    words = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
+    opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))
+    return [(words[opposite[code]], words[code]) for code in nibabel.aff2axcodes(affine)]
+
+
+def import_itk() -> Any:
+    """Import SimpleITK, or say which extra has it."""
+    if find_spec("SimpleITK") is None:
+        raise OptionError("preprocessing needs the package SimpleITK: pip install 'medssl-zoo[drasclr]'")
+    import SimpleITK
+
+    return SimpleITK

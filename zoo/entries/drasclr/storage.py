@@ -1,0 +1,144 @@
+"""Where DrasCLR's patches lie: one file per subject, as they are cut, and one per landmark, as training reads them.
+
+Both layouts are those of batmanlab/DrasCLR, `preprocess/4_patchify_images.py` and `5_group_patch.py`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from zoo.entries.drasclr.atlas import PATCH, WINDOW
+from zoo.errors import InputContractError, OptionError
+from zoo.training.runlog import write_atomically
+
+SIDES = (PATCH,) * 3
+SUFFIX = "_patch.npy"
+"""What follows the subject in the name of its file."""
+SUBJECTS = "subjects.txt"
+"""Beside the groups: whose patches they are, one line each, in their order. The authors' code does not write it."""
+
+
+def group_file(folder: Path, landmark: int) -> Path:
+    """File of one landmark's patches."""
+    return folder / f"patch_loc_{landmark}.npy"
+
+
+def group(patches: Path, out: Path, *, subjects: Sequence[str] | None = None, at_once: int = 48) -> None:
+    """Turn one file per subject into one file per landmark, int16 HU.
+
+    Nothing is held in memory but one subject's part; files that are already there are not written again. NaN becomes
+    -1024, as the authors have it, and numbers with a fraction the nearest integer.
+
+    Args:
+        patches: Folder of `<sid>_patch.npy`.
+        out: Folder for `patch_loc_<i>.npy` and `subjects.txt`.
+        subjects: Which subjects, in this order; None for all, sorted.
+        at_once: Files written at the same time; every subject's file is opened once for these many.
+
+    Raises:
+        OptionError: There are no subjects, one stands twice, OUT has groups of other subjects, or `at_once` is below 1.
+        InputContractError: A subject has no file, another number or size of patches than the first, or values that do
+            not fit int16. The message names the subject.
+    """
+    if at_once < 1:
+        raise OptionError(f"--at-once {at_once}: at least 1 is expected")
+    found = sorted(file.name.removesuffix(SUFFIX) for file in patches.glob(f"*{SUFFIX}"))
+    chosen = found if subjects is None else list(subjects)
+    twice = [sid for sid, times in Counter(chosen).items() if times > 1]
+    if not chosen or twice:
+        what = f"stand twice: {', '.join(twice[:5])}" if twice else "are none"
+        raise OptionError(f"the subjects to group {what}; files <subject>{SUFFIX} in {patches}: {len(found)}")
+    if missing := sorted(set(chosen) - set(found)):
+        raise InputContractError(
+            f"{len(missing)} of {len(chosen)} subjects have no patches in {patches}: {', '.join(missing[:10])}"
+        )
+    count = _check_shapes(patches, chosen)
+    if any(out.glob("patch_loc_*.npy")) and read_subjects(out) != chosen:
+        raise OptionError(
+            f"{out} has groups of other subjects than the {len(chosen)} in {patches}, in another order, or does not "
+            f"say whose ({SUBJECTS}): name another --out"
+        )
+    write_atomically(out / SUBJECTS, lambda file: file.write_text("".join(f"{sid}\n" for sid in chosen)))
+    left = [i for i in range(count) if not group_file(out, i).exists()]
+    for first in tqdm(range(0, len(left), at_once), desc="landmarks", unit=f"x{at_once}", disable=None):
+        _write_groups(patches, out, chosen, left[first : first + at_once])
+
+
+def _check_shapes(patches: Path, subjects: Sequence[str]) -> int:
+    """Number of landmarks, the same for all subjects."""
+    shapes = {sid: open_patches(patches / f"{sid}{SUFFIX}").shape for sid in subjects}
+    expected = shapes[subjects[0]]
+    if wrong := [sid for sid, shape in shapes.items() if shape != expected or not shape[0]]:
+        raise InputContractError(
+            f"{len(wrong)} of {len(subjects)} subjects have other patches than {subjects[0]}, {expected}: "
+            f"{', '.join(f'{sid} {shapes[sid]}' for sid in wrong[:5])}. Cut them again, all at the same landmarks"
+        )
+    return int(expected[0])
+
+
+def _write_groups(patches: Path, out: Path, subjects: Sequence[str], landmarks: Sequence[int]) -> None:
+    """Fill the files of some landmarks, subject after subject, then give them their names."""
+    header = {"descr": "<i2", "fortran_order": False, "shape": (len(subjects), *SIDES)}
+    targets = {group_file(out, i): group_file(out, i).with_suffix(".tmp") for i in landmarks}
+    try:
+        with ExitStack() as stack:
+            files = [stack.enter_context(temporary.open("wb")) for temporary in targets.values()]
+            for file in files:
+                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+            for sid in subjects:
+                part = open_patches(patches / f"{sid}{SUFFIX}")[landmarks]
+                for file, patch in zip(files, _as_int16(part, sid), strict=True):
+                    file.write(patch.tobytes())
+        for target, temporary in targets.items():
+            os.replace(temporary, target)
+    finally:
+        for temporary in targets.values():
+            temporary.unlink(missing_ok=True)
+
+
+def _as_int16(patches: npt.NDArray[Any], sid: str) -> npt.NDArray[np.int16]:
+    if patches.dtype.kind == "f":
+        patches = np.rint(np.where(np.isnan(patches), WINDOW[0], patches))
+    limits = np.iinfo(np.int16)
+    least, most = patches.min(), patches.max()
+    if least < limits.min or most > limits.max:
+        raise InputContractError(
+            f"subject {sid}: values from {least} to {most} do not fit int16; HU are expected, which do"
+        )
+    return patches.astype("<i2")
+
+
+def open_patches(file: Path) -> npt.NDArray[Any]:
+    """Map a file of patches (n, 32, 32, 32), so that only what is asked for is read.
+
+    Raises:
+        InputContractError: It is missing, cut short, or holds anything else than real numbers of that shape.
+    """
+    try:
+        array: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputContractError(f"cannot read {file} as patches (.npy): {error}") from error
+    came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
+    if not isinstance(array, np.ndarray) or array.shape[1:] != SIDES or array.dtype.kind not in "iuf":
+        raise InputContractError(f"{file} holds {came}; real numbers (n, 32, 32, 32) are expected")
+    return array
+
+
+open_group = lru_cache(maxsize=64)(open_patches)
+"""`open_patches` for files that one sample after the other is read from."""
+
+
+def read_subjects(folder: Path) -> list[str]:
+    """Return whose patches a folder of groups has, in their order; empty where it does not say."""
+    file = folder / SUBJECTS
+    return file.read_text().splitlines() if file.is_file() else []
