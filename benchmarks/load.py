@@ -1,8 +1,9 @@
 """What loading costs, as ratios inside one run: `python benchmarks/load.py [--repeats 15] [--json]`.
 
 - `import zoo` against bare Python, each in processes of their own; which heavy modules it brings.
-- A cached `load_model` of CAiD's U-Net against what a script does without the zoo: build it, `torch.load` the same
-  weights, copy them in. Libraries are imported before either is timed; the two take turns.
+- A cached `load_model` of CAiD's U-Net and of y-Aware's DenseNet against what a script does without the zoo: build the
+  library's class, `torch.load` the same weights, copy them in. Libraries are imported before either is timed; the two
+  take turns.
 - Peak memory of a load beyond what the libraries hold, against the size of the network in float32.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = "caid-resnet50-unet.chestxray14-800"
+DENSENET = "yaware-densenet121"
 
 
 def main() -> None:
@@ -29,6 +32,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    logging.getLogger("zoo").setLevel(logging.ERROR)  # each load says whose weights it has
     results = {"machine": machine()} | import_time(args.repeats) | load_time(args.repeats) | peak_memory()
     if args.json:
         print(json.dumps(results, indent=2))
@@ -59,41 +63,51 @@ def import_time(repeats: int) -> dict[str, Any]:
 
 
 def load_time(repeats: int) -> dict[str, Any]:
-    """Medians of a cached `load_model` and of building, `torch.load` and copying, in turns."""
+    """Medians of a cached `load_model` and of building, `torch.load` and copying, for each network."""
     import segmentation_models_pytorch as smp
     import timm  # noqa: F401 (libraries are imported before anything is timed)
+    from monai.networks.nets import DenseNet121
+
+    import zoo
+
+    def unet() -> Any:
+        return smp.Unet("resnet50", encoder_weights=None, classes=1, activation="sigmoid")
+
+    def densenet() -> Any:
+        return DenseNet121(3, 1, 1024)
+
+    results = {}
+    for label, name, build in (("U-Net", NAME, unet), ("DenseNet", DENSENET, densenet)):
+        results |= cached_against_by_hand(label, name.split(".")[0], build, repeats)
+    shipped = statistics.median(seconds_of(lambda: zoo.load_model(NAME)) for _ in range(repeats))
+    return results | {"U-Net, load_model of the shipped half file, ms": 1e3 * shipped}
+
+
+def cached_against_by_hand(label: str, model: str, build: Callable[[], Any], repeats: int) -> dict[str, Any]:
+    """Medians in milliseconds of both ways from one file of the library's own class, in turns, and their ratio."""
     import torch
 
     import zoo
 
-    def by_hand(path: Path) -> Any:
-        model = smp.Unet("resnet50", encoder_weights=None, classes=1, activation="sigmoid")
-        model.load_state_dict(torch.load(path, weights_only=True))
-        return model.eval()
-
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "unet.pth"
-        torch.save(zoo.load_model(NAME).state_dict(), path)
-        full = f"{NAME.split('.')[0]}.float32"
-        manifest = Path(folder) / "manifest.json"
-        manifest.write_text(json.dumps({"schema": 1, "weights": [record_of(path, full)]}))
+        path = Path(folder) / "network.pth"
+        torch.save(build().state_dict(), path)
+        name, manifest = f"{model}.float32", Path(folder) / "manifest.json"
+        manifest.write_text(json.dumps({"schema": 1, "weights": [record_of(path, name)]}))
         before = dict(os.environ)
         os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
-        zoo.load_model(full)  # the first load converts it into the cache
-        ours, shipped, theirs = [], [], []
+        zoo.load_model(name)  # the first load converts it into the cache
+        ours, theirs = [], []
         for _ in range(repeats):
-            ours.append(seconds_of(lambda: zoo.load_model(full)))
-            theirs.append(seconds_of(lambda: by_hand(path)))
-            shipped.append(seconds_of(lambda: zoo.load_model(NAME)))
+            ours.append(seconds_of(lambda: zoo.load_model(name)))
+            theirs.append(seconds_of(lambda: build().load_state_dict(torch.load(path, weights_only=True))))
         os.environ.clear()
         os.environ |= before
-    medians = [statistics.median(t) for t in (ours, shipped, theirs)]
+    medians = [statistics.median(t) for t in (ours, theirs)]
     return {
-        "U-Net, cached load_model, ms": 1e3 * medians[0],
-        "U-Net, load_model of the shipped half file, ms": 1e3 * medians[1],
-        "U-Net, build + torch.load + copy, ms": 1e3 * medians[2],
-        "cached load_model is faster by": medians[2] / medians[0],
-        "shipped half file is faster by": medians[2] / medians[1],
+        f"{label}, cached load_model, ms": 1e3 * medians[0],
+        f"{label}, build + torch.load + copy, ms": 1e3 * medians[1],
+        f"{label}, cached load_model is faster by": medians[1] / medians[0],
     }
 
 
