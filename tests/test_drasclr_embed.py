@@ -1,4 +1,4 @@
-"""DrasCLR's features of patients: each patch at its own landmark, cohorts in any share and after any kill, bad input."""
+"""DrasCLR's features of patients: each patch at its own landmark, cohorts in shares and after a kill, bad input."""
 
 import json
 import types
@@ -49,13 +49,12 @@ def patches(tmp_path_factory):
 def expected(model, patches):
     """Features (6, 5, 128), each patch by itself at its landmark."""
     with torch.no_grad():
-        return torch.stack([
-            torch.cat([
-                model(torch.from_numpy(scale(patch))[None, None], place)
-                for patch, place in zip(np.load(patches / f"{sid}_patch.npy"), PLACES, strict=True)
-            ])
+        rows = [
+            model(torch.from_numpy(scale(patch))[None, None], place)
             for sid in SUBJECTS
-        ])
+            for patch, place in zip(np.load(patches / f"{sid}_patch.npy"), PLACES, strict=True)
+        ]
+    return torch.cat(rows).unflatten(0, (6, 5))
 
 
 @pytest.fixture
@@ -90,7 +89,8 @@ def test_every_patch_is_embedded_at_its_landmark(model, patches, expected):
         assert (features.dtype, features.shape, features.requires_grad) == (torch.float32, (5, 128), False)
         torch.testing.assert_close(features, expected[2], **CLOSE)
     for batch_size in (1, 2, 100):
-        torch.testing.assert_close(embed_patient(model, stored, PLACES.numpy(), batch_size=batch_size), expected[2], **CLOSE)
+        features = embed_patient(model, stored, PLACES.numpy(), batch_size=batch_size)
+        torch.testing.assert_close(features, expected[2], **CLOSE)
     turned = embed_patient(model, stored, PLACES.flip(0))
     assert (turned - expected[2])[[0, 1, 3, 4]].abs().amax(1).min() > 1e-3
 
@@ -121,8 +121,9 @@ def test_the_authors_landmarks_are_the_default(model, patches, expected, tmp_pat
     file = tmp_path / "landmarks.npy"
     np.save(file, LANDMARKS)
     asset = {"sources": [f"file:{file.name}"], "bytes": file.stat().st_size, "sha256": hash_file(file)}
-    record = {"tag": "mine", "models": [NAME], "state": "hosted", "sources": ["file:none"], "bytes": 1, "sha256": "0" * 64}
-    manifest = {"schema": 1, "weights": [record | {"assets": {"landmarks": asset}}]}
+    record = {"tag": "mine", "models": [NAME], "state": "hosted", "assets": {"landmarks": asset}}
+    record |= {"sources": ["file:none"], "bytes": 1, "sha256": "0" * 64}
+    manifest = {"schema": 1, "weights": [record]}
     (tmp_path / "mine.json").write_text(json.dumps(manifest))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "mine.json"))
     torch.testing.assert_close(embed_patient(model, patches / "s1_patch.npy"), expected[1], **CLOSE)
@@ -181,14 +182,15 @@ def test_a_cohort_has_a_row_for_each_subject(suffix, model, patches, expected, t
     assert found.values.dtype == np.float32
     torch.testing.assert_close(torch.from_numpy(found.values), expected.mean(1), **CLOSE)
     for sid, features in zip(SUBJECTS, expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "rows" / f"{sid}_features.npy")), features, **CLOSE)
+        rows = np.load(tmp_path / "rows" / f"{sid}_features.npy")
+        torch.testing.assert_close(torch.from_numpy(rows), features, **CLOSE)
     assert found.facts == embed.describe(model, PLACES)
     assert json.loads((tmp_path / "rows" / "facts.json").read_text()) == found.facts
     assert {file.name for file in tmp_path.iterdir()} == {out.name, "rows"}
 
 
 def test_the_files_are_those_of_their_formats(model, patches, tmp_path):
-    """pandas and numpy read them without the zoo."""
+    """Other libraries read them without the zoo."""
     pandas = pytest.importorskip("pandas")
     for name in ("f.parquet", "f.npz"):
         embed_cohort(model, patches, tmp_path / name, subjects=["s1", "s0"], locations=PLACES)
@@ -203,7 +205,7 @@ def test_a_killed_run_goes_on(model, own, tmp_path):
     """What was done before stays, whatever became of its patches since; the rest is done."""
     out = tmp_path / "features.npz"
     change(own, "s1", spoil)
-    with pytest.raises(InputContractError, match="subject s1: 1 of .* NaN"):
+    with pytest.raises(InputContractError, match=r"subject s1: 1 of .* NaN"):
         embed_cohort(model, own, out, locations=PLACES, block=1)
     assert not out.exists()
     change(own, "s0", lambda array: array + 100)
@@ -353,7 +355,8 @@ def test_the_command(model, patches, expected, tmp_path):
     assert found.sids == ("s1", "s4")
     torch.testing.assert_close(torch.from_numpy(found.values), expected[[1, 4]].mean(1), **CLOSE)
     assert found.facts["origin"]["source"] == str(tmp_path / "own.safetensors")
-    assert found.facts["weights"] == embed.describe(zoo.load_model(NAME, checkpoint=given["checkpoint"]), PLACES)["weights"]
+    same = zoo.load_model(NAME, checkpoint=given["checkpoint"])
+    assert found.facts["weights"] == embed.describe(same, PLACES)["weights"]
 
 
 @pytest.mark.parametrize(

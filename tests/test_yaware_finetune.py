@@ -30,6 +30,7 @@ from zoo.entries.yaware.finetune_method import (
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
 from zoo.errors import OptionError
 from zoo.training.distributed import Processes
+from zoo.training.finetune import train_and_test
 
 SIDE = 29  # the smallest the network takes: its last map is one voxel
 COUNT = 24
@@ -134,8 +135,7 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
 
 def test_leaving_sites_out_from_scratch(folder, out, caplog):
     """The site of patients alone has no AUROC and says so; its predictions are pooled. The last epoch is judged."""
-    two = ("--epochs", "2", "--lr", "1e-3")
-    results = main(command(folder, out, "--from-scratch", "--splits", "leave-site-out", *two))
+    results = main(command(folder, out, "--from-scratch", "--splits", "leave-site-out"))
     assert results["skipped"].keys() == {"c"}
     assert "site c: all 2 volumes are of one class" in caplog.text
     assert [run["volumes"] for run in results["runs"]] == [
@@ -147,10 +147,9 @@ def test_leaving_sites_out_from_scratch(folder, out, caplog):
     for run, name in zip(results["runs"], ("site0-a", "site1-b", "site2-c"), strict=True):
         assert (run["split"], run["source"]) == (name, "random")
         last = torch.load(out / name / "last.pt", weights_only=True)["model"]
-        assert last["network.features.norm5.num_batches_tracked"] == 2
-        log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
+        assert last["network.features.norm5.num_batches_tracked"] == 1
+        assert {"last", "test"} <= run.keys()
         assert "best" not in run
-        assert run["last"] == {key: value for key, value in log[1].items() if key != "seconds"}
         rows = read_csv(out / name / "predictions.csv")
         scores += [float(row["patient_probability"]) for row in rows]
         labels += [row["label"] == "patient" for row in rows]
@@ -186,6 +185,41 @@ def test_frozen_features_are_probed(frozen):
         if (p["label"], c["label"]) == ("patient", "control")
     ]
     assert results["runs"][0]["test"]["auroc"] == pytest.approx(np.mean(pairs))
+
+
+class Diverging(nn.Module):
+    """Its loss grows with every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, batch):
+        return {"loss": self.weight.square().sum() + 0 * batch["image"].sum()}
+
+
+class Pair(torch.utils.data.Dataset):
+    """Two samples."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, key):
+        return {"image": torch.zeros(1)}
+
+
+@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2)])
+def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, epoch):
+    """The last epoch is not called the best where the loss grew."""
+    args = arguments(tmp_path, out=str(tmp_path), epochs=3, batch_size=2, optimizer="sgd", lr=2.0, monitor="loss")
+    args, method = replace(args, workers=0, weight_decay=0.0, schedule="constant"), Diverging()
+    data = {"train": Pair(), "test": Pair()}
+    results = train_and_test(method, data, lambda *_: {"weight": method.weight.item()}, args, CPU, judged=judged)
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert losses == sorted(losses)
+    assert results.keys() == {key, "test"}
+    assert results[key] == {"epoch": epoch, "loss": losses[epoch], "lr": pytest.approx(2.0)}
+    assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / judged)["model"]["weight"].item())
 
 
 def test_two_processes_find_the_same(folder, frozen, tmp_path):

@@ -102,7 +102,7 @@ def test_the_run_trains_validates_and_logs(run):
         assert 0 < line["excess"] < line["loss"]
         assert 0 < line["val_excess"] < line["val_loss"]
         assert line["lr"] == 1e-4
-    assert metrics["loss"] == min(line["loss"] for line in lines)
+    assert metrics["val_loss"] == min(line["val_loss"] for line in lines)
     assert json.loads((out / "args.json").read_text())["rows"] == "split=train"
 
 
@@ -254,6 +254,7 @@ DEFAULTS = {
     "weight_decay": 5e-5,
     "schedule": "constant",
     "workers": 8,
+    "monitor": "val_loss",
     "temperature": 0.1,
     "sigma": 5.0,
     "label": "age",

@@ -153,7 +153,7 @@ def predict(x: Floats, target: Target, points: Floats, groups: npt.NDArray[np.st
         `(m,)`: numbers, decisions for the second of two classes, or risks; of more classes decisions `(m, C)`.
     """
     if target.task == "classification":
-        return linear_probe(x, target.values.astype(np.int64), points, seed=seed)
+        return linear_probe(x, target.strata, points, seed=seed)
     from sklearn.model_selection import GroupKFold
 
     deviation = x.std(0)
@@ -168,7 +168,7 @@ def predict(x: Floats, target: Target, points: Floats, groups: npt.NDArray[np.st
 def metrics(target: Target, scores: Floats) -> Results:
     """Judge scores `(n,)` or `(n, C)`: `r2` and `mae` of numbers, `auroc` of classes, `c_index` of risks."""
     if target.task == "classification":
-        return {"auroc": mean_auroc(target.values, scores)}
+        return {"auroc": mean_auroc(target.strata, scores)}
     if target.event is not None:
         return {"c_index": concordance(target.values, target.event, scores)}
     from sklearn.metrics import r2_score

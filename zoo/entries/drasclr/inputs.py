@@ -64,7 +64,7 @@ def check_count(name: str, patches: Array, places: Tensor) -> None:
 
 def check_air(name: str, least: float) -> None:
     """Raise `InputContractError` where the least value of a chest is none that air has."""
-    if least > _NO_AIR:
+    if not least <= _NO_AIR:  # NaN is not
         raise InputContractError(
             f"the least value of {name} is {least:g}: HU are expected, not yet scaled, where air is -1000 and water 0"
         )

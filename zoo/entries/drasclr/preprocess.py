@@ -35,7 +35,8 @@ import zoo
 from zoo.entries.drasclr import atlas
 from zoo.entries.drasclr.atlas import load_landmarks
 from zoo.entries.drasclr.boxes import ANCHORS, check_atlas, cut, locate
-from zoo.entries.drasclr.lungs import SEGMENTERS, check_lungs, choose_segmenter, read_lungs, segment
+from zoo.entries.drasclr.lung_masks import check_lungs, read_lungs
+from zoo.entries.drasclr.lungs import SEGMENTERS, choose_segmenter, segment
 from zoo.entries.drasclr.registration import ENGINES, LUNGS, Affine, check_overlap, choose_engine, overlap, register
 from zoo.entries.drasclr.scan import PAD, place_scan, to_millimetres
 from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
@@ -45,8 +46,6 @@ from zoo.training.runlog import write_atomically
 from zoo.volumes import VolumeInput, read_volume, voxel_sizes
 
 log = logging.getLogger("zoo")
-
-_PACKAGES = {"antspyx": "antspyx", "simpleitk": "SimpleITK", "lungmask": "lungmask"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +79,7 @@ def preprocess_ct(
             DICOM series, or a nibabel image.
         landmarks: `(L, 3)`, lower corners (x, y, z) in the atlas; None for the authors' 581.
         atlas_mask: The lungs of the atlas, see `atlas.atlas_mask`; None for the authors'.
-        lung_mask: The lungs of the patient, see `lungs.read_lungs`; None to segment them.
+        lung_mask: The lungs of the patient, see `lung_masks.read_lungs`; None to segment them.
         segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
         engine: "antspyx" as the authors, "simpleitk", or "auto", see `registration.choose_engine`.
         anchor: "corner" puts a landmark's lower corner where the map says, as the authors, and as the published weights
@@ -132,7 +131,7 @@ def digest(landmarks: npt.NDArray[np.int64]) -> str:
 
 
 def _versions(*used: str) -> dict[str, str]:
-    packages = {"SimpleITK", *(_PACKAGES[name] for name in used if name in _PACKAGES)}
+    packages = {"simpleitk", *used} - {"given", "threshold"}
     return {"medssl-zoo": zoo.__version__} | {name: version(name) for name in sorted(packages)}
 
 
