@@ -38,7 +38,7 @@ from zoo.entries.drasclr.boxes import ANCHORS, check_atlas, cut, locate
 from zoo.entries.drasclr.lung_masks import check_lungs, read_lungs
 from zoo.entries.drasclr.lungs import SEGMENTERS, choose_segmenter, segment
 from zoo.entries.drasclr.registration import ENGINES, LUNGS, Affine, check_overlap, choose_engine, overlap, register
-from zoo.entries.drasclr.scan import PAD, place_scan, to_millimetres
+from zoo.entries.drasclr.scan import PAD, import_itk, place_scan, to_millimetres
 from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
 from zoo.errors import InputContractError, OptionError, ZooError
 from zoo.training.args import run_command
@@ -94,6 +94,8 @@ def preprocess_ct(
     """
     if anchor not in ANCHORS:
         raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, not {anchor!r}")
+    import_itk()  # what is missing is said before minutes are spent
+    engine = choose_engine(engine)
     landmarks = load_landmarks() if landmarks is None else landmarks
     fixed = atlas.atlas_mask() if atlas_mask is None else atlas_mask
     check_atlas(landmarks, fixed)
@@ -131,8 +133,8 @@ def digest(landmarks: npt.NDArray[np.int64]) -> str:
 
 
 def _versions(*used: str) -> dict[str, str]:
-    packages = {"simpleitk", *used} - {"given", "threshold"}
-    return {"medssl-zoo": zoo.__version__} | {name: version(name) for name in sorted(packages)}
+    packages = sorted({"simpleitk", *used} - {"given", "threshold"})
+    return {"medssl-zoo": zoo.__version__} | {name: version(name) for name in packages}
 
 
 def preprocess_cohort(
@@ -162,7 +164,6 @@ def preprocess_cohort(
         for subject in subjects
         if _is_done(out, subject.sid, wanted | {"segmentation": "given" if subject.mask else segmentation})
     }
-    log.info("%d of %d subjects are there already", len(done), len(subjects))
     failures: dict[str, str] = {}
     for subject in tqdm([s for s in subjects if s.sid not in done], desc="subjects", disable=None):
         try:

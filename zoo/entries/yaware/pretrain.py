@@ -37,8 +37,11 @@ from zoo.training.runlog import Metrics
 class Args(TrainArgs):
     """Published run of `main.py --mode pretraining`, with the README's cut-out views."""
 
-    data: str = arg(".npy array (n, 1, D, H, W), or folder of NIfTI files")
-    table: str = arg("CSV with a row for each volume, an array's in its order")
+    data: str = arg(
+        ".npy array (n, 1, D, H, W), or folder of NIfTI files; MAPS.ids.txt beside an array MAPS.npy, one identifier "
+        "of the table (sub-01, sub-01_ses-2) a line, is compared with the table's order"
+    )
+    table: str = arg("CSV or TSV with a row for each volume, an array's in its order")
     epochs: int = arg("length of the run", 100)
     batch_size: int = arg("subjects per optimiser step, over all processes and accumulated parts", 64)
     optimizer: str = arg("update rule", "adam", ("sgd", "adam", "adamw"))
