@@ -437,6 +437,7 @@ def narrow_network(monkeypatch, tmp_path):
 
     Its file is named by its digest as the published one is.
     """
+    pytest.importorskip("lungmask", reason="the extra [drasclr] is not installed")
     import lungmask.mask
     import torch
     from lungmask.resunet import UNet
@@ -482,6 +483,7 @@ def test_another_network_is_refused(narrow_network, monkeypatch):
 
 def test_segmenters_without_a_connection(monkeypatch, caplog):
     """The threshold takes over where the choice is left to the package, and says so; lungmask by name is an error."""
+    pytest.importorskip("lungmask", reason="the extra [drasclr] is not installed")
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     with caplog.at_level(logging.WARNING, "zoo"):
         assert choose_segmenter("auto") == "threshold"
@@ -544,6 +546,7 @@ def test_engines_that_are_not_there(monkeypatch, caplog):
     """SimpleITK takes over where the choice is left to the package, and says so."""
     with pytest.raises(OptionError, match="engine must be one of auto, antspyx, simpleitk, not 'elastix'"):
         choose_engine("elastix")
+    monkeypatch.setattr(registration_module, "find_spec", lambda name: object())
     assert choose_engine("auto") == "antspyx"
     monkeypatch.setattr(registration_module, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING, "zoo"):
