@@ -362,14 +362,15 @@ def test_the_command(model, patches, expected, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--checkpoint", "a", "--from-scratch"], "exclude each other"),
-        (["--model", "caid-resnet50"], "expected drasclr-cnn3d"),
-        (["--subjects", "none.csv", "--from-scratch", "--landmarks", "LANDMARKS"], r"none\.csv does not exist"),
+        (["--model", "caid-resnet50"], "--model caid-resnet50: expected drasclr-cnn3d"),
+        (["--subjects", "none.csv"], r"none\.csv does not exist"),
+        (["--block", "0"], "block=0: at least 1 subject"),
     ],
 )
-def test_arguments_that_contradict_each_other(flags, message, tmp_path):
+def test_arguments_that_have_no_meaning(flags, message, model, tmp_path):
     """One line, no traceback."""
     np.save(tmp_path / "landmarks.npy", LANDMARKS)
-    flags = [str(tmp_path / "landmarks.npy") if flag == "LANDMARKS" else flag for flag in flags]
+    export_safetensors(model.state_dict(), tmp_path / "own.safetensors")
+    flags = ["--checkpoint", str(tmp_path / "own.safetensors"), "--landmarks", str(tmp_path / "landmarks.npy"), *flags]
     with pytest.raises(SystemExit, match=f"OptionError: .*{message}"):
         run_command(lambda: embed.main(["--patches", "p", "--out", "f.npz", "--device", "cpu", *flags]))

@@ -60,15 +60,11 @@ class NetworkArgs:
 
     model: str = arg("model to embed with, with or without a tag", NAME)
     checkpoint: str = arg("file to take instead of the model's own weights", "")
-    from_scratch: bool = arg("random weights, to compare with", False)
     landmarks: str = arg("landmarks (.npy) that the patches were cut at; empty for the authors', which are fetched", "")
-    seed: int = arg("seed of every draw", 0)
     device: str = arg("cpu, cuda or auto", "auto")
 
     def check(self) -> None:
-        """Raise `OptionError` for values that are wrong, or wrong together."""
-        if self.checkpoint and self.from_scratch:
-            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        """Raise `OptionError` for values that are wrong."""
         if get_entry(self.model).name != NAME:
             raise OptionError(f"--model {self.model}: expected {NAME} or {NAME}.TAG")
 
@@ -104,10 +100,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def load_encoder(args: NetworkArgs, device: torch.device) -> tuple[nn.Module, npt.NDArray[np.int64]]:
     """The network that arguments ask for, and the landmarks `(L, 3)`."""
-    torch.manual_seed(args.seed)
-    model = zoo.load_model(
-        args.model, pretrained=not args.from_scratch, checkpoint=args.checkpoint or None, num_classes=0, device=device
-    )
+    model = zoo.load_model(args.model, checkpoint=args.checkpoint or None, num_classes=0, device=device)
     return model, load_landmarks(args.landmarks or None)
 
 
