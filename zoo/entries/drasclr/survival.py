@@ -58,7 +58,8 @@ def partial_likelihood(x: Floats, time: Floats, event: Bools, b: Floats) -> tupl
 def concordance(time: Floats, event: Bools, risk: Floats) -> float:
     """Harrell's C: of pairs whose order is known, the share in which who had the event first has the higher risk.
 
-    The order is known where the earlier time is an event; at equal times where one of both is. Equal risks count half.
+    The order is known where the earlier time is an event; at equal times where one of both is. Equal risks count half
+    (Harrell et al., JAMA 1982).
 
     Args:
         time: `(n,)`.
