@@ -473,3 +473,15 @@ def test_bad_input_is_one_line(case, cohort, tmp_path):
     assert isinstance(stopped.value.code, str), "a text is printed, and the exit code is 1"
     assert "\n" not in stopped.value.code
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_classes_may_be_words(cohort):
+    """`--kernel equal` compares a column of names, whatever they are; the Gaussian kernel wants numbers."""
+    table = ["--data", str(cohort / "healthy.npy"), "--table", str(cohort / "healthy.csv"), "--out", "unused"]
+    args = parse_args(Args, [*table, "--label", "site", "--kernel", "equal"])
+    volumes = build_volumes(args, args.data, args.table, "")
+    sites = volumes.cohort.column("site")
+    codes = volumes.cohort.labels[:, 0]
+    assert [[a == b for b in codes] for a in codes] == [[a == b for b in sites] for a in sites]
+    with pytest.raises(OptionError, match="no finite number in column 'site'"):
+        build_volumes(dataclasses.replace(args, kernel="gaussian"), args.data, args.table, "")

@@ -117,8 +117,7 @@ def ball(radius: float) -> Mask:
     """Ball in the smallest cube that holds it."""
     reach = int(np.ceil(radius))
     axes = np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij")
-    found: Mask = sum(a**2 for a in axes) <= radius**2
-    return found
+    return np.asarray((np.stack(axes) ** 2).sum(0) <= radius**2, dtype=bool)
 
 
 def draw_emphysema(rng: np.random.Generator, lung: Mask, share: float) -> Mask:

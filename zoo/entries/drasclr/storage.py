@@ -88,13 +88,14 @@ def _check_shapes(patches: Path, subjects: Sequence[str]) -> int:
 
 def _write_groups(patches: Path, out: Path, subjects: Sequence[str], landmarks: Sequence[int]) -> None:
     """Fill the files of some landmarks, subject after subject, then give them their names."""
+    write_header: Any = np.lib.format.write_array_header_1_0  # untyped in some releases
     header = {"descr": "<i2", "fortran_order": False, "shape": (len(subjects), *SIDES)}
     targets = {group_file(out, i): group_file(out, i).with_suffix(".tmp") for i in landmarks}
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(temporary.open("wb")) for temporary in targets.values()]
             for file in files:
-                np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+                write_header(file, header)
             for sid in subjects:
                 part = open_patches(patches / f"{sid}{SUFFIX}")[landmarks]
                 for file, patch in zip(files, _as_int16(part, sid), strict=True):

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -24,6 +25,7 @@ from zoo.entries.yaware.augment import TRANSFORMS
 from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, Volumes, check_apart, read_cohort
 from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
 from zoo.entries.yaware.model import least_batch
+from zoo.entries.yaware.splits import class_codes
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
@@ -144,8 +146,13 @@ def build_method(args: Args) -> YAware:
 
 
 def build_volumes(args: Args, data: str, table: str, rows: str) -> Volumes:
-    """The volumes of some rows of a table, with the labels that the kernel compares."""
-    return Volumes(read_cohort(data, table, labels=columns_of(args), rows=rows, grid=args.grid), seed=args.seed)
+    """The volumes of some rows of a table, with the labels that the kernel compares: numbers, or codes of classes."""
+    names = columns_of(args)
+    if args.kernel != "equal":
+        return Volumes(read_cohort(data, table, labels=names, rows=rows, grid=args.grid), seed=args.seed)
+    cohort = read_cohort(data, table, rows=rows, grid=args.grid)
+    codes = np.stack([class_codes(cohort.column(name))[1] for name in names], axis=1)
+    return Volumes(replace(cohort, labels=codes.astype(np.float64)), seed=args.seed)
 
 
 def validation(args: Args, trained: Cohort, processes: distributed.Processes) -> Validate | None:

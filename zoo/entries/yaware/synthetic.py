@@ -119,8 +119,8 @@ def build_anatomy(spacing: float) -> Anatomy:
 
     shape, affine = grid(spacing)
     image = load_mni152_gm_template(resolution=1)
-    world = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")).reshape(3, -1)
-    world = affine[:3, :3] @ world + affine[:3, 3:]
+    indices = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")).reshape(3, -1)
+    world: Array = affine[:3, :3] @ indices + affine[:3, 3:]
     inverse = np.linalg.inv(image.affine)
     voxels = inverse[:3, :3] @ world + inverse[:3, 3:]
     density = ndimage.gaussian_filter(np.asarray(image.dataobj, dtype=np.float64), spacing / 2.355)  # FWHM: one voxel
