@@ -68,15 +68,15 @@ def main() -> None:
     parser.add_argument("--only", default="", help="part of a case's name")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    rows = list(measure(args))
     if args.json:
-        print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
+        print(json.dumps({"machine": machine(), "rows": list(measure(args))}, indent=2))
         return
     print(machine())
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    for i, row in enumerate(measure(args)):
+        if i == 0:
+            print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
+        values = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+        print("| " + " | ".join(values) + " |", flush=True)
 
 
 def machine() -> str:
