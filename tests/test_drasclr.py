@@ -68,19 +68,6 @@ def encoder(encoder_file):
     return zoo.load_model(NAME, checkpoint=encoder_file)
 
 
-@pytest.fixture
-def saved(tmp_path):
-    """Save content as a checkpoint; the file is removed after the test, for it has some seventy megabytes."""
-    path = tmp_path / "checkpoint.pth"
-
-    def save(content):
-        torch.save(content, path)
-        return path
-
-    yield save
-    path.unlink(missing_ok=True)
-
-
 def same(ours, theirs):
     """Whether two state dicts have the same names and the same bits."""
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
@@ -483,6 +470,17 @@ def test_patches_of_another_shape_are_refused(shape, encoder):
         encoder(torch.zeros(shape), torch.zeros(3))
 
 
+def test_patches_in_hu_are_told_how_to_be_scaled(encoder):
+    """Integers, as preprocessing writes them, and arrays; floats of another width are PyTorch's to refuse."""
+    stored = np.zeros((2, 1, 32, 32, 32), np.int16)
+    with pytest.raises(InputContractError, match=r"patches are torch\.int16: .*data\.scale\(patches\)"):
+        encoder(torch.from_numpy(stored), torch.zeros(3))
+    with pytest.raises(InputContractError, match="patches are ndarray: a tensor of floats"):
+        encoder(stored, torch.zeros(3))
+    with pytest.raises(RuntimeError, match=r"Input type \(double\)"):
+        encoder(torch.from_numpy(stored).double(), torch.zeros(3))
+
+
 @pytest.mark.parametrize(
     ("location", "message"),
     [
@@ -557,7 +555,7 @@ def test_what_holds_no_landmarks_is_refused(content, message, tmp_path):
     with pytest.raises(InputContractError, match=message):
         load_landmarks(tmp_path / "landmarks.npy")
     (tmp_path / "text.npy").write_text("26 130 26")
-    with pytest.raises(InputContractError, match=r"text\.npy.*a \.npy file is expected"):
+    with pytest.raises(InputContractError, match=r"text\.npy: a whole \.npy file is expected"):
         load_landmarks(tmp_path / "text.npy")
 
 

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from zoo.entries.drasclr import atlas, data, storage
 from zoo.entries.drasclr.augment import Augment
 from zoo.entries.drasclr.data import Patches, above_window, scale
-from zoo.entries.drasclr.storage import group, group_file, read_subjects
+from zoo.entries.drasclr.storage import group, group_file, grouped_subjects
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import TrainArgs, run_command
 from zoo.training.data import Batches, build_loader
@@ -68,7 +68,7 @@ def test_what_is_no_intensity_is_refused():
 
 def test_grouping_turns_subjects_into_landmarks(cohort):
     """Each file has one landmark of all subjects in sorted order, as int16, and the subjects are written down."""
-    assert read_subjects(cohort / "grouped") == [f"s{i}" for i in range(6)]
+    assert grouped_subjects(cohort / "grouped") == [f"s{i}" for i in range(6)]
     for landmark in range(len(LANDMARKS)):
         stored = np.load(group_file(cohort / "grouped", landmark))
         assert (stored.dtype, stored.shape) == (np.int16, (6, 32, 32, 32))
@@ -103,7 +103,7 @@ def test_the_command_takes_the_subjects_of_a_table(tmp_path):
     (tmp_path / "subjects.csv").write_text("sid,severity\ns2,1\ns0,0\n")
     command = ["group", "--patches", str(source), "--out", str(tmp_path / "out")]
     data.main([*command, "--subjects", str(tmp_path / "subjects.csv")])
-    assert read_subjects(tmp_path / "out") == ["s2", "s0"]
+    assert grouped_subjects(tmp_path / "out") == ["s2", "s0"]
     assert np.load(group_file(tmp_path / "out", 3))[:, 0, 0, 0].tolist() == [told(3, 2), told(3, 0)]
     with pytest.raises(OptionError, match="has groups of other subjects than the 4"):
         data.main(command)
@@ -152,12 +152,15 @@ def test_a_subject_that_cannot_be_grouped_is_named(tmp_path, fault, message):
 def test_subjects_without_patches_are_refused(tmp_path):
     """A missing and a cut file are named; no subject, one twice and no lot at all are options that make no sense."""
     source = write_subjects(tmp_path / "patch", 2)
-    with pytest.raises(InputContractError, match=r"2 of 3 subjects have no patches in .*: s7, s9"):
+    with pytest.raises(InputContractError, match=r"2 of 3 subjects have no file <sid>_patch.npy in .*: s7, s9"):
         group(source, tmp_path / "out", subjects=["s9", "s0", "s7"])
-    with pytest.raises(OptionError, match="stand twice: s0"):
+    with pytest.raises(OptionError, match="1 of the subjects stand twice: s0"):
         group(source, tmp_path / "out", subjects=["s0", "s1", "s0"])
-    for nobody in ({"patches": tmp_path}, {"patches": source, "subjects": []}):
-        with pytest.raises(OptionError, match="subjects to group are none"):
+    for nobody, message in (
+        ({"patches": tmp_path}, r"there are no subjects: python -m .*preprocess writes .* in .*: 0$"),
+        ({"patches": source, "subjects": []}, r"no subjects are named; files .* in .*: 2$"),
+    ):
+        with pytest.raises(OptionError, match=message):
             group(out=tmp_path / "out", **nobody)
     with pytest.raises(OptionError, match="--at-once 0"):
         group(source, tmp_path / "out", at_once=0)

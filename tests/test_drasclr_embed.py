@@ -269,11 +269,11 @@ def test_nobody_to_embed(model, own, tmp_path):
     """An empty folder, an empty list, a name twice, and one without a file."""
     (tmp_path / "empty").mkdir()
     out = tmp_path / "features.npz"
-    with pytest.raises(OptionError, match=r"no subjects to embed.*empty: 0"):
+    with pytest.raises(OptionError, match=r"there are no subjects: .*empty: 0"):
         embed_cohort(model, tmp_path / "empty", out, locations=PLACES)
-    with pytest.raises(OptionError, match="no subjects to embed"):
+    with pytest.raises(OptionError, match="no subjects are named"):
         embed_cohort(model, own, out, subjects=[], locations=PLACES)
-    with pytest.raises(OptionError, match="1 of the subjects to embed stand twice: s0"):
+    with pytest.raises(OptionError, match="1 of the subjects stand twice: s0"):
         embed_cohort(model, own, out, subjects=["s0", "s1", "s0"], locations=PLACES)
     with pytest.raises(InputContractError, match=r"2 of 3 subjects have no file <sid>_patch.npy in .*: s8, s9"):
         embed_cohort(model, own, out, subjects=["s0", "s9", "s8"], locations=PLACES)

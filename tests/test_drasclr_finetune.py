@@ -490,6 +490,8 @@ def test_maps_of_a_folder(model, tmp_path, capsys):
     np.testing.assert_allclose(maps[4], expected, atol=1e-3)  # float16
     assert results["volumes"]["s4"]["map_voxels"] == int((expected >= results["threshold"]).sum())
 
+    with pytest.raises(OptionError, match="--side 12 --batch-size 0: at least 1"):
+        dense.main([*argv, "--batch-size", "0"])
     (tmp_path / "truth" / "s1.npy").unlink()
     with pytest.raises(OptionError, match=r"5 volumes in .*, of which 3 have a truth.*and 2 any emphysema"):
         dense.main(argv)

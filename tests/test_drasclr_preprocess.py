@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -611,7 +612,7 @@ def test_patches_lie_where_the_atlas_says(done, grid, sid):
     assert np.abs(world_of(indices, grid) - corners).max() <= 0.5 + 1e-4
 
 
-def test_a_cohort_resumes(done):
+def test_a_cohort_resumes(done, caplog):
     """Whoever is there is not touched, whoever was done otherwise is an error, and what is lost is done again."""
     folder, words, _ = done
     before = {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()}
@@ -620,6 +621,10 @@ def test_a_cohort_resumes(done):
     assert {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()} == before
     with pytest.raises(OptionError, match="has a1 with anchor corner, now asked for anchor centre: name another --out"):
         main([f"--subjects={folder / 'table.csv'}", *words, "--anchor=centre"])
+    assert not [message for message in caplog.messages if "already" in message]
+    main([f"--image={folder / 'half.nii.gz'}", "--sid=a1", *words])
+    assert re.search(r"a1 is in .* already, from .*one\.nii\.gz, and is left alone: .* than .*half", caplog.text)
+    assert {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()} == before
     lost = folder / "out" / "patch" / "a4_patch.npy"
     patches = np.load(lost)
     lost.unlink()
@@ -658,6 +663,23 @@ def test_arguments_that_contradict_are_refused(tmp_path):
         main(["--subjects", "table.csv", "--sid", "a", "--out", str(tmp_path)])
     with pytest.raises(OptionError, match="anchor must be one of corner, centre, not 'middle'"):
         preprocess_ct(patient(), landmarks=LANDMARKS, atlas_mask=atlas(), anchor="middle")
+
+
+def test_an_atlas_that_cannot_be_read_is_one_line(tmp_path):
+    """Of files that are not there, or are something else; nothing tells how to unpickle them."""
+    (tmp_path / "text.npy").write_text("26 26 0")
+    (tmp_path / "text.nii.gz").write_text("lungs")
+    np.save(tmp_path / "landmarks.npy", LANDMARKS)
+    good = {"--image": tmp_path / "ct.nii", "--out": tmp_path, "--landmarks": tmp_path / "landmarks.npy"}
+    for flag, name, message in (
+        ("--landmarks", "none.npy", r"cannot read landmarks from .*none\.npy: No such file"),
+        ("--landmarks", "text.npy", r"cannot read landmarks from .*text\.npy: a whole \.npy file is expected$"),
+        ("--atlas-mask", "none.nii", r"cannot read the lung mask of the atlas from .*none\.nii: .*No such file"),
+        ("--atlas-mask", "text.nii.gz", r"cannot read the lung mask of the atlas from .*text\.nii\.gz: "),
+    ):
+        words = [str(word) for pair in (good | {flag: tmp_path / name}).items() for word in pair]
+        with pytest.raises(SystemExit, match=f"InputContractError: {message}"):
+            run_command(lambda words=words: main(words))
 
 
 def test_paths_of_a_table_begin_at_its_folder(tmp_path):

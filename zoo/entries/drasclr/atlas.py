@@ -38,18 +38,16 @@ def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
         `(L, 3)` int64, rows (x, y, z), the smallest index of each patch.
 
     Raises:
-        InputContractError: The file does not hold landmarks.
+        InputContractError: There is no such file, or it does not hold landmarks.
         OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
             gave it.
     """
     import numpy as np
 
+    from zoo.entries.drasclr.arrays import read_array
+
     place = _asset("landmarks") if path is None else Path(path)
-    with place.open("rb") as file:
-        try:
-            found = np.load(file, allow_pickle=False)
-        except (EOFError, ValueError) as error:
-            raise InputContractError(f"cannot read landmarks from {place}: {error}; a .npy file is expected") from error
+    found = read_array(place, "landmarks")
     if found.ndim != 2 or found.shape[1] != 3 or not len(found) or found.dtype.kind not in "iu" or found.min() < 0:
         raise InputContractError(
             f"{place} holds {found.dtype} {found.shape}; landmarks are expected, whole numbers (L, 3), voxels "
@@ -110,13 +108,16 @@ def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
     Raises:
         OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
             gave it.
-        FileNotFoundError: There is no file at `path`.
-        nibabel.filebasedimages.ImageFileError: The file at `path` is no NIfTI.
+        InputContractError: There is no file at `path`, or it is no NIfTI.
     """
+    from nibabel.filebasedimages import ImageFileError
     from nibabel.nifti1 import Nifti1Image
 
     if path is not None:
-        return Nifti1Image.from_filename(path)
+        try:
+            return Nifti1Image.from_filename(path)
+        except (EOFError, OSError, ImageFileError) as error:
+            raise InputContractError(f"cannot read the lung mask of the atlas from {path}: {error}") from error
     content = _asset("lung_mask").read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
     return Nifti1Image.from_bytes(gzip.decompress(content))
 

@@ -24,11 +24,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from zoo.entries.drasclr.atlas import WINDOW
-from zoo.entries.drasclr.storage import group, group_file, open_group, read_subjects
+from zoo.entries.drasclr.storage import group, group_file, grouped_subjects, open_group
+from zoo.entries.drasclr.subjects import read_sids
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import run_command
 from zoo.training.data import Key, seed_of
-from zoo.training.table import check_columns, read_table
 
 Voxels = npt.NDArray[np.float32]
 
@@ -158,7 +158,7 @@ class Patches(Dataset[dict[str, Tensor]]):
         try:
             return torch.from_numpy(np.stack([above_window(patch) for patch in patches]))
         except InputContractError as error:
-            names = read_subjects(self.folder) or [f"number {i}" for i in range(self.subjects)]
+            names = grouped_subjects(self.folder) or [f"number {i}" for i in range(self.subjects)]
             raise InputContractError(
                 f"{self.folder}, subject {names[subject]}, landmarks {[int(i) for i in places]}: {error}"
             ) from error
@@ -194,11 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--subjects", type=Path, help="CSV with a column sid: whom to take; default all there are")
     command.add_argument("--at-once", type=int, default=48, help="files written at the same time")
     args = parser.parse_args(argv)
-    chosen = None
-    if args.subjects is not None:
-        rows = read_table(args.subjects)
-        check_columns(rows, ("sid",), args.subjects)
-        chosen = [row["sid"].strip() for row in rows]
+    chosen = None if args.subjects is None else read_sids(args.subjects)
     group(args.patches, args.out, subjects=chosen, at_once=args.at_once)
 
 

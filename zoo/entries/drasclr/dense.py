@@ -1,14 +1,16 @@
 """Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
 
-    python -m zoo.entries.drasclr.dense --volumes cohort/volume --truth cohort/truth --masks cohort/lungs \
-        --landmarks cohort/landmarks.npy --checkpoint runs/drasclr/drasclr.safetensors --out maps
+    python -m zoo.entries.drasclr.dense --volumes cohort/volume --truth cohort/truth \
+        --landmarks cohort/landmarks.npy --checkpoint runs/drasclr/last.pt --out maps
 
-Volumes are `<sid>.npy` (D, H, W) in HU at 1 mm, axes (z, y, x), in the atlas' grid; where they lie otherwise, --places
-names the folder of `<sid>_patch_loc.npy` that preprocessing wrote, from which the way to the atlas is found. Every cell
-of some voxels gets the feature of the patch around it, at the place that the patch has in the atlas; from the feature
-logistic regression tells the share of the cell that is emphysema. Marked volumes are mapped by what the others have
-taught, so at least three are needed; volumes without a truth by what all have. The paper shows dense maps, the authors'
-code has none: this protocol is the zoo's own.
+Volumes are `<sid>.npy` (D, H, W) in HU at 1 mm, axes (z, y, x), in the atlas' grid, as those of
+`zoo.entries.drasclr.phantom`. Where they lie otherwise, --places names the folder of `<sid>_patch_loc.npy` that
+preprocessing wrote, from which the way to the atlas is found; the volume then is what it cuts the patches from,
+`to_millimetres(place_scan(read_volume(ct), atlas_mask().affine)).values.T` by `scan`, `zoo.volumes` and `atlas`. Every
+cell of some voxels gets the feature of the patch around it, at the place that the patch has in the atlas; from the
+feature logistic regression tells the share of the cell that is emphysema. Marked volumes are mapped by what the others
+have taught, so at least three are needed; volumes without a truth by what all have. The paper shows dense maps, the
+authors' code has none: this protocol is the zoo's own.
 
 Files in OUT: `<sid>_map.npy` float16 (D, H, W), from 0 to 1; `probe.npz`, of all marked volumes; `results.json`.
 """
@@ -27,10 +29,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zoo.entries.drasclr.arrays import read_numbers, save_array
 from zoo.entries.drasclr.atlas import PATCH, WINDOW, normalise
 from zoo.entries.drasclr.cells import Floats, Indices, dice, lay_cells, shares, spread
 from zoo.entries.drasclr.embed import NetworkArgs, judging, load_encoder
-from zoo.entries.drasclr.features import save_array
 from zoo.entries.drasclr.inputs import check_air, scale_of
 from zoo.entries.drasclr.probe import Marked, fit_probe
 from zoo.errors import InputContractError, OptionError
@@ -55,6 +57,12 @@ class Args(NetworkArgs):
     places: str = arg("folder of <sid>_patch_loc.npy; empty: the volumes lie in the atlas' grid", "")
     side: int = arg("of a cell of the map, in voxels", SIDE)
     batch_size: int = arg("patches at once", 16)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong."""
+        super().check()
+        if min(self.side, self.batch_size) < 1:
+            raise OptionError(f"--side {self.side} --batch-size {self.batch_size}: at least 1 is expected of both")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +120,7 @@ def read_chests(args: Args, model: nn.Module, landmarks: npt.NDArray[np.int64]) 
     files = sorted(Path(args.volumes).glob("*.npy"))
     names = {file.stem for file in files}
     truths = {file.stem: file for file in Path(args.truth).glob("*.npy") if file.stem in names}
-    if (with_some := sum(bool((read_array(file) > 0).any()) for file in truths.values())) < _FEWEST:
+    if (with_some := sum(bool((read_numbers(file) > 0).any()) for file in truths.values())) < _FEWEST:
         raise OptionError(
             f"{len(files)} volumes in {args.volumes}, of which {len(truths)} have a truth of the same name in "
             f"{args.truth}, and {with_some} any emphysema in it: at least {_FEWEST} are needed, since each is mapped "
@@ -120,12 +128,12 @@ def read_chests(args: Args, model: nn.Module, landmarks: npt.NDArray[np.int64]) 
         )
     chests = []
     for file in tqdm(files, desc="volumes", disable=None):
-        volume = read_array(file)
-        mask = read_array(Path(args.masks) / file.name, volume.shape) if args.masks else None
-        truth = read_array(truths[file.stem], volume.shape) if file.stem in truths else None
+        volume = read_numbers(file)
+        mask = read_numbers(Path(args.masks) / file.name, volume.shape) if args.masks else None
+        truth = read_numbers(truths[file.stem], volume.shape) if file.stem in truths else None
         to_atlas = None
         if args.places:
-            indices = read_array(Path(args.places) / f"{file.stem}_patch_loc.npy", landmarks.shape)
+            indices = read_numbers(Path(args.places) / f"{file.stem}_patch_loc.npy", landmarks.shape)
             to_atlas = way_to_atlas(indices, landmarks)
         cells = lay_cells(volume.shape, args.side, mask)
         places = locate_cells(cells, args.side, landmarks, to_atlas)
@@ -226,22 +234,6 @@ def judge(mapped: npt.NDArray[np.float32], threshold: float, truth: npt.NDArray[
         return found
     found["truth_voxels"] = int((truth > 0).sum())
     return found | ({"dice": dice(truth, chosen)} if found["truth_voxels"] else {})
-
-
-def read_array(file: Path, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:
-    """Read an array of real numbers.
-
-    Raises:
-        InputContractError: It is missing, none, or of another shape than expected.
-    """
-    try:
-        array: npt.NDArray[Any] = np.load(file, allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
-        raise InputContractError(f"cannot read {file} as an array (.npy): {error}") from error
-    if array.dtype.kind not in "biuf" or (shape is not None and array.shape != tuple(shape)):
-        expected = "" if shape is None else f" {tuple(shape)}"
-        raise InputContractError(f"{file} holds {array.dtype} {array.shape}: real numbers{expected} are expected")
-    return array
 
 
 if __name__ == "__main__":

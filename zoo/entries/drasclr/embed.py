@@ -40,12 +40,11 @@ from zoo.entries.drasclr.inputs import (
     check_air,
     check_count,
     check_places,
-    choose_subjects,
     read_patient,
-    read_sids,
     scale_of,
 )
-from zoo.entries.drasclr.storage import SUFFIX, open_patches
+from zoo.entries.drasclr.storage import SUFFIX, choose_subjects, open_patches
+from zoo.entries.drasclr.subjects import read_sids
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.report import ATTRIBUTE, unwrap

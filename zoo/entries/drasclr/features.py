@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from zoo.entries.drasclr.arrays import save_array, save_arrays
 from zoo.errors import InputContractError, OptionError
 from zoo.training.runlog import write_atomically
 
@@ -150,16 +151,6 @@ def note_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     write_atomically(folder / "facts.json", lambda place: place.write_text(json.dumps(facts)))
 
 
-def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write `.npy`, whole or not at all."""
-    write_atomically(path, lambda place: _open_and(np.save, place, array))
-
-
-def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
-    """Write `.npz`, whole or not at all."""
-    write_atomically(path, lambda place: _open_and(np.savez, place, **arrays))
-
-
 def _parts(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
@@ -171,12 +162,6 @@ def _files(out: Path) -> list[Path]:
 def _check_same(place: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     if other := [name for name in _SAME if found.get(name) != facts[name]]:
         raise OptionError(f"{place} has features of other {' and '.join(other)}: name another file or folder to write")
-
-
-def _open_and(save: Callable[..., None], place: Path, *args: Any, **arrays: Any) -> None:
-    """Save by an open file: given a name, numpy adds a suffix to it."""
-    with place.open("wb") as file:
-        save(file, *args, **arrays)
 
 
 def _read_npz(path: Path) -> tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]:

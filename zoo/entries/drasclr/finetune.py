@@ -16,7 +16,6 @@ Files in OUT: `results.json`, and `predictions.csv` with what the fold that test
 from __future__ import annotations
 
 import csv
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -36,7 +35,7 @@ from zoo.entries.drasclr.finetune_method import (
 )
 from zoo.errors import OptionError
 from zoo.training.args import arg, parse_args, run_command
-from zoo.training.finetune import Results
+from zoo.training.finetune import Results, write_results
 from zoo.training.runlog import write_atomically
 from zoo.training.table import EMPTY, check_columns, read_table
 
@@ -84,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results["all_folds"] = metrics(target, found.scores)
     results |= {"folds": found.folds, "features": features.facts, "arguments": asdict(args)}
     write_predictions(Path(args.out) / "predictions.csv", list(rows), target, found)
-    text = json.dumps(results, indent=2)
-    write_atomically(Path(args.out) / "results.json", lambda place: place.write_text(text))
-    print(text)
+    write_results(results, args.out, hint="")
     return results
 
 

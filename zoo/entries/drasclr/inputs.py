@@ -1,9 +1,7 @@
-"""What DrasCLR embeds, checked: the patches of a patient, where they lie in the atlas, and the subjects of a folder."""
+"""What DrasCLR embeds, checked: the patches of a patient and where they lie in the atlas."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,9 +14,8 @@ from torch import Tensor
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.model import check_locations
-from zoo.entries.drasclr.storage import SIDES, SUFFIX, open_patches
-from zoo.errors import InputContractError, OptionError
-from zoo.training.table import check_columns, read_table
+from zoo.entries.drasclr.storage import SIDES, open_patches
+from zoo.errors import InputContractError
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -94,31 +91,3 @@ def check_places(locations: Tensor | Array | None) -> Tensor:
         )
     check_locations(places)
     return places.float()
-
-
-def choose_subjects(patches: Path, subjects: Sequence[str] | None = None) -> list[str]:
-    """Return the subjects of a folder of `<sid>_patch.npy`, sorted, or those asked for.
-
-    Raises:
-        OptionError: There are none, or one stands twice.
-        InputContractError: One has no file.
-    """
-    found = sorted(file.name.removesuffix(SUFFIX) for file in patches.glob(f"*{SUFFIX}"))
-    chosen = found if subjects is None else list(subjects)
-    if not chosen:
-        raise OptionError(f"there are no subjects to embed: files <sid>{SUFFIX} in {patches}: {len(found)}")
-    if twice := [sid for sid, times in Counter(chosen).items() if times > 1]:
-        raise OptionError(f"{len(twice)} of the subjects to embed stand twice: {', '.join(twice[:5])}")
-    if missing := sorted(set(chosen) - set(found)):
-        raise InputContractError(
-            f"{len(missing)} of {len(chosen)} subjects have no file <sid>{SUFFIX} in {patches}: "
-            f"{', '.join(missing[:10])}. Cut their patches with zoo.entries.drasclr.preprocess, or leave them out"
-        )
-    return chosen
-
-
-def read_sids(table: Path) -> list[str]:
-    """Return the column `sid` of a table."""
-    rows = read_table(table)
-    check_columns(rows, ("sid",), table)
-    return [row["sid"].strip() for row in rows]

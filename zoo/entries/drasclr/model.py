@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -105,8 +106,8 @@ class DrasCLREncoder(nn.Module):
                 the shape, or from an expanded first axis (`torch.Tensor.expand`).
 
         Raises:
-            InputContractError: The location is missing, or a shape is not one of these. Values are not looked at, which
-                would make a GPU wait: see `check_locations`.
+            InputContractError: The location is missing, either is no tensor of floats, or a shape is not one of these.
+                Values are not looked at, which would make a GPU wait: see `check_locations`.
         """
         features: Tensor = self.classifier(self.fc(self.forward_features(x, location).flatten(1)))
         return features
@@ -114,7 +115,7 @@ class DrasCLREncoder(nn.Module):
     def forward_features(self, x: Tensor, location: Tensor | None = None) -> Tensor:
         """Return the last map after its ELU, `(N, 128, 1, 1, 1)`; arguments and errors are those of `forward`."""
         location = self._checked(x, location)
-        places, counts, order = arrange(location.to(x.dtype), len(x))
+        places, counts, order = arrange(location.to(self.conv1.bias.dtype), len(x))
         if order is not None:
             x = x[order]
         if counts is not None and x.device.type == "cpu":
@@ -156,7 +157,12 @@ class DrasCLREncoder(nn.Module):
                 layer.remembered = None
 
     def _checked(self, x: Tensor, location: Tensor | None) -> Tensor:
-        """Check all shapes and return the location."""
+        """Check types and shapes, and return the location."""
+        if not _has_floats(x):
+            raise InputContractError(
+                f"patches are {_kind(x)}: a tensor of floats in [-1, 1] is expected. From patches in HU "
+                "torch.from_numpy(zoo.entries.drasclr.data.scale(patches)).unsqueeze(1) makes it"
+            )
         expected = (self.in_channels, PATCH, PATCH, PATCH)
         if x.shape[1:] != expected:
             raise InputContractError(
@@ -164,11 +170,11 @@ class DrasCLREncoder(nn.Module):
                 "from a volume with voxels of 1 mm (zoo.entries.drasclr.preprocess)"
             )
         width = 3 * self.coordinates
-        if not isinstance(location, Tensor) or not location.is_floating_point():
-            kind = location.dtype if isinstance(location, Tensor) else type(location).__name__
+        if location is None or not _has_floats(location):
             raise InputContractError(
-                f"the location of the patches is {kind}: a tensor ({len(x)}, {width}) of floats in [-1, 1] is "
-                "expected. From voxel indices torch.from_numpy(zoo.entries.drasclr.atlas.normalise(landmarks)) makes it"
+                f"the location of the patches is {_kind(location)}: a tensor ({len(x)}, {width}) of floats in [-1, 1] "
+                "is expected. From voxel indices torch.from_numpy(zoo.entries.drasclr.atlas.normalise(landmarks)) "
+                "makes it"
             )
         if location.shape[-1:] != (width,) or location.numel() not in (width, width * len(x)):
             raise InputContractError(
@@ -196,6 +202,14 @@ def check_locations(location: Tensor) -> None:
     )
 
 
+def _has_floats(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
 def _mixer(layer: ConditionalConv3d) -> Callable[[tuple[float, ...]], Tensor]:
     return lambda place: layer.mix(torch.tensor([place], dtype=layer.bias.dtype, device=layer.bias.device))[0]
 
@@ -203,7 +217,7 @@ def _mixer(layer: ConditionalConv3d) -> Callable[[tuple[float, ...]], Tensor]:
 def _projection(features: int, widths: Sequence[int]) -> nn.Module:
     """No layer, one, or several in a row with ReLU between them, under the authors' names `fc` and `fc.0`, `fc.2`."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip((features, *widths), widths, strict=False):
+    for inputs, outputs in pairwise((features, *widths)):
         layers += [nn.ReLU(), nn.Linear(inputs, outputs)] if layers else [nn.Linear(inputs, outputs)]
     if len(layers) < 2:
         return layers[0] if layers else nn.Identity()

@@ -1,6 +1,13 @@
 """A synthetic cohort of lungs with emphysema, to run the recipes on without any download.
 
     python -m zoo.entries.drasclr.phantom --out cohort --subjects 80
+    python -m zoo.entries.drasclr.data group --patches cohort/patch --out cohort/grouped_patch
+    python -m zoo.entries.drasclr.pretrain --data cohort/grouped_patch --landmarks cohort/landmarks.npy --out run \
+        --batch-size 16 --queue-size 32 --key-batches 2
+    python -m zoo.entries.drasclr.embed --patches cohort/patch --landmarks cohort/landmarks.npy \
+        --checkpoint run/last.pt --out features.npz
+    python -m zoo.entries.drasclr.finetune --features features.npz --table cohort/subjects.csv --target severity \
+        --out severity
 
 Each subject is a small chest in HU at 1 mm: a body, two lungs with a gradient from front to back, branching vessels,
 and emphysema as clusters of air-filled holes, more of them at the top; how much of the lung they take is the severity.
@@ -18,7 +25,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +35,8 @@ import numpy.typing as npt
 from scipy import ndimage
 from tqdm import tqdm
 
+from zoo.entries.drasclr.arrays import save_array
+from zoo.entries.drasclr.atlas import PATCH, STEP
 from zoo.errors import OptionError
 from zoo.training.args import run_command
 
@@ -48,7 +56,8 @@ SOFT_TISSUE, AIR, VESSEL, HOLE = 40.0, -1000.0, 20.0, -975.0
 """HU."""
 WORST = 0.35
 """Share of the lung that the severest emphysema takes."""
-PATCH, STEP, LEAST_LUNG = 32, 26, 0.1
+LEAST_LUNG = 0.1
+"""Share of a box from which it is a landmark's (batmanlab/DrasCLR, preprocess/1_patchify_atlas.py)."""
 COLUMNS = ("sid", "severity", "share", "fev1", "time", "event", "inflation", "noise", "blur")
 
 
@@ -174,44 +183,34 @@ def cut(volume: npt.NDArray[np.int16], corners: npt.NDArray[np.int64]) -> npt.ND
     return np.stack([volume[z : z + PATCH, y : y + PATCH, x : x + PATCH] for x, y, z in corners])
 
 
-def save(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array, whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array)
-    os.replace(temporary, path)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the cohort, and what it was made with."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--subjects", type=int, default=80)
+    parser.add_argument("--subjects", type=int, default=80, help="how many; default: %(default)s")
     parser.add_argument(
-        "--volumes", type=int, default=5, help="subjects whose whole chest and truth are kept, the last"
+        "--volumes", type=int, default=5, help="of how many, the last, chest and truth are kept; default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, help="of every draw")
     args = parser.parse_args(argv)
-    if args.subjects < 1 or not 0 <= args.volumes <= args.subjects:
-        raise OptionError(
-            f"--subjects {args.subjects} --volumes {args.volumes}: expected at least 1, and no more volumes"
-        )
+    if args.subjects < 1 or args.volumes < 0:
+        raise OptionError(f"--subjects {args.subjects} --volumes {args.volumes}: at least 1 and 0 are expected")
     if args.out.is_dir() and (there := sorted(p.name for p in args.out.iterdir())):
         raise OptionError(f"{args.out} is not empty ({', '.join(there[:3])}): name a new folder")
     for name in ("patch", "volume", "truth"):
         (args.out / name).mkdir(parents=True, exist_ok=True)
     atlas = lungs(np.ones(3), np.zeros(3))
     corners = landmarks(atlas)
-    save(args.out / "landmarks.npy", corners)
-    save(args.out / "lung_mask.npy", atlas.astype(np.uint8))
+    save_array(args.out / "landmarks.npy", corners)
+    save_array(args.out / "lung_mask.npy", atlas.astype(np.uint8))
     rows = []
     for i in tqdm(range(args.subjects), desc="subjects", disable=None):
         subject = draw_subject(np.random.default_rng([args.seed, i]), i)
         sid = subject.row["sid"]
-        save(args.out / "patch" / f"{sid}_patch.npy", cut(subject.volume, corners))
+        save_array(args.out / "patch" / f"{sid}_patch.npy", cut(subject.volume, corners))
         if i >= args.subjects - args.volumes:
-            save(args.out / "volume" / f"{sid}.npy", subject.volume)
-            save(args.out / "truth" / f"{sid}.npy", subject.truth.astype(np.uint8))
+            save_array(args.out / "volume" / f"{sid}.npy", subject.volume)
+            save_array(args.out / "truth" / f"{sid}.npy", subject.truth.astype(np.uint8))
         rows.append(subject.row)
     with (args.out / "subjects.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)

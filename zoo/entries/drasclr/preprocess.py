@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 import zoo
 from zoo.entries.drasclr import atlas
+from zoo.entries.drasclr.arrays import save_array
 from zoo.entries.drasclr.atlas import load_landmarks
 from zoo.entries.drasclr.boxes import ANCHORS, check_atlas, cut, locate
 from zoo.entries.drasclr.lung_masks import check_lungs, read_lungs
@@ -162,7 +163,7 @@ def preprocess_cohort(
     done = {
         subject.sid
         for subject in subjects
-        if _is_done(out, subject.sid, wanted | {"segmentation": "given" if subject.mask else segmentation})
+        if _is_done(out, subject, wanted | {"segmentation": "given" if subject.mask else segmentation})
     }
     failures: dict[str, str] = {}
     for subject in tqdm([s for s in subjects if s.sid not in done], desc="subjects", disable=None):
@@ -189,16 +190,24 @@ def _files(out: Path, sid: str) -> tuple[Path, Path, Path]:
     return out / "patch" / f"{sid}_patch.npy", out / "patch_loc" / f"{sid}_patch_loc.npy", out / "facts" / f"{sid}.json"
 
 
-def _is_done(out: Path, sid: str, wanted: dict[str, str]) -> bool:
-    """Whether a subject is there, and done as is wanted now."""
-    files = _files(out, sid)
+def _is_done(out: Path, subject: Subject, wanted: dict[str, str]) -> bool:
+    """Whether a subject is there, and done as is wanted now; warns where it was done from another image."""
+    files = _files(out, subject.sid)
     if not all(file.is_file() for file in files):
         return False
     facts = json.loads(files[-1].read_text())
     if other := {name: facts.get(name) for name, value in wanted.items() if facts.get(name) != value}:
         raise OptionError(
-            f"{out} has {sid} with {', '.join(f'{name} {value}' for name, value in other.items())}, now asked for "
-            f"{', '.join(f'{name} {wanted[name]}' for name in other)}: name another --out, or ask for the same"
+            f"{out} has {subject.sid} with {', '.join(f'{name} {value}' for name, value in other.items())}, now asked "
+            f"for {', '.join(f'{name} {wanted[name]}' for name in other)}: name another --out, or ask for the same"
+        )
+    if Path(facts["image"]).resolve() != subject.image.resolve():
+        log.warning(
+            "%s is in %s already, from %s, and is left alone: what is another patient's needs another name than %s",
+            subject.sid,
+            out,
+            facts["image"],
+            subject.image,
         )
     return True
 
@@ -206,14 +215,9 @@ def _is_done(out: Path, sid: str, wanted: dict[str, str]) -> bool:
 def _write(out: Path, sid: str, found: PatientPatches) -> None:
     """Write a subject's files, the facts last: they stand for all."""
     patches, indices, facts = _files(out, sid)
-    write_atomically(patches, lambda path: _save(path, found.patches))
-    write_atomically(indices, lambda path: _save(path, found.indices))
+    save_array(patches, found.patches)
+    save_array(indices, found.indices)
     write_atomically(facts, lambda path: path.write_text(json.dumps({"sid": sid, **found.facts}, indent=2) + "\n"))
-
-
-def _save(path: Path, array: npt.NDArray[Any]) -> None:
-    with path.open("wb") as file:  # given a name, numpy would add a suffix to it
-        np.save(file, array)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -102,12 +102,20 @@ def resolve(args: Args) -> Args:
 
 
 def check_share(args: Args, world: int) -> None:
-    """Raise `OptionError` where batch norm would see one sample: its last maps have one voxel."""
+    """Raise `OptionError` where batch norm would see one sample: its last maps have one voxel.
+
+    Warns where all keys are one batch on one process: by its statistics a key is told from the queue without a look.
+    """
     share = args.batch_size // (world * args.accumulate)
     if share // max(1, args.key_batches) < 2:
         raise OptionError(
             f"--batch-size {args.batch_size} over {world} process(es), --accumulate {args.accumulate} and "
             f"--key-batches {args.key_batches}: batch norm needs at least 2 subjects at a time"
+        )
+    if world * args.key_batches == 1:
+        log.warning(
+            "--key-batches 1 on one process: queries and keys are the same batch, whose statistics tell a key from the "
+            "queue; --key-batches 2 mixes them, as several processes do"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr.features import save_arrays
+from zoo.entries.drasclr.arrays import save_arrays
 from zoo.errors import OptionError
 
 Floats = npt.NDArray[np.float64]

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from zoo.entries.drasclr.arrays import read_array
 from zoo.entries.drasclr.atlas import PATCH, WINDOW
 from zoo.errors import InputContractError, OptionError
 from zoo.training.runlog import write_atomically
@@ -26,6 +27,32 @@ SUFFIX = "_patch.npy"
 """What follows the subject in the name of its file."""
 SUBJECTS = "subjects.txt"
 """Beside the groups: whose patches they are, one line each, in their order. The authors' code does not write it."""
+
+
+def choose_subjects(patches: Path, subjects: Sequence[str] | None = None) -> list[str]:
+    """Return the subjects of a folder of `<sid>_patch.npy`, sorted, or those asked for.
+
+    Raises:
+        OptionError: There are none, or one stands twice.
+        InputContractError: One has no file.
+    """
+    found = sorted(file.name.removesuffix(SUFFIX) for file in patches.glob(f"*{SUFFIX}"))
+    chosen = found if subjects is None else list(subjects)
+    if not chosen:
+        none = (
+            "no subjects are named"
+            if found
+            else "there are no subjects: python -m zoo.entries.drasclr.preprocess writes OUT/patch"
+        )
+        raise OptionError(f"{none}; files <sid>{SUFFIX} in {patches}: {len(found)}")
+    if twice := [sid for sid, times in Counter(chosen).items() if times > 1]:
+        raise OptionError(f"{len(twice)} of the subjects stand twice: {', '.join(twice[:5])}")
+    if missing := sorted(set(chosen) - set(found)):
+        raise InputContractError(
+            f"{len(missing)} of {len(chosen)} subjects have no file <sid>{SUFFIX} in {patches}: "
+            f"{', '.join(missing[:10])}. Cut their patches with zoo.entries.drasclr.preprocess, or leave them out"
+        )
+    return chosen
 
 
 def group_file(folder: Path, landmark: int) -> Path:
@@ -52,18 +79,9 @@ def group(patches: Path, out: Path, *, subjects: Sequence[str] | None = None, at
     """
     if at_once < 1:
         raise OptionError(f"--at-once {at_once}: at least 1 is expected")
-    found = sorted(file.name.removesuffix(SUFFIX) for file in patches.glob(f"*{SUFFIX}"))
-    chosen = found if subjects is None else list(subjects)
-    twice = [sid for sid, times in Counter(chosen).items() if times > 1]
-    if not chosen or twice:
-        what = f"stand twice: {', '.join(twice[:5])}" if twice else "are none"
-        raise OptionError(f"the subjects to group {what}; files <subject>{SUFFIX} in {patches}: {len(found)}")
-    if missing := sorted(set(chosen) - set(found)):
-        raise InputContractError(
-            f"{len(missing)} of {len(chosen)} subjects have no patches in {patches}: {', '.join(missing[:10])}"
-        )
+    chosen = choose_subjects(patches, subjects)
     count = _check_shapes(patches, chosen)
-    if any(out.glob("patch_loc_*.npy")) and read_subjects(out) != chosen:
+    if any(out.glob("patch_loc_*.npy")) and grouped_subjects(out) != chosen:
         raise OptionError(
             f"{out} has groups of other subjects than the {len(chosen)} in {patches}, in another order, or does not "
             f"say whose ({SUBJECTS}): name another --out"
@@ -125,13 +143,9 @@ def open_patches(file: Path) -> npt.NDArray[Any]:
     Raises:
         InputContractError: It is missing, cut short, or holds anything else than real numbers of that shape.
     """
-    try:
-        array: npt.NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputContractError(f"cannot read {file} as patches (.npy): {error}") from error
-    came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "several arrays"
-    if not isinstance(array, np.ndarray) or array.shape[1:] != SIDES or array.dtype.kind not in "iuf":
-        raise InputContractError(f"{file} holds {came}; real numbers (n, 32, 32, 32) are expected")
+    array = read_array(file, "patches", is_mapped=True)
+    if array.shape[1:] != SIDES or array.dtype.kind not in "iuf":
+        raise InputContractError(f"{file} holds {array.dtype} {array.shape}; real numbers (n, 32, 32, 32) are expected")
     return array
 
 
@@ -139,7 +153,7 @@ open_group = lru_cache(maxsize=64)(open_patches)
 """`open_patches` for files that one sample after the other is read from."""
 
 
-def read_subjects(folder: Path) -> list[str]:
+def grouped_subjects(folder: Path) -> list[str]:
     """Return whose patches a folder of groups has, in their order; empty where it does not say."""
     file = folder / SUBJECTS
     return file.read_text().splitlines() if file.is_file() else []

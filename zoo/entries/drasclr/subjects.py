@@ -1,4 +1,4 @@
-"""Whom to preprocess, as a table names them."""
+"""Subjects, as a table names them."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ def read_subjects(table: Path) -> list[Subject]:
         subjects.append(Subject(row["sid"].strip(), image, table.parent / mask if mask else None))
     check_names([subject.sid for subject in subjects], str(table))
     return subjects
+
+
+def read_sids(table: Path) -> list[str]:
+    """Return the column `sid`: whose patches to take.
+
+    Raises:
+        OptionError: There is no such table, or it lacks the column.
+    """
+    rows = read_table(table)
+    check_columns(rows, ("sid",), table)
+    return [row["sid"].strip() for row in rows]
 
 
 def check_names(names: Sequence[str], source: str) -> None:

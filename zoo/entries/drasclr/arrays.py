@@ -1,0 +1,60 @@
+"""Arrays in files of NumPy's formats: read without pickle, written whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.errors import InputContractError
+from zoo.training.runlog import write_atomically
+
+
+def read_array(file: Path, what: str, *, is_mapped: bool = False) -> npt.NDArray[Any]:
+    """Read or map an array of any type and shape but of Python's objects; errors call it `what`.
+
+    Raises:
+        InputContractError: The file is missing, cut short, or no `.npy`.
+    """
+    try:
+        array: npt.NDArray[Any] = np.load(file, mmap_mode="r" if is_mapped else None, allow_pickle=False)
+    except OSError as error:
+        raise InputContractError(f"cannot read {what} from {file}: {error.strerror or error}") from error
+    except (EOFError, ValueError) as error:  # of what is no .npy NumPy says how to unpickle it, which is no way out
+        raise InputContractError(f"cannot read {what} from {file}: a whole .npy file is expected") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputContractError(f"cannot read {what} from {file}, which holds several arrays: .npy is expected")
+    return array
+
+
+def read_numbers(file: Path, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:
+    """Read an array of real numbers.
+
+    Raises:
+        InputContractError: It is missing, none, or of another shape than expected.
+    """
+    array = read_array(file, "an array")
+    if array.dtype.kind not in "biuf" or (shape is not None and array.shape != tuple(shape)):
+        expected = "" if shape is None else f" {tuple(shape)}"
+        raise InputContractError(f"{file} holds {array.dtype} {array.shape}: real numbers{expected} are expected")
+    return array
+
+
+def save_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write `.npy`."""
+    write_atomically(path, lambda place: _open_and(np.save, place, array))
+
+
+def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
+    """Write `.npz`."""
+    write_atomically(path, lambda place: _open_and(np.savez, place, **arrays))
+
+
+def _open_and(save: Callable[..., None], place: Path, *args: Any, **arrays: Any) -> None:
+    """Save by an open file: given a name, numpy adds a suffix to it."""
+    with place.open("wb") as file:
+        save(file, *args, **arrays)
