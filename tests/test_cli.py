@@ -1,6 +1,7 @@
 """The `zoo` command: what it prints, its exit codes, and that the light commands stay light."""
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -38,6 +39,13 @@ def in_house(tmp_path, monkeypatch):
     return file
 
 
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self):
+        return True
+
+
 def one_line(err):
     return len(err.strip().splitlines()) == 1 and "Traceback" not in err
 
@@ -70,6 +78,13 @@ def test_info_tells_licence_state_and_input(zoo):
     facts = json.loads(zoo("info", "caid-resnet50.chestxray14", "--json")[1])
     assert facts["trained_by"] == "authors"
     assert facts["input"]["size"] == [224, 224]
+
+
+def test_info_of_a_family_lists_its_models(zoo):
+    """With the underscore of the folder or the dash of the names."""
+    code, out, _ = zoo("info", "caid")
+    assert code == 0
+    assert {line.split()[0] for line in out.splitlines()[1:]} == {"caid-resnet50", "caid-resnet50-unet"}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +154,20 @@ def test_offline_download_says_where_to_put_the_file(zoo, monkeypatch, tmp_path)
     assert code == 1
     for part in ("123", digest, "https://example.invalid/w.pth", str(tmp_path / "zoo-home" / "files" / digest)):
         assert part in err
+
+
+def test_an_error_is_a_page_for_a_reader_and_a_line_for_a_program(zoo, monkeypatch):
+    """On a terminal the ways out stand below each other; elsewhere in one line that can be read, too."""
+    command = ("download", "caid-resnet50.chestxray14")
+    _, _, err = zoo(*command)
+    assert one_line(err)
+    assert "What you can do: a file of your own: " in err
+    assert "; no weights at all: " in err
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with pytest.raises(SystemExit):
+        main(list(command))
+    assert "\nWhat you can do:\n  - a file of your own" in screen.getvalue()
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -219,6 +248,43 @@ def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
     report = package.load_report(package.load_model("caid-resnet50"))
     assert report.sha256 == hashlib.sha256(unet_file.read_bytes()).hexdigest()
     assert report.tag == "imported"
+
+
+def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_file, unet_safetensors):
+    """The default moves to the import and back; the list marks it; the user's own file stays."""
+    from zoo.cache import cache_home
+    from zoo.manifest import records
+
+    def default():
+        rows = json.loads(zoo("list", "caid-resnet50-unet", "--json")[1])
+        return [row["tag"] for row in rows if row["default"]]
+
+    assert default() == ["chestxray14-800"]
+    _, out, _ = zoo("import", "caid-resnet50-unet.mine", unet_file)
+    assert "without a tag, caid-resnet50-unet now loads caid-resnet50-unet.mine, trained by user" in out
+    assert "undo: zoo remove caid-resnet50-unet.mine" in out
+    zoo("import", "caid-resnet50.same", unet_file)
+    zoo("import", "caid-resnet50-unet.other", unet_safetensors)
+    assert default() == ["other"]
+    assert [line.split()[-1] for line in zoo("list", "*unet")[1].splitlines() if "other" in line] == ["default"]
+
+    code, out, _ = zoo("remove", "caid-resnet50-unet.other")
+    assert code == 0
+    assert "now loads caid-resnet50-unet.mine" in out
+    assert unet_safetensors.exists()
+    assert str(unet_safetensors) in out
+    first = hashlib.sha256(unet_file.read_bytes()).hexdigest()
+    assert {p.name.split(".")[0] for p in cache_home().rglob("*") if p.is_file()} == {"manifest", first}
+    zoo("remove", "caid-resnet50-unet.mine")
+    assert (cache_home() / "files" / first).exists()  # the other model has it, too
+    assert records("caid-resnet50")[0].tag == "same"
+    zoo("remove", "caid-resnet50.same")
+    assert {p.name for p in cache_home().rglob("*") if p.is_file()} == {"manifest.json"}
+    assert default() == ["chestxray14-800"]
+    for wrong in ("caid-resnet50.same", "caid-resnet50", "caid-resnet50.chestxray14-800"):
+        code, _, err = zoo("remove", wrong)
+        assert code == 2
+        assert "nothing was imported as" in err
 
 
 def test_import_replaces_an_earlier_one_of_the_same_tag(zoo, unet_file, unet_safetensors):

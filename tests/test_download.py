@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,7 @@ from zoo.cache import (
 )
 from zoo.download import fetch, is_offline, verify_file
 from zoo.errors import DownloadError, IntegrityError, OfflineError
+from zoo.manifest import WeightsFile
 
 DATA = some_bytes()
 
@@ -260,6 +263,85 @@ def test_a_file_put_by_hand_is_accepted_once_it_is_right(home):
     target.write_bytes(DATA)
     assert fetch(file, request=NAME, offline=True).path == target
     assert read_stamp(stamp_path(target))
+
+
+def weights(*sources: str) -> WeightsFile:
+    """A record of weights of which no digest is published."""
+    return WeightsFile(sources, None, None, tag="t", models=("m",))
+
+
+@pytest.fixture
+def checkpoint() -> bytes:
+    """A file with the container that torch.save writes."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("checkpoint/data.pkl", DATA)
+    return content.getvalue()
+
+
+def test_what_is_no_checkpoint_is_never_pinned(home, checkpoint):
+    """A wrong file put by hand is not used, and the right one is afterwards; nothing has to be deleted."""
+    file = weights("gdrive:abc")
+    target = file_path(file)
+    target.parent.mkdir(parents=True)
+    other = io.BytesIO()
+    with zipfile.ZipFile(other, "w") as archive:
+        archive.writestr("notes.txt", "no weights")
+    for wrong in (b"<!doctype html>", b"some text", checkpoint[:-30], other.getvalue(), b""):
+        target.write_bytes(wrong)
+        with pytest.raises(OfflineError, match=r"put the right file at .* What is there is not used: it "):
+            fetch(file, request=NAME, offline=True)
+        assert not stamp_path(target).exists()
+    target.write_bytes(checkpoint)
+    assert fetch(file, request=NAME, offline=True).sha256 == sha256(checkpoint)
+
+
+def test_a_download_that_is_no_checkpoint_is_never_pinned(home, checkpoint):
+    """The next source is asked."""
+    with Server({"/a": whole(b'{"error": "moved"}'), "/b": whole(checkpoint)}) as server:
+        file = weights(f"{server.root}/a", f"{server.root}/b")
+        assert fetch(file, request=NAME).path.read_bytes() == checkpoint
+
+
+def test_a_file_that_is_not_the_pinned_one_says_what_to_delete(home, checkpoint):
+    """Whoever has the right file by now learns where the digest of the first one is kept, and why."""
+    file = weights("gdrive:abc")
+    target = file_path(file)
+    target.parent.mkdir(parents=True)
+    target.write_bytes(checkpoint)
+    fetch(file, request=NAME, offline=True)
+    target.write_bytes(checkpoint + b"another")
+    reason = "no digest of this file is published, so that of the first one used is kept in "
+    with pytest.raises(OfflineError, match=f"{reason}{re.escape(str(stamp_path(target)))}: remove that"):
+        fetch(file, request=NAME, offline=True)
+    stamp_path(target).unlink()
+    target.write_bytes(checkpoint)
+    assert fetch(file, request=NAME, offline=True).sha256 == sha256(checkpoint)
+
+
+def test_the_ways_out_of_a_failed_download(home):
+    """A link that a browser opens, the file by hand in three ways, and a whole cache."""
+    with pytest.raises(OfflineError) as caught:
+        fetch(weights("gdrive:abc"), request="model.tag", offline=True)
+    for part in (
+        "  https://drive.google.com/file/d/abc: not tried\n",
+        "load_model('model.tag', checkpoint='FILE')",
+        "`zoo import model.tag FILE`",
+        f"copy the cache ($ZOO_HOME, here {home})",
+        f"put the file by hand at {file_path(weights('gdrive:abc'))}",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_failure_is_said_once(home, caplog):
+    """By the error alone where no source is left, by a warning where another one gave the file."""
+    missing = f"file:{home}/missing"
+    with pytest.raises(DownloadError, match="No such file"):
+        fetch(remote_file(DATA, missing), request=NAME)
+    assert not caplog.records
+    (home.parent / "w").write_bytes(DATA)
+    fetch(remote_file(DATA, missing, f"file:{home.parent}/w"), request=NAME)
+    assert ["No such file" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_an_unknown_digest_is_pinned_by_the_first_download(home):

@@ -54,5 +54,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names beside what is loaded."""
-    return sorted({*globals(), *__all__})
+    """List the public names."""
+    return sorted(__all__)

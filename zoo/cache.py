@@ -158,25 +158,3 @@ def proven_digest(path: Path, expected: str | None = None, *, stamp: Path | None
     source, etag = (known.source, known.etag) if known else ("", "")
     write_stamp(path, sha256=expected, source=source, etag=etag, stat=stat, stamp=stamp)
     return expected
-
-
-def recorded_digest(file: RemoteFile, target: Path) -> str | None:
-    """The digest a file must have: the manifest's, else the one pinned in the stamp of `target`, its cached file."""
-    pinned = None if file.sha256 else read_stamp(stamp_path(target))
-    return file.sha256 or (pinned.sha256 if pinned else None)
-
-
-def pin(path: Path, target: Path) -> str | None:
-    """Take the digest of a file of which none is on record, and put it on record in the stamp of `target`.
-
-    Args:
-        path: The file; None is returned if it does not exist.
-        target: Its place in the cache, which is `path` itself but for files that are read in place.
-    """
-    if not path.is_file():
-        return None
-    stat = path.stat()
-    digest = hash_file(path)
-    log.warning("no digest is on record for %s; from now on it must be %s", path, digest)
-    write_stamp(path, sha256=digest, source="", stat=stat, stamp=None if path == target else stamp_path(target))
-    return digest

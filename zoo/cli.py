@@ -1,4 +1,4 @@
-"""The `zoo` command. Exit code 0, 1 for what failed, 2 for wrong use; an error is one line on stderr."""
+"""The `zoo` command. Exit code 0, 1 for what failed, 2 for wrong use; errors go to stderr, in one line for programs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ZooError, OSError) as error:
         if debug:
             raise
-        print("zoo:", " ".join(str(error).split()), file=sys.stderr)
+        print(_message(error, as_page=sys.stderr.isatty()), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, OptionError | UnknownModelError) else 1) from error
 
 
@@ -51,26 +51,44 @@ def options(
 @app.command("list")
 def list_command(pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*", as_json: Json = False) -> None:
     """List the models and where their weights stand."""
-    from zoo.manifest import records
-    from zoo.registry import get_entry, list_models
+    from zoo.registry import list_models
 
-    rows = [
-        {"name": n, "summary": get_entry(n).summary, "tag": r.tag, "state": r.state, "trained_by": r.trained_by}
-        for n in list_models(pattern)
-        for r in records(n)
-    ]
-    if as_json:
-        return _print_json(rows)
-    if not rows:
+    if not (models := list_models(pattern)):
+        if as_json:
+            return _print_json([])
         raise UnknownModelError(f"no model matches {pattern!r}; `zoo list` shows all")
-    return _print_table(rows)
+    return _print_models(models, as_json)
+
+
+def _print_models(models: Sequence[str], as_json: bool) -> None:
+    """A line for each of the weights of some models."""
+    from zoo.manifest import records
+    from zoo.registry import get_entry
+
+    rows = []
+    for name in models:
+        known = records(name)
+        plain = next((r for r in known if r.loads_without_tag), None)
+        facts = {"name": name, "summary": get_entry(name).summary}
+        rows += [
+            facts | {"tag": r.tag, "state": r.state, "trained_by": r.trained_by, "default": r is plain} for r in known
+        ]
+    if as_json:
+        _print_json(rows)
+    elif rows:
+        _print_table([row | {"default": "default" if row["default"] else ""} for row in rows])
 
 
 @app.command()
-def info(name: Name, as_json: Json = False) -> None:
+def info(
+    name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; or a family, for its models.")],
+    as_json: Json = False,
+) -> None:
     """Say everything that is known of a model and its weights."""
-    from zoo.registry import get_entry, model_info
+    from zoo.registry import entries, get_entry, model_info
 
+    if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
+        return _print_models(family, as_json)
     facts = asdict(model_info(name))
     if as_json:
         return _print_json(facts)
@@ -150,6 +168,31 @@ def import_command(
     volumes = f"volumes of {contract.size or 'any size'}"
     takes = f"images of {contract.size}, --size says otherwise" if len(contract.size) == 2 else volumes
     print(f"load it with zoo.load_model({full_name!r}); it takes {takes}")
+    _say_default(name, cache_dir)
+    print(f"undo: zoo remove {full_name}")
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="MODEL.TAG, as it was imported.")], cache_dir: CacheDir = None
+) -> None:
+    """Undo an import: forget the name, and delete the copy in the cache. Your own file stays where it is."""
+    from zoo.importing import remove_weights
+
+    record = remove_weights(name, cache_dir=cache_dir)
+    print(f"removed {record.models[0]}.{record.tag} (sha256 {record.sha256}); {record.sources[0]} was not touched")
+    _say_default(name, cache_dir)
+
+
+def _say_default(name: str, cache_dir: Path | None) -> None:
+    """Print which weights a model's plain name stands for."""
+    from zoo.manifest import records
+    from zoo.registry import split_name
+
+    model = split_name(name)[0]
+    plain = next((r for r in records(model, cache_dir) if r.loads_without_tag), None)
+    means = f"loads {model}.{plain.tag}, trained by {plain.trained_by}" if plain else "loads nothing: name a tag"
+    print(f"without a tag, {model} now {means}")
 
 
 @app.command()
@@ -194,6 +237,17 @@ def demo(
     from zoo.demo import run_demo
 
     print(f"picture: {run_demo(image, out)}")
+
+
+def _message(error: Exception, *, as_page: bool) -> str:
+    """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
+    if as_page:
+        return f"zoo: {error}"
+    text = "zoo:"
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
+        text += f"{glue} {line.removeprefix('- ')}"
+    return text
 
 
 def _print_json(value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -114,7 +115,8 @@ def _connection_failure(error: Exception) -> Exception:
             f"the server's TLS certificate is not accepted ({cause.verify_message}), so nothing was fetched. Check "
             "this machine's clock; behind a proxy that opens TLS, name its CA file in REQUESTS_CA_BUNDLE"
         )
-    return TransientError(f"no connection, or a broken one: {cause}")
+    reason = re.sub(r"^\w+\(host=.*?\): ", "", str(cause))  # urllib3 begins with its own object
+    return TransientError(f"no connection, or a broken one: {reason}")
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -8,21 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.advice import cannot_store, no_source_left
 from zoo.cache import (
     cache_home,
     file_path,
     hash_file,
     invalidate_stamp,
-    pin,
     proven_digest,
     read_stamp,
-    recorded_digest,
     stamp_path,
     write_stamp,
 )
-from zoo.errors import DownloadError, IntegrityError, OfflineError, ZooError
+from zoo.errors import DownloadError
 from zoo.partial import Partial, StorageError
-from zoo.sources import Remote, SourceError, WrongDigestError, candidates, is_remote, packaged_path, resolve, shown
+from zoo.pinning import misfit, pin, recorded_digest, why_unused
+from zoo.sources import (
+    Remote,
+    SourceError,
+    WrongDigestError,
+    WrongFileError,
+    candidates,
+    is_remote,
+    packaged_path,
+    resolve,
+    shown,
+)
 from zoo.transfer import copy_file, progress_bar, transfer
 
 if TYPE_CHECKING:
@@ -87,6 +97,8 @@ def fetch(
     target = file_path(file, cache_dir)
     if ready := _on_this_machine(file, target):
         return ready
+    if target.is_file():
+        log.warning("%s is not used: %s", target, why_unused(file, target))
     failures: list[tuple[str, SourceError]] = []
     skipped: list[str] = []
     for source in candidates(file):
@@ -94,27 +106,27 @@ def fetch(
             skipped.append(source)
             continue
         try:
-            return _fetch_from(source, file, target, progress)
+            ready = _fetch_from(source, file, target, progress)
         except SourceError as error:
-            log.warning("%s: %s: %s", request, shown(source), error)
             failures.append((source, error))
+            ready = _on_this_machine(file, target)  # another process may have been luckier meanwhile
         except StorageError as error:
-            raise DownloadError(_cannot_store(file, request, target, error)) from error
-        if ready := _on_this_machine(file, target):
-            return ready  # another process was luckier meanwhile
-    raise _no_source_left(file, request, target, failures, skipped)
+            raise DownloadError(cannot_store(file, request, target, error)) from error
+        if ready:
+            for failed, reason in failures:  # where none is left the error says this
+                log.warning("%s: %s: %s", request, shown(failed), reason)
+            return ready
+    raise no_source_left(file, request, target, failures, skipped)
 
 
 def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
     expected, stamp = recorded_digest(file, target), stamp_path(target)
-    if digest := proven_digest(target, expected) if expected else pin(target, target):
+    if digest := proven_digest(target, expected) if expected else pin(file, target, target):
         known = read_stamp(stamp)
         return Fetched(target, digest, known.source if known else "")
-    if target.is_file():
-        log.warning("%s is damaged and will not be used", target)
     for source in file.sources:
         place = packaged_path(source)
-        if place and (digest := proven_digest(place, expected, stamp=stamp) if expected else pin(place, target)):
+        if place and (digest := proven_digest(place, expected, stamp=stamp) if expected else pin(file, place, target)):
             return Fetched(place, digest, source)
     return None
 
@@ -160,6 +172,8 @@ def _keep(part: Partial, file: RemoteFile, target: Path, source: str, etag: str)
     expected = recorded_digest(file, target)  # asked again: another process may have pinned it meanwhile
     if expected and part.digest != expected:
         raise WrongDigestError(f"sha256 is {part.digest}, not {expected}")
+    if expected is None and (problem := misfit(file, part.path)):
+        raise WrongFileError(problem)
     if proven_digest(target, expected):
         return Fetched(target, part.digest, source)  # another process was faster; its file may already be in use
     part.move_to_target()
@@ -210,48 +224,3 @@ def _problem(path: Path, expected: str | None, in_place: Path | None) -> str:
     source, etag = (known.source, known.etag) if known else ("", "")
     write_stamp(path, sha256=digest, source=source, etag=etag, stat=stat, stamp=in_place)
     return ""
-
-
-def _no_source_left(
-    file: RemoteFile, request: str, target: Path, failures: list[tuple[str, SourceError]], skipped: list[str]
-) -> ZooError:
-    said = [f"  {shown(source)}: {error}" for source, error in failures]
-    if skipped:
-        forbidden = [f"  {shown(source)}: not tried" for source in skipped]
-        state = "damaged" if target.is_file() else "not"
-        return OfflineError(
-            f"{request} needs {_named(file)}, which is {state} in the cache, and connections are forbidden "
-            "(offline=True, ZOO_OFFLINE or HF_HUB_OFFLINE). Its sources:\n"
-            + "\n".join([*said, *forbidden, f"What you can do: allow connections{_by_hand(file, target)}"])
-        )
-    if failures and all(isinstance(error, WrongDigestError) for _, error in failures):
-        accept = f"leave it, or to accept the new file remove {stamp_path(target)} and {target}"
-        remedy = "try again later, and report it if it stays: the authors may have put up another file"
-        return IntegrityError(
-            f"{request} needs {_named(file)}, but what came is another file. Nothing of it was kept.\n"
-            + "\n".join([*said, f"What you can do: {remedy if file.sha256 else accept}"])
-        )
-    none = [] if failures else ["  there is no source on record"]
-    return DownloadError(
-        f"{request} needs {_named(file)}, and no source gave it:\n"
-        + "\n".join([*said, *none, f"What you can do: try again later{_by_hand(file, target)}"])
-    )
-
-
-def _named(file: RemoteFile) -> str:
-    size = "size unknown" if file.bytes is None else f"{file.bytes:,} bytes"
-    return f"{file.filename} ({size}, sha256 {file.sha256 or 'unknown'})"
-
-
-def _by_hand(file: RemoteFile, target: Path) -> str:
-    mirror = f"; or set ZOO_MIRROR to a folder or address that has it as {file.sha256}" if file.sha256 else ""
-    return f"; or put the file by hand at {target}{mirror}"
-
-
-def _cannot_store(file: RemoteFile, request: str, target: Path, error: StorageError) -> str:
-    what = "the disk is full" if error.full else f"the cache cannot be written: {error}"
-    return (
-        f"{request} needs {_named(file)} in {target.parent}, but {what}. The temporary file was removed. "
-        f"What you can do: {'free that many bytes' if error.full else 'make it writable'}, or let ZOO_HOME "
-        "(or cache_dir=) name a folder elsewhere"
-    )

@@ -1,4 +1,4 @@
-"""`zoo import`: a checkpoint of the user's own becomes loadable by name."""
+"""`zoo import` and `zoo remove`: a checkpoint of the user's own becomes loadable by name, and is forgotten again."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import hash_file
+from zoo.cache import cache_home, converted_path, file_path, hash_file, stamp_path
+from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
-from zoo.errors import CheckpointFormatError, OptionError
+from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
 from zoo.formats import open_checkpoint
 from zoo.loading import load_model
-from zoo.manifest import RemoteFile, WeightsFile, packaged_manifest, read_manifest, records, user_manifest
+from zoo.locate import write_converted
+from zoo.manifest import (
+    RemoteFile,
+    WeightsFile,
+    manifests,
+    packaged_manifest,
+    read_manifest,
+    records,
+    user_manifest,
+)
 from zoo.registry import get_entry, split_name
+from zoo.tensorflow_bundle import find_bundle
 
 DEFAULT_TAG = "imported"
 
@@ -33,7 +46,8 @@ def import_weights(
 
     Args:
         name: `MODEL` or `MODEL.TAG`; without a tag, the one on record for the digest, else "imported".
-        file: Any form of checkpoint that `load_model(MODEL, checkpoint=...)` takes.
+        file: Any form of checkpoint that `load_model(MODEL, checkpoint=...)` takes. A TensorFlow checkpoint becomes one
+            file of safetensors.
         size: Side of the images the file was trained on, where it is not the entry's. What the recipes export says
             it itself.
         cache_dir: Cache folder; default `$ZOO_HOME`.
@@ -45,10 +59,18 @@ def import_weights(
     """
     entry = get_entry(name)
     source = Path(file).absolute()
-    if not source.is_file():
+    if not source.is_file() and not find_bundle(source):
         raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
     load_model(entry.name, checkpoint=source)
-    digest = hash_file(source)
+    with _as_one_file(entry, source, cache_dir) as single:
+        return _import_file(entry, name, single, source, size, cache_dir)
+
+
+def _import_file(
+    entry: Entry, name: str, single: Path, source: Path, size: int | None, cache_dir: str | Path | None
+) -> WeightsFile:
+    """Copy a file that is known to load and record it; `source` is what the user has."""
+    digest = hash_file(single)
     known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
     _check_tag(entry.name, tag, digest)
@@ -58,14 +80,67 @@ def import_weights(
         "models": [entry.name],
         "state": "hosted",
         "sources": [f"file:{source}"],
-        "bytes": source.stat().st_size,
+        "bytes": single.stat().st_size,
         "sha256": digest,
     }
-    kept = RemoteFile((f"file:{source}",), record["bytes"], digest)
+    kept = RemoteFile((f"file:{single}",), record["bytes"], digest)
     fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, progress=False)
+    if single != source:
+        record |= {"sources": [f"file:{file_path(kept, cache_dir)}"], "provenance": {"file": str(source)}}
     manifest = user_manifest(cache_dir)
     _put_first(record, manifest)
     return next(r for r in read_manifest(manifest) if r.tag == tag and entry.name in r.models)
+
+
+@contextmanager
+def _as_one_file(entry: Entry, source: Path, cache_dir: str | Path | None) -> Iterator[Path]:
+    """The file itself; for a TensorFlow checkpoint, which is several, a temporary one with its tensors."""
+    stored = open_checkpoint(source)
+    if stored.files == (source,):
+        yield source
+        return
+    home = cache_home(cache_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    single = home / f"import.{secrets.token_hex(4)}.safetensors"
+    try:
+        write_converted(entry, stored, *convert(entry, stored.tensors), single)
+        yield single
+    finally:
+        single.unlink(missing_ok=True)
+
+
+def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> WeightsFile:
+    """Undo `import_weights`: take the record out of `$ZOO_HOME/manifest.json`, and the file out of the cache.
+
+    A file that another record stands for stays. The user's own file, which was copied, is not touched.
+
+    Args:
+        name: `MODEL.TAG`, as it was imported.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Returns:
+        The record that was removed.
+
+    Raises:
+        UnknownModelError: No such model, or nothing was imported under this name.
+    """
+    model, tag = get_entry(name).name, split_name(name)[1]
+    manifest = user_manifest(cache_dir)
+    imported = read_manifest(manifest) if manifest.is_file() else ()
+    record = next((r for r in imported if r.tag == tag and r.models == (model,)), None)
+    if record is None:
+        there = ", ".join(f"{m}.{r.tag}" for r in imported for m in r.models) or "none"
+        raise UnknownModelError(
+            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {there}"
+        )
+    _write([r for r in _raw(manifest) if (r["tag"], r["models"]) != (tag, [model])], manifest)
+    in_use = {r.sha256 for path in manifests(cache_dir) for r in read_manifest(path)}
+    if record.sha256 and record.sha256 not in in_use:
+        copies = converted_path(record.sha256, "*", cache_dir)
+        for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
+            path.unlink(missing_ok=True)
+            stamp_path(path).unlink(missing_ok=True)
+    return record
 
 
 def _check_tag(model: str, tag: str, digest: str) -> None:
@@ -105,8 +180,17 @@ def _input_of(entry: Entry, source: Path, size: int | None) -> dict[str, Any]:
 
 def _put_first(record: dict[str, Any], manifest: Path) -> None:
     """Write the record at the head of a manifest, in place of an earlier one of this model and tag."""
-    present = json.loads(manifest.read_text("utf-8"))["weights"] if manifest.is_file() else []
-    rest = [r for r in present if (r["tag"], r["models"]) != (record["tag"], record["models"])]
+    rest = [r for r in _raw(manifest) if (r["tag"], r["models"]) != (record["tag"], record["models"])]
+    _write([record, *rest], manifest)
+
+
+def _raw(manifest: Path) -> list[dict[str, Any]]:
+    """The records of a manifest as they are written, none where there is no manifest."""
+    found: list[dict[str, Any]] = json.loads(manifest.read_text("utf-8"))["weights"] if manifest.is_file() else []
+    return found
+
+
+def _write(weights: list[dict[str, Any]], manifest: Path) -> None:
     temporary = manifest.with_name(f"{manifest.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(json.dumps({"schema": 1, "weights": [record, *rest]}, indent=2) + "\n", "utf-8")
+    temporary.write_text(json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n", "utf-8")
     os.replace(temporary, manifest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from zoo.errors import OptionError
@@ -94,7 +94,7 @@ def _common(names: list[str]) -> str:
     """What several names begin with, cut at a dot, and how many they are."""
     if len(names) < 3:
         return ", ".join(names)
-    columns = zip(*(name.split(".") for name in names), strict=False)
+    columns = zip_longest(*(name.split(".") for name in names))
     start = "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, columns))
     return f"{start}* ({len(names)})"
 

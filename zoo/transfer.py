@@ -80,7 +80,8 @@ def transfer(remote: Remote, part: Partial, size: int | None, advance: Advance) 
                 if failures == ATTEMPTS or part.restarts > RESTARTS:
                     raise SourceError(f"{error} (given up after {attempts} attempts)") from error
                 pause = min(max(wait * 2 ** (failures - 1), error.wait), LONGEST_WAIT)
-                log.warning("%s: %s; next attempt in %.3g s", urlsplit(remote.url).hostname, error, pause)
+                level = logging.WARNING if failures == 1 else logging.INFO  # said once, not five times
+                log.log(level, "%s: %s; next attempt in %.3g s", urlsplit(remote.url).hostname, error, pause)
                 time.sleep(pause)
 
 
