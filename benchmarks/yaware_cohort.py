@@ -182,7 +182,7 @@ def plot(results: dict[str, Any], embedded: dict[str, np.ndarray], age: np.ndarr
     from sklearn.preprocessing import StandardScaler
 
     figure, axes = plt.subplots(1, 4, figsize=(17, 4.2), layout="constrained")
-    for axis, name in zip(axes, (OURS, "SimCLR", "random weights, seed 0"), strict=False):
+    for axis, name in zip(axes[:3], (OURS, "SimCLR", "random weights, seed 0"), strict=True):
         points = PCA(2, random_state=0).fit_transform(StandardScaler().fit_transform(embedded[name]))
         dots = axis.scatter(points[:, 0], points[:, 1], c=age, s=12, cmap="viridis")
         axis.set(title=f"{name}: age r = {results['age'][name]['r']:.2f}", xticks=[], yticks=[])

@@ -54,3 +54,18 @@ def unet_safetensors(scratch, unet_state):
     path = scratch / "unet.safetensors"
     save_file(unet_state, path)
     return path
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save content as a checkpoint; the file is removed after the test, for it may have hundreds of megabytes."""
+    import torch
+
+    path = tmp_path / "checkpoint.pth"
+
+    def save(content):
+        torch.save(content, path)
+        return path
+
+    yield save
+    path.unlink(missing_ok=True)

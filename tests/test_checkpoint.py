@@ -79,10 +79,21 @@ def test_the_prefix_is_found_from_the_names(prefix):
 
 
 def test_no_prefix_where_an_anchor_is_missing():
-    """All anchors must stand behind the same prefix, and a part of a word is none."""
+    """Most anchors must stand behind the same prefix, and a part of a word is none."""
     assert find_prefix(tensors("a.conv1.weight", "b.fc.weight"), ("conv1.weight", "fc.weight")) is None
     assert find_prefix(tensors("my_conv1.weight"), ("conv1.weight",)) is None
     assert find_prefix({}, ("conv1.weight",)) is None
+
+
+def test_prefix_of_a_network_that_lacks_a_tensor():
+    """Most of the anchors tell it, in favour of nothing that has all of them, and only where it is the only one."""
+    anchors = ("conv1.weight", "layer1.weight", "fc.weight")
+    partial = [f"net.{anchor}" for anchor in anchors[1:]]
+    assert find_prefix(tensors(*partial), anchors) == "net."
+    assert find_prefix(tensors(*partial, *anchors), anchors) == ""
+    assert find_prefix(tensors(*partial, *(f"encoder_k.{anchor}" for anchor in anchors)), anchors) == "net."
+    assert find_prefix(tensors(*partial, "other.conv1.weight", "other.fc.weight"), anchors) is None
+    assert find_prefix(tensors("net.conv1.weight"), anchors) is None
 
 
 @pytest.mark.parametrize("key", ["encoder_k", "momentum_encoder", "teacher", "ema"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -35,6 +36,17 @@ def test_flags_come_from_the_fields():
     assert (args.sync_bn, args.mirror, args.mode, args.epochs) == (True, False, "right", 7)
     assert isinstance(args, Args)
     assert not args.resume
+
+
+def test_no_more_loader_processes_than_processors():
+    """Unless the user wants them."""
+
+    @dataclass(kw_only=True)
+    class Busy(Args):
+        workers: int = arg("loader processes per process", 10**6)
+
+    assert 1 <= parse_args(Busy, NEEDED).workers == len(os.sched_getaffinity(0))
+    assert parse_args(Busy, [*NEEDED, "--workers", "7777"]).workers == 7777
 
 
 def test_help_says_every_default(capsys):

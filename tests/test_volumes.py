@@ -416,6 +416,17 @@ def test_odd_maps_are_taken_with_a_warning(caplog):
         assert any(message in line for line in messages(caplog, transform, odd))
 
 
+def test_nothing_is_called_odd_of_what_is_refused(caplog):
+    """A map that is neither modulated nor in the atlas is refused, and no more said; a quiet transform says nothing."""
+    values = brain() / brain().max()
+    caplog.clear()
+    with pytest.raises(InputContractError, match="not said to be in MNI152"):
+        build_transform(SMALL)(image(values, np.diag([7.0, 7, 7, 1]), "scanner"))
+    assert not caplog.records
+    assert messages(caplog, build_transform(SMALL), values)
+    assert messages(caplog, replace(build_transform(SMALL), quiet=True), values) == []
+
+
 def test_the_amount_of_grey_matter_is_in_millilitres(caplog):
     """Density times the volume of a voxel, on the grid, whatever the voxels of the file were."""
     fine = np.array([[5.0, 0, 0, -90], [0, 5.0, 0, -126], [0, 0, 5.0, -72], [0, 0, 0, 1]])

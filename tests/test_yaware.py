@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -77,19 +78,6 @@ def encoder(encoder_file):
 def classifier(classifier_file):
     """Loaded once, for tests that change nothing."""
     return zoo.load_model(NAME, checkpoint=classifier_file)
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Save content as a checkpoint; the file is removed after the test, for it has some fifty megabytes."""
-    path = tmp_path / "checkpoint.pth"
-
-    def save(content):
-        torch.save(content, path)
-        return path
-
-    yield save
-    path.unlink(missing_ok=True)
 
 
 def load(path, **options):
@@ -242,10 +230,25 @@ def test_a_norm_without_a_head(classifier_state, saved, caplog):
     assert "head was dropped" in warnings(caplog)[0]
 
 
+@pytest.mark.parametrize(
+    "lost",
+    ["features.conv0.weight", "features.transition3.conv.weight", "features.denseblock4.denselayer16.norm2.bias"],
+)
+def test_a_file_that_lacks_one_tensor(lost, encoder_state, saved):
+    """It is told from a file of another network: that one tensor is named, under the name that is sought."""
+    state = {f"module.{name}": tensor for name, tensor in encoder_state.items() if name != lost}
+    assert len(state) == len(encoder_state) - 1
+    named = re.escape(re.sub(r"(denselayer\d+)\.(?!layers)", r"\1.layers.", lost))
+    with pytest.raises(CheckpointMismatchError, match=rf"719 of the 720 .*\n.*missing \(1\): {named}\n") as caught:
+        load(saved(state))
+    assert "with parts cut away" in str(caught.value)
+
+
 def test_no_projection_head_in_the_file(classifier_file, encoder_file):
     """A fine-tuned file has none, which is said and not made up for; one network has one head."""
-    with pytest.raises(CheckpointMismatchError, match=r"720 of the 724 required.*\n.*missing \(4\): hidden_rep"):
+    with pytest.raises(CheckpointMismatchError, match=r"none \(hidden_rep.*zoo\.entries\.yaware\.pretrain") as caught:
         load(classifier_file, projection=True)
+    assert "guess" not in str(caught.value)
     with pytest.raises(OptionError, match="two heads"):
         load(encoder_file, projection=True, num_classes=2)
 

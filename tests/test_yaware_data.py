@@ -19,8 +19,8 @@ SHAPE = (30, 33, 29)
 
 
 def maps(count, seed=0):
-    """Positive volumes that differ."""
-    return np.random.default_rng(seed).gamma(2.0, size=(count, *SHAPE)).astype(np.float32)
+    """Positive volumes that differ, with values as densities have them."""
+    return np.random.default_rng(seed).gamma(2.0, 0.1, size=(count, *SHAPE)).astype(np.float32)
 
 
 def scored(volume):
@@ -76,6 +76,31 @@ def test_an_array_is_read_in_the_order_of_its_table(array):
         np.testing.assert_allclose(cohort.volume(i)[0], scored(values[i]), atol=1e-5)  # float32 of numbers up to 10
 
 
+@pytest.mark.parametrize(
+    ("scale", "dtype", "words"),
+    [(100, "uint8", "whole numbers from 0 to"), (100, "float32", "percentages"), (-1, "float32", "no negative values")],
+)
+def test_an_array_of_something_else_is_refused(tmp_path, scale, dtype, words):
+    """What `load_transform` refuses of a file, training refuses of an array, unless it is told to take it as it is."""
+    np.save(tmp_path / "maps.npy", (maps(2) * scale).astype(dtype))
+    table = write(tmp_path, "age\n20\n30\n")
+    with pytest.raises(InputContractError, match=f"volume 1 in .*{words}"):
+        read_cohort(str(tmp_path / "maps.npy"), table).volume(1)
+    assert read_cohort(str(tmp_path / "maps.npy"), table, grid="any").volume(1).std() == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_odd_about_a_volume_is_said_once(tmp_path, caplog):
+    """Not once a pass, nor once a part it is in, nor by each loader process."""
+    np.save(tmp_path / "maps.npy", maps(2) * np.float32(0.05))
+    cohort = read_cohort(str(tmp_path / "maps.npy"), write(tmp_path, "age\n20\n30\n"), labels=["age"])
+    for part in (cohort, cohort.take([1, 0]), cohort.take([0])):
+        for _ in range(2):
+            loaded = torch.utils.data.DataLoader(Volumes(part), sampler=[(0, i) for i in range(len(part))])
+            assert len(list(loaded)) == len(part)
+    assert [record.getMessage().count("the largest lie between 1 and 3") for record in caplog.records] == [1, 1]
+    assert cohort.told.is_shared()
+
+
 def test_rows_are_chosen_by_their_columns(array):
     """All conditions must hold; names and volumes stay together."""
     values, data, table = array
@@ -90,9 +115,9 @@ def test_rows_are_chosen_by_their_columns(array):
 @pytest.mark.parametrize("dtype", ["float16", "float64", ">f4", "uint8", "int32"])
 def test_any_real_dtype_is_read(tmp_path, dtype):
     """Also without the channel axis; the values are those stored."""
-    values = (maps(2) * 20).astype(dtype)
+    values = (maps(2) * 100).astype(dtype)
     np.save(tmp_path / "maps.npy", values)
-    cohort = read_cohort(str(tmp_path / "maps.npy"), write(tmp_path, "age\n20\n30\n"))
+    cohort = read_cohort(str(tmp_path / "maps.npy"), write(tmp_path, "age\n20\n30\n"), grid="any")
     assert cohort.names == ("volume 0", "volume 1")
     assert cohort.labels.shape == (2, 0)
     np.testing.assert_allclose(cohort.volume(1)[0], scored(values[1]), atol=1e-5)

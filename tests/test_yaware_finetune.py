@@ -17,7 +17,7 @@ import zoo
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors
 from zoo.entries.yaware.data import MODEL, read_cohort
-from zoo.entries.yaware.finetune import Args, Task, begin, check_steps, main, read_task
+from zoo.entries.yaware.finetune import Args, main
 from zoo.entries.yaware.finetune_method import (
     Classifier,
     LabelledVolumes,
@@ -28,9 +28,10 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
+from zoo.entries.yaware.task import Task, begin, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.training.distributed import Processes
-from zoo.training.finetune import train_and_test
+from zoo.training.finetune import input_of, train_and_test
 
 SIDE = 29  # the smallest the network takes: its last map is one voxel
 COUNT = 24
@@ -42,12 +43,12 @@ def folder(tmp_path_factory):
     """Noise with a bright block, larger in patients. Site c has seen patients alone; two volumes are of one subject."""
     root, rng = tmp_path_factory.mktemp("cohort"), np.random.default_rng(0)
     volumes = rng.uniform(0, 0.2, (COUNT, 1, SIDE, SIDE, SIDE)).astype(np.float32)
-    lines = ["participant_id,session,group,site,subject"]
+    lines = ["participant_id,session,group,site,subject,rare"]
     for i in range(COUNT):
         is_patient = i % 2 == 1
         volumes[i, 0, 8:20, 8:20, 8 : 22 if is_patient else 14] += 0.8
         site = "c" if i in (1, 3) else "ab"[i // 12]
-        lines.append(f"sub-{i:02},1,{'patient' if is_patient else 'control'},{site},s{max(i, 2)}")
+        lines.append(f"sub-{i:02},1,{'patient' if is_patient else 'control'},{site},s{max(i, 2)},{i in (4, 6)}")
     np.save(root / "maps.npy", volumes)
     (root / "table.csv").write_text("\n".join(lines) + "\n")
     return root
@@ -96,7 +97,11 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
     argv = command(folder, out, "--checkpoint", checkpoint, "--labelled", "8", "--val-share", "0.25", "--lr", "1e-9")
     results = main(argv)
     assert json.loads((out / "results.json").read_text()) == results
-    assert json.loads(capsys.readouterr().out.partition("\n{\n")[2].join(["{", ""])) == results
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.partition("\n{\n")[2].join(["{", ""])) == results
+    assert "fold1-draw0, one of 2 runs: 6 volumes to train on, 12 to test on" in printed.err
+    last = printed.err.splitlines()[-1]
+    assert last == f"next: zoo.load_model({MODEL!r}, checkpoint={str(out / 'fold1-draw0' / 'best.pt')!r})"
     assert (results["classes"], results["skipped"]) == (["control", "patient"], {})
     assert [run["split"] for run in results["runs"]] == ["fold0-draw0", "fold1-draw0"]
     for run in results["runs"]:
@@ -281,6 +286,15 @@ def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, we
     assert "voxels" not in caplog.text
 
 
+def test_what_was_imported_plays_no_part_beside_a_file_of_ones_own(folder, weights):
+    """The plain name may stand for weights of another input; that of a named tag is taken."""
+    weights(input={"size": [SIDE] * 3, "affine": None})
+    assert input_of(arguments(folder)).size == (SIDE,) * 3
+    for own in ({"checkpoint": "mine.pt"}, {"from_scratch": True}):
+        assert input_of(arguments(folder, **own)).size == (121, 145, 121)
+        assert input_of(arguments(folder, **own, model=f"{MODEL}.mine")).size == (SIDE,) * 3
+
+
 def test_files_are_taken_on_the_grid_of_the_weights(folder, weights, tmp_path, caplog):
     """Brought there; or read as they are, with a warning where they are mirrored."""
     place = np.array([[-6.0, 0, 0, 84], [0, 6, 0, -84], [0, 0, 6, -84], [0, 0, 0, 1]])
@@ -355,12 +369,16 @@ def test_defaults_are_the_published_run():
         (["--patience", "3"], "without --val-share nothing is validated"),
         (["--monitor", "+val_auroc"], r"--monitor \+val_auroc --patience 0: without --val-share"),
         (["--freeze", "--monitor", "loss"], "without --val-share"),
-        (["--label", "diagnosis"], "lacks columns diagnosis; it has participant_id, session, group, site, subject"),
-        (["--label", "session"], "all 24 rows have the label '1': at least two classes"),
+        (
+            ["--label", "diagnosis"],
+            "--label diagnosis: .* lacks columns diagnosis; it has participant_id, session, group",
+        ),
+        (["--label", "session"], "--label session: all 24 rows have the label '1': at least two classes"),
         (["--label", "participant_id"], "--folds 2: each class needs as many subjects, there are 1 of 'sub-00'.* ..."),
         (["--folds", "13"], "there are 12 of 'control', 12 of 'patient'"),
         (["--labelled", "13"], "--labelled 13: fold0 has 12 subjects to train on"),
-        (["--labelled", "3"], "cannot hold 2 of each class"),
+        (["--labelled", "3"], "--labelled 3: fold0: 3 of 12 labels cannot hold 2 of each class"),
+        (["--freeze", "--rows", "site=a", "--subject", "", "--folds", "2", "--label", "rare"], "fold. has 1 volume"),
         (["--labelled", "4", "--val-share", "0.9"], "fold0 has 2 subject.s. of a class to train on"),
         (["--batch-size", "13"], "fold0 has 12 volumes to train on, fewer than a step's --batch-size 13"),
         (["--batch-size", "1"], "one volume of .29, 29, 29. leaves one value"),

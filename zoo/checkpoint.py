@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from zoo.building import make_fresh
 from zoo.coverage import check_coverage, group_of, is_counter, shape_text
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.formats import as_float32, other_float
+from zoo.formats import as_float32, base_of, other_float
 from zoo.report import AS_STORED, HEAD_MISFIT, LoadReport, unwrap
 
 if TYPE_CHECKING:
@@ -32,21 +33,22 @@ def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | No
 
     Args:
         state: Names of a file.
-        anchors: Names that the network surely has, best its first and its last.
+        anchors: Names that the network surely has, best its first, its last and some between.
 
     Returns:
-        The one prefix, empty or ending in a dot, behind which all anchors are found; None where there is none.
+        The one prefix, empty or ending in a dot, behind which all anchors are found; else the one behind which most of
+        several are, so that of a file that lacks a tensor the coverage check can say which. None where there is none.
         Key networks (`KEY_NETWORKS`) are passed over.
 
     Raises:
         CheckpointMismatchError: There are several, or key networks alone.
     """
-    first = anchors[0]
-    ends = (name.removesuffix(first) for name in state if name.endswith(first))
-    prefixes = [p for p in ends if (not p or p.endswith(".")) and all(p + anchor in state for anchor in anchors)]
-    found = [p for p in prefixes if not KEY_NETWORKS.intersection(p.split("."))]
-    if len(found) == 1:
-        return found[0]
+    counts = Counter(name.removesuffix(anchor) for anchor in anchors for name in state if name.endswith(anchor))
+    most = [p for p, count in counts.items() if (not p or p.endswith(".")) and 2 * count > len(anchors)]
+    prefixes = [p for p in most if counts[p] == len(anchors)]
+    found, partly = ([p for p in some if not KEY_NETWORKS.intersection(p.split("."))] for some in (prefixes, most))
+    if len(found or partly) == 1:
+        return (found or partly)[0]
     if not prefixes:
         return None
     which = "several copies of the network" if found else "a key network alone, not the one that was trained"
@@ -110,7 +112,7 @@ def left_out(stored: State, kept: State, unused: Mapping[str, str]) -> dict[str,
         kept: What `convert` returned for them.
         unused: The entry's patterns.
     """
-    keeps = {id(tensor) for tensor in kept.values()}
+    keeps = {id(each) for tensor in kept.values() for each in (tensor, base_of(tensor))}
     names = (name for name, tensor in stored.items() if id(tensor) not in keeps)
     return {name: _reason(name, unused) or "beside the network" for name in names}
 
@@ -167,9 +169,9 @@ def load_into(
     check_coverage(own, state, entry, head_required=projection)
     _sort_out(own, state, entry, report)
     values = read(state)
-    if entry.stem in report.adapted:
-        channels = own[entry.stem].shape[entry.stem_axis]
-        values[entry.stem] = adapt_input_channels(values[entry.stem], channels, entry.stem_axis)
+    for stem in report.adapted:
+        channels = own[stem].shape[entry.stem_axis]
+        values[stem] = adapt_input_channels(values[stem], channels, entry.stem_axis)
     make_fresh(model, report.fresh, entry)
     current = model.state_dict()
     model.load_state_dict({name: values.get(name, current[name]) for name in own}, strict=True, assign=True)

@@ -33,6 +33,7 @@ _CAT12 = (
 )
 _ROUNDING = 0.01
 _MOST_DENSITY = 10.0  # no registration shrinks a place tenfold in volume; percentages and scans lie above
+_LEAST_DENSITY = 0.3  # below it a map was scaled, or holds no brain
 _UNMODULATED = (0.99, 1.001)  # the largest value of a probability map; volume changes move that of a modulated one
 _USUAL_ML = (300.0, 1100.0)  # adults have 450 to 900 ml of grey matter; nilearn's ICBM152 map adds up to 1008
 _MOST_ML = 2000.0  # no human skull holds more, of everything
@@ -91,6 +92,8 @@ class VolumeTransform:
     """Makes one volume the input of a network; stateless, picklable, safe in data loader workers."""
 
     preprocessing: Preprocessing
+    quiet: bool = False
+    """Whether what is merely odd goes unsaid, as where it was said before."""
 
     def __call__(self, volume: VolumeInput) -> Tensor:
         """Return `volume` as a float32 tensor `(1, i, j, k)`, axes in nibabel's order, as the network knows it.
@@ -115,14 +118,16 @@ class VolumeTransform:
 
         facts = self.preprocessing
         found = _read(volume, facts)
-        check_values(found, facts)
+        odd = check_values(found, facts)
         if facts.affine is None and facts.size:
             placed = _as_it_is(found, facts)
         elif facts.affine is None:
             placed = to_spacing(found, facts.orientation, facts.spacing, facts.spline or 1)
         else:
             placed = to_atlas(found, facts.size, np.array(facts.affine), _CAT12)
-            _check_amount(placed, facts, found.source)
+            odd += _check_amount(placed, facts, found.source)
+        for line in () if self.quiet else odd:  # only now that nothing refused the volume
+            log.warning("%s", line)
         output = torch.from_numpy(np.ascontiguousarray(_scale(placed, facts)))[None]
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
 
@@ -178,8 +183,11 @@ def _as_it_is(volume: Volume, facts: Preprocessing) -> NDArray[Any]:
     return volume.values
 
 
-def check_values(volume: Volume, facts: Preprocessing) -> None:
-    """Check that the values can be in the units of the facts, as far as they tell; what is merely odd is logged.
+def check_values(volume: Volume, facts: Preprocessing) -> list[str]:
+    """Check that the values can be in the units of the facts, as far as they tell.
+
+    Returns:
+        What is merely odd about them, to be logged.
 
     Raises:
         InputContractError: They are not finite, all the same, or cannot be in these units.
@@ -195,10 +203,10 @@ def check_values(volume: Volume, facts: Preprocessing) -> None:
     if values.min() == values.max():
         raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
     check = _check_grey_matter if facts.units == GREY_MATTER else _check_hounsfield
-    check(volume, facts)
+    return check(volume, facts)
 
 
-def _check_grey_matter(volume: Volume, facts: Preprocessing) -> None:
+def _check_grey_matter(volume: Volume, facts: Preprocessing) -> list[str]:
     """Tell a modulated density map from what else a brain's file may hold, by its values alone."""
     import numpy as np
 
@@ -217,28 +225,32 @@ def _check_grey_matter(volume: Volume, facts: Preprocessing) -> None:
             f"the largest lie between 1 and 3. {_CAT12}"
         )
     if are_whole:
-        log.warning("%s, a mask: a %s is expected, and features of a mask may mean little", said, facts.units)
-    elif most > high:
-        log.warning("%s, where a %s has %g to %g: is the registration right?", said, facts.units, low, high)
-    elif _UNMODULATED[0] <= most <= _UNMODULATED[1]:
-        log.warning("%s, as a map that is not modulated (wp1): a %s (mwp1) is expected", said, facts.units)
+        return [f"{said}, a mask: a {facts.units} is expected, and features of a mask may mean little"]
+    if most > high:
+        return [f"{said}, where a {facts.units} has {low:g} to {high:g}: is the registration right?"]
+    if _UNMODULATED[0] <= most <= _UNMODULATED[1]:
+        return [f"{said}, as a map that is not modulated (wp1): a {facts.units} (mwp1) is expected"]
+    if most < _LEAST_DENSITY and facts.affine is None:  # elsewhere the amount of grey matter tells
+        return [f"{said}: of a {facts.units} the largest lie between 1 and 3, were these scaled, or no brain?"]
+    return []
 
 
-def _check_hounsfield(volume: Volume, facts: Preprocessing) -> None:
+def _check_hounsfield(volume: Volume, facts: Preprocessing) -> list[str]:
     least, most = float(volume.values.min()), float(volume.values.max())
     if least > _NO_AIR:
         raise InputContractError(
             f"{volume.source} has values from {least:g} to {most:g}: HU are expected, where air is -1000 and water 0. "
             "Apply the rescale slope and intercept of the DICOM header, and neither window nor scale the volume before"
         )
+    return []
 
 
-def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> None:
-    """Check how much grey matter a map adds up to: density times the volume of a voxel."""
+def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> list[str]:
+    """Check how much grey matter a map adds up to, density times the volume of a voxel; returns what is odd."""
     import numpy as np
 
     if facts.units != GREY_MATTER:
-        return
+        return []
     amount = float(placed.sum(dtype=np.float64) * abs(np.linalg.det(np.array(facts.affine)[:3, :3])) / 1000)
     if amount > _MOST_ML:
         raise InputContractError(
@@ -246,11 +258,12 @@ def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> No
             f"expected. {_CAT12}"
         )
     least, most = _USUAL_ML
-    if not least <= amount <= most:
-        log.warning(
-            "%s adds up to %.0f ml of grey matter, where brains have %.0f to %.0f: is it a %s of a whole brain?",
-            *(source, amount, least, most, facts.units),
-        )
+    if least <= amount <= most:
+        return []
+    return [
+        f"{source} adds up to {amount:.0f} ml of grey matter, where brains have {least:.0f} to {most:.0f}: is it a "
+        f"{facts.units} of a whole brain?"
+    ]
 
 
 def _scale(values: NDArray[Any], facts: Preprocessing) -> NDArray[Any]:

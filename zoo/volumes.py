@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor"
+VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor | Volume"
 
-_SMALLEST_SIDE = 8
+_SMALLEST_SIDES = (8, 8, 8)
 _VOXEL_SIZES = (0.1, 20.0)  # mm; beyond them a header is in metres or micrometres, or not filled in
 _MOST_SHEAR = 0.9  # of a box's volume is left after a shear of 26 degrees, more than any registration or gantry gives
 MNI152 = 4  # as all codes of spaces from NIFTI_XFORM_... of nifti1.h
@@ -47,7 +47,7 @@ class Volume:
     """What messages call it."""
 
 
-def read_volume(volume: VolumeInput) -> Volume:
+def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_SIDES) -> Volume:
     """Return the values of one volume, scaled as its header says, and its place.
 
     Args:
@@ -56,18 +56,28 @@ def read_volume(volume: VolumeInput) -> Volume:
             A folder with one DICOM series of CT, see `dicom_series`.
             A nibabel image of NIfTI.
             An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along.
+            A `Volume`, read before, which is returned as it is.
             A NIfTI in the MNI152 atlas says so by code 4 of its sform or else of its qform, which is then the matrix
             taken; otherwise the sform is, or else the qform.
+        least: Voxels that it must have along each axis.
 
     Raises:
-        InputContractError: It cannot be read, is not one volume of real numbers with at least 8 voxels a side, or its
-            header has no place, a place without meaning, or two that mirror each other.
+        InputContractError: It cannot be read, is not one volume of real numbers with as many voxels as it must have, or
+            its header has no place, a place without meaning, or two that mirror each other.
         FileNotFoundError: The path does not exist.
     """
+    found = _read(volume)
+    _check_sides(found.values.shape, least, found.source)
+    return found
+
+
+def _read(volume: VolumeInput) -> Volume:
     import numpy as np
     import torch
     from nibabel.spatialimages import SpatialImage
 
+    if isinstance(volume, Volume):
+        return volume
     if isinstance(volume, (str, PathLike)):
         return _read_path(Path(volume))
     if isinstance(volume, SpatialImage):
@@ -227,12 +237,18 @@ def _from_array(array: NDArray[Any], source: str) -> Volume:
 
 
 def _check_shape(shape: tuple[int, ...], source: str) -> None:
-    if len(shape) == 3 and min(shape) >= _SMALLEST_SIDE:
-        return
-    way = "an image or a few slices are none"
-    if len(shape) > 3:
+    if len(shape) != 3 or min(shape) < 1:
         way = "pass one at a time, for example array[i]; of a NIfTI, nibabel.four_to_three(image)[i]"
-    raise InputContractError(
-        f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) with at least {_SMALLEST_SIDE} voxels a "
-        f"side is expected; {way}"
-    )
+        raise InputContractError(
+            f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) is expected; "
+            f"{way if len(shape) > 3 else 'an image or a few slices are none'}"
+        )
+
+
+def _check_sides(shape: tuple[int, ...], least: tuple[int, ...], source: str) -> None:
+    if any(side < few for side, few in zip(shape, least, strict=True)):
+        fewest = f"{least[0]} voxels a side" if len(set(least)) == 1 else f"{' x '.join(map(str, least))} voxels"
+        raise InputContractError(
+            f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) with at least {fewest} is expected; an "
+            "image or a few slices are none"
+        )

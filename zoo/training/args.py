@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -92,6 +93,8 @@ class TrainArgs:
 def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str | None = None) -> A:
     """Build an arguments object from the command line: one flag a field, with the field's default.
 
+    That of `--workers` is at most the number of processors.
+
     Raises:
         OptionError: A value is out of its range.
         SystemExit: The flags themselves are wrong (argparse prints why).
@@ -102,7 +105,8 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
         flag, required = "--" + f.name.replace("_", "-"), f.default is dataclasses.MISSING
         options: dict[str, Any] = {"dest": f.name, "help": f.metadata["help"], "required": required}
         if not required:
-            options["default"] = f.default
+            published: Any = f.default
+            options["default"] = min(published, _processors()) if f.name == "workers" else published
         if types[f.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -111,6 +115,11 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
     args = cls(**vars(parser.parse_args(argv)))
     args.check()
     return args
+
+
+def _processors() -> int:
+    """How many processors this process may use; more loader processes than these only stand in each other's way."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_command(main: Callable[[], object]) -> None:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 import zoo
+from zoo.entry import Preprocessing
+from zoo.registry import get_entry, split_name
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.data import length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
-from zoo.training.runlog import Metrics, read_log
+from zoo.training.runlog import Metrics, read_log, say, write_atomically
 
 Results = dict[str, Any]
+
+
+class Start(Protocol):
+    """Arguments that say what a network starts from."""
+
+    model: str
+    checkpoint: str
+    from_scratch: bool
 
 
 def train_and_test(
@@ -80,6 +92,49 @@ def origin_of(network: nn.Module) -> Results:
     return {"model": report.model, "tag": report.tag, "source": report.source, "sha256": report.sha256}
 
 
+def input_of(args: Start) -> Preprocessing:
+    """What a run's images or volumes must be: the input of the weights that it starts from.
+
+    Of a file of the user's own, and of random weights, that is the model's, or of the tag that was named: what was
+    imported, and so stands behind the plain name, plays no part.
+    """
+    is_own = bool(args.checkpoint or args.from_scratch)
+    entry, tag = get_entry(args.model), split_name(args.model)[1]
+    return entry.preprocessing if is_own and not tag else zoo.model_info(args.model).input
+
+
+def load_network(args: Start, num_classes: int) -> nn.Module:
+    """The network to start from, with a head for the classes; 0 for none."""
+    return zoo.load_model(
+        args.model,
+        pretrained=not args.from_scratch,
+        checkpoint=args.checkpoint or None,
+        num_classes=num_classes,
+    )
+
+
+def write_results(results: Results, out: str | Path, *, hint: str | None = None) -> None:
+    """Write `results.json` into a folder, whole or not at all.
+
+    Args:
+        results: What JSON can hold.
+        out: The folder.
+        hint: What to do next, which may be nothing, where the run is at its end: the results are printed, then it is
+            said. None for a part of a run, of which nothing is printed.
+    """
+    text = json.dumps(results, indent=2)
+    write_atomically(Path(out) / "results.json", lambda place: place.write_text(text))
+    if hint is not None:
+        print(text, flush=True)
+    if hint:
+        say(hint)
+
+
+def how_to_load(model: str, file: str | Path) -> str:
+    """The line that a run ends with: what loads the network that it wrote."""
+    return f"next: zoo.load_model({get_entry(model).name!r}, checkpoint={str(file)!r})"
+
+
 def collect(
     rows: Callable[[dict[str, Tensor]], Tensor],
     dataset: Dataset[dict[str, Tensor]],
@@ -109,7 +164,8 @@ def collect(
         num_workers=args.workers,
         generator=torch.Generator(),
     )
-    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in loader])
+    bar = tqdm(loader, desc="evaluating", disable=None if processes.is_main else True, leave=False)
+    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in bar])
     everyone: Tensor = distributed.gather(own).view(world, share, -1)
     return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.registry import get_entry
+from zoo.training.runlog import say
 
 
 def publish(
@@ -59,4 +60,6 @@ def publish(
         "provenance": {"command": command, "metrics": dict(metrics)},
     }
     print(json.dumps(record, indent=2))
+    name = models[-1]
+    say(f"next: zoo.load_model({name!r}, checkpoint={str(path)!r}), or for good `zoo import {name}.{tag} {path}`")
     return path

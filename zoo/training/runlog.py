@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,6 +54,11 @@ class RunLog:
         if self.writer is not None:
             self.writer.close()
         plot_curves(self.lines, self.file.with_name("curves.png"))
+
+
+def say(text: str) -> None:
+    """Tell whoever follows a run how it goes, or what to do after it: on stderr, for stdout is for results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ Files in OUT beside the loop's: `results.json`, and `predictions.csv` of the tes
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 import zoo
@@ -50,8 +49,16 @@ from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
-from zoo.training.finetune import Results, collect, origin_of, train_and_test
-from zoo.training.runlog import write_atomically
+from zoo.training.finetune import (
+    Results,
+    collect,
+    how_to_load,
+    input_of,
+    load_network,
+    origin_of,
+    train_and_test,
+    write_results,
+)
 
 log = logging.getLogger("zoo")
 
@@ -133,9 +140,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
     results = {"task": task, **results, "arguments": asdict(args)}
     if processes.is_main:
-        text = json.dumps(results, indent=2)
-        write_atomically(Path(args.out) / "results.json", lambda p: p.write_text(text))
-        print(text)
+        write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt"))
     distributed.stop()
     return results
 
@@ -151,9 +156,7 @@ def resolve(args: T) -> T:
     if get_entry(args.model).name != expected:
         raise OptionError(f"--model {args.model}: this task starts from {expected} or {expected}.TAG")
     if not args.size:
-        is_file_known = not (args.checkpoint or args.from_scratch)
-        known = zoo.model_info(args.model).input if is_file_known else get_entry(expected).preprocessing
-        args = replace(args, size=known.size[0])
+        args = replace(args, size=input_of(args).size[0])
     if not args.val_list and args.monitor.lstrip("+").startswith("val_"):
         log.warning("no --val-list: nothing is validated, and the best epoch is the one with the least training loss")
         args = replace(args, monitor="loss")
@@ -169,7 +172,7 @@ def classify(args: ClassifyArgs, processes: Processes) -> Results:
         part: LabelledImages(s, size=args.size, view=views[part], normalization=args.normalize, seed=args.seed)
         for part, s in samples.items()
     }
-    method = Classifier(build_network(args, len(names)), freeze=args.freeze)
+    method = Classifier(load_network(args, len(names)), freeze=args.freeze)
 
     def evaluate(part: str, epoch: int) -> Results:
         scores = collect(method.probabilities, data[part], args, processes, data_pass=epoch)
@@ -184,7 +187,7 @@ def classify(args: ClassifyArgs, processes: Processes) -> Results:
 def segment(args: SegmentArgs, processes: Processes) -> Results:
     """Fine-tune on masks; Dice on the test list."""
     data = {part: read_masked(args, part, *given) for part, given in lists(args).items()}
-    method = Segmenter(build_network(args, 1))
+    method = Segmenter(load_network(args, 1))
 
     def evaluate(part: str, epoch: int) -> Results:
         return dice_metrics(collect(method.overlaps, data[part], args, processes, data_pass=epoch))
@@ -208,16 +211,6 @@ def tune(
     if "test" in data:
         results["test"] = {"images": length_of(data["test"]), **results["test"]}
     return results
-
-
-def build_network(args: FinetuneArgs, num_classes: int) -> nn.Module:
-    """The network to start from, with a head for the task."""
-    return zoo.load_model(
-        args.model,
-        pretrained=not args.from_scratch,
-        checkpoint=args.checkpoint or None,
-        num_classes=num_classes,
-    )
 
 
 def lists(args: FinetuneArgs) -> dict[str, tuple[str, str]]:

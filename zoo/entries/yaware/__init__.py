@@ -26,7 +26,7 @@ PREPROCESSING = Preprocessing(
 """CAT12's `mwp1` map on the grid of its template (SPM12, CAT12): x from 90 to -90 mm, as it runs to the left, y from
 -126 to 90, z from -72 to 108. Densities pass 1 where a region is larger than the template's; 3 leaves room."""
 
-_DENSENET = ("features.conv0.weight", "features.transition3.conv.weight")
+_DENSENET = ("features.conv0.weight", "features.transition1.conv.weight", "features.transition3.conv.weight")
 _UNET = ("down.0.doubleconv.conv1.weight", "down.1.doubleconv.conv2.weight")
 _BARE_LAYER = re.compile(r"(features\.denseblock\d+\.denselayer\d+)\.(?!layers\.)")
 _HEAD_NAMES = {"classifier": "class_layers.out", "class_layers.class": "class_layers.out"}

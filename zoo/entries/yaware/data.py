@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.training.data import Key, seed_of
 from zoo.training.table import EMPTY, check_columns, read_table
-from zoo.volume_transform import VolumeTransform
+from zoo.volume_transform import VolumeTransform, build_volume_transform
 from zoo.volumes import read_volume, z_score
 
 Voxels = npt.NDArray[np.float32]
@@ -68,7 +68,12 @@ class Cohort:
     """Of NIfTI files that are read in their own grid: from voxel (i, j, k, 1) to mm (4, 4), the first file's, which all
     must have. None for arrays, and for files that are brought to the contract's grid."""
     transform: VolumeTransform | None = None
-    """Of NIfTI files that are brought to the contract's grid: what does so."""
+    """What holds volumes to the contract and brings them to its grid; None for those that are taken as they are."""
+    told: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.uint8))
+    """(rows of the table,): whether what is odd about a volume was said, once for all passes, parts and loader
+    processes, which share it."""
+    table_rows: tuple[int, ...] = ()
+    """Row of the table of each volume."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -77,16 +82,20 @@ class Cohort:
         """Return a volume as the network takes it: (1, D, H, W), less its mean, over its deviation.
 
         Raises:
-            InputContractError: It has NaN or infinite values, is constant or of another shape, or its file breaks the
-                input contract. The message names the volume.
+            InputContractError: It has NaN or infinite values, is constant or of another shape, or breaks the input
+                contract. The message names the volume.
         """
         place = self.places[index]
         try:
-            if isinstance(place, int):
-                return z_score(np.array(open_array(self.source)[place]).reshape(1, *self.shape))
+            values = np.array(open_array(self.source)[place]).reshape(self.shape) if isinstance(place, int) else place
             if self.transform is not None:
-                placed: Voxels = self.transform(place).numpy()
+                row = self.table_rows[index]
+                transform = replace(self.transform, quiet=bool(self.told[row]))
+                self.told[row] = 1
+                placed: Voxels = transform(values).numpy()
                 return placed
+            if isinstance(place, int):
+                return z_score(np.asarray(values)[None])
             found = read_volume(place)
             if found.values.shape != self.shape or not is_same_place(found.affine, self.affine):
                 raise InputContractError(
@@ -127,6 +136,7 @@ class Cohort:
             names=tuple(self.names[i] for i in indices),
             rows=tuple(self.rows[i] for i in indices),
             labels=self.labels[list(indices)],
+            table_rows=tuple(self.table_rows[i] for i in indices),
         )
 
     def _refuse(self, wrong: Sequence[bool], column: str, what: str) -> None:
@@ -155,8 +165,9 @@ def read_cohort(
             that each occur in one file's name.
         labels: Columns of the table that are labels, numbers.
         rows: Which rows to use, `column=value` or several of these with commas between; empty for all.
-        grid: What NIfTI files are taken as. "published": the input contract holds, and each is brought to its grid.
-            "any": read as they are, all of one shape at one place.
+        grid: What the volumes are taken as. "published": the input contract holds; files are brought to its grid, an
+            array of its shape is on it, and of one of another shape the values alone are checked. "any": read as they
+            are, files all of one shape at one place.
         contract: The input of the weights that the volumes are for, `model_info(...).input`; default the published.
 
     Raises:
@@ -179,6 +190,9 @@ def read_cohort(
     if not source.is_dir():
         places, shape = kept, check_array(source, len(everyone), path)
         check_order(source, everyone, names, path)
+        if grid == "published":
+            elsewhere = contract.override({"size": shape, "affine": None})
+            transform = build_volume_transform(contract if shape == contract.size else elsewhere)
     else:
         places = files = find_files(source, chosen, called, path)
         if grid == "any":
@@ -192,7 +206,8 @@ def read_cohort(
             f"map is empty"
         )
     no_labels = np.empty((len(kept), 0))
-    cohort = Cohort(source, path, tuple(places), called, chosen, no_labels, shape, affine, transform)
+    told = torch.zeros(len(everyone), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+    cohort = Cohort(source, path, tuple(places), called, chosen, no_labels, shape, affine, transform, told, tuple(kept))
     columns = [cohort.numbers(name) for name in labels]
     return replace(cohort, labels=np.array(columns).reshape(len(labels), len(kept)).T)
 

@@ -23,7 +23,6 @@ loop's files, whose `last.pt` (with --val-share, `best.pt`) `load_model(checkpoi
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -31,11 +30,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
-import zoo
-from zoo.cache import hash_file
-from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, read_cohort
+from zoo.entries.yaware.data import GRIDS, MODEL
 from zoo.entries.yaware.finetune_method import (
     Classifier,
     Floats,
@@ -46,17 +42,8 @@ from zoo.entries.yaware.finetune_method import (
     summarise,
     write_predictions,
 )
-from zoo.entries.yaware.splits import (
-    Indices,
-    Split,
-    class_codes,
-    group_by_subject,
-    make_splits,
-    site_folds,
-    stratified_folds,
-)
-from zoo.entries.yaware.storage import in_words, is_same_place
-from zoo.entry import Preprocessing
+from zoo.entries.yaware.splits import Split
+from zoo.entries.yaware.task import Task, begin, check_probes, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
@@ -64,17 +51,20 @@ from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args,
 from zoo.training.data import seed_of
 from zoo.training.distributed import Processes
 from zoo.training.evaluate import mean_auroc
-from zoo.training.finetune import Results, collect, origin_of, train_and_test
+from zoo.training.finetune import (
+    Results,
+    collect,
+    how_to_load,
+    load_network,
+    origin_of,
+    train_and_test,
+    write_results,
+)
 from zoo.training.loop import autocast
-from zoo.training.runlog import write_atomically
+from zoo.training.runlog import say
 
-log = logging.getLogger("zoo")
-
-RECIPE = "zoo.entries.yaware.finetune"
 SPLITS = ("stratified", "leave-site-out")
 PREDICTIONS = "predictions.csv"
-FREE = ("out", "device", "workers", "resume", "tensorboard")
-"""Arguments that a resumed run may have otherwise."""
 
 
 @dataclass(kw_only=True)
@@ -103,7 +93,11 @@ class Args(TrainArgs):
     patience: int = arg("stop after this many epochs without improvement, with --val-share; 0 for never", 0)
     workers: int = arg("loader processes per process", 4)
     rows: str = arg("rows of the table to use, 'column=value'; empty for all", "")
-    grid: str = arg("NIfTI files: brought to the grid of --model's weights, or read as they are", "published", GRIDS)
+    grid: str = arg(
+        "published: grey-matter maps, checked, and files brought to the grid of --model's weights; any: as they are",
+        "published",
+        GRIDS,
+    )
     model: str = arg("model to start from, with or without a tag", MODEL)
     checkpoint: str = arg("file to start from instead of the model's own weights", "")
     from_scratch: bool = arg("start from random weights", False)
@@ -143,25 +137,14 @@ class Args(TrainArgs):
             raise OptionError(f"--model {self.model}: this task starts from {MODEL} or {MODEL}.TAG")
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """What all runs share."""
-
-    cohort: Cohort
-    codes: Indices
-    """Class of each volume (n,)."""
-    classes: tuple[str, ...]
-    splits: list[Split]
-    skipped: dict[str, str]
-    """Sites that have no AUROC of their own, and why."""
-
-
 def main(argv: Sequence[str] | None = None) -> Results:
     """Train and test on each split, write and print the results."""
     args = parse_args(Args, argv, __doc__)
     task = read_task(args)
     processes = distributed.start(args.device)
-    if not args.freeze:
+    if args.freeze:
+        check_probes(task)
+    else:
         check_steps(args, task, processes)
     begin(args, processes)
     features = cache(lambda: frozen_features(args, task, processes))
@@ -171,115 +154,11 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results["pooled"] = pool(args, task)
     results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
     if processes.is_main:
-        text = json.dumps(results, indent=2)
-        write_atomically(Path(args.out) / "results.json", lambda p: p.write_text(text))
-        print(text)
+        last = Path(args.out) / task.splits[-1].name / judged_of(args)
+        hint = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
+        write_results(results, args.out, hint=hint)
     distributed.stop()
     return results
-
-
-def read_task(args: Args) -> Task:
-    """Read volumes and classes and divide them.
-
-    Raises:
-        OptionError: Columns or rows are missing, there are too few classes, subjects or sites.
-        InputContractError: The volumes are not there.
-    """
-    known = zoo.model_info(args.model).input
-    cohort = read_cohort(args.data, args.table, rows=args.rows, grid=args.grid, contract=known)
-    if not (args.from_scratch or args.checkpoint):
-        warn_of_grid(cohort, known)
-    classes, codes = class_codes(cohort.column(args.label))
-    is_default = args.subject == Args.subject
-    is_own = not args.subject or (is_default and args.subject not in cohort.rows[0])
-    subjects = group_by_subject(codes, cohort.names if is_own else cohort.column(args.subject))
-    if args.splits == "leave-site-out":
-        folds, skipped = site_folds(codes, cohort.column(args.site))
-    else:
-        folds, skipped = stratified_folds(subjects, args.folds, classes, args.seed), {}
-    for site, reason in skipped.items():
-        log.warning("site %s: %s", site, reason)
-    splits = make_splits(
-        subjects, folds, labelled=args.labelled, repeats=args.repeats, val_share=args.val_share, seed=args.seed
-    )
-    return Task(cohort, codes, classes, splits, skipped)
-
-
-def warn_of_grid(cohort: Cohort, known: Preprocessing) -> None:
-    """Log where volumes are not on the grid that the pre-trained weights know, which is allowed."""
-    if known.size and cohort.shape != known.size:
-        log.warning(
-            "the volumes of %s have %s voxels, the weights were trained on %s: features may mean little until every "
-            "layer is fine-tuned",
-            *(cohort.source, cohort.shape, known.size),
-        )
-    elif cohort.affine is not None and known.affine and not is_same_place(cohort.affine, np.array(known.affine)):
-        log.warning(
-            "the volumes of %s lie elsewhere than those that the weights were trained on: %s, there %s; where an axis "
-            "points the other way the brain is mirrored",
-            *(cohort.source, in_words(cohort.affine), in_words(np.array(known.affine))),
-        )
-
-
-def check_steps(args: Args, task: Task, processes: Processes) -> None:
-    """Raise `OptionError`, before anything is trained, where a split fills no step or a norm would see one value."""
-    from zoo.entries.yaware.model import least_batch  # MONAI takes seconds to import, which wrong arguments need not
-
-    smallest = min(task.splits, key=lambda split: len(split.train))
-    if len(smallest.train) < args.batch_size:
-        raise OptionError(
-            f"{smallest.name} has {len(smallest.train)} volumes to train on, fewer than a step's --batch-size "
-            f"{args.batch_size}"
-        )
-    if args.batch_size // (processes.world * args.accumulate) < least_batch(task.cohort.shape):
-        raise OptionError(
-            f"--batch-size {args.batch_size} on {processes.world} process(es) in {args.accumulate} part(s): one volume "
-            f"of {task.cohort.shape} leaves one value for the batch norms of the last block; at least 2 are needed"
-        )
-
-
-def begin(args: Args, processes: Processes) -> None:
-    """Note the arguments in OUT, or compare them with those that the run there began with.
-
-    Raises:
-        OptionError: OUT holds a run of another recipe; or one and `resume` is off; or one that had other arguments,
-            another table or other weights to start from.
-    """
-    file = Path(args.out) / "args.json"
-    now = {"recipe": RECIPE, **asdict(args), "table_sha256": hash_file(Path(args.table)), **start_of(args)}
-    began = json.loads(file.read_text()) if file.is_file() else {}
-    if began and began.get("recipe") != RECIPE:
-        raise OptionError(f"{file} is not of a run of {RECIPE}; give another --out")
-    if began and any(file.parent.glob("*/*.json")):
-        if not args.resume:
-            raise OptionError(f"{file.parent} holds a run; give --resume to go on with it, or another --out")
-        other = [f"{k} {began.get(k)!r}, now {v!r}" for k, v in now.items() if k not in FREE and began.get(k) != v]
-        if other:
-            raise OptionError(
-                f"{file} is of a run with other arguments ({'; '.join(other)}): its finished parts would not be "
-                f"comparable. Give the same, or another --out"
-            )
-    distributed.barrier()
-    if processes.is_main:
-        write_atomically(file, lambda p: p.write_text(json.dumps(now, indent=1)))
-
-
-def start_of(args: Args) -> dict[str, str]:
-    """The weights that a run begins with: their name, and the digest of their file.
-
-    Raises:
-        OptionError: The checkpoint is not there.
-        WeightsUnavailableError: No weights can be had under the model's name; `DownloadError` and others for causes.
-    """
-    if args.from_scratch:
-        return {"start": "random"}
-    if args.checkpoint:
-        file = Path(args.checkpoint).expanduser()
-        if not file.is_file():
-            raise OptionError(f"--checkpoint {args.checkpoint}: there is no such file")
-        return {"start": "checkpoint", "start_sha256": hash_file(file)}
-    info = zoo.model_info(args.model)
-    return {"start": info.name, "start_sha256": info.sha256 or hash_file(zoo.download_weights(args.model))}
 
 
 def pool(args: Args, task: Task) -> Results:
@@ -313,7 +192,9 @@ def run_split(
     if (folder / "results.json").is_file():
         done: Results = json.loads((folder / "results.json").read_text())
         return done
-    log.info("%s: %d volumes to train on, %d to test on", split.name, len(split.train), len(split.test))
+    if processes.is_main:
+        counts = f"{len(split.train)} volumes to train on, {len(split.test)} to test on"
+        say(f"{split.name}, one of {len(task.splits)} runs: {counts}")
     sizes = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
     results: Results = {"split": split.name, "volumes": sizes}
     if args.freeze:
@@ -322,9 +203,13 @@ def run_split(
     else:
         results |= tune_split(args, task, number, processes)
     if processes.is_main:
-        text = json.dumps(results, indent=2)
-        write_atomically(folder / "results.json", lambda p: p.write_text(text))
+        write_results(results, folder)
     return results
+
+
+def judged_of(args: Args) -> str:
+    """The weights that are tested: the best epoch's where there is validation, else the last one's."""
+    return "best.pt" if args.val_share else "last.pt"
 
 
 def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Results:
@@ -346,8 +231,8 @@ def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Res
             write_predictions(folder / PREDICTIONS, data[part], task.classes, scores)
         return class_metrics(data[part].codes, scores)
 
-    judged = "best.pt" if is_validated else "last.pt"
-    return origin_of(method.network) | train_and_test(method, data, evaluate, args, processes, judged=judged)
+    tested = train_and_test(method, data, evaluate, args, processes, judged=judged_of(args))
+    return origin_of(method.network) | tested
 
 
 def frozen_features(args: Args, task: Task, processes: Processes) -> tuple[Floats, Results]:
@@ -355,6 +240,8 @@ def frozen_features(args: Args, task: Task, processes: Processes) -> tuple[Float
     torch.manual_seed(args.seed)
     network = load_network(args, 0).to(processes.device)
     data = LabelledVolumes(task.cohort, task.codes)
+    if processes.is_main:
+        say(f"computing the features of {len(data)} volumes, once for all splits")
     with torch.no_grad(), autocast(args.precision, processes.device):
         features = collect(lambda batch: network(batch["image"]).double(), data, args, processes)
     return features.numpy(), origin_of(network)
@@ -370,16 +257,6 @@ def probe_split(args: Args, task: Task, split: Split, features: Floats, processe
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(folder / PREDICTIONS, tested, task.classes, scores)
     return {"test": {"auroc": mean_auroc(tested.codes, scores)} if len(set(tested.codes.tolist())) > 1 else {}}
-
-
-def load_network(args: Args, num_classes: int) -> nn.Module:
-    """The network to start from, with a fresh norm and head for the classes, or without."""
-    return zoo.load_model(
-        args.model,
-        pretrained=not args.from_scratch,
-        checkpoint=args.checkpoint or None,
-        num_classes=num_classes,
-    )
 
 
 if __name__ == "__main__":

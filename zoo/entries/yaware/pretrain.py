@@ -56,7 +56,11 @@ class Args(TrainArgs):
     val_table: str = arg("table for validation; empty for that of --table", "")
     monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_loss")
     val_rows: str = arg("rows for validation; without one of the three --val flags there is none", "")
-    grid: str = arg("NIfTI files: brought to the published grid, or read as they are", "published", GRIDS)
+    grid: str = arg(
+        "published: grey-matter maps, checked, and files brought to the published grid; any: as they are",
+        "published",
+        GRIDS,
+    )
     label: str = arg("column, or several with commas between, that say how near two subjects are", "age")
     sigma: float = arg("standard deviation of the kernel, in the label's unit", 5.0)
     kernel: str = arg("gaussian for real labels, equal for classes, views for none (SimCLR)", "gaussian", KERNELS)

@@ -78,7 +78,7 @@ def stratified_folds(subjects: Subjects, folds: int, classes: Sequence[str], see
     if counts.min() < folds:
         raise OptionError(
             f"--folds {folds}: each class needs as many subjects, there are "
-            f"{', '.join(f'{n} of {name!r}' for name, n in zip(classes[:10], counts, strict=False))}"
+            f"{', '.join(f'{n} of {name!r}' for name, n in zip(classes[:10], counts[:10], strict=True))}"
             f"{' ...' if len(classes) > 10 else ''}"
         )
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(subjects.classes, subjects.classes)
@@ -138,7 +138,10 @@ def make_splits(
             raise OptionError(f"--labelled {labelled} --repeats {repeats}: all draws of {name} would be the same")
         if missing := set(subjects.classes.tolist()) - set(subjects.classes[pool].tolist()):
             raise OptionError(f"{name}: without its test rows no subject of {len(missing)} class(es) is left")
-        draws = label_subsets(subjects.classes[pool], labelled, repeats, seed_of(seed, fold))
+        try:
+            draws = label_subsets(subjects.classes[pool], labelled, repeats, seed_of(seed, fold))
+        except OptionError as error:
+            raise OptionError(f"--labelled {labelled}: {name}: {error}") from error
         for number, draw in enumerate(draws):
             chosen = pool[draw]
             rng = np.random.default_rng([seed, fold, number])
