@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoo.errors import OptionError
-from zoo.training.args import TrainArgs, arg, parse_args
+from zoo.training.args import TrainArgs, arg, parse_args, run_command
 from zoo.training.optim import Plateau, build_optimizer, lr_factor
 
 
@@ -55,9 +55,30 @@ def test_help_says_every_default(capsys):
         parse_args(Args, ["--help"], "What it does.")
     text = " ".join(capsys.readouterr().out.split())
     assert "What it does." in text
+    assert "default: None" not in text
+    assert "default: )" not in text
     assert "length of the run (default: 7)" in text
     assert "--mirror, --no-mirror" in text
     assert "{left,right}" in text
+
+
+def test_help_keeps_the_lines_of_the_description(capsys):
+    """A command in it can be copied."""
+    with pytest.raises(SystemExit, match="0"):
+        parse_args(Args, ["--help"], "What it does.\n\n    python -m this --that\n\nAnd why.")
+    assert "\n    python -m this --that\n" in capsys.readouterr().out
+
+
+def test_a_package_that_is_not_there_is_one_line():
+    """What to install, not a traceback; a module of our own that is missing is a fault, and stays one."""
+
+    def main(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    with pytest.raises(SystemExit, match=r"needs the package 'sklearn.metrics'.*medssl-zoo\[train\]"):
+        run_command(lambda: main("sklearn.metrics"))
+    with pytest.raises(ModuleNotFoundError, match="zoo"):
+        run_command(lambda: main("zoo.nothing"))
 
 
 @pytest.mark.parametrize(

@@ -99,11 +99,12 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
         OptionError: A value is out of its range.
         SystemExit: The flags themselves are wrong (argparse prints why).
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
     types = typing.get_type_hints(cls)
     for f in fields(cls):
         flag, required = "--" + f.name.replace("_", "-"), f.default is dataclasses.MISSING
         options: dict[str, Any] = {"dest": f.name, "help": f.metadata["help"], "required": required}
+        options["default"] = argparse.SUPPRESS  # of a required flag, so that the help names no default
         if not required:
             published: Any = f.default
             options["default"] = min(published, _processors()) if f.name == "workers" else published
@@ -117,15 +118,31 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
     return args
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The description's commands on lines of their own; behind each flag its default, where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default == "" else super()._get_help_string(action)
+
+
 def _processors() -> int:
     """How many processors this process may use; more loader processes than these only stand in each other's way."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run a recipe's `main` from the command line: an error on purpose is one line on stderr, not a traceback."""
+    """Run a recipe's `main` from the command line: an error on purpose is one line on stderr, not a traceback.
+
+    So is a package that is not there, as recipes need more than the zoo itself does.
+    """
     try:
         main()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "zoo":
+            raise
+        raise SystemExit(
+            f"this needs the package {error.name!r}, which is not installed: pip install 'medssl-zoo[train]'"
+        ) from error
     except (ZooError, FloatingPointError) as error:
         raise SystemExit(f"{type(error).__name__}: {_own_words(error)}") from error
 
