@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 import zoo
 from zoo.checkpoint import export_safetensors
-from zoo.entries.drasclr import dense
-from zoo.entries.drasclr.atlas import NAME, load_landmarks, normalise
+from zoo.entries.drasclr import NAME, dense
+from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort
@@ -217,7 +217,7 @@ def plain_maps(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
 
 
 def plot(args: argparse.Namespace) -> None:
-    """Draw the coronal slice with most emphysema: CT, truth, our map, and that of random weights."""
+    """Draw the fullest coronal slice of the chest whose emphysema is the median: CT, truth, our map, a random one."""
     import matplotlib
 
     matplotlib.use("Agg")

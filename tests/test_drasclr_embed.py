@@ -12,8 +12,9 @@ from drasclr_patches import LANDMARKS, write_subjects
 import zoo
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors
-from zoo.entries.drasclr import embed, preprocess
-from zoo.entries.drasclr.atlas import NAME, normalise
+from zoo.entries.drasclr import NAME, embed
+from zoo.entries.drasclr import patient as patient_module
+from zoo.entries.drasclr.atlas import normalise
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort, embed_patient, pool
 from zoo.entries.drasclr.features import Features, merge, read_features, write_features
@@ -137,7 +138,7 @@ def test_a_ct_is_cut_into_patches_first(model, patches, expected, monkeypatch):
         asked.append(image)
         return types.SimpleNamespace(patches=np.load(patches / "s3_patch.npy"))
 
-    monkeypatch.setattr(preprocess, "preprocess_ct", stand_in)
+    monkeypatch.setattr(patient_module, "preprocess_ct", stand_in)
     torch.testing.assert_close(embed_patient(model, "scans/s3.nii.gz", PLACES), expected[3], **CLOSE)
     assert asked == ["scans/s3.nii.gz"]
 

@@ -13,18 +13,23 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
 from nibabel.affines import apply_affine
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 
 from zoo.cache import hash_file
+from zoo.checkpoint import export_safetensors
+from zoo.entries.drasclr import dense
 from zoo.entries.drasclr import lungs as lungs_module
 from zoo.entries.drasclr import registration as registration_module
 from zoo.entries.drasclr.boxes import check_atlas, cut, locate
-from zoo.entries.drasclr.lung_masks import check_lungs, read_lungs
+from zoo.entries.drasclr.lung_masks import check_lungs, place_lungs, read_lungs
 from zoo.entries.drasclr.lungs import by_lungmask, by_threshold, choose_segmenter
-from zoo.entries.drasclr.preprocess import main, preprocess_ct
+from zoo.entries.drasclr.model import DrasCLREncoder
+from zoo.entries.drasclr.patient import preprocess_ct
+from zoo.entries.drasclr.preprocess import main
 from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engine, overlap, register
 from zoo.entries.drasclr.scan import PAD, place_scan, to_millimetres
 from zoo.entries.drasclr.subjects import read_subjects
@@ -429,6 +434,19 @@ def test_exchanged_lungs_are_refused():
         check_lungs(patient(lambda points: (3 - labels_at(points)) % 3, dtype=np.uint8), "mirrored")
 
 
+@pytest.mark.parametrize("codes", ["RAS", "PIR"])
+def test_masks_come_to_the_grid_of_1_mm(codes):
+    """Each lung where it lies, whatever the mask's axes and voxels; what these lose is a shell of half a voxel."""
+    scan = to_millimetres(scan_of(patient(chest_at, *upright(half=INNER))))
+    mask = patient(labels_at, *upright((3.0, 4.0, 2.0), codes=codes), dtype=np.int16)
+    found = place_lungs(mask, scan)
+    assert (found.shape, found.dtype) == (scan.values.shape, np.uint8)
+    some = np.random.default_rng(0).integers(0, found.shape, (20_000, 3))
+    to_atlas = np.linalg.inv(TRUE.matrix) @ scan.affine
+    expected, found = labels_at(apply_affine(to_atlas, some)), found[tuple(some.T)]
+    assert min(dice(found == lung, expected == lung) for lung in (1, 2)) > 0.95
+
+
 # lungmask
 
 
@@ -632,12 +650,87 @@ def test_a_cohort_resumes(done, caplog):
     assert np.array_equal(np.load(lost), patches)
 
 
-def test_one_image_that_fails_ends_with_a_message(done):
-    """Which makes the exit code 1; the subject is called by its file."""
+@pytest.fixture(scope="module")
+def kept(done):
+    """The output for the first subject, done again for its volume."""
+    folder, words, _ = done
+    before = {file: file.read_bytes() for file in (folder / "out").rglob("a1*") if file.is_file()}
+    main([f"--image={folder / 'one.nii.gz'}", "--sid=a1", "--keep-volumes", *words])
+    assert len(before) == 3
+    assert {file: file.read_bytes() for file in before} == before
+    return folder / "out"
+
+
+def test_volumes_are_kept(kept, grid):
+    """What the patches were cut from and its lungs, in the same voxels, axes (z, y, x)."""
+    volume, lungs = (np.load(kept / name / "a1.npy") for name in ("volume", "lungs"))
+    assert (volume.dtype, lungs.dtype) == (np.int16, np.uint8)
+    assert np.array_equal(volume, grid.values.T)
+    indices = np.load(kept / "patch_loc" / "a1_patch_loc.npy")
+    boxes = [volume[z : z + 32, y : y + 32, x : x + 32] for x, y, z in indices]
+    assert np.array_equal(boxes, np.load(kept / "patch" / "a1_patch.npy"))
+    expected = place_lungs(patient(labels_at), grid).T
+    assert min(dice(lungs == lung, expected == lung) for lung in (1, 2)) > 0.9
+
+
+def test_volumes_that_are_there_are_not_done_again(kept, done, caplog):
+    """One that is lost is; but never from another image, nor otherwise than the patches."""
+    folder, words, _ = done
+    again = [f"--image={folder / 'one.nii.gz'}", "--sid=a1", "--keep-volumes", *words]
+    files = {file: file.stat().st_mtime_ns for file in kept.rglob("a1*") if file.is_file()}
+    main(again)
+    assert {file: file.stat().st_mtime_ns for file in kept.rglob("a1*") if file.is_file()} == files
+    lost = kept / "lungs" / "a1.npy"
+    content = lost.read_bytes()
+    lost.unlink()
+    main([f"--image={folder / 'half.nii.gz'}", *again[1:]])
+    assert "and is left alone" in caplog.text
+    with pytest.raises(OptionError, match="has a1 with anchor corner, now asked for anchor centre"):
+        main([*again, "--anchor=centre"])
+    assert not lost.exists()
+    main(again)
+    assert lost.read_bytes() == content
+
+
+def test_what_is_kept_can_be_mapped(kept, tmp_path):
+    """By `dense`, with the lungs as its masks, at the places of the patches: thin lung is marked in front, and found.
+
+    Three subjects are the least that it takes; here they are one under three names.
+    """
+    for folder, suffix in (("volume", ""), ("lungs", ""), ("patch_loc", "_patch_loc")):
+        (tmp_path / folder).mkdir()
+        for sid in ("b1", "b2", "b3"):
+            (tmp_path / folder / f"{sid}{suffix}.npy").symlink_to(kept / folder / f"a1{suffix}.npy")
+    lungs = np.load(kept / "lungs" / "a1.npy")
+    truth = (lungs > 0) & (np.load(kept / "volume" / "a1.npy") < -840)
+    (tmp_path / "truth").mkdir()
+    for sid in ("b1", "b2", "b3"):
+        np.save(tmp_path / "truth" / f"{sid}.npy", truth)
+    np.save(tmp_path / "landmarks.npy", LANDMARKS)
+    torch.manual_seed(0)
+    network = DrasCLREncoder(experts=2)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            torch.nn.init.constant_(module.running_var, 5e-3)  # what is in a patch comes through
+    export_safetensors(network.state_dict(), tmp_path / "own.safetensors")
+    given = {"volumes": "volume", "masks": "lungs", "places": "patch_loc", "truth": "truth", "out": "maps"}
+    given |= {"landmarks": "landmarks.npy", "checkpoint": "own.safetensors"}
+    words = [f"--{name}={tmp_path / file}" for name, file in given.items()]
+    results = dense.main([*words, "--side=32", "--device=cpu"])
+    found = np.load(tmp_path / "maps" / "b2_map.npy")
+    assert found.shape == truth.shape
+    assert not found[lungs == 0].any()
+    assert found[truth].mean() > 1.2 * found[(lungs > 0) & ~truth].mean()
+    assert results["dice"]["volumes"] == 3
+
+
+def test_one_image_that_fails_ends_with_a_message(done, caplog):
+    """Which makes the exit code 1 and says why, once; the subject is called by its file."""
     folder, words, _ = done
     with pytest.raises(SystemExit) as ended:
         run_command(lambda: main([f"--image={folder / 'half.nii.gz'}", *words]))
     assert str(ended.value).startswith("InputContractError: 1 of 1 subject(s) failed:\n  half: ")
+    assert (str(ended.value) + caplog.text).count("misses the left lung") == 1
 
 
 @pytest.mark.parametrize(

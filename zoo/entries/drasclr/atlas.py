@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.download import fetch
-from zoo.entries.drasclr import NAME as NAME
-from zoo.entries.drasclr import WINDOW as WINDOW
+from zoo.entries.drasclr import NAME
 from zoo.errors import InputContractError, OptionError
 from zoo.manifest import records
 

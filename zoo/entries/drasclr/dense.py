@@ -1,23 +1,26 @@
 """Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
 
-    python -m zoo.entries.drasclr.dense --volumes cohort/volume --truth cohort/truth \
-        --landmarks cohort/landmarks.npy --checkpoint runs/drasclr/last.pt --out maps
+    python -m zoo.entries.drasclr.preprocess --subjects subjects.csv --out cohort --keep-volumes
+    python -m zoo.entries.drasclr.dense --volumes cohort/volume --masks cohort/lungs --places cohort/patch_loc \
+        --truth marked --out maps
+    python -m zoo.entries.drasclr.dense --volumes phantom/volume --truth phantom/truth \
+        --landmarks phantom/landmarks.npy --checkpoint runs/drasclr/last.pt --out maps
 
-Volumes are `<sid>.npy` (D, H, W) in HU at 1 mm, axes (z, y, x), in the atlas' grid, as those of
-`zoo.entries.drasclr.phantom`. Where they lie otherwise, --places names the folder of `<sid>_patch_loc.npy` that
-preprocessing wrote, from which the way to the atlas is found; the volume then is what it cuts the patches from,
-`to_millimetres(place_scan(read_volume(ct), atlas_mask().affine)).values.T` by `scan`, `zoo.volumes` and `atlas`. Every
-cell of some voxels gets the feature of the patch around it, at the place that the patch has in the atlas; from the
-feature logistic regression tells the share of the cell that is emphysema. Marked volumes are mapped by what the others
-have taught, so at least three are needed; volumes without a truth by what all have. The paper shows dense maps, the
-authors' code has none: this protocol is the zoo's own.
+Volumes are `<sid>.npy` (D, H, W) in HU at 1 mm, axes (z, y, x): of CTs what preprocessing keeps, whose patches' places
+lead to the atlas; without --places volumes in the atlas' grid, as those of `zoo.entries.drasclr.phantom`. A truth has
+the voxels of its volume, so it is marked there, or brought there by the matrix `grid.affine` of `facts/<sid>.json`,
+from voxels (x, y, z) to mm.
+
+Every cell of some voxels gets the feature of the patch around it, at the place that the patch has in the atlas; from
+the feature logistic regression tells the share of the cell that is emphysema. Marked volumes are mapped by what the
+others have taught, so at least three are needed; volumes without a truth by what all have. The paper shows dense maps,
+the authors' code has none: this protocol is the zoo's own.
 
 Files in OUT: `<sid>_map.npy` float16 (D, H, W), from 0 to 1; `probe.npz`, of all marked volumes; `results.json`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,8 +32,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from zoo.entries.drasclr import WINDOW
 from zoo.entries.drasclr.arrays import read_numbers, save_array
-from zoo.entries.drasclr.atlas import PATCH, WINDOW, normalise
+from zoo.entries.drasclr.atlas import PATCH, normalise
 from zoo.entries.drasclr.cells import Floats, Indices, dice, lay_cells, shares, spread
 from zoo.entries.drasclr.embed import NetworkArgs, judging, load_encoder
 from zoo.entries.drasclr.inputs import check_air, scale_of
@@ -38,8 +42,7 @@ from zoo.entries.drasclr.probe import Marked, fit_probe
 from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
-from zoo.training.finetune import Results, origin_of
-from zoo.training.runlog import write_atomically
+from zoo.training.finetune import Results, origin_of, write_results
 
 SIDE = 8
 """Of a cell, in voxels of 1 mm."""
@@ -103,9 +106,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     results: Results = {"dice": mean, "volumes": found}
     results |= {"threshold": everyone.threshold, **origin_of(model), "arguments": asdict(args)}
     everyone.save(out / "probe.npz")
-    text = json.dumps(results, indent=2)
-    write_atomically(out / "results.json", lambda place: place.write_text(text))
-    print(text)
+    write_results(results, out, hint="")
     distributed.stop()
     return results
 

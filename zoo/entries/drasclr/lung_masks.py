@@ -12,9 +12,9 @@ from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
 from zoo.entries.drasclr.registration import LUNGS
-from zoo.entries.drasclr.scan import sides
+from zoo.entries.drasclr.scan import Scan, sides
 from zoo.errors import InputContractError
-from zoo.volume_grid import reorient
+from zoo.volume_grid import reorient, resample
 from zoo.volumes import Volume, voxel_sizes
 
 log = logging.getLogger("zoo")
@@ -132,6 +132,12 @@ def _warn_of_cuts(labels: Labels, affine: Any, source: str) -> None:
     ]
     if cuts:
         log.warning("%s ends inside a lung at the %s: patches there will show padding", source, " and the ".join(cuts))
+
+
+def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:
+    """Return the lungs on the grid of a scan, `(i, j, k)`: each voxel what the mask's nearest is, 0 beyond the mask."""
+    labels = np.asarray(lungs.dataobj, dtype=np.uint8)
+    return resample(labels, lungs.affine, scan.values.shape, scan.affine, mode="grid-constant", degree=0)
 
 
 def split_at(lungs: Mask) -> int:

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zoo.entries.drasclr.atlas import NAME, load_landmarks, neighbours, normalise
+from zoo.entries.drasclr import NAME
+from zoo.entries.drasclr.atlas import load_landmarks, neighbours, normalise
 from zoo.entries.drasclr.augment import Augment
 from zoo.entries.drasclr.data import ORDERS, Patches
 from zoo.entries.drasclr.method import COMBINATIONS, QUEUE_DTYPES, DrasCLR
@@ -30,9 +31,10 @@ from zoo.entries.drasclr.model import EXPERT_INITS
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.finetune import last_metrics
 from zoo.training.loop import fit
 from zoo.training.publish import publish
-from zoo.training.runlog import Metrics, read_log, write_atomically
+from zoo.training.runlog import Metrics, write_atomically
 
 log = logging.getLogger("zoo")
 
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     method = build_method(args, landmarks, table, patches.locations)
     keep_table(Path(args.out), landmarks, table, patches.locations)
     fit(method, patches, args, processes=processes)
-    metrics = {name: value for name, value in read_log(Path(args.out) / "log.jsonl")[-1].items() if name != "seconds"}
+    metrics = last_metrics(Path(args.out))
     if processes.is_main:
         last = torch.load(Path(args.out) / "last.pt", map_location="cpu", weights_only=True, mmap=True)
         publish(

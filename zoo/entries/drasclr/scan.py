@@ -10,8 +10,7 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr import PREPROCESSING
-from zoo.entries.drasclr.atlas import WINDOW
+from zoo.entries.drasclr import PREPROCESSING, WINDOW
 from zoo.errors import InputContractError, OptionError
 from zoo.volume_grid import check_right_angles, reorient, warn_of_spacing
 from zoo.volume_transform import check_values

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from zoo.entries.drasclr import WINDOW
 from zoo.entries.drasclr.arrays import read_array
-from zoo.entries.drasclr.atlas import PATCH, WINDOW
+from zoo.entries.drasclr.atlas import PATCH
 from zoo.errors import InputContractError, OptionError
 from zoo.training.runlog import write_atomically
 

@@ -1,0 +1,122 @@
+"""From one CT of the chest to its patches at the atlas' landmarks: the five steps of DrasCLR's authors.
+
+The lungs are segmented (lungmask), the atlas' lungs are brought onto them by an affine map (antspyx), the landmarks go
+along, the CT is resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel.nifti1 import Nifti1Image
+
+import zoo
+from zoo.entries.drasclr import atlas
+from zoo.entries.drasclr.boxes import ANCHORS, check_atlas, cut, locate
+from zoo.entries.drasclr.lung_masks import Labels, check_lungs, place_lungs, read_lungs
+from zoo.entries.drasclr.lungs import choose_segmenter, segment
+from zoo.entries.drasclr.registration import LUNGS, Affine, check_overlap, choose_engine, overlap, register
+from zoo.entries.drasclr.scan import PAD, import_itk, place_scan, to_millimetres
+from zoo.errors import OptionError
+from zoo.volumes import VolumeInput, read_volume, voxel_sizes
+
+
+@dataclass(frozen=True, eq=False)
+class PatientPatches:
+    """What the network looks at in one patient."""
+
+    patches: npt.NDArray[np.int16]
+    """`(L, 32, 32, 32)` HU from -1024 to 240, axes (z, y, x), in the order of the landmarks."""
+    indices: npt.NDArray[np.int64]
+    """`(L, 3)`, lower corners (x, y, z) in the CT at 1 mm with 60 voxels around it."""
+    affine: Affine
+    """From points of the atlas to the patient's."""
+    facts: dict[str, Any]
+    """What was done, as JSON takes it."""
+    volume: npt.NDArray[np.int16] | None = None
+    """`(D, H, W)`, what the patches were cut from, where it was asked for: HU at 1 mm, axes (z, y, x)."""
+    lungs: Labels | None = None
+    """`(D, H, W)`, its lungs: 1 the right, 2 the left."""
+
+
+def preprocess_ct(
+    image: VolumeInput,
+    *,
+    landmarks: npt.NDArray[np.int64] | None = None,
+    atlas_mask: Nifti1Image | None = None,
+    lung_mask: VolumeInput | None = None,
+    segmenter: str = "auto",
+    engine: str = "auto",
+    anchor: str = "corner",
+    keep_volume: bool = False,
+) -> PatientPatches:
+    """Cut a CT into the patches of the atlas' landmarks.
+
+    Args:
+        image: A CT in HU of both lungs, voxels of at most 5 mm, axes in any order: a path to NIfTI, a folder with one
+            DICOM series, or a nibabel image.
+        landmarks: `(L, 3)`, lower corners (x, y, z) in the atlas; None for the authors' 581.
+        atlas_mask: The lungs of the atlas, see `atlas.atlas_mask`; None for the authors'.
+        lung_mask: The lungs of the patient, see `lung_masks.read_lungs`; None to segment them.
+        segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
+        engine: "antspyx" as the authors, "simpleitk", or "auto", see `registration.choose_engine`.
+        anchor: "corner" puts a landmark's lower corner where the map says, as the authors, and as the published weights
+            know it; "centre" its centre, which a map that scales or turns moves elsewhere.
+        keep_volume: Return the CT at 1 mm and its lungs too, which take some 300 MB.
+
+    Raises:
+        InputContractError: The image is no CT in HU, misses a lung, does not fit the atlas, or ends too far from a
+            landmark; the mask does not fit; or landmarks and atlas do not.
+        OptionError: There is no such segmenter, engine or anchor, or it is not installed.
+        OfflineError: A file must be fetched and connections are forbidden; `DownloadError` if no source gave it.
+        FileNotFoundError: A path does not exist.
+    """
+    if anchor not in ANCHORS:
+        raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, not {anchor!r}")
+    import_itk()  # what is missing is said before minutes are spent
+    engine = choose_engine(engine)
+    landmarks = atlas.load_landmarks() if landmarks is None else landmarks
+    fixed = atlas.atlas_mask() if atlas_mask is None else atlas_mask
+    check_atlas(landmarks, fixed)
+    volume = read_volume(image)
+    scan = place_scan(volume, fixed.affine)
+    segmentation = "given" if lung_mask is not None else choose_segmenter(segmenter)
+    lungs = segment(scan, segmentation) if lung_mask is None else read_lungs(read_volume(lung_mask), volume)
+    millilitres = check_lungs(lungs, scan.source)
+    moving = Nifti1Image(np.array([0, *LUNGS], np.int16)[np.asarray(lungs.dataobj)], lungs.affine)
+    affine = register(fixed, moving, engine)
+    fit = overlap(fixed, moving, affine)
+    check_overlap(fit, scan.source)
+    grid = to_millimetres(scan)
+    indices = locate(landmarks, fixed.affine, affine, grid, anchor)
+    facts = {
+        "image": scan.source,
+        "voxels": list(scan.values.shape),
+        "spacing": voxel_sizes(scan.affine).round(6).tolist(),
+        "segmentation": segmentation,
+        "lungs_ml": {name: round(value, 1) for name, value in millilitres.items()},
+        "engine": affine.engine,
+        "atlas_to_patient": affine.matrix.tolist(),
+        "overlap": fit,
+        "anchor": anchor,
+        "landmarks": digest(landmarks),
+        "grid": {"voxels": list(grid.values.shape), "padding": PAD, "affine": grid.affine.tolist()},
+        "versions": _versions(affine.engine, segmentation),
+    }
+    found = PatientPatches(cut(grid, indices), indices, affine, facts)
+    return replace(found, volume=grid.values.T, lungs=place_lungs(lungs, grid).T) if keep_volume else found
+
+
+def digest(landmarks: npt.NDArray[np.int64]) -> str:
+    """Return what tells one set of landmarks from another: the sha256 of their numbers."""
+    return hashlib.sha256(np.ascontiguousarray(landmarks, dtype="<i8").tobytes()).hexdigest()
+
+
+def _versions(*used: str) -> dict[str, str]:
+    packages = sorted({"simpleitk", *used} - {"given", "threshold"})
+    return {"medssl-zoo": zoo.__version__} | {name: version(name) for name in packages}
