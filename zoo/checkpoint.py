@@ -173,7 +173,7 @@ def load_into(
         channels = own[stem].shape[entry.stem_axis]
         values[stem] = adapt_input_channels(values[stem], channels, entry.stem_axis)
     make_fresh(model, report.fresh, entry)
-    current = model.state_dict()
+    current = model.state_dict() if report.fresh else own
     model.load_state_dict({name: values.get(name, current[name]) for name in own}, strict=True, assign=True)
     return report
 

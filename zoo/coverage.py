@@ -101,11 +101,11 @@ def is_counter(name: str) -> bool:
 
 
 def _fits(name: str, stored: Tensor, target: Tensor, entry: Entry) -> bool:
-    """Whether a tensor can take its place, as it is or, for the first convolution, after a change of channels."""
+    """Whether a tensor can take its place, as it is or, where it reads the input, after a change of channels."""
     if stored.is_floating_point() != target.is_floating_point():
         return False
     axis = entry.stem_axis
-    if name == entry.stem and stored.ndim == target.ndim > axis:
+    if name in (entry.stem, *entry.side_stems) and stored.ndim == target.ndim > axis:
         return stored.shape[:axis] + stored.shape[axis + 1 :] == target.shape[:axis] + target.shape[axis + 1 :]
     return stored.shape == target.shape
 

@@ -48,13 +48,20 @@ class Preprocessing:
     orientation: str | None = None
     """Where the axes of a volume in no atlas point to, for example `"RAS"`: right, anterior, superior. None to keep."""
     spacing: tuple[float, ...] | None = None
-    """Size in mm of the voxels that a volume in no atlas is resampled to, axis by axis. None to keep."""
+    """Size in mm of the voxels that a volume in no atlas is resampled to, axis by axis; of slices, in the plane alone.
+
+    None to keep.
+    """
     spline: int | None = None
     """Degree of the splines that it is resampled with: 3 for cubic ones. None for 1, linear interpolation."""
     window: tuple[float, float] | None = None
     """Smallest and largest value in `units` that is told apart: volumes are clipped to it. None for no window."""
     normalise: str | None = None
-    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None for none."""
+    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None for none.
+
+    `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
+    third axis: `size` and `spacing` are then those of a slice.
+    """
 
     def override(self, facts: Mapping[str, Any]) -> Preprocessing:
         """Return a copy with the fields of a manifest record's `input` (JSON lists become tuples).
@@ -107,8 +114,15 @@ class Entry:
     preprocessing: Preprocessing
     stem_axis: int = 1
     """Axis of the stem's weight that counts input channels: 1 but for convolutions with several kernels."""
+    side_stems: tuple[str, ...] = ()
+    """Weights of further convolutions that read the input, which are adapted as the stem is."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
+    correct: Callable[[State, Config], dict[str, str]] | None = None
+    """Changes values of the network's state dict, once they are read, that the file has in a form of its own.
+
+    Is given what `convert` returned, the tensors with their values; returns what was done by name.
+    """
     reset: Callable[[nn.Module], None] | None = None
     """Changes what `reset_parameters` gave one module of a part that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from zoo.errors import CheckpointFormatError
 from zoo.mounts import is_on_network
 from zoo.safety import allow_list, refusal
+from zoo.tensorflow_bundle import Bundle, find_bundle, is_index, open_bundle
+from zoo.tensorflow_index import MAGIC
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 Mmap: TypeAlias = "bool | Literal['auto']"
 
 SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+TENSORFLOW = "TensorFlow checkpoint"
+"""How the names begin of what stands for a bundle: its prefix, its index, its folder."""
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 
 _DAMAGE = (
@@ -34,7 +38,6 @@ _DAMAGE = (
 """What torch's reader stumbles over in a damaged file."""
 _CHUNK = 8 << 20
 _LOADING = Lock()  # torch's allow-list is one for all threads
-_TENSORFLOW_MAGIC = bytes.fromhex("57fb808b247547db")
 _MAGIC = {
     b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
     b"\x1f\x8b": "gzip archive",
@@ -46,17 +49,17 @@ _MAGIC = {
 
 
 def sniff(path: Path) -> str:
-    """Name what a file is by its content: one of the three formats that can be read, or a description of the rest.
+    """Name what a file is by its content: one of the formats that can be read, or a description of the rest.
 
     Raises:
         CheckpointFormatError: There is no such file.
     """
     if path.is_dir():
-        return "TensorFlow checkpoint folder" if (path / "checkpoint").is_file() else "folder"
+        is_bundle = (path / "checkpoint").is_file() or any(map(is_index, path.glob("*.index")))
+        return f"{TENSORFLOW} folder" if is_bundle else "folder"
     if not path.is_file():
-        bundle = path.with_name(path.name + ".index").is_file()
-        if bundle:
-            return "TensorFlow checkpoint"
+        if find_bundle(path):
+            return TENSORFLOW
         raise CheckpointFormatError(f"{path} does not exist")
     with path.open("rb") as file:
         head = file.read(512)
@@ -72,8 +75,8 @@ def _sniff_bytes(head: bytes, tail: bytes) -> str:
         return TORCH_ZIP
     if head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL:
         return TORCH_LEGACY
-    if tail == _TENSORFLOW_MAGIC:
-        return "TensorFlow checkpoint index"
+    if tail == MAGIC:
+        return f"{TENSORFLOW} index"
     if known := next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None):
         return known
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
@@ -98,6 +101,11 @@ class StoredState:
     beside: tuple[str, ...] = ()
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it consists of."""
+        return (self.path,)
 
     def read(self, wanted: State) -> State:
         """Return the wanted tensors with their values, floating point as float32; `wanted` is emptied on the way.
@@ -135,6 +143,45 @@ class StoredState:
             yield name, _one_as_float32(tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
 
 
+@dataclass
+class StoredBundle(StoredState):
+    """An opened TensorFlow bundle. Its tensors have no values before they are read, but for scalars."""
+
+    bundle: Bundle = field(kw_only=True)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The index and the shards."""
+        return self.bundle.files
+
+    def read(self, wanted: State) -> State:
+        """Return the wanted tensors with their values, floating point as float32; `wanted` is emptied on the way.
+
+        Args:
+            wanted: Tensors of this bundle, or views of them, under any names.
+
+        Raises:
+            CheckpointFormatError: One of them cannot be read, or its checksum is wrong.
+        """
+        origin = {id(tensor): name for name, tensor in self.tensors.items()}
+        views = {name: (origin.get(id(base_of(tensor))), wanted.pop(name)) for name, tensor in list(wanted.items())}
+        return {name: _one_as_float32(self._values(stored, view)) for name, (stored, view) in views.items()}
+
+    def _values(self, name: str | None, view: Tensor) -> Tensor:
+        """Return a tensor with values in place of one without, laid out as `view` is."""
+        import torch
+
+        if name is None:  # computed by `convert`
+            return view
+        values = torch.from_numpy(self.bundle.read(name))
+        return values.as_strided(view.size(), view.stride(), view.storage_offset()).contiguous()
+
+
+def base_of(tensor: Tensor) -> Tensor:
+    """The tensor that a view is of; any other tensor itself."""
+    return tensor if tensor._base is None else tensor._base
+
+
 def as_float32(state: State) -> State:
     """Return the tensors with floating point as float32; `state` is emptied on the way."""
     return {name: _one_as_float32(state.pop(name)) for name in list(state)}
@@ -155,6 +202,7 @@ def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
 
     Args:
         path: Safetensors, or what `torch.save` wrote: bare or under one of the usual keys (`state_dict`, `model`, ...).
+            Or a bundle of TensorFlow's saver, by its prefix, its index, or the folder that holds it and no other.
         mmap: Whether to map the file instead of reading it; `"auto"` reads only on network file systems.
 
     Raises:
@@ -168,8 +216,12 @@ def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
         return _open_safetensors(path, mapped)
     if kind in (TORCH_ZIP, TORCH_LEGACY):
         return _open_torch(path, kind, mapped)
+    if kind.startswith(TENSORFLOW):
+        return _open_bundle(path, kind)
+    find_bundle(path)  # tells of a shard which checkpoint it is a part of
     raise CheckpointFormatError(
-        f"{path} is not a checkpoint that can be read: {kind}. Expected safetensors, or a file written by torch.save"
+        f"{path} is not a checkpoint that can be read: {kind}. Expected safetensors, a file written by torch.save, or "
+        "a TensorFlow checkpoint"
     )
 
 
@@ -205,6 +257,20 @@ def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
     tensors, containers = find_tensors(content, path)
     beside = tuple(str(key) for key in content if key not in containers) if containers else ()
     return StoredState(path, kind, tensors, mapped, containers, beside)
+
+
+def _open_bundle(path: Path, kind: str) -> StoredBundle:
+    import torch
+
+    bundle = open_bundle(path)
+    with torch.inference_mode(False):  # in which views of a tensor do not say that they are
+        tensors: State = {
+            name: torch.empty(variable.shape, dtype=getattr(torch, variable.kind or "float32"), device="meta")
+            for name, variable in bundle.variables.items()
+        }
+    scalars = [name for name, variable in bundle.variables.items() if not variable.shape and not variable.obstacle]
+    tensors |= {name: torch.from_numpy(bundle.read(name)) for name in scalars}
+    return StoredBundle(path, kind, tensors, mapped=False, bundle=bundle)
 
 
 def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tuple[str, ...]]:

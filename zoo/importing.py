@@ -75,7 +75,7 @@ def _import_file(
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
     _check_tag(entry.name, tag, digest)
     record: dict[str, Any] = {
-        **(_facts(known) if known else {"trained_by": "user", "input": _input_of(entry, source, size)}),
+        **(_facts(known) if known else {"trained_by": "user", "input": _input_of(entry, source, size, tag)}),
         "tag": tag,
         "models": [entry.name],
         "state": "hosted",
@@ -164,18 +164,20 @@ def _facts(known: WeightsFile) -> dict[str, Any]:
     return {key: value for key, value in (facts | {"assets": assets}).items() if value}
 
 
-def _input_of(entry: Entry, source: Path, size: int | None) -> dict[str, Any]:
-    """The input that a file was trained on: as the user says, else as its header says, else the entry's."""
+def _input_of(entry: Entry, source: Path, size: int | None, tag: str = "") -> dict[str, Any]:
+    """The input that a file was trained on: as the user says, else as its header, the tag's record, the entry say."""
+    ours = next((r for r in read_manifest(packaged_manifest()) if r.tag == tag and entry.name in r.models), None)
+    on_record = dict(ours.input) if ours else {}
     if size is None:
         stored: dict[str, Any] = json.loads(open_checkpoint(source).metadata.get("input", "{}"))
-        return stored
+        return stored or on_record
     if size < 1:
         raise OptionError(f"size={size}: expected the side of the images in pixels")
     published = entry.preprocessing
     if len(published.size) != 2:
         raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
     resize = published.resize and round(published.resize * size / min(published.size))
-    return {"size": [size] * len(published.size), "resize": resize}
+    return on_record | {"size": [size] * len(published.size), "resize": resize}
 
 
 def _put_first(record: dict[str, Any], manifest: Path) -> None:

@@ -53,7 +53,7 @@ class CheckpointSummary:
     path: str
     format: str
     size: int
-    """Bytes of the file."""
+    """Bytes of the file, or of all of a TensorFlow checkpoint's."""
     containers: tuple[str, ...] = ()
     """Keys that lead from the top of the file to the tensors."""
     beside: tuple[str, ...] = ()
@@ -111,7 +111,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     return CheckpointSummary(
         path=str(path),
         format=kind,
-        size=size,
+        size=sum(file.stat().st_size for file in stored.files),
         containers=stored.containers,
         beside=stored.beside,
         tensors=len(stored.tensors),
@@ -134,7 +134,10 @@ def _match(entry: Entry, tensors: State, path: Path) -> Match | None:
         state, facts = convert(entry, tensors)
     except CheckpointMismatchError:
         return None
-    if entry.stem not in state:
+    origin = {id(tensor): name for name, tensor in tensors.items()}
+    places = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
+    stored, kept = next(places, ("", ""))
+    if not kept:
         return None
     found = _coverage(entry, state, {**entry.config, **facts})
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
@@ -147,7 +150,7 @@ def _match(entry: Entry, tensors: State, path: Path) -> Match | None:
         matched=found.matched,
         needed=len(found.needed),
         complete=found.complete,
-        prefix=next(name.removesuffix(entry.stem) for name, t in tensors.items() if t is state[entry.stem]),
+        prefix=stored.removesuffix(kept) if stored.endswith(kept) else "",
         head=heads[-1] if heads else "",
         call=call,
     )

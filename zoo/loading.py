@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.building import build_network
+from zoo.cache import file_path
 from zoo.checkpoint import convert, fingerprint, left_out, load_into
+from zoo.coverage import is_counter
 from zoo.download import fetch
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.formats import Mmap, StoredState, open_checkpoint
+from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
 from zoo.inspection import guess
 from zoo.locate import Located, find_file
-from zoo.manifest import find_weights
+from zoo.manifest import WeightsFile, find_weights
+from zoo.pinning import unpinning
 from zoo.registry import chosen_record, get_entry, split_name
 from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.preprocessing import ImageTransform
+    from zoo.slices import SliceTransform
     from zoo.volume_transform import VolumeTransform
 
 log = logging.getLogger("zoo")
@@ -73,12 +77,12 @@ def load_model(
         CheckpointMismatchError: The file does not fill the network.
         OptionError: An argument has no meaning for this model.
     """
-    entry, _ = get_entry(name), chosen_record(name, cache_dir)  # both checked, even where neither is loaded from
+    entry, record = get_entry(name), chosen_record(name, cache_dir)  # checked, even where neither is loaded from
     asked = _check_arguments(entry, num_classes, in_channels, options)
     place = _check_place(device, mmap)
     if checkpoint is None and not pretrained:
         return _finish(*_random(entry, asked), place)
-    with _named(name, checkpoint):
+    with _named(name, checkpoint, record, cache_dir):
         located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
         stored = open_checkpoint(located.path, mmap=False if mmap == "auto" and checkpoint is not None else mmap)
@@ -87,14 +91,18 @@ def load_model(
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
         config = {**entry.config, **located.options, **facts, **asked}
         model = build_network(entry, config)
-        report = _fill(model, state, entry, stored, projection=bool(config.get("projection")))
+        if config.get("projection"):
+            _check_projection(entry, model, state)
+        report = _fill(model, state, entry, stored, config)
     report = replace(report, dropped=dropped | report.dropped, **located.facts())
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, place)
 
 
-def load_transform(name: str) -> ImageTransform | VolumeTransform:
+def load_transform(name: str) -> ImageTransform | SliceTransform | VolumeTransform:
     """Return the callable that makes an image or a volume what a model was trained on: float32 `(C, *space)`.
+
+    Where a 2D network was trained on the slices of volumes, a volume gives a batch of them, `(slices, C, H, W)`.
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
@@ -159,9 +167,29 @@ def _random(entry: Entry, asked: Config) -> tuple[nn.Module, LoadReport]:
     return model, LoadReport(entry.name, fresh=dict.fromkeys(model.state_dict(), "random"), source="random")
 
 
-def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, *, projection: bool) -> LoadReport:
+def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:
+    """Say so where a file has nothing of the projection head that was asked for; a part of one is a mismatch."""
+    head = [name for name in model.state_dict() if name.startswith(entry.head)]
+    if entry.stem in state and head and not any(name in state for name in head):
+        raise CheckpointMismatchError(
+            f"projection=True asks for the projection head, and the file has none ({first_names(head, 2)} expected). "
+            "What pre-training saved has it, for example best.pt and last.pt of `python -m zoo.entries."
+            f"{entry.family}.pretrain`. Without projection=True this file gives the features"
+        )
+
+
+def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, config: Config) -> LoadReport:
+    corrected: dict[str, str] = {}
+
+    def read(wanted: State) -> State:
+        values = stored.read(wanted)
+        corrected.update(entry.correct(values, config) if entry.correct else {})
+        return values
+
     try:
-        return load_into(model, state, entry, read=stored.read, projection=projection)
+        report = load_into(model, state, entry, read=read, projection=bool(config.get("projection")))
+        loaded = {name: how for name, how in report.loaded.items() if name not in corrected}
+        return replace(report, loaded=loaded, adapted=report.adapted | corrected)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(
             f"{error}\n  guess: {guess(entry, stored.tensors, stored.path)}\n"
@@ -170,13 +198,17 @@ def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, *, 
 
 
 @contextmanager
-def _named(name: str, checkpoint: str | Path | None) -> Iterator[None]:
-    """Begin what is said of a file with the request."""
+def _named(
+    name: str, checkpoint: str | Path | None, record: WeightsFile | None, cache_dir: str | Path | None
+) -> Iterator[None]:
+    """Begin what is said of a file with the request, and end it with how to have another file taken."""
     try:
         yield
     except (CheckpointFormatError, CheckpointMismatchError, UnsafeCheckpointError) as error:
         request = repr(name) if checkpoint is None else f"{name!r}, checkpoint={str(checkpoint)!r}"
-        raise type(error)(f"load_model({request}): {error}") from error.__cause__
+        hint = unpinning(record, file_path(record, cache_dir)) if record and checkpoint is None else ""
+        hint = hint and f"\n{hint[0].upper()}{hint[1:]}"
+        raise type(error)(f"load_model({request}): {error}{hint}") from error.__cause__
 
 
 def _check_arguments(
@@ -231,16 +263,19 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
     misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
     if misfits and num_classes != 0:
         log.warning("%s: the file's head was dropped. %s", report.name, first_names(misfits, 1))
-    if report.fresh and num_classes is None:
-        log.warning("%s: not in the file, so untrained: %s", report.name, first_names(report.fresh, 3))
+    untrained = [name for name in report.fresh if not is_counter(name)]
+    if untrained and num_classes is None:
+        log.warning("%s: not in the file, so untrained: %s", report.name, first_names(untrained, 3))
 
 
 def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Module:
     """Check that nothing was forgotten on the meta device, attach the report, move the network where it is wanted."""
     import torch
 
-    forgotten = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if forgotten:
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    if forgotten := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise CheckpointMismatchError(f"{report.model!r} was left without values for {first_names(forgotten)}")
     setattr(model, ATTRIBUTE, report)
-    return model.to(device=place, dtype=torch.float32).eval()
+    if any(other_float(tensor) or tensor.device != place for tensor in tensors.values()):  # a walk takes a while
+        model = model.to(device=place, dtype=torch.float32)
+    return model.eval()

@@ -14,7 +14,7 @@ from zoo import __version__
 from zoo.cache import converted_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp
 from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
-from zoo.entry import Entry
+from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
@@ -106,18 +106,37 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
     if stored.format == SAFETENSORS and not any(map(other_float, stored.tensors.values())):
         return located
     try:
-        state, _ = convert(entry, stored.tensors)
+        state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
         return located  # not this model's, as the load that follows says in full
     if entry.stem not in state:
         return located
-    dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        export_safetensors(stored.read(state), copy, metadata={_DROPPED: dropped})
+        write_converted(entry, stored, state, facts, copy)
         stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
         write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
     except OSError as error:
         log.info("%s is read as it is: %s", located.path, error)
         return located
     return replace(located, path=copy, converted=True)
+
+
+def write_converted(entry: Entry, stored: StoredState, state: State, facts: Config, target: Path) -> None:
+    """Write what `convert` made of a file as safetensors, with a note of what it left out.
+
+    Args:
+        entry: Whose `convert` it was.
+        stored: The file.
+        state: What was kept of its tensors; emptied on the way.
+        facts: What only the file knows.
+        target: The file to write.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
+    values = stored.read(state)
+    for name, why in (entry.correct(values, facts) if entry.correct else {}).items():
+        log.debug("%s: %s", name, why)
+    export_safetensors(values, target, metadata={_DROPPED: dropped})

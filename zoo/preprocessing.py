@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import is_dicom, pil_pixels, read_dicom, read_picture
+from zoo.slices import PERCENTILES, SliceTransform, build_slice_transform
 from zoo.volume_transform import VolumeTransform, build_volume_transform
 
 if TYPE_CHECKING:
@@ -34,13 +35,15 @@ _ELONGATED = 2.5
 _OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise")
 
 
-def build_transform(preprocessing: Preprocessing) -> ImageTransform | VolumeTransform:
+def build_transform(preprocessing: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
     """Return the transform that executes `preprocessing`; printing it shows its steps.
 
     Raises:
         OptionError: the facts contradict each other, or describe an input that no transform exists for.
     """
     channels, size, resize = preprocessing.channels, preprocessing.size, preprocessing.resize
+    if preprocessing.normalise == PERCENTILES:
+        return build_slice_transform(preprocessing)
     if len(size) != 2:
         return build_volume_transform(preprocessing)
     if len(set(channels)) != 1:
