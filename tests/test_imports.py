@@ -75,9 +75,14 @@ def test_the_core_knows_neither_training_nor_recipes(path):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("entries/*/__init__.py")), ids=lambda path: path.parent.name)
 def test_entries_know_the_vocabulary_alone(path):
-    """What an entry imports of the package: entry, checkpoint, errors, and a network of its own."""
+    """What an entry imports of the package: entry, checkpoint, errors, a network and names of its own."""
     family = path.parent.name
-    allowed = ("zoo.entry", "zoo.checkpoint", "zoo.errors", f"zoo.entries.{family}.model")
+    allowed = (
+        "zoo.entry",
+        "zoo.checkpoint",
+        "zoo.errors",
+        *(f"zoo.entries.{family}.{m}" for m in ("keys", "model", "names")),
+    )
     for module in imports(path):
         assert not module.startswith("zoo") or module.startswith(allowed), f"{path} imports {module}"
 

@@ -12,7 +12,7 @@ from zoo.entry import Entry, ModelInfo
 from zoo.errors import UnknownModelError
 from zoo.manifest import WeightsFile, records, tagged_record
 
-FAMILIES = ("caid", "yaware", "drasclr")
+FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl")
 """Folders under `zoo/entries`, in the order in which models are listed."""
 
 

@@ -1,0 +1,690 @@
+"""MONAI SSL's networks: MONAI 0.8.1's outputs from every version's and every form of file, sizes, channels, heads."""
+
+import copy
+import json
+import logging
+import re
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from caid_files import behind, filled_unet, relative_error
+from monai.networks.nets import UNETR as MonaiUNETR
+from monai.networks.nets import SwinUNETR, ViT, ViTAutoEnc
+from monai_ssl_files import (
+    AUTOENCODER,
+    ENCODER,
+    FORMS,
+    NAMES,
+    SMALL,
+    SWIN,
+    UNETR,
+    UNETR_KEYS,
+    VERSIONS,
+    VIT_KEYS,
+    alive,
+    bare_swin,
+    encoder_part,
+    filled_autoencoder,
+    filled_swin,
+    filled_unetr,
+    published_swin,
+    reference,
+    reference_input,
+    small,
+    swin_shapes,
+    training_checkpoint,
+    with_perceptron,
+    written_by,
+)
+from safetensors.torch import save_file
+
+import zoo
+from zoo.building import build_network
+from zoo.cache import hash_file
+from zoo.checkpoint import export_safetensors, fingerprint
+from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
+from zoo.entries.monai_ssl.model import swin_unetr, unetr, vit_autoencoder, vit_encoder
+from zoo.errors import CheckpointMismatchError, InputContractError, IntegrityError, OptionError
+from zoo.loading import full_state
+from zoo.manifest import records
+from zoo.registry import get_entry
+
+TOLERANCE = 1e-5
+"""Relative. Twelve blocks with sums in another order differ by some 2e-6; a wrong tensor differs by more than 0.01."""
+COUNTS = {"0.8": (142, 174), "0.9": (141, 170), "1.4": (225, 254), "1.6": (165, 194)}
+"""Tensors of the auto-encoder and of the UNETR that the classes of each version have."""
+PARAMETERS = {
+    "0.8": (89_128_977, 92_790_958),
+    "0.9": (89_128_209, 92_784_046),
+    "1.4": (117_467_409, 121_123_246),
+    "1.6": (89_146_641, 92_802_478),
+}
+VIT_SHAPES, UNETR_SHAPES = small(VIT_KEYS), small(UNETR_KEYS)
+
+
+@pytest.fixture(scope="module")
+def published(scratch):
+    """The two files at full size: the auto-encoder as the tutorial saves it, and a UNETR as best_metric_model.pth."""
+    files = {AUTOENCODER: scratch / "best_model.pt", UNETR: scratch / "best_metric_model.pth"}
+    state = filled_autoencoder()
+    torch.save(training_checkpoint(behind("module.", state)), files[AUTOENCODER])
+    torch.save(filled_unetr(state), files[UNETR])
+    yield files
+    for path in files.values():
+        path.unlink()
+
+
+@pytest.fixture(scope="module")
+def vit_state():
+    """A small auto-encoder of MONAI 0.8.1."""
+    return filled_autoencoder(shapes=VIT_SHAPES)
+
+
+@pytest.fixture(scope="module")
+def unetr_state(vit_state):
+    """A small UNETR of MONAI 0.8.1 around the same ViT."""
+    return filled_unetr(vit_state, shapes=UNETR_SHAPES)
+
+
+@pytest.fixture(scope="module")
+def swin_state():
+    """A small Swin UNETR under MONAI's names."""
+    return filled_swin(swin_shapes())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save content as a checkpoint."""
+
+    def save(content, name="checkpoint.pth"):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def load(name, path, **options):
+    return zoo.load_model(name, checkpoint=path, mmap=True, **options)
+
+
+def same(ours, theirs):
+    """Whether two state dicts have the same names and the same bits."""
+    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def volume(*sides, channels=1):
+    return torch.rand(1, channels, *sides, generator=torch.Generator().manual_seed(0))
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
+
+
+# --- the outputs of MONAI 0.8.1 ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_outputs_are_those_of_the_version_that_trained_it(published):
+    """Blocks 3 and 11 and the reconstruction; the encoder's features are the mean of its map."""
+    x, theirs, hidden = reference_input(), reference(), {}
+    model = load(AUTOENCODER, published[AUTOENCODER])
+    for i in (3, 11):
+        model.blocks[i].register_forward_hook(lambda module, inputs, output, i=i: hidden.update({i: output}))
+    reconstruction = model(x)
+    assert reconstruction.shape == x.shape
+    assert relative_error(reconstruction[..., ::8, ::8, ::8], theirs["recon"]) < TOLERANCE
+    assert relative_error(hidden[3][:, ::8], theirs["hidden3"]) < TOLERANCE
+    assert relative_error(hidden[11][:, ::8], theirs["hidden11"]) < TOLERANCE
+    encoder = load(ENCODER, published[AUTOENCODER])
+    features = encoder.forward_features(x)
+    expected = model.norm(hidden[11]).transpose(1, 2).reshape(1, 768, 6, 6, 6)
+    assert torch.equal(features, expected)
+    assert relative_error(encoder(x), expected.mean(dim=(2, 3, 4)).numpy()) < TOLERANCE
+    assert encoder.num_features == encoder(x).shape[1] == 768
+
+
+@torch.no_grad()
+def test_the_unetr_answers_as_that_versions(published):
+    """From the fine-tuned file, in which the shortcuts that nobody used still lie."""
+    model = load(UNETR, published[UNETR])
+    logits = model(reference_input())
+    assert logits.shape == (1, 14, 96, 96, 96)
+    assert relative_error(logits[..., ::8, ::8, ::8], reference()["logits"]) < TOLERANCE
+    report = zoo.load_report(model)
+    assert (len(report.loaded), report.adapted, report.fresh) == (170, {}, {})
+    assert len(report.dropped) == 4
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_key_sets_are_those_of_each_version(version):
+    """As many tensors and parameters as its classes were counted to have."""
+    on_meta = {name: torch.empty(shape, device="meta") for name, shape in VIT_KEYS.items()}
+    whole = {name: torch.empty(shape, device="meta") for name, shape in UNETR_KEYS.items()}
+    written = [written_by(version, state) for state in (on_meta, whole)]
+    assert tuple(map(len, written)) == COUNTS[version]
+    assert tuple(sum(t.numel() for t in state.values()) for state in written) == PARAMETERS[version]
+
+
+def test_the_newest_key_set_is_the_installed_classes():
+    """What this MONAI would save today, under the names and shapes of the rules."""
+    with torch.device("meta"):
+        classes = ViTAutoEnc(1, 96, 16).state_dict(), MonaiUNETR(1, 14, 96).state_dict()
+    for keys, state in zip((VIT_KEYS, UNETR_KEYS), classes, strict=True):
+        filled = {name: torch.empty(shape, device="meta") for name, shape in keys.items()}
+        shapes = [{n: tuple(t.shape) for n, t in written_by(v, filled).items()} for v in ("1.4", "1.6")]
+        assert {name: tuple(tensor.shape) for name, tensor in state.items()} in shapes
+
+
+@pytest.mark.parametrize("perceptron", [False, True])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_files_of_every_version_load_the_same(version, perceptron, vit_state, unetr_state, saved):
+    """All three networks from an auto-encoder's and a UNETR's file, whichever projection it has, to the bit."""
+    project = with_perceptron if perceptron else dict
+    vit_file = saved(training_checkpoint(project(written_by(version, vit_state))), "vit.pt")
+    unetr_file = saved(project(written_by(version, unetr_state)), "unetr.pth")
+    encoder = alive(encoder_part(vit_state))
+    assert same(load(AUTOENCODER, vit_file).state_dict(), alive(vit_state))
+    assert same(load(ENCODER, vit_file).state_dict(), encoder)
+    assert same(load(ENCODER, unetr_file).state_dict(), encoder)
+    assert same(load(UNETR, unetr_file).state_dict(), alive(unetr_state))
+    filled = load(UNETR, vit_file)
+    assert same({n: t for n, t in filled.state_dict().items() if n.startswith("vit.")}, behind("vit.", encoder))
+    report = zoo.load_report(filled)
+    stem = {"vit.patch_embedding.patch_embeddings.weight": "a linear layer's weight as a convolution's"}
+    assert report.adapted == (stem if perceptron else {})
+    assert len(report.loaded) + len(report.adapted) == 137
+    assert not any(
+        "beside the network" in why and "patch_embeddings.1" not in name for name, why in report.dropped.items()
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["an auto-encoder", "a ViT", "a UNETR"])
+def test_every_form_of_file_loads(form, kind, vit_state, unetr_state, saved):
+    """Whatever stands around the names, and in front of them."""
+    state = {"an auto-encoder": vit_state, "a ViT": encoder_part(vit_state), "a UNETR": unetr_state}[kind]
+    path = saved(FORMS[form](state))
+    assert same(load(ENCODER, path).state_dict(), alive(encoder_part(vit_state)))
+    model = load(UNETR, path)
+    if kind == "a UNETR":
+        assert same(model.state_dict(), alive(unetr_state))
+    else:
+        assert {name.partition(".")[0] for name in zoo.load_report(model).loaded} == {"vit"}
+    if kind == "an auto-encoder":
+        assert same(load(AUTOENCODER, path).state_dict(), alive(vit_state))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_perceptron_is_the_convolution_it_was(channels, saved):
+    """MONAI's own network with that projection, exactly: what it saves gives what it returns."""
+    torch.manual_seed(0)
+    theirs = ViT(channels, 32, 16, 64, 128, 2, 1, proj_type="perceptron").eval()
+    ours = load(ENCODER, saved(theirs.state_dict()))
+    x = volume(32, 32, 32, channels=channels)
+    tokens = theirs(x)[0]
+    assert relative_error(ours.forward_features(x), tokens.transpose(1, 2).reshape(1, 64, 2, 2, 2).numpy()) < TOLERANCE
+    assert ours.patch_embedding.patch_embeddings.in_channels == channels
+
+
+@torch.no_grad()
+def test_what_monai_saves_today_loads(saved):
+    """Each of its own classes with random weights, to the bit."""
+    torch.manual_seed(0)
+    x = volume(32, 32, 32)
+    plain = ViTAutoEnc(1, 32, 16, out_channels=2, hidden_size=64, mlp_dim=128, num_layers=2, num_heads=1).eval()
+    path = saved(plain.state_dict())
+    assert torch.equal(load(AUTOENCODER, path)(x), plain(x)[0])
+    plain = ViT(1, 32, 16, 64, 128, 2, 1).eval()
+    path = saved(plain.state_dict())
+    assert torch.equal(load(ENCODER, path)(x), plain(x)[0].mean(dim=1))
+    plain = MonaiUNETR(1, 5, 32, 16, 64, 128, 1).eval()
+    path = saved(plain.state_dict())
+    assert torch.equal(load(UNETR, path)(x), plain(x))
+    plain = SwinUNETR(in_channels=1, out_channels=5, feature_size=12).eval()
+    path = saved(plain.state_dict())
+    assert torch.equal(load(SWIN, path)(volume(64, 32, 32)), plain(volume(64, 32, 32)))
+
+
+@pytest.mark.parametrize("name", [ENCODER, AUTOENCODER, UNETR])
+def test_conversion_is_pure_and_idempotent(name, vit_state, unetr_state):
+    """What a network saved goes through unchanged; the argument is left alone."""
+    convert = get_entry(name).convert
+    for state in (vit_state, unetr_state):
+        names = list(state)
+        once, facts = convert(state)
+        again, known = convert(once)
+        assert list(state) == names
+        assert same(again, once)
+        assert known == facts
+        assert facts["positions"] == 8
+
+
+# --- Swin UNETR -------------------------------------------------------------------------------------------------------
+
+
+def test_the_swin_unetr_is_built_where_meta_cannot_be(swin_state, saved):
+    """Its constructor reads values and computes buffers, so it is built on the CPU and filled there."""
+    entry = get_entry(SWIN)
+    with pytest.raises(RuntimeError), torch.device("meta"):
+        entry.build(dict(entry.config))
+    network = build_network(entry, {**entry.config, "feature_size": 12})
+    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+    model = load(SWIN, saved(swin_state))
+    assert same(model.state_dict(), swin_state)
+    assert "swinViT.layers1.0.blocks.0.attn.relative_position_index" in dict(model.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("form", "filled"),
+    [
+        ("published", 157),
+        ("published in DDP", 157),
+        ("MONAI's", 159),
+        ("in DDP", 159),
+        ("transformer alone", 126),
+        ("swinViT.", 126),
+    ],
+)
+def test_every_form_of_the_swin_unetr_loads(form, filled, swin_state, saved):
+    """The transformer always; the decoder where it is there, its last convolution only where it segments."""
+    published_names = published_swin(swin_state)["model"]
+    content = {
+        "published": published_swin(swin_state),
+        "published in DDP": {"model": behind("module.", published_names)},
+        "MONAI's": swin_state,
+        "in DDP": {"state_dict": behind("module.", swin_state)},
+        "transformer alone": bare_swin(swin_state),
+        "swinViT.": {name: tensor for name, tensor in swin_state.items() if name.startswith("swinViT.")},
+    }[form]
+    model = load(SWIN, saved(content))
+    report, state = zoo.load_report(model), model.state_dict()
+    assert len(report.loaded) == filled
+    assert len(report.fresh) == 159 - filled
+    assert all(torch.equal(state[name], swin_state[name]) for name in report.loaded)
+    assert model(volume(64, 32, 32)).shape == (1, 14, 64, 32, 32)
+    if form.startswith("published"):
+        assert set(report.fresh) == {"out.conv.conv.weight", "out.conv.conv.bias"}
+        assert any("head that restored" in why for why in report.dropped.values())
+
+
+def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
+    """All of MONAI's class but the last convolution, 157 of 159, at the width on record."""
+    (weights,) = records(SWIN)
+    shapes = swin_shapes(feature=48)
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    converted, facts = get_entry(SWIN).convert(published_swin(state)["model"])
+    assert set(shapes) - set(converted) == {"out.conv.conv.weight", "out.conv.conv.bias"}
+    assert weights.fingerprint == {SWIN: fingerprint(converted)}
+    assert facts == {"feature_size": 48}
+    assert weights.sha256.startswith("c3564f40a6a051d3")
+    assert (weights.state, zoo.model_info(SWIN).default) == ("hosted", True)
+    assert weights.sources[0].endswith("/0.8.1/ssl_pretrained_weights.pth")
+
+
+def test_a_record_with_a_digest_and_no_size_is_fetched_and_loaded(swin_state, saved, tmp_path, monkeypatch):
+    """As the Swin UNETR's is: proved by its digest, converted once, and what was left out is still reported then."""
+    path = saved(published_swin(swin_state))
+    facts = {"tag": "mine", "models": [SWIN], "state": "hosted", "sources": [f"file:{path}"], "bytes": None}
+    record = facts | {"sha256": hash_file(path)}
+    (tmp_path / "mine.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "mine.json"))
+    for _ in ("fetched", "from the cache"):
+        model = zoo.load_model(SWIN)
+        report = zoo.load_report(model)
+        assert (report.tag, report.sha256, len(report.loaded)) == ("mine", record["sha256"], 157)
+        assert set(report.dropped) == {
+            *("encoder.mask_token", "encoder.norm.weight", "encoder.norm.bias"),
+            *("out.conv.conv.weight", "out.conv.conv.bias"),
+        }
+    record["sha256"] = "0" * 64
+    (tmp_path / "mine.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    with pytest.raises(IntegrityError):
+        zoo.load_model(SWIN)
+
+
+# --- fresh parts, heads, channels -------------------------------------------------------------------------------------
+
+
+def test_fresh_parts_follow_the_seed_and_are_reported(vit_state, saved, caplog):
+    """From an auto-encoder the decoder of a UNETR starts as MONAI starts it, the same for the same seed."""
+    path = saved(vit_state)
+    states = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        states.append(load(UNETR, path, num_classes=14).state_dict())
+    assert same(states[0], states[1])
+    name = "decoder5.conv_block.conv1.conv.weight"
+    assert not torch.equal(states[0][name], states[2][name])
+    bound = (states[0][name].shape[1] * 27) ** -0.5  # uniform over +-1/sqrt(inputs), as PyTorch starts convolutions
+    assert states[0][name].abs().max() <= bound
+    assert states[0][name].std().item() == pytest.approx(bound / 3**0.5, rel=0.02)  # 55 000 draws: 0.2 %
+    assert not warnings(caplog)
+    report = zoo.load_report(load(UNETR, path))
+    groups = {name.partition(".")[0] for name in report.fresh}
+    assert groups == {*(f"encoder{i}" for i in (1, 2, 3, 4)), *(f"decoder{i}" for i in (5, 4, 3, 2)), "out"}
+    assert {n: why for n, why in report.dropped.items() if n.startswith("conv3d")}.keys() == {
+        f"conv3d_transpose{i}.{leaf}" for i in ("", "_1") for leaf in ("weight", "bias")
+    }
+    assert "untrained: encoder1.layer.conv1.conv.weight" in warnings(caplog)[0]
+
+
+def test_heads_follow_the_file_unless_others_are_asked_for(unetr_state, vit_state, saved, caplog):
+    """Loaded when it fits or nothing is said, dropped with a warning when it does not, absent when 0 is asked for."""
+    path = saved(unetr_state)
+    assert load(UNETR, path).out.conv.conv.out_channels == 14
+    assert not warnings(caplog)
+    other = load(UNETR, path, num_classes=3)
+    assert set(zoo.load_report(other).fresh) == {"out.conv.conv.weight", "out.conv.conv.bias"}
+    assert "head was dropped" in warnings(caplog)[0]
+    assert load(UNETR, path, num_classes=0)(volume(32, 32, 32)).shape == (1, 16, 32, 32, 32)
+    classifier = load(ENCODER, path, num_classes=2)
+    assert classifier(volume(32, 32, 32)).shape == (1, 2)
+    again = load(ENCODER, saved(classifier.state_dict(), "tuned.pth"))
+    assert same(again.state_dict(), classifier.state_dict())
+    assert load(ENCODER, path.with_name("tuned.pth"), num_classes=0).num_features == 64
+    with pytest.raises(OptionError, match="restores the volume and has no classes"):
+        load(AUTOENCODER, saved(vit_state, "vit.pt"), num_classes=4)
+    with pytest.raises(OptionError, match="no option 'projection'"):
+        load(ENCODER, path, projection=True)
+
+
+@torch.no_grad()
+def test_channels_are_adapted_wherever_the_volume_is_read(unetr_state, swin_state, saved):
+    """A volume given several times over gives the same, and one channel of such a network is the first again."""
+    x = volume(32, 32, 32)
+    path = saved(unetr_state)
+    one = load(UNETR, path)
+    three = load(UNETR, path, in_channels=3)
+    assert set(zoo.load_report(three).adapted) == {
+        "vit.patch_embedding.patch_embeddings.weight",
+        "encoder1.layer.conv1.conv.weight",
+        "encoder1.layer.conv3.conv.weight",
+    }
+    expected = one(x).numpy()
+    assert relative_error(three(x.expand(-1, 3, -1, -1, -1)), expected) < TOLERANCE
+    again = load(UNETR, saved(three.state_dict(), "three.pth"))
+    assert again.vit.patch_embedding.patch_embeddings.in_channels == 3
+    back = load(UNETR, path.with_name("three.pth"), in_channels=1)
+    assert relative_error(back(x), expected) < TOLERANCE
+    swin = load(SWIN, saved(swin_state, "swin.pth"), in_channels=2)
+    assert len(zoo.load_report(swin).adapted) == 3
+    assert load(AUTOENCODER, saved(filled_autoencoder(shapes=VIT_SHAPES), "v.pt"), in_channels=2)(
+        x.expand(-1, 2, -1, -1, -1)
+    ).shape == (1, 1, 32, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [(name, n) for name in NAMES for n in (None, 0, 3) if name != AUTOENCODER or n is None]
+)
+def test_every_parameter_gets_a_gradient(name, classes):
+    """Nothing lies idle in any mode, so that DistributedDataParallel works without further ado."""
+    options = {"feature_size": 12} if name == SWIN else SMALL
+    torch.manual_seed(0)
+    model = zoo.load_model(name, pretrained=False, num_classes=classes, **options).train()
+    model(volume(*((64, 32, 32) if name == SWIN else (32, 32, 32)))).square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_at_the_built_size_the_positions_are_untouched(vit_state, saved):
+    """Bit for bit MONAI's own network, into which nothing was interpolated."""
+    plain = ViTAutoEnc(1, 32, 16, hidden_size=64, mlp_dim=128, num_heads=1).eval()
+    ours = load(AUTOENCODER, saved(vit_state))
+    plain.load_state_dict(full_state(AUTOENCODER, ours), strict=True)
+    assert torch.equal(ours(volume(32, 32, 32)), plain(volume(32, 32, 32))[0])
+
+
+@torch.no_grad()
+def test_positions_are_interpolated_for_other_sizes(vit_state, unetr_state, saved):
+    """Trilinearly, with the tokens' centres where they were; a map that does not vary stays as it is."""
+    encoder = load(ENCODER, saved(vit_state))
+    seen = {}
+    encoder.patch_embedding.register_forward_hook(lambda module, inputs, output: seen.update(tokens=output))
+    projected = encoder.patch_embedding.patch_embeddings(torch.zeros(1, 1, 64, 32, 48))
+    assert encoder(torch.zeros(1, 1, 64, 32, 48)).shape == (1, 64)
+    assert encoder.forward_features(torch.zeros(1, 1, 64, 32, 48)).shape == (1, 64, 4, 2, 3)
+    added = (seen["tokens"].transpose(1, 2).unflatten(2, (4, 2, 3)) - projected)[0]
+    table = encoder.patch_embedding.position_embeddings.transpose(1, 2).unflatten(2, (2, 2, 2))[0]
+    assert torch.allclose(added[:, 0, :, 0], table[:, 0, :, 0], atol=1e-6)
+    assert torch.allclose(added[:, 1, :, 1], 0.75 * table.mean(3)[:, 0] + 0.25 * table.mean(3)[:, 1], atol=1e-6)
+    model = load(UNETR, saved(unetr_state, "unetr.pth"))
+    assert model(volume(48, 32, 64)).shape == (1, 14, 48, 32, 64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sides_that_do_not_divide_are_refused(name):
+    """Each wrong axis by its name, instead of voxels cut off without a word."""
+    options = {"feature_size": 12} if name == SWIN else SMALL
+    model = zoo.load_model(name, pretrained=False, **options)
+    step = 32 if name == SWIN else 16
+    with pytest.raises(InputContractError, match=rf"multiples of {step} are expected, and axis H has 40"):
+        model(torch.zeros(1, 1, 64, 40, 64))
+    if name != SWIN:
+        with pytest.raises(InputContractError, match=r"shape \(1, 32, 32, 32\)"):
+            model(torch.zeros(1, 32, 32, 32))
+
+
+def test_one_voxel_is_no_map_for_the_swin_unetr():
+    """Its last map of 32 x 32 x 32 voxels would be one voxel, whose norm is nothing."""
+    with pytest.raises(InputContractError, match="64 on one axis"):
+        swin_unetr(feature_size=12)(torch.zeros(1, 1, 32, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"img_size": 40}, "multiples of 16 voxels, axis 0 has 40"),
+        ({"img_size": (32, 32)}, "three, one per axis"),
+        ({"img_size": (32, 0, 48)}, "axis 1 has 0"),
+        ({"img_size": 32.0}, "whole number"),
+        ({"hidden_size": 100}, "say how many there are by num_heads"),
+        ({"hidden_size": 100, "num_heads": 3}, "does not divide"),
+        ({"num_layers": 0}, "num_layers=0"),
+        ({"mlp_dim": True}, "mlp_dim=True"),
+        ({"num_heads": -1}, "num_heads=-1"),
+    ],
+)
+def test_impossible_networks_are_refused(options, said):
+    """Before anything is built."""
+    with pytest.raises(OptionError, match=said):
+        zoo.load_model(ENCODER, pretrained=False, **{**SMALL, **options})
+
+
+def test_impossible_decoders_are_refused():
+    """Widths that MONAI's classes cannot have."""
+    with pytest.raises(OptionError, match="multiple of 12"):
+        swin_unetr(feature_size=16)
+    with pytest.raises(OptionError, match="feature_size=0"):
+        unetr(img_size=32, hidden_size=64, mlp_dim=128, feature_size=0)
+
+
+def test_widths_come_from_the_file(saved):
+    """Blocks, tokens, perceptrons, maps, classes; the heads are one for each 64 channels unless said."""
+    torch.manual_seed(0)
+    first = vit_autoencoder(img_size=48, hidden_size=128, mlp_dim=96, num_layers=3)
+    path = saved(first.state_dict())
+    again = load(AUTOENCODER, path)
+    assert same(again.state_dict(), first.state_dict())
+    assert again.patch_embedding.grid == (3, 3, 3)
+    assert again.blocks[0].attn.num_heads == 2
+    assert load(ENCODER, path, num_heads=4).blocks[0].attn.num_heads == 4
+    wide = unetr(img_size=32, hidden_size=64, mlp_dim=96, feature_size=8, num_classes=2)
+    assert same(load(UNETR, saved(wide.state_dict())).state_dict(), wide.state_dict())
+
+
+def test_a_table_of_no_cube_is_what_the_user_says_it_is(saved):
+    """A file holds the number of its positions alone; for a cube it needs no word, for others the size."""
+    torch.manual_seed(0)
+    flat = vit_encoder(img_size=(16, 48, 32), hidden_size=64, mlp_dim=96, num_layers=1)
+    path = saved(flat.state_dict())
+    with pytest.raises(CheckpointMismatchError, match=r"position_embeddings is 1x6x64 in the file, 1x216x64 expected"):
+        load(ENCODER, path)
+    again = load(ENCODER, path, img_size=(16, 48, 32))
+    x = volume(16, 48, 32)
+    with torch.no_grad():
+        assert torch.equal(again(x), flat(x))
+    cube = load(ENCODER, saved(vit_encoder(**SMALL, num_layers=1).state_dict()), img_size=96)
+    assert cube.patch_embedding.grid == (2, 2, 2)
+    assert cube.forward_features(volume(96, 96, 96)).shape == (1, 64, 6, 6, 6)
+
+
+# --- the plain classes, groups, copies --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not hasattr(ViT, "load_old_state_dict"), reason="MONAI before 1.6 builds unused cross attention")
+def test_the_full_export_is_monais_classes(vit_state, unetr_state, swin_state, saved, tmp_path):
+    """Each plain class loads it strictly and answers alike to the bit; loaded here, it is the network again."""
+    x, vit = volume(32, 32, 32), saved(vit_state, "vit.pt")
+    plain = ViT(1, 32, 16, 64, 128, 12, 1).eval()
+    encoder = load(ENCODER, vit, num_classes=2)
+    plain.load_state_dict(full_state(ENCODER, encoder), strict=True)
+    assert torch.equal(plain(x)[0].transpose(1, 2).reshape(1, 64, 2, 2, 2), encoder.forward_features(x))
+    whole = load(UNETR, saved(unetr_state))
+    segmenting = MonaiUNETR(1, 14, 32, 16, 64, 128, 1).eval()
+    segmenting.load_state_dict(full_state(UNETR, whole), strict=True)
+    assert torch.equal(segmenting(x), whole(x))
+    headless = load(UNETR, saved(unetr_state), num_classes=0)
+    maps = MonaiUNETR(1, 16, 32, 16, 64, 128, 1).eval()
+    maps.load_state_dict(full_state(UNETR, headless), strict=True)
+    assert torch.equal(maps(x), headless(x))
+    swin = load(SWIN, saved(swin_state, "swin.pth"), num_classes=0)
+    theirs = SwinUNETR(in_channels=1, out_channels=12, feature_size=12).eval()
+    theirs.load_state_dict(full_state(SWIN, swin), strict=True)
+    assert torch.equal(theirs(volume(64, 32, 32)), swin(volume(64, 32, 32)))
+    path = export_safetensors(full_state(UNETR, whole), tmp_path / "full.safetensors")
+    assert same(load(UNETR, path).state_dict(), whole.state_dict())
+
+
+def test_parameter_groups_follow_the_blocks(vit_state, saved):
+    """The rate falls from block to block towards the input; what is fresh learns at the full rate."""
+    model = load(UNETR, saved(vit_state), num_classes=2)
+    groups = zoo.param_groups(model, 1e-2, weight_decay=1e-5, layer_decay=0.5)
+    rates = {group["name"]: group["lr"] for group in groups if "no decay" not in group["name"]}
+    assert rates["vit.blocks.11"] == 1e-2 * 0.5**4  # four stages of the decoder come after it
+    assert rates["vit.blocks.0"] == 1e-2 * 0.5**15
+    assert rates["vit.patch_embedding"] == 1e-2 * 0.5**16
+    assert rates["fresh"] == 1e-2
+    listed = [id(p) for group in groups for p in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters())
+
+
+def test_the_network_can_be_copied(unetr_state, saved):
+    """With its report, and with its interpolation."""
+    model = load(UNETR, saved(unetr_state))
+    again = copy.deepcopy(model)
+    assert same(again.state_dict(), model.state_dict())
+    assert zoo.load_report(again) == zoo.load_report(model)
+    with torch.no_grad():
+        assert torch.equal(again(volume(32, 48, 32)), model(volume(32, 48, 32)))
+
+
+def test_the_hub_loads_it(vit_state, saved):
+    """By the names with an underscore."""
+    path = saved(vit_state)
+    for name in (ENCODER, AUTOENCODER, UNETR):
+        model = torch.hub.load(
+            str(Path(__file__).parents[1]), name.replace("-", "_"), source="local", checkpoint=path, num_classes=0
+        )
+        assert type(model) is type(load(name, path))
+
+
+def test_a_half_precision_file_of_a_perceptron_is_widened(vit_state, saved, tmp_path):
+    """Read into memory, with the layout of a convolution's weight, from a file that is not mapped."""
+    state = {n: t.half().contiguous() for n, t in with_perceptron(vit_state).items()}
+    save_file(state, tmp_path / "half.safetensors")
+    model = zoo.load_model(ENCODER, checkpoint=tmp_path / "half.safetensors")
+    weight = model.patch_embedding.patch_embeddings.weight
+    assert weight.is_contiguous()
+    assert torch.equal(weight, vit_state["patch_embedding.patch_embeddings.weight"].half().float())
+
+
+# --- files that do not fit --------------------------------------------------------------------------------------------
+
+
+def test_a_class_token_is_refused(saved):
+    """A ViT that was trained to read the class token has other features, which is said and not glossed over."""
+    plain = ViT(1, 32, 16, 64, 128, 2, 1, classification=True, num_classes=2)
+    path = saved(behind("module.", plain.state_dict()))
+    with pytest.raises(CheckpointMismatchError, match=r"trained with a class token \(module\.cls_token"):
+        load(ENCODER, path)
+    assert zoo.inspect_checkpoint(path).matches == ()
+
+
+def test_a_vit_of_other_depth_makes_no_unetr(saved):
+    """A UNETR has twelve blocks."""
+    path = saved(vit_encoder(**SMALL, num_layers=3).state_dict())
+    with pytest.raises(CheckpointMismatchError, match=r"38 of the 137 required tensors of 'monai-ssl-unetr' match"):
+        load(UNETR, path)
+
+
+def test_files_without_a_decoder_make_no_auto_encoder(unetr_state, saved):
+    """What is missing is named, and what the file is."""
+    with pytest.raises(CheckpointMismatchError) as caught:
+        load(AUTOENCODER, saved(unetr_state))
+    assert "conv3d_transpose.weight" in str(caught.value)
+    assert f"That loads with load_model('{ENCODER}'" in str(caught.value)
+
+
+def test_a_file_of_another_family_is_told_apart(vit_state, saved):
+    """In both directions."""
+    with pytest.raises(CheckpointMismatchError, match=r"load_model\('caid-resnet50-unet'"):
+        load(ENCODER, saved(filled_unet()))
+    with pytest.raises(CheckpointMismatchError, match=rf"load_model\('{AUTOENCODER}'|load_model\('{ENCODER}'"):
+        zoo.load_model("caid-resnet50", checkpoint=saved(vit_state))
+
+
+def test_a_truncated_file_is_refused(vit_state, unetr_state, saved):
+    """One tensor is enough, in the ViT or inside a part of the decoder."""
+    lacking = {name: t for name, t in vit_state.items() if name != "blocks.7.attn.out_proj.bias"}
+    with pytest.raises(CheckpointMismatchError, match=r"136 of the 137 required.*\n.*blocks\.7\.attn\.out_proj\.bias"):
+        load(ENCODER, saved(lacking))
+    lacking = {n: t for n, t in unetr_state.items() if n != "decoder4.conv_block.conv2.conv.weight"}
+    with pytest.raises(CheckpointMismatchError, match=r"missing \(1\): decoder4\.conv_block\.conv2\.conv\.weight"):
+        load(UNETR, saved(lacking))
+
+
+@pytest.mark.parametrize("name", [ENCODER, UNETR])
+def test_inspection_names_the_models_that_a_file_fits(name, vit_state, unetr_state, saved):
+    """Whatever its projection is."""
+    for state in (vit_state, with_perceptron(vit_state), unetr_state):
+        summary = zoo.inspect_checkpoint(saved(behind("module.", state)))
+        assert name in [match.model for match in summary.matches if match.complete]
+
+
+# --- input and records ------------------------------------------------------------------------------------------------
+
+
+def test_the_two_windows_are_kept_apart():
+    """Features are of the pre-training's window and voxels, segmentation of the fine-tuning's."""
+    for name in (ENCODER, AUTOENCODER):
+        assert zoo.load_transform(name).preprocessing == PRETRAINING == zoo.model_info(name).input
+    for name in (UNETR, SWIN):
+        assert zoo.load_transform(name).preprocessing == FINE_TUNING == zoo.model_info(name).input
+    hu = np.broadcast_to(np.linspace(-1000, 400, 40, dtype=np.float32), (40, 40, 40))
+    for name, facts in ((ENCODER, PRETRAINING), (UNETR, FINE_TUNING)):
+        scan = nibabel.Nifti1Image(hu, np.diag([*facts.spacing, 1.0]))
+        low, high = facts.window
+        scaled = ((hu - low) / (high - low)).clip(0, 1)
+        assert relative_error(zoo.load_transform(name)(scan)[0], scaled) < TOLERANCE
+        assert (hu[0, 0, 36] - low) / (high - low) > 1  # the window is narrower than the scan
+
+
+def test_the_record_of_the_vit_is_the_withdrawn_file():
+    """No digest and why, its fingerprint that of MONAI 0.8's names, and never taken without its tag."""
+    state = {name: torch.empty(shape, device="meta") for name, shape in VIT_KEYS.items()}
+    for name in (ENCODER, AUTOENCODER, UNETR):
+        (weights,) = records(name)
+        assert weights.sources == ("gdrive:1D7G1FhgZfBhql4djMfiSy0xODVXnLlpd",)
+        assert (weights.state, weights.bytes, weights.sha256) == ("withdrawn", None, None)
+        assert "2023-01-20" in weights.sha256_note
+        assert weights.fingerprint[name] == fingerprint(get_entry(name).convert(state)[0])
+        assert re.search("none stated", weights.licences["weights"]["licence"])
+        assert zoo.model_info(name).default is False

@@ -1,0 +1,312 @@
+"""The MONAI SSL recipe end to end: a list of volumes goes in, an exported auto-encoder comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import json
+import math
+from pathlib import Path
+
+import gloo
+import jsonschema
+import nibabel
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import zoo
+from zoo.entries.monai_ssl import pretrain
+from zoo.entries.monai_ssl.method import ReconstructionContrast
+from zoo.entries.monai_ssl.model import vit_autoencoder
+from zoo.entries.monai_ssl.pretrain import Args, build_crops, build_method, check_share, read_volumes, resolve
+from zoo.errors import OptionError
+from zoo.training.args import parse_args, run_command
+from zoo.training.distributed import Processes
+from zoo.training.runlog import read_log
+
+NAME = "monai-ssl-vitautoenc"
+ALONE = Processes(0, 1, torch.device("cpu"))
+SCHEMA = json.loads((Path(__file__).parent / "manifest.schema.json").read_text("utf-8"))
+LICENCE = {"licence": "CC0-1.0", "commercial": True, "redistribute": True}
+OWNERS = {
+    "writer": "any",
+    "citation": "any",
+    "licences": {"code": LICENCE, "weights": LICENCE, "data": LICENCE},
+    "provenance": {"repository": "any", "commit": "any", "command": "any", "data": "any"},
+}
+"""What a manifest of ours wants to know of weights and no program can say."""
+TRAINING = [f"volume-covid19-A-000{i}.nii.gz" for i in range(4)]
+VALIDATION = ["volume-covid19-A-0008.nii.gz", "volume-covid19-A-0003_day002.nii.gz", "volume-covid19-A-0009.nii.gz"]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Four volumes to train on and three to validate on, one of them of a training patient; list and prepared ones."""
+    folder = tmp_path_factory.mktemp("cohort")
+    rng = np.random.default_rng(0)
+    for name in (*TRAINING, *VALIDATION):
+        coarse = rng.normal(60, 60, (5, 5, 5)).repeat(5, 0).repeat(5, 1).repeat(5, 2)
+        values = np.full((30, 30, 30), -1000, np.int16)
+        values[2:-3, 2:-3, 2:-3] = np.maximum(coarse + rng.normal(0, 10, coarse.shape), -50)
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([4.0, 4.0, 4.0, 1])), folder / name)
+    write_list(folder / "list.json", TRAINING, VALIDATION)
+    return folder
+
+
+def write_list(path, training, validation):
+    sections = {"training": training, "validation": validation}
+    path.write_text(json.dumps({name: [{"image": image} for image in images] for name, images in sections.items()}))
+    return path
+
+
+def flags(cohort, out, *more):
+    files = ["--data", cohort, "--list", cohort / "list.json", "--cache", cohort / "cache", "--out", out]
+    small = "--epochs 1 --img-size 16 --hidden-size 64 --mlp-dim 96 --num-layers 2 --spacing 4 --scale-boxes"
+    return [*map(str, files), *small.split(), "--lr", "1e-3", "--workers", "0", "--device", "cpu", *more]
+
+
+@pytest.fixture(scope="module")
+def run(cohort, tmp_path_factory):
+    """Six epochs: the folder, the metrics, and what was printed."""
+    out, printed = tmp_path_factory.mktemp("runs") / "first", io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        metrics = pretrain.main(flags(cohort, out, "--epochs", "6", "--steps-per-epoch", "4", "--lr", "3e-3"))
+    return out, metrics, printed.getvalue()
+
+
+def last_state(out):
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+def test_the_run_trains_and_logs(run):
+    """A line an epoch with the losses and the validation error; both errors fall; the best epoch is returned."""
+    out, metrics, _ = run
+    lines = read_log(out / "log.jsonl")
+    assert len(lines) == 6
+    names = {"loss", "reconstruction", "contrast", "val_reconstruction", "lr", "epoch", "seconds"}
+    assert all(set(line) == names and all(math.isfinite(value) for value in line.values()) for line in lines)
+    assert lines[-1]["reconstruction"] < lines[0]["reconstruction"]
+    assert lines[-1]["val_reconstruction"] < 0.9 * lines[0]["val_reconstruction"]
+    best = min(lines, key=lambda line: line["val_reconstruction"])
+    assert metrics == {name: value for name, value in best.items() if name != "seconds"}
+
+
+def test_the_exported_file_is_the_auto_encoder(run):
+    """Of the best epoch, under the names of MONAI's class; it fills encoder and auto-encoder, as `best.pt` does."""
+    out, metrics, _ = run
+    best = torch.load(out / "best.pt", weights_only=True)
+    assert best["metrics"]["epoch"] == metrics["epoch"]
+    file = out / f"{NAME}.{out.name}.safetensors"
+    exported = load_file(file)
+    trained = {name.removeprefix("network."): value for name, value in best["model"].items()}
+    assert set(exported) == set(trained)
+    assert all(torch.equal(value, trained[name]) for name, value in exported.items())
+    network = vit_autoencoder(img_size=16, hidden_size=64, mlp_dim=96, num_layers=2)
+    network.load_state_dict(exported)
+    crop = torch.rand(2, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = network.eval()(crop)
+        for form in (file, out / "best.pt"):
+            assert torch.equal(zoo.load_model(NAME, checkpoint=form)(crop), expected)
+    assert zoo.load_model("monai-ssl-vitb16", checkpoint=file)(crop).shape == (2, 64)
+
+
+def test_the_printed_record_is_a_manifest_s(run, monkeypatch):
+    """It names file, digest, spacing and command; pasted into a manifest it loads, and completed it is one of ours."""
+    out, metrics, printed = run
+    record = json.loads(printed[printed.index('{\n  "tag"') :])
+    file = out / f"{NAME}.{out.name}.safetensors"
+    assert (record["tag"], record["models"]) == ("first", list(pretrain.MODELS))
+    assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
+    assert record["input"] == {"spacing": [4.0, 4.0, 4.0]}
+    assert record["provenance"]["metrics"] == metrics
+    assert "--list list.json --cache cache --spacing 4.0 --scale-boxes --img-size 16" in record["provenance"]["command"]
+    assert str(out.parent) not in printed
+    (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(out / "manifest.json"))
+    assert zoo.load_report(zoo.load_model(f"{NAME}.first")).sha256 == record["sha256"]
+    assert zoo.model_info(f"{NAME}.first").input.spacing == (4.0, 4.0, 4.0)
+    jsonschema.validate({"schema": 1, "weights": [record | OWNERS]}, SCHEMA)
+
+
+def test_a_small_unetr_is_filled(cohort, tmp_path):
+    """With the 12 blocks that it has, the exported encoder fills it, and the decoder alone is fresh."""
+    out = tmp_path / "deep"
+    pretrain.main(flags(cohort, out, "--num-layers", "12", "--img-size", "32"))
+    file = out / f"{NAME}.deep.safetensors"
+    model = zoo.load_model("monai-ssl-unetr", checkpoint=file)
+    state, exported = model.state_dict(), load_file(file)
+    assert all(torch.equal(value, exported[name[4:]]) for name, value in state.items() if name.startswith("vit."))
+    report = zoo.load_report(model)
+    assert report.fresh
+    assert not any(name.startswith("vit.") for name in report.fresh)
+
+
+def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tmp_path):
+    """Two epochs of three steps, cut within a pass, with loader processes before and without after: bit for bit."""
+    settings = ["--steps-per-epoch", "3", "--batch-size", "2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    pretrain.main(flags(cohort, whole, *settings, "--epochs", "2"))
+    pretrain.main(flags(cohort, cut, *settings, "--workers", "2"))
+    assert last_state(cut)["epoch"] == 1
+    pretrain.main(flags(cohort, cut, *settings, "--epochs", "2", "--resume"))
+    first, second = last_state(whole), last_state(cut)
+    assert first["epoch"] == second["epoch"] == 2
+    assert all(torch.equal(value, second["model"][name]) for name, value in first["model"].items())
+    lines = [[(line["loss"], line["val_reconstruction"]) for line in read_log(f / "log.jsonl")] for f in (whole, cut)]
+    assert lines[0] == lines[1]
+    assert len(set(lines[0])) == 2
+
+
+def test_two_processes_train_what_one_does(cohort, tmp_path):
+    """Each has half of every step and of the validation volumes, without a search for unused parameters.
+
+    By plain gradient descent, so that a wrong factor would show. Float32 sums in another order: 1e-4 of the way that
+    the weights went in two steps, and 1e-5 of the losses.
+    """
+    settings = ["--steps-per-epoch", "2", "--optimizer", "sgd", "--lr", "0.1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    pretrain.main(flags(cohort, one, *settings))
+    gloo.run(pretrain.main, 2, tmp_path / "group", flags(cohort, two, *settings))
+    first, second = (last_state(out)["model"] for out in (one, two))
+    torch.manual_seed(123)
+    start = build_method(parse_args(Args, flags(cohort, one))).state_dict()
+    for name, value in first.items():
+        assert (value - second[name]).norm() <= 1e-4 * (value - start[name]).norm(), name
+        assert not torch.equal(value, start[name]), name
+    logs = [read_log(out / "log.jsonl")[0] for out in (one, two)]
+    for name in ("loss", "reconstruction", "contrast", "val_reconstruction"):
+        assert logs[0][name] == pytest.approx(logs[1][name], rel=1e-5)
+    assert (two / f"{NAME}.two.safetensors").is_file()
+
+
+def test_without_validation_the_last_epoch_is_exported(cohort, tmp_path):
+    """A list of training volumes alone; the monitored metric is the loss."""
+    out = tmp_path / "run"
+    write_list(tmp_path / "list.json", TRAINING, [])
+    metrics = pretrain.main(flags(cohort, out, "--list", str(tmp_path / "list.json"), "--epochs", "2"))
+    assert metrics["epoch"] == 1
+    assert "val_reconstruction" not in metrics
+    exported, last = load_file(out / f"{NAME}.run.safetensors"), last_state(out)["model"]
+    assert all(torch.equal(value, last[f"network.{name}"]) for name, value in exported.items())
+
+
+def test_validation_crops_are_fixed(cohort, tmp_path):
+    """In every epoch the same crops and corruptions, other ones than in training; new ones with `--val-random`."""
+    errors = []
+    for more in ((), ("--val-random",)):
+        out = tmp_path / f"run{len(more)}"
+        pretrain.main(flags(cohort, out, "--epochs", "2", "--lr", "1e-30", *more))
+        errors.append([line["val_reconstruction"] for line in read_log(out / "log.jsonl")])
+    assert errors[0][0] == errors[0][1]
+    assert errors[1][0] != errors[1][1]
+    assert errors[0][0] == errors[1][0]
+
+
+def test_patients_are_in_one_part(cohort, tmp_path, caplog):
+    """A validation volume of a training patient is left out with a warning, or kept with one; all of them are none."""
+    names = {"drop": [VALIDATION[0], VALIDATION[2]], "keep": VALIDATION}
+    for overlap, expected in names.items():
+        caplog.clear()
+        args = parse_args(Args, flags(cohort, tmp_path, "--overlap", overlap))
+        training, validation = read_volumes(args, ALONE)
+        assert [file.name for file in training] == TRAINING
+        assert [file.name for file in validation] == expected
+        (message,) = caplog.messages
+        assert message.startswith(
+            "1 of 3 validation volumes are of patients that are trained on (first: " + VALIDATION[1]
+        )
+    write_list(tmp_path / "list.json", TRAINING, VALIDATION[1:2])
+    with pytest.raises(OptionError, match=r"all 1 validation volumes .* keep them with --overlap keep"):
+        read_volumes(parse_args(Args, flags(cohort, tmp_path, "--list", str(tmp_path / "list.json"))), ALONE)
+
+
+def test_the_defaults_are_the_published_run():
+    """Of the notebook's code, not of its README where they differ; the authors' defects are off."""
+    args = parse_args(Args, ["--data", "d", "--list", "l", "--out", "o"])
+    assert (args.epochs, args.batch_size, args.crops, args.seed, args.img_size) == (500, 4, 2, 123, 96)
+    assert (args.optimizer, args.lr, args.weight_decay, args.schedule, args.clip_grad) == (
+        "adam",
+        1e-4,
+        0,
+        "constant",
+        0,
+    )
+    assert (args.temperature, args.combine, args.contrast_weight, args.symmetric) == (0.05, "product", 1, False)
+    assert (args.hidden_size, args.mlp_dim, args.num_layers, args.num_heads) == (768, 3072, 12, 0)
+    assert (args.precision, args.spacing, args.scale_boxes, args.monitor) == ("fp32", 2, False, "val_reconstruction")
+    assert (args.gather, args.overlap, args.val_random) == (True, "drop", False)
+    assert resolve(args) == args
+    published = resolve(dataclasses.replace(args, upstream=True))
+    assert (published.gather, published.overlap, published.val_random) == (False, "keep", True)
+
+
+def test_every_setting_reaches_its_place(cohort, tmp_path, monkeypatch):
+    """Each argument of the objective, the network, the crops and the cache is a flag, with the same default."""
+    seen = {}
+    parameters = inspect.signature(ReconstructionContrast).parameters
+    names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
+    defaults = {f.name: f.default for f in dataclasses.fields(Args)}
+    assert {n: defaults[n] for n in names} == {n: parameters[n].default for n in names}
+    monkeypatch.setattr(pretrain, "ReconstructionContrast", lambda network, **settings: seen.update(settings))
+    monkeypatch.setattr(pretrain, "vit_autoencoder", lambda **settings: seen.update(network=settings))
+    network = {"img_size": 32, "hidden_size": 192, "mlp_dim": 100, "num_layers": 3, "num_heads": 2}
+    wanted = {"temperature": 0.1, "combine": "constant", "contrast_weight": 2.0, "symmetric": True, "gather": False}
+    assert set(wanted) == set(names)
+    rest = {"crops": 3, "spacing": 3.0, "scale_boxes": True, "cache_dtype": "float16", "seed": 5}
+    args = Args(data="d", list="l", out=str(tmp_path), **network, **wanted, **rest)
+    build_method(args)
+    assert seen == {**wanted, "network": network}
+    train, val = build_crops(args, [tmp_path / "a"], [tmp_path / "b"])
+    assert (train.crops, train.seed, train.views, val.crops, val.seed, val.views) == (3, 5, 2, 3, 6, 1)
+    assert train.cache.transform.preprocessing.spacing == (3.0, 3.0, 3.0)
+    assert (train.cache.size, train.cache.dtype, train.cache.folder) == (32, np.float16, tmp_path / "volumes")
+    assert train.corrupt.inner.max_spatial_size == 11
+
+
+def test_heads_that_no_file_tells_are_warned_of(caplog):
+    """Networks are loaded with one head for 64 channels; other numbers must be said, the same number is silent."""
+    small = {"img_size": 16, "hidden_size": 128, "mlp_dim": 64, "num_layers": 1}
+    for heads, count in ((0, 0), (2, 0), (4, 1)):
+        caplog.clear()
+        method = build_method(Args(data="d", list="l", out="o", num_heads=heads, **small))
+        assert method.network.blocks[0].attn.num_heads == (heads or 2)
+        assert sum("load_model must be told" in message for message in caplog.messages) == count
+
+
+def test_the_contrastive_term_needs_two_crops():
+    """In each part of a step over all processes, or on each of them without gather."""
+    args = Args(data="d", list="l", out="o", batch_size=4, crops=1, accumulate=2)
+    check_share(args, world=2)
+    with pytest.raises(OptionError, match=r"--accumulate 4 on 1 process\(es\): 1 crop has nothing to be compared with"):
+        check_share(dataclasses.replace(args, accumulate=4), world=1)
+    with pytest.raises(OptionError, match=r"on 2 process\(es\), each by itself: 1 crop"):
+        check_share(dataclasses.replace(args, gather=False), world=2)
+
+
+BAD = {
+    "no list": (["--list", "nowhere.json"], "OptionError: the list nowhere.json does not exist"),
+    "no images": (["--data", "nowhere"], r"InputContractError: 7 of 7 files .*A-0000.nii.gz.*A-0009.nii.gz"),
+    "size 40": (["--img-size", "40"], "OptionError: img_size=40: expected multiples of 16"),
+    "too large a batch": (["--batch-size", "5"], r"OptionError: 4 sample\(s\) do not fill one step"),
+    "one crop": (["--batch-size", "1", "--crops", "1"], "OptionError: --batch-size 1 --crops 1"),
+    "no crops": (["--crops", "0"], "OptionError: --crops 0"),
+    "no spacing": (["--spacing", "0"], "OptionError: .*--spacing 0"),
+    "temperature 0": (["--temperature", "0"], "OptionError: temperature=0.0"),
+    "bf16 on a CPU": (["--precision", "bf16"], "OptionError: --precision bf16"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(case, cohort, tmp_path):
+    """Before the first step, on the command line with exit code 1."""
+    more, message = BAD[case]
+    with pytest.raises(SystemExit, match=message) as stopped:
+        run_command(lambda: pretrain.main(flags(cohort, tmp_path / "run", *more)))
+    assert isinstance(stopped.value.code, str), "a text is printed, and the exit code is 1"
+    assert "\n" not in stopped.value.code
+    assert not (tmp_path / "run" / "last.pt").exists()

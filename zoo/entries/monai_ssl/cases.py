@@ -1,0 +1,193 @@
+"""Labelled CT volumes on the grid of a network, kept on disk as arrays that are mapped: a crop costs what it reads.
+
+Order and constants from Project-MONAI/tutorials, self_supervised_pretraining/vit_unetr_ssl, `ssl_finetune.ipynb`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from zoo.entries.monai_ssl.placing import Array, place, place_labels
+from zoo.errors import InputContractError
+from zoo.processes import this_process
+from zoo.training import distributed
+from zoo.volume_transform import VolumeTransform
+from zoo.volumes import Volume, read_volume
+
+FORMAT = 1
+"""Of what is kept on disk: what was kept under another number is not read."""
+MOST_CLASSES = 256
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled volume."""
+
+    image: Path
+    """NIfTI in HU, or a folder with a DICOM series."""
+    label: Path
+    """NIfTI of whole numbers, 0 for background, on the grid of the image."""
+
+
+class CaseStore:
+    """Cases on the grid of a network, kept as arrays in a folder that several runs may share.
+
+    Names follow from the files (path, size, time of change) and the transform, so nothing outdated is ever read. Each
+    array gets its name when it is whole; processes that make the same one at once write the same.
+
+    Args:
+        folder: Where the arrays are kept.
+        transform: From `placing.build_transform`.
+    """
+
+    def __init__(self, folder: str | Path, transform: VolumeTransform) -> None:
+        self.folder, self.transform = Path(folder), transform
+
+    def prepare(self, cases: Sequence[Case], num_classes: int) -> None:
+        """Make what is not there yet, each process its share.
+
+        Raises:
+            InputContractError: An image or its label cannot be used, or labels are not 0 to `num_classes` - 1. All such
+                cases are named.
+        """
+        self._prepare(cases[distributed.rank() :: distributed.world()], num_classes)
+        distributed.barrier()
+        problems = self._prepare(cases, num_classes)  # again what failed, so that every process says so
+        if problems:
+            raise InputContractError(
+                f"{len(problems)} of {len(cases)} cases cannot be used:\n  " + "\n  ".join(problems)
+            )
+        distributed.barrier()
+
+    def open(self, case: Case) -> StoredCase:
+        """Return the arrays of a case that was prepared."""
+        return StoredCase(self.folder, self._key(case), case)
+
+    def _prepare(self, cases: Sequence[Case], num_classes: int) -> list[str]:
+        problems = []
+        for case in tqdm(cases, desc="volumes", disable=None if distributed.rank() == 0 else True, leave=False):
+            try:
+                found = self._facts(case)
+                check_labels(found["labels"], num_classes, case)
+            except InputContractError as error:
+                problems.append(str(error))
+        return problems
+
+    def _facts(self, case: Case) -> dict[str, Any]:
+        file = self.folder / f"{self._key(case)}.json"
+        if not file.is_file():
+            self._make(case)
+        facts: dict[str, Any] = json.loads(file.read_text())
+        return facts
+
+    def _make(self, case: Case) -> None:
+        labels = read_labels(case.label)
+        placed = place(case.image, self.transform)
+        label = place_labels(labels, placed, self.transform.preprocessing)
+        inside = placed.image > self.transform.preprocessing.value_range[0]
+        arrays = {
+            "image": placed.image,
+            "label": label,
+            "foreground": np.flatnonzero(label).astype(np.uint32),
+            "background": np.flatnonzero((label == 0) & inside).astype(np.uint32),
+        }
+        facts = {"image": str(case.image), "label": str(case.label), "labels": np.unique(labels.values).tolist()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        key = self._key(case)
+        for part, array in arrays.items():
+            _write(self.folder / f"{key}.{part}.npy", partial(_save, array))
+        _write(self.folder / f"{key}.json", lambda path: path.write_text(json.dumps(facts)))  # last: says it is whole
+
+    def _key(self, case: Case) -> str:
+        words = [str(FORMAT), repr(self.transform.preprocessing)]
+        words += [f"{file} {size} {time}" for path in (case.image, case.label) for file, size, time in _files(path)]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """Arrays of one case, mapped when they are first used, in each process anew."""
+
+    folder: Path
+    key: str
+    case: Case
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "key": self.key, "case": self.case}  # maps would be copied
+
+    @cached_property
+    def image(self) -> Array:
+        """float32 `(D, H, W)`."""
+        return self._map("image")
+
+    @cached_property
+    def label(self) -> Array:
+        """uint8 `(D, H, W)`."""
+        return self._map("label")
+
+    @cached_property
+    def foreground(self) -> Array:
+        """Where there are labels: indices `(n,)` into the flattened volume."""
+        return self._map("foreground")
+
+    @cached_property
+    def background(self) -> Array:
+        """Where there are none, but something above the window."""
+        return self._map("background")
+
+    def _map(self, part: str) -> Array:
+        mapped: Array = np.load(self.folder / f"{self.key}.{part}.npy", mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+def read_labels(path: Path) -> Volume:
+    """Read a label volume.
+
+    Raises:
+        InputContractError: It cannot be read, or has values that no class can have.
+    """
+    found = read_volume(path)
+    values = np.unique(found.values)
+    if wrong := [f"{value:g}" for value in values if not (0 <= value < MOST_CLASSES and value == round(value))]:
+        raise InputContractError(f"{path} has values {', '.join(wrong[:10])}: whole numbers from 0 on are expected")
+    return found
+
+
+def check_labels(labels: Sequence[float], num_classes: int, case: Case) -> None:
+    """Raise `InputContractError` where there are labels of no class."""
+    if wrong := [f"{label:g}" for label in labels if label >= num_classes]:
+        raise InputContractError(
+            f"{case.label} has labels {', '.join(wrong)}: 0 to {num_classes - 1} are expected for {num_classes} "
+            "classes, the background among them"
+        )
+
+
+def _files(path: Path) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of a file, or of the files of a folder."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def _save(array: Array, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """As `runlog.write_atomically`, under a temporary name of this process: several runs may share the folder."""
+    temporary = path.with_name(f".{path.name}.{this_process()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

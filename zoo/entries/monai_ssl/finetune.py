@@ -1,0 +1,237 @@
+"""Fine-tune a UNETR, its ViT pre-trained, or a Swin UNETR to segment CT: organs of the abdomen, or labels of your own.
+
+    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_24gb.json --checkpoint best_model.pt \
+        --out runs/btcv
+    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_24gb.json --from-scratch --out runs/scratch
+    torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.finetune --data ct --list list.json --num-classes 3 \
+        --batch-size 4 --model monai-ssl-swinunetr --out runs/swin --resume
+
+The list is JSON as the Medical Segmentation Decathlon has it: sections `training`, `validation` and, optionally, `test`
+of {"image": ..., "label": ...}, relative to --data; `labels` may name the classes. The defaults are the published run
+(Project-MONAI/tutorials, vit_unetr_ssl, `ssl_finetune.ipynb`): 30 000 steps of 4 crops of one volume, AdamW at 1e-4,
+validation after every 100. `--from-scratch` with the same seed is the run to compare with: it sees the same crops.
+
+Published, BTCV, Dice in % with 6, 12 and 24 training volumes: 63.07, 76.06, 78.91 from random weights, 70.09, 79.55,
+82.30 from pre-trained ones. These means weigh the cases by their order and count the background as a class. Here Dice
+is the mean over the cases, foreground only, of the classes that a case has; `--upstream-dice` is theirs. In their run
+the validation cases choose the checkpoint and are the result; a section `test` is judged once, at the end.
+
+Files in OUT beside the loop's: `results.json`, and `prediction.png`, a case beside its truth. The volumes on the
+network's grid are kept in --cache, which runs may share.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import zoo
+from zoo.entries.monai_ssl.cases import CaseStore
+from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
+from zoo.entries.monai_ssl.keys import PATCH
+from zoo.entries.monai_ssl.model import SWIN_STEP
+from zoo.entries.monai_ssl.placing import build_transform
+from zoo.entries.monai_ssl.segmentation_data import CROPS, Crops, WholeVolumes, class_names, read_cases
+from zoo.entries.monai_ssl.sliding import SEGMENTERS, segment, window_of
+from zoo.errors import OptionError
+from zoo.registry import get_entry
+from zoo.training import distributed
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
+from zoo.training.data import length_of
+from zoo.training.distributed import Processes
+from zoo.training.finetune import Results, collect, origin_of, train_and_test
+from zoo.training.loop import autocast
+from zoo.training.runlog import write_atomically
+
+log = logging.getLogger("zoo")
+
+UNETR, SWIN = SEGMENTERS
+SIZES = ("img_size", "hidden_size", "mlp_dim", "num_heads", "feature_size")
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """Published run of `ssl_finetune.ipynb`."""
+
+    data: str = arg("folder that the files of the list are relative to")
+    list: str = arg("JSON with sections 'training', 'validation', 'test' of images in HU and labels")
+    epochs: int = arg("length of the run, in validations", 300)
+    steps_per_epoch: int = arg("steps between two validations; 0 for one pass over the data", 100)
+    batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 1)
+    optimizer: str = arg("update rule", "adamw", OPTIMIZERS)
+    lr: float = arg("learning rate at its peak", 1e-4)
+    weight_decay: float = arg("weight decay", 1e-5)
+    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
+    monitor: str = arg(
+        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "+val_dice"
+    )
+    workers: int = arg("loader processes per process", 4)
+    model: str = arg("network, and with a tag the weights to start from", UNETR)
+    checkpoint: str = arg("file to start from instead of the model's own weights, of a ViT or of the network", "")
+    from_scratch: bool = arg("start from random weights", False)
+    freeze: bool = arg("leave the transformer as it is, train the convolutions alone", False)
+    labelled: int = arg("training volumes to take, the first of the list; 0 for all", 0)
+    num_classes: int = arg("classes, background included", 14)
+    crops: int = arg("crops of each volume in a step", CROPS)
+    cache: str = arg("folder for the volumes on the network's grid; empty for OUT/cache", "")
+    spacing: str = arg("voxels in mm, one number or x,y,z; empty for those the weights know, 1.5,1.5,2", "")
+    upstream_dice: bool = arg("Dice as published: cases weighted by their order, background counted", False)
+    img_size: int = arg("side of the crops and windows; 0 for that of the weights, 96", 0)
+    hidden_size: int = arg("width of a token; 0 for that of the weights, 768", 0)
+    mlp_dim: int = arg("width inside a block's perceptron; 0 for that of the weights, 3072", 0)
+    num_heads: int = arg("attention heads; 0 for one for each 64 of --hidden-size", 0)
+    feature_size: int = arg("channels of the decoder's last maps; 0 for 16 (UNETR) or 48 (Swin UNETR)", 0)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        super().check()
+        if self.checkpoint and self.from_scratch:
+            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        if get_entry(self.model).name not in SEGMENTERS:
+            raise OptionError(f"--model {self.model}: expected {UNETR} or {SWIN}, with or without a tag")
+        if self.num_classes < 2 or self.crops < 1 or self.labelled < 0:
+            raise OptionError(
+                f"--num-classes {self.num_classes} --crops {self.crops} --labelled {self.labelled}: expected at least "
+                f"2, with the background, at least 1, and at least 0"
+            )
+        step, least = (SWIN_STEP, 2 * SWIN_STEP) if self.is_swin else (PATCH, PATCH)
+        if self.img_size % step or (self.img_size and self.img_size < least):  # instance norm needs two voxels
+            raise OptionError(f"--img-size {self.img_size}: a multiple of {step} from {least} on is expected")
+        if self.is_swin and (self.hidden_size or self.mlp_dim or self.num_heads):
+            raise OptionError(
+                f"--hidden-size, --mlp-dim and --num-heads are of the ViT; {SWIN} has --feature-size alone"
+            )
+
+    @property
+    def is_swin(self) -> bool:
+        """Whether the network is a Swin UNETR, which is built for no size."""
+        return get_entry(self.model).name == SWIN
+
+
+def main(argv: Sequence[str] | None = None) -> Results:
+    """Fine-tune, judge the best checkpoint, write and print the results."""
+    args = parse_args(Args, argv, __doc__)
+    cases = read_cases(args.list, args.data, args.labelled)
+    names = class_names(args.list, args.num_classes)
+    args = resolve(args, has_validation="val" in cases)
+    store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(args.model, args.spacing))
+    processes = distributed.start(args.device)
+    torch.manual_seed(args.seed)
+    network = build_network(args)
+    window = args.img_size or crop_size(network)
+    store.prepare([case for part in cases.values() for case in part], args.num_classes)
+    stored = {part: [store.open(case) for case in chosen] for part, chosen in cases.items()}
+    train = Crops(stored["train"], size=window, crops=args.crops, seed=args.seed)
+    judged = {part: WholeVolumes(chosen) for part, chosen in stored.items() if part != "train"}
+    method = Segmenter(network, args.num_classes, window, freeze=args.freeze)
+    results = tune(method, train, judged, names, args, processes)
+    results |= {"classes": names, "arguments": asdict(args)}
+    if processes.is_main:
+        text = json.dumps(results, indent=2)
+        write_atomically(Path(args.out) / "results.json", lambda p: p.write_text(text))
+        print(text)
+    distributed.stop()
+    return results
+
+
+def resolve(args: Args, *, has_validation: bool) -> Args:
+    """Apply what the list says about the arguments."""
+    if has_validation or not args.monitor.lstrip("+").startswith("val_"):
+        return args
+    log.warning("no section 'validation': nothing is validated, and the best epoch is that of the least training loss")
+    return replace(args, monitor="loss")
+
+
+def build_network(args: Args) -> nn.Module:
+    """The network to start from."""
+    options = {name: getattr(args, name) for name in SIZES if getattr(args, name)}
+    if args.is_swin:
+        options.pop("img_size", None)
+    return zoo.load_model(
+        args.model,
+        pretrained=not args.from_scratch,
+        checkpoint=args.checkpoint or None,
+        num_classes=args.num_classes,
+        **options,
+    )
+
+
+def crop_size(network: nn.Module) -> int:
+    """Side in voxels of the crops where none is asked for: what the network was built for, 96 of a Swin UNETR.
+
+    Raises:
+        OptionError: The network was built for boxes that are no cubes.
+    """
+    window = window_of(network)
+    if len(set(window)) > 1:
+        raise OptionError(f"the network was built for {window} voxels: crops that are turned must be cubes; --img-size")
+    return window[0]
+
+
+def tune(
+    method: Segmenter,
+    train: Crops,
+    judged: Mapping[str, WholeVolumes],
+    names: Sequence[str],
+    args: Args,
+    processes: Processes,
+) -> Results:
+    """Fit the method and judge its best epoch: Dice of each class and case, and a picture.
+
+    Returns:
+        The weights that it began with, `train_and_test`'s `best` and `test`, `val`, and the number of `volumes`.
+    """
+    data = {"train": train, **judged}
+    one_each = replace(args, batch_size=processes.world)  # whole volumes have several sizes
+
+    def evaluate(part: str, _: int) -> Results:
+        overlaps = collect(method.overlaps, data[part], one_each, processes)
+        return dice_metrics(overlaps, names, upstream=args.upstream_dice)
+
+    results = {
+        "volumes": {part: length_of(volumes) for part, volumes in data.items()},
+        **origin_of(method.network),
+        **train_and_test(method, data, evaluate, args, processes),
+    }
+    best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
+    method.load_state_dict(best["model"])
+    method.eval()
+    with torch.no_grad(), autocast(args.precision, processes.device):
+        if "val" in judged:
+            results["val"] = evaluate("val", 0)
+        if judged and processes.is_main:
+            draw_case(method, next(iter(judged.values())), Path(args.out) / "prediction.png")
+    return results
+
+
+def draw_case(method: Segmenter, volumes: WholeVolumes, path: Path) -> None:
+    """Draw a slice of the first volume that has labels: image, truth, prediction, as radiologists look at it."""
+    from matplotlib.figure import Figure
+
+    number = next(i for i, case in enumerate(volumes.cases) if len(case.foreground))
+    case = volumes[0, number]
+    image, truth = case["image"], case["label"][0].numpy()
+    device = next(method.parameters()).device
+    found = segment(method.network, image.to(device), window=method.window).cpu().numpy()
+    level = int(np.argmax((truth > 0).sum((0, 1))))
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    colours = {"cmap": "tab20", "vmin": 0.5, "vmax": 20.5, "alpha": 0.7, "interpolation": "nearest"}
+    shown = {"CT": np.zeros_like(truth), "truth": truth, "prediction": found}
+    for axes, (title, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+        axes.imshow(image[0].numpy()[::-1, ::-1, level].T, cmap="gray")
+        axes.imshow(np.ma.masked_equal(labels[::-1, ::-1, level].T, 0), **colours)
+        axes.set_title(title)
+        axes.set_axis_off()
+    figure.suptitle(f"{volumes.cases[number].case.image.name}, axial slice {level}")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,106 @@
+"""The downstream task of MONAI SSL: segmentation with Dice and cross-entropy, and how its result is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.losses.dice import DiceCELoss
+from torch import Tensor, nn
+
+from zoo.entries.monai_ssl.sliding import segment
+from zoo.training.finetune import Results
+
+
+class Segmenter(nn.Module):
+    """Segmentation: `forward` takes K crops of each of N volumes and returns the sum of Dice loss and cross-entropy.
+
+    The loss is MONAI's `DiceCELoss` as the tutorial has it: softmax, background included, smoothing 1e-5, no squares,
+    weights 1 and 1.
+
+    Args:
+        network: Volumes (N, 1, D, H, W) to logits (N, C, D, H, W).
+        num_classes: C, background included.
+        window: Side of the windows that whole volumes are cut into.
+        freeze: The transformer stays as it is, the convolutions alone are trained.
+    """
+
+    def __init__(self, network: nn.Module, num_classes: int, window: int, *, freeze: bool = False) -> None:
+        super().__init__()
+        self.network, self.num_classes, self.window = network, num_classes, window
+        self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
+        if freeze:
+            for part in ("vit", "swinViT"):
+                if hasattr(network, part):
+                    network.get_submodule(part).requires_grad_(False)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss of `image` (N, K, 1, S, S, S) and `label` (N, K, 1, S, S, S) of whole numbers."""
+        logits = self.network(batch["image"].flatten(0, 1)).float()
+        return {"loss": self.loss(logits, batch["label"].flatten(0, 1).long())}
+
+    def overlaps(self, batch: dict[str, Tensor]) -> Tensor:
+        """Per volume of a batch with `image` and `label` (N, 1, D, H, W): `count_overlap` flattened, (N, 3 C)."""
+        found = segment(self.network, batch["image"], window=self.window)
+        pairs = zip(found, batch["label"][:, 0], strict=True)
+        return torch.stack([count_overlap(own, truth, self.num_classes).flatten() for own, truth in pairs])
+
+
+def count_overlap(found: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Voxels of each class (3, C), float64: in both, in what was found, in the truth."""
+    both = torch.bincount(truth.flatten().long() * num_classes + found.flatten().long(), minlength=num_classes**2)
+    table = both.view(num_classes, num_classes).double()
+    return torch.stack([table.diagonal(), table.sum(0), table.sum(1)])
+
+
+def dice_per_case(overlaps: Tensor) -> Tensor:
+    """Dice coefficients (N, C) of overlaps (N, 3, C); NaN where the truth has none of a class.
+
+    As MONAI's DiceMetric, which leaves such a class of a case out of every mean, whether some of it was found or not:
+    what is found of a class that is not there lowers no Dice here.
+    """
+    both, found, truth = overlaps.unbind(1)
+    return torch.where(truth > 0, 2 * both / (found + truth), torch.nan)
+
+
+def mean_dice(dice: Tensor) -> float:
+    """Mean over cases of the mean over the classes (N, C) that each has; NaN where none has any."""
+    return dice.nanmean(1).nanmean().item()
+
+
+def upstream_dice(dice: Tensor) -> float:
+    """The tutorial's Dice of cases in their order (N, C), background included.
+
+    Its cumulative metric is aggregated after each case, and these running means are averaged: of six cases the weights
+    are .408, .242, .158, .103, .061 and .028 (Project-MONAI/tutorials, vit_unetr_ssl/ssl_finetune.ipynb).
+    """
+    running = [mean_dice(dice[: n + 1]) for n in range(len(dice))]
+    return sum(running) / len(running)
+
+
+def dice_metrics(overlaps: Tensor, names: Sequence[str], *, upstream: bool = False) -> Results:
+    """Dice of a set.
+
+    Args:
+        overlaps: Of its cases, in the list's order, (N, 3 C).
+        names: Of the C classes, background first.
+        upstream: `dice` is the tutorial's, order-weighted and with background.
+
+    Returns:
+        `dice`: the mean over cases, of the foreground classes that each has. `dice_per_class`: the mean over the cases
+        that have the class, None where none has. `dice_per_case`: None for a case of background alone, which `dice`
+        leaves out. `cases_with`: how many cases have each class.
+    """
+    dice = dice_per_case(overlaps.view(len(overlaps), 3, len(names)))
+    foreground = dice[:, 1:]
+    by_class = dict(zip(names[1:], foreground.nanmean(0).tolist(), strict=True))
+    return {
+        "dice": upstream_dice(dice) if upstream else mean_dice(foreground),
+        "dice_per_class": {name: _or_none(value) for name, value in by_class.items()},
+        "dice_per_case": [_or_none(value) for value in foreground.nanmean(1).tolist()],
+        "cases_with": dict(zip(names[1:], (~foreground.isnan()).sum(0).tolist(), strict=True)),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if value != value else value

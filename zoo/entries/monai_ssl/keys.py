@@ -1,0 +1,241 @@
+"""From the tensor names of any MONAI since 0.8 to those of its networks without dead parameters. Pure.
+
+What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr,swin_unetr}.py and the blocks they use.
+"""
+
+from __future__ import annotations
+
+import re
+
+from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
+from zoo.entry import Config, State
+from zoo.errors import CheckpointMismatchError
+
+PATCH = 16
+"""Side of a token's cube in voxels."""
+STEM = "patch_embedding.patch_embeddings.weight"
+VIT = ("patch_embedding.", "blocks.", "norm.")
+"""Parts of every network with a ViT."""
+UNETR_DECODER = (
+    *("encoder1.", "encoder2.", "encoder3.", "encoder4."),
+    *("decoder5.", "decoder4.", "decoder3.", "decoder2."),
+)
+"""What a UNETR has beside its ViT and its last convolution."""
+SWIN_DECODER = (
+    *("encoder1.", "encoder2.", "encoder3.", "encoder4.", "encoder10."),
+    *("decoder5.", "decoder4.", "decoder3.", "decoder2.", "decoder1."),
+)
+"""What a Swin UNETR has beside its Swin transformer and its last convolution."""
+
+_TABLE = "patch_embedding.position_embeddings"
+_PERCEPTRON = "patch_embedding.patch_embeddings.1"
+_ANCHORS = (_TABLE, "patch_embedding.patch_embeddings.bias", "blocks.0.attn.qkv.weight", "norm.weight")
+_PERCEPTRON_ANCHORS = (_TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
+_DEAD_VIT = re.compile(r"patch_embedding\.cls_token|blocks\.\d+\.(norm_)?cross_attn\..+")
+_DEAD_UNETR = re.compile(r"encoder[23]\.blocks\.\d+\.1\.conv3\..+")
+_SWIN = re.compile(r"patch_embed\.proj\..+|layers[1-4]\.0\.(blocks|downsample)\..+")
+_SWIN_STEM, _SWIN_END = "patch_embed.proj.weight", "downsample.reduction.weight"
+UNUSED = {
+    r"(.*\.)?patch_embedding\.cls_token": "class token, which no forward pass used (MONAI 0.8)",
+    r"(.*\.)?blocks\.\d+\.(norm_)?cross_attn\..+": "cross attention, which no forward pass used (MONAI 1.4 and later)",
+    r"(.*\.)?encoder[23]\.blocks\.\d+\.1\.conv3\..+": "shortcut, which no forward pass used (MONAI 0.8)",
+}
+"""Dead parameters: pattern -> what they are."""
+RESTORING = {r"(.*\.)?conv3d_transpose(_1)?\..+": "decoder of the auto-encoder"}
+SEGMENTING = {r"(.*\.)?(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder of a UNETR"}
+UNUSED_BY_SWIN = {
+    r"(.*\.)?mask_token": "token of the masked voxels in pre-training",
+    r"(.*\.)?norm\.(weight|bias)": "last norm of the pre-training, which a Swin UNETR has not",
+    r"(.*\.)?out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training",
+}
+
+
+def convert_encoder(state: State) -> tuple[State, Config]:
+    """Keep the ViT of any of the family's files: of a ViT, an auto-encoder or a UNETR.
+
+    Raises:
+        CheckpointMismatchError: The file holds several networks that it could mean, or a ViT with a class token.
+    """
+    found = _find_vit(state)
+    if found is None:
+        return dict(state), {}
+    _, vit, facts = found
+    return vit, facts | _classes(vit, "classification_head.weight")
+
+
+def convert_autoencoder(state: State) -> tuple[State, Config]:
+    """Keep the auto-encoder of a file.
+
+    Raises:
+        CheckpointMismatchError: The file holds several networks that it could mean, or a ViT with a class token.
+    """
+    found = _find_vit(state)
+    if found is None:
+        return dict(state), {}
+    prefix, vit, facts = found
+    decoder = _parts(strip_prefix(state, prefix), ("conv3d_transpose.", "conv3d_transpose_1."))
+    last = decoder.get("conv3d_transpose_1.weight")
+    return vit | decoder, facts | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
+
+
+def convert_unetr(state: State) -> tuple[State, Config]:
+    """Keep the UNETR of a file, or put a file's ViT where a UNETR has it.
+
+    Raises:
+        CheckpointMismatchError: The file holds several networks that it could mean, or a ViT with a class token.
+    """
+    found = _find_vit(state)
+    if found is None:
+        return dict(state), {}
+    prefix, vit, facts = found
+    network = {f"vit.{name}": tensor for name, tensor in vit.items()}
+    if prefix == "vit." or prefix.endswith(".vit."):
+        rest = _parts(strip_prefix(state, prefix.removesuffix("vit.")), (*UNETR_DECODER, "out."))
+        network |= {name: tensor for name, tensor in rest.items() if not _DEAD_UNETR.fullmatch(name)}
+    facts |= _classes(network, "out.conv.conv.weight")
+    del facts["num_layers"]  # a UNETR has twelve
+    first = network.get("encoder1.layer.conv1.conv.weight")
+    return network, facts | ({} if first is None else {"feature_size": first.shape[0]})
+
+
+def convert_swin(state: State) -> tuple[State, Config]:
+    """Keep the Swin UNETR of a file, or put a file's Swin transformer where a Swin UNETR has it.
+
+    Three forms: MONAI's own names; the transformer alone, its perceptrons called `fc1` and `fc2` (as `load_from` of
+    MONAI's class reads it); and the published pre-training, `encoder.layers1.0.0.…` beside a decoder whose last
+    convolution restored the volume and is left out (as `filter_swinunetr` of the same module reads it).
+
+    Raises:
+        CheckpointMismatchError: The file holds several networks that it could mean.
+    """
+    nested = find_prefix(state, (_SWIN_STEM, f"layers1.0.0.{_SWIN_END}", f"layers4.0.0.{_SWIN_END}"))
+    prefix = find_prefix(state, (_SWIN_STEM, f"layers1.0.{_SWIN_END}", f"layers4.0.{_SWIN_END}"))
+    place = nested if nested is not None else prefix
+    if place is None:
+        return dict(state), {}
+    swin = strip_prefix(state, place)
+    if nested is not None:
+        swin = rename_keys(swin, {f"layers{i}.0.0": f"layers{i}.0" for i in range(1, 5)})
+    swin = rename_keys(swin, _linear_names(swin))
+    network = {f"swinViT.{name}": tensor for name, tensor in swin.items() if _SWIN.fullmatch(name)}
+    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", place)
+    if owner != place:
+        parts = SWIN_DECODER if nested is not None else (*SWIN_DECODER, "out.")
+        network |= _parts(strip_prefix(state, owner), parts)
+    facts = _classes(network, "out.conv.conv.weight")
+    width = network.get(f"swinViT.{_SWIN_STEM}")
+    return network, facts | ({} if width is None else {"feature_size": width.shape[0]})
+
+
+def complete_vit(state: State) -> State:
+    """Add the norms that MONAI's classes have and never use, so that they load the ViT strictly.
+
+    The classifier is left out: MONAI's own looks at a class token, not at the mean.
+    """
+    plain = {name: tensor for name, tensor in state.items() if not name.startswith("classification_head.")}
+    return plain | _neutral_norms(plain)
+
+
+def complete_unetr(state: State) -> State:
+    """Add the norms that MONAI's class has and never uses; without classes also a last convolution that keeps all.
+
+    So `UNETR(channels, classes, size)` loads it strictly, without classes `UNETR(channels, feature_size, size)`.
+    """
+    return state | _neutral_norms(state) | _keeping_head(state)
+
+
+def complete_swin(state: State) -> State:
+    """Without classes, add a last convolution that changes nothing, so that MONAI's class loads it strictly."""
+    return state | _keeping_head(state)
+
+
+def cube_side(positions: int) -> int | None:
+    """Return how many tokens a side a cube of so many tokens has; None where they make no cube."""
+    side = round(positions ** (1 / 3))
+    return side if side**3 == positions else None
+
+
+def _find_vit(state: State) -> tuple[str, State, Config] | None:
+    """Return what stands in front of the ViT of a file, the ViT under today's names, and what its shapes say.
+
+    None where there is no ViT.
+    """
+    prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else _ANCHORS)
+    if prefix is None:
+        return None
+    network = strip_prefix(state, prefix)
+    if "cls_token" in network:
+        raise CheckpointMismatchError(
+            f"the file holds a ViT that was trained with a class token ({prefix}cls_token; MONAI's "
+            "classification=True), expected one that pools its tokens. Their features are not interchangeable: load "
+            "the file with MONAI's own class"
+        )
+    vit = {name: t for name, t in _parts(network, (*VIT, "classification_head.")).items() if not _DEAD_VIT.match(name)}
+    projected = _as_convolution(vit)
+    return prefix, projected, _facts(projected) | ({"was_perceptron": True} if projected is not vit else {})
+
+
+def _has_perceptron(state: State) -> bool:
+    return any(name.endswith(f"{_PERCEPTRON}.weight") for name in state)
+
+
+def _as_convolution(vit: State) -> State:
+    """Turn a projection by a linear layer into the convolution that it is; voxels run z, y, x, channel there."""
+    weight = vit.get(f"{_PERCEPTRON}.weight")
+    if weight is None or weight.ndim != 2 or weight.shape[1] % PATCH**3:
+        return vit
+    renamed = rename_keys(vit, {_PERCEPTRON: _PERCEPTRON.removesuffix(".1")})
+    renamed[STEM] = weight.reshape(-1, PATCH, PATCH, PATCH, weight.shape[1] // PATCH**3).movedim(-1, 1)
+    return renamed
+
+
+def settle_stem(values: State, config: Config) -> dict[str, str]:
+    """Lay out a projection that was a linear layer as a convolution's weight is; see `Entry.correct`."""
+    if not config.get("was_perceptron"):
+        return {}
+    name = next(name for name in (STEM, f"vit.{STEM}") if name in values)
+    values[name] = values[name].contiguous().clone()  # memory of its own, where it was mapped
+    return {name: "a linear layer's weight as a convolution's"}
+
+
+def _parts(network: State, prefixes: tuple[str, ...]) -> State:
+    return {name: tensor for name, tensor in network.items() if name.startswith(prefixes)}
+
+
+def _facts(vit: State) -> Config:
+    """What the shapes of a ViT say: widths, blocks, positions."""
+    table, hidden = vit.get(_TABLE), vit.get("blocks.0.mlp.linear1.weight")
+    facts: Config = {"num_layers": len({name.split(".")[1] for name in vit if name.startswith("blocks.")})}
+    if table is not None and table.ndim == 3:
+        facts |= {"positions": table.shape[1], "hidden_size": table.shape[2]}
+    if hidden is not None and hidden.ndim == 2:
+        facts["mlp_dim"] = hidden.shape[0]
+    return facts
+
+
+def _classes(network: State, name: str) -> Config:
+    weight = network.get(name)
+    return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
+
+
+def _linear_names(swin: State) -> dict[str, str]:
+    """Names of the two layers of each perceptron in the files of the Swin transformer alone -> MONAI's."""
+    places = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
+    return {f"{place}.fc{i}": f"{place}.linear{i}" for place in places for i in (1, 2)}
+
+
+def _neutral_norms(state: State) -> State:
+    import torch
+
+    norms = {name.replace(".norm1.", ".norm_cross_attn."): t for name, t in state.items() if ".norm1." in name}
+    return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
+
+
+def _keeping_head(state: State) -> State:
+    """A last convolution that returns the decoder's maps; nothing where there is one already."""
+    import torch
+
+    if "out.conv.conv.weight" in state:
+        return {}
+    width = state["encoder1.layer.conv1.conv.weight"].shape[0]
+    return {"out.conv.conv.weight": torch.eye(width)[..., None, None, None], "out.conv.conv.bias": torch.zeros(width)}

@@ -1,0 +1,163 @@
+"""Brings a CT to the grid that a network knows, cuts the air around it off, and brings labels back to the CT's grid.
+
+What pre-training and fine-tuning have in common (Project-MONAI/tutorials, vit_unetr_ssl): the input contract of an
+entry, then the bounding box of all values above the window's lower end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from nibabel import orientations
+
+import zoo
+from zoo.entry import Preprocessing
+from zoo.errors import InputContractError, OptionError
+from zoo.volume_grid import reorient, resample, to_spacing
+from zoo.volume_transform import VolumeTransform, build_volume_transform
+from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+_SAME_PLACE = 0.1
+"""Voxels that the corners of a label's grid may be off its image's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of a file lie."""
+
+    shape: Shape
+    affine: Array
+    """`(4, 4)`, from voxel `(i, j, k, 1)` to mm."""
+    source: str
+    """What messages call it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A CT as a network knows it, and where that lies."""
+
+    image: Array
+    """float32 `(D, H, W)`, scaled by the window, the box of foreground alone."""
+    box: tuple[slice, slice, slice]
+    """Where `image` lies in the whole volume on the network's grid."""
+    whole: Grid
+    """That grid."""
+    home: Grid
+    """The CT's own grid."""
+
+    def at_home(self, labels: Array) -> Array:
+        """Return labels `(D, H, W)` of `image` on the CT's own grid: the nearest one; 0, background, outside the box.
+
+        Raises:
+            InputContractError: The labels have another shape.
+        """
+        if labels.shape != self.image.shape:
+            raise InputContractError(f"labels of shape {labels.shape} are not those of an image {self.image.shape}")
+        values = np.zeros(self.whole.shape, labels.dtype)
+        values[self.box] = labels
+        return resample(values, self.whole.affine, self.home.shape, self.home.affine, mode="nearest", degree=0)
+
+
+def build_transform(model: str, spacing: str = "") -> VolumeTransform:
+    """Return the transform of a model's input, at another spacing if one is given: one length in mm, or "x,y,z".
+
+    Raises:
+        OptionError: The spacing is neither.
+    """
+    transform = zoo.load_transform(model)
+    if not isinstance(transform, VolumeTransform):
+        raise OptionError(f"{model} takes no volumes")
+    if not spacing:
+        return transform
+    try:
+        sizes = tuple(float(size) for size in spacing.split(","))
+    except ValueError as error:
+        raise OptionError(f"--spacing {spacing}: a length in mm is expected, or three, as 1.5,1.5,2") from error
+    sizes = sizes * 3 if len(sizes) == 1 else sizes
+    return build_volume_transform(replace(transform.preprocessing, spacing=sizes))
+
+
+def place(volume: VolumeInput, transform: VolumeTransform) -> Placed:
+    """Bring a CT to a network's grid and values.
+
+    Args:
+        volume: A CT in HU with its place: a path to NIfTI, a folder with a DICOM series, a nibabel image.
+        transform: From `zoo.load_transform`, of an entry whose input lies in no atlas.
+
+    Raises:
+        InputContractError: The transform refuses it, or nothing in it lies above the window.
+    """
+    found, facts = read_volume(volume), transform.preprocessing
+    values = transform(found)[0].numpy()
+    box, home = foreground_box(values, facts.value_range[0]), grid_of(found)
+    if box is None:
+        low = "the lowest value" if facts.window is None else f"{facts.window[0]:g} {facts.units}"
+        raise InputContractError(f"{home.source} has nothing above {low}: it is empty for this network")
+    whole = Grid(values.shape, _spaced(home, facts), home.source)
+    return Placed(np.ascontiguousarray(values[box]), box, whole, home)
+
+
+def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> Array:
+    """Return labels as uint8 on the grid of a placed image, the nearest one at each voxel.
+
+    Raises:
+        InputContractError: The labels are not on the grid of the image as it was read.
+    """
+    check_grid(grid_of(labels), placed.home)
+    found: Array = to_spacing(labels, facts.orientation, facts.spacing, degree=0)[placed.box].astype(np.uint8)
+    return found
+
+
+def grid_of(volume: Volume) -> Grid:
+    """Return where a volume lies.
+
+    Raises:
+        InputContractError: It does not say.
+    """
+    if volume.affine is None:
+        raise InputContractError(
+            f"{volume.source} comes without the size and direction of its voxels: NIfTI or a DICOM series is expected"
+        )
+    return Grid(volume.values.shape, volume.affine, volume.source)
+
+
+def check_grid(labels: Grid, image: Grid) -> None:
+    """Raise `InputContractError` where labels have another shape than their image, or lie elsewhere."""
+    way = "labels on the image's own grid are expected; resample them to it, by nearest neighbour"
+    if labels.shape != image.shape:
+        raise InputContractError(
+            f"{labels.source} has {labels.shape} voxels, its image {image.source} {image.shape}: {way}"
+        )
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*np.array(image.shape) - 1, 1)
+    apart = np.linalg.norm(corners @ (labels.affine - image.affine).T, axis=1).max()
+    if apart > _SAME_PLACE * voxel_sizes(image.affine).min():
+        raise InputContractError(f"{labels.source} lies up to {apart:.3g} mm beside its image {image.source}: {way}")
+
+
+def foreground_box(values: Array, least: float) -> tuple[slice, slice, slice] | None:
+    """Return the bounding box of the values `(D, H, W)` above `least`; None where there are none."""
+    inside = values > least
+    sides = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        if not len(found):
+            return None
+        sides.append(slice(int(found[0]), int(found[-1]) + 1))
+    return sides[0], sides[1], sides[2]
+
+
+def _spaced(home: Grid, facts: Preprocessing) -> Array:
+    """Voxel-to-world matrix `(4, 4)` of what `volume_grid.to_spacing` makes of a volume, whose first voxel stays."""
+    affine = home.affine.copy()
+    if facts.orientation is not None:
+        no_values = np.broadcast_to(np.uint8(0), home.shape)
+        _, affine = reorient(no_values, affine, orientations.axcodes2ornt(facts.orientation))
+    if facts.spacing is not None:
+        affine[:3, :3] *= np.asarray(facts.spacing) / voxel_sizes(affine)
+    return affine

@@ -1,0 +1,238 @@
+"""Pre-train the MONAI SSL auto-encoder on CT volumes without labels. The defaults are the published run.
+
+    python -m zoo.entries.monai_ssl.pretrain --data tcia --list dataset_split.json --out runs/monai-ssl
+    torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.pretrain --data tcia --list ... --out runs/monai-ssl --resume
+
+The list is the tutorial's (Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/datalists/tcia`), or one
+of your own: JSON, {"training": [{"image": "a.nii.gz"}, ...], "validation": [...]}, files relative to --data. Volumes
+are prepared once, into --cache.
+
+Published: `ssl_train.ipynb`, 500 epochs (their README says 300) over 600 chest CTs of TCIA's "CT Images in COVID-19" on
+one GPU, 4 volumes with 2 crops of 96^3 a step, Adam at 1e-4, without schedule. The exported weights are those of the
+epoch of the least validation error, of the last one where there is no validation. Where the authors' code has a defect
+the default is the right thing; `--upstream` brings the published behaviour back:
+
+- Validation draws new corruptions in each epoch (`--val-random`), so that the best epoch is partly a lucky one.
+- Patients of the training volumes stay in validation (`--overlap keep`); by default these volumes are left out of it.
+- Several processes compare crops each within its own (`--no-gather`), as in their `multi_gpu/mgpu_ssl_train.py`.
+
+Not brought back: validation in every second epoch alone; and of `mgpu_ssl_train.py` that one crop of two is used (it
+is `--crops 1`), that all epochs have one order, and that the best weights are the latest.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from zoo.entries.monai_ssl import PRETRAINING
+from zoo.entries.monai_ssl.augment import PUBLISHED_SIZE, Corrupt
+from zoo.entries.monai_ssl.data import PATIENT, Crops, of_training_patients, read_datalists
+from zoo.entries.monai_ssl.method import COMBINATIONS, TEMPERATURE, ReconstructionContrast
+from zoo.entries.monai_ssl.model import HEAD_WIDTH, vit_autoencoder
+from zoo.entries.monai_ssl.storage import DTYPES, VolumeCache
+from zoo.entry import Preprocessing
+from zoo.errors import OptionError
+from zoo.training import distributed
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.distributed import Processes
+from zoo.training.loop import Validate, fit, mean_losses
+from zoo.training.publish import publish
+from zoo.training.runlog import Metrics, read_log
+
+log = logging.getLogger("zoo")
+
+MODELS = ("monai-ssl-vitb16", "monai-ssl-unetr", "monai-ssl-vitautoenc")
+"""What the weights fill, the auto-encoder last, whose names the exported file has."""
+OVERLAPS = ("drop", "keep")
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """Published run of `ssl_train.ipynb`."""
+
+    data: str = arg("folder that the files of the list are relative to")
+    list: str = arg("JSON with the sections 'training' and 'validation' (which may be absent), images of CT in HU")
+    epochs: int = arg("length of the run", 500)
+    batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 4)
+    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
+    lr: float = arg("learning rate at its peak", 1e-4)
+    weight_decay: float = arg("weight decay", 0.0)
+    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
+    seed: int = arg("seed of every draw", 123)
+    workers: int = arg("loader processes per process", 4)
+    monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_reconstruction")
+    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "")
+    cache_dtype: str = arg("numbers of the prepared volumes; float16 takes half of the disk", "float32", tuple(DTYPES))
+    spacing: float = arg("voxels that volumes are resampled to, in mm", 2.0)
+    crops: int = arg("crops of each volume", 2)
+    scale_boxes: bool = arg("corrupting boxes in proportion to --img-size; without it, those for 96 voxels", False)
+    temperature: float = arg("temperature of the contrastive softmax", TEMPERATURE)
+    combine: str = arg("contrast times reconstruction error, or times a constant", "product", COMBINATIONS)
+    contrast_weight: float = arg("weight of the contrastive term", 1.0)
+    symmetric: bool = arg("both views learn to restore the crop, not the first alone", False)
+    gather: bool = arg("compare the crops of all processes, not each process its own", True)
+    overlap: str = arg("validation volumes of training patients are left out, or kept", "drop", OVERLAPS)
+    patient: str = arg("regular expression whose match in a file's name says whose volume it is", PATIENT)
+    val_random: bool = arg("draw new validation crops and corruptions each epoch", False)
+    img_size: int = arg("voxels along a side of the crops, a multiple of 16", PUBLISHED_SIZE)
+    hidden_size: int = arg("width of a token", 768)
+    mlp_dim: int = arg("width inside the perceptron of a block", 3072)
+    num_layers: int = arg("transformer blocks; a UNETR needs 12", 12)
+    num_heads: int = arg(f"attention heads; 0 for one for each {HEAD_WIDTH} of --hidden-size", 0)
+    half: bool = arg("export the weights in half precision", False)
+    upstream: bool = arg("the published behaviour in three: --val-random, --overlap keep, --no-gather", False)
+
+
+def main(argv: Sequence[str] | None = None) -> Metrics:
+    """Train, then export the auto-encoder and print its manifest record; returns the metrics of the exported epoch."""
+    args = resolve(parse_args(Args, argv, __doc__))
+    processes = distributed.start(args.device)
+    check_share(args, processes.world)
+    torch.manual_seed(args.seed)
+    method = build_method(args)
+    training, validation = read_volumes(args, processes)
+    train, val = build_crops(args, training, validation)
+    validate = validation_of(args, val, processes)
+    args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
+    train.cache.fill([*training, *validation], processes, args.workers)
+    metrics = fit(method, train, args, processes=processes, validate=validate)
+    if processes.is_main:
+        out = Path(args.out)
+        if validate is None:  # the loss on what it is trained on does not say which epoch is best
+            metrics = {k: v for k, v in read_log(out / "log.jsonl")[-1].items() if k != "seconds"}
+        trained = torch.load(out / ("best.pt" if validate else "last.pt"), map_location="cpu", weights_only=True)
+        publish(
+            trained["model"],
+            out,
+            models=MODELS,
+            input=input_of(args),
+            command=command_of(args, "zoo.entries.monai_ssl.pretrain"),
+            metrics=metrics,
+            half=args.half,
+        )
+    distributed.stop()
+    return metrics
+
+
+def resolve(args: Args) -> Args:
+    """Apply what one argument says about others.
+
+    Raises:
+        OptionError: An argument is out of its range.
+    """
+    if args.crops < 1 or args.spacing <= 0:
+        raise OptionError(
+            f"--crops {args.crops} --spacing {args.spacing}: at least 1 and a length above 0 are expected"
+        )
+    return replace(args, val_random=True, overlap="keep", gather=False) if args.upstream else args
+
+
+def check_share(args: Args, world: int) -> None:
+    """Raise `OptionError` where the contrastive term would have one crop alone, and be 0."""
+    compared = args.batch_size // args.accumulate // (1 if args.gather else world) * args.crops
+    if compared < 2:
+        raise OptionError(
+            f"--batch-size {args.batch_size} --crops {args.crops} --accumulate {args.accumulate} on {world} "
+            f"process(es){'' if args.gather else ', each by itself'}: {compared} crop has nothing to be compared with, "
+            "so that the contrastive term would be 0; at least 2 crops in each part of a step are needed"
+        )
+
+
+def build_method(args: Args) -> ReconstructionContrast:
+    """The auto-encoder and its objective with the run's settings."""
+    heads = args.num_heads or None
+    if heads and heads != args.hidden_size // HEAD_WIDTH:
+        log.warning(
+            "--num-heads %d is not one for each %d of --hidden-size %d: no file says so, and load_model must be told",
+            *(heads, HEAD_WIDTH, args.hidden_size),
+        )
+    network = vit_autoencoder(
+        img_size=args.img_size,
+        hidden_size=args.hidden_size,
+        mlp_dim=args.mlp_dim,
+        num_layers=args.num_layers,
+        num_heads=heads,
+    )
+    return ReconstructionContrast(
+        network,
+        temperature=args.temperature,
+        combine=args.combine,
+        contrast_weight=args.contrast_weight,
+        symmetric=args.symmetric,
+        gather=args.gather,
+    )
+
+
+def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Path]]:
+    """Files to train on and to validate on; of the latter not those of training patients, unless they are to stay.
+
+    Raises:
+        OptionError: The list is none, or there is nothing to train on.
+        InputContractError: Files are missing; the message names all.
+    """
+    lists = read_datalists(args.list, ("training", "validation"), args.data)
+    training, validation = lists["training"], lists["validation"]
+    if not training:
+        raise OptionError(f"{args.list} lists nothing under 'training'")
+    shared = of_training_patients(training, validation, args.patient)
+    if shared and processes.is_main:
+        log.warning(
+            "%d of %d validation volumes are of patients that are trained on (first: %s): %s",
+            *(len(shared), len(validation), ", ".join(entry["image"].name for entry in shared[:3])),
+            "kept, so that validation errors are too low" if args.overlap == "keep" else "left out of validation",
+        )
+    if args.overlap == "drop":
+        validation = [entry for entry in validation if entry not in shared]
+    if shared and not validation:
+        raise OptionError(
+            f"{args.list}: all {len(shared)} validation volumes are of patients that are trained on. Choose others, "
+            "or keep them with --overlap keep"
+        )
+    return [entry["image"] for entry in training], [entry["image"] for entry in validation]
+
+
+def build_crops(args: Args, training: Sequence[Path], validation: Sequence[Path]) -> tuple[Crops, Crops]:
+    """Data sets of the volumes to train on and to validate on, which has draws of its own."""
+    contract: Preprocessing = replace(PRETRAINING, spacing=(args.spacing,) * 3)
+    cache = VolumeCache(args.cache or Path(args.out) / "volumes", contract, args.img_size, args.cache_dtype)
+    corrupt = Corrupt(args.img_size, scale_boxes=args.scale_boxes)
+    train = Crops(training, cache, corrupt=corrupt, crops=args.crops, seed=args.seed)
+    return train, Crops(validation, cache, corrupt=corrupt, crops=args.crops, seed=args.seed + 1, views=1)
+
+
+def validation_of(args: Args, crops: Crops, processes: Processes) -> Validate | None:
+    """Mean error on validation volumes, each process taking its share; crops and corruptions are fixed by default.
+
+    Raises:
+        OptionError: There are fewer volumes than processes.
+    """
+    if not len(crops):
+        return None
+    if len(crops) < processes.world:
+        raise OptionError(f"{len(crops)} validation volume(s) for {processes.world} processes: one for each is needed")
+    mine = range(processes.rank, len(crops), processes.world)
+    batch = max(1, args.batch_size // (processes.world * args.accumulate))
+
+    def validate(method: nn.Module, epoch: int) -> Metrics:
+        data_pass = epoch if args.val_random else 0
+        keys = [[(data_pass, i) for i in mine[first : first + batch]] for first in range(0, len(mine), batch)]
+        loader = DataLoader(crops, batch_sampler=keys, num_workers=args.workers, generator=torch.Generator())
+        return mean_losses(method, loader, processes)
+
+    return validate
+
+
+def input_of(args: Args) -> dict[str, object]:
+    """What the record must say of the input where it was not the published one."""
+    return {} if args.spacing == 2.0 else {"spacing": [args.spacing] * 3}
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,208 @@
+"""What UNETR is fine-tuned on: labelled CT volumes as decathlon-style lists name them, whole or in changed crops.
+
+Lists are JSON with sections `training`, `validation` and, where there are labels, `test`, of objects with `image` and
+`label`, relative to a folder; `labels` may name the classes. Constants from Project-MONAI/tutorials,
+self_supervised_pretraining/vit_unetr_ssl, `ssl_finetune.ipynb`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from zoo.entries.monai_ssl.cases import Case, StoredCase
+from zoo.entries.monai_ssl.data import read_datalist, read_datalists
+from zoo.entries.monai_ssl.placing import Array
+from zoo.errors import InputContractError, OptionError
+from zoo.training.data import Key
+
+log = logging.getLogger("zoo")
+
+ORGANS = (
+    "background", "spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta",
+    "inferior vena cava", "portal and splenic veins", "pancreas", "right adrenal gland", "left adrenal gland",
+)  # fmt: skip
+"""Labels of BTCV, in their order."""
+CROPS = 4
+"""Of each volume in a step."""
+ON_LABEL = 0.5
+"""How often the centre of a crop is drawn among the labelled voxels; else it is beside them."""
+FLIP, TURN, SHIFT = 0.1, 0.1, 0.5
+"""Probabilities of a flip along each axis, of a turn by 90, 180 or 270 degrees, of a shift of all values."""
+LARGEST_SHIFT = 0.1
+SECTIONS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def read_cases(path: str | Path, root: str | Path, labelled: int = 0) -> dict[str, list[Case]]:
+    """Read the cases of each part: `train`, and `val` and `test` where the list has them.
+
+    A section `test` whose entries lack labels, as BTCV's, is left out.
+
+    Args:
+        path: JSON list.
+        root: Folder that its files are relative to.
+        labelled: Training volumes to take, the first of the list; 0 for all.
+
+    Raises:
+        OptionError: There is no such list, it is none, entries lack image or label, or there are fewer than `labelled`.
+        InputContractError: Files do not exist; all are named. Or a volume is in two parts.
+    """
+    keys = ("image", "label")
+    sections = [name for name in SECTIONS.values() if name != "test" or _has_labels(Path(path))]
+    found = read_datalists(path, sections, root, keys)
+    read_datalist(path, SECTIONS["train"], root, keys)  # which must not be empty
+    parts = {
+        part: [Case(entry["image"], entry["label"]) for entry in found[section]]
+        for part, section in SECTIONS.items()
+        if found.get(section)
+    }
+    if twice := sorted(
+        str(case.image) for case in parts["train"] if any(case in parts[p] for p in parts if p != "train")
+    ):
+        raise InputContractError(f"{path}: {len(twice)} training volumes are judged, too: {', '.join(twice)}")
+    if labelled > len(parts["train"]):
+        raise OptionError(f"--labelled {labelled}: {path} lists {len(parts['train'])} training volumes")
+    parts["train"] = parts["train"][: labelled or None]
+    return parts
+
+
+def class_names(path: str | Path, num_classes: int) -> tuple[str, ...]:
+    """Return the names of the classes, background first: those in the list, else BTCV's if there are 14, else numbers.
+
+    Raises:
+        OptionError: The list names more or fewer.
+    """
+    named = json.loads(Path(path).read_text("utf-8")).get("labels")
+    if not isinstance(named, dict):
+        return ORGANS if num_classes == len(ORGANS) else tuple(f"class {i}" for i in range(num_classes))
+    if set(named) != {str(i) for i in range(num_classes)}:
+        raise OptionError(
+            f"{path} names the labels {', '.join(named)}: 0 to {num_classes - 1} are expected for --num-classes "
+            f"{num_classes}, which counts the background too"
+        )
+    return tuple(str(named[str(i)]) for i in range(num_classes))
+
+
+def _has_labels(path: Path) -> bool:
+    """Whether an entry of the section `test` has a label; where there is no such list, `read_datalists` says so."""
+    try:
+        entries: Any = json.loads(path.read_text("utf-8"))["test"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return isinstance(entries, list) and any(isinstance(entry, dict) and "label" in entry for entry in entries)
+
+
+class Crops(Dataset[dict[str, Tensor]]):
+    """Training data: item `(pass, index)` is `image` (K, 1, S, S, S) float32 and `label` (K, 1, S, S, S) uint8.
+
+    K crops of one volume, each changed at random. Where a volume is smaller than a crop, it is padded with 0 on both
+    sides. Centres lie on a label or beside all labels with equal probability; in a volume without labels, which is
+    logged, everywhere.
+
+    Args:
+        cases: Prepared cases.
+        size: Side S of a crop in voxels.
+        crops: K.
+        seed: Draws follow from (seed, pass, index).
+
+    Raises:
+        InputContractError: No case has a label.
+    """
+
+    def __init__(self, cases: Sequence[StoredCase], *, size: int, crops: int = CROPS, seed: int = 0) -> None:
+        self.cases, self.size, self.crops, self.seed = list(cases), size, crops, seed
+        check_foreground(self.cases, "crops of them are of background alone")
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        data_pass, index = key
+        rng = np.random.default_rng([self.seed, data_pass, index])
+        drawn = [augment(*cut(self.cases[index], self.size, rng), rng) for _ in range(self.crops)]
+        images, labels = (np.stack(arrays)[:, None] for arrays in zip(*drawn, strict=True))
+        return {"image": torch.from_numpy(images), "label": torch.from_numpy(labels)}
+
+
+class WholeVolumes(Dataset[dict[str, Tensor]]):
+    """Evaluation data: item `(pass, index)` is `image` (1, D, H, W) float32 and `label` (1, D, H, W) uint8.
+
+    Args:
+        cases: Prepared cases.
+
+    Raises:
+        InputContractError: No case has a label.
+    """
+
+    def __init__(self, cases: Sequence[StoredCase]) -> None:
+        self.cases = list(cases)
+        check_foreground(self.cases, "no mean counts them")
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        case = self.cases[key[1]]
+        return {"image": torch.from_numpy(case.image[None].copy()), "label": torch.from_numpy(case.label[None].copy())}
+
+
+def check_foreground(cases: Sequence[StoredCase], consequence: str) -> None:
+    """Log the cases whose labels are background alone, on the network's grid, and what follows from it.
+
+    Raises:
+        InputContractError: All are.
+    """
+    empty = [str(case.case.label) for case in cases if not len(case.foreground)]
+    if len(empty) == len(cases):
+        raise InputContractError(
+            f"all {len(cases)} labels are background alone, 0 everywhere, where something is to be segmented: "
+            f"{', '.join(empty[:10])}"
+        )
+    if empty:
+        log.warning(
+            "%d of %d labels are background alone, so that %s: %s",
+            *(len(empty), len(cases), consequence, ", ".join(empty[:10])),
+        )
+
+
+def cut(case: StoredCase, size: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draw a crop of a case: image and label `(S, S, S)`.
+
+    The centre is drawn among the labelled voxels, or the others, and moved until the crop lies inside (MONAI's
+    RandCropByPosNegLabel); a smaller volume is padded.
+    """
+    is_on_label = rng.random() < ON_LABEL
+    first, other = (case.foreground, case.background) if is_on_label else (case.background, case.foreground)
+    candidates = first if len(first) else other
+    centre = np.unravel_index(int(candidates[rng.integers(len(candidates))]), case.image.shape)
+    starts = [
+        min(max(int(c) - size // 2, 0), max(side - size, 0)) for c, side in zip(centre, case.image.shape, strict=True)
+    ]
+    box = tuple(slice(start, start + size) for start in starts)
+    image, label = np.asarray(case.image[box]), np.asarray(case.label[box])
+    lacking = [size - side for side in image.shape]
+    if any(lacking):
+        margins = [(n // 2, n - n // 2) for n in lacking]
+        image, label = np.pad(image, margins), np.pad(label, margins)
+    return image, label
+
+
+def augment(image: Array, label: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Change a crop at random: flips, a turn in the plane of the first two axes, a shift of all values of the image."""
+    for axis in range(3):
+        if rng.random() < FLIP:
+            image, label = np.flip(image, axis), np.flip(label, axis)
+    if rng.random() < TURN:
+        quarters = int(rng.integers(1, 4))
+        image, label = np.rot90(image, quarters), np.rot90(label, quarters)
+    if rng.random() < SHIFT:
+        image = image + np.float32(rng.uniform(-LARGEST_SHIFT, LARGEST_SHIFT))
+    return image, label
