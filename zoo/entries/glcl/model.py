@@ -1,0 +1,262 @@
+"""GLCL's networks: a 2D U-Net for MRI slices, its encoder with the global head, its decoder with the local one.
+
+Layers, widths and names are those of krishnabits001/domain_specific_cl, models.py, which is TensorFlow 1; tensors have
+PyTorch's layout.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.entries.glcl.names import BLOCKS, ENCODER, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
+from zoo.errors import InputContractError, OptionError
+
+FEATURES = LEVELS[-1]
+STRIDE = 32
+"""Pixels of the image to one of the encoder's last map."""
+HIDDEN, PROJECTED = 1024, 128
+"""Widths of the global head; the second is also that of a projected region."""
+EPSILON, MOMENTUM = 1e-3, 0.01
+"""Of the norms: TensorFlow's averages decay by 0.99."""
+
+
+class GLCLEncoder(nn.Module):
+    """The encoder: features `(N, 128)`, the mean of the last map over space.
+
+    With `projection` it returns the global head's output `(N, 128)`, with `num_classes` logits `(N, num_classes)`.
+    """
+
+    def __init__(self, in_channels: int = 1, size: int = 192, projection: bool = False, num_classes: int = 0) -> None:
+        """Build it with random values.
+
+        Args:
+            in_channels: Channels of a slice.
+            size: Side of the slices in pixels, which sets the width of the projection head: 192, or 160 for MM-WHS.
+            projection: Whether it has the head of the global loss, two dense layers without bias on the flattened map.
+            num_classes: Outputs of a linear head on the features, 0 for none.
+
+        Raises:
+            OptionError: A number is out of range, or two heads are asked for.
+        """
+        super().__init__()
+        _check_sizes(in_channels=in_channels, size=size)
+        if projection and num_classes:
+            raise OptionError(f"projection=True and num_classes={num_classes} ask for two heads")
+        if size % STRIDE:
+            raise OptionError(f"size={size}: a multiple of {STRIDE} is expected")
+        self.size, self.num_features = size, FEATURES
+        _add_encoder(self, in_channels)
+        self.has_projection = projection
+        if projection:
+            hidden, output = PROJECTION
+            self.add_module(hidden, nn.Linear(FEATURES * (size // STRIDE) ** 2, HIDDEN, bias=False))
+            self.add_module(output, nn.Linear(HIDDEN, PROJECTED, bias=False))
+        self.classifier = nn.Linear(FEATURES, num_classes) if num_classes else nn.Identity()
+        self.apply(reset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features `(N, 128)`, the projection `(N, 128)`, or logits.
+
+        Args:
+            x: Slices `(N, 1, H, W)`, percentile-normalised: most values lie in [0, 1]. Sides are multiples of 32; with
+                the projection they are `size`.
+
+        Raises:
+            InputContractError: The shape is not one of these.
+        """
+        last = self.forward_features(x)
+        if self.has_projection:
+            return self._project(last)
+        features: Tensor = self.classifier(last.mean((2, 3)))
+        return features
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last map after its ReLU, `(N, 128, H / 32, W / 32)`; see `forward`."""
+        return _encode(self, x)[-1]
+
+    def _project(self, last: Tensor) -> Tensor:
+        """Flatten row by row, column by column, channels last, as the authors' weights have it."""
+        side = self.size // STRIDE
+        if last.shape[2:] != (side, side):
+            raise InputContractError(
+                f"slices of {last.shape[2] * STRIDE} x {last.shape[3] * STRIDE} pixels: the projection head is for "
+                f"{self.size} x {self.size}. Build it with size={last.shape[2] * STRIDE}, or crop the slices"
+            )
+        hidden, output = PROJECTION
+        flat = last.permute(0, 2, 3, 1).flatten(1)
+        projection: Tensor = getattr(self, output)(F.relu(getattr(self, hidden)(flat)))
+        return projection
+
+
+class GLCLUNet(nn.Module):
+    """The U-Net: logits `(N, num_classes, H, W)`; without classes, the map of the decoder's last block."""
+
+    def __init__(self, num_classes: int = 4, in_channels: int = 1, blocks: int = len(BLOCKS)) -> None:
+        """Build it with random values.
+
+        Args:
+            num_classes: Classes with the background. 0 for no head: the output is the map `(N, C, H / s, W / s)` of
+                block `blocks`, with C of 128, 128, 64, 32, 16 and s of 16, 8, 4, 2, 1.
+            in_channels: Channels of a slice.
+            blocks: Blocks of the decoder: all five, or fewer without a head.
+
+        Raises:
+            OptionError: A number is out of range, or a head is asked for on fewer than five blocks.
+        """
+        super().__init__()
+        _check_sizes(in_channels=in_channels, blocks=blocks)
+        if blocks > len(BLOCKS) or (num_classes and blocks < len(BLOCKS)):
+            raise OptionError(f"blocks={blocks}, num_classes={num_classes}: {len(BLOCKS)} are expected, or fewer for 0")
+        self.blocks, self.num_classes = blocks, num_classes
+        _add_encoder(self, in_channels)
+        _add_decoder(self, blocks)
+        if num_classes:
+            for name in HEAD:
+                _add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
+            self.add_module(LOGITS, nn.Conv2d(WIDTHS[-1], num_classes, 3, padding=1, bias=False))
+        self.apply(reset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `(N, num_classes, H, W)`, or the last block's map.
+
+        Args:
+            x: Slices `(N, 1, H, W)`, percentile-normalised: most values lie in [0, 1]. Sides are multiples of 32.
+
+        Raises:
+            InputContractError: The shape is not this one.
+        """
+        last = _decode(self, _encode(self, x), self.blocks)
+        if not self.num_classes:
+            return last
+        for name in HEAD:
+            last = _layer(self, name, last)
+        logits: Tensor = getattr(self, LOGITS)(last)
+        return logits
+
+
+class GLCLDecoder(nn.Module):
+    """The network of the local loss: encoder, the decoder's first blocks, and two convolutions of 1 x 1."""
+
+    def __init__(self, blocks: int = 3, in_channels: int = 1, project: bool = True) -> None:
+        """Build it with random values.
+
+        Args:
+            blocks: How many of the decoder's five blocks.
+            in_channels: Channels of a slice.
+            project: Whether it has `seg_pred`, the dense layer without bias on a flattened region of 3 x 3, whose
+                inputs are in the order (row, column, channel).
+
+        Raises:
+            OptionError: A number is out of range.
+        """
+        super().__init__()
+        _check_sizes(in_channels=in_channels, blocks=blocks)
+        if blocks > len(BLOCKS):
+            raise OptionError(f"blocks={blocks}: 1 to {len(BLOCKS)} are expected")
+        width, (first, second) = WIDTHS[blocks - 1], HEAD
+        self.blocks, self.num_features = blocks, width
+        _add_encoder(self, in_channels)
+        _add_decoder(self, blocks)
+        _add_layer(self, first, width, width, 1, bias=False)
+        self.add_module(second, nn.Conv2d(width, width, 1, bias=False))
+        if project:
+            self.add_module(REGION, nn.Linear(9 * width, PROJECTED, bias=False))
+        self.apply(reset)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the map that the local loss compares regions of: `(N, C, H / s, W / s)`.
+
+        Args:
+            x: Slices `(N, 1, H, W)` as for the U-Net.
+
+        Raises:
+            InputContractError: The shape is not this one.
+        """
+        first, second = HEAD
+        head: Tensor = getattr(self, second)(_layer(self, first, self.forward_features(x)))
+        return head
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the map of the last block `(N, C, H / s, W / s)`, C of 128, 128, 64, 32, 16, s of 16, 8, 4, 2, 1."""
+        return _decode(self, _encode(self, x), self.blocks)
+
+
+def reset(module: nn.Module) -> None:
+    """Start a layer as the authors do: He's normal convolutions, Glorot's uniform dense layers, biases at 0.
+
+    Layers are independent, where the authors' of equal shape are equal: they fix the seed of each.
+    """
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    elif isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+    if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def _add_layer(network: nn.Module, name: str, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
+    """Add a convolution and its norm; one of 2 x 2 is padded where it is run."""
+    network.add_module(name, nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=bias))
+    network.add_module(f"{name}_bn", nn.BatchNorm2d(outputs, eps=EPSILON, momentum=MOMENTUM))
+
+
+def _add_encoder(network: nn.Module, in_channels: int) -> None:
+    for level, (inputs, outputs) in enumerate(zip((in_channels, *LEVELS[:-1]), LEVELS, strict=True), start=1):
+        _add_layer(network, f"enc_c{level}_a", inputs, outputs, 3)
+        _add_layer(network, f"enc_c{level}_b", outputs, outputs, 3)
+
+
+def _add_decoder(network: nn.Module, blocks: int) -> None:
+    inputs = FEATURES
+    for (up, merge, *rest), skip, width in list(zip(BLOCKS, LEVELS[-2::-1], WIDTHS, strict=True))[:blocks]:
+        _add_layer(network, up, inputs, width, 2)
+        _add_layer(network, merge, width + skip, width, 3)
+        for name in rest:
+            _add_layer(network, name, width, width, 3)
+        inputs = width
+
+
+def _layer(network: nn.Module, name: str, x: Tensor) -> Tensor:
+    """Convolution, norm, ReLU. TensorFlow pads an even kernel by one more pixel at the end than at the beginning."""
+    convolution = getattr(network, name)
+    if convolution.kernel_size == (2, 2):
+        x = F.pad(x, (0, 1, 0, 1))
+    return F.relu(getattr(network, f"{name}_bn")(convolution(x)), inplace=True)
+
+
+def _encode(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the maps of the six levels, the largest first."""
+    _check_input(x, getattr(network, ENCODER[0]).in_channels)
+    maps: list[Tensor] = []
+    for level in range(1, len(LEVELS) + 1):
+        x = F.max_pool2d(maps[-1], 2) if maps else x
+        x = _layer(network, f"enc_c{level}_b", _layer(network, f"enc_c{level}_a", x))
+        maps.append(x)
+    return maps
+
+
+def _decode(network: nn.Module, maps: list[Tensor], blocks: int) -> Tensor:
+    *skips, x = maps
+    for (up, merge, *rest), skip in list(zip(BLOCKS, reversed(skips), strict=True))[:blocks]:
+        x = _layer(network, up, F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        x = _layer(network, merge, torch.cat((x, skip), 1))
+        for name in rest:
+            x = _layer(network, name, x)
+    return x
+
+
+def _check_input(x: Tensor, channels: int) -> None:
+    if x.ndim == 4 and x.shape[1] == channels and all(side and side % STRIDE == 0 for side in x.shape[2:]):
+        return
+    raise InputContractError(
+        f"slices have the shape {tuple(x.shape)}; (N, {channels}, H, W) is expected, with H and W multiples of "
+        f"{STRIDE} (192, or 160 for MM-WHS): crop or pad them"
+    )
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
