@@ -75,13 +75,13 @@ def test_the_core_knows_neither_training_nor_recipes(path):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("entries/*/__init__.py")), ids=lambda path: path.parent.name)
 def test_entries_know_the_vocabulary_alone(path):
-    """What an entry imports of the package: entry, checkpoint, errors, a network and names of its own."""
+    """What an entry imports of the package: entry, checkpoint, errors, its own network, names and sizes."""
     family = path.parent.name
     allowed = (
         "zoo.entry",
         "zoo.checkpoint",
         "zoo.errors",
-        *(f"zoo.entries.{family}.{m}" for m in ("keys", "model", "names")),
+        *(f"zoo.entries.{family}.{m}" for m in ("keys", "model", "names", "sizes")),
     )
     for module in imports(path):
         assert not module.startswith("zoo") or module.startswith(allowed), f"{path} imports {module}"

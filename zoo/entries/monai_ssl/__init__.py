@@ -26,6 +26,7 @@ from zoo.entries.monai_ssl.keys import (
     cube_side,
     settle_stem,
 )
+from zoo.entries.monai_ssl.sizes import grid_of
 from zoo.entry import Config, Entry, Preprocessing
 from zoo.errors import OptionError
 
@@ -97,15 +98,9 @@ def build_swin(config: Config) -> nn.Module:
 def _vit_options(config: Config) -> dict[str, Any]:
     """Arguments of a ViT. Its table is the file's, which other sizes of input interpolate."""
     size, positions = config["img_size"], config.get("positions")
-    if positions is not None and positions != _tokens(size):
+    if positions is not None and positions != prod(grid_of(size)):
         size = PATCH * (cube_side(positions) or 0) or size
     return {key: config[key] for key in ("in_channels", *_WIDTHS)} | {"img_size": size}
-
-
-def _tokens(img_size: Any) -> int:
-    from zoo.entries.monai_ssl.model import grid_of
-
-    return prod(grid_of(img_size))
 
 
 ENTRIES = (

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.monai_ssl.keys import PATCH
+from zoo.entries.monai_ssl.sizes import check_divides, check_sides, check_whole, grid_of
 from zoo.errors import InputContractError, OptionError
 
 if TYPE_CHECKING:
@@ -67,27 +68,10 @@ class PatchEmbedding(nn.Module):
 class ViTEncoder(ViT):
     """MONAI's `ViT` as an encoder: the mean of its tokens after the final norm, and no class token.
 
-    With classes, `classification_head` is a linear layer on that mean.
+    With classes, `classification_head` is a linear layer on that mean. `vit_encoder` makes it.
     """
 
-    def __init__(
-        self,
-        *,
-        img_size: int | Sequence[int] = 96,
-        in_channels: int = 1,
-        hidden_size: int = 768,
-        mlp_dim: int = 3072,
-        num_layers: int = 12,
-        num_heads: int | None = None,
-        num_classes: int = 0,
-    ) -> None:
-        """Build it; for the arguments see `vit_encoder`."""
-        sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
-        super().__init__(in_channels, sides, PATCH, hidden_size, mlp_dim, num_layers, heads)
-        _trim(self, sides)
-        self.num_features = hidden_size
-        head = nn.Linear(hidden_size, num_classes) if num_classes else nn.Identity()
-        self.classification_head = head  # type: ignore[assignment]
+    num_features: int
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the tokens after the final norm as a map, `(N, 768, D/16, H/16, W/16)`.
@@ -121,33 +105,7 @@ class ViTEncoder(ViT):
 
 
 class ViTAutoEncoder(ViTAutoEnc):
-    """MONAI's `ViTAutoEnc`, which returns the reconstruction alone."""
-
-    def __init__(
-        self,
-        *,
-        img_size: int | Sequence[int] = 96,
-        in_channels: int = 1,
-        hidden_size: int = 768,
-        mlp_dim: int = 3072,
-        num_layers: int = 12,
-        num_heads: int | None = None,
-        out_channels: int = 1,
-    ) -> None:
-        """Build it; for the arguments see `vit_autoencoder`."""
-        sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
-        _check_whole(out_channels=out_channels)
-        super().__init__(
-            in_channels,
-            sides,
-            PATCH,
-            out_channels=out_channels,
-            hidden_size=hidden_size,
-            mlp_dim=mlp_dim,
-            num_layers=num_layers,
-            num_heads=heads,
-        )
-        _trim(self, sides)
+    """MONAI's `ViTAutoEnc`, which returns the reconstruction alone; `vit_autoencoder` makes it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction `(N, out_channels, D, H, W)`: each cube of 16 voxels an affine map of its token.
@@ -163,26 +121,7 @@ class ViTAutoEncoder(ViTAutoEnc):
 
 
 class SegmentingViT(UNETR):
-    """MONAI's `UNETR` for inputs of any size in multiples of 16."""
-
-    def __init__(
-        self,
-        *,
-        img_size: int | Sequence[int] = 96,
-        in_channels: int = 1,
-        hidden_size: int = 768,
-        mlp_dim: int = 3072,
-        num_heads: int | None = None,
-        feature_size: int = 16,
-        num_classes: int = 14,
-    ) -> None:
-        """Build it; for the arguments see `unetr`."""
-        sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, UNETR_LAYERS, num_heads)
-        _check_whole(feature_size=feature_size)
-        super().__init__(in_channels, num_classes or 1, sides, feature_size, hidden_size, mlp_dim, heads)
-        _trim(self.vit, sides)
-        if not num_classes:
-            self.out = nn.Identity()  # type: ignore[assignment]
+    """MONAI's `UNETR` for inputs of any size in multiples of 16; `unetr` makes it."""
 
     def forward(self, x_in: Tensor) -> Tensor:
         """Return logits `(N, num_classes, D, H, W)`, without classes the decoder's maps `(N, feature_size, D, H, W)`.
@@ -207,11 +146,11 @@ class SegmentingViT(UNETR):
 
 
 class SegmentingSwin(SwinUNETR):
-    """MONAI's `SwinUNETR`, which says by a contract error what sides it takes."""
+    """MONAI's `SwinUNETR`, which says by a contract error what sides it takes; `swin_unetr` makes it."""
 
     def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
         sides = tuple(spatial_shape)
-        _check_divides(sides, SWIN_STEP)
+        check_divides(sides, SWIN_STEP)
         if max(sides) == SWIN_STEP:
             raise InputContractError(
                 f"the volumes have {SWIN_STEP} voxels on each axis, of which the last map would be one voxel, which no "
@@ -243,15 +182,13 @@ def vit_encoder(
     Raises:
         OptionError: A number is out of range.
     """
-    return ViTEncoder(
-        img_size=img_size,
-        in_channels=in_channels,
-        hidden_size=hidden_size,
-        mlp_dim=mlp_dim,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_classes=num_classes,
-    )
+    sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
+    network = ViTEncoder(in_channels, sides, PATCH, hidden_size, mlp_dim, num_layers, heads)
+    _trim(network, sides)
+    network.num_features = hidden_size
+    head = nn.Linear(hidden_size, num_classes) if num_classes else nn.Identity()
+    network.classification_head = head  # type: ignore[assignment]
+    return network
 
 
 def vit_autoencoder(
@@ -278,15 +215,20 @@ def vit_autoencoder(
     Raises:
         OptionError: A number is out of range.
     """
-    return ViTAutoEncoder(
-        img_size=img_size,
-        in_channels=in_channels,
+    sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
+    check_whole(out_channels=out_channels)
+    network = ViTAutoEncoder(
+        in_channels,
+        sides,
+        PATCH,
+        out_channels=out_channels,
         hidden_size=hidden_size,
         mlp_dim=mlp_dim,
         num_layers=num_layers,
-        num_heads=num_heads,
-        out_channels=out_channels,
+        num_heads=heads,
     )
+    _trim(network, sides)
+    return network
 
 
 def unetr(
@@ -313,15 +255,13 @@ def unetr(
     Raises:
         OptionError: A number is out of range.
     """
-    return SegmentingViT(
-        img_size=img_size,
-        in_channels=in_channels,
-        hidden_size=hidden_size,
-        mlp_dim=mlp_dim,
-        num_heads=num_heads,
-        feature_size=feature_size,
-        num_classes=num_classes,
-    )
+    sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, UNETR_LAYERS, num_heads)
+    check_whole(feature_size=feature_size)
+    network = SegmentingViT(in_channels, num_classes or 1, sides, feature_size, hidden_size, mlp_dim, heads)
+    _trim(network.vit, sides)
+    if not num_classes:
+        network.out = nn.Identity()  # type: ignore[assignment]
+    return network
 
 
 def swin_unetr(*, in_channels: int = 1, feature_size: int = 48, num_classes: int = 14) -> SegmentingSwin:
@@ -335,7 +275,7 @@ def swin_unetr(*, in_channels: int = 1, feature_size: int = 48, num_classes: int
     Raises:
         OptionError: `feature_size` is no multiple of 12.
     """
-    _check_whole(feature_size=feature_size)
+    check_whole(feature_size=feature_size)
     if feature_size % 12:
         raise OptionError(f"feature_size={feature_size}: expected a multiple of 12, for 3 to 24 heads")
     network = SegmentingSwin(in_channels=in_channels, out_channels=num_classes or 1, feature_size=feature_size)
@@ -369,48 +309,6 @@ def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, 
     return F.interpolate(maps, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
-def grid_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
-    """Return the tokens per axis of volumes of this size.
-
-    Args:
-        img_size: Voxels, one number or one per axis.
-
-    Raises:
-        OptionError: It is neither, or no multiple of 16.
-    """
-    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size,) * 3
-    if len(sides) != 3 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
-        raise OptionError(f"img_size={img_size!r}: expected a whole number of voxels, or three, one per axis")
-    if wrong := [f"axis {i} has {side}" for i, side in enumerate(sides) if side < PATCH or side % PATCH]:
-        raise OptionError(f"img_size={img_size!r}: expected multiples of {PATCH} voxels, {', '.join(wrong)}")
-    depth, height, width = (side // PATCH for side in sides)
-    return depth, height, width
-
-
-def check_sides(x: Tensor, step: int) -> Tensor:
-    """Return volumes as they came if their sides divide by `step`.
-
-    Args:
-        x: Volumes `(N, C, D, H, W)`.
-        step: Voxels.
-
-    Raises:
-        InputContractError: They do not, which a convolution with that stride would cut off without a word.
-    """
-    if x.ndim != 5:
-        raise InputContractError(f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected")
-    _check_divides(tuple(x.shape[2:]), step)
-    return x
-
-
-def _check_divides(sides: tuple[int, ...], step: int) -> None:
-    if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
-        raise InputContractError(
-            f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
-            f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.entries.monai_ssl.sliding)"
-        )
-
-
 def _trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:
     """Take out of a ViT what its forward pass never uses: MONAI 1.4 and later build norms for cross attention.
 
@@ -433,20 +331,14 @@ def _checked(
 ) -> tuple[tuple[int, int, int], int]:
     """Check the numbers that a ViT is built from; return the sides in voxels and the heads."""
     depth, height, width = grid_of(img_size)
-    _check_whole(in_channels=in_channels, hidden_size=hidden_size, mlp_dim=mlp_dim, num_layers=num_layers)
+    check_whole(in_channels=in_channels, hidden_size=hidden_size, mlp_dim=mlp_dim, num_layers=num_layers)
     heads = hidden_size // HEAD_WIDTH if num_heads is None else num_heads
     if num_heads is None and hidden_size % HEAD_WIDTH:
         raise OptionError(
             f"hidden_size={hidden_size} is no multiple of {HEAD_WIDTH}, which one head has in the published network: "
             "say how many there are by num_heads"
         )
-    _check_whole(num_heads=heads)
+    check_whole(num_heads=heads)
     if hidden_size % heads:
         raise OptionError(f"hidden_size={hidden_size} does not divide by num_heads={heads}")
     return (depth * PATCH, height * PATCH, width * PATCH), heads
-
-
-def _check_whole(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
