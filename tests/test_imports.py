@@ -81,7 +81,7 @@ def test_entries_know_the_vocabulary_alone(path):
         "zoo.entry",
         "zoo.checkpoint",
         "zoo.errors",
-        *(f"zoo.entries.{family}.{m}" for m in ("keys", "model", "names", "sizes")),
+        *(f"zoo.entries.{family}.{m}" for m in ("model", "names", "sizes")),
     )
     for module in imports(path):
         assert not module.startswith("zoo") or module.startswith(allowed), f"{path} imports {module}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from zoo.entries.monai_ssl.keys import (
+from zoo.entries.monai_ssl.names import (
     PATCH,
     RESTORING,
     SEGMENTING,

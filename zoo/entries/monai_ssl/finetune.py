@@ -35,8 +35,8 @@ from torch import nn
 import zoo
 from zoo.entries.monai_ssl.cases import CaseStore
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
-from zoo.entries.monai_ssl.keys import PATCH
 from zoo.entries.monai_ssl.model import SWIN_STEP
+from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.placing import build_transform
 from zoo.entries.monai_ssl.segmentation_data import CROPS, Crops, WholeVolumes, class_names, read_cases
 from zoo.entries.monai_ssl.sliding import SEGMENTERS, segment, window_of

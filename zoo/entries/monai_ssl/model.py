@@ -15,7 +15,7 @@ from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.entries.monai_ssl.keys import PATCH
+from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.sizes import check_divides, check_sides, check_whole, grid_of
 from zoo.errors import InputContractError, OptionError
 

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import zoo
-from zoo.entries.monai_ssl.keys import PATCH
 from zoo.entries.monai_ssl.model import PatchEmbedding
+from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.placing import Placed, Shape, build_transform, place
 from zoo.errors import InputContractError, OptionError
 from zoo.registry import get_entry
