@@ -39,8 +39,8 @@ from zoo.entries.monai_ssl.model import vit_autoencoder
 
 MODEL = "monai-ssl-unetr"
 FORMULATIONS = ("ours", "tutorial")
-ALLOWED = 1e-5
-"""Largest relative difference of the losses: anything above is another objective."""
+ALLOWED = 1e-4
+"""Largest relative difference of the two losses: the tutorial's float32 sums over 96^3 voxels are off by some 1e-5."""
 
 Views = dict[str, Tensor]
 
