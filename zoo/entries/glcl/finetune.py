@@ -1,0 +1,220 @@
+"""Fine-tune GLCL's U-Net on a few labelled volumes, from pre-trained weights or, the baseline, from random ones.
+
+    python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --checkpoint runs/local/glcl-unet.local.safetensors \
+        --out runs/two
+    python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --from-scratch --out runs/two-scratch
+    python -m zoo.entries.glcl.finetune --data mine --list mine.csv --structures kidney,tumour --train a,b --val c \
+        --test d,e --checkpoint seg.ckpt --out runs/mine
+
+Any file of the family will do: the encoder of stage 1, encoder and decoder of stage 2, a whole U-Net, the authors'
+bundles. What a file lacks begins at random. The same --seed draws the same slices for all.
+
+The data are as for pre-training, with masks. The defaults are the published run (krishnabits001/domain_specific_cl,
+train_model/ft_pretr_*.py, tr_baseline.py): 10 000 steps of 20 slices drawn from the volumes of --split, Adam at 1e-3,
+validation after every 50, of which the best by Dice is tested; and the mends of the authors' mistakes, which
+`--upstream` undoes: intensities are changed in training (`--no-intensity`), a class that a slice lacks counts
+(`--upstream-loss`), moving averages are taken over (`--reset-averages`).
+
+Files in OUT beside the loop's: `results.json`, with Dice and Hausdorff distances of each structure of each test volume,
+and `prediction.png`, a slice beside its truth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from zoo.entries.glcl.augment import BEND
+from zoo.entries.glcl.cohort import PUBLISHED, CohortArgs, all_cases, forget_averages, named_cases, set_momentum
+from zoo.entries.glcl.data import DEFORMED, LabelledSlices, WholeVolumes
+from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
+from zoo.entries.glcl.layouts import DATASETS, Case
+from zoo.entries.glcl.storage import StoredCase
+from zoo.entries.glcl.subjects import Split, split
+from zoo.errors import OptionError
+from zoo.registry import get_entry, split_name
+from zoo.training import distributed
+from zoo.training.args import arg, parse_args, run_command
+from zoo.training.distributed import Processes
+from zoo.training.finetune import (
+    Results,
+    collect,
+    how_to_load,
+    load_network,
+    origin_of,
+    train_and_test,
+    write_results,
+)
+from zoo.training.runlog import write_atomically
+
+log = logging.getLogger("zoo")
+
+UNET = "glcl-unet"
+SETTLED = 10
+"""Steps in lengths of the norms' memory, 1 / momentum, before their averages can be trusted."""
+
+
+@dataclass(kw_only=True)
+class Args(CohortArgs):
+    """Published run of `ft_pretr_encoder_decoder_net_local_loss.py`."""
+
+    split: str = arg("published split: tr1, tr2 or tr8 with -c1 to -c5, or trall", "tr1-c1")
+    train: str = arg("labelled volumes: published, all, or names as 001-006,012", PUBLISHED)
+    val: str = arg("volumes that choose the best checkpoint; empty for none", PUBLISHED)
+    test: str = arg("volumes on which the best checkpoint is tested; empty for none", PUBLISHED)
+    labelled: int = arg("training volumes to take, the first of --train; 0 for all", 0)
+    epochs: int = arg("length of the run, in validations", 200)
+    steps_per_epoch: int = arg("steps between two validations", 50)
+    batch_size: int = arg("slices per optimiser step, over all processes and accumulated parts", 20)
+    monitor: str = arg(
+        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "+val_dice"
+    )
+    model: str = arg("network, and with a tag the weights to start from", UNET)
+    checkpoint: str = arg("file to start from instead of the model's own weights", "")
+    from_scratch: bool = arg("start from random weights", False)
+    loss: str = arg("what is trained for", "dice", LOSSES)
+    pose: bool = arg("turn, scale and flip slices", True)
+    deformed: float = arg("share of slices that are bent, and whose intensity changes", DEFORMED)
+    intensity: bool = arg("change the intensity of bent slices", True)
+    reset_averages: bool = arg("begin with norms that have seen nothing", False)
+    upstream_loss: bool = arg("the authors' Dice loss, to which a class that a slice lacks adds a constant", False)
+    upstream: bool = arg("the published behaviour in three: --no-intensity, --upstream-loss, --reset-averages", False)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        super().check()
+        if self.checkpoint and self.from_scratch:
+            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        if get_entry(self.model).name != UNET:
+            raise OptionError(f"--model {self.model}: expected {UNET} or {UNET}.TAG")
+        if self.steps_per_epoch < 1 or self.labelled < 0 or not 0 <= self.deformed <= 1:
+            raise OptionError(
+                f"--steps-per-epoch {self.steps_per_epoch} --labelled {self.labelled} --deformed {self.deformed}: at "
+                "least 1, at least 0, and a share are expected"
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> Results:
+    """Fine-tune, judge the best checkpoint, write and print the results."""
+    args = resolve(parse_args(Args, argv, __doc__))
+    processes = distributed.start(args.device)
+    torch.manual_seed(args.seed)
+    volumes, store = args.volumes, args.open_store()
+    method = Segmenter(
+        load_network(args, volumes.num_classes), volumes.num_classes, args.loss, upstream=args.upstream_loss
+    )
+    origin = origin_of(method.network)
+    set_momentum(method.network, args.norm_momentum)
+    if args.reset_averages:
+        forget_averages(method.network)
+    parts = {part: store.prepare(cases, args.workers) for part, cases in choose_parts(args).items()}
+    results = {
+        "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
+        **origin,
+        **tune(method, parts, args, processes),
+        "structures": volumes.structures,
+        "arguments": asdict(args),
+    }
+    if processes.is_main:
+        if "test" in parts:
+            draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
+        write_results(results, args.out, hint=how_to_load(UNET, Path(args.out) / "best.pt"))
+    distributed.stop()
+    return results
+
+
+def resolve(args: Args) -> Args:
+    """Apply what one argument says about others; without any weights to start from the run is the baseline."""
+    if not (args.checkpoint or args.from_scratch or split_name(args.model)[1]):
+        log.warning("neither --checkpoint nor a tag of --model: the network starts from random weights")
+        args = replace(args, from_scratch=True)
+    if not args.val and args.monitor.lstrip("+").startswith("val_"):
+        log.warning("no --val: nothing is validated, and the best epoch is the one with the least training loss")
+        args = replace(args, monitor="loss")
+    if args.epochs * args.steps_per_epoch * args.norm_momentum < SETTLED:
+        log.warning(
+            "%d steps are few for norms whose averages move by %g a step: they lag behind the weights, and networks "
+            "are judged too low. Give --norm-momentum 0.1, or more steps",
+            *(args.epochs * args.steps_per_epoch, args.norm_momentum),
+        )
+    if args.upstream:
+        args = replace(args, intensity=False, upstream_loss=True, reset_averages=True)
+    return args
+
+
+def choose_parts(args: Args) -> dict[str, list[Case]]:
+    """Return the volumes of each part that is asked for.
+
+    Raises:
+        OptionError: Volumes are not there, are in two parts, or are fewer than `--labelled`.
+    """
+    cases = all_cases(args)
+    known = split(args.dataset, args.split) if PUBLISHED in (args.train, args.val, args.test) else Split((), (), ())
+    wanted = {"train": (args.train, known.train), "val": (args.val, known.val), "test": (args.test, known.test)}
+    parts = {part: named_cases(text, cases, published) for part, (text, published) in wanted.items() if text}
+    if "train" not in parts or args.labelled > len(parts["train"]):
+        raise OptionError(f"--train {args.train!r} --labelled {args.labelled}: so many training volumes are needed")
+    parts["train"] = parts["train"][: args.labelled or None]
+    for part in ("val", "test"):
+        if twice := [case.name for case in parts.get(part, ()) if case in parts["train"]]:
+            raise OptionError(
+                f"--train and --{part} both name {', '.join(twice)}: a volume cannot judge what it trains"
+            )
+    return parts
+
+
+def tune(method: Segmenter, parts: dict[str, list[StoredCase]], args: Args, processes: Processes) -> Results:
+    """Fit the method and test its best epoch; returns what `train_and_test` does."""
+    published, volumes = DATASETS[args.dataset], args.volumes
+    data = {part: WholeVolumes(cases) for part, cases in parts.items() if part != "train"}
+    train = LabelledSlices(
+        parts["train"],
+        volumes.num_classes,
+        length=args.batch_size * args.steps_per_epoch,
+        seed=args.seed,
+        pose=args.pose,
+        deformed=args.deformed,
+        deviation=BEND * published.spacing / volumes.spacing,
+        intensity=args.intensity,
+    )
+    one_each = replace(args, batch_size=processes.world)  # whole volumes have several sizes
+
+    def evaluate(part: str, _: int) -> Results:
+        measure = method.measure_surfaces if part == "test" else method.measure
+        rows = collect(measure, data[part], one_each, processes)
+        return volume_metrics(rows, volumes.structures, [case.name for case in data[part].cases])
+
+    return train_and_test(method, {"train": train, **data}, evaluate, args, processes)
+
+
+def draw_case(method: Segmenter, case: StoredCase, structures: Sequence[str], path: Path) -> None:
+    """Draw the slice that has the most of the structures: image, truth, prediction, as the network sees them."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    number = int((case.label > 0).sum((1, 2)).argmax())
+    image = torch.from_numpy(case.image[number][None, None].copy()).to(next(method.parameters()).device)
+    method.eval()
+    with torch.no_grad():
+        found = method.network(image).argmax(1)[0].cpu().numpy()
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    shown = {"image": np.zeros_like(found), "truth": case.label[number], "prediction": found}
+    colours = {"cmap": "tab10", "vmin": 0.5, "vmax": 10.5, "alpha": 0.6, "interpolation": "nearest"}
+    for axes, (title, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+        axes.imshow(case.image[number], cmap="gray", vmin=0, vmax=1)
+        drawn = axes.imshow(np.ma.masked_equal(labels, 0), **colours)
+        axes.set_title(title)
+        axes.set_axis_off()
+    patches = [Patch(color=drawn.cmap(drawn.norm(i + 1)), label=name) for i, name in enumerate(structures)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    figure.suptitle(f"{case.name}, slice {number}")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+
+
+if __name__ == "__main__":
+    run_command(main)

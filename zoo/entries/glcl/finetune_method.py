@@ -1,0 +1,184 @@
+"""GLCL's downstream task: segmentation of slices, judged by volumes at the resolution at which they were scanned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import OptionError
+from zoo.training.finetune import Results
+
+LOSSES = ("dice", "dice-foreground", "cross-entropy")
+SMOOTH = 1.0
+"""Pixels that are added to both parts of a Dice, so that a class that a slice lacks should not be found there."""
+UPSTREAM_SMOOTH = 1e-10
+PERCENTILE = 95
+CHUNK = 20
+"""Slices that go through the network at once when a volume is segmented."""
+CLASS_WEIGHTS = {8: (0.09, *[0.13] * 7)}
+"""Of the weighted cross-entropy; for other numbers of classes the background has .1, the others share .9."""
+MEASURES = ("dice", "hausdorff95", "hausdorff")
+
+
+class Segmenter(nn.Module):
+    """Segmentation: `forward` takes slices with soft labels and returns the loss.
+
+    Losses and their weights are those of krishnabits001/domain_specific_cl, losses.py and models.py: `dice`, 1 - the
+    mean over images and all classes of 2 sum(p y) / (sum p + sum y); `dice-foreground`, without the background;
+    `cross-entropy`, weighted by class.
+
+    Args:
+        network: Slices (N, 1, S, S) to logits (N, C, S, S).
+        num_classes: C, background included.
+        loss: One of `LOSSES`.
+        upstream: Dice with 1e-10 in the denominator alone: a class that a slice lacks adds a constant then, and nothing
+            keeps it from being found there.
+
+    Raises:
+        OptionError: There is no such loss.
+    """
+
+    weights: Tensor
+
+    def __init__(self, network: nn.Module, num_classes: int, loss: str = "dice", *, upstream: bool = False) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise OptionError(f"loss={loss!r}: expected one of {', '.join(LOSSES)}")
+        self.network, self.num_classes, self.loss, self.upstream = network, num_classes, loss, upstream
+        weights = CLASS_WEIGHTS.get(num_classes, (0.1, *[0.9 / (num_classes - 1)] * (num_classes - 1)))
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Loss of `image` (N, 1, S, S) and `label` (N, C, S, S), whose channels sum to 1."""
+        logits, label = self.network(batch["image"]).float(), batch["label"]
+        if self.loss == "cross-entropy":
+            weighted = self.weights[:, None, None] * label * logits.log_softmax(1)
+            return {"loss": -weighted.sum(1).mean()}
+        first = 1 if self.loss == "dice-foreground" else 0
+        overlap = soft_dice(logits.softmax(1)[:, first:], label[:, first:], upstream=self.upstream)
+        return {"loss": 1 - overlap.mean()}
+
+    def segment(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """Labels (X, Y, Z) of each volume of a batch of `WholeVolumes`, at the resolution of its truth.
+
+        Probabilities are put back where the slices were cut out, resized linearly, and only then compared.
+        """
+        found = []
+        for image, truth, resampled in zip(batch["image"], batch["truth"], batch["resampled"], strict=True):
+            height, width = int(resampled[0]), int(resampled[1])
+            parts = []
+            for slices in image.split(CHUNK):
+                maps = put_back(self.network(slices).float().softmax(1), (height, width))
+                maps = F.interpolate(maps, size=truth.shape[:2], mode="bilinear", align_corners=False)
+                parts.append(maps.argmax(1))
+            found.append(torch.cat(parts).movedim(0, 2))
+        return found
+
+    def measure(self, batch: dict[str, Tensor]) -> Tensor:
+        """Per volume of a batch of `WholeVolumes`: voxels of each class in both, found and true, (N, 3 C), float64."""
+        pairs = zip(self.segment(batch), batch["truth"], strict=True)
+        return torch.stack([count_overlap(found, truth, self.num_classes).flatten() for found, truth in pairs])
+
+    def measure_surfaces(self, batch: dict[str, Tensor]) -> Tensor:
+        """As `measure`, and after these numbers `surface_distances` (2 (C - 1)): (N, 5 C - 2)."""
+        rows = []
+        for found, truth, spacing in zip(self.segment(batch), batch["truth"], batch["spacing"], strict=True):
+            distances = surface_distances(found, truth, self.num_classes, spacing.tolist())
+            rows.append(torch.cat([count_overlap(found, truth, self.num_classes).flatten(), distances.flatten()]))
+        return torch.stack(rows)
+
+
+def soft_dice(p: Tensor, y: Tensor, *, upstream: bool = False) -> Tensor:
+    """Dice (N, C) of probabilities and labels (N, C, H, W); see `Segmenter`."""
+    both, sizes = 2 * (p * y).sum((2, 3)), (p + y).sum((2, 3))
+    return both / (sizes + UPSTREAM_SMOOTH) if upstream else (both + SMOOTH) / (sizes + SMOOTH)
+
+
+def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Undo `zoo.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
+    margins = []
+    for side, wanted in zip(maps.shape[2:], shape, strict=True):
+        before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2
+        margins.append((before, wanted - side - before))
+    (top, bottom), (left, right) = margins
+    return F.pad(maps, (left, right, top, bottom))
+
+
+def count_overlap(found: Tensor, truth: Tensor, num_classes: int) -> Tensor:
+    """Voxels of each class (3, C), float64: in both, in what was found, in the truth."""
+    pairs = truth.flatten().long() * num_classes + found.flatten().long()
+    table = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes).double()
+    return torch.stack([table.diagonal(), table.sum(0), table.sum(1)])
+
+
+def surface_distances(found: Tensor, truth: Tensor, num_classes: int, spacing: Sequence[float]) -> Tensor:
+    """Hausdorff distances in mm of each structure (2, C - 1), float64: of 95 in 100 voxels of the surfaces, and of all.
+
+    Of both directions the larger. NaN where a structure is missing on one side or both.
+
+    Args:
+        found: Labels (X, Y, Z).
+        truth: The same.
+        num_classes: C.
+        spacing: Between voxels in mm.
+    """
+    distances = np.full((2, num_classes - 1), np.nan)
+    for label in range(1, num_classes):
+        masks = [(labels == label).cpu().numpy() for labels in (found, truth)]
+        if not all(mask.any() for mask in masks):
+            continue
+        box = ndimage.find_objects((masks[0] | masks[1]).astype(np.uint8))[0]
+        surfaces = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in masks]
+        ways = [
+            ndimage.distance_transform_edt(~other, sampling=spacing)[own]
+            for own, other in (surfaces, reversed(surfaces))
+        ]
+        distances[:, label - 1] = [max(np.percentile(way, q) for way in ways) for q in (PERCENTILE, 100)]
+    return torch.from_numpy(distances).to(found.device)
+
+
+def dice_of(overlaps: Tensor) -> Tensor:
+    """Dice coefficients (N, C) of overlaps (N, 3, C); NaN where neither truth nor prediction has any of a class."""
+    both, found, truth = overlaps.unbind(1)
+    return 2 * both / (found + truth)
+
+
+def volume_metrics(rows: Tensor, structures: Sequence[str], names: Sequence[str]) -> Results:
+    """Metrics of a set of volumes.
+
+    Args:
+        rows: `Segmenter.measure`'s or `measure_surfaces`'s, one a volume.
+        structures: Names of the classes but the background.
+        names: Of the volumes.
+
+    Returns:
+        `dice`: the mean over volumes of the mean over the structures that truth or prediction has, as published.
+        `<measure>_per_structure`: means over the volumes that have a value. `cases`: name -> structure -> measure; None
+        where there is no value. Of `measure`'s rows the measure is Dice alone.
+    """
+    classes = len(structures) + 1
+    values = {MEASURES[0]: dice_of(rows[:, : 3 * classes].view(len(rows), 3, classes))[:, 1:]}
+    if rows.shape[1] > 3 * classes:
+        values |= dict(zip(MEASURES[1:], rows[:, 3 * classes :].view(len(rows), 2, classes - 1).unbind(1), strict=True))
+    cases = {
+        name: {
+            structure: {measure: _or_none(values[measure][i, j].item()) for measure in values}
+            for j, structure in enumerate(structures)
+        }
+        for i, name in enumerate(names)
+    }
+    means = {
+        f"{measure}_per_structure": dict(zip(structures, map(_or_none, found.nanmean(0).tolist()), strict=True))
+        for measure, found in values.items()
+    }
+    return {"dice": values["dice"].nanmean(1).nanmean().item(), **means, "cases": cases}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,135 @@
+"""How one of GLCL's volumes is read: image, mask, the size of the voxels; and the correction of its bias field.
+
+Constants as krishnabits001/domain_specific_cl has them (dataloaders.py, scripts/N4_bias_correction.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from zoo.entries.glcl.layouts import Case, DataSet
+from zoo.errors import InputContractError, OptionError
+
+log = logging.getLogger("zoo")
+
+Array = npt.NDArray[Any]
+
+N4_LEVELS, N4_ITERATIONS, N4_THRESHOLD = 4, 50, 0.001
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The voxels of a volume."""
+
+    shape: tuple[int, ...]
+    """(X, Y, Z), slices along the last axis."""
+    spacing: tuple[float, ...]
+    """Between voxels in mm, three numbers."""
+    affine: tuple[tuple[float, ...], ...]
+    """Rows (4, 4) of the header's matrix."""
+
+
+def read_image(case: Case, dataset: DataSet) -> tuple[npt.NDArray[np.float32], Grid]:
+    """Read the image (X, Y, Z) of a volume. Pixel sizes are the header's; nothing is turned.
+
+    Raises:
+        InputContractError: It cannot be read, or is no volume of several slices; the message names it.
+    """
+    return _read(case.image, dataset.channel)
+
+
+def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]:
+    """Read the mask of a volume as labels (X, Y, Z): 0 and the ranks of the structures.
+
+    A mask whose header has another place than the image's is logged, for the place plays no part.
+
+    Args:
+        case: The volume.
+        dataset: Its structures, and what stands for them in files.
+        grid: Of the image.
+
+    Raises:
+        InputContractError: There is none, it cannot be read, has another shape than the image, or labels that the data
+            set does not; the message names the volume.
+    """
+    if case.mask is None:
+        raise InputContractError(f"{case.name} has no mask: put it beside {case.image}, or name another volume")
+    values, own = _read(case.mask, None)
+    if own.shape != grid.shape:
+        raise InputContractError(
+            f"{case.name}: the image {case.image} has shape {grid.shape}, its mask {case.mask} {own.shape}: one label "
+            "for each voxel is expected"
+        )
+    if not np.allclose(own.affine, grid.affine, rtol=0, atol=max(grid.spacing)):
+        log.warning("%s: the header of the mask %s places it elsewhere than the image's", case.name, case.mask)
+    return _labels(values, case, dataset)
+
+
+def _read(path: Path, channel: int | None) -> tuple[npt.NDArray[np.float32], Grid]:
+    try:
+        file: Any = nibabel.load(path, mmap=False)
+        values = np.asarray(file.dataobj, dtype=np.float32)
+    except (EOFError, HeaderDataError, ImageFileError, OSError, TypeError, ValueError, zlib.error) as error:
+        raise InputContractError(f"cannot read {path} as a volume: {error}") from error
+    shape = values.shape
+    if values.ndim == 4 and channel is not None and shape[3] > channel:
+        values = values[..., channel]
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if values.ndim != 3 or min(values.shape) < 2:
+        raise InputContractError(
+            f"{path} has shape {shape}: one volume (X, Y, slices) of several slices is expected. Leave it out"
+        )
+    spacing = tuple(float(size) for size in file.header.get_zooms()[:3])
+    if not all(0 < size < np.inf for size in spacing):
+        raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
+    affine = tuple(tuple(map(float, row)) for row in file.affine)
+    return values, Grid(values.shape, spacing, affine)
+
+
+def _labels(mask: Array, case: Case, dataset: DataSet) -> npt.NDArray[np.uint8]:
+    """Labels 0, 1, 2, ...; those of a file are these, or the data set's own values."""
+    values = np.unique(mask)
+    ranks = tuple(range(1, dataset.num_classes))
+    known = dataset.values if dataset.values and not set(values.tolist()) <= {0, *ranks} else ranks
+    if wrong := [f"{value:g}" for value in values if value not in (0, *known)]:
+        raise InputContractError(
+            f"{case.name}: the mask {case.mask} has labels {', '.join(wrong[:10])}: 0 and "
+            f"{', '.join(map(str, known))} are expected ({', '.join(dataset.structures)}). Correct the mask, or say "
+            "with --structures what its labels are"
+        )
+    labels: npt.NDArray[np.uint8] = np.searchsorted((0, *known), mask).astype(np.uint8)
+    return labels
+
+
+def correct_bias(image: Array, spacing: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Return an image (X, Y, Z) without its bias field, by N4 without a mask (Tustison et al., TMI 2010).
+
+    Takes 10 s and more for a volume. 4 levels of 50 iterations, as published.
+
+    Raises:
+        OptionError: SimpleITK is not installed.
+    """
+    if find_spec("SimpleITK") is None:
+        raise OptionError("--n4 needs the package SimpleITK: pip install 'medssl-zoo[train]'")
+    import SimpleITK
+
+    volume = SimpleITK.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0), np.float32))
+    volume.SetSpacing([float(size) for size in spacing])
+    n4 = SimpleITK.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations([N4_ITERATIONS] * N4_LEVELS)
+    n4.SetConvergenceThreshold(N4_THRESHOLD)
+    corrected: npt.NDArray[np.float32] = SimpleITK.GetArrayFromImage(n4.Execute(volume)).transpose(2, 1, 0)
+    return corrected
