@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 import zoo
+from zoo.entries.monai_ssl import FINE_TUNING
 from zoo.entries.monai_ssl.placing import build_transform, place
 from zoo.entries.monai_ssl.sliding import segment
 from zoo.training.evaluate import bootstrap_by_group
@@ -215,7 +216,7 @@ def draw(args: argparse.Namespace, found: dict[Run, Any]) -> None:
 
 def predict(checkpoint: Path, image: Path) -> np.ndarray:
     """Labels of a volume on its own grid."""
-    placed = place(image, build_transform(MODEL, SPACING))
+    placed = place(image, build_transform(FINE_TUNING, SPACING))
     network = zoo.load_model(MODEL, checkpoint=checkpoint)
     return placed.at_home(segment(network, torch.from_numpy(placed.image)[None]).numpy())
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
 import gloo
 import nibabel
@@ -14,8 +15,9 @@ from monai.networks import one_hot
 from torch.nn import functional as F
 
 import zoo
+from zoo.entries.monai_ssl import FINE_TUNING
 from zoo.entries.monai_ssl.cases import Case, CaseStore
-from zoo.entries.monai_ssl.finetune import Args, crop_size, main
+from zoo.entries.monai_ssl.finetune import Args, crop_size, main, next_steps
 from zoo.entries.monai_ssl.finetune_method import (
     Segmenter,
     count_overlap,
@@ -85,7 +87,7 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(cohort):
     """The cohort's cases as the network sees them."""
-    store = CaseStore(cohort / "cache", build_transform("monai-ssl-unetr", "4"))
+    store = CaseStore(cohort / "cache", build_transform(FINE_TUNING, "4"))
     parts = read_cases(cohort / "list.json", cohort)
     store.prepare([case for part in parts.values() for case in part], 3)
     return {part: [store.open(case) for case in cases] for part, cases in parts.items()}
@@ -116,7 +118,11 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     results = main(command(cohort, out, "--checkpoint", str(vit), "--feature-size", "4", "--lr", "1e-3"))
     written = json.loads((out / "results.json").read_text())
     assert written == json.loads(json.dumps(results))
-    assert json.loads(capsys.readouterr().out.partition('\n{\n  "volumes"')[2].join(('{"volumes"', ""))) == written
+    printed = capsys.readouterr()
+    assert json.loads(printed.out.partition('\n{\n  "volumes"')[2].join(('{"volumes"', ""))) == written
+    best = str(out / "best.pt")
+    assert f"next: zoo.load_model('monai-ssl-unetr', checkpoint={best!r}), or" in printed.err
+    assert f"segment --image CT --out labels --checkpoint {best} --spacing 4,4,4`" in printed.err
     assert written["volumes"] == {"train": 3, "val": 2, "test": 1}
     assert (written["model"], written["source"]) == ("monai-ssl-unetr", str(vit))
     assert written["val"]["dice"] == written["best"]["val_dice"]
@@ -244,6 +250,23 @@ def test_wrong_arguments_are_refused(cohort, tmp_path, flags, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_comes_next_says_what_no_file_does(tmp_path, monkeypatch):
+    """Voxels, heads and the network are flags of `sliding`, so that a whole volume is seen as the crops were."""
+    record = {"tag": "coarse", "models": ["monai-ssl-unetr"], "state": "hosted", "sources": ["file:weights"]}
+    record |= {"bytes": 1, "sha256": "0" * 64, "input": {"spacing": [3.0, 3.0, 3.5]}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "manifest.json"))
+    swin = Args(data="d", list="l", out="o", model="monai-ssl-swinunetr.dae", spacing="1,1,2")
+    best = str(Path("o") / "best.pt")
+    line = next_steps(swin)
+    assert line.startswith(f"next: zoo.load_model('monai-ssl-swinunetr', checkpoint={best!r}), or")
+    assert line.endswith(f"--checkpoint {best} --model monai-ssl-swinunetr --spacing 1,1,2`")
+    line = next_steps(Args(data="d", list="l", out="o", num_heads=4))
+    assert f"checkpoint={best!r}, num_heads=4), or" in line
+    assert line.endswith(f"--checkpoint {best} --spacing 3,3,3.5 --num-heads 4`")
+    assert "--spacing" not in next_steps(Args(data="d", list="l", out="o", spacing="1.5,1.5,2", checkpoint="file"))
+
+
 # Lists and cases
 
 
@@ -308,7 +331,7 @@ def test_bad_cases_are_named_at_once(tmp_path):
         Case(write(tmp_path / f"{name}.nii", v), write(tmp_path / f"{name}_label.nii", mask, affine))
         for name, (v, mask, affine, _) in wrong.items()
     ]
-    store = CaseStore(tmp_path / "cache", build_transform("monai-ssl-unetr", "4"))
+    store = CaseStore(tmp_path / "cache", build_transform(FINE_TUNING, "4"))
     with pytest.raises(InputContractError, match="6 of 7 cases cannot be used") as error:
         store.prepare(cases, 3)
     lines = str(error.value).splitlines()[1:]
@@ -323,13 +346,13 @@ def test_prepared_cases_are_kept_until_their_files_change(tmp_path):
     """The second time nothing is made; another spacing or a changed label is another case."""
     values, labels = volume(0)
     case = Case(write(tmp_path / "a.nii", values), write(tmp_path / "a_label.nii", labels))
-    store = CaseStore(tmp_path / "cache", build_transform("monai-ssl-unetr", "4"))
+    store = CaseStore(tmp_path / "cache", build_transform(FINE_TUNING, "4"))
     store.prepare([case], 3)
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
     assert len(times) == 5
     store.prepare([case], 3)
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()} == times
-    CaseStore(tmp_path / "cache", build_transform("monai-ssl-unetr", "5")).prepare([case], 3)
+    CaseStore(tmp_path / "cache", build_transform(FINE_TUNING, "5")).prepare([case], 3)
     assert len(list((tmp_path / "cache").iterdir())) == 10
     write(tmp_path / "a_label.nii", np.where(labels == 2, 0, labels))
     os.utime(tmp_path / "a_label.nii", ns=(1, 1))
@@ -353,7 +376,7 @@ def test_cases_without_foreground(stored, tmp_path, caplog):
     """Some are logged, and are cut beside all labels; where all are, there is nothing to train on or to judge."""
     values, labels = volume(9)
     case = Case(write(tmp_path / "a.nii", values), write(tmp_path / "a_label.nii", labels * 0))
-    store = CaseStore(tmp_path / "cache", build_transform("monai-ssl-unetr", "4"))
+    store = CaseStore(tmp_path / "cache", build_transform(FINE_TUNING, "4"))
     store.prepare([case], 3)
     empty = store.open(case)
     with caplog.at_level("WARNING", "zoo"):

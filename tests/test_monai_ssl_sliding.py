@@ -1,5 +1,6 @@
 """MONAI SSL over whole volumes: where a CT is put, how windows are put together, labels on the CT's own grid."""
 
+import json
 from dataclasses import replace
 
 import nibabel
@@ -17,6 +18,8 @@ from monai.transforms import (
 )
 from test_volumes import write_series
 
+import zoo
+from zoo.cache import hash_file
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import swin_unetr, unetr, vit_encoder
 from zoo.entries.monai_ssl.placing import check_grid, foreground_box, grid_of, place, place_labels
@@ -262,6 +265,26 @@ def test_a_ct_is_segmented_from_file_to_file(files, network, tmp_path):
 
     coarse = main(["segment", "--image", str(files[0]), "--spacing", "4", "--window", "48", *flags])
     assert not np.array_equal(np.asarray(nibabel.load(coarse[0]).dataobj), expected)
+
+
+def test_heads_and_voxels_of_a_checkpoint_are_said_by_flags(files, network, tmp_path, monkeypatch):
+    """Its file knows neither; what stands behind the plain name, here at 4 mm, plays no part."""
+    path = tmp_path / "best.pt"
+    torch.save(network.state_dict(), path)
+    record = {"tag": "mine", "models": ["monai-ssl-unetr"], "state": "hosted", "sources": [f"file:{path}"]}
+    record |= {"bytes": path.stat().st_size, "sha256": hash_file(path), "input": {"spacing": [4.0, 4.0, 4.0]}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "manifest.json"))
+    assert zoo.load_transform("monai-ssl-unetr").preprocessing.spacing == (4.0, 4.0, 4.0)
+
+    flags = ["--checkpoint", str(path), "--device", "cpu", "--out", str(tmp_path)]
+    (found,) = main(["segment", "--image", str(files[0]), "--num-heads", "2", *flags])
+    placed = place(files[0], build_transform(FINE_TUNING))
+    two = zoo.load_model("monai-ssl-unetr", checkpoint=path, num_heads=2)
+    image = torch.from_numpy(placed.image)[None]
+    expected = placed.at_home(segment(two, image).numpy())
+    assert np.array_equal(np.asarray(nibabel.load(found).dataobj), expected)
+    assert not np.array_equal(expected, placed.at_home(segment(network, image).numpy()))
 
 
 def test_a_dicom_series_is_segmented(network, tmp_path):

@@ -1,8 +1,8 @@
 """Fine-tune a UNETR, its ViT pre-trained, or a Swin UNETR to segment CT: organs of the abdomen, or labels of your own.
 
-    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_24gb.json --checkpoint best_model.pt \
+    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_0.json --checkpoint best_model.pt \
         --out runs/btcv
-    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_24gb.json --from-scratch --out runs/scratch
+    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_0.json --from-scratch --out runs/scratch
     torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.finetune --data ct --list list.json --num-classes 3 \
         --batch-size 4 --model monai-ssl-swinunetr --out runs/swin --resume
 
@@ -22,7 +22,6 @@ network's grid are kept in --cache, which runs may share.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -46,7 +45,7 @@ from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
-from zoo.training.finetune import Results, collect, origin_of, train_and_test
+from zoo.training.finetune import Results, collect, how_to_load, input_of, origin_of, train_and_test, write_results
 from zoo.training.loop import autocast
 from zoo.training.runlog import write_atomically
 
@@ -121,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     cases = read_cases(args.list, args.data, args.labelled)
     names = class_names(args.list, args.num_classes)
     args = resolve(args, has_validation="val" in cases)
-    store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(args.model, args.spacing))
+    store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(input_of(args), args.spacing))
     processes = distributed.start(args.device)
     torch.manual_seed(args.seed)
     network = build_network(args)
@@ -134,9 +133,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     results = tune(method, train, judged, names, args, processes)
     results |= {"classes": names, "arguments": asdict(args)}
     if processes.is_main:
-        text = json.dumps(results, indent=2)
-        write_atomically(Path(args.out) / "results.json", lambda p: p.write_text(text))
-        print(text)
+        write_results(results, args.out, hint=next_steps(args))
     distributed.stop()
     return results
 
@@ -209,6 +206,21 @@ def tune(
         if judged and processes.is_main:
             draw_case(method, next(iter(judged.values())), Path(args.out) / "prediction.png")
     return results
+
+
+def next_steps(args: Args) -> str:
+    """What loads the network, and what segments with it: its file says neither what voxels nor how many heads."""
+    best = Path(args.out) / "best.pt"
+    flags = [f"--checkpoint {best}", *([f"--model {SWIN}"] if args.is_swin else [])]
+    seen = build_transform(input_of(args), args.spacing).preprocessing.spacing or ()
+    if seen != get_entry(args.model).preprocessing.spacing:
+        flags += [f"--spacing {','.join(f'{size:g}' for size in seen)}"]
+    flags += [f"--num-heads {args.num_heads}"] if args.num_heads else []
+    heads = f", num_heads={args.num_heads}" if args.num_heads else ""
+    return (
+        f"{how_to_load(args.model, best).removesuffix(')')}{heads}), or for whole volumes "
+        f"`python -m zoo.entries.monai_ssl.sliding segment --image CT --out labels {' '.join(flags)}`"
+    )
 
 
 def draw_case(method: Segmenter, volumes: WholeVolumes, path: Path) -> None:

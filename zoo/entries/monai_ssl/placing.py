@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
 
-import zoo
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.volume_grid import reorient, resample, to_spacing
@@ -64,23 +63,20 @@ class Placed:
         return resample(values, self.whole.affine, self.home.shape, self.home.affine, mode="nearest", degree=0)
 
 
-def build_transform(model: str, spacing: str = "") -> VolumeTransform:
-    """Return the transform of a model's input, at another spacing if one is given: one length in mm, or "x,y,z".
+def build_transform(facts: Preprocessing, spacing: str = "") -> VolumeTransform:
+    """Return the transform to an input, at another spacing if one is given: one length in mm, or "x,y,z".
 
     Raises:
         OptionError: The spacing is neither.
     """
-    transform = zoo.load_transform(model)
-    if not isinstance(transform, VolumeTransform):
-        raise OptionError(f"{model} takes no volumes")
     if not spacing:
-        return transform
+        return build_volume_transform(facts)
     try:
         sizes = tuple(float(size) for size in spacing.split(","))
     except ValueError as error:
         raise OptionError(f"--spacing {spacing}: a length in mm is expected, or three, as 1.5,1.5,2") from error
     sizes = sizes * 3 if len(sizes) == 1 else sizes
-    return build_volume_transform(replace(transform.preprocessing, spacing=sizes))
+    return build_volume_transform(replace(facts, spacing=sizes))
 
 
 def place(volume: VolumeInput, transform: VolumeTransform) -> Placed:

@@ -42,9 +42,10 @@ from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.distributed import Processes
+from zoo.training.finetune import last_metrics
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish
-from zoo.training.runlog import Metrics, read_log
+from zoo.training.runlog import Metrics
 
 log = logging.getLogger("zoo")
 
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     if processes.is_main:
         out = Path(args.out)
         if validate is None:  # the loss on what it is trained on does not say which epoch is best
-            metrics = {k: v for k, v in read_log(out / "log.jsonl")[-1].items() if k != "seconds"}
+            metrics = last_metrics(out)
         trained = torch.load(out / ("best.pt" if validate else "last.pt"), map_location="cpu", weights_only=True)
         publish(
             trained["model"],

@@ -54,8 +54,10 @@ def check_divides(sides: tuple[int, ...], step: int) -> None:
         step: What each must divide by.
 
     Raises:
-        InputContractError: One does not.
+        InputContractError: One does not, or there are not three.
     """
+    if len(sides) != 3:
+        raise InputContractError(f"the input has {len(sides)} axes of voxels; volumes (N, C, D, H, W) are expected")
     if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
         raise InputContractError(
             f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "

@@ -4,7 +4,8 @@
     python -m zoo.entries.monai_ssl.sliding features --image a.nii.gz dicom_folder --out features
 
 An image is a NIfTI file in HU or a folder with one DICOM series. It is brought to the input contract of the model's
-weights (`zoo.load_transform`); `--spacing` is for networks that were trained at another one.
+weights (`zoo.load_transform`), with `--checkpoint` of the model itself; `--spacing` and `--num-heads` are for networks
+that were trained with others, which their files do not say.
 
 Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map`
 (768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm.
@@ -37,6 +38,7 @@ from zoo.registry import get_entry
 from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import run_command
+from zoo.training.finetune import input_of
 from zoo.training.runlog import write_atomically
 
 SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
@@ -51,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     args = parse(argv)
     images = names_of(args.image)
     processes = distributed.start(args.device)
-    transform = build_transform(args.model, args.spacing)
-    model = load_network(args.task, args.model, args.checkpoint, processes.device)
+    transform = build_transform(input_of(args), args.spacing)
+    model = load_network(args.task, args.model, args.checkpoint, processes.device, args.num_heads)
     files = []
     for name in tqdm(list(images)[processes.rank :: processes.world], desc="images", disable=None):
         placed, target = place(images[name], transform), Path(args.out) / name
@@ -65,7 +67,15 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     return files
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+class Arguments(argparse.Namespace):
+    """What `input_of` asks of a command line; the weights are never random here."""
+
+    model: str
+    checkpoint: str
+    from_scratch = False
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
     """Read the command line, with the defaults of its task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(TASKS))
@@ -74,11 +84,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="model, with or without a tag; by default that of the task")
     parser.add_argument("--checkpoint", help="file to take instead of the model's own weights")
     parser.add_argument("--spacing", default="", help="voxels in mm, x,y,z; by default those the weights know")
+    parser.add_argument("--num-heads", type=int, help="attention heads of a ViT; by default one for each 64 channels")
     parser.add_argument("--window", type=int, help="voxels along a side; by default what the network was built for")
     parser.add_argument("--batch-size", type=int, default=4, help="windows at once")
     parser.add_argument("--overlap", type=float, help="share of a window that the next one covers too")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, Arguments())
     models, overlap = TASKS[args.task]
     args.model = args.model or models[0]
     args.overlap = overlap if args.overlap is None else args.overlap
@@ -106,14 +117,17 @@ def names_of(images: Sequence[str]) -> dict[str, Path]:
     return dict(zip(names, paths, strict=True))
 
 
-def load_network(task: str, name: str, checkpoint: str | None, device: torch.device) -> nn.Module:
+def load_network(
+    task: str, name: str, checkpoint: str | None, device: torch.device, num_heads: int | None = None
+) -> nn.Module:
     """The network of a task, whole.
 
     Raises:
         OptionError: The weights are those of an encoder alone, and segmentation is asked for.
     """
+    options: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
     classes = 0 if task == "features" else None
-    model = zoo.load_model(name, checkpoint=checkpoint, num_classes=classes, device=device)
+    model = zoo.load_model(name, checkpoint=checkpoint, num_classes=classes, device=device, **options)
     report = zoo.load_report(model)
     if report.fresh:
         raise OptionError(
