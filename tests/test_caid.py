@@ -308,7 +308,7 @@ def test_an_encoder_alone_does_not_make_a_unet(unet_state, saved):
     message = str(caught.value)
     assert "318 of the 378 required tensors of 'caid-resnet50-unet' match" in message
     assert "missing (60): decoder.blocks.0.conv1.0.weight" in message
-    assert "the file holds a 'caid-resnet50' and no more; it has nothing under decoder." in message
+    assert "the file holds a 'caid-resnet50' and no more; it has nothing under decoder. That loads with" in message
     assert f"load_model('caid-resnet50', checkpoint='{path}')" in message
 
 

@@ -47,7 +47,7 @@ from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import swin_unetr, unetr, vit_autoencoder, vit_encoder
-from zoo.errors import CheckpointMismatchError, InputContractError, IntegrityError, OptionError
+from zoo.errors import CheckpointMismatchError, InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.registry import get_entry
@@ -674,6 +674,12 @@ def test_the_two_windows_are_kept_apart():
         scaled = ((hu - low) / (high - low)).clip(0, 1)
         assert relative_error(zoo.load_transform(name)(scan)[0], scaled) < TOLERANCE
         assert (hu[0, 0, 36] - low) / (high - low) > 1  # the window is narrower than the scan
+
+
+def test_a_withdrawn_link_is_called_so(tmp_path):
+    """Whoever is told to fetch a file by hand must know that it may be gone."""
+    with pytest.raises(OfflineError, match="withdrawn by those who put them there"):
+        zoo.load_model(f"{ENCODER}.tcia-covid19", cache_dir=tmp_path, offline=True)
 
 
 def test_the_record_of_the_vit_is_the_withdrawn_file():

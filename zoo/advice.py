@@ -49,6 +49,8 @@ def no_source_left(
 
 
 def _page(file: RemoteFile, request: str, what: str, said: list[str], ways: list[str]) -> str:
+    if isinstance(file, WeightsFile) and file.state == "withdrawn":
+        said = [*said, "  They were withdrawn by those who put them there, and may be dead for good"]
     lines = [f"{request} needs {_named(file)}, {what}", *said, "What you can do:", *(f"  - {way}" for way in ways)]
     return "\n".join(lines)
 

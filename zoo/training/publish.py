@@ -60,6 +60,7 @@ def publish(
         "provenance": {"command": command, "metrics": dict(metrics)},
     }
     print(json.dumps(record, indent=2))
-    name = models[-1]
-    say(f"next: zoo.load_model({name!r}, checkpoint={str(path)!r}), or for good `zoo import {name}.{tag} {path}`")
+    name, *others = models
+    too = f"; {' and '.join(others)} take it too" if others else ""
+    say(f"next: zoo.load_model({name!r}, checkpoint={str(path)!r}), or for good `zoo import {name}.{tag} {path}`{too}")
     return path
