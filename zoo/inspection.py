@@ -178,6 +178,8 @@ def guess(entry: Entry, tensors: State, path: Path) -> str:
         return f"a {entry.name!r} of other widths, with parts cut away, or with parts of another network added"
     if not best.complete:
         return f"the closest model is {best.model!r}, with {best.matched} of {best.needed} tensors"
-    absent = [part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in tensors)]
+    absent = [
+        part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in tensors)
+    ]
     lacks = f"; it has nothing under {', '.join(absent)}" if absent else ""
     return f"the file holds a {best.model!r} and no more{lacks}. That loads with {best.call}"
