@@ -55,8 +55,8 @@ class Batches:
             )
         if length < args.batch_size:
             raise OptionError(
-                f"{length} sample(s) do not fill one step of --batch-size {args.batch_size}: take a smaller one, or more "
-                "samples"
+                f"{length} sample(s) do not fill one step of --batch-size {args.batch_size}: take a smaller one, "
+                "or more samples"
             )
         self.length, self.seed, self.accumulate = length, args.seed, args.accumulate
         self.step_size, self.part_size = args.batch_size, args.batch_size // parts
