@@ -165,7 +165,7 @@ def import_command(
     record = import_weights(name, file, size=size, cache_dir=cache_dir)
     full_name, contract = f"{record.models[0]}.{record.tag}", get_entry(name).preprocessing.override(record.input)
     print(f"imported {file} as {full_name} (sha256 {record.sha256}, trained by {record.trained_by})")
-    volumes = f"volumes of {contract.size or 'any size'}"
+    volumes = f"volumes of {contract.size}" if contract.size else f"the input that `zoo info {full_name}` says"
     takes = f"images of {contract.size}, --size says otherwise" if len(contract.size) == 2 else volumes
     print(f"load it with zoo.load_model({full_name!r}); it takes {takes}")
     _say_default(name, cache_dir)
