@@ -73,7 +73,7 @@ def test_info_tells_licence_state_and_input(zoo):
     """`zoo info` prints what a user must know before using weights."""
     code, out, _ = zoo("info", "caid-resnet50.chestxray14")
     assert code == 0
-    for part in ("ASU", "not-published", "MIDL 2022", "(224, 224)"):
+    for part in ("ASU", "not-published", "MIDL 2022", "size: 224, 224", "  commercial: no"):
         assert part in out
     facts = json.loads(zoo("info", "caid-resnet50.chestxray14", "--json")[1])
     assert facts["trained_by"] == "authors"

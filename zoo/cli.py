@@ -262,10 +262,25 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _lines(value: Any) -> list[str]:
+    """What stands behind a key of `zoo info`, line by line; what is within something is indented."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
-        return [f"{k}: {v}" for k, v in value.items() if v is not None] or ["-"]
+        return [line for key, inner in value.items() if inner is not None for line in _under(key, inner)] or ["-"]
     if isinstance(value, list | tuple):
         return [str(v) for v in value] or ["-"]
-    return [str(value) if value not in (None, "") else "-"]
+    return [_words(value)]
+
+
+def _under(key: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{key}:", *(f"  {line}" for line in _lines(value))]
+    return [f"{key}: {_words(value)}"]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "any"
+    return str(value) if value not in (None, "") else "-"
