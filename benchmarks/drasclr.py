@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from table import machine, print_rows
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -72,17 +72,7 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "rows": list(measure(args))}, indent=2))
         return
     print(machine())
-    for i, row in enumerate(measure(args)):
-        if i == 0:
-            print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
-        values = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
-        print("| " + " | ".join(values) + " |", flush=True)
-
-
-def machine() -> str:
-    """Cores, accelerator, Python and torch that the figures are of."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {device}, Python {sys.version.split()[0]}, torch {torch.__version__}"
+    print_rows(measure(args))
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from itertools import permutations
 from typing import Any
 
 import torch
+from table import machine, print_rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -96,17 +96,7 @@ def main() -> None:
         print(json.dumps({"machine": machine(), "rows": list(measure(args))}, indent=2))
         return
     print(machine())
-    for i, row in enumerate(measure(args)):
-        if i == 0:
-            print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
-        values = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
-        print("| " + " | ".join(values) + " |", flush=True)
-
-
-def machine() -> str:
-    """Cores, accelerator, Python and torch that the figures are of."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {device}, Python {sys.version.split()[0]}, torch {torch.__version__}"
+    print_rows(measure(args))
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -224,7 +214,7 @@ def plain_local(features: Tensor, case: Case, layer: nn.Module | None) -> Tensor
         pairs += [(p, q) for p, q in permutations(range(half), 2) if p % PARTS == q % PARTS]
     total = features.new_zeros(())
     for anchor, other in pairs:
-        for code, line in zip(layout.codes, layout.lists, strict=False):
+        for code, line in zip(layout.codes[: case.n_regions], layout.lists, strict=True):
             negatives = [regions[image][negative] for image in (anchor, other) for negative in line]
             logits = torch.stack([regions[other][code], *negatives]) @ regions[anchor][code] / 0.1
             total = total + logits.logsumexp(0) - logits[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,19 @@ def extract_features(network: Callable[[Tensor], Tensor], batches: Iterable[Tens
     if isinstance(network, nn.Module):
         network.eval()
     return torch.cat([network(batch.to(device)).flatten(1).double().cpu() for batch in batches]).numpy()
+
+
+@contextmanager
+def judging(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards each module is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def linear_probe(train: Array, labels: Array, test: Array, *, seed: int = 0) -> Floats:

@@ -36,12 +36,13 @@ from zoo.entries.drasclr import WINDOW
 from zoo.entries.drasclr.arrays import read_numbers, save_array
 from zoo.entries.drasclr.atlas import PATCH, normalise
 from zoo.entries.drasclr.cells import Floats, Indices, dice, lay_cells, shares, spread
-from zoo.entries.drasclr.embed import NetworkArgs, judging, load_encoder
+from zoo.entries.drasclr.embed import NetworkArgs, load_encoder
 from zoo.entries.drasclr.inputs import check_air, scale_of
 from zoo.entries.drasclr.probe import Marked, fit_probe
 from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
+from zoo.training.evaluate import judging
 from zoo.training.finetune import Results, origin_of, write_results
 
 SIDE = 8

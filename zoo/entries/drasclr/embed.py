@@ -11,8 +11,7 @@ this zoo's choice: the authors' code ends with the rows (batmanlab/DrasCLR, `ext
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ from zoo.registry import get_entry
 from zoo.report import ATTRIBUTE, unwrap
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
+from zoo.training.evaluate import judging
 from zoo.training.finetune import origin_of
 
 
@@ -203,19 +203,6 @@ def describe(model: nn.Module, places: Tensor) -> dict[str, Any]:
     known = origin_of(model) if hasattr(unwrap(model), ATTRIBUTE) else {}
     locations = hashlib.sha256(places.numpy().tobytes()).hexdigest()
     return {"origin": known, "weights": digest.hexdigest(), "locations": locations}
-
-
-@contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards each module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _embed(model: nn.Module, maps: Mapping[str, Array], places: Tensor, batch_size: int) -> Tensor:

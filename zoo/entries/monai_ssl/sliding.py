@@ -16,8 +16,7 @@ from __future__ import annotations
 import argparse
 import gzip
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from zoo.registry import get_entry
 from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import run_command
+from zoo.training.evaluate import judging
 from zoo.training.finetune import input_of
 from zoo.training.runlog import write_atomically
 
@@ -298,19 +298,6 @@ def _check_axes(volume: Tensor) -> None:
         raise InputContractError(
             f"the volume has shape {tuple(volume.shape)}: (1, D, H, W) or a batch (N, 1, D, H, W) is expected"
         )
-
-
-@contextmanager
-def judging(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards each module is in the mode that it was in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 if __name__ == "__main__":
