@@ -11,17 +11,14 @@ convolution of the one patch. Norms and ELU are the same for both. In one proces
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from table import machine, print_rows
+from measuring import places, print_table, seconds_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,27 +59,19 @@ CASES = (
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}))
+    print_table(__doc__, measure, repeats=7, add_flags=add_flags)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of this benchmark."""
     parser.add_argument("--only", default="", help="part of a case's name")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    if args.json:
-        print(json.dumps({"machine": machine(), "rows": list(measure(args))}, indent=2))
-        return
-    print(machine())
-    print_rows(measure(args))
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for each case, device and number of threads."""
     torch.manual_seed(0)
     model = DrasCLREncoder()
-    devices = [("cpu", n) for n in args.threads] + [("cuda", 1)] * torch.cuda.is_available()
-    before = torch.get_num_threads()
-    for device, threads in devices:
-        torch.set_num_threads(threads)
+    for device, threads in places(args.threads):
         model.to(device)
         for case in CASES:
             if args.only not in case.name:
@@ -97,7 +86,6 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "plain loop, ms a patch": 1e3 * loop,
                 "ratio": loop / ours,
             }
-    torch.set_num_threads(before)
 
 
 def seconds_per_patch(model: DrasCLREncoder, case: Case, device: str, repeats: int) -> tuple[float, float]:
@@ -144,19 +132,6 @@ def plain_loop(model: DrasCLREncoder, x: Tensor, location: Tensor) -> Tensor:
             maps.append(F.conv3d(x[i : i + 1], kernel, convolution.bias, convolution.stride, padding=1))
         x = F.elu(norm(torch.cat(maps)), inplace=True)
     return x.flatten(1)
-
-
-def seconds_of(call: Callable[[], Tensor], device: str) -> float:
-    """Wall-clock seconds of one call; what it returns is freed afterwards."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    result = call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    elapsed = time.perf_counter() - started
-    del result
-    return elapsed
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from table import machine
+from measuring import machine
 
 from zoo.training.evaluate import bootstrap_by_group
 

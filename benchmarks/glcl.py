@@ -12,17 +12,15 @@ the medians count.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from typing import Any
 
 import torch
-from table import machine, print_rows
+from measuring import places, print_table, seconds_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,30 +84,21 @@ CASES = (
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}))
+    print_table(__doc__, measure, repeats=15, add_flags=add_flags)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of this benchmark."""
     parser.add_argument("--only", default="", help="part of a case's name")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    if args.json:
-        print(json.dumps({"machine": machine(), "rows": list(measure(args))}, indent=2))
-        return
-    print(machine())
-    print_rows(measure(args))
 
 
 def measure(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield a row for each case, device and number of threads."""
     torch.manual_seed(0)
-    devices = [("cpu", n) for n in args.threads] + [("cuda", 1)] * torch.cuda.is_available()
-    before = torch.get_num_threads()
-    for device, threads in devices:
-        torch.set_num_threads(threads)
+    for device, threads in places(args.threads):
         for case in CASES:
             if args.only in case.name:
                 yield {"case": case.name, "device": device, "threads": threads} | compare(case, device, args.repeats)
-    torch.set_num_threads(before)
 
 
 def compare(case: Case, device: str, repeats: int) -> dict[str, float]:
@@ -122,30 +111,24 @@ def compare(case: Case, device: str, repeats: int) -> dict[str, float]:
     times = []
     for _ in range(repeats):
         fresh = make()
-        times.append([seconds_of_step(loss, x, device) for loss in (fresh, ours, plain)])
-    first, step, loop = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
+        times.append([seconds_of(partial(step, loss, x), device) for loss in (fresh, ours, plain)])
+    first, later, loop = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
     kept, kept_by_loop = (megabytes_kept(loss, x) for loss in (ours, plain))
     return {
         "first, ms": first,
-        "step, ms": step,
+        "step, ms": later,
         "plain loop, ms": loop,
-        "ratio": loop / step,
+        "ratio": loop / later,
         "kept, MB": kept,
         "plain loop, MB": kept_by_loop,
         "ratio of MB": kept_by_loop / kept,
     }
 
 
-def seconds_of_step(loss: Loss, x: Tensor, device: str) -> float:
-    """Wall-clock seconds of one forward and backward pass."""
+def step(loss: Loss, x: Tensor) -> None:
+    """One forward and backward pass."""
     x.grad = None
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
     torch.autograd.backward(loss(x))
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
 
 
 def megabytes_kept(loss: Loss, x: Tensor) -> float:

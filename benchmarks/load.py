@@ -10,17 +10,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from measuring import cached_against_by_hand, machine, print_facts, seconds_of
 
 NAME = "caid-resnet50-unet.chestxray14-800"
 DENSENET = "yaware-densenet121"
@@ -34,18 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.getLogger("zoo").setLevel(logging.ERROR)  # each load says whose weights it has
     results = {"machine": machine()} | import_time(args.repeats) | load_time(args.repeats) | peak_memory()
-    if args.json:
-        print(json.dumps(results, indent=2))
-        return
-    for key, value in results.items():
-        print(f"{key:50} {value:.4g}" if isinstance(value, float) else f"{key:50} {value}")
-
-
-def machine() -> str:
-    """Cores, Python and torch that the figures are of."""
-    from importlib.metadata import version
-
-    return f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, torch {version('torch')}"
+    print_facts(results, as_json=args.json)
 
 
 def import_time(repeats: int) -> dict[str, Any]:
@@ -66,6 +53,7 @@ def load_time(repeats: int) -> dict[str, Any]:
     """Medians of a cached `load_model` and of building, `torch.load` and copying, for each network."""
     import segmentation_models_pytorch as smp
     import timm  # noqa: F401 (libraries are imported before anything is timed)
+    import torch
     from monai.networks.nets import DenseNet121
 
     import zoo
@@ -76,58 +64,17 @@ def load_time(repeats: int) -> dict[str, Any]:
     def densenet() -> Any:
         return DenseNet121(3, 1, 1024)
 
-    results = {}
+    results: dict[str, Any] = {}
     for label, name, build in (("U-Net", NAME, unet), ("DenseNet", DENSENET, densenet)):
-        results |= cached_against_by_hand(label, name.split(".")[0], build, repeats)
+        results |= cached_against_by_hand(
+            label,
+            name.split(".")[0],
+            build().state_dict(),
+            lambda path, build=build: build().load_state_dict(torch.load(path, weights_only=True)),
+            repeats,
+        )
     shipped = statistics.median(seconds_of(lambda: zoo.load_model(NAME)) for _ in range(repeats))
     return results | {"U-Net, load_model of the shipped half file, ms": 1e3 * shipped}
-
-
-def cached_against_by_hand(label: str, model: str, build: Callable[[], Any], repeats: int) -> dict[str, Any]:
-    """Medians in milliseconds of both ways from one file of the library's own class, in turns, and their ratio."""
-    import torch
-
-    import zoo
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.pth"
-        torch.save(build().state_dict(), path)
-        name, manifest = f"{model}.float32", Path(folder) / "manifest.json"
-        manifest.write_text(json.dumps({"schema": 1, "weights": [record_of(path, name)]}))
-        before = dict(os.environ)
-        os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
-        zoo.load_model(name)  # the first load converts it into the cache
-        ours, theirs = [], []
-        for _ in range(repeats):
-            ours.append(seconds_of(lambda: zoo.load_model(name)))
-            theirs.append(seconds_of(lambda: build().load_state_dict(torch.load(path, weights_only=True))))
-        os.environ.clear()
-        os.environ |= before
-    medians = [statistics.median(t) for t in (ours, theirs)]
-    return {
-        f"{label}, cached load_model, ms": 1e3 * medians[0],
-        f"{label}, build + torch.load + copy, ms": 1e3 * medians[1],
-        f"{label}, cached load_model is faster by": medians[1] / medians[0],
-    }
-
-
-def record_of(path: Path, name: str) -> dict[str, Any]:
-    """Manifest record of a file for a model of the name's tag."""
-    import hashlib
-
-    model, tag = name.split(".")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    facts = {"sources": [f"file:{path}"], "bytes": path.stat().st_size, "sha256": digest}
-    return {"tag": tag, "models": [model], "state": "hosted", **facts}
-
-
-def seconds_of(call: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call; what it returns is freed afterwards."""
-    started = time.perf_counter()
-    result = call()
-    elapsed = time.perf_counter() - started
-    del result
-    return elapsed
 
 
 def peak_memory() -> dict[str, Any]:

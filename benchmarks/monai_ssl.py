@@ -13,27 +13,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from load import machine, record_of, seconds_of
+from measuring import cached_against_by_hand, machine, print_facts, seconds_of
 from monai.losses.contrastive import ContrastiveLoss
 from monai.networks.nets.unetr import UNETR
 from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import zoo
 from zoo.entries.monai_ssl.method import TEMPERATURE, ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 
@@ -71,11 +67,7 @@ def main() -> None:
     for name, part in parts.items():
         if args.only in (None, name):
             results |= part()
-    if args.json:
-        print(json.dumps(results, indent=2))
-        return
-    for key, value in results.items():
-        print(f"{key:55} {value:.4g}" if isinstance(value, float) else f"{key:55} {value}")
+    print_facts(results, as_json=args.json)
 
 
 def load_times(repeats: int) -> dict[str, Any]:
@@ -87,7 +79,7 @@ def load_times(repeats: int) -> dict[str, Any]:
     }
     results = {}
     for label, (content, by_hand) in files.items():
-        results |= cached_against_by_hand(label, content, by_hand, repeats)
+        results |= cached_against_by_hand(label, MODEL, content, by_hand, repeats)
     return results
 
 
@@ -106,40 +98,6 @@ def fill_encoder(network: UNETR, content: dict[str, Any]) -> None:
     """Copy what the auto-encoder shares with the UNETR's transformer."""
     mine = network.vit.state_dict()
     network.vit.load_state_dict({name: content["state_dict"].get(name, mine[name]) for name in mine})
-
-
-def cached_against_by_hand(
-    label: str, content: dict[str, Any], by_hand: Callable[[Path], object], repeats: int
-) -> dict[str, Any]:
-    """Medians in milliseconds of both ways from one file, in turns, and their ratio."""
-    with tempfile.TemporaryDirectory() as folder, environment() as variables:
-        path, name = Path(folder) / "weights.pth", f"{MODEL}.benchmark"
-        torch.save(content, path)
-        manifest = Path(folder) / "manifest.json"
-        manifest.write_text(json.dumps({"schema": 1, "weights": [record_of(path, name)]}))
-        variables |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
-        zoo.load_model(name)  # the first load converts it into the cache
-        ours, theirs = [], []
-        for _ in range(repeats):
-            ours.append(seconds_of(lambda: zoo.load_model(name)))
-            theirs.append(seconds_of(lambda: by_hand(path)))
-    medians = [statistics.median(times) for times in (ours, theirs)]
-    return {
-        f"{label}, cached load_model, ms": 1e3 * medians[0],
-        f"{label}, build + torch.load + copy, ms": 1e3 * medians[1],
-        f"{label}, cached load_model is faster by": medians[1] / medians[0],
-    }
-
-
-@contextmanager
-def environment() -> Iterator[Any]:
-    """The environment's variables, which are afterwards as before."""
-    before = dict(os.environ)
-    try:
-        yield os.environ
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 class Tutorial(nn.Module):

@@ -8,17 +8,16 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+from measuring import places, print_table, seconds_of
 from scipy import ndimage
 
 from zoo.entries.yaware.augment import Augment, Draw
@@ -29,63 +28,30 @@ SIZES = ((121, 145, 121), (31, 37, 31))
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
+    print_table(__doc__, augmentations, repeats=5, add_flags=add_flags)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of this benchmark."""
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--batches", type=int, default=3, help="with draws of their own")
-    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}))
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
-    results = {"machine": machine(), "augmentations": augmentations(args)}
-    if args.json:
-        print(json.dumps(results, indent=2))
-        return
-    print(results["machine"])
-    show(results["augmentations"])
 
 
-def machine() -> str:
-    """Cores, accelerator, Python and libraries that the figures are of."""
-    from importlib.metadata import version
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "scipy"))
-    return f"{os.cpu_count()} cores, {device}, Python {sys.version.split()[0]}, {libraries}"
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print rows of equal keys as a table in Markdown."""
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
-
-
-def augmentations(args: argparse.Namespace) -> list[dict[str, Any]]:
+def augmentations(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Throughput of both ways for each size, set of changes, device and number of threads."""
-    devices = ["cpu"] + ["cuda"] * torch.cuda.is_available()
-    rows = []
-    before = torch.get_num_threads()
-    for size in SIZES:
+    for size, tf in product(SIZES, ("all_tf", "cutout")):
         volumes = torch.randn(args.batch, 1, *size, generator=torch.Generator().manual_seed(0))
-        for tf in ("all_tf", "cutout"):
-            for threads in args.threads:
-                torch.set_num_threads(threads)
-                for device in devices:
-                    ours, theirs = seconds_per_batch(Augment(tf), volumes, device, threads, args)
-                    rows.append(
-                        {
-                            "size": "x".join(map(str, size)),
-                            "changes": tf,
-                            "device": device,
-                            "threads": threads,
-                            "ours, volumes/s": args.batch / ours,
-                            "SciPy, volumes/s": args.batch / theirs,
-                            "ratio": theirs / ours,
-                        }
-                    )
-    torch.set_num_threads(before)
-    return rows
+        for device, threads in places(args.threads):
+            ours, theirs = seconds_per_batch(Augment(tf), volumes, device, threads, args)
+            yield {
+                "size": "x".join(map(str, size)),
+                "changes": tf,
+                "device": device,
+                "threads": threads,
+                "ours, volumes/s": args.batch / ours,
+                "SciPy, volumes/s": args.batch / theirs,
+                "ratio": theirs / ours,
+            }
 
 
 def seconds_per_batch(
@@ -95,10 +61,7 @@ def seconds_per_batch(
     arrays, placed, size = volumes.numpy(), volumes.to(device), tuple(volumes.shape[2:])
 
     def ours(seeds: range) -> torch.Tensor:
-        changed = augment(placed, seeds)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return changed
+        return augment(placed, seeds)
 
     with ThreadPoolExecutor(threads) as pool:
 
@@ -111,7 +74,7 @@ def seconds_per_batch(
         fastest = []
         for first in range(0, args.batches * args.batch, args.batch):
             seeds = range(first, first + args.batch)
-            times = [(seconds_of(ours, seeds), seconds_of(theirs, seeds)) for _ in range(args.repeats)]
+            times = [[seconds_of(partial(way, seeds), device) for way in (ours, theirs)] for _ in range(args.repeats)]
             fastest.append([min(t) for t in zip(*times, strict=True)])
     return statistics.mean(m[0] for m in fastest), statistics.mean(m[1] for m in fastest)
 
@@ -139,15 +102,6 @@ def one_by_one(volume: np.ndarray, drawn: Draw) -> np.ndarray:
         # What scikit-image's resize does.
         volume = ndimage.zoom(box, factors, order=1, mode="mirror", grid_mode=True)
     return volume
-
-
-def seconds_of(call: Callable[[range], object], seeds: range) -> float:
-    """Wall-clock seconds of one call; what it returns is freed afterwards."""
-    started = time.perf_counter()
-    result = call(seeds)
-    elapsed = time.perf_counter() - started
-    del result
-    return elapsed
 
 
 if __name__ == "__main__":

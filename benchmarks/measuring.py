@@ -1,0 +1,126 @@
+"""What the benchmarks share: the machine, seconds, a file loaded in two ways, rows printed as they come."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import zoo
+
+
+def machine() -> str:
+    """Cores, accelerator, Python and torch that the figures are of."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} cores, {device}, Python {sys.version.split()[0]}, torch {torch.__version__}"
+
+
+def seconds_of(call: Callable[[], object], device: str = "cpu") -> float:
+    """Wall-clock seconds of one call; what it returns is freed afterwards."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    elapsed = time.perf_counter() - started
+    del result
+    return elapsed
+
+
+def cached_against_by_hand(
+    label: str, model: str, content: Mapping[str, Any], by_hand: Callable[[Path], object], repeats: int
+) -> dict[str, float]:
+    """Medians in milliseconds of a cached `load_model` and of a script's way from one file, in turns, and their ratio.
+
+    Args:
+        label: What the rows call it.
+        model: Name without a tag.
+        content: Of the file, which `torch.save` writes.
+        by_hand: The script's way, from the file.
+        repeats: Of each way.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path, name, manifest = Path(folder) / "weights.pth", f"{model}.benchmark", Path(folder) / "manifest.json"
+        torch.save(content, path)
+        facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        record = {"tag": "benchmark", "models": [model], "state": "hosted", "sources": [f"file:{path}"], **facts}
+        manifest.write_text(json.dumps({"schema": 1, "weights": [record]}))
+        before = dict(os.environ)
+        os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
+        zoo.load_model(name)  # the first load converts it into the cache
+        times = [
+            [seconds_of(call) for call in (lambda: zoo.load_model(name), lambda: by_hand(path))] for _ in range(repeats)
+        ]
+        os.environ.clear()
+        os.environ |= before
+    ours, theirs = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
+    return {
+        f"{label}, cached load_model, ms": ours,
+        f"{label}, build + torch.load + copy, ms": theirs,
+        f"{label}, cached load_model is faster by": theirs / ours,
+    }
+
+
+def print_facts(facts: Mapping[str, object], *, as_json: bool) -> None:
+    """Print figures, one a line, or as JSON."""
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        print(f"{key:55} {value:.4g}" if isinstance(value, float) else f"{key:55} {value}")
+
+
+def print_table(
+    description: str | None,
+    measure: Callable[[argparse.Namespace], Iterable[Mapping[str, object]]],
+    repeats: int,
+    add_flags: Callable[[argparse.ArgumentParser], object] = lambda parser: None,
+) -> None:
+    """The program of a benchmark whose result is a table: read the flags, measure, print.
+
+    Args:
+        description: For `--help`.
+        measure: From the flags to rows of equal columns.
+        repeats: Default of `--repeats`.
+        add_flags: Adds those of this benchmark.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, os.cpu_count() or 1)}))
+    parser.add_argument("--json", action="store_true")
+    add_flags(parser)
+    args = parser.parse_args()
+    if args.json:
+        print(json.dumps({"machine": machine(), "rows": list(measure(args))}, indent=2))
+        return
+    print(machine())
+    print_rows(measure(args))
+
+
+def places(threads: Iterable[int]) -> Iterator[tuple[str, int]]:
+    """Devices with their numbers of threads: the CPU with each of `threads`, which torch is told, and a GPU if any."""
+    before = torch.get_num_threads()
+    for device, number in [("cpu", n) for n in threads] + [("cuda", 1)] * torch.cuda.is_available():
+        torch.set_num_threads(number)
+        yield device, number
+    torch.set_num_threads(before)
+
+
+def print_rows(rows: Iterable[Mapping[str, object]]) -> None:
+    """Print rows of the same columns as a Markdown table, each when it is there."""
+    for i, row in enumerate(rows):
+        if i == 0:
+            print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
+        values = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+        print("| " + " | ".join(values) + " |", flush=True)
