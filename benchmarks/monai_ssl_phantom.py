@@ -27,7 +27,7 @@ from few_labels import Found, Run, compare, finish_runs, middle_case, parser_of,
 import zoo
 from zoo.entries.monai_ssl import FINE_TUNING
 from zoo.entries.monai_ssl.placing import build_transform, place
-from zoo.entries.monai_ssl.sliding import segment
+from zoo.entries.monai_ssl.windows import segment
 
 MODEL = "monai-ssl-unetr"
 STARTS = ("pre-trained", "random")

@@ -46,7 +46,9 @@ from zoo.building import build_network
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
-from zoo.entries.monai_ssl.model import swin_unetr, unetr, vit_autoencoder, vit_encoder
+from zoo.entries.monai_ssl.model import vit_autoencoder, vit_encoder
+from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
+from zoo.entries.monai_ssl.windows import window_of
 from zoo.errors import CheckpointMismatchError, InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.loading import full_state
 from zoo.manifest import records
@@ -319,7 +321,7 @@ def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
     converted, facts = get_entry(SWIN).convert(published_swin(state)["model"])
     assert set(shapes) - set(converted) == {"out.conv.conv.weight", "out.conv.conv.bias"}
     assert weights.fingerprint == {SWIN: fingerprint(converted)}
-    assert facts == {"feature_size": 48}
+    assert facts == {"feature_size": 48, "in_file": {"feature_size": 48}}
     assert weights.sha256.startswith("c3564f40a6a051d3")
     assert (weights.state, zoo.model_info(SWIN).default) == ("hosted", True)
     assert weights.sources[0].endswith("/0.8.1/ssl_pretrained_weights.pth")
@@ -470,6 +472,32 @@ def test_sides_that_do_not_divide_are_refused(name):
         model(torch.zeros(1, 64, 64, 64))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_other_channels_are_refused(name):
+    """With what the network takes and how to get one that takes these; one volume without its batch axis too."""
+    options = {"feature_size": 12} if name == SWIN else SMALL
+    sides = (64, 32, 32)
+    for channels, wrong in ((1, 3), (3, 1)):
+        model = zoo.load_model(name, pretrained=False, in_channels=channels, **options)
+        with pytest.raises(
+            InputContractError, match=rf"have {wrong} channel\(s\), the network takes {channels}.*in_channels={wrong}"
+        ):
+            model(torch.zeros(1, wrong, *sides))
+    with pytest.raises(InputContractError, match=r"x\[None\] is a batch"):
+        model(torch.zeros(3, *sides))
+
+
+@torch.no_grad()
+def test_the_checks_can_be_compiled():
+    """In one graph, without a break: what they look at is known when the graph is made."""
+    model = vit_encoder(**SMALL, num_layers=1).eval()
+    x = volume(32, 48, 32)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), model(x))
+    swin = swin_unetr(feature_size=12)
+    assert swin._check_input_size((33, 1, 1)) is None, "MONAI's own check by numpy breaks the graph"
+
+
 def test_one_voxel_is_no_map_for_the_swin_unetr():
     """Its last map of 32 x 32 x 32 voxels would be one voxel, whose norm is nothing."""
     with pytest.raises(InputContractError, match="64 on one axis"):
@@ -523,15 +551,83 @@ def test_a_table_of_no_cube_is_what_the_user_says_it_is(saved):
     torch.manual_seed(0)
     flat = vit_encoder(img_size=(16, 48, 32), hidden_size=64, mlp_dim=96, num_layers=1)
     path = saved(flat.state_dict())
-    with pytest.raises(CheckpointMismatchError, match=r"position_embeddings is 1x6x64 in the file, 1x216x64 expected"):
-        load(ENCODER, path)
+    for wrong in (None, 96):
+        with pytest.raises(CheckpointMismatchError, match=r"has 6 positions, which make no cube.*img_size=\(D, H, W\)"):
+            load(ENCODER, path, img_size=wrong)
+    (match, *_) = zoo.inspect_checkpoint(path).matches
+    assert not match.complete
+    assert "6 positions, which make no cube" in str(match)
     again = load(ENCODER, path, img_size=(16, 48, 32))
     x = volume(16, 48, 32)
     with torch.no_grad():
         assert torch.equal(again(x), flat(x))
-    cube = load(ENCODER, saved(vit_encoder(**SMALL, num_layers=1).state_dict()), img_size=96)
-    assert cube.patch_embedding.grid == (2, 2, 2)
-    assert cube.forward_features(volume(96, 96, 96)).shape == (1, 64, 6, 6, 6)
+
+
+@torch.no_grad()
+def test_a_network_is_for_the_windows_that_are_asked_for(saved, caplog):
+    """Its table stays the file's, and is interpolated; by default windows are of the table's size."""
+    path = saved(vit_encoder(**SMALL, num_layers=1).state_dict())
+    plain, wide = load(ENCODER, path), load(ENCODER, path, img_size=(96, 64, 64))
+    assert (window_of(plain), window_of(wide)) == ((32, 32, 32), (96, 64, 64))
+    assert wide.patch_embedding.grid == (2, 2, 2)
+    x = volume(96, 64, 64)
+    assert torch.equal(wide.forward_features(x), plain.forward_features(x))
+    assert wide.forward_features(x).shape == (1, 64, 6, 4, 4)
+    assert not warnings(caplog)
+    assert window_of(zoo.load_model(ENCODER, pretrained=False, hidden_size=64, mlp_dim=96, num_layers=1)) == (96,) * 3
+
+
+def test_a_table_that_may_be_a_cube_s_or_another_s_is_warned_of(saved, caplog):
+    """Eight positions are 2 x 2 x 2 or 4 x 2 x 1; what the user says counts."""
+    flat = vit_encoder(img_size=(64, 32, 16), hidden_size=64, mlp_dim=96, num_layers=1)
+    model = load(ENCODER, saved(flat.state_dict()), img_size=(64, 32, 16))
+    assert model.patch_embedding.grid == (4, 2, 1)
+    (message,) = warnings(caplog)
+    assert "8 positions of the file are taken to be 4 x 2 x 1" in message
+    assert "a cube of 32 voxels has as many" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "options", "said"),
+    [
+        (ENCODER, "vit", {"hidden_size": 128}, r"hidden_size=128 \(the file: 64\).*leave hidden_size out"),
+        (AUTOENCODER, "vit", {"num_layers": 3}, r"num_layers=3 \(the file: 12\)"),
+        (UNETR, "vit", {"mlp_dim": 64}, r"mlp_dim=64 \(the file: 128\)"),
+        (
+            UNETR,
+            "unetr",
+            {"feature_size": 8, "mlp_dim": 8},
+            r"mlp_dim=8 \(the file: 128\), feature_size=8 \(the file: 16\)",
+        ),
+        (SWIN, "swin", {"feature_size": 24}, r"feature_size=24 \(the file: 12\)"),
+    ],
+)
+def test_options_that_contradict_the_file_are_refused(
+    name, kind, options, said, vit_state, unetr_state, swin_state, saved
+):
+    """By the option's name, the file's value and the way out, not by a hundred shapes."""
+    state = {"vit": vit_state, "unetr": unetr_state, "swin": swin_state}[kind]
+    with pytest.raises(CheckpointMismatchError, match=rf"load_model\('{name}', checkpoint=.*{said}"):
+        load(name, saved(state), **options)
+
+
+def test_options_that_agree_with_the_file_or_are_free_are_taken(vit_state, unetr_state, saved):
+    """The widths it has, and the decoder's where it has none."""
+    widths = {"hidden_size": 64, "mlp_dim": 128}
+    model = load(UNETR, saved(vit_state), **widths, feature_size=8)
+    assert model.out.conv.conv.in_channels == 8
+    assert same(load(UNETR, saved(unetr_state), **widths, feature_size=16).state_dict(), alive(unetr_state))
+
+
+def test_a_file_that_an_option_must_explain_is_inspected(saved):
+    """Heads of another width than the published: inspection says so, and the other models are still compared."""
+    odd = vit_encoder(img_size=32, hidden_size=100, num_heads=4, mlp_dim=96, num_layers=2)
+    path = saved(odd.state_dict())
+    match = next(m for m in zoo.inspect_checkpoint(path).matches if m.model == ENCODER)
+    assert (match.matched, match.complete, match.call) == (27, False, "")
+    assert "does not load: hidden_size=100" in str(match)
+    assert "say how many there are by num_heads" in str(match)
+    assert same(load(ENCODER, path, num_heads=4).state_dict(), odd.state_dict())
 
 
 # --- the plain classes, groups, copies --------------------------------------------------------------------------------

@@ -23,16 +23,13 @@ from monai.transforms.spatial.dictionary import Spacingd
 from monai.transforms.utility.dictionary import EnsureChannelFirstd
 from torch.utils.data import DataLoader
 
-from zoo.entries.monai_ssl import PRETRAINING
+from zoo.entries.monai_ssl import PRETRAINING, storage
 from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.data import Crops, of_training_patients, read_datalist, read_datalists
 from zoo.entries.monai_ssl.storage import VolumeCache, prepare_volume
 from zoo.errors import InputContractError, OptionError
-from zoo.training import distributed
-from zoo.training.distributed import Processes
 from zoo.volume_transform import build_volume_transform
 
-ALONE = Processes(0, 1, torch.device("cpu"))
 TRANSFORM = build_volume_transform(PRETRAINING)
 
 
@@ -202,15 +199,15 @@ def test_what_is_no_ct_is_refused(tmp_path, cache):
 
 
 def test_all_volumes_that_cannot_be_used_are_named(tmp_path, folder, cache):
-    """Once the others are kept; the next time only those are tried again."""
+    """Once the others are kept, and the next time again."""
     broken = [tmp_path / f"broken{i}.nii.gz" for i in range(2)]
     for path in broken:
         path.write_bytes(b"no volume")
-    with pytest.raises(InputContractError, match=r"2 of 5 volumes cannot be used; .*broken0.*; .*broken1"):
-        cache.fill([broken[0], *files_of(folder), broken[1]], ALONE)
+    with pytest.raises(InputContractError, match=r"2 of 5 volumes cannot be used:\n.*broken0.*\n.*broken1"):
+        cache.fill([broken[0], *files_of(folder), broken[1]])
     assert len(list(cache.folder.glob("*.npy"))) == 3
-    with pytest.raises(InputContractError, match="2 of 2 volumes cannot be used"):
-        cache.fill([broken[0], *files_of(folder), broken[1]], ALONE)
+    with pytest.raises(InputContractError, match="2 of 5 volumes cannot be used"):
+        cache.fill([broken[0], *files_of(folder), broken[1]])
 
 
 def test_volumes_are_prepared_once(folder, tmp_path, monkeypatch):
@@ -274,11 +271,11 @@ def test_a_kill_leaves_no_broken_volume(tmp_path, folder, monkeypatch):
     assert process.exitcode == 9
     (left,) = tmp_path.iterdir()
     assert left.name.endswith(".tmp")
-    cache.fill([file], ALONE)
+    cache.fill([file])
     np.testing.assert_array_equal(cache.open(file), prepare_volume(file, TRANSFORM, 32))
     assert left.exists()
     os.utime(left, (time.time() - 90000,) * 2)
-    cache.fill([file], ALONE)
+    cache.fill([file])
     assert [path.suffix for path in tmp_path.iterdir()] == [".npy"]
 
 
@@ -290,24 +287,25 @@ def test_processes_share_the_work(tmp_path, folder):
     def work(with_broken):
         cache = VolumeCache(tmp_path / "volumes", PRETRAINING, 32)
         mine = []
-        add = cache.add
-        cache.add = lambda file: (mine.append(file.name), add(file))[1]
-        me = Processes(distributed.rank(), distributed.world(), torch.device("cpu"))
+        prepare = storage.prepare_volume
+        storage.prepare_volume = lambda file, *rest: (mine.append(file.name), prepare(file, *rest))[1]
         try:
-            cache.fill(files if with_broken else files[:-1], me)
+            cache.fill(files if with_broken else files[:-1])
         except InputContractError as error:
             return [mine, str(error)]
+        finally:
+            storage.prepare_volume = prepare
         return [mine, ""]
 
     (first, _), (second, _) = gloo.run(work, 2, tmp_path / "group", False)
     assert sorted(first + second) == [file.name for file in files[:-1]]
     assert abs(len(first) - len(second)) == 1
     (_, said), (_, other) = gloo.run(work, 2, tmp_path / "group", True)
-    assert "1 of 1 volumes cannot be used" in said
+    assert said == other
+    assert "1 of 4 volumes cannot be used" in said
     assert "broken.nii.gz" in said
-    assert "other processes name them" in other
     cache = VolumeCache(tmp_path / "more", PRETRAINING, 32)
-    cache.fill(files[:-1], ALONE, workers=2)
+    cache.fill(files[:-1], workers=2)
     assert len(list(cache.folder.iterdir())) == 3
 
 

@@ -26,7 +26,7 @@ from zoo.entries.monai_ssl.finetune_method import (
     mean_dice,
     upstream_dice,
 )
-from zoo.entries.monai_ssl.model import swin_unetr, unetr, vit_autoencoder
+from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.placing import build_transform
 from zoo.entries.monai_ssl.segmentation_data import (
     ORGANS,
@@ -37,7 +37,8 @@ from zoo.entries.monai_ssl.segmentation_data import (
     cut,
     read_cases,
 )
-from zoo.entries.monai_ssl.sliding import segment
+from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
+from zoo.entries.monai_ssl.windows import segment
 from zoo.errors import InputContractError, OptionError
 
 SIZE = 32
@@ -241,6 +242,10 @@ def test_a_swin_unetr_is_fine_tuned():
         (["--num-classes", "4"], r"names the labels 0, 1, 2: 0 to 3 are expected"),
         (["--labelled", "4"], "lists 3 training volumes"),
         (["--spacing", "a"], "--spacing a"),
+        (
+            ["--from-scratch", *NETWORK, "--batch-size", "4", "--cache", "never-made"],
+            r"3 sample\(s\) do not fill one step",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(cohort, tmp_path, flags, message):
@@ -248,6 +253,7 @@ def test_wrong_arguments_are_refused(cohort, tmp_path, flags, message):
     with pytest.raises(OptionError, match=message):
         main(command(cohort, tmp_path / "run", *flags))
     assert not (tmp_path / "run").exists()
+    assert not Path("never-made").exists(), "nothing is prepared first"
 
 
 def test_what_comes_next_says_what_no_file_does(tmp_path, monkeypatch):
@@ -261,9 +267,9 @@ def test_what_comes_next_says_what_no_file_does(tmp_path, monkeypatch):
     line = next_steps(swin)
     assert line.startswith(f"next: zoo.load_model('monai-ssl-swinunetr', checkpoint={best!r}), or")
     assert line.endswith(f"--checkpoint {best} --model monai-ssl-swinunetr --spacing 1,1,2`")
-    line = next_steps(Args(data="d", list="l", out="o", num_heads=4))
+    line = next_steps(Args(data="d", list="l", out="o", num_heads=4, img_size=64))
     assert f"checkpoint={best!r}, num_heads=4), or" in line
-    assert line.endswith(f"--checkpoint {best} --spacing 3,3,3.5 --num-heads 4`")
+    assert line.endswith(f"--checkpoint {best} --spacing 3,3,3.5 --window 64 --num-heads 4`")
     assert "--spacing" not in next_steps(Args(data="d", list="l", out="o", spacing="1.5,1.5,2", checkpoint="file"))
 
 
@@ -332,8 +338,8 @@ def test_bad_cases_are_named_at_once(tmp_path):
         for name, (v, mask, affine, _) in wrong.items()
     ]
     store = CaseStore(tmp_path / "cache", build_transform(FINE_TUNING, "4"))
-    with pytest.raises(InputContractError, match="6 of 7 cases cannot be used") as error:
-        store.prepare(cases, 3)
+    with pytest.raises(InputContractError, match="6 of 7 volumes cannot be used") as error:
+        store.prepare(cases, 3, workers=1)
     lines = str(error.value).splitlines()[1:]
     assert len(lines) == 6
     wrong.pop("good")

@@ -18,11 +18,12 @@ from published import check_record
 from safetensors.torch import load_file
 
 import zoo
-from zoo.entries.monai_ssl import pretrain
+from zoo.entries.monai_ssl import FINE_TUNING, pretrain
 from zoo.entries.monai_ssl.method import ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.pretrain import Args, build_crops, build_method, check_share, read_volumes, resolve
 from zoo.errors import OptionError
+from zoo.importing import import_weights
 from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
@@ -112,15 +113,35 @@ def test_the_printed_record_is_a_manifest_s(run, monkeypatch):
     file = out / f"{NAME}.{out.name}.safetensors"
     assert (record["tag"], record["models"]) == ("first", list(pretrain.MODELS))
     assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
-    assert record["input"] == {"spacing": [4.0, 4.0, 4.0]}
+    assert record["input"] == {n: {"spacing": [4.0, 4.0, 4.0]} for n in ("monai-ssl-vitb16", NAME)}
     assert record["provenance"]["metrics"] == metrics
     assert "--list list.json --cache cache --spacing 4.0 --scale-boxes --img-size 16" in record["provenance"]["command"]
     assert str(out.parent) not in printed
     (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(out / "manifest.json"))
     assert zoo.load_report(zoo.load_model(f"{NAME}.first")).sha256 == record["sha256"]
-    assert zoo.model_info(f"{NAME}.first").input.spacing == (4.0, 4.0, 4.0)
+    for name in ("monai-ssl-vitb16", NAME):
+        assert zoo.model_info(f"{name}.first").input.spacing == (4.0, 4.0, 4.0)
+        assert zoo.load_transform(f"{name}.first").preprocessing == zoo.model_info(f"{name}.first").input
+    assert zoo.model_info("monai-ssl-unetr.first").input == FINE_TUNING  # which pre-training has no say in
     check_record(record)
+
+
+def test_an_imported_file_knows_the_input_of_each_model(run, monkeypatch, tmp_path):
+    """From its header, as the record has it."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path))
+    out, _, _ = run
+    imported = import_weights("monai-ssl-vitb16.mine", out / f"{NAME}.{out.name}.safetensors")
+    assert imported.input == {"spacing": [4.0, 4.0, 4.0]}
+    assert zoo.load_transform("monai-ssl-vitb16").preprocessing.spacing == (4.0, 4.0, 4.0)
+
+
+def test_too_large_a_batch_is_refused_before_volumes_are_prepared(cohort, tmp_path):
+    """Which takes hours for some data sets."""
+    cache = tmp_path / "volumes"
+    with pytest.raises(OptionError, match="4 sample"):
+        pretrain.main(flags(cohort, tmp_path / "run", "--batch-size", "5", "--cache", str(cache)))
+    assert not cache.exists()
 
 
 def test_a_small_unetr_is_filled(cohort, tmp_path):

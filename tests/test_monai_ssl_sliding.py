@@ -20,10 +20,13 @@ from test_volumes import write_series
 
 import zoo
 from zoo.cache import hash_file
+from zoo.checkpoint import export_safetensors
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
-from zoo.entries.monai_ssl.model import swin_unetr, unetr, vit_encoder
+from zoo.entries.monai_ssl.model import vit_encoder
 from zoo.entries.monai_ssl.placing import check_grid, foreground_box, grid_of, place, place_labels
-from zoo.entries.monai_ssl.sliding import extract_features, main, segment, slide, window_of
+from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
+from zoo.entries.monai_ssl.sliding import main
+from zoo.entries.monai_ssl.windows import extract_features, segment, slide, window_of
 from zoo.errors import InputContractError, OptionError
 from zoo.preprocessing import build_transform
 from zoo.volumes import read_volume
@@ -314,6 +317,18 @@ def test_features_are_written_with_their_place(files, encoder, tmp_path):
     middle = stored["affine"] @ [*((np.array(found.shape[1:]) - 1) / 2), 1]
     centre = [(side.start + side.stop - 1) / 2 for side in placed.box]
     assert np.abs(middle - placed.whole.affine @ [*centre, 1]).max() <= 1.0 + 1e-6
+
+
+def test_the_input_in_the_files_header_counts(files, encoder, tmp_path):
+    """As pre-training writes it, for the models that it is of; `--spacing` overrides it."""
+    own = {"monai-ssl-vitb16": {"spacing": [4.0, 4.0, 4.0]}, "monai-ssl-vitautoenc": {"spacing": [5.0, 5.0, 5.0]}}
+    path = export_safetensors(encoder, tmp_path / "vit.safetensors", metadata={"input": json.dumps(own)})
+    flags = ["--image", str(files[0]), "--checkpoint", str(path), "--device", "cpu", "--out", str(tmp_path)]
+    for more, spacing in (((), 4.0), (("--spacing", "3"), 3.0)):
+        (found,) = main(["features", *flags, *more])
+        placed = place(files[0], build_transform(replace(PRETRAINING, spacing=(spacing,) * 3)))
+        expected, _ = extract_features(encoder, torch.from_numpy(placed.image)[None])
+        np.testing.assert_allclose(np.load(found)["map"], expected.numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ The tutorial vit_unetr_ssl of Project-MONAI/tutorials, on MONAI's networks; its 
 
 from __future__ import annotations
 
+import logging
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entries.monai_ssl.names import (
     PATCH,
@@ -26,12 +27,19 @@ from zoo.entries.monai_ssl.names import (
     cube_side,
     settle_stem,
 )
-from zoo.entries.monai_ssl.sizes import grid_of
+from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
 from zoo.entry import Config, Entry, Preprocessing
-from zoo.errors import OptionError
+from zoo.errors import CheckpointMismatchError, OptionError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+ImgSize: TypeAlias = "int | Sequence[int]"
+
+log = logging.getLogger("zoo")
 
 PRETRAINING = Preprocessing(
     channels=("CT",),
@@ -53,14 +61,16 @@ FINE_TUNING = Preprocessing(
 
 _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _VIT_STAGES = (("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm."))
-_WIDTHS = {"img_size": 96, "hidden_size": 768, "mlp_dim": 3072, "num_heads": None}
+_WIDTHS = {"img_size": None, "hidden_size": 768, "mlp_dim": 3072, "num_heads": None}
 
 
 def build_encoder(config: Config) -> nn.Module:
     """The ViT: features `(N, 768)`, or logits `(N, num_classes)`."""
-    from zoo.entries.monai_ssl.model import vit_encoder
+    from zoo.entries.monai_ssl.model import for_windows, vit_encoder
 
-    return vit_encoder(**_vit_options(config), num_layers=config["num_layers"], num_classes=config["num_classes"])
+    options, window = _vit_options(config)
+    network = vit_encoder(**options, num_layers=config["num_layers"], num_classes=config["num_classes"])
+    return for_windows(network, window)
 
 
 def build_autoencoder(config: Config) -> nn.Module:
@@ -69,38 +79,91 @@ def build_autoencoder(config: Config) -> nn.Module:
     Raises:
         OptionError: Classes are asked for.
     """
-    from zoo.entries.monai_ssl.model import vit_autoencoder
+    from zoo.entries.monai_ssl.model import for_windows, vit_autoencoder
 
     if config["num_classes"]:
         raise OptionError(
             f"num_classes={config['num_classes']} for 'monai-ssl-vitautoenc', which restores the volume and has no "
             "classes: 'monai-ssl-vitb16' classifies, 'monai-ssl-unetr' segments, both from the same file"
         )
+    options, window = _vit_options(config)
     channels = config.get("out_channels", 1)
-    return vit_autoencoder(**_vit_options(config), num_layers=config["num_layers"], out_channels=channels)
+    network = vit_autoencoder(**options, num_layers=config["num_layers"], out_channels=channels)
+    return for_windows(network, window)
 
 
 def build_unetr(config: Config) -> nn.Module:
     """The UNETR: logits `(N, num_classes, D, H, W)`; with 0 classes the decoder's maps."""
-    from zoo.entries.monai_ssl.model import unetr
+    from zoo.entries.monai_ssl.model import for_windows
+    from zoo.entries.monai_ssl.segmenters import unetr
 
-    sizes = {"feature_size": config["feature_size"], "num_classes": config["num_classes"]}
-    return unetr(**_vit_options(config), **sizes)
+    options, window = _vit_options(config)
+    network = unetr(**options, feature_size=config["feature_size"], num_classes=config["num_classes"])
+    return for_windows(network, window)
 
 
 def build_swin(config: Config) -> nn.Module:
     """The Swin UNETR: logits `(N, num_classes, D, H, W)`; with 0 classes the decoder's maps."""
-    from zoo.entries.monai_ssl.model import swin_unetr
+    from zoo.entries.monai_ssl.segmenters import swin_unetr
 
-    return swin_unetr(**config)
+    _check_options(config)
+    return swin_unetr(**{name: config[name] for name in ("in_channels", "feature_size", "num_classes")})
 
 
-def _vit_options(config: Config) -> dict[str, Any]:
-    """Arguments of a ViT. Its table is the file's, which other sizes of input interpolate."""
-    size, positions = config["img_size"], config.get("positions")
-    if positions is not None and positions != prod(grid_of(size)):
-        size = PATCH * (cube_side(positions) or 0) or size
-    return {key: config[key] for key in ("in_channels", *_WIDTHS)} | {"img_size": size}
+def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
+    """Features of a whole CT, `(1, 768)`, as `sliding features` takes them: without air around it, window by window."""
+    import torch
+
+    from zoo.entries.monai_ssl.placing import place
+    from zoo.entries.monai_ssl.windows import extract_features
+
+    image = torch.from_numpy(place(path, transform).image)[None]
+    return extract_features(model, image, batch_size=batch_size or 4)[1][None]
+
+
+def _vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
+    """Arguments of a ViT, `img_size` that of its table of positions; and the windows that the network is for.
+
+    Raises:
+        CheckpointMismatchError: The file contradicts an option, or its table is for no cube and nothing says what for.
+    """
+    _check_options(config)
+    table = _table_size(config["img_size"], config.get("positions"))
+    options = {name: config[name] for name in ("in_channels", *_WIDTHS)} | {"img_size": table}
+    return options, config["img_size"] or table
+
+
+def _table_size(asked: ImgSize | None, positions: int | None) -> ImgSize:
+    """Voxels that a file's table is for: those that were asked for if they are as many positions, else a cube."""
+    cube = PUBLISHED_SIZE if positions is None else PATCH * (cube_side(positions) or 0)
+    if asked is not None:
+        grid = tokens_of(asked)
+        if positions in (None, prod(grid)):
+            if positions and cube and len(set(grid)) > 1:
+                log.warning(
+                    "img_size=%s: the %d positions of the file are taken to be %d x %d x %d, though a cube of %d "
+                    "voxels has as many. If they are a cube's, leave img_size out: inputs of any size are interpolated",
+                    *(asked, positions, *grid, cube),
+                )
+            return asked
+    if not cube:
+        raise CheckpointMismatchError(
+            f"img_size={asked}: the file has {positions} positions, which make no cube, so that it does not say what "
+            f"size they are for. Give that size in voxels, img_size=(D, H, W), so that D/{PATCH} x H/{PATCH} x "
+            f"W/{PATCH} is {positions}; the network takes inputs of other sizes all the same"
+        )
+    return cube
+
+
+def _check_options(config: Config) -> None:
+    """Raise `CheckpointMismatchError` where an option contradicts what a file says."""
+    there = config.get("in_file", {})
+    if wrong := [name for name, value in there.items() if config[name] != value]:
+        asked = ", ".join(f"{name}={config[name]!r} (the file: {there[name]})" for name in wrong)
+        raise CheckpointMismatchError(
+            f"the file contradicts {asked}. What a file holds settles its widths: leave {' and '.join(wrong)} out, or "
+            "take a file that was made so"
+        )
 
 
 ENTRIES = (
@@ -119,6 +182,7 @@ ENTRIES = (
         unused=UNUSED | RESTORING | SEGMENTING,
         correct=settle_stem,
         complete=complete_vit,
+        embed=embed_volume,
     ),
     Entry(
         name="monai-ssl-vitautoenc",

@@ -13,12 +13,11 @@ from monai.transforms.intensity.array import RandCoarseDropout, RandCoarseShuffl
 from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 
+from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import OptionError
 
-PUBLISHED_SIZE = 96
-"""Voxels along a side of the crops that the sizes of the boxes are for."""
 HOLES, DROPPED, KEPT = 6, (5, 32), (20, 64)
-"""Boxes, and the shortest and longest side of those that are filled with noise, and of those that are spared it."""
+"""Boxes in crops of `PUBLISHED_SIZE`; shortest and longest side of those filled with noise, and of those spared it."""
 SHUFFLES, SHUFFLED, SHUFFLE_PROBABILITY = 10, 8, 0.8
 """Boxes whose voxels are permuted, their side, and how often."""
 

@@ -5,22 +5,18 @@ Order and constants from Project-MONAI/tutorials, self_supervised_pretraining/vi
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from zoo.entries.monai_ssl.placing import Array, place, place_labels
 from zoo.errors import InputContractError
-from zoo.processes import this_process
-from zoo.training import distributed
+from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all, write_whole
 from zoo.volume_transform import VolumeTransform
 from zoo.volumes import Volume, read_volume
 
@@ -40,48 +36,31 @@ class Case:
 
 
 class CaseStore:
-    """Cases on the grid of a network, kept as arrays in a folder that several runs may share.
-
-    Names follow from the files (path, size, time of change) and the transform, so nothing outdated is ever read. Each
-    array gets its name when it is whole; processes that make the same one at once write the same.
+    """Cases on the grid of a network, kept as arrays as `zoo.training.volume_store` keeps them.
 
     Args:
-        folder: Where the arrays are kept.
+        folder: Where the arrays are kept; several runs may share it.
         transform: From `placing.build_transform`.
     """
 
     def __init__(self, folder: str | Path, transform: VolumeTransform) -> None:
         self.folder, self.transform = Path(folder), transform
 
-    def prepare(self, cases: Sequence[Case], num_classes: int) -> None:
-        """Make what is not there yet, each process its share.
+    def prepare(self, cases: Sequence[Case], num_classes: int, workers: int = 0) -> None:
+        """Make what is not there yet, each process its share, in `workers` loader processes.
 
         Raises:
             InputContractError: An image or its label cannot be used, or labels are not 0 to `num_classes` - 1. All such
                 cases are named.
         """
-        self._prepare(cases[distributed.rank() :: distributed.world()], num_classes)
-        distributed.barrier()
-        problems = self._prepare(cases, num_classes)  # again what failed, so that every process says so
-        if problems:
-            raise InputContractError(
-                f"{len(problems)} of {len(cases)} cases cannot be used:\n  " + "\n  ".join(problems)
-            )
-        distributed.barrier()
+        prepare_all(self.folder, cases, partial(self._check, num_classes), workers=workers)
 
     def open(self, case: Case) -> StoredCase:
         """Return the arrays of a case that was prepared."""
         return StoredCase(self.folder, self._key(case), case)
 
-    def _prepare(self, cases: Sequence[Case], num_classes: int) -> list[str]:
-        problems = []
-        for case in tqdm(cases, desc="volumes", disable=None if distributed.rank() == 0 else True, leave=False):
-            try:
-                found = self._facts(case)
-                check_labels(found["labels"], num_classes, case)
-            except InputContractError as error:
-                problems.append(str(error))
-        return problems
+    def _check(self, num_classes: int, case: Case) -> None:
+        check_labels(self._facts(case)["labels"], num_classes, case)
 
     def _facts(self, case: Case) -> dict[str, Any]:
         file = self.folder / f"{self._key(case)}.json"
@@ -102,16 +81,13 @@ class CaseStore:
             "background": np.flatnonzero((label == 0) & inside).astype(np.uint32),
         }
         facts = {"image": str(case.image), "label": str(case.label), "labels": np.unique(labels.values).tolist()}
-        self.folder.mkdir(parents=True, exist_ok=True)
         key = self._key(case)
         for part, array in arrays.items():
-            _write(self.folder / f"{key}.{part}.npy", partial(_save, array))
-        _write(self.folder / f"{key}.json", lambda path: path.write_text(json.dumps(facts)))  # last: says it is whole
+            keep_array(self.folder / f"{key}.{part}.npy", array)
+        write_whole(self.folder / f"{key}.json", lambda path: path.write_text(json.dumps(facts)))  # last: all is there
 
     def _key(self, case: Case) -> str:
-        words = [str(FORMAT), repr(self.transform.preprocessing)]
-        words += [f"{file} {size} {time}" for path in (case.image, case.label) for file, size, time in _files(path)]
-        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:32]
+        return digest_of([case.image, case.label], FORMAT, asdict(self.transform.preprocessing))
 
 
 @dataclass(frozen=True)
@@ -146,8 +122,7 @@ class StoredCase:
         return self._map("background")
 
     def _map(self, part: str) -> Array:
-        mapped: Array = np.load(self.folder / f"{self.key}.{part}.npy", mmap_mode="r", allow_pickle=False)
-        return mapped
+        return map_array(self.folder / f"{self.key}.{part}.npy")
 
 
 def read_labels(path: Path) -> Volume:
@@ -170,24 +145,3 @@ def check_labels(labels: Sequence[float], num_classes: int, case: Case) -> None:
             f"{case.label} has labels {', '.join(wrong)}: 0 to {num_classes - 1} are expected for {num_classes} "
             "classes, the background among them"
         )
-
-
-def _files(path: Path) -> list[tuple[str, int, int]]:
-    """Path, size and time of change of a file, or of the files of a folder."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-def _save(array: Array, path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """As `runlog.write_atomically`, under a temporary name of this process: several runs may share the folder."""
-    temporary = path.with_name(f".{path.name}.{this_process()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -34,16 +34,17 @@ from torch import nn
 import zoo
 from zoo.entries.monai_ssl.cases import CaseStore
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
-from zoo.entries.monai_ssl.model import SWIN_STEP
 from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.placing import build_transform
 from zoo.entries.monai_ssl.segmentation_data import CROPS, Crops, WholeVolumes, class_names, read_cases
-from zoo.entries.monai_ssl.sliding import SEGMENTERS, segment, window_of
+from zoo.entries.monai_ssl.segmenters import SWIN_STEP
+from zoo.entries.monai_ssl.sliding import SEGMENTERS
+from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
-from zoo.training.data import length_of
+from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import Results, collect, how_to_load, input_of, origin_of, train_and_test, write_results
 from zoo.training.loop import autocast
@@ -125,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
     torch.manual_seed(args.seed)
     network = build_network(args)
     window = args.img_size or crop_size(network)
-    store.prepare([case for part in cases.values() for case in part], args.num_classes)
+    Batches(len(cases["train"]), args, processes)  # said before volumes are prepared: whether they fill a step
+    store.prepare([case for part in cases.values() for case in part], args.num_classes, args.workers)
     stored = {part: [store.open(case) for case in chosen] for part, chosen in cases.items()}
     train = Crops(stored["train"], size=window, crops=args.crops, seed=args.seed)
     judged = {part: WholeVolumes(chosen) for part, chosen in stored.items() if part != "train"}
@@ -209,13 +211,14 @@ def tune(
 
 
 def next_steps(args: Args) -> str:
-    """What loads the network, and what segments with it: its file says neither what voxels nor how many heads."""
+    """What loads the network, and what segments with it: its file says neither voxels nor windows nor heads."""
     best = Path(args.out) / "best.pt"
     flags = [f"--checkpoint {best}", *([f"--model {SWIN}"] if args.is_swin else [])]
+    said = {"window": args.img_size, "num_heads": args.num_heads}
     seen = build_transform(input_of(args), args.spacing).preprocessing.spacing or ()
     if seen != get_entry(args.model).preprocessing.spacing:
         flags += [f"--spacing {','.join(f'{size:g}' for size in seen)}"]
-    flags += [f"--num-heads {args.num_heads}"] if args.num_heads else []
+    flags += [f"--{name.replace('_', '-')} {value}" for name, value in said.items() if value]
     heads = f", num_heads={args.num_heads}" if args.num_heads else ""
     return (
         f"{how_to_load(args.model, best).removesuffix(')')}{heads}), or for whole volumes "

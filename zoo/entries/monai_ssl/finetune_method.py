@@ -8,7 +8,7 @@ import torch
 from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
-from zoo.entries.monai_ssl.sliding import segment
+from zoo.entries.monai_ssl.windows import segment
 from zoo.training.finetune import Results
 
 

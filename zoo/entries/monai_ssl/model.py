@@ -1,4 +1,4 @@
-"""The networks of the MONAI SSL family: MONAI's own classes without dead parameters, for inputs of several sizes.
+"""The ViT of the MONAI SSL family and its auto-encoder: MONAI's classes without dead parameters, for several sizes.
 
 A file says all widths but the number of heads, which MONAI's tutorials keep at one for 64 channels.
 """
@@ -6,30 +6,20 @@ A file says all widths but the number of heads, which MONAI's tutorials keep at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from monai.networks.nets.swin_unetr import SwinUNETR
-from monai.networks.nets.unetr import UNETR
 from monai.networks.nets.vit import ViT
 from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.monai_ssl.names import PATCH
-from zoo.entries.monai_ssl.sizes import check_divides, check_sides, check_whole, grid_of
-from zoo.errors import InputContractError, OptionError
+from zoo.entries.monai_ssl.sizes import check_volumes, check_whole, check_widths, tokens_of
 
 if TYPE_CHECKING:
     from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
 
-HEAD_WIDTH = 64
-"""Channels of one attention head: 768 over 12 in the published network."""
-UNETR_LAYERS = 12
-"""Transformer blocks of a UNETR (monai/networks/nets/unetr.py)."""
-SKIPS = (3, 6, 9)
-"""Blocks, counted from 0, whose outputs a UNETR decodes beside the last (monai/networks/nets/unetr.py)."""
-SWIN_STEP = 32
-"""What the sides of a Swin UNETR's input divide by: five halvings."""
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class PatchEmbedding(nn.Module):
@@ -46,9 +36,11 @@ class PatchEmbedding(nn.Module):
             grid: Tokens per axis that its table is for.
         """
         super().__init__()
-        self.patch_embeddings = plain.patch_embeddings
+        self.patch_embeddings = cast("nn.Conv3d", plain.patch_embeddings)
         self.position_embeddings = plain.position_embeddings
         self.grid = grid
+        self.window: tuple[int, ...] = tuple(side * PATCH for side in grid)
+        """Voxels that whole volumes are cut into; of another size than the table's after `for_windows`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens `(N, D/16 * H/16 * W/16, hidden)` in row-major order.
@@ -57,9 +49,9 @@ class PatchEmbedding(nn.Module):
             x: Volumes `(N, C, D, H, W)`.
 
         Raises:
-            InputContractError: A side is no multiple of 16.
+            InputContractError: A side is no multiple of 16, or there are other channels than the network takes.
         """
-        maps = self.patch_embeddings(check_sides(x, PATCH))
+        maps = self.patch_embeddings(check_volumes(x, self.patch_embeddings.in_channels, PATCH))
         table = resample_positions(self.position_embeddings, self.grid, tuple(maps.shape[2:]))
         tokens: Tensor = maps.flatten(2).transpose(1, 2) + table
         return tokens
@@ -80,7 +72,7 @@ class ViTEncoder(ViT):
             x: Volumes `(N, C, D, H, W)`, sides multiples of 16.
 
         Raises:
-            InputContractError: A side is no multiple of 16.
+            InputContractError: As `PatchEmbedding`.
         """
         return as_map(self._tokens(x), x)
 
@@ -91,7 +83,7 @@ class ViTEncoder(ViT):
             x: Volumes `(N, C, D, H, W)`, sides multiples of 16.
 
         Raises:
-            InputContractError: A side is no multiple of 16.
+            InputContractError: As `PatchEmbedding`.
         """
         logits: Tensor = self.classification_head(self._tokens(x).mean(dim=1))
         return logits
@@ -114,48 +106,10 @@ class ViTAutoEncoder(ViTAutoEnc):
             x: Volumes `(N, C, D, H, W)`, sides multiples of 16.
 
         Raises:
-            InputContractError: A side is no multiple of 16.
+            InputContractError: As `PatchEmbedding`.
         """
         reconstruction: Tensor = super().forward(x)[0]  # type: ignore[no-untyped-call]
         return reconstruction
-
-
-class SegmentingViT(UNETR):
-    """MONAI's `UNETR` for inputs of any size in multiples of 16; `unetr` makes it."""
-
-    def forward(self, x_in: Tensor) -> Tensor:
-        """Return logits `(N, num_classes, D, H, W)`, without classes the decoder's maps `(N, feature_size, D, H, W)`.
-
-        Args:
-            x_in: Volumes `(N, C, D, H, W)`, sides multiples of 16.
-
-        Raises:
-            InputContractError: A side is no multiple of 16.
-        """
-        tokens, hidden = self.vit(x_in)
-        encoders, decoders = (
-            (self.encoder2, self.encoder3, self.encoder4),
-            (self.decoder5, self.decoder4, self.decoder3),
-        )
-        skips = [encoder(as_map(hidden[i], x_in)) for encoder, i in zip(encoders, SKIPS, strict=True)]
-        x = as_map(tokens, x_in)
-        for decoder, skip in zip(decoders, reversed(skips), strict=True):
-            x = decoder(x, skip)
-        logits: Tensor = self.out(self.decoder2(x, self.encoder1(x_in)))
-        return logits
-
-
-class SegmentingSwin(SwinUNETR):
-    """MONAI's `SwinUNETR`, which says by a contract error what sides it takes; `swin_unetr` makes it."""
-
-    def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
-        sides = tuple(spatial_shape)
-        check_divides(sides, SWIN_STEP)
-        if max(sides) == SWIN_STEP:
-            raise InputContractError(
-                f"the volumes have {SWIN_STEP} voxels on each axis, of which the last map would be one voxel, which no "
-                f"norm can take: at least {2 * SWIN_STEP} on one axis are expected"
-            )
 
 
 def vit_encoder(
@@ -182,9 +136,9 @@ def vit_encoder(
     Raises:
         OptionError: A number is out of range.
     """
-    sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
+    sides, heads = check_widths(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
     network = ViTEncoder(in_channels, sides, PATCH, hidden_size, mlp_dim, num_layers, heads)
-    _trim(network, sides)
+    trim(network, sides)
     network.num_features = hidden_size
     head = nn.Linear(hidden_size, num_classes) if num_classes else nn.Identity()
     network.classification_head = head  # type: ignore[assignment]
@@ -215,7 +169,7 @@ def vit_autoencoder(
     Raises:
         OptionError: A number is out of range.
     """
-    sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
+    sides, heads = check_widths(img_size, in_channels, hidden_size, mlp_dim, num_layers, num_heads)
     check_whole(out_channels=out_channels)
     network = ViTAutoEncoder(
         in_channels,
@@ -227,60 +181,7 @@ def vit_autoencoder(
         num_layers=num_layers,
         num_heads=heads,
     )
-    _trim(network, sides)
-    return network
-
-
-def unetr(
-    *,
-    img_size: int | Sequence[int] = 96,
-    in_channels: int = 1,
-    hidden_size: int = 768,
-    mlp_dim: int = 3072,
-    num_heads: int | None = None,
-    feature_size: int = 16,
-    num_classes: int = 14,
-) -> SegmentingViT:
-    """Return a UNETR: a ViT of 12 blocks, and convolutions that decode four of its maps and the volume itself.
-
-    Args:
-        img_size: Voxels, one number or one per axis, that the table of positions is for; multiples of 16.
-        in_channels: Channels of the volumes.
-        hidden_size: Width of a token.
-        mlp_dim: Width inside the perceptron of a block.
-        num_heads: Attention heads; None for one for each 64 of `hidden_size`.
-        feature_size: Channels of the decoder's last maps.
-        num_classes: Outputs, background included; 0 for the decoder's maps.
-
-    Raises:
-        OptionError: A number is out of range.
-    """
-    sides, heads = _checked(img_size, in_channels, hidden_size, mlp_dim, UNETR_LAYERS, num_heads)
-    check_whole(feature_size=feature_size)
-    network = SegmentingViT(in_channels, num_classes or 1, sides, feature_size, hidden_size, mlp_dim, heads)
-    _trim(network.vit, sides)
-    if not num_classes:
-        network.out = nn.Identity()  # type: ignore[assignment]
-    return network
-
-
-def swin_unetr(*, in_channels: int = 1, feature_size: int = 48, num_classes: int = 14) -> SegmentingSwin:
-    """Return a Swin UNETR, for volumes whose sides divide by 32.
-
-    Args:
-        in_channels: Channels of the volumes.
-        feature_size: Channels of the first stage and of the decoder's last maps; a multiple of 12.
-        num_classes: Outputs, background included; 0 for the decoder's maps.
-
-    Raises:
-        OptionError: `feature_size` is no multiple of 12.
-    """
-    check_whole(feature_size=feature_size)
-    if feature_size % 12:
-        raise OptionError(f"feature_size={feature_size}: expected a multiple of 12, for 3 to 24 heads")
-    network = SegmentingSwin(in_channels=in_channels, out_channels=num_classes or 1, feature_size=feature_size)
-    if not num_classes:
-        network.out = nn.Identity()  # type: ignore[assignment]
+    trim(network, sides)
     return network
 
 
@@ -309,36 +210,26 @@ def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, 
     return F.interpolate(maps, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
 
 
-def _trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:
+def for_windows(network: Network, img_size: int | Sequence[int]) -> Network:
+    """Return a network that is for windows of this size, whatever size its table of positions is for.
+
+    Args:
+        network: With a `PatchEmbedding`, which interpolates its table for them.
+        img_size: Voxels, one number or one per axis.
+    """
+    for module in network.modules():
+        if isinstance(module, PatchEmbedding):
+            module.window = tuple(side * PATCH for side in tokens_of(img_size))
+    return network
+
+
+def trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:
     """Take out of a ViT what its forward pass never uses: MONAI 1.4 and later build norms for cross attention.
 
     MONAI 1.4 and 1.5 build the cross attention itself, too. Such parameters get no gradient, which
     DistributedDataParallel refuses.
     """
-    network.patch_embedding = PatchEmbedding(network.patch_embedding, grid_of(sides))  # type: ignore[assignment]
+    network.patch_embedding = PatchEmbedding(network.patch_embedding, tokens_of(sides))  # type: ignore[assignment]
     for block in network.blocks:
         block.norm_cross_attn = nn.Identity()
         block.cross_attn = nn.Identity()
-
-
-def _checked(
-    img_size: int | Sequence[int],
-    in_channels: int,
-    hidden_size: int,
-    mlp_dim: int,
-    num_layers: int,
-    num_heads: int | None,
-) -> tuple[tuple[int, int, int], int]:
-    """Check the numbers that a ViT is built from; return the sides in voxels and the heads."""
-    depth, height, width = grid_of(img_size)
-    check_whole(in_channels=in_channels, hidden_size=hidden_size, mlp_dim=mlp_dim, num_layers=num_layers)
-    heads = hidden_size // HEAD_WIDTH if num_heads is None else num_heads
-    if num_heads is None and hidden_size % HEAD_WIDTH:
-        raise OptionError(
-            f"hidden_size={hidden_size} is no multiple of {HEAD_WIDTH}, which one head has in the published network: "
-            "say how many there are by num_heads"
-        )
-    check_whole(num_heads=heads)
-    if hidden_size % heads:
-        raise OptionError(f"hidden_size={hidden_size} does not divide by num_heads={heads}")
-    return (depth * PATCH, height * PATCH, width * PATCH), heads

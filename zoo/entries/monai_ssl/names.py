@@ -43,6 +43,8 @@ UNUSED = {
 """Dead parameters: pattern -> what they are."""
 RESTORING = {r"(.*\.)?conv3d_transpose(_1)?\..+": "decoder of the auto-encoder"}
 SEGMENTING = {r"(.*\.)?(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder of a UNETR"}
+WIDTHS = ("hidden_size", "mlp_dim", "num_layers", "feature_size")
+"""Options that a file settles."""
 UNUSED_BY_SWIN = {
     r"(.*\.)?mask_token": "token of the masked voxels in pre-training",
     r"(.*\.)?norm\.(weight|bias)": "last norm of the pre-training, which a Swin UNETR has not",
@@ -60,7 +62,7 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     if found is None:
         return dict(state), {}
     _, vit, facts = found
-    return vit, facts | _classes(vit, "classification_head.weight")
+    return vit, _said(facts) | _classes(vit, "classification_head.weight")
 
 
 def convert_autoencoder(state: State) -> tuple[State, Config]:
@@ -75,7 +77,7 @@ def convert_autoencoder(state: State) -> tuple[State, Config]:
     prefix, vit, facts = found
     decoder = _parts(strip_prefix(state, prefix), ("conv3d_transpose.", "conv3d_transpose_1."))
     last = decoder.get("conv3d_transpose_1.weight")
-    return vit | decoder, facts | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
+    return vit | decoder, _said(facts) | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
 
 
 def convert_unetr(state: State) -> tuple[State, Config]:
@@ -92,10 +94,10 @@ def convert_unetr(state: State) -> tuple[State, Config]:
     if prefix == "vit." or prefix.endswith(".vit."):
         rest = _parts(strip_prefix(state, prefix.removesuffix("vit.")), (*UNETR_DECODER, "out."))
         network |= {name: tensor for name, tensor in rest.items() if not _DEAD_UNETR.fullmatch(name)}
-    facts |= _classes(network, "out.conv.conv.weight")
     del facts["num_layers"]  # a UNETR has twelve
     first = network.get("encoder1.layer.conv1.conv.weight")
-    return network, facts | ({} if first is None else {"feature_size": first.shape[0]})
+    facts |= {} if first is None else {"feature_size": first.shape[0]}
+    return network, _said(facts) | _classes(network, "out.conv.conv.weight")
 
 
 def convert_swin(state: State) -> tuple[State, Config]:
@@ -122,9 +124,9 @@ def convert_swin(state: State) -> tuple[State, Config]:
     if owner != place:
         parts = SWIN_DECODER if nested is not None else (*SWIN_DECODER, "out.")
         network |= _parts(strip_prefix(state, owner), parts)
-    facts = _classes(network, "out.conv.conv.weight")
     width = network.get(f"swinViT.{_SWIN_STEM}")
-    return network, facts | ({} if width is None else {"feature_size": width.shape[0]})
+    facts = {} if width is None else {"feature_size": width.shape[0]}
+    return network, _said(facts) | _classes(network, "out.conv.conv.weight")
 
 
 def complete_vit(state: State) -> State:
@@ -211,6 +213,11 @@ def _facts(vit: State) -> Config:
     if hidden is not None and hidden.ndim == 2:
         facts["mlp_dim"] = hidden.shape[0]
     return facts
+
+
+def _said(facts: Config) -> Config:
+    """Facts, and under `in_file` once more those that no option can change, to be compared with the options."""
+    return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
 
 
 def _classes(network: State, name: str) -> Config:

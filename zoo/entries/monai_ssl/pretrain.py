@@ -32,15 +32,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from zoo.entries.monai_ssl import PRETRAINING
-from zoo.entries.monai_ssl.augment import PUBLISHED_SIZE, Corrupt
+from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.data import PATIENT, Crops, of_training_patients, read_datalists
 from zoo.entries.monai_ssl.method import COMBINATIONS, TEMPERATURE, ReconstructionContrast
-from zoo.entries.monai_ssl.model import HEAD_WIDTH, vit_autoencoder
+from zoo.entries.monai_ssl.model import vit_autoencoder
+from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
 from zoo.entries.monai_ssl.storage import DTYPES, VolumeCache
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.data import Batches
 from zoo.training.distributed import Processes
 from zoo.training.finetune import last_metrics
 from zoo.training.loop import Validate, fit, mean_losses
@@ -102,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     train, val = build_crops(args, training, validation)
     validate = validation_of(args, val, processes)
     args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
-    train.cache.fill([*training, *validation], processes, args.workers)
+    Batches(len(train), args, processes)  # said before volumes are prepared for hours: whether they fill a step
+    train.cache.fill([*training, *validation], args.workers)
     metrics = fit(method, train, args, processes=processes, validate=validate)
     if processes.is_main:
         out = Path(args.out)
@@ -231,8 +235,9 @@ def validation_of(args: Args, crops: Crops, processes: Processes) -> Validate | 
 
 
 def input_of(args: Args) -> dict[str, object]:
-    """What the record must say of the input where it was not the published one."""
-    return {} if args.spacing == 2.0 else {"spacing": [args.spacing] * 3}
+    """What the record must say of the input where it was not the published one: of the ViT, not of fine-tuning."""
+    own = [name for name in MODELS if get_entry(name).preprocessing == PRETRAINING]
+    return {} if args.spacing == 2.0 else {name: {"spacing": [args.spacing] * 3} for name in own}
 
 
 if __name__ == "__main__":

@@ -11,8 +11,13 @@ from zoo.errors import InputContractError, OptionError
 if TYPE_CHECKING:
     from torch import Tensor
 
+PUBLISHED_SIZE = 96
+"""Voxels along a side of the crops and windows of the published runs."""
+HEAD_WIDTH = 64
+"""Channels of one attention head: 768 over 12 in the published network."""
 
-def grid_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
+
+def tokens_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
     """Return the tokens per axis of volumes of this size.
 
     Args:
@@ -30,39 +35,34 @@ def grid_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def check_sides(x: Tensor, step: int) -> Tensor:
-    """Return volumes as they came if their sides divide by `step`.
+def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
+    """Return volumes as they came if a network takes them.
 
     Args:
         x: Volumes `(N, C, D, H, W)`.
-        step: Voxels.
+        channels: C of the network.
+        step: What D, H and W must divide by: the rest would be cut off by a convolution with that stride.
 
     Raises:
-        InputContractError: They do not, which a convolution with that stride would cut off without a word.
+        InputContractError: They have other axes, channels or sides.
     """
     if x.ndim != 5:
-        raise InputContractError(f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected")
-    check_divides(tuple(x.shape[2:]), step)
-    return x
-
-
-def check_divides(sides: tuple[int, ...], step: int) -> None:
-    """Check the sides of a volume.
-
-    Args:
-        sides: Voxels `(D, H, W)`.
-        step: What each must divide by.
-
-    Raises:
-        InputContractError: One does not, or there are not three.
-    """
-    if len(sides) != 3:
-        raise InputContractError(f"the input has {len(sides)} axes of voxels; volumes (N, C, D, H, W) are expected")
+        forgotten = ". Of one volume (C, D, H, W) x[None] is a batch" if x.ndim == 4 else ""
+        raise InputContractError(
+            f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
+        )
+    if x.shape[1] != channels:
+        raise InputContractError(
+            f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
+            f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
+        )
+    sides = tuple(x.shape[2:])
     if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
         raise InputContractError(
             f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
-            f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.entries.monai_ssl.sliding)"
+            f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.entries.monai_ssl.windows)"
         )
+    return x
 
 
 def check_whole(**numbers: int) -> None:
@@ -74,3 +74,30 @@ def check_whole(**numbers: int) -> None:
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
+
+
+def check_widths(
+    img_size: int | Sequence[int],
+    in_channels: int,
+    hidden_size: int,
+    mlp_dim: int,
+    num_layers: int,
+    num_heads: int | None,
+) -> tuple[tuple[int, int, int], int]:
+    """Check the numbers that a ViT is built from; return the sides in voxels and the heads.
+
+    Raises:
+        OptionError: A number is out of range.
+    """
+    depth, height, width = tokens_of(img_size)
+    check_whole(in_channels=in_channels, hidden_size=hidden_size, mlp_dim=mlp_dim, num_layers=num_layers)
+    heads = hidden_size // HEAD_WIDTH if num_heads is None else num_heads
+    if num_heads is None and hidden_size % HEAD_WIDTH:
+        raise OptionError(
+            f"hidden_size={hidden_size} is no multiple of {HEAD_WIDTH}, which one head has in the published network: "
+            "say how many there are by num_heads"
+        )
+    check_whole(num_heads=heads)
+    if hidden_size % heads:
+        raise OptionError(f"hidden_size={hidden_size} does not divide by num_heads={heads}")
+    return (depth * PATCH, height * PATCH, width * PATCH), heads

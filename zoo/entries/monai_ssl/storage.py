@@ -6,12 +6,7 @@ data set prepares each volume anew in each epoch.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import re
-import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,22 +14,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from zoo.entries.monai_ssl.placing import place
 from zoo.entry import Preprocessing
-from zoo.errors import InputContractError, OptionError, ZooError
-from zoo.training import distributed
-from zoo.training.distributed import Processes
+from zoo.errors import InputContractError, OptionError
+from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 from zoo.volume_transform import VolumeTransform, build_volume_transform
 
 Voxels = npt.NDArray[Any]
 
 DTYPES = {"float32": np.float32, "float16": np.float16}
-_VERSION = 1  # of what `prepare_volume` does: a kept volume of another one is not taken
-_ABANDONED = 24 * 3600  # seconds; no volume takes that long to write
+FORMAT = 1
+"""Of what is kept on disk: what was kept under another number is not read."""
 
 
 def prepare_volume(file: Path, transform: VolumeTransform, size: int) -> npt.NDArray[np.float32]:
@@ -52,17 +43,16 @@ def prepare_volume(file: Path, transform: VolumeTransform, size: int) -> npt.NDA
 
 
 class VolumeCache:
-    """Prepared volumes on disk, one `.npy` each.
-
-    A volume's name holds a digest of its file (place, size, time of change) and of all settings, so that one folder can
-    be used by many runs, and a changed file is prepared anew. A file gets its name when it is whole: processes that are
-    killed, or prepare the same volume at the same time, leave no broken one.
+    """Prepared volumes on disk, one `.npy` each, as `zoo.training.volume_store` keeps them.
 
     Args:
-        folder: Is made at the first volume.
+        folder: Is made at the first volume; several runs may share it.
         contract: Grid, window and units of the volumes.
         size: Least voxels along each axis.
         dtype: Of the numbers kept, float32 or float16; half of the space for errors of up to 0.0003.
+
+    Raises:
+        OptionError: `dtype` is neither.
     """
 
     def __init__(self, folder: str | Path, contract: Preprocessing, size: int, dtype: str = "float32") -> None:
@@ -70,15 +60,14 @@ class VolumeCache:
             raise OptionError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
         self.folder, self.size, self.dtype = Path(folder), size, DTYPES[dtype]
         self.transform = build_volume_transform(contract)
-        self.settings = json.dumps([_VERSION, asdict(contract), size, dtype], sort_keys=True)
+        self.settings = (FORMAT, asdict(contract), size, dtype)
         self.known: dict[Path, Path] = {}
 
     def path(self, file: Path) -> Path:
         """Where the prepared volume of a file is, or will be; the file is looked at once, the first time."""
         if file not in self.known:
             stem = re.sub(r"(\.nii)?(\.gz)?$", "", file.name)
-            digest = hashlib.sha256(f"{_stamp(file)}\n{self.settings}".encode()).hexdigest()
-            self.known[file] = self.folder / f"{stem}-{digest[:20]}.npy"
+            self.known[file] = self.folder / f"{stem}-{digest_of([file], *self.settings)}.npy"
         return self.known[file]
 
     def add(self, file: Path) -> Path:
@@ -94,69 +83,17 @@ class VolumeCache:
             volume = prepare_volume(file, self.transform, self.size).astype(self.dtype, copy=False)
         except InputContractError as error:
             raise InputContractError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from error
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{path.name}.{uuid.uuid4().hex}.tmp"  # processes of several nodes may write at once
-        try:
-            with temporary.open("wb") as stream:
-                np.save(stream, volume)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        keep_array(path, volume)
         return path
 
     def open(self, file: Path) -> Voxels:
         """Map the prepared volume of a file, so that only the voxels that are asked for are read; see `add`."""
-        volume: Voxels = np.load(self.add(file), mmap_mode="r", allow_pickle=False)
-        return volume
+        return map_array(self.add(file))
 
-    def fill(self, files: Sequence[Path], processes: Processes, workers: int = 0) -> None:
+    def fill(self, files: Sequence[Path], workers: int = 0) -> None:
         """Prepare all volumes that are not there, each process its share, in `workers` loader processes.
 
         Raises:
-            InputContractError: Volumes cannot be prepared; the message names all of this process's share. Those that
-                can are kept.
+            InputContractError: Volumes cannot be prepared; all are named, and those that can are kept.
         """
-        todo = [file for file in dict.fromkeys(files) if not self.path(file).exists()]
-        distributed.barrier()  # all look before one of them adds, so that the shares are of the same files
-        if processes.is_main:
-            self._remove_leftovers()
-        mine = todo[processes.rank :: processes.world]
-        loader = DataLoader(_Preparation(self, mine), batch_size=None, num_workers=workers, generator=torch.Generator())
-        bar = tqdm(loader, desc="volumes", disable=None if processes.is_main else True, leave=False)
-        problems = [problem for problem in bar if problem]
-        everyone = int(distributed.gather(torch.tensor([len(problems)], device=processes.device)).sum())
-        if everyone:
-            raise InputContractError(
-                f"{everyone} of {len(todo)} volumes cannot be used"
-                + ("".join(f"; {problem}" for problem in problems) or "; other processes name them")
-            )
-
-    def _remove_leftovers(self) -> None:
-        """Remove what killed processes left half written."""
-        for temporary in self.folder.glob(".*.npy.*.tmp"):
-            if time.time() - temporary.stat().st_mtime > _ABANDONED:
-                temporary.unlink(missing_ok=True)
-
-
-class _Preparation(Dataset[str]):
-    """Item i prepares file i and says what was wrong with it, so that all that is wrong can be said at once."""
-
-    def __init__(self, cache: VolumeCache, files: Sequence[Path]) -> None:
-        self.cache, self.files = cache, files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> str:
-        try:
-            self.cache.add(self.files[index])
-        except ZooError as error:
-            return str(error)
-        return ""
-
-
-def _stamp(file: Path) -> str:
-    """Place, size and time of change of a file, or of all files in a folder with a DICOM series."""
-    parts = sorted(part for part in file.rglob("*") if part.is_file()) if file.is_dir() else [file]
-    facts = [(str(part.resolve()), part.stat().st_size, part.stat().st_mtime_ns) for part in parts]
-    return json.dumps(facts)
+        prepare_all(self.folder, list(dict.fromkeys(files)), self.add, workers=workers)

@@ -1,0 +1,126 @@
+"""Volumes that are prepared once and kept on disk, in a folder that several runs and processes may share.
+
+What is kept is named by a digest of the files it was made of and of all settings, so that nothing outdated is ever
+read, and gets its name when it is whole, so that a killed process leaves nothing broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from zoo.errors import InputContractError
+from zoo.processes import this_process
+from zoo.training import distributed
+
+Item = TypeVar("Item")
+
+_ABANDONED = 24 * 3600
+"""Seconds after which what was begun is nobody's: no volume takes that long to write."""
+
+
+def digest_of(files: Sequence[Path], *settings: object) -> str:
+    """Return 32 digits for files as they are now and for settings.
+
+    Args:
+        files: Place, size and time of change count; of a folder those of all files in it.
+        settings: What JSON can hold.
+
+    Raises:
+        OSError: A file does not exist.
+    """
+    parts = [sorted(part for part in f.rglob("*") if part.is_file()) if f.is_dir() else [f] for f in files]
+    facts = [[(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in part] for part in parts]
+    return hashlib.sha256(json.dumps([facts, settings], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written that gets its name when it is whole; processes that make the same one do not meet.
+
+    Args:
+        path: The file. Its folder is made where there is none.
+        write: Writes to the path that it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{this_process()}.tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def keep_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """Write an array as `.npy`, as `write_whole` does."""
+    write_whole(path, partial(_save, array))
+
+
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """Map a kept array, so that only what is asked for is read."""
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], object], *, workers: int = 0) -> None:
+    """Make what is not there yet, each process its share, and remove what killed processes left half written.
+
+    Args:
+        folder: Where things are kept.
+        items: What they are made of.
+        make: Makes and keeps what belongs to an item, where it is not there.
+        workers: Loader processes of each process that make them; 0 for none.
+
+    Raises:
+        InputContractError: `make` raised it for some; the message names them all, in every process.
+    """
+    if distributed.rank() == 0:
+        _remove_leftovers(folder)
+    share = _Preparation(items[distributed.rank() :: distributed.world()], make)
+    loader = DataLoader(share, batch_size=None, num_workers=workers, generator=torch.Generator())
+    list(tqdm(loader, desc="volumes", disable=None if distributed.rank() == 0 else True, leave=False))
+    distributed.barrier()
+    everything = _Preparation(items, make)  # again what failed, so that every process says so
+    problems = [problem for problem in map(everything.__getitem__, range(len(items))) if problem]
+    distributed.barrier()
+    if problems:
+        raise InputContractError(f"{len(problems)} of {len(items)} volumes cannot be used:\n  " + "\n  ".join(problems))
+
+
+class _Preparation(Dataset[str], Generic[Item]):
+    """Item i is made and says what was wrong with it, so that all that is wrong can be said at once."""
+
+    def __init__(self, items: Sequence[Item], make: Callable[[Item], object]) -> None:
+        self.items, self.make = items, make
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> str:
+        try:
+            self.make(self.items[index])
+        except InputContractError as error:
+            return str(error)
+        return ""
+
+
+def _save(array: npt.NDArray[Any], path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for temporary in folder.glob(".*.tmp"):
+        if time.time() - temporary.stat().st_mtime > _ABANDONED:
+            temporary.unlink(missing_ok=True)
