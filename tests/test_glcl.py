@@ -535,6 +535,33 @@ def test_an_imported_encoder_keeps_its_projection(encoder_bundle):
     assert torch.equal(model.reg_pred.weight, torch.from_numpy(filled("encoder_pretrain", 3)["reg_pred/kernel"].T))
 
 
+def test_a_tag_says_the_classes_of_a_new_network(bundle):
+    """With random values, and for a file without a head; what the file has, or the user asks for, counts more."""
+    assert zoo.load_model(f"{UNET}.mmwhs", pretrained=False).num_classes == 8
+    assert zoo.load_model(f"{UNET}.mmwhs", pretrained=False, num_classes=2).num_classes == 2
+    assert zoo.load_model(UNET, pretrained=False).num_classes == 4
+    assert zoo.load_model(f"{ENCODER_NAME}.mmwhs", pretrained=False, projection=True).size == 160
+    path = bundle(stage_two(1))
+    assert zoo.load_model(f"{UNET}.prostate", checkpoint=path).num_classes == 3
+    path = bundle(filled("seg_unet"))
+    assert zoo.load_model(f"{UNET}.prostate", checkpoint=path).num_classes == 4
+
+
+def test_the_report_of_many_layers_is_short(unet, unet_bundle, caplog):
+    """Layers are counted by the first word of their names, and names with one reason have one line."""
+    lines = str(zoo.load_report(unet)).splitlines()
+    assert [line.split() for line in lines[2:5]] == [
+        *(["enc", "72", "0", "12"], ["dec", "84", "0", "14"], ["seg", "13", "0", "2"])
+    ]
+    assert lines[5:] == [
+        "  fresh    enc_c1_a_bn.num_batches_tracked, enc_c1_b_bn.num_batches_tracked, ... (28 in all): counts from 0"
+    ]
+    with caplog.at_level(logging.INFO, "zoo"):
+        encoder = zoo.load_model(ENCODER_NAME, checkpoint=unet_bundle)
+    assert "72 tensors loaded, 0 adapted, 0 fresh" in caplog.text
+    assert str(zoo.load_report(encoder)).endswith(" (97 in all): decoder: not part of the encoder")
+
+
 # --- slices as input --------------------------------------------------------------------------------------------------
 
 
@@ -606,7 +633,9 @@ def test_volumes_that_cannot_be(caplog, tmp_path):
     mask[70, 70] = 1
     broken = values.copy()
     broken[0, 0, 0] = np.nan
+    organs = np.repeat(np.arange(5.0)[None, :, None], 150, 0).repeat(28, 1).repeat(9, 2)
     cases = {
+        "has 5 different values: an image is expected, and no mask": nibabel.Nifti1Image(organs, image.affine),
         "the same value, 0, at 98 of 100 voxels": nibabel.Nifti1Image(mask, image.affine),
         "1 NaN or infinite": nibabel.Nifti1Image(broken, image.affine),
         "slices are expected along the third axis": nibabel.Nifti1Image(

@@ -181,7 +181,7 @@ def test_a_volume_with_fewer_slices_than_parts_is_named():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: global_rows("D", DEPTHS, 24, rng()), r"10 volume\(s\): a batch of this size has slices of 12"),
+        (lambda: global_rows("D", DEPTHS, 24, rng()), r"10 volume\(s\): a batch of this many slices has some of 12"),
         (lambda: global_rows("D-", DEPTHS, 44, rng()), r"10 volume\(s\): .* 11 different ones"),
         (lambda: local_rows("D", {"a": 9}, 8, rng()), r"1 volume\(s\): .* 2 different ones"),
         (lambda: local_rows("D", {}, 8, rng()), r"0 volume\(s\)"),

@@ -25,7 +25,8 @@ from glcl_files import (
 import zoo
 from zoo.crc32c import crc32c, masked
 from zoo.errors import CheckpointFormatError, ZooError
-from zoo.formats import open_checkpoint, sniff
+from zoo.formats import open_checkpoint
+from zoo.sniffing import sniff
 from zoo.tensorflow_bundle import find_bundle, open_bundle
 from zoo.tensorflow_index import IndexProblem, decode_index
 
@@ -244,6 +245,22 @@ def test_a_shard_cut_short_or_missing(prefix):
     shard.unlink()
     with pytest.raises(CheckpointFormatError, match=r"data-00000-of-00001 is missing, which holds the values"):
         open_bundle(prefix)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_shards_without_their_index(prefix, is_there):
+    """The index is named, by whichever path the bundle is given; the files of others play no part."""
+    index = prefix.with_name(f"{prefix.name}.index")
+    index.write_bytes(index.read_bytes()[:-4])
+    if not is_there:
+        index.unlink()
+    what = "cut short or damaged" if is_there else "missing"
+    paths = [shard_of(prefix), prefix.parent, *([index] if is_there else [prefix])]
+    for path in paths:
+        with pytest.raises(CheckpointFormatError, match=rf"model\.ckpt\.index is {what}: .* which model\.ckpt\.data"):
+            open_checkpoint(path)
+    with pytest.raises(CheckpointFormatError, match="does not exist"):
+        open_checkpoint(prefix.with_name("model"))
 
 
 @pytest.mark.parametrize("left", [0, 7, 8, 47, 48, 100, -1, -8, -48])

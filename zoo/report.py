@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import takewhile, zip_longest
+from itertools import chain, takewhile, zip_longest
 from typing import TYPE_CHECKING
 
 from zoo.errors import OptionError
@@ -26,6 +27,10 @@ _WRAPPERS = {
     "OptimizedModule": "_orig_mod",
 }
 _PARTS = ("adapted", "fresh", "dropped")
+_MOST_GROUPS = 16
+"""Rows of a table. Networks of more layers than that at their top are counted by the first word of their names."""
+_MOST_LINES = 4
+"""Groups that share a reason and have a line each; more of them have one together."""
 
 
 @dataclass
@@ -71,7 +76,9 @@ class LoadReport:
 
 def _table(report: LoadReport) -> list[str]:
     """Count the tensors of each module group of the network."""
-    parts = {part: Counter(map(_group, getattr(report, part))) for part in ("loaded", "adapted", "fresh")}
+    tensors = {part: list(getattr(report, part)) for part in ("loaded", "adapted", "fresh")}
+    is_long = len({_group(name) for names in tensors.values() for name in names}) > _MOST_GROUPS
+    parts = {p: Counter(_word(name) if is_long else _group(name) for name in names) for p, names in tensors.items()}
     groups = list(dict.fromkeys(group for counts in parts.values() for group in counts))
     width = max(map(len, ["group", *groups]))
     lines = [f"  {'group':<{width}} " + "".join(f"{part:>9}" for part in parts)]
@@ -82,12 +89,25 @@ def _group(name: str) -> str:
     return name.partition(".")[0]
 
 
+def _word(name: str) -> str:
+    return re.split(r"[._/]", name, maxsplit=1)[0]
+
+
 def summarise(reasons: dict[str, str]) -> list[str]:
-    """One line for all names of one group that share a reason: `encoder_k.* (384): key network`."""
-    together: dict[tuple[str, str], list[str]] = {}
+    """One line for all names of one group that share a reason: `encoder_k.* (384): key network`.
+
+    Where many groups share it, there is one for all of them: `a/W, a/b, ... (85 in all): decoder`.
+    """
+    together: dict[str, dict[str, list[str]]] = {}
     for name, reason in reasons.items():
-        together.setdefault((reason, _group(name)), []).append(name)
-    return [f"{_common(names)}: {reason}" for (reason, _), names in together.items()]
+        together.setdefault(reason, {}).setdefault(_group(name), []).append(name)
+    lines = []
+    for reason, groups in together.items():
+        if len(groups) > _MOST_LINES:
+            lines.append(f"{first_names(chain(*groups.values()), 2)}: {reason}")
+        else:
+            lines += [f"{_common(names)}: {reason}" for names in groups.values()]
+    return lines
 
 
 def _common(names: list[str]) -> str:

@@ -23,9 +23,9 @@ log = logging.getLogger("zoo")
 PERCENTILES = "percentile"
 """What `Preprocessing.normalise` calls it: (x - p1) / (p99 - p1) over the volume."""
 _LOW, _HIGH = 1, 99
+_FEW = 16  # values that an image has more of, and a mask of organs has not
 _LEAST = (32, 32, 1)
 _COARSE = 2.0
-_SAME = 1e-3  # mm
 
 
 def build_slice_transform(preprocessing: Preprocessing) -> SliceTransform:
@@ -126,7 +126,8 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
     As krishnabits001/domain_specific_cl, dataloaders.py: normalize_minmax_data.
 
     Raises:
-        InputContractError: A value is NaN or infinite, or the percentiles are the same.
+        InputContractError: A value is NaN or infinite, the percentiles are the same, or there are as few values as in a
+            mask.
     """
     import numpy as np
 
@@ -137,6 +138,9 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
         raise InputContractError(
             f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, and no mask"
         )
+    sample = volume.reshape(-1)[:: max(1, volume.size // 10_000)]  # enough for an image, and soon sorted
+    if len(np.unique(sample)) <= _FEW and (values := len(np.unique(volume))) <= _FEW:
+        raise InputContractError(f"{source} has {values} different values: an image is expected, and no mask")
     scaled: NDArray[Any] = ((volume - low) / (high - low)).astype(np.float32)
     return scaled
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _INDEX = ".index"
 _PART = re.compile(r"(.+)(\.data-\d{5}-of-\d{5}|\.meta)")
+_SHARDS = ".data-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
 _MOST_INDEX = 1 << 30  # bytes; that of a network of a hundred layers has 50 KB
 
 
@@ -83,7 +85,8 @@ def find_bundle(path: Path) -> Path | None:
         None where the path stands for no bundle.
 
     Raises:
-        CheckpointFormatError: The folder holds several, or the path is that of a shard or a graph.
+        CheckpointFormatError: The folder holds several, the path is that of a shard or a graph, or there are shards
+            without an index.
     """
     if path.is_dir():
         found = sorted(file.name.removesuffix(_INDEX) for file in path.glob(f"*{_INDEX}") if is_index(file))
@@ -92,13 +95,30 @@ def find_bundle(path: Path) -> Path | None:
                 f"{path} holds {len(found)} TensorFlow checkpoints: {', '.join(found[:8])}. Pass the path of one of "
                 f"them, for example {path / found[-1]}"
             )
+        if not found:
+            _refuse_shards_alone(path, "*")
         return path / found[0] if found else None
     if is_index(path):
         return path.with_name(path.name.removesuffix(_INDEX))
     part = _PART.fullmatch(path.name)
     if part and is_index(index_path(path.with_name(part[1]))):
         raise CheckpointFormatError(f"{path} is a part of a TensorFlow checkpoint: pass {path.with_name(part[1])}")
-    return None if path.is_file() or not index_path(path).is_file() else path
+    if not path.is_file() and index_path(path).is_file():
+        return path
+    if part or path.name.endswith(_INDEX) or not path.is_file():
+        _refuse_shards_alone(path.parent, escape(part[1] if part else path.name.removesuffix(_INDEX)))
+    return None
+
+
+def _refuse_shards_alone(folder: Path, name: str) -> None:
+    """Say which index is missing or damaged where a folder has shards of bundles with this name, a shell pattern."""
+    shard = min(folder.glob(name + _SHARDS), default=None)
+    if shard is not None:
+        index = index_path(shard.with_name(re.sub(_PART, r"\1", shard.name)))
+        raise CheckpointFormatError(
+            f"{index} is {'cut short or damaged' if index.is_file() else 'missing'}: it is the index of a TensorFlow "
+            f"checkpoint, without which {shard.name} cannot be read. Fetch or copy it again, into the same folder"
+        )
 
 
 def is_index(path: Path) -> bool:

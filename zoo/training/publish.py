@@ -32,7 +32,7 @@ def publish(
         out: Folder of the run, whose name becomes the tag.
         models: Entries that the weights fill, the largest network last: the file holds what that one keeps, under its
             own names.
-        input: Fields of the entries' `Preprocessing` that the run had otherwise.
+        input: Fields of the entries' `Preprocessing` that the run had otherwise; of one model alone under its name.
         command: How the weights were made; also in the file's header.
         metrics: Of the best epoch.
         half: Half precision; 1-D tensors stay float32.
@@ -40,12 +40,9 @@ def publish(
     Returns:
         The file, `OUT/<largest model>.<tag>.safetensors`.
     """
-    tag = out.resolve().name
+    path = export(state, out, model=models[-1], input=input, command=command, half=half)
     kept, _ = get_entry(models[-1]).convert(dict(state))
-    path = out / f"{models[-1]}.{tag}.safetensors"
-    export_safetensors(
-        kept, path, half=half, metadata={"model": models[-1], "command": command, "input": json.dumps(dict(input))}
-    )
+    tag = out.resolve().name
     record = {
         "tag": tag,
         "models": list(models),
@@ -60,7 +57,36 @@ def publish(
         "provenance": {"command": command, "metrics": dict(metrics)},
     }
     print(json.dumps(record, indent=2))
-    name, *others = models
-    too = f"; {' and '.join(others)} take it too" if others else ""
-    say(f"next: zoo.load_model({name!r}, checkpoint={str(path)!r}), or for good `zoo import {name}.{tag} {path}`{too}")
+    others = models[:-1]
+    too = f"; {' and '.join(others)} {'take' if len(others) > 1 else 'takes'} it too" if others else ""
+    say(how_to_take(models[-1], path) + too)
     return path
+
+
+def export(
+    state: Mapping[str, Tensor], out: Path, *, model: str, input: Mapping[str, Any], command: str, half: bool = False
+) -> Path:
+    """Write what an entry keeps of a method's state as safetensors, with its input in the header for `zoo import`.
+
+    Args:
+        state: State dict of the method.
+        out: Folder of the run.
+        model: The entry, under whose names the file has its tensors.
+        input: Fields of the entry's `Preprocessing` that the run had otherwise.
+        command: How the weights were made.
+        half: Half precision; 1-D tensors stay float32.
+
+    Returns:
+        The file, `OUT/<model>.<name of OUT>.safetensors`.
+    """
+    kept, _ = get_entry(model).convert(dict(state))
+    path = out / f"{model}.{out.resolve().name}.safetensors"
+    metadata = {"model": model, "command": command, "input": json.dumps(dict(input))}
+    export_safetensors(kept, path, half=half, metadata=metadata)
+    return path
+
+
+def how_to_take(model: str, path: Path) -> str:
+    """What to do next with a file that `export` wrote."""
+    tag = path.resolve().parent.name
+    return f"next: zoo.load_model({model!r}, checkpoint={str(path)!r}), or for good `zoo import {model}.{tag} {path}`"

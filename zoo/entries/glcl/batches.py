@@ -131,8 +131,8 @@ def _volumes(depths: Depths, count: int, rng: np.random.Generator) -> Rows:
     """Draw `count` different volumes."""
     if count > len(depths):
         raise OptionError(
-            f"{len(depths)} volume(s): a batch of this size has slices of {count} different ones; choose a smaller "
-            "batch, or more parts"
+            f"{len(depths)} volume(s): a batch of this many slices has some of {count} different ones; choose fewer "
+            "slices, or more parts"
         )
     return rng.permutation(len(depths))[:count]
 

@@ -68,10 +68,11 @@ def all_cases(args: CohortArgs) -> list[Case]:
     return read_cases(args.list, args.data) if args.list else find_cases(args.data, args.volumes)
 
 
-def named_cases(text: str, cases: Sequence[Case], published: Sequence[str]) -> list[Case]:
+def named_cases(flag: str, text: str, cases: Sequence[Case], published: Sequence[str]) -> list[Case]:
     """Return the volumes that a flag names.
 
     Args:
+        flag: Its name, for messages.
         text: `published`, `all`, or names, of which numbers may be ranges: `001-006,012`.
         cases: All that there are.
         published: Names that the first stands for.
@@ -81,7 +82,10 @@ def named_cases(text: str, cases: Sequence[Case], published: Sequence[str]) -> l
     """
     if text == ALL:
         return [*cases]
-    return choose(cases, published if text == PUBLISHED else parse_ids(text))
+    try:
+        return choose(cases, published if text == PUBLISHED else parse_ids(text))
+    except OptionError as error:
+        raise OptionError(f"{flag} {text}: {error}") from None
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:
@@ -98,7 +102,7 @@ def forget_averages(network: nn.Module) -> None:
             layer.reset_running_stats()
 
 
-def input_of(volumes: DataSet) -> dict[str, object]:
+def changed_input(volumes: DataSet) -> dict[str, object]:
     """What a record must say of the input where it is not that of the published ACDC weights."""
     published = DATASETS["acdc"]
     facts: dict[str, object] = {}

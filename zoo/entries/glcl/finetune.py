@@ -15,8 +15,9 @@ validation after every 50, of which the best by Dice is tested; and the mends of
 `--upstream` undoes: intensities are changed in training (`--no-intensity`), a class that a slice lacks counts
 (`--upstream-loss`), moving averages are taken over (`--reset-averages`).
 
-Files in OUT beside the loop's: `results.json`, with Dice and Hausdorff distances of each structure of each test volume,
-and `prediction.png`, a slice beside its truth.
+Files in OUT beside the loop's: `glcl-unet.<name of OUT>.safetensors`, the best network with its pixels, for
+`zoo import`; `results.json`, with Dice and Hausdorff distances of each structure of each test volume; `prediction.png`,
+a slice beside its truth.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ import numpy as np
 import torch
 
 from zoo.entries.glcl.augment import BEND
-from zoo.entries.glcl.cohort import PUBLISHED, CohortArgs, all_cases, forget_averages, named_cases, set_momentum
+from zoo.entries.glcl.cohort import (
+    PUBLISHED,
+    CohortArgs,
+    all_cases,
+    changed_input,
+    forget_averages,
+    named_cases,
+    set_momentum,
+)
 from zoo.entries.glcl.data import DEFORMED, LabelledSlices, WholeVolumes
 from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
 from zoo.entries.glcl.layouts import DATASETS, Case
@@ -39,17 +48,17 @@ from zoo.entries.glcl.subjects import Split, split
 from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
 from zoo.training import distributed
-from zoo.training.args import arg, parse_args, run_command
+from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     Results,
     collect,
-    how_to_load,
     load_network,
     origin_of,
     train_and_test,
     write_results,
 )
+from zoo.training.publish import export, how_to_take
 from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
@@ -113,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     if args.reset_averages:
         forget_averages(method.network)
     parts = {part: store.prepare(cases, args.workers) for part, cases in choose_parts(args).items()}
-    results = {
+    results: Results = {
         "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
         **origin,
         **tune(method, parts, args, processes),
@@ -123,9 +132,17 @@ def main(argv: Sequence[str] | None = None) -> Results:
     if processes.is_main:
         if "test" in parts:
             draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-        write_results(results, args.out, hint=how_to_load(UNET, Path(args.out) / "best.pt"))
+        write_results(results, args.out, hint=how_to_take(UNET, export_best(args)))
     distributed.stop()
     return results
+
+
+def export_best(args: Args) -> Path:
+    """Write the best network, as tested, with its pixels, which `best.pt` does not know; returns the file."""
+    out = Path(args.out)
+    best = torch.load(out / "best.pt", map_location="cpu", weights_only=True)["model"]
+    command = command_of(args, "zoo.entries.glcl.finetune")
+    return export(best, out, model=UNET, input=changed_input(args.volumes), command=command)
 
 
 def resolve(args: Args) -> Args:
@@ -139,7 +156,7 @@ def resolve(args: Args) -> Args:
     if args.epochs * args.steps_per_epoch * args.norm_momentum < SETTLED:
         log.warning(
             "%d steps are few for norms whose averages move by %g a step: they lag behind the weights, and networks "
-            "are judged too low. Give --norm-momentum 0.1, or more steps",
+            "are judged too low. Give more steps, or a larger --norm-momentum",
             *(args.epochs * args.steps_per_epoch, args.norm_momentum),
         )
     if args.upstream:
@@ -156,7 +173,9 @@ def choose_parts(args: Args) -> dict[str, list[Case]]:
     cases = all_cases(args)
     known = split(args.dataset, args.split) if PUBLISHED in (args.train, args.val, args.test) else Split((), (), ())
     wanted = {"train": (args.train, known.train), "val": (args.val, known.val), "test": (args.test, known.test)}
-    parts = {part: named_cases(text, cases, published) for part, (text, published) in wanted.items() if text}
+    parts = {
+        part: named_cases(f"--{part}", text, cases, published) for part, (text, published) in wanted.items() if text
+    }
     if "train" not in parts or args.labelled > len(parts["train"]):
         raise OptionError(f"--train {args.train!r} --labelled {args.labelled}: so many training volumes are needed")
     parts["train"] = parts["train"][: args.labelled or None]

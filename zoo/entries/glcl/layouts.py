@@ -162,7 +162,7 @@ def choose(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     known = {case.name: case for case in cases}
     if absent := [name for name in names if name not in known]:
         raise OptionError(
-            f"{len(absent)} of the {len(names)} volumes asked for are not there: {', '.join(absent[:10])}; there are "
-            f"{len(known)}, from {cases[0].name} to {cases[-1].name}. Name others (as 001-006,012), or all"
+            f"{len(absent)} of {len(names)} volume(s) asked for are not there: {', '.join(absent[:10])}; there are "
+            f"{len(known)}, from {cases[0].name} to {cases[-1].name}. Name some of them (as 001-006,012), or all"
         )
     return [known[name] for name in names]

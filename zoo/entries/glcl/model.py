@@ -108,7 +108,10 @@ class GLCLUNet(nn.Module):
         super().__init__()
         _check_sizes(in_channels=in_channels, blocks=blocks)
         if blocks > len(BLOCKS) or (num_classes and blocks < len(BLOCKS)):
-            raise OptionError(f"blocks={blocks}, num_classes={num_classes}: {len(BLOCKS)} are expected, or fewer for 0")
+            raise OptionError(
+                f"blocks={blocks}, num_classes={num_classes}: a head takes the map of all {len(BLOCKS)} blocks. For "
+                "that of fewer give num_classes=0"
+            )
         self.blocks, self.num_classes = blocks, num_classes
         _add_encoder(self, in_channels)
         _add_decoder(self, blocks)

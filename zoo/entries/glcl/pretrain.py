@@ -43,8 +43,8 @@ from zoo.entries.glcl.cohort import (
     PUBLISHED,
     CohortArgs,
     all_cases,
+    changed_input,
     forget_averages,
-    input_of,
     named_cases,
     set_momentum,
 )
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     args = resolve(parse_args(Args, argv, __doc__))
     processes = distributed.start(args.device)
     torch.manual_seed(args.seed)
-    cases = named_cases(args.subjects, all_cases(args), pretraining(args.dataset, args.split))
+    cases = named_cases("--subjects", args.subjects, all_cases(args), pretraining(args.dataset, args.split))
     unlabelled = [replace(case, mask=None) for case in cases]
     batches = build_batches(args, args.open_store().prepare(unlabelled, args.workers))
     fit(build_method(args), batches, args, processes=processes)
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
             trained["model"],
             Path(args.out),
             models=MODELS[args.stage],
-            input=input_of(args.volumes),
+            input=changed_input(args.volumes),
             command=command_of(args, "zoo.entries.glcl.pretrain"),
             metrics=metrics,
             half=args.half,

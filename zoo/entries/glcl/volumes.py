@@ -106,9 +106,9 @@ def _labels(mask: Array, case: Case, dataset: DataSet) -> npt.NDArray[np.uint8]:
     known = dataset.values if dataset.values and not set(values.tolist()) <= {0, *ranks} else ranks
     if wrong := [f"{value:g}" for value in values if value not in (0, *known)]:
         raise InputContractError(
-            f"{case.name}: the mask {case.mask} has labels {', '.join(wrong[:10])}: 0 and "
-            f"{', '.join(map(str, known))} are expected ({', '.join(dataset.structures)}). Correct the mask, or say "
-            "with --structures what its labels are"
+            f"{case.name}: the mask {case.mask} has labels {', '.join(wrong[:10])}, where 0 and "
+            f"{', '.join(f'{label} ({name})' for label, name in zip(known, dataset.structures, strict=True))} are "
+            "expected. Correct the mask; for structures of your own, labelled 1, 2, ..., give --structures"
         )
     labels: npt.NDArray[np.uint8] = np.searchsorted((0, *known), mask).astype(np.uint8)
     return labels
