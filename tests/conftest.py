@@ -20,6 +20,20 @@ def empty_home(monkeypatch, tmp_path):
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "zoo-home"))
 
 
+@pytest.fixture
+def zoo(capsys):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+    from zoo.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as leaving:
+            main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return leaving.value.code or 0, captured.out, captured.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def scratch():
     """A folder for large files that are made once; removed at the end, unlike pytest's own."""

@@ -114,9 +114,13 @@ def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, 
         assert zoo.model_info(f"{model}.run").input.size == (32, 32)
 
 
-def test_mode_id_exports_the_encoder(images, out):
-    """Without a decoder and without a list; the file is the ResNet-50's, and the best epoch is by the training loss."""
+def test_mode_id_exports_the_encoder(images, out, caplog):
+    """Without a decoder and without a list; the file is the ResNet-50's, and the best epoch is by the training loss.
+
+    One process with one batch of keys, which batch norm gives away, is warned of.
+    """
     metrics = pretrain.main(flags(images, out, "--mode", "id", "--precision", "bf16", "--channels-last"))
+    assert sum("--key-batches 2 mixes them" in message for message in caplog.messages) == 1
     assert "mse" not in metrics
     assert not list(out.glob("caid-resnet50-unet*"))
     state = torch.load(out / "best.pt", weights_only=True)["model"]

@@ -27,8 +27,9 @@ from zoo.checkpoint import (
 )
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.formats import open_checkpoint, sniff
+from zoo.formats import open_checkpoint
 from zoo.mounts import is_on_network
+from zoo.sniffing import sniff
 
 
 def tensors(*names):

@@ -13,19 +13,6 @@ from zoo.cli import main
 
 
 @pytest.fixture
-def zoo(capsys):
-    """Run the command in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as leaving:
-            main([str(a) for a in arguments])
-        captured = capsys.readouterr()
-        return leaving.value.code or 0, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def in_house(tmp_path, monkeypatch):
     """A manifest of one small file, by ZOO_MANIFEST; returns the file."""
     file = tmp_path / "in-house.bin"
@@ -78,6 +65,17 @@ def test_info_tells_licence_state_and_input(zoo):
     facts = json.loads(zoo("info", "caid-resnet50.chestxray14", "--json")[1])
     assert facts["trained_by"] == "authors"
     assert facts["input"]["size"] == [224, 224]
+
+
+def test_info_names_the_files_that_belong_to_weights(zoo):
+    """Landmarks and the like, which `zoo download` fetches too, with their digests."""
+    _, out, _ = zoo("info", "drasclr-cnn3d.copdgene")
+    facts = json.loads(zoo("info", "drasclr-cnn3d.copdgene", "--json")[1])["assets"]
+    assert set(facts) == {"landmarks", "lung_mask"}
+    assert facts["landmarks"]["bytes"] == 14072
+    for part in ("landmarks:", "lung_mask:", facts["landmarks"]["sha256"], *facts["lung_mask"]["sources"]):
+        assert part in out
+    assert json.loads(zoo("info", "caid-resnet50", "--json")[1])["assets"] == {}
 
 
 def test_info_of_a_family_lists_its_models(zoo):

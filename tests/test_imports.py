@@ -75,14 +75,18 @@ def test_the_core_knows_neither_training_nor_recipes(path):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("entries/*/__init__.py")), ids=lambda path: path.parent.name)
 def test_entries_know_the_vocabulary_alone(path):
-    """What an entry imports of the package: entry, checkpoint, errors, its own network, names and sizes."""
-    family = path.parent.name
+    """What an entry imports of the package: entry, checkpoint, errors, its own network, names and sizes.
+
+    What whole volumes are embedded with is imported only when they are.
+    """
+    own = f"zoo.entries.{path.parent.name}"
+    embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "windows"))
     allowed = (
-        "zoo.entry",
-        "zoo.checkpoint",
-        "zoo.errors",
-        *(f"zoo.entries.{family}.{m}" for m in ("model", "names", "sizes")),
+        *("zoo.entry", "zoo.checkpoint", "zoo.errors"),
+        *(f"{own}.{m}" for m in ("model", "names", "segmenters", "sizes")),
+        *embedding,
     )
+    assert not [module for module in imports(path, top_level=True) if module.startswith(embedding)]
     for module in imports(path):
         assert not module.startswith("zoo") or module.startswith(allowed), f"{path} imports {module}"
 

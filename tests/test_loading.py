@@ -18,7 +18,14 @@ import zoo
 import zoo.locate
 from zoo.cache import cache_home, converted_path, hash_file, read_stamp, stamp_path
 from zoo.checkpoint import export_safetensors
-from zoo.errors import CheckpointMismatchError, IntegrityError, OptionError, UnknownModelError, WeightsUnavailableError
+from zoo.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    IntegrityError,
+    OptionError,
+    UnknownModelError,
+    WeightsUnavailableError,
+)
 from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
 
@@ -426,6 +433,20 @@ def test_the_transform_follows_the_record(manifest, unet_safetensors):
     assert zoo.load_transform("caid-resnet50")(torch.rand(1, 128, 160)).shape == (3, 96, 96)
     with pytest.raises(UnknownModelError):
         zoo.load_transform("caid-resnet50.nothing")
+
+
+def test_the_transform_follows_a_file_of_ones_own(manifest, unet_safetensors, unet_state, tmp_path):
+    """Its header comes first, then the tag that is named, then the model; what was imported plays no part."""
+    name = "caid-resnet50"
+    manifest(record(unet_safetensors, input={"size": [96, 96], "resize": 96}))
+    trained = tmp_path / "trained.safetensors"
+    save_file(unet_state, trained, metadata={"input": json.dumps({"size": [64, 64], name: {"resize": 70}})})
+    preprocessing = zoo.load_transform(name, checkpoint=trained).preprocessing
+    assert (preprocessing.size, preprocessing.resize) == ((64, 64), 70)
+    assert zoo.load_transform(f"{name}.mine", checkpoint=unet_safetensors).preprocessing.size == (96, 96)
+    assert zoo.load_transform(name, checkpoint=unet_safetensors) == build_transform(get_entry(name).preprocessing)
+    with pytest.raises(CheckpointFormatError, match=r"nowhere\.pth"):
+        zoo.load_transform(name, checkpoint=tmp_path / "nowhere.pth")
 
 
 # --- looking into files -----------------------------------------------------------------------------------------------

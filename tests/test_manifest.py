@@ -107,6 +107,21 @@ def test_the_users_manifest_follows_the_cache(tmp_path):
     assert "mine" not in [weights.tag for weights in records("caid-resnet50")]
 
 
+def test_an_input_can_be_of_one_model_alone(tmp_path, monkeypatch):
+    """What stands under a model's name is that model's, beside what is all's; another name is a mistake."""
+    models = ["caid-resnet50", "caid-resnet50-unet"]
+    facts = {"units": "all", "caid-resnet50": {"size": [96, 96], "resize": 110}}
+    path = write(tmp_path / "m.json", record("mine", models=models, input=facts))
+    monkeypatch.setenv("ZOO_MANIFEST", str(path))
+    first, second = (zoo.load_transform(f"{model}.mine").preprocessing for model in models)
+    assert (first.size, first.resize, first.units) == ((96, 96), 110, "all")
+    assert (second.size, second.units) == (get_entry(models[1]).preprocessing.size, "all")
+    assert zoo.model_info("caid-resnet50.mine").input == first
+    write(path, record("mine", input={"caid-resnet50-unet": {"size": [96, 96]}}))
+    with pytest.raises(OptionError, match=r"input has caid-resnet50-unet, which is none of its models"):
+        zoo.model_info("caid-resnet50")
+
+
 def test_only_hosted_default_weights_are_taken_without_a_tag(tmp_path, monkeypatch):
     """On request, withdrawn and non-default ones need their tag; what is not published has none to give."""
     weights = [

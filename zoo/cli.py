@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from zoo.errors import OptionError, UnknownModelError, ZooError
+from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
+from zoo.wording import error_text, fact_lines, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ZooError, OSError) as error:
         if debug:
             raise
-        print(_message(error, as_page=sys.stderr.isatty()), file=sys.stderr)
+        print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, OptionError | UnknownModelError) else 1) from error
 
 
@@ -94,7 +95,7 @@ def info(
         return _print_json(facts)
     width = max(map(len, facts))
     for key, value in facts.items():
-        for i, line in enumerate(_lines(value)):
+        for i, line in enumerate(fact_lines(value)):
             print(f"{key if i == 0 else '':<{width}}  {line}")
     print(f"{'card':<{width}}  {get_entry(name).card}")
     return None
@@ -214,17 +215,90 @@ def export(
     print(export_safetensors(full_state(name, model) if full else model.state_dict(), out, half=half))
 
 
+@app.command("embed")
+def embed_command(
+    name: Name,
+    paths: Annotated[list[Path], typer.Argument(help="Images: files, or folders for all that is in them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .npz or .csv.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Take this file's weights instead.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Write the features of images, a row for each, or for each slice where the network takes slices.
+
+    What cannot be embedded is left out, and named at the end: exit code 1, with all other rows written.
+    """
+    from zoo.embedding import embed
+    from zoo.feature_files import check_out, write_features
+
+    check_out(out)
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache_dir": cache_dir}
+    found = embed(name, paths, checkpoint=checkpoint, device=_place(device), **options)
+    if found.paths:
+        write_features(found, out)
+        count, width = found.values.shape
+        print(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
+    if found.failed:
+        rest = f"the others are in {out}" if found.paths else "nothing was written"
+        raise InputContractError(
+            f"{len(found.failed)} image(s) have no features, {rest}:\n  - " + "\n  - ".join(found.failed.values())
+        )
+
+
+def _place(device: str) -> str:
+    if device != "auto":
+        return device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @app.command()
-def doctor(as_json: Json = False, cache_dir: CacheDir = None) -> None:
-    """Check this installation: libraries, cache, manifests, and the weights here; exit 1 if something is wrong."""
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(help="An image or a volume, with --for; default the installation.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--for", help="MODEL or MODEL.TAG that it is to be the input of.")] = None,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Check this installation, or whether an image is what a model was trained on; exit 1 if something is wrong.
+
+    Of the installation: libraries, cache, manifests, and the weights here.
+    """
     from zoo.doctor import diagnose
 
+    if file is not None or name is not None:
+        return _examine(file, name, as_json, cache_dir)
     checks = diagnose(cache_dir)
     if as_json:
         _print_json([asdict(check) for check in checks])
     else:
         _print_table([{"": "ok" if c.ok else "PROBLEM", "check": c.name, "found": c.found} for c in checks])
     if not all(check.ok for check in checks):
+        raise SystemExit(1)
+    return None
+
+
+def _examine(file: Path | None, name: str | None, as_json: bool, cache_dir: Path | None) -> None:
+    """Print what is found of an image against what a model's input is."""
+    from zoo.examination import examine
+
+    if file is None or name is None:
+        raise OptionError("an image and a model are expected together: zoo doctor FILE --for NAME")
+    found = examine(file, name, cache_dir=cache_dir)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        print(f"{found.path} for {found.model}")
+        if found.facts:
+            _print_table([asdict(fact) for fact in found.facts])
+        for line in found.warnings:
+            print(f"odd: {line}")
+        print(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives} of it")
+    if not found.fits:
         raise SystemExit(1)
 
 
@@ -239,48 +313,9 @@ def demo(
     print(f"picture: {run_demo(image, out)}")
 
 
-def _message(error: Exception, *, as_page: bool) -> str:
-    """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
-    if as_page:
-        return f"zoo: {error}"
-    text = "zoo:"
-    for line in filter(None, map(str.strip, str(error).splitlines())):
-        glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
-        text += f"{glue} {line.removeprefix('- ')}"
-    return text
-
-
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, default=str))
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    table = [list(rows[0]), *([str(v) for v in row.values()] for row in rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for row in table:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _lines(value: Any) -> list[str]:
-    """What stands behind a key of `zoo info`, line by line; what is within something is indented."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return [line for key, inner in value.items() if inner is not None for line in _under(key, inner)] or ["-"]
-    if isinstance(value, list | tuple):
-        return [str(v) for v in value] or ["-"]
-    return [_words(value)]
-
-
-def _under(key: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping):
-        return [f"{key}:", *(f"  {line}" for line in _lines(value))]
-    return [f"{key}: {_words(value)}"]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "any"
-    return str(value) if value not in (None, "") else "-"
+    print("\n".join(table_lines(rows)))

@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
+
+    from zoo.preprocessing import ImageTransform
+    from zoo.slices import SliceTransform
+    from zoo.volume_transform import VolumeTransform
 
 State: TypeAlias = "dict[str, Tensor]"
 Config: TypeAlias = dict[str, Any]
+Transform: TypeAlias = "ImageTransform | SliceTransform | VolumeTransform"
 
 
 @dataclass(frozen=True)
@@ -127,11 +134,22 @@ class Entry:
     """Changes what `reset_parameters` gave one module of a part that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
+    embed: Callable[[nn.Module, Transform, Path, int | None], Tensor] | None = None
+    """Features `(n, D)` of the image in a file or folder, where `forward` on what the transform makes of it is not all.
+
+    Is given the network in eval mode, the transform, the path, and how many parts of the image at once, None for the
+    family's choice. Raises `InputContractError` for what cannot be embedded.
+    """
 
     @property
     def card(self) -> str:
         """Path of the card inside the package."""
         return f"entries/{self.family}/README.md"
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the published network, without a head, returns pooled features `(N, D)`."""
+        return bool(self.config["num_classes"] == 0)
 
 
 @dataclass(frozen=True)
@@ -159,3 +177,5 @@ class ModelInfo:
     """How the weights were made: repository, commit, command, data."""
     notes: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Files that belong to the weights, such as landmarks: sources, bytes and sha256 of each by name."""

@@ -1,23 +1,24 @@
-"""What a checkpoint file is, and how its tensors are reached without running anything that is in it.
+"""How the tensors of a checkpoint file are reached without running anything that is in it.
 
 Opening a file gives names, shapes and types; its tensors are mapped, so that no value is read before it is needed.
 """
 
 from __future__ import annotations
 
+import json
 import pickle
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.errors import CheckpointFormatError
 from zoo.mounts import is_on_network
 from zoo.safety import allow_list, refusal
-from zoo.tensorflow_bundle import Bundle, find_bundle, is_index, open_bundle
-from zoo.tensorflow_index import MAGIC
+from zoo.sniffing import SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
+from zoo.tensorflow_bundle import Bundle, find_bundle, open_bundle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 Mmap: TypeAlias = "bool | Literal['auto']"
 
-SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
-TENSORFLOW = "TensorFlow checkpoint"
-"""How the names begin of what stands for a bundle: its prefix, its index, its folder."""
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 
 _DAMAGE = (
@@ -38,52 +36,6 @@ _DAMAGE = (
 """What torch's reader stumbles over in a damaged file."""
 _CHUNK = 8 << 20
 _LOADING = Lock()  # torch's allow-list is one for all threads
-_MAGIC = {
-    b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
-    b"\x1f\x8b": "gzip archive",
-    b"7z\xbc\xaf": "7z archive",
-    b"BZh": "bzip2 archive",
-    b"\x93NUMPY": "NumPy array",
-    b"version https://git-lfs": "Git LFS pointer (`git lfs pull` fetches what it points to)",
-}
-
-
-def sniff(path: Path) -> str:
-    """Name what a file is by its content: one of the formats that can be read, or a description of the rest.
-
-    Raises:
-        CheckpointFormatError: There is no such file.
-    """
-    if path.is_dir():
-        is_bundle = (path / "checkpoint").is_file() or any(map(is_index, path.glob("*.index")))
-        return f"{TENSORFLOW} folder" if is_bundle else "folder"
-    if not path.is_file():
-        if find_bundle(path):
-            return TENSORFLOW
-        raise CheckpointFormatError(f"{path} does not exist")
-    with path.open("rb") as file:
-        head = file.read(512)
-        file.seek(max(0, path.stat().st_size - 8))
-        tail = file.read()
-    return _sniff_bytes(head, tail)
-
-
-def _sniff_bytes(head: bytes, tail: bytes) -> str:
-    if not head:
-        return "empty file"
-    if head[:4] == b"PK\x03\x04":
-        return TORCH_ZIP
-    if head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL:
-        return TORCH_LEGACY
-    if tail == MAGIC:
-        return f"{TENSORFLOW} index"
-    if known := next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None):
-        return known
-    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
-        return SAFETENSORS
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<head")):
-        return "HTML page"
-    return "text file" if b"\0" not in head and head.isascii() else "file of unknown format"
 
 
 @dataclass
@@ -106,6 +58,15 @@ class StoredState:
     def files(self) -> tuple[Path, ...]:
         """The files that it consists of."""
         return (self.path,)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """The input that the network was trained on, as the recipes write it into the header; empty where they did not.
+
+        Fields of `zoo.entry.Preprocessing`.
+        """
+        stored: dict[str, Any] = json.loads(self.metadata.get("input", "{}"))
+        return stored
 
     def read(self, wanted: State) -> State:
         """Return the wanted tensors with their values, floating point as float32; `wanted` is emptied on the way.

@@ -23,6 +23,7 @@ from zoo.locate import write_converted
 from zoo.manifest import (
     RemoteFile,
     WeightsFile,
+    input_for,
     manifests,
     packaged_manifest,
     read_manifest,
@@ -167,10 +168,9 @@ def _facts(known: WeightsFile) -> dict[str, Any]:
 def _input_of(entry: Entry, source: Path, size: int | None, tag: str = "") -> dict[str, Any]:
     """The input that a file was trained on: as the user says, else as its header, the tag's record, the entry say."""
     ours = next((r for r in read_manifest(packaged_manifest()) if r.tag == tag and entry.name in r.models), None)
-    on_record = dict(ours.input) if ours else {}
+    on_record = input_for(entry.name, ours.input) if ours else {}
     if size is None:
-        stored: dict[str, Any] = json.loads(open_checkpoint(source).metadata.get("input", "{}"))
-        return stored or on_record
+        return input_for(entry.name, open_checkpoint(source).input) or on_record
     if size < 1:
         raise OptionError(f"size={size}: expected the side of the images in pixels")
     published = entry.preprocessing

@@ -12,11 +12,12 @@ from zoo.building import build_network
 from zoo.checkpoint import convert, set_aside
 from zoo.coverage import compare, shape_text
 from zoo.entry import Config, Entry, State
-from zoo.errors import CheckpointFormatError, CheckpointMismatchError, UnsafeCheckpointError
-from zoo.formats import open_checkpoint, sniff
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.formats import open_checkpoint
 from zoo.registry import entries
 from zoo.report import first_names
 from zoo.safety import refused_globals
+from zoo.sniffing import sniff
 
 if TYPE_CHECKING:
     from zoo.coverage import Coverage
@@ -38,11 +39,14 @@ class Match:
     """Name and shape of the head in the file; empty where it has none that the model knows."""
     call: str
     """How to load it; empty unless `complete`."""
+    problem: str = ""
+    """What the file does not say and an option must; empty where it says all."""
 
     def __str__(self) -> str:
         place = f" behind {self.prefix!r}" if self.prefix else ""
         head = f", head {self.head}" if self.head else ""
-        verdict = f"\n  {self.call}" if self.complete else " (does not load)"
+        problem = f": {self.problem}" if self.problem else ""
+        verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
         return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
 
 
@@ -139,8 +143,13 @@ def _match(entry: Entry, tensors: State, path: Path) -> Match | None:
     stored, kept = next(places, ("", ""))
     if not kept:
         return None
-    found = _coverage(entry, state, {**entry.config, **facts})
+    prefix = stored.removesuffix(kept) if stored.endswith(kept) else ""
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
+    try:
+        found = _coverage(entry, state, {**entry.config, **facts})
+    except (CheckpointMismatchError, OptionError) as error:
+        count = sum(name.startswith(entry.required) for name in state)
+        return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
     call = f"load_model({entry.name!r}, checkpoint={str(path)!r})" if found.complete else ""
     if call and heads and "projection" in entry.config:
         projected = _coverage(entry, state, {**entry.config, **facts, "projection": True}, head_required=True)
@@ -150,7 +159,7 @@ def _match(entry: Entry, tensors: State, path: Path) -> Match | None:
         matched=found.matched,
         needed=len(found.needed),
         complete=found.complete,
-        prefix=stored.removesuffix(kept) if stored.endswith(kept) else "",
+        prefix=prefix,
         head=heads[-1] if heads else "",
         call=call,
     )

@@ -15,23 +15,19 @@ from zoo.cache import file_path
 from zoo.checkpoint import convert, fingerprint, left_out, load_into
 from zoo.coverage import is_counter
 from zoo.download import fetch
-from zoo.entry import Config, Entry, State
+from zoo.entry import Config, Entry, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
 from zoo.inspection import guess
 from zoo.locate import Located, find_file
 from zoo.manifest import WeightsFile, find_weights
 from zoo.pinning import unpinning
-from zoo.registry import chosen_record, get_entry, split_name
+from zoo.registry import chosen_record, get_entry, input_of, split_name
 from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from zoo.preprocessing import ImageTransform
-    from zoo.slices import SliceTransform
-    from zoo.volume_transform import VolumeTransform
 
 log = logging.getLogger("zoo")
 
@@ -55,7 +51,8 @@ def load_model(
     What was loaded, adapted, made fresh and left out is in `load_report(model)`.
 
     Args:
-        name: `MODEL`, or `MODEL.TAG` for certain weights of it. See `list_models` and `model_info`.
+        name: `MODEL`, or `MODEL.TAG` for certain weights of it, whose options, as their classes, also hold where a
+            checkpoint of your own or none is loaded. See `list_models` and `model_info`.
         pretrained: Whether to load weights; False gives the network's own random ones.
         checkpoint: A file of your own to load in place of the published weights, in any form the family's files have.
         num_classes: Outputs of the task head, 0 for none. None for the network as published, or as the file has it.
@@ -80,8 +77,9 @@ def load_model(
     entry, record = get_entry(name), chosen_record(name, cache_dir)  # checked, even where neither is loaded from
     asked = _check_arguments(entry, num_classes, in_channels, options)
     place = _check_place(device, mmap)
+    named = dict(record.options) if record and split_name(name)[1] else {}
     if checkpoint is None and not pretrained:
-        return _finish(*_random(entry, asked), place)
+        return _finish(*_random(entry, {**named, **asked}), place)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
@@ -89,7 +87,7 @@ def load_model(
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
-        config = {**entry.config, **located.options, **facts, **asked}
+        config = {**entry.config, **named, **located.options, **facts, **asked}
         model = build_network(entry, config)
         if config.get("projection"):
             _check_projection(entry, model, state)
@@ -99,21 +97,23 @@ def load_model(
     return _finish(model, report, place)
 
 
-def load_transform(name: str) -> ImageTransform | SliceTransform | VolumeTransform:
+def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transform:
     """Return the callable that makes an image or a volume what a model was trained on: float32 `(C, *space)`.
 
     Where a 2D network was trained on the slices of volumes, a volume gives a batch of them, `(slices, C, H, W)`.
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
+        checkpoint: The file of your own that `load_model` is given: what its header says of its input, as the recipes
+            write it, comes first; a file that says nothing has the model's, or that of the tag that is named.
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
+        CheckpointFormatError: The file cannot be read.
     """
     from zoo.preprocessing import build_transform
 
-    entry, record = get_entry(name), chosen_record(name)
-    return build_transform(entry.preprocessing.override(record.input if record else {}))
+    return build_transform(input_of(name, checkpoint))
 
 
 def download_weights(
@@ -250,20 +250,20 @@ def _check_place(device: str | torch.device, mmap: Mmap) -> torch.device:
 def _announce(report: LoadReport, num_classes: int | None) -> None:
     """Say in one line what the weights are, and in another what became of a head that the user may count on."""
     known = report.trained_by == "authors" or not report.tag  # a file of the user's own needs no such warning
+    untrained = [name for name in report.fresh if not is_counter(name)]
     log.log(
         logging.INFO if known else logging.WARNING,
         "%s: %d tensors loaded, %d adapted, %d fresh, from %s%s",
         report.name,
         len(report.loaded),
         len(report.adapted),
-        len(report.fresh),
+        len(untrained),
         report.source,
         "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}",
     )
     misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
     if misfits and num_classes != 0:
         log.warning("%s: the file's head was dropped. %s", report.name, first_names(misfits, 1))
-    untrained = [name for name in report.fresh if not is_counter(name)]
     if untrained and num_classes is None:
         log.warning("%s: not in the file, so untrained: %s", report.name, first_names(untrained, 3))
 

@@ -16,9 +16,10 @@ from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, other_float
+from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
+from zoo.sniffing import SAFETENSORS
 
 log = logging.getLogger("zoo")
 

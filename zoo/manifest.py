@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,12 @@ def _record(raw: Any, path: Path) -> WeightsFile:
             f"record {raw.get('tag', '?')!r} of {path}: missing {missing}, unknown {unknown}, "
             f"state {raw.get('state')!r} (one of {', '.join(STATES)})"
         )
+    strays = [name for name, own in raw.get("input", {}).items() if isinstance(own, dict) and name not in raw["models"]]
+    if strays:
+        raise OptionError(
+            f"record {raw['tag']!r} of {path}: input has {', '.join(strays)}, which is none of its models: fields are "
+            f"expected, or the fields of one of {', '.join(raw['models'])} under its name"
+        )
     base = path.resolve().parent
     assets = {}
     for name, asset in raw.get("assets", {}).items():
@@ -159,13 +165,25 @@ def manifests(cache_dir: str | Path | None = None) -> Iterator[Path]:
 
 
 def records(model: str, cache_dir: str | Path | None = None) -> tuple[WeightsFile, ...]:
-    """All records for a model, in order of preference; of two with one tag the first counts."""
+    """All records for a model, with its own input, in order of preference; of two with one tag the first counts."""
     found: dict[str, WeightsFile] = {}
     for path in manifests(cache_dir):
         for record in read_manifest(path):
             if model in record.models:
-                found.setdefault(record.tag, record)
+                found.setdefault(record.tag, replace(record, input=input_for(model, record.input)))
     return tuple(found.values())
+
+
+def input_for(model: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Preprocessing` that weights change for a model.
+
+    Args:
+        model: Its name.
+        facts: The `input` of a record or of a file's header: fields, for all models that the weights fill, and under
+            the name of a model the fields that are its own.
+    """
+    shared = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
+    return shared | dict(facts.get(model, {}))
 
 
 def find_weights(model: str, tag: str = "", cache_dir: str | Path | None = None) -> WeightsFile:

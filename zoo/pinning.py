@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.cache import hash_file, read_stamp, stamp_path, write_stamp
-from zoo.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.manifest import WeightsFile
+from zoo.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile

@@ -8,9 +8,9 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
-from zoo.entry import Entry, ModelInfo
+from zoo.entry import Entry, ModelInfo, Preprocessing
 from zoo.errors import UnknownModelError
-from zoo.manifest import WeightsFile, records, tagged_record
+from zoo.manifest import WeightsFile, input_for, records, tagged_record
 
 FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl")
 """Folders under `zoo/entries`, in the order in which models are listed."""
@@ -61,6 +61,29 @@ def chosen_record(name: str, cache_dir: str | Path | None = None) -> WeightsFile
     return next((record for record in known if record.loads_without_tag), known[0] if known else None)
 
 
+def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
+    """Return the input that weights were trained on.
+
+    Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
+    was named, else the model's: what was imported, and so stands behind the plain name, plays no part.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`.
+        checkpoint: The file; None for the weights that the name stands for.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        UnknownModelError: No such model, or no weights with this tag.
+        CheckpointFormatError: The file cannot be read.
+    """
+    from zoo.formats import open_checkpoint
+
+    entry = get_entry(name)
+    record = chosen_record(name, cache_dir) if checkpoint is None or split_name(name)[1] else None
+    stored = open_checkpoint(checkpoint).input if checkpoint is not None else {}
+    return entry.preprocessing.override(input_for(entry.name, stored) or (record.input if record else {}))
+
+
 def model_info(name: str) -> ModelInfo:
     """Return what is known of a model and of the weights that its name, with or without a tag, stands for.
 
@@ -87,4 +110,8 @@ def model_info(name: str) -> ModelInfo:
         input=entry.preprocessing.override(record.input),
         notes=record.notes,
         options={**entry.config, **record.options},
+        assets={
+            key: {"sources": file.sources, "bytes": file.bytes, "sha256": file.sha256}
+            for key, file in record.assets.items()
+        },
     )

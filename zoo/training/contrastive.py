@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training import distributed
+
+log = logging.getLogger("zoo")
 
 
 def queue_logits(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
@@ -92,3 +95,17 @@ def shuffled_forward(network: Callable[[Tensor], Tensor], x: Tensor, groups: int
     own = torch.cat([network(everyone[part]) for part in mine.chunk(groups)])
     outputs = distributed.gather(own)
     return outputs[order.argsort()].view(distributed.world(), -1, *outputs.shape[1:])[distributed.rank()]
+
+
+def warn_of_unshuffled_keys(world: int, groups: int) -> None:
+    """Warn where `shuffled_forward` has one group in all, whose statistics tell a key from the queue without a look.
+
+    Args:
+        world: Processes of the run.
+        groups: Parts in which each runs its keys, the run's `--key-batches`.
+    """
+    if world * groups == 1:
+        log.warning(
+            "--key-batches 1 on one process: queries and keys are the same batch, whose statistics tell a key from the "
+            "queue; --key-batches 2 mixes them, as several processes do"
+        )

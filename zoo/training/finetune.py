@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 import zoo
+from zoo import registry
 from zoo.entry import Preprocessing
 from zoo.registry import get_entry, split_name
 from zoo.training import distributed
@@ -93,14 +94,13 @@ def origin_of(network: nn.Module) -> Results:
 
 
 def input_of(args: Start) -> Preprocessing:
-    """What a run's images or volumes must be: the input of the weights that it starts from.
+    """What a run's images or volumes must be: the input of the weights that it starts from, see `registry.input_of`.
 
-    Of a file of the user's own, and of random weights, that is the model's, or of the tag that was named: what was
-    imported, and so stands behind the plain name, plays no part.
+    Of random weights that is the model's, or of the tag that was named.
     """
-    is_own = bool(args.checkpoint or args.from_scratch)
-    entry, tag = get_entry(args.model), split_name(args.model)[1]
-    return entry.preprocessing if is_own and not tag else zoo.model_info(args.model).input
+    if args.from_scratch and not split_name(args.model)[1]:
+        return get_entry(args.model).preprocessing
+    return registry.input_of(args.model, args.checkpoint or None)
 
 
 def load_network(args: Start, num_classes: int) -> nn.Module:

@@ -24,6 +24,7 @@ from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish
@@ -68,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     """Train, then export the query network and print its manifest record."""
     args = resolve(parse_args(Args, argv, __doc__))
     processes = distributed.start(args.device)
+    warn_of_unshuffled_keys(processes.world, args.key_batches)
     torch.manual_seed(args.seed)
     method = build_method(args)
     metrics = fit(

@@ -5,13 +5,15 @@ A 3D encoder of patches whose convolutions depend on where in an atlas of the lu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import find_prefix, strip_prefix
 from zoo.entry import Config, Entry, Preprocessing, State
 
 if TYPE_CHECKING:
-    from torch import nn
+    from pathlib import Path
+
+    from torch import Tensor, nn
 
 NAME = "drasclr-cnn3d"
 WINDOW = (-1024, 240)
@@ -53,6 +55,18 @@ def build(config: Config) -> nn.Module:
         num_classes=0 if projection else config["num_classes"],
         in_channels=config["in_channels"],
     )
+
+
+def embed_patient(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
+    """Features of a patient, `(1, 128)`: the mean over the authors' landmarks.
+
+    The path is that of a CT, from which patches are cut by the recipe's own steps in place of the transform's, or of a
+    `.npy` file of patches that were.
+    """
+    from zoo.entries.drasclr.embed import embed_patient as embed
+    from zoo.entries.drasclr.embed import pool
+
+    return pool(embed(model, path, batch_size=batch_size or 16))[None]
 
 
 def convert(state: State) -> tuple[State, Config]:
@@ -106,6 +120,7 @@ ENTRIES = (
         stem_axis=2,
         stages=_STAGES,
         preprocessing=PREPROCESSING,
+        embed=embed_patient,
         unused={
             r"(.*\.)?encoder_k\..*": "key network",
             r"(.*\.)?queue(_ptr)?": "queue of negatives",

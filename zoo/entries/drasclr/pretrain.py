@@ -31,6 +31,7 @@ from zoo.entries.drasclr.model import EXPERT_INITS
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.finetune import last_metrics
 from zoo.training.loop import fit
 from zoo.training.publish import publish
@@ -106,7 +107,7 @@ def resolve(args: Args) -> Args:
 def check_share(args: Args, world: int) -> None:
     """Raise `OptionError` where batch norm would see one sample: its last maps have one voxel.
 
-    Warns where all keys are one batch on one process: by its statistics a key is told from the queue without a look.
+    Warns where all keys are one batch on one process.
     """
     share = args.batch_size // (world * args.accumulate)
     if share // max(1, args.key_batches) < 2:
@@ -114,11 +115,7 @@ def check_share(args: Args, world: int) -> None:
             f"--batch-size {args.batch_size} over {world} process(es), --accumulate {args.accumulate} and "
             f"--key-batches {args.key_batches}: batch norm needs at least 2 subjects at a time"
         )
-    if world * args.key_batches == 1:
-        log.warning(
-            "--key-batches 1 on one process: queries and keys are the same batch, whose statistics tell a key from the "
-            "queue; --key-batches 2 mixes them, as several processes do"
-        )
+    warn_of_unshuffled_keys(world, args.key_batches)
 
 
 def build_patches(args: Args, table: Indices) -> Patches:

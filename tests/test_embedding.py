@@ -1,0 +1,272 @@
+"""Features of files: the rows of every family, what is left out and named, the two formats, folders."""
+
+import json
+import logging
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from drasclr_patches import LANDMARKS, write_subjects
+from PIL import Image
+from safetensors.torch import save_file
+from test_cli import one_line
+from test_volumes import write_series
+
+import zoo as package
+from zoo.embedding import embed, input_of
+from zoo.errors import OptionError
+from zoo.feature_files import write_features
+from zoo.image_files import find_images
+
+NAME = "caid-resnet50.chestxray14-800"
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+"""Batches of other sizes sum in another order, some 1e-6; other images differ by more than 0.01."""
+
+
+def write_film(path, seed):
+    """Smooth noise of 70 x 90 pixels."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 5), dtype=np.uint8)
+    Image.fromarray(coarse).resize((90, 70), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def write_volume(path, shape, affine, low=-1000.0):
+    """Tissue and noise in a box, air around."""
+    values = np.full(shape, low, np.float32)
+    body = tuple(slice(2, side - 2) for side in shape)
+    values[body] = np.random.default_rng(sum(shape)).normal(40, 60, values[body].shape)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+def read(out):
+    with np.load(out, allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Three films, one of them below, and two files that are none."""
+    folder = tmp_path / "films"
+    (folder / "ward").mkdir(parents=True)
+    for i, name in enumerate(("b.png", "ward/c.jpg", "a.png")):
+        write_film(folder / name, i)
+    (folder / "broken.png").write_text("no image")
+    (folder / "notes.txt").write_text("not an image, and not called one")
+    return folder
+
+
+def test_rows_are_the_networks_own_features(zoo, films, tmp_path):
+    """`zoo embed` writes what model and transform give, in order; bad files are named at the end, with exit code 1."""
+    out = tmp_path / "features.npz"
+    code, said, err = zoo("embed", NAME, films, "-o", out, "--batch-size", 2)
+    assert code == 1
+    assert "1 image(s) have no features, the others are in" in err
+    assert str(films / "broken.png") in err
+    assert one_line(err)
+    assert "3 x 2048 features of 3 image(s)" in said
+    found = read(out)
+    paths = [str(films / name) for name in ("a.png", "b.png", "ward/c.jpg")]
+    assert found["paths"].tolist() == paths
+    assert "slices" not in found
+    model, transform = package.load_model(NAME), package.load_transform(NAME)
+    with torch.no_grad():
+        expected = torch.stack([model(transform(path)[None])[0] for path in paths]).numpy()
+    assert found["features"].dtype == np.float32
+    assert np.abs(expected[0] - expected[1]).max() > 0.01
+    np.testing.assert_allclose(found["features"], expected, **CLOSE)
+    facts = json.loads(str(found["zoo"]))
+    assert (facts["model"], facts["sha256"]) == (NAME, package.model_info(NAME).sha256)
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
+
+
+def test_csv_has_the_same_numbers(zoo, films, tmp_path):
+    """To the last bit, read by loader processes or here, with exit code 0 where every file is good."""
+    good = [films / "b.png", films / "a.png"]
+    code, _, err = zoo("embed", NAME, *good, "-o", tmp_path / "f.csv", "--workers", 1)
+    assert (code, err) == (0, "")
+    header, *rows = [line.split(",") for line in (tmp_path / "f.csv").read_text().splitlines()]
+    assert header == ["path", *(f"f{i}" for i in range(2048))]
+    assert [row[0] for row in rows] == list(map(str, good))
+    assert np.array_equal(np.array([row[1:] for row in rows], np.float32), embed(NAME, good).values)
+
+
+def test_without_a_good_file_nothing_is_written(zoo, films, tmp_path):
+    """And what was there before stays."""
+    out = tmp_path / "f.npz"
+    out.write_bytes(b"earlier")
+    code, _, err = zoo("embed", NAME, films / "broken.png", "-o", out)
+    assert code == 1
+    assert "nothing was written" in err
+    assert out.read_bytes() == b"earlier"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["-o", "f.txt"], ".npz or .csv"),
+        (["-o", "absent/f.npz"], "in a folder that exists"),
+        (["-o", "f.npz", "absent.png"], "1 of 2 paths do not exist: absent.png"),
+        (["-o", "f.npz", "empty"], "no images in the folder empty"),
+        (["-o", "f.npz", "--batch-size", "0"], "batch_size=0"),
+        (["-o", "f.npz", "--workers", "-1"], "workers=-1"),
+        (["-o", "f.npz", "--device", "abacus"], "abacus"),
+    ],
+)
+def test_wrong_use_is_said_before_anything_is_read(zoo, films, tmp_path, monkeypatch, more, said):
+    """Exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    code, _, err = zoo("embed", NAME, films / "a.png", *more)
+    assert code == 2
+    assert said in err
+    assert one_line(err.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("caid-resnet50-unet", "caid-resnet50"),
+        ("monai-ssl-unetr", "monai-ssl-vitb16"),
+        ("monai-ssl-swinunetr", "monai-ssl-vitb16"),
+        ("monai-ssl-vitautoenc", "monai-ssl-vitb16"),
+        ("glcl-unet", "glcl-encoder"),
+    ],
+)
+def test_networks_without_pooled_features_name_the_one_that_has(name, way, films):
+    """Told from the entry alone, so that no weights are needed for it."""
+    with pytest.raises(OptionError, match=f"'{name}' has no pooled features.* {way} gives them"):
+        embed(name, [films])
+
+
+def test_every_family_has_an_encoder():
+    """Which is what `zoo embed` takes; its network has `num_features`."""
+    from zoo.registry import entries
+
+    encoders = [entry for entry in entries().values() if entry.is_encoder]
+    assert {entry.family for entry in encoders} == {entry.family for entry in entries().values()}
+
+
+def test_a_volume_of_slices_gives_a_row_for_each(tmp_path):
+    """GLCL: path and slice stand beside the row, volumes may have different numbers of slices."""
+    torch.manual_seed(0)
+    model = package.load_model("glcl-encoder", pretrained=False)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    affine = np.diag([-1.36719, -1.36719, 8, 1])
+    paths = [write_volume(tmp_path / f"{n}.nii.gz", (40, 48, n), affine, low=0.0) for n in (6, 5)]
+    found = embed("glcl-encoder", paths, checkpoint=tmp_path / "w.safetensors", batch_size=2)
+    assert found.paths == (str(paths[0]),) * 6 + (str(paths[1]),) * 5
+    assert found.slices == (*range(6), *range(5))
+    with torch.no_grad():
+        expected = model(package.load_transform("glcl-encoder")(paths[1]))
+    np.testing.assert_allclose(found.values[6:], expected.numpy(), **CLOSE)
+    write_features(found, tmp_path / "f.csv")
+    rows = (tmp_path / "f.csv").read_text().splitlines()
+    assert rows[0].startswith("path,slice,f0,f1")
+    assert rows[7].startswith(f"{paths[1]},0,")
+    write_features(found, tmp_path / "f.npz")
+    assert read(tmp_path / "f.npz")["slices"].tolist() == list(found.slices)
+
+
+def test_a_ct_is_embedded_as_by_its_familys_own_module(tmp_path):
+    """MONAI SSL: a NIfTI and a DICOM series, found in a folder, give what the sliding windows of the recipe give."""
+    from zoo.entries.monai_ssl import sliding
+
+    torch.manual_seed(0)
+    small = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128}
+    model = package.load_model("monai-ssl-vitb16", pretrained=False, **small)
+    weights = tmp_path / "w.safetensors"
+    save_file(model.state_dict(), weights)
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    write_volume(scans / "ct.nii.gz", (30, 26, 14), np.diag([-1.1, 1.3, 3.1, 1]))
+    write_series(scans / "series")
+    found = embed("monai-ssl-vitb16", [scans], checkpoint=weights)
+    assert found.paths == (str(scans / "ct.nii.gz"), str(scans / "series"))
+    assert not found.failed
+    arguments = ["--checkpoint", str(weights), "--out", str(tmp_path / "own"), "--device", "cpu"]
+    files = sliding.main(["features", "--image", *found.paths, *arguments])
+    for row, file in zip(found.values, files, strict=True):
+        np.testing.assert_allclose(row, read(file)["pooled"], **CLOSE)
+    with pytest.raises(OptionError, match="workers=2: 0 is expected"):
+        embed("monai-ssl-vitb16", [scans], checkpoint=weights, workers=2)
+
+
+def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatch):
+    """DrasCLR: patches that were cut before give the mean over the landmarks; what is wrong is said by name."""
+    from zoo.entries.drasclr import inputs
+    from zoo.entries.drasclr.embed import embed_patient
+
+    monkeypatch.setattr(inputs, "load_landmarks", lambda: LANDMARKS)  # the authors' are fetched
+    torch.manual_seed(0)
+    model = package.load_model("drasclr-cnn3d", pretrained=False, experts=2)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    patches = write_subjects(tmp_path / "patch", 2, textured=True)
+    np.save(patches / "s2_patch.npy", np.zeros((5, 32, 32, 32), np.int16))
+    found = embed("drasclr-cnn3d", [patches], checkpoint=tmp_path / "w.safetensors")
+    assert found.paths == tuple(str(patches / f"s{i}_patch.npy") for i in range(2))
+    for row, path in zip(found.values, found.paths, strict=True):
+        np.testing.assert_allclose(row, embed_patient(model, path).mean(0).numpy(), **CLOSE)
+    assert list(found.failed) == [str(patches / "s2_patch.npy")]
+    assert "s2_patch.npy: the least value" in found.failed[str(patches / "s2_patch.npy")]
+
+
+def test_features_that_are_not_finite_are_no_features(films, tmp_path, unet_state):
+    """A network whose weights overflow gives no row of NaN."""
+    spoilt = {n.removeprefix("encoder."): t for n, t in unet_state.items() if n.startswith("encoder.")}
+    spoilt["layer4.2.bn3.weight"] = torch.full_like(spoilt["layer4.2.bn3.weight"], torch.nan)
+    save_file(spoilt, tmp_path / "w.safetensors", metadata={"input": '{"size": [64, 64], "resize": 73}'})
+    found = embed("caid-resnet50", [films / "a.png"], checkpoint=tmp_path / "w.safetensors")
+    assert found.values.shape == (0, 0)
+    assert "NaN or infinite" in found.failed[str(films / "a.png")]
+
+
+def test_the_input_of_a_file_is_what_its_header_says(tmp_path):
+    """Else that of the tag that is named, else the model's; the weights of the plain name play no part."""
+    for name, metadata in (("bare", None), ("told", {"input": '{"size": [96, 96], "resize": 110}'})):
+        save_file({"w": torch.zeros(1)}, tmp_path / name, metadata=metadata)
+    assert input_of("caid-resnet50").size == (64, 64)
+    assert input_of("caid-resnet50", tmp_path / "told").size == (96, 96)
+    assert input_of(NAME, tmp_path / "bare").size == (64, 64)
+    assert input_of("caid-resnet50", tmp_path / "bare").size == (224, 224)
+
+
+def test_folders_are_looked_through(films, tmp_path):
+    """Pictures by suffix and DICOM by content, hidden files left out, each image once; volumes with series as one."""
+    (tmp_path / "cohort").mkdir()
+    series = write_series(tmp_path / "cohort" / "p1")
+    shutil.copy(next(path for path in sorted(series.iterdir())), films / "1.2.840.7")
+    (films / ".hidden.png").touch()
+    named = [path.name for path in find_images([films, films / "a.png"], volumes=False)]
+    assert named == ["1.2.840.7", "a.png", "b.png", "broken.png", "c.jpg"]
+    for name in ("x.nii", "x.txt", "y.NII.GZ", "pair.hdr", "pair.img"):
+        (tmp_path / "cohort" / name).touch()
+    found = find_images([tmp_path / "cohort"], volumes=True)
+    assert [path.name for path in found] == ["p1", "pair.hdr", "x.nii", "y.NII.GZ"]
+    assert find_images([tmp_path / "cohort" / "x.txt"], volumes=True)  # a file that is named is taken
+
+
+def test_nothing_is_half_written(tmp_path, films, monkeypatch):
+    """A disk that fills up leaves the earlier file, and no temporary one."""
+    found, out = embed(NAME, [films / "a.png"]), tmp_path / "f.npz"
+    out.write_bytes(b"earlier")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_features(found, out)
+    assert out.read_bytes() == b"earlier"
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_transforms_warnings_are_heard(films, caplog):
+    """What is odd about an image is logged, and it has a row."""
+    Image.new("L", (80, 80), 7).save(films / "flat.png")
+    with caplog.at_level(logging.WARNING, "zoo"):
+        found = embed(NAME, [films / "flat.png"])
+    assert len(found.paths) == 1
+    assert any("flat.png is constant" in message for message in caplog.messages)
