@@ -22,7 +22,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
-from zoo.training.runlog import Metrics, read_log, say, write_atomically
+from zoo.training.runlog import Metrics, last_metrics, say, write_atomically
 
 Results = dict[str, Any]
 
@@ -80,11 +80,6 @@ def train_and_test(
         with torch.no_grad(), autocast(args.precision, processes.device):
             results["test"] = evaluate("test", 0)
     return results
-
-
-def last_metrics(out: Path) -> Metrics:
-    """Metrics of the last epoch of the run in a folder, which has finished."""
-    return {name: value for name, value in read_log(out / "log.jsonl")[-1].items() if name != "seconds"}
 
 
 def origin_of(network: nn.Module) -> Results:

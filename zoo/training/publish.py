@@ -5,14 +5,56 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.registry import get_entry
-from zoo.training.runlog import say
+from zoo.training import distributed
+from zoo.training.distributed import Processes
+from zoo.training.runlog import Metrics, last_metrics, say
+
+
+class Run(Protocol):
+    """Arguments of a run whose weights are exported."""
+
+    out: str
+    half: bool
+
+
+def publish_run(
+    args: Run,
+    processes: Processes,
+    *,
+    models: tuple[str, ...],
+    input: Mapping[str, Any],
+    command: str,
+    best: Metrics | None = None,
+) -> Metrics:
+    """Publish the weights of a run that has finished, as `publish` says; called by all processes.
+
+    Args:
+        args: Of the run.
+        processes: From `zoo.training.distributed.start`.
+        models: As for `publish`.
+        input: The same.
+        command: The same.
+        best: Metrics of the best epoch, whose weights are meant; None for those of the last epoch.
+
+    Returns:
+        Metrics of the epoch whose weights are exported.
+    """
+    distributed.barrier()
+    out = Path(args.out)
+    metrics = last_metrics(out) if best is None else best
+    if processes.is_main:
+        file = out / ("last.pt" if best is None else "best.pt")
+        trained = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        publish(trained["model"], out, models=models, input=input, command=command, metrics=metrics, half=args.half)
+    return metrics
 
 
 def publish(
@@ -34,7 +76,7 @@ def publish(
             own names.
         input: Fields of the entries' `Preprocessing` that the run had otherwise; of one model alone under its name.
         command: How the weights were made; also in the file's header.
-        metrics: Of the best epoch.
+        metrics: Of the epoch that they are of.
         half: Half precision; 1-D tensors stay float32.
 
     Returns:

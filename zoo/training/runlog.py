@@ -72,6 +72,11 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def last_metrics(out: Path) -> Metrics:
+    """Metrics of the last epoch of the run in a folder, which has finished."""
+    return {name: value for name, value in read_log(out / "log.jsonl")[-1].items() if name != "seconds"}
+
+
 def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
     """Draw every metric of a log against the epoch, training and validation in one panel."""
     from matplotlib.figure import Figure

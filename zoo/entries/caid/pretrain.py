@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -27,7 +26,7 @@ from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_comman
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
-from zoo.training.publish import publish
+from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics
 
 
@@ -72,24 +71,15 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     warn_of_unshuffled_keys(processes.world, args.key_batches)
     torch.manual_seed(args.seed)
     method = build_method(args)
-    metrics = fit(
+    best = fit(
         method,
         build_views(args, args.list, args.split),
         args,
         processes=processes,
         validate=validation(args, processes),
     )
-    if processes.is_main:
-        best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
-        publish(
-            best["model"],
-            Path(args.out),
-            models=models_of(args),
-            input=input_of(args),
-            command=command_of(args, "zoo.entries.caid.pretrain"),
-            metrics=metrics,
-            half=args.half,
-        )
+    command = command_of(args, "zoo.entries.caid.pretrain")
+    metrics = publish_run(args, processes, models=models_of(args), input=input_of(args), command=command, best=best)
     distributed.stop()
     return metrics
 

@@ -32,9 +32,8 @@ from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
-from zoo.training.finetune import last_metrics
 from zoo.training.loop import fit
-from zoo.training.publish import publish
+from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics, write_atomically
 
 log = logging.getLogger("zoo")
@@ -83,18 +82,8 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     method = build_method(args, landmarks, table, patches.locations)
     keep_table(Path(args.out), landmarks, table, patches.locations)
     fit(method, patches, args, processes=processes)
-    metrics = last_metrics(Path(args.out))
-    if processes.is_main:
-        last = torch.load(Path(args.out) / "last.pt", map_location="cpu", weights_only=True, mmap=True)
-        publish(
-            last["model"],
-            Path(args.out),
-            models=(NAME,),
-            input={},
-            command=command_of(args, "zoo.entries.drasclr.pretrain"),
-            metrics=metrics,
-            half=args.half,
-        )
+    command = command_of(args, "zoo.entries.drasclr.pretrain")
+    metrics = publish_run(args, processes, models=(NAME,), input={}, command=command)
     distributed.stop()
     return metrics
 

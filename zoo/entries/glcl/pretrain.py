@@ -30,7 +30,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -57,9 +56,8 @@ from zoo.entries.glcl.subjects import pretraining
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import arg, command_of, parse_args, run_command
-from zoo.training.finetune import last_metrics
 from zoo.training.loop import fit
-from zoo.training.publish import publish
+from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics
 
 STAGES = ("encoder", "decoder")
@@ -125,18 +123,9 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     unlabelled = [replace(case, mask=None) for case in cases]
     batches = build_batches(args, args.open_store().prepare(unlabelled, args.workers))
     fit(build_method(args), batches, args, processes=processes)
-    metrics = last_metrics(Path(args.out))
-    if processes.is_main:
-        trained = torch.load(Path(args.out) / "last.pt", map_location="cpu", weights_only=True)
-        publish(
-            trained["model"],
-            Path(args.out),
-            models=MODELS[args.stage],
-            input=changed_input(args.volumes),
-            command=command_of(args, "zoo.entries.glcl.pretrain"),
-            metrics=metrics,
-            half=args.half,
-        )
+    command = command_of(args, "zoo.entries.glcl.pretrain")
+    changed = changed_input(args.volumes)
+    metrics = publish_run(args, processes, models=MODELS[args.stage], input=changed, command=command)
     distributed.stop()
     return metrics
 

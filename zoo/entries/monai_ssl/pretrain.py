@@ -45,9 +45,8 @@ from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import Batches
 from zoo.training.distributed import Processes
-from zoo.training.finetune import last_metrics
 from zoo.training.loop import Validate, fit, mean_losses
-from zoo.training.publish import publish
+from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics
 
 log = logging.getLogger("zoo")
@@ -107,21 +106,10 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
     Batches(len(train), args, processes)  # said before volumes are prepared for hours: whether they fill a step
     train.cache.fill([*training, *validation], args.workers)
-    metrics = fit(method, train, args, processes=processes, validate=validate)
-    if processes.is_main:
-        out = Path(args.out)
-        if validate is None:  # the loss on what it is trained on does not say which epoch is best
-            metrics = last_metrics(out)
-        trained = torch.load(out / ("best.pt" if validate else "last.pt"), map_location="cpu", weights_only=True)
-        publish(
-            trained["model"],
-            out,
-            models=MODELS,
-            input=input_of(args),
-            command=command_of(args, "zoo.entries.monai_ssl.pretrain"),
-            metrics=metrics,
-            half=args.half,
-        )
+    best = fit(method, train, args, processes=processes, validate=validate)
+    command = command_of(args, "zoo.entries.monai_ssl.pretrain")
+    judged = best if validate else None  # the loss on what it is trained on does not say which epoch is best
+    metrics = publish_run(args, processes, models=MODELS, input=input_of(args), command=command, best=judged)
     distributed.stop()
     return metrics
 

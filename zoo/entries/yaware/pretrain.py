@@ -10,10 +10,8 @@ card lists both).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
-from zoo.training.publish import publish
+from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics
 
 
@@ -83,23 +81,10 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     volumes = build_volumes(args, args.data, args.table, args.rows)
     check_parts(args, volumes.cohort.shape, processes)
     validate = validation(args, volumes.cohort, processes)
-    metrics = fit(method, volumes, args, processes=processes, validate=validate)
-    if processes.is_main:
-        out = Path(args.out)
-        if validate is None:  # the loss of training says nothing of which epoch is best: the last, as published
-            metrics = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
-        trained = torch.load(
-            out / ("last.pt" if validate is None else "best.pt"), map_location="cpu", weights_only=True
-        )
-        publish(
-            trained["model"],
-            out,
-            models=(MODEL,),
-            input=input_of(volumes.cohort),
-            command=command_of(args, "zoo.entries.yaware.pretrain"),
-            metrics=metrics,
-            half=args.half,
-        )
+    best = fit(method, volumes, args, processes=processes, validate=validate)
+    command, changed = command_of(args, "zoo.entries.yaware.pretrain"), input_of(volumes.cohort)
+    judged = best if validate else None  # the loss of training says nothing of that: the last, as published
+    metrics = publish_run(args, processes, models=(MODEL,), input=changed, command=command, best=judged)
     distributed.stop()
     return metrics
 
