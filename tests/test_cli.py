@@ -78,6 +78,13 @@ def test_info_names_the_files_that_belong_to_weights(zoo):
     assert json.loads(zoo("info", "caid-resnet50", "--json")[1])["assets"] == {}
 
 
+def test_info_says_that_percentiles_do_not_clip(zoo):
+    """Their range is where they come to lie; that of others, as y-Aware's maps, is what the network has seen."""
+    assert "value_range: 0 and 1 at percentiles 1 and 99, not clipped" in zoo("info", "glcl-unet")[1]
+    assert json.loads(zoo("info", "glcl-unet", "--json")[1])["input"]["value_range"] == [0.0, 1.0]
+    assert "value_range: 0.0, 3.0" in zoo("info", "yaware-densenet121")[1]
+
+
 def test_info_of_a_family_lists_its_models(zoo):
     """With the underscore of the folder or the dash of the names."""
     code, out, _ = zoo("info", "caid")

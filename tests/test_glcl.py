@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,6 +15,7 @@ from glcl_files import (
     AVERAGE,
     KEYS,
     as_trained,
+    entry,
     filled,
     rebuild,
     reference,
@@ -30,10 +32,10 @@ import zoo
 from zoo.checkpoint import fingerprint
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder, GLCLUNet
 from zoo.entries.glcl.names import ENCODER, from_tensorflow, trained_steps
-from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, InputContractError, OptionError
 from zoo.manifest import packaged_manifest, read_manifest
 from zoo.registry import get_entry
-from zoo.slices import crop_or_pad, normalise_percentiles, resample_in_plane
+from zoo.slices import build_slice_transform, crop_or_pad, normalise_percentiles, resample_in_plane
 
 ENCODER_NAME, UNET = "glcl-encoder", "glcl-unet"
 TOLERANCE = 1e-5
@@ -507,6 +509,33 @@ def test_inspection_names_the_models(unet_bundle, encoder_bundle):
     assert summary.types == {"float32": sum(values.nbytes for values in filled("encoder_pretrain").values())}
 
 
+def test_inspection_names_what_cannot_be_read(tmp_path):
+    """A partitioned weight of the decoder: the U-Net does not load, as the loader says too; the encoder does."""
+    variables = filled("seg_unet")
+    shape, pieces = variables.pop("dec_dc5/W").shape, {"dec_dc5/W": entry(1, (2, 2, 128, 128), slices=2)}
+    assert shape == (2, 2, 128, 128)
+    path = write_bundle(tmp_path / "model.ckpt", variables, extra=pieces)
+    matches = {match.model: match for match in zoo.inspect_checkpoint(path).matches}
+    assert matches[ENCODER_NAME].complete
+    assert zoo.load_model(ENCODER_NAME, checkpoint=path).num_features == 128
+    unet = matches[UNET]
+    assert (unet.complete, unet.call) == (False, "")
+    assert unet.problem.startswith("dec_dc5/W cannot be read: it is stored in slices, as a partitioned variable")
+    assert f"(does not load: {unet.problem})" in str(unet)
+    with pytest.raises(CheckpointFormatError, match=r"'dec_dc5/W' .* cannot be read: it is stored in slices"):
+        zoo.load_model(UNET, checkpoint=path)
+
+
+def test_a_partitioned_head_is_not_offered(tmp_path):
+    """The encoder loads, but not with `projection=True`."""
+    variables = filled("encoder_pretrain", 3)
+    pieces = {"reg_pred/kernel": entry(1, variables.pop("reg_pred/kernel").shape, slices=2)}
+    path = write_bundle(tmp_path / "model.ckpt", variables, extra=pieces)
+    match = next(match for match in zoo.inspect_checkpoint(path).matches if match.model == ENCODER_NAME)
+    assert match.complete
+    assert "projection" not in match.call
+
+
 def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
     """Of safetensors, with averages set right, that loads by name when the bundle is gone."""
     from zoo.importing import import_weights
@@ -515,13 +544,15 @@ def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
     path = bundle(as_trained(with_averages(filled("seg_unet"), share(steps)), steps))
     record = import_weights(f"{UNET}.mine", path)
     assert record.provenance == {"file": str(path)}
+    assert Path(record.sources[0].removeprefix("file:")).is_file()
     assert record.trained_by == "user"
     for file in path.parent.glob("model.ckpt*"):
         file.unlink()
     model = zoo.load_model(f"{UNET}.mine", offline=True)
     for name, expected in unet.state_dict().items():
         assert torch.allclose(model.state_dict()[name], expected, rtol=1e-5, atol=0), name
-    assert zoo.load_report(model).sha256 == record.sha256
+    report = zoo.load_report(model)
+    assert (report.sha256, report.source) == (record.sha256, f"file:{path}")
     assert not list(path.parent.rglob("import.*"))
 
 
@@ -622,6 +653,16 @@ def test_arrays_must_have_the_networks_grid():
     assert np.allclose(one[0], normalise_percentiles(values[..., 0]))
     with pytest.raises(InputContractError, match="comes without the size of its pixels"):
         transform(values[:100])
+
+
+def test_slices_say_what_was_cut_off():
+    """A place for what is found in them; percentiles come to lie at 0 and 1 and nowhere else."""
+    transform, image = zoo.load_transform(UNET), stack()
+    slices, before = transform.place(image)
+    assert torch.equal(slices, transform(image))
+    assert before == (197, 174)
+    with pytest.raises(OptionError, match=r"value_range \(-1.0, 1.0\) with normalise='percentile'"):
+        build_slice_transform(replace(transform.preprocessing, value_range=(-1.0, 1.0)))
 
 
 def test_volumes_that_cannot_be(caplog, tmp_path):

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from zoo.entries.glcl import augment
 from zoo.entries.glcl.batches import BLANK, global_rows
 from zoo.entries.glcl.data import ContrastiveBatches, LabelledSlices, WholeVolumes
-from zoo.entries.glcl.finetune_method import put_back
 from zoo.entries.glcl.layouts import DATASETS, Case, choose, find_cases, read_cases
-from zoo.entries.glcl.storage import CaseStore, place_image, place_mask
+from zoo.entries.glcl.placing import place_image, place_mask, put_back
+from zoo.entries.glcl.storage import CaseStore
 from zoo.entries.glcl.subjects import parse_ids, pretraining, split, splits
 from zoo.entries.glcl.volumes import Grid, correct_bias, read_image, read_mask
 from zoo.errors import InputContractError, OptionError
@@ -114,11 +114,11 @@ def test_channel_0_of_decathlon_s_prostate_is_read(tmp_path):
     """Of ACDC a volume with a fourth axis is refused, for it would be all phases."""
     t2, diffusion = draw(0)[0], draw(1)[0]
     path = save(tmp_path / "007" / "img.nii.gz", np.stack([t2, diffusion], -1))
-    image, grid = read_image(Case("007", path), PROSTATE)
+    image, grid = read_image(path, PROSTATE.channel)
     assert np.array_equal(image, t2)
     assert (grid.shape, grid.spacing) == (SHAPE, (2.0, 2.0, 8.0))
     with pytest.raises(InputContractError, match=r"img\.nii\.gz has shape \(40, 44, 9, 2\)"):
-        read_image(Case("007", path), ACDC)
+        read_image(path, ACDC.channel)
 
 
 def test_labels_are_ranks(tmp_path):
@@ -193,7 +193,7 @@ def test_a_mask_that_lies_elsewhere_is_logged(tmp_path, caplog):
 
 def test_slices_are_normalised_then_resampled_then_cut(cohort):
     """By the percentiles of the whole volume as it was scanned; 40 x 44 pixels of 2 mm become 32 x 35 of 2.5 mm."""
-    image, grid = read_image(find_cases(cohort, ACDC)[0], ACDC)
+    image, grid = read_image(find_cases(cohort, ACDC)[0].image)
     slices, resampled = place_image(image, grid, "it", 32, 2.5)
     assert (slices.shape, slices.dtype, resampled) == ((9, 32, 32), np.float32, (32, 35))
     low, high = np.percentile(image, (1, 99))

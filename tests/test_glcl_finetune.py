@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 
 import gloo
@@ -20,8 +21,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
-from zoo.entries.glcl import finetune
-from zoo.entries.glcl.cohort import CohortArgs, set_momentum
+from zoo.entries.glcl import finetune, segment
+from zoo.entries.glcl.cohort import CohortArgs, set_momentum, warn_of_other_pixels
 from zoo.entries.glcl.data import WholeVolumes
 from zoo.entries.glcl.finetune import Args, choose_parts, resolve
 from zoo.entries.glcl.finetune_method import (
@@ -335,6 +336,37 @@ def test_the_exported_network_brings_its_pixels(run):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     three = zoo.load_model(f"{UNET}.first", offline=True).state_dict()
     assert all(torch.equal(value, three[name]) for name, value in one.items())
+
+
+def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):
+    """By the command that the run ends with: labels in files have the Dice of `results.json`, to the voxel."""
+    out, results, _ = run
+    file = out / f"{UNET}.first.safetensors"
+    assert str(file) in finetune.next_steps(Args(data=str(cohort), out=str(out)), file)
+    cases = [case for case in find_cases(cohort, DATASETS["acdc"]) if case.name in ("004", "005")]
+    images = [str(case.image) for case in cases]
+    files = segment.main(["--image", *images, "--checkpoint", str(file), "--out", str(tmp_path), "--device", "cpu"])
+    for case, labels in zip(cases, files, strict=True):
+        found, truth = (torch.from_numpy(np.asarray(_load(path))) for path in (labels, case.mask))
+        dice = dice_of(count_overlap(found, truth, 4)[None])[0, 1:].tolist()
+        assert dice == [values["dice"] for values in results["test"]["cases"][case.name].values()]
+
+
+def test_other_pixels_than_those_of_the_start_are_warned_of(run, cohort, decoder_file, tmp_path, caplog):
+    """Where they are on record: in the header of a file, or by a tag; a bundle says nothing of them."""
+    volumes, ours = CohortArgs(data="", out="").volumes, run[0] / f"{UNET}.first.safetensors"
+    starts = ((UNET, str(ours), "2.5 x 2.5"), (f"{UNET}.mmwhs", str(decoder_file), "1.5 x 1.5"))
+    for model, file, pixels in starts:
+        caplog.clear()
+        warn_of_other_pixels(model, file, volumes)
+        assert f"{file} was trained on pixels of {pixels} mm, and those of this run have 1.36719 mm" in caplog.text
+    caplog.clear()
+    warn_of_other_pixels(UNET, str(ours), replace(volumes, spacing=2.5))
+    warn_of_other_pixels(UNET, str(decoder_file), replace(volumes, spacing=2.5))
+    warn_of_other_pixels(f"{UNET}.acdc", "", replace(volumes, spacing=1.37))
+    assert not caplog.text
+    tune(cohort, tmp_path / "run", "--checkpoint", ours, "--spacing", "2", "--test", "", "--steps-per-epoch", "1")
+    assert "Give --spacing 2.5, unless that is meant" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
-from zoo.wording import error_text, fact_lines, table_lines
+from zoo.wording import error_text, fact_lines, input_facts, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -90,9 +90,11 @@ def info(
 
     if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
         return _print_models(family, as_json)
-    facts = asdict(model_info(name))
+    known = model_info(name)
+    facts = asdict(known)
     if as_json:
         return _print_json(facts)
+    facts["input"] = input_facts(known.input)
     width = max(map(len, facts))
     for key, value in facts.items():
         for i, line in enumerate(fact_lines(value)):

@@ -43,7 +43,8 @@ class Preprocessing:
     value_range: tuple[float, float] = (0.0, 1.0)
     """Smallest and largest value that the network has seen, before `mean`, `std` and `normalise`.
 
-    A `window` is scaled to it.
+    A `window` is scaled to it. With `normalise="percentile"` where the two percentiles come to lie, always 0 and 1;
+    values beyond them are kept.
     """
     mean: tuple[float, ...] | None = None
     """Subtracted per channel after scaling to `value_range`; None for none."""

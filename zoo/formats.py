@@ -60,6 +60,11 @@ class StoredState:
         return (self.path,)
 
     @property
+    def obstacles(self) -> Mapping[str, str]:
+        """Why tensors cannot be read, by their names; empty where all can."""
+        return {}
+
+    @property
     def input(self) -> dict[str, Any]:
         """The input that the network was trained on, as the recipes write it into the header; empty where they did not.
 
@@ -114,6 +119,11 @@ class StoredBundle(StoredState):
     def files(self) -> tuple[Path, ...]:
         """The index and the shards."""
         return self.bundle.files
+
+    @property
+    def obstacles(self) -> Mapping[str, str]:
+        """Why tensors cannot be read, by their names: types that are not known, and partitioned variables."""
+        return {name: variable.obstacle for name, variable in self.bundle.variables.items() if variable.obstacle}
 
     def read(self, wanted: State) -> State:
         """Return the wanted tensors with their values, floating point as float32; `wanted` is emptied on the way.

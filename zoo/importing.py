@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import cache_home, converted_path, file_path, hash_file, stamp_path
+from zoo.cache import cache_home, converted_path, file_path, hash_file, stamp_path, write_stamp
 from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
@@ -87,6 +87,7 @@ def _import_file(
     kept = RemoteFile((f"file:{single}",), record["bytes"], digest)
     fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, progress=False)
     if single != source:
+        write_stamp(file_path(kept, cache_dir), sha256=digest, source=record["sources"][0])  # not the temporary file
         record |= {"sources": [f"file:{file_path(kept, cache_dir)}"], "provenance": {"file": str(source)}}
     manifest = user_manifest(cache_dir)
     _put_first(record, manifest)

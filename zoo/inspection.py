@@ -13,7 +13,7 @@ from zoo.checkpoint import convert, set_aside
 from zoo.coverage import compare, shape_text
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.formats import open_checkpoint
+from zoo.formats import StoredState, base_of, open_checkpoint
 from zoo.registry import entries
 from zoo.report import first_names
 from zoo.safety import refused_globals
@@ -40,7 +40,7 @@ class Match:
     call: str
     """How to load it; empty unless `complete`."""
     problem: str = ""
-    """What the file does not say and an option must; empty where it says all."""
+    """Why a file with all tensors does not load: what an option must say, or one that cannot be read. Else empty."""
 
     def __str__(self) -> str:
         place = f" behind {self.prefix!r}" if self.prefix else ""
@@ -111,7 +111,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     types: Counter[str] = Counter()
     for tensor in stored.tensors.values():
         types[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
-    matches = match_all(stored.tensors, path)
+    matches = match_all(stored)
     return CheckpointSummary(
         path=str(path),
         format=kind,
@@ -126,69 +126,76 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     )
 
 
-def match_all(tensors: State, path: Path) -> tuple[Match, ...]:
+def match_all(stored: StoredState) -> tuple[Match, ...]:
     """Compare the tensors of a file with every model; those that fit at all, best first."""
-    found = (_match(entry, tensors, path) for entry in entries().values())
+    found = (_match(entry, stored) for entry in entries().values())
     fitting = (match for match in found if match and match.matched)
     return tuple(sorted(fitting, key=lambda m: (m.complete, m.matched / m.needed, m.needed), reverse=True))
 
 
-def _match(entry: Entry, tensors: State, path: Path) -> Match | None:
+def _match(entry: Entry, stored: StoredState) -> Match | None:
     try:
-        state, facts = convert(entry, tensors)
+        state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
         return None
-    origin = {id(tensor): name for name, tensor in tensors.items()}
+    origin = {id(tensor): name for name, tensor in stored.tensors.items()}
     places = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
-    stored, kept = next(places, ("", ""))
+    place, kept = next(places, ("", ""))
     if not kept:
         return None
-    prefix = stored.removesuffix(kept) if stored.endswith(kept) else ""
+    prefix = place.removesuffix(kept) if place.endswith(kept) else ""
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
+    config = {**entry.config, **facts}
     try:
-        found = _coverage(entry, state, {**entry.config, **facts})
+        found, problem = _coverage(entry, state, config, stored)
     except (CheckpointMismatchError, OptionError) as error:
         count = sum(name.startswith(entry.required) for name in state)
         return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
-    call = f"load_model({entry.name!r}, checkpoint={str(path)!r})" if found.complete else ""
+    loads = found.complete and not problem
+    call = f"load_model({entry.name!r}, checkpoint={str(stored.path)!r})" if loads else ""
     if call and heads and "projection" in entry.config:
-        projected = _coverage(entry, state, {**entry.config, **facts, "projection": True}, head_required=True)
-        call += " (with projection=True it returns what its head does)" if projected.complete else ""
+        projected, obstacle = _coverage(entry, state, config | {"projection": True}, stored, head_required=True)
+        is_whole = projected.complete and not obstacle
+        call += " (with projection=True it returns what its head does)" if is_whole else ""
     return Match(
         model=entry.name,
         matched=found.matched,
         needed=len(found.needed),
-        complete=found.complete,
+        complete=loads,
         prefix=prefix,
         head=heads[-1] if heads else "",
         call=call,
+        problem=problem if found.complete else "",
     )
 
 
-def _coverage(entry: Entry, state: State, config: Config, *, head_required: bool = False) -> Coverage:
-    own, rest = build_network(entry, config).state_dict(), dict(state)
+def _coverage(
+    entry: Entry, state: State, config: Config, stored: StoredState, *, head_required: bool = False
+) -> tuple[Coverage, str]:
+    """How far a state dict fills a network, and what of it cannot be read from its file."""
+    own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
     set_aside(own, rest, entry, keep_head=head_required)
-    return compare(own, rest, entry, head_required=head_required)
+    wanted = {id(base_of(tensor)) for tensor in rest.values()}
+    unreadable = [name for name in obstacles if id(stored.tensors[name]) in wanted]
+    problem = f"{first_names(unreadable)} cannot be read: {obstacles[unreadable[0]]}" if unreadable else ""
+    return compare(own, rest, entry, head_required=head_required), problem
 
 
-def guess(entry: Entry, tensors: State, path: Path) -> str:
+def guess(entry: Entry, stored: StoredState) -> str:
     """Say what may be the cause when a file does not fill a model.
 
     Args:
         entry: The model that was asked for.
-        tensors: Tensors of the file.
-        path: The file, for the advice.
+        stored: The file.
     """
-    matches = match_all(tensors, path)
+    matches, names = match_all(stored), stored.tensors
     if not matches:
-        return f"no model of the zoo has names like {first_names(tensors, 3)}: another network, or renamed tensors"
+        return f"no model of the zoo has names like {first_names(names, 3)}: another network, or renamed tensors"
     best = matches[0]
     if best.model == entry.name:
         return f"a {entry.name!r} of other widths, with parts cut away, or with parts of another network added"
     if not best.complete:
         return f"the closest model is {best.model!r}, with {best.matched} of {best.needed} tensors"
-    absent = [
-        part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in tensors)
-    ]
+    absent = [part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in names)]
     lacks = f"; it has nothing under {', '.join(absent)}" if absent else ""
     return f"the file holds a {best.model!r} and no more{lacks}. That loads with {best.call}"

@@ -192,8 +192,7 @@ def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, con
         return replace(report, loaded=loaded, adapted=report.adapted | corrected)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(
-            f"{error}\n  guess: {guess(entry, stored.tensors, stored.path)}\n"
-            f"`zoo inspect {stored.path}` shows what is in the file"
+            f"{error}\n  guess: {guess(entry, stored)}\n`zoo inspect {stored.path}` shows what is in the file"
         ) from None
 
 

@@ -38,6 +38,8 @@ def build_slice_transform(preprocessing: Preprocessing) -> SliceTransform:
     names = ("resize", "mean", "std", "affine", "orientation", "spline", "window")
     if stray := [name for name in names if getattr(facts, name) is not None]:
         raise OptionError(f"{', '.join(stray)} with normalise={PERCENTILES!r}: these facts mean nothing for slices")
+    if facts.value_range != (0, 1):
+        raise OptionError(f"value_range {facts.value_range} with normalise={PERCENTILES!r}: it is always 0 and 1")
     if len(facts.channels) != 1 or len(facts.size) != 2 or min(facts.size) < 1:
         raise OptionError(f"size {facts.size}, channels {facts.channels}: slices have one channel and two sides")
     if facts.spacing is None or len(facts.spacing) != 2 or min(facts.spacing) <= 0:
@@ -67,17 +69,30 @@ class SliceTransform:
             InputContractError: The volume cannot be what the network was trained on, or cannot be read.
             FileNotFoundError: The path does not exist.
         """
-        import numpy as np
         import torch
 
         given: Any = volume
         is_slice = getattr(given, "ndim", 0) == 2
-        found = read_volume(given[..., None] if is_slice else given, least=_LEAST)
+        slices, _ = self.place(given[..., None] if is_slice else given)
+        output = slices[:, 0] if is_slice else slices
+        return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
+
+    def place(self, volume: VolumeInput) -> tuple[Tensor, tuple[int, int]]:
+        """Return a volume's slices as a call does, on the CPU, and how many pixels they had before crop and padding.
+
+        What is found in the slices is brought back to the volume by the latter.
+
+        Raises:
+            InputContractError: As a call; `FileNotFoundError` too.
+        """
+        import numpy as np
+        import torch
+
+        found = read_volume(volume, least=_LEAST)
         values = self._resampled(normalise_percentiles(found.values, found.source), found)
         fitted = crop_or_pad(values, self.preprocessing.size)
         slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(fitted, 2, 0), np.float32))
-        output = slices if is_slice else slices[:, None]
-        return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
+        return slices[:, None], (values.shape[0], values.shape[1])
 
     def _resampled(self, values: NDArray[Any], found: Volume) -> NDArray[Any]:
         height, width = self.preprocessing.size

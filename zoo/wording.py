@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.entry import Preprocessing
 
 
 def error_text(error: Exception, *, as_page: bool) -> str:
@@ -34,6 +37,14 @@ def fact_lines(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [str(v) for v in value] or ["-"]
     return [_words(value)]
+
+
+def input_facts(facts: Preprocessing) -> dict[str, Any]:
+    """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
+    from zoo.slices import PERCENTILES
+
+    scaled = {"value_range": "0 and 1 at percentiles 1 and 99, not clipped"} if facts.normalise == PERCENTILES else {}
+    return asdict(facts) | scaled
 
 
 def _under(key: str, value: Any) -> list[str]:

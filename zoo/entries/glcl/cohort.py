@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +15,15 @@ from zoo.entries.glcl.model import MOMENTUM, STRIDE
 from zoo.entries.glcl.storage import CaseStore
 from zoo.entries.glcl.subjects import parse_ids
 from zoo.errors import OptionError
+from zoo.formats import open_checkpoint
+from zoo.registry import input_of, split_name
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
 
+log = logging.getLogger("zoo")
+
 ALL, PUBLISHED = "all", "published"
+SAME_PIXELS = 0.01
+"""Share by which pixels may differ before it is said: less than volumes of one scanner do."""
 
 
 @dataclass(kw_only=True)
@@ -102,12 +110,25 @@ def forget_averages(network: nn.Module) -> None:
             layer.reset_running_stats()
 
 
-def changed_input(volumes: DataSet) -> dict[str, object]:
-    """What a record must say of the input where it is not that of the published ACDC weights."""
-    published = DATASETS["acdc"]
-    facts: dict[str, object] = {}
-    if volumes.size != published.size:
-        facts["size"] = [volumes.size] * 2
-    if volumes.spacing != published.spacing:
-        facts["spacing"] = [volumes.spacing] * 2
-    return facts
+def grid_facts(volumes: DataSet) -> dict[str, list[float]]:
+    """What a record says of the input of weights: size and pixels of the slices, also where they are the published."""
+    return {"size": [volumes.size] * 2, "spacing": [volumes.spacing] * 2}
+
+
+def warn_of_other_pixels(model: str, checkpoint: str, volumes: DataSet) -> None:
+    """Say so where the weights that a run starts from are on record with pixels of another size than the run's.
+
+    Args:
+        model: `MODEL` or `MODEL.TAG`.
+        checkpoint: File of the weights; empty for those of the tag. One that says nothing of its input is on record
+            by the tag alone.
+        volumes: What the run takes.
+    """
+    is_known = bool(split_name(model)[1]) or (checkpoint and "input" in open_checkpoint(checkpoint).metadata)
+    sides = input_of(model, checkpoint or None).spacing or ()
+    if is_known and not all(math.isclose(side, volumes.spacing, rel_tol=SAME_PIXELS) for side in sides):
+        log.warning(
+            "%s was trained on pixels of %s mm, and those of this run have %g mm: structures look to it as if of "
+            "another size. Give --spacing %g, unless that is meant",
+            *(checkpoint or model, " x ".join(f"{side:g}" for side in sides), volumes.spacing, sides[0]),
+        )

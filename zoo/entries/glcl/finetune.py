@@ -16,8 +16,8 @@ validation after every 50, of which the best by Dice is tested; and the mends of
 (`--upstream-loss`), moving averages are taken over (`--reset-averages`).
 
 Files in OUT beside the loop's: `glcl-unet.<name of OUT>.safetensors`, the best network with its pixels, for
-`zoo import`; `results.json`, with Dice and Hausdorff distances of each structure of each test volume; `prediction.png`,
-a slice beside its truth.
+`zoo import` and `python -m zoo.entries.glcl.segment`; `results.json`, with Dice and Hausdorff distances of each
+structure of each test volume; `prediction.png`, a slice beside its truth.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ from zoo.entries.glcl.cohort import (
     PUBLISHED,
     CohortArgs,
     all_cases,
-    changed_input,
     forget_averages,
+    grid_facts,
     named_cases,
     set_momentum,
+    warn_of_other_pixels,
 )
 from zoo.entries.glcl.data import DEFORMED, LabelledSlices, WholeVolumes
 from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
 from zoo.entries.glcl.layouts import DATASETS, Case
+from zoo.entries.glcl.segment import UNET, command_for
 from zoo.entries.glcl.storage import StoredCase
 from zoo.entries.glcl.subjects import Split, split
 from zoo.errors import OptionError
@@ -63,7 +65,6 @@ from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
 
-UNET = "glcl-unet"
 SETTLED = 10
 """Steps in lengths of the norms' memory, 1 / momentum, before their averages can be trusted."""
 
@@ -118,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
         load_network(args, volumes.num_classes), volumes.num_classes, args.loss, upstream=args.upstream_loss
     )
     origin = origin_of(method.network)
+    if not args.from_scratch:
+        warn_of_other_pixels(args.model, args.checkpoint, volumes)
     set_momentum(method.network, args.norm_momentum)
     if args.reset_averages:
         forget_averages(method.network)
@@ -132,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     if processes.is_main:
         if "test" in parts:
             draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-        write_results(results, args.out, hint=how_to_take(UNET, export_best(args)))
+        write_results(results, args.out, hint=next_steps(args, export_best(args)))
     distributed.stop()
     return results
 
@@ -142,7 +145,13 @@ def export_best(args: Args) -> Path:
     out = Path(args.out)
     best = torch.load(out / "best.pt", map_location="cpu", weights_only=True)["model"]
     command = command_of(args, "zoo.entries.glcl.finetune")
-    return export(best, out, model=UNET, input=changed_input(args.volumes), command=command)
+    return export(best, out, model=UNET, input=grid_facts(args.volumes), command=command)
+
+
+def next_steps(args: Args, file: Path) -> str:
+    """What to do with the exported network."""
+    command = command_for(file, n4=args.n4, channel=args.volumes.channel)
+    return f"{how_to_take(UNET, file)}, or for whole volumes `{command}`"
 
 
 def resolve(args: Args) -> Args:

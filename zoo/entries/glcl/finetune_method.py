@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from zoo.entries.glcl.placing import find_labels
 from zoo.errors import OptionError
 from zoo.training.finetune import Results
 
@@ -19,8 +19,6 @@ SMOOTH = 1.0
 """Pixels that are added to both parts of a Dice, so that a class that a slice lacks should not be found there."""
 UPSTREAM_SMOOTH = 1e-10
 PERCENTILE = 95
-CHUNK = 20
-"""Slices that go through the network at once when a volume is segmented."""
 CLASS_WEIGHTS = {8: (0.09, *[0.13] * 7)}
 """Of the weighted cross-entropy; for other numbers of classes the background has .1, the others share .9."""
 MEASURES = ("dice", "hausdorff95", "hausdorff")
@@ -65,20 +63,11 @@ class Segmenter(nn.Module):
         return {"loss": 1 - overlap.mean()}
 
     def segment(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """Labels (X, Y, Z) of each volume of a batch of `WholeVolumes`, at the resolution of its truth.
-
-        Probabilities are put back where the slices were cut out, resized linearly, and only then compared.
-        """
-        found = []
-        for image, truth, resampled in zip(batch["image"], batch["truth"], batch["resampled"], strict=True):
-            height, width = int(resampled[0]), int(resampled[1])
-            parts = []
-            for slices in image.split(CHUNK):
-                maps = put_back(self.network(slices).float().softmax(1), (height, width))
-                maps = F.interpolate(maps, size=truth.shape[:2], mode="bilinear", align_corners=False)
-                parts.append(maps.argmax(1))
-            found.append(torch.cat(parts).movedim(0, 2))
-        return found
+        """Labels (X, Y, Z) of each volume of a batch of `WholeVolumes`, at the resolution of its truth."""
+        return [
+            find_labels(self.network, image, (int(resampled[0]), int(resampled[1])), (truth.shape[0], truth.shape[1]))
+            for image, truth, resampled in zip(batch["image"], batch["truth"], batch["resampled"], strict=True)
+        ]
 
     def measure(self, batch: dict[str, Tensor]) -> Tensor:
         """Per volume of a batch of `WholeVolumes`: voxels of each class in both, found and true, (N, 3 C), float64."""
@@ -98,16 +87,6 @@ def soft_dice(p: Tensor, y: Tensor, *, upstream: bool = False) -> Tensor:
     """Dice (N, C) of probabilities and labels (N, C, H, W); see `Segmenter`."""
     both, sizes = 2 * (p * y).sum((2, 3)), (p + y).sum((2, 3))
     return both / (sizes + UPSTREAM_SMOOTH) if upstream else (both + SMOOTH) / (sizes + SMOOTH)
-
-
-def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Undo `zoo.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
-    margins = []
-    for side, wanted in zip(maps.shape[2:], shape, strict=True):
-        before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2
-        margins.append((before, wanted - side - before))
-    (top, bottom), (left, right) = margins
-    return F.pad(maps, (left, right, top, bottom))
 
 
 def count_overlap(found: Tensor, truth: Tensor, num_classes: int) -> Tensor:

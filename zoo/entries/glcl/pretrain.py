@@ -42,10 +42,11 @@ from zoo.entries.glcl.cohort import (
     PUBLISHED,
     CohortArgs,
     all_cases,
-    changed_input,
     forget_averages,
+    grid_facts,
     named_cases,
     set_momentum,
+    warn_of_other_pixels,
 )
 from zoo.entries.glcl.data import ContrastiveBatches
 from zoo.entries.glcl.losses import GLOBAL_VARIANTS, LOCAL_VARIANTS
@@ -124,8 +125,8 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     batches = build_batches(args, args.open_store().prepare(unlabelled, args.workers))
     fit(build_method(args), batches, args, processes=processes)
     command = command_of(args, "zoo.entries.glcl.pretrain")
-    changed = changed_input(args.volumes)
-    metrics = publish_run(args, processes, models=MODELS[args.stage], input=changed, command=command)
+    facts = grid_facts(args.volumes)
+    metrics = publish_run(args, processes, models=MODELS[args.stage], input=facts, command=command)
     distributed.stop()
     return metrics
 
@@ -201,6 +202,7 @@ def build_method(args: Args) -> GlobalMethod | LocalMethod:
     )
     decoder = GLCLDecoder(args.blocks, project=args.project and args.region_size == 3)
     fill_encoder(decoder, zoo.load_model("glcl-encoder", checkpoint=args.encoder, num_classes=0))
+    warn_of_other_pixels("glcl-encoder", args.encoder, args.volumes)
     set_momentum(decoder, args.norm_momentum)
     if args.reset_averages:
         forget_averages(decoder)

@@ -41,43 +41,16 @@ class Grid:
     """Rows (4, 4) of the header's matrix."""
 
 
-def read_image(case: Case, dataset: DataSet) -> tuple[npt.NDArray[np.float32], Grid]:
-    """Read the image (X, Y, Z) of a volume. Pixel sizes are the header's; nothing is turned.
+def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.float32], Grid]:
+    """Read a volume (X, Y, Z). Pixel sizes are the header's; nothing is turned.
+
+    Args:
+        path: NIfTI.
+        channel: Which to take of a file with a fourth axis; None where there should be none.
 
     Raises:
         InputContractError: It cannot be read, or is no volume of several slices; the message names it.
     """
-    return _read(case.image, dataset.channel)
-
-
-def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]:
-    """Read the mask of a volume as labels (X, Y, Z): 0 and the ranks of the structures.
-
-    A mask whose header has another place than the image's is logged, for the place plays no part.
-
-    Args:
-        case: The volume.
-        dataset: Its structures, and what stands for them in files.
-        grid: Of the image.
-
-    Raises:
-        InputContractError: There is none, it cannot be read, has another shape than the image, or labels that the data
-            set does not; the message names the volume.
-    """
-    if case.mask is None:
-        raise InputContractError(f"{case.name} has no mask: put it beside {case.image}, or name another volume")
-    values, own = _read(case.mask, None)
-    if own.shape != grid.shape:
-        raise InputContractError(
-            f"{case.name}: the image {case.image} has shape {grid.shape}, its mask {case.mask} {own.shape}: one label "
-            "for each voxel is expected"
-        )
-    if not np.allclose(own.affine, grid.affine, rtol=0, atol=max(grid.spacing)):
-        log.warning("%s: the header of the mask %s places it elsewhere than the image's", case.name, case.mask)
-    return _labels(values, case, dataset)
-
-
-def _read(path: Path, channel: int | None) -> tuple[npt.NDArray[np.float32], Grid]:
     try:
         file: Any = nibabel.load(path, mmap=False)
         values = np.asarray(file.dataobj, dtype=np.float32)
@@ -97,6 +70,33 @@ def _read(path: Path, channel: int | None) -> tuple[npt.NDArray[np.float32], Gri
         raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
     affine = tuple(tuple(map(float, row)) for row in file.affine)
     return values, Grid(values.shape, spacing, affine)
+
+
+def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]:
+    """Read the mask of a volume as labels (X, Y, Z): 0 and the ranks of the structures.
+
+    A mask whose header has another place than the image's is logged, for the place plays no part.
+
+    Args:
+        case: The volume.
+        dataset: Its structures, and what stands for them in files.
+        grid: Of the image.
+
+    Raises:
+        InputContractError: There is none, it cannot be read, has another shape than the image, or labels that the data
+            set does not; the message names the volume.
+    """
+    if case.mask is None:
+        raise InputContractError(f"{case.name} has no mask: put it beside {case.image}, or name another volume")
+    values, own = read_image(case.mask)
+    if own.shape != grid.shape:
+        raise InputContractError(
+            f"{case.name}: the image {case.image} has shape {grid.shape}, its mask {case.mask} {own.shape}: one label "
+            "for each voxel is expected"
+        )
+    if not np.allclose(own.affine, grid.affine, rtol=0, atol=max(grid.spacing)):
+        log.warning("%s: the header of the mask %s places it elsewhere than the image's", case.name, case.mask)
+    return _labels(values, case, dataset)
 
 
 def _labels(mask: Array, case: Case, dataset: DataSet) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,84 @@
+"""Brings a volume to the slices that the network knows, and what the network finds back to the volume's own grid.
+
+Order and constants from krishnabits001/domain_specific_cl (dataloaders.py, scripts/create_cropped_imgs.py, validation).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.entries.glcl.volumes import Array, Grid, correct_bias
+from zoo.slices import crop_or_pad, normalise_percentiles, resample_in_plane
+
+CHUNK = 20
+"""Slices that go through the network at once."""
+
+
+def place_image(
+    image: Array, grid: Grid, source: str, size: int, spacing: float, *, n4: bool = False
+) -> tuple[Array, tuple[int, int]]:
+    """Correct the bias field if asked to, normalise, resample in the plane, crop or pad, in this order.
+
+    Args:
+        image: (X, Y, Z).
+        grid: Its voxels.
+        source: What messages call it.
+        size: Side S of the slices in pixels.
+        spacing: Side of a pixel in mm.
+        n4: Whether to correct the bias field.
+
+    Returns:
+        Slices (Z, S, S) float32, the 1st and 99th percentiles of the whole volume at 0 and 1, not clipped; and the
+        pixels of the slices before they were cropped or padded.
+
+    Raises:
+        InputContractError: Values are not finite, or nearly all are the same.
+    """
+    image = correct_bias(image, grid.spacing) if n4 else image
+    values = resample_in_plane(normalise_percentiles(image, source), _factors(grid, spacing))
+    return _slices_first(values, size), (values.shape[0], values.shape[1])
+
+
+def place_mask(mask: Array, grid: Grid, size: int, spacing: float) -> Array:
+    """Bring labels (X, Y, Z) to the same pixels, (Z, S, S): each takes the label of the nearest voxel."""
+    return _slices_first(resample_in_plane(mask, _factors(grid, spacing), order=0), size)
+
+
+def _factors(grid: Grid, spacing: float) -> tuple[float, float]:
+    return grid.spacing[0] / spacing, grid.spacing[1] / spacing
+
+
+def _slices_first(volume: Array, size: int) -> Array:
+    return np.ascontiguousarray(np.moveaxis(crop_or_pad(volume, (size, size)), 2, 0))
+
+
+def find_labels(network: nn.Module, slices: Tensor, resampled: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Return what a network finds in a volume, uint8 (X, Y, Z), at the resolution at which it was scanned.
+
+    Probabilities are put back where the slices were cut out, resized linearly, and only then compared.
+
+    Args:
+        network: Slices (N, 1, S, S) to logits (N, C, S, S), in eval mode.
+        slices: All of the volume's (Z, 1, S, S), on the network's device; the labels are put there too.
+        resampled: Their pixels before they were cropped or padded, as `place_image` and `zoo.slices` return them.
+        shape: X and Y.
+    """
+    parts = []
+    for some in torch.split(slices, CHUNK):
+        maps = put_back(network(some).float().softmax(1), resampled)
+        maps = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)
+        parts.append(maps.argmax(1).to(torch.uint8))
+    return torch.cat(parts).movedim(0, 2)
+
+
+def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Undo `zoo.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
+    margins = []
+    for side, wanted in zip(maps.shape[2:], shape, strict=True):
+        before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2
+        margins.append((before, wanted - side - before))
+    (top, bottom), (left, right) = margins
+    return F.pad(maps, (left, right, top, bottom))
