@@ -17,22 +17,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import torch
 from few_labels import Found, Run, compare, finish_runs, middle_case, parser_of, print_comparison, print_structures
-from torch import Tensor
 
 import zoo
-from zoo.entries.glcl.data import WholeVolumes
-from zoo.entries.glcl.finetune_method import Segmenter
-from zoo.entries.glcl.layouts import DATASETS, choose, find_cases
+from zoo.entries.glcl.layouts import DATASETS
 from zoo.entries.glcl.phantom import MYOCARDIUM
-from zoo.entries.glcl.storage import CaseStore
+from zoo.entries.glcl.segment import segment_volume
+from zoo.registry import get_entry
+from zoo.slices import build_slice_transform
 
 MODEL = "glcl-unet"
 STARTS = ("nothing", "global", "global + local")
@@ -108,10 +105,8 @@ def draw(args: argparse.Namespace, found: Found) -> None:
     case = middle_case(found, fewest)
     runs = [run for run in found if run.seed == seed]
     name = [*runs[0].results["test"]["cases"]][case]
-    store = CaseStore(args.out / "volumes", DATASETS["acdc"], args.size, args.spacing)
-    heart = WholeVolumes([store.open(*choose(find_cases(args.hearts, DATASETS["acdc"]), [name]))])[0, 0]
-    volume = np.asarray(nibabel.load(args.hearts / f"patient{name}" / f"patient{name}_frame01.nii.gz").dataobj)
-    truth = heart["truth"].numpy()
+    image, mask = (args.hearts / f"patient{name}" / f"patient{name}_frame01{end}.nii.gz" for end in ("", "_gt"))
+    volume, truth = (np.asarray(nibabel.load(path).dataobj) for path in (image, mask))
     cut = np.s_[:, :, int((truth == MYOCARDIUM).sum((0, 1)).argmax())]
     low, high = np.percentile(volume, [1, 99])
     figure = Figure(figsize=(2.4 * (len(STARTS) + 2), 2.6 * len(args.labelled) + 0.4), layout="constrained")
@@ -120,7 +115,7 @@ def draw(args: argparse.Namespace, found: Found) -> None:
     for row, labelled in zip(rows, args.labelled, strict=True):
         layers = {"image": np.zeros_like(truth), "truth": truth}
         for run in (run for run in runs if run.labelled == labelled):
-            layers[f"{run.start}, {labelled} labelled\nDice {found[run][case]:.2f}"] = predict(run, heart)
+            layers[f"{run.start}, {labelled} labelled\nDice {found[run][case]:.2f}"] = predict(run, image, args)
         for axes, (title, labels) in zip(row, layers.items(), strict=True):
             axes.imshow(volume[cut].T, cmap="gray", vmin=low, vmax=high)
             drawn = axes.imshow(np.ma.masked_equal(labels[cut].T, 0), **colours)
@@ -132,13 +127,11 @@ def draw(args: argparse.Namespace, found: Found) -> None:
     figure.savefig(args.out / "hearts.png", dpi=70)
 
 
-def predict(run: Run, heart: Mapping[str, Tensor]) -> np.ndarray:
+def predict(run: Run, image: Path, args: argparse.Namespace) -> np.ndarray:
     """Labels (X, Y, Z) of a heart by the best checkpoint of a run."""
-    network = zoo.load_model(MODEL, checkpoint=run.folder / "best.pt").eval()
-    with torch.no_grad():
-        return (
-            Segmenter(network, len(STRUCTURES) + 1).segment({key: [value] for key, value in heart.items()})[0].numpy()
-        )
+    grid = {"size": [args.size] * 2, "spacing": [args.spacing] * 2}
+    transform = build_slice_transform(get_entry(MODEL).preprocessing.override(grid))
+    return segment_volume(zoo.load_model(MODEL, checkpoint=run.folder / "best.pt"), image, transform)
 
 
 if __name__ == "__main__":
