@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from safetensors.torch import save_file
 from torch import nn
 
 import zoo
@@ -208,14 +209,17 @@ def test_defaults_are_the_published_runs():
 
 
 def test_the_size_is_what_the_weights_were_trained_at(tmp_path, monkeypatch):
-    """A record's input size is taken for its weights, the entry's for a file of one's own or none."""
+    """A record's input size is taken for its weights; for a file of one's own what it says, else the entry's."""
     record = {"tag": "small", "models": ["caid-resnet50"], "state": "hosted", "sources": ["file:x"]}
     manifest = {"schema": 1, "weights": [record | {"bytes": None, "sha256": None, "input": {"size": [96, 96]}}]}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "manifest.json"))
     assert resolve(ClassifyArgs(data="d", out="o")).size == 96
     assert resolve(ClassifyArgs(data="d", out="o", size=128)).size == 128
-    assert resolve(ClassifyArgs(data="d", out="o", checkpoint="file")).size == 224
+    for text, size in (("{}", 224), ('{"size": [64, 64]}', 64)):
+        file = str(tmp_path / f"{size}.safetensors")
+        save_file({"x": torch.zeros(1)}, file, metadata={"input": text})
+        assert resolve(ClassifyArgs(data="d", out="o", checkpoint=file)).size == size
     assert resolve(ClassifyArgs(data="d", out="o", from_scratch=True)).size == 224
 
 

@@ -270,7 +270,9 @@ def test_what_comes_next_says_what_no_file_does(tmp_path, monkeypatch):
     line = next_steps(Args(data="d", list="l", out="o", num_heads=4, img_size=64))
     assert f"checkpoint={best!r}, num_heads=4), or" in line
     assert line.endswith(f"--checkpoint {best} --spacing 3,3,3.5 --window 64 --num-heads 4`")
-    assert "--spacing" not in next_steps(Args(data="d", list="l", out="o", spacing="1.5,1.5,2", checkpoint="file"))
+    torch.save({"x": torch.zeros(1)}, tmp_path / "file.pt")
+    own = Args(data="d", list="l", out="o", spacing="1.5,1.5,2", checkpoint=str(tmp_path / "file.pt"))
+    assert "--spacing" not in next_steps(own)
 
 
 # Lists and cases

@@ -272,10 +272,10 @@ def weights(folder, checkpoint, tmp_path, monkeypatch):
     return write
 
 
-def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, weights, caplog):
+def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, weights, checkpoint, caplog):
     """A warning where it differs, unless the weights are not those of the record; files are brought to it."""
     read_task(arguments(folder, from_scratch=True))
-    read_task(arguments(folder, checkpoint="mine.pt"))
+    read_task(arguments(folder, checkpoint=str(checkpoint)))
     assert "voxels" not in caplog.text
     read_task(arguments(folder))
     assert "have (29, 29, 29) voxels, the weights were trained on (121, 145, 121)" in caplog.text
@@ -286,11 +286,11 @@ def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, we
     assert "voxels" not in caplog.text
 
 
-def test_what_was_imported_plays_no_part_beside_a_file_of_ones_own(folder, weights):
+def test_what_was_imported_plays_no_part_beside_a_file_of_ones_own(folder, weights, checkpoint):
     """The plain name may stand for weights of another input; that of a named tag is taken."""
     weights(input={"size": [SIDE] * 3, "affine": None})
     assert input_of(arguments(folder)).size == (SIDE,) * 3
-    for own in ({"checkpoint": "mine.pt"}, {"from_scratch": True}):
+    for own in ({"checkpoint": str(checkpoint)}, {"from_scratch": True}):
         assert input_of(arguments(folder, **own)).size == (121, 145, 121)
         assert input_of(arguments(folder, **own, model=f"{MODEL}.mine")).size == (SIDE,) * 3
 
