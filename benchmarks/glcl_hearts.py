@@ -1,9 +1,9 @@
 """What GLCL's two stages are worth on the synthetic hearts: the U-Net fine-tuned with few labels from three starts.
 
     python -m zoo.entries.glcl.phantom --out hearts --subjects 66
-    flags="--data hearts --subjects 001-040 --size 96 --spacing 2 --norm-momentum 0.1 --steps-per-epoch 50 --epochs 20"
-    python -m zoo.entries.glcl.pretrain --stage encoder $flags --out global
-    python -m zoo.entries.glcl.pretrain --stage decoder $flags --out local \
+    flags="--data hearts --subjects 001-040 --size 96 --spacing 2 --norm-momentum 0.1 --steps-per-epoch 50"
+    python -m zoo.entries.glcl.pretrain --stage encoder --epochs 20 $flags --out global
+    python -m zoo.entries.glcl.pretrain --stage decoder --epochs 6 $flags --out local \
         --encoder global/glcl-encoder.global.safetensors
     python benchmarks/glcl_hearts.py --hearts hearts --encoder global/glcl-encoder.global.safetensors \
         --decoder local/glcl-unet.local.safetensors --out results

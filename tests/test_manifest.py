@@ -217,13 +217,14 @@ def test_digests_are_compared_in_lower_case(tmp_path):
     assert read_manifest(tmp_path / "m.json")[0].sha256 == "ab" * 32
 
 
-def test_what_ships_loads_by_its_plain_name():
-    """The packaged weights fill every model of their record, and are what the plain name stands for."""
+def test_what_ships_fills_its_models():
+    """The packaged weights fill every model of their record; the plain name stands for those that are a default."""
     shipped = [r for r in read_manifest(packaged_manifest()) if any(s.startswith("package:") for s in r.sources)]
     assert shipped
     for record in shipped:
         for model in record.models:
-            report = zoo.load_report(zoo.load_model(model))
+            name = model if record.default else f"{model}.{record.tag}"
+            report = zoo.load_report(zoo.load_model(name))
             assert (report.tag, report.sha256) == (record.tag, record.sha256)
             assert (report.trained_by, bool(report.fresh)) == ("zoo", False)
-            assert list(zoo.load_transform(model).preprocessing.size) == record.input["size"]
+            assert list(zoo.load_transform(name).preprocessing.size) == record.input["size"]
