@@ -57,13 +57,14 @@ def cached_against_by_hand(
         record = {"tag": "benchmark", "models": [model], "state": "hosted", "sources": [f"file:{path}"], **facts}
         manifest.write_text(json.dumps({"schema": 1, "weights": [record]}))
         before = dict(os.environ)
-        os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
-        zoo.load_model(name)  # the first load converts it into the cache
-        times = [
-            [seconds_of(call) for call in (lambda: zoo.load_model(name), lambda: by_hand(path))] for _ in range(repeats)
-        ]
-        os.environ.clear()
-        os.environ |= before
+        calls = (lambda: zoo.load_model(name), lambda: by_hand(path))
+        try:
+            os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
+            zoo.load_model(name)  # the first load converts it into the cache
+            times = [[seconds_of(call) for call in calls] for _ in range(repeats)]
+        finally:
+            os.environ.clear()
+            os.environ |= before
     ours, theirs = (1e3 * statistics.median(column) for column in zip(*times, strict=True))
     return {
         f"{label}, cached load_model, ms": ours,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 
 import nibabel
@@ -15,10 +16,11 @@ from test_cli import one_line
 from test_volumes import write_series
 
 import zoo as package
-from zoo.embedding import embed, input_of
-from zoo.errors import OptionError
+from zoo.embedding import embed
+from zoo.errors import CheckpointFormatError, OptionError
 from zoo.feature_files import write_features
 from zoo.image_files import find_images
+from zoo.registry import input_of
 
 NAME = "caid-resnet50.chestxray14-800"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -115,7 +117,7 @@ def test_without_a_good_file_nothing_is_written(zoo, films, tmp_path):
         (["-o", "f.npz", "--device", "abacus"], "abacus"),
     ],
 )
-def test_wrong_use_is_said_before_anything_is_read(zoo, films, tmp_path, monkeypatch, more, said):
+def test_wrong_use_is_said_in_one_line(zoo, films, tmp_path, monkeypatch, more, said):
     """Exit code 2."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -214,7 +216,7 @@ def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatc
 
 
 def test_features_that_are_not_finite_are_no_features(films, tmp_path, unet_state):
-    """A network whose weights overflow gives no row of NaN."""
+    """A network with broken weights gives no row of NaN."""
     spoilt = {n.removeprefix("encoder."): t for n, t in unet_state.items() if n.startswith("encoder.")}
     spoilt["layer4.2.bn3.weight"] = torch.full_like(spoilt["layer4.2.bn3.weight"], torch.nan)
     save_file(spoilt, tmp_path / "w.safetensors", metadata={"input": '{"size": [64, 64], "resize": 73}'})
@@ -225,12 +227,21 @@ def test_features_that_are_not_finite_are_no_features(films, tmp_path, unet_stat
 
 def test_the_input_of_a_file_is_what_its_header_says(tmp_path):
     """Else that of the tag that is named, else the model's; the weights of the plain name play no part."""
-    for name, metadata in (("bare", None), ("told", {"input": '{"size": [96, 96], "resize": 110}'})):
-        save_file({"w": torch.zeros(1)}, tmp_path / name, metadata=metadata)
+    for name, text in (("bare", None), ("told", '{"size": [96, 96], "resize": 110}'), ("as published", "{}")):
+        save_file({"w": torch.zeros(1)}, tmp_path / name, metadata=text and {"input": text})
     assert input_of("caid-resnet50").size == (64, 64)
     assert input_of("caid-resnet50", tmp_path / "told").size == (96, 96)
     assert input_of(NAME, tmp_path / "bare").size == (64, 64)
     assert input_of("caid-resnet50", tmp_path / "bare").size == (224, 224)
+    assert input_of(NAME, tmp_path / "as published").size == (224, 224)
+
+
+@pytest.mark.parametrize("text", ["an image", "[64, 64]"])
+def test_a_header_that_means_something_else_by_input_is_refused(tmp_path, text):
+    """As a file of another program may; the file and what it says are named."""
+    save_file({"w": torch.zeros(1)}, tmp_path / "other", metadata={"input": text})
+    with pytest.raises(CheckpointFormatError, match=f"other says of its input {re.escape(repr(text))}"):
+        input_of("caid-resnet50", tmp_path / "other")
 
 
 def test_folders_are_looked_through(films, tmp_path):
@@ -239,6 +250,8 @@ def test_folders_are_looked_through(films, tmp_path):
     series = write_series(tmp_path / "cohort" / "p1")
     shutil.copy(next(path for path in sorted(series.iterdir())), films / "1.2.840.7")
     (films / ".hidden.png").touch()
+    (films / ".previews").mkdir()
+    (films / ".previews" / "d.png").touch()
     named = [path.name for path in find_images([films, films / "a.png"], volumes=False)]
     assert named == ["1.2.840.7", "a.png", "b.png", "broken.png", "c.jpg"]
     for name in ("x.nii", "x.txt", "y.NII.GZ", "pair.hdr", "pair.img"):
@@ -246,6 +259,19 @@ def test_folders_are_looked_through(films, tmp_path):
     found = find_images([tmp_path / "cohort"], volumes=True)
     assert [path.name for path in found] == ["p1", "pair.hdr", "x.nii", "y.NII.GZ"]
     assert find_images([tmp_path / "cohort" / "x.txt"], volumes=True)  # a file that is named is taken
+
+
+def test_a_cd_is_looked_through(tmp_path):
+    """Its index is DICOM and no image; what lies beside a series, or below it, is not hidden by it."""
+    cd = tmp_path / "cd"
+    (cd / "p1").mkdir(parents=True)
+    series = write_series(cd / "p1" / "ct")
+    write_series(series / "later")
+    (series / "brain.nii.gz").touch()
+    shutil.copy(next(series.glob("IM*")), cd / "DICOMDIR")
+    found = find_images([cd], volumes=True)
+    assert [str(path.relative_to(cd / "p1")) for path in found] == ["ct", "ct/brain.nii.gz", "ct/later"]
+    assert not [path for path in find_images([cd], volumes=False) if path.name == "DICOMDIR"]
 
 
 def test_nothing_is_half_written(tmp_path, films, monkeypatch):

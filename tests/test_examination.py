@@ -5,7 +5,9 @@ import json
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from test_cli import one_line
 from test_preprocessing import write_dicom
 from test_volumes import GRID, brain, image, write_series
@@ -48,8 +50,19 @@ def test_a_ct_fits_and_thick_slices_are_said(zoo, tmp_path):
     assert "odd: " in out
     assert "far from the 2 x 2 x 2 mm" in out
     # 40, 36 and 20 voxels of 0.7, 0.7 and 5 mm are 14, 12 and 48 steps of 2 mm and a first voxel
-    assert "fits: load_transform makes float32 (1, 15, 13, 48), 0 to 1" in out
+    assert "fits: load_transform makes float32 (1, 15, 13, 48), 0 to 1, of it" in out
     assert "space" not in out
+
+
+def test_a_file_of_weights_says_what_is_expected(zoo, tmp_path):
+    """With `--checkpoint` the input in its header is the one that counts."""
+    scan, weights = write_scan(tmp_path / "ct.nii.gz", -1000, 400), tmp_path / "w.safetensors"
+    save_file({"w": torch.zeros(1)}, weights, metadata={"input": '{"spacing": [4, 4, 4]}'})
+    code, out, _ = zoo("doctor", scan, "--for", "monai-ssl-vitb16", "--checkpoint", weights)
+    assert code == 0
+    assert "4 x 4 x 4" in out
+    # 40, 36 and 20 voxels of 0.7, 0.7 and 5 mm are 7, 6 and 24 steps of 4 mm and a first voxel
+    assert "float32 (1, 8, 7, 25)" in out
 
 
 def test_a_series_of_dicom_is_a_volume(tmp_path):

@@ -718,10 +718,10 @@ def test_cropping_and_padding_as_the_authors():
 
 
 def test_records_describe_the_files():
-    """Nothing is published; the fingerprints are those of the authors' graphs."""
+    """The authors have published nothing; the fingerprints are those of their graphs."""
     for record in read_manifest(packaged_manifest()):
         for model in record.models:
-            if not model.startswith("glcl"):
+            if not model.startswith("glcl") or record.trained_by == "zoo":
                 continue
             assert (record.state, record.trained_by) == ("not-published", "authors")
             assert record.fingerprint.keys() == {model}

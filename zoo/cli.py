@@ -263,6 +263,7 @@ def doctor(
         Path | None, typer.Argument(help="An image or a volume, with --for; default the installation.")
     ] = None,
     name: Annotated[str | None, typer.Option("--for", help="MODEL or MODEL.TAG that it is to be the input of.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="With --for: a file of your own, whose input counts.")] = None,
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
@@ -273,7 +274,7 @@ def doctor(
     from zoo.doctor import diagnose
 
     if file is not None or name is not None:
-        return _examine(file, name, as_json, cache_dir)
+        return _examine(file, name, checkpoint, as_json, cache_dir)
     checks = diagnose(cache_dir)
     if as_json:
         _print_json([asdict(check) for check in checks])
@@ -284,13 +285,15 @@ def doctor(
     return None
 
 
-def _examine(file: Path | None, name: str | None, as_json: bool, cache_dir: Path | None) -> None:
+def _examine(
+    file: Path | None, name: str | None, checkpoint: Path | None, as_json: bool, cache_dir: Path | None
+) -> None:
     """Print what is found of an image against what a model's input is."""
     from zoo.examination import examine
 
     if file is None or name is None:
         raise OptionError("an image and a model are expected together: zoo doctor FILE --for NAME")
-    found = examine(file, name, cache_dir=cache_dir)
+    found = examine(file, name, checkpoint=checkpoint, cache_dir=cache_dir)
     if as_json:
         _print_json(asdict(found))
     else:
@@ -299,7 +302,7 @@ def _examine(file: Path | None, name: str | None, as_json: bool, cache_dir: Path
             _print_table([asdict(fact) for fact in found.facts])
         for line in found.warnings:
             print(f"odd: {line}")
-        print(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives} of it")
+        print(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives}, of it")
     if not found.fits:
         raise SystemExit(1)
 

@@ -72,14 +72,14 @@ class Preprocessing:
     """
 
     def override(self, facts: Mapping[str, Any]) -> Preprocessing:
-        """Return a copy with the fields of a manifest record's `input` (JSON lists become tuples).
+        """Return a copy with the `input` of a manifest record or of a file's header (JSON lists become tuples).
 
         Raises:
             OptionError: `facts` names a field that does not exist.
         """
         known = {f.name for f in fields(self)}
         if unknown := sorted(set(facts) - known):
-            raise OptionError(f"unknown input field(s) {unknown} in the manifest; known are {sorted(known)}")
+            raise OptionError(f"unknown input field(s) {unknown} of weights; known are {sorted(known)}")
         values: dict[str, Any] = {name: _frozen(value) for name, value in facts.items()}
         return replace(self, **values)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.images import is_dicom, read_dicom, read_picture
+from zoo.images import PIL_FORMATS, is_dicom, read_dicom, read_picture
 from zoo.preprocessing import ImageTransform, build_transform
 from zoo.registry import chosen_record, get_entry, input_of
 from zoo.slices import PERCENTILES
@@ -30,7 +30,7 @@ _SPACES = {0: "not said", 1: "a scanner", 2: "aligned to another file", 3: "Tala
 _MOST_SAMPLED = 1_000_000
 """Values that quantiles are taken of: their error is then below a thousandth of the distribution."""
 _ANY_SIDES = (1, 1, 1)
-_CT = "HU"
+_HU = "HU"
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,24 @@ class Examination:
     """Shape and range of what the network would get; empty if it does not fit."""
 
 
-def examine(path: str | Path, name: str, *, cache_dir: str | Path | None = None) -> Examination:
+def examine(
+    path: str | Path, name: str, *, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None
+) -> Examination:
     """Read an image and hold it against the input of a model.
 
     Args:
         path: File or folder, as `load_transform` takes it.
         name: `MODEL` or `MODEL.TAG`.
+        checkpoint: A file of your own, whose header may say another input; as for `load_transform`.
         cache_dir: Cache folder, where imported weights are on record; default `$ZOO_HOME`.
 
     Raises:
         UnknownModelError: No such model or tag.
         FileNotFoundError: There is nothing at `path`.
+        CheckpointFormatError: The checkpoint cannot be read.
     """
     entry, record, path = get_entry(name), chosen_record(name, cache_dir), Path(path)
-    transform: Any = build_transform(input_of(name, cache_dir=cache_dir))
+    transform: Any = build_transform(input_of(name, checkpoint, cache_dir))
     look = _look_at_picture if isinstance(transform, ImageTransform) else _look_at_volume
     image: Any = path
     facts: tuple[Fact, ...] = ()
@@ -88,7 +92,7 @@ def examine(path: str | Path, name: str, *, cache_dir: str | Path | None = None)
             problem = ""
         except InputContractError as error:
             problem = str(error)
-    model = f"{entry.name}.{record.tag}" if record else entry.name
+    model = f"{entry.name}.{record.tag}" if record and checkpoint is None else name
     return Examination(str(path), model, not problem, facts, tuple(dict.fromkeys(warnings)), problem, gives)
 
 
@@ -100,7 +104,7 @@ def _look_at_picture(path: Path, expected: Preprocessing) -> tuple[Path, tuple[F
     is_grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
     scale = f"{low:g} to {high:g} of {expected.units}"
     return path, (
-        Fact("format", kind, "PNG, JPEG, TIFF, BMP, PGM or DICOM"),
+        Fact("format", kind, f"{', '.join(PIL_FORMATS)} or DICOM"),
         Fact("pixels", _times(pixels.shape[:2]), f"at least 32 a side{resized} {_times(expected.size)}"),
         Fact("channels", "grey" if is_grey else "colours", "grey; colours become luminance"),
         Fact("values", _values(pixels, str(pixels.dtype)), scale),
@@ -125,11 +129,12 @@ def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[
     grid = None if expected.affine is None else np.array(expected.affine)
     spacing = expected.spacing if grid is None else tuple(voxel_sizes(grid))
     axes = expected.orientation if grid is None else f"{''.join(nibabel.aff2axcodes(grid))}, turned from any"
+    values = _values(volume.values)
     facts = [
         Fact("voxels", _times(volume.values.shape), sides),
         Fact("size of a voxel in mm", unknown if affine is None else _times(voxel_sizes(affine)), _spacing(spacing)),
         Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), axes or "as they are"),
-        Fact("values", _values(volume.values), _range(expected)),
+        Fact("values", values, _range(expected)),
     ]
     if grid is not None:
         facts.append(Fact("space", _SPACES.get(volume.space, str(volume.space)), "MNI152, or the same grid"))
@@ -137,7 +142,7 @@ def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[
         low, high = expected.window
         inside = float(((volume.values >= low) & (volume.values <= high)).mean())
         facts.append(Fact("inside the window", f"{inside:.1%} of the voxels", f"{low:g} to {high:g} {expected.units}"))
-    if expected.normalise == PERCENTILES and facts[-1].found.endswith(_CT):
+    if expected.normalise == PERCENTILES and values.endswith(_HU):
         log.warning("%s has values like HU, as a CT: %s is expected", path, expected.channels[0])
     return volume, tuple(facts)
 
@@ -145,7 +150,7 @@ def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[
 def _range(expected: Preprocessing) -> str:
     low, high = expected.value_range
     if expected.window is not None:
-        return f"{expected.units}, air at -1000 and water at 0" if expected.units == "HU" else expected.units
+        return f"{expected.units}, air at -1000 and water at 0" if expected.units == _HU else expected.units
     return expected.units if expected.normalise == PERCENTILES else f"{expected.units}, {low:g} to {high:g}"
 
 
@@ -178,13 +183,13 @@ def _looks_like(least: float, most: float, are_whole: bool) -> str:
     if least >= 0:
         return "fractions, 0-1" if most <= 1 else ""
     if least <= -900 and most >= 100:
-        return _CT
+        return _HU
     return "z-scores" if least > -20 and most < 20 and not are_whole else ""
 
 
 def _in_words(made: Tensor) -> str:
     kind = str(made.dtype).removeprefix("torch.")
-    return f"{kind} {tuple(made.shape)}, {float(made.min()):.3g} to {float(made.max()):.3g},"
+    return f"{kind} {tuple(made.shape)}, {float(made.min()):.3g} to {float(made.max()):.3g}"
 
 
 def _times(sizes: Any) -> str:

@@ -69,8 +69,20 @@ class StoredState:
         """The input that the network was trained on, as the recipes write it into the header; empty where they did not.
 
         Fields of `zoo.entry.Preprocessing`.
+
+        Raises:
+            CheckpointFormatError: The header has something else there.
         """
-        stored: dict[str, Any] = json.loads(self.metadata.get("input", "{}"))
+        text = self.metadata.get("input", "{}")
+        try:
+            stored: Any = json.loads(text)
+        except ValueError:
+            stored = None
+        if not isinstance(stored, dict):
+            raise CheckpointFormatError(
+                f"{self.path} says of its input {text[:80]!r} in its header: fields as JSON are expected, as the "
+                "recipes write them. For the model's own input name no file"
+            )
         return stored
 
     def read(self, wanted: State) -> State:

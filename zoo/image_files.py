@@ -12,6 +12,8 @@ from zoo.report import first_names
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
 """Of a pair `.hdr` and `.img` the first stands for both."""
+_INDEX = "DICOMDIR"
+"""List of what a CD holds: DICOM, but no image (PS3.10)."""
 
 
 def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
@@ -19,8 +21,8 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
 
     Args:
         paths: A file stands for itself, whatever its name. A folder stands for all images in it and in the folders
-            below it, sorted: pictures by their suffix and DICOM by its content; or volumes by their suffix, and each
-            folder that has DICOM directly in it as one volume, the series.
+            below it, sorted, without what is hidden: pictures by their suffix and DICOM by its content; or volumes by
+            their suffix, and each folder that has DICOM directly in it as one volume, the series.
         volumes: Whether volumes are looked for, not pictures.
 
     Raises:
@@ -43,20 +45,24 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
 
 def _pictures_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if not path.name.startswith(".") and path.is_file() and (path.suffix.lower() in PICTURES or is_dicom(path)):
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not is_hidden and path.is_file() and (path.suffix.lower() in PICTURES or _is_slice(path)):
             yield path
 
 
 def _volumes_in(folder: Path) -> Iterator[Path]:
     inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    if any(path.is_file() and not _is_volume(path) and is_dicom(path) for path in inside):
+    if any(path.is_file() and not _is_volume(path) and _is_slice(path) for path in inside):
         yield folder
-        return
     for path in inside:
         if path.is_dir():
             yield from _volumes_in(path)
         elif _is_volume(path):
             yield path
+
+
+def _is_slice(path: Path) -> bool:
+    return path.name.upper() != _INDEX and is_dicom(path)
 
 
 def _is_volume(path: Path) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-_PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
+PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
 
 
 def is_dicom(path: Path) -> bool:
@@ -44,12 +44,12 @@ def read_picture(path: Path) -> NDArray[Any]:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_PIL_FORMATS) as image:
+        with Image.open(path, formats=PIL_FORMATS) as image:
             frames = getattr(image, "n_frames", 1)
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputContractError(
-            f"cannot read {path} as an image ({error}). Formats read are {', '.join(_PIL_FORMATS)} and DICOM with its "
+            f"cannot read {path} as an image ({error}). Formats read are {', '.join(PIL_FORMATS)} and DICOM with its "
             "preamble; open anything else yourself and pass the array"
         ) from error
     if frames > 1:

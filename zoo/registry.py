@@ -80,8 +80,10 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
 
     entry = get_entry(name)
     record = chosen_record(name, cache_dir) if checkpoint is None or split_name(name)[1] else None
-    stored = open_checkpoint(checkpoint).input if checkpoint is not None else {}
-    return entry.preprocessing.override(input_for(entry.name, stored) or (record.input if record else {}))
+    stored = None if checkpoint is None else open_checkpoint(checkpoint)
+    if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
+        return entry.preprocessing.override(input_for(entry.name, stored.input))
+    return entry.preprocessing.override(record.input if record else {})
 
 
 def model_info(name: str) -> ModelInfo:
