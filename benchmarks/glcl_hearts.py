@@ -6,7 +6,7 @@
     python -m zoo.entries.glcl.pretrain --stage decoder --epochs 6 $flags --out local \
         --encoder global/glcl-encoder.global.safetensors
     python benchmarks/glcl_hearts.py --hearts hearts --encoder global/glcl-encoder.global.safetensors \
-        --decoder local/glcl-unet.local.safetensors --out results
+        --decoder local/glcl-unet.local.safetensors --seeds 0 1 2 3 4 --out results
 
 `few_labels.py` says how the starts are compared; scores are Dice, the mean over both ventricles and the myocardium.
 Hearts 001 to 008 are labelled, 041 and 042 validate, 043 to 066 test: neither stage of pre-training has seen the last
