@@ -20,7 +20,7 @@ from zoo.image_files import find_images
 from zoo.loading import load_model
 from zoo.preprocessing import ImageTransform, build_transform
 from zoo.registry import entries, get_entry, input_of
-from zoo.report import load_report
+from zoo.report import load_report, with_path
 from zoo.slices import SliceTransform
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def embed(
     results = _embedded(entry, model, transform, files, batch_size, workers)
     for file, found in tqdm(results, total=len(files), desc="images", disable=None if progress else True):
         if isinstance(found, str):
-            failed[str(file)] = found if str(file) in found else f"{file}: {found}"
+            failed[str(file)] = with_path(file, found)
         elif found.isfinite().all():
             by_file[str(file)] = found
         else:

@@ -21,6 +21,9 @@ State: TypeAlias = "dict[str, Tensor]"
 Config: TypeAlias = dict[str, Any]
 Transform: TypeAlias = "ImageTransform | SliceTransform | VolumeTransform"
 
+PERCENTILES = "percentile"
+"""What `Preprocessing.normalise` calls (x - p1) / (p99 - p1) over the volume; `zoo.slices` does it."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:

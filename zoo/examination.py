@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import Preprocessing
+from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import PIL_FORMATS, is_dicom, read_dicom, read_picture
-from zoo.preprocessing import ImageTransform, build_transform
+from zoo.preprocessing import SMALLEST_SIDE, ImageTransform, build_transform
 from zoo.registry import chosen_record, get_entry, input_of
-from zoo.slices import PERCENTILES
 from zoo.volumes import MNI152, Volume, read_volume, voxel_sizes
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def _look_at_picture(path: Path, expected: Preprocessing) -> tuple[Path, tuple[F
     scale = f"{low:g} to {high:g} of {expected.units}"
     return path, (
         Fact("format", kind, f"{', '.join(PIL_FORMATS)} or DICOM"),
-        Fact("pixels", _times(pixels.shape[:2]), f"at least 32 a side{resized} {_times(expected.size)}"),
+        Fact("pixels", _times(pixels.shape[:2]), f"at least {SMALLEST_SIDE} a side{resized} {_times(expected.size)}"),
         Fact("channels", "grey" if is_grey else "colours", "grey; colours become luminance"),
         Fact("values", _values(pixels, str(pixels.dtype)), scale),
     )

@@ -13,10 +13,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zoo.entry import Preprocessing
+from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import is_dicom, pil_pixels, read_dicom, read_picture
-from zoo.slices import PERCENTILES, SliceTransform, build_slice_transform
+from zoo.slices import SliceTransform, build_slice_transform
 from zoo.volume_transform import VolumeTransform, build_volume_transform
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ ImageInput: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[Any] | Tens
 
 log = logging.getLogger("zoo")
 
-_SMALLEST_SIDE = 32
+SMALLEST_SIDE = 32
 _COLOUR_TOLERANCE = 2.5 / 255  # what JPEG compression adds to a grey film that was stored as colour
 _FAINT = 0.1
 _ELONGATED = 2.5
@@ -157,9 +157,9 @@ def _channels_first(values: Tensor, source: str) -> Tensor:
         raise InputContractError(
             f"{source} has shape {shape}; one image (H, W), (1 or 3, H, W) or (H, W, 1 or 3) is expected. {_way(shape)}"
         )
-    if min(planes.shape[1:]) < _SMALLEST_SIDE:
+    if min(planes.shape[1:]) < SMALLEST_SIDE:
         raise InputContractError(
-            f"{source} is {planes.shape[1]} x {planes.shape[2]} pixels: at least {_SMALLEST_SIDE} a side are expected"
+            f"{source} is {planes.shape[1]} x {planes.shape[2]} pixels: at least {SMALLEST_SIDE} a side are expected"
         )
     return planes
 

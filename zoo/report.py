@@ -93,6 +93,11 @@ def _word(name: str) -> str:
     return re.split(r"[._/]", name, maxsplit=1)[0]
 
 
+def with_path(path: object, error: object) -> str:
+    """What went wrong with a file: the message of an error, behind the path where it lacks it."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
 def summarise(reasons: dict[str, str]) -> list[str]:
     """One line for all names of one group that share a reason: `encoder_k.* (384): key network`.
 

@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import Preprocessing
+from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.volume_grid import check_right_angles
 from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-PERCENTILES = "percentile"
-"""What `Preprocessing.normalise` calls it: (x - p1) / (p99 - p1) over the volume."""
-_LOW, _HIGH = 1, 99
+LOW, HIGH = 1, 99
+"""Percentiles of the volume that come to lie at 0 and 1."""
 _FEW = 16  # values that an image has more of, and a mask of organs has not
 _LEAST = (32, 32, 1)
 _COARSE = 2.0
@@ -127,7 +126,7 @@ class SliceTransform:
         spacing = " x ".join(f"{size:g}" for size in facts.spacing or ())
         steps = {
             "read": "NIfTI, nibabel image, array or tensor (i, j, slices)",
-            "normalise": f"percentiles {_LOW} and {_HIGH} of the volume to 0 and 1, not clipped",
+            "normalise": f"percentiles {LOW} and {HIGH} of the volume to 0 and 1, not clipped",
             "resample": f"in the plane to {spacing} mm, linear",
             "fit": f"centre crop or zero pad to {height} x {width}",
             "output": f"float32 (slices, 1, {height}, {width}): {facts.channels[0]}",
@@ -148,7 +147,7 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
 
     if wrong := int((~np.isfinite(volume)).sum()):
         raise InputContractError(f"{source} has {wrong} NaN or infinite value(s): finite ones are expected")
-    low, high = np.percentile(volume.astype(np.float64), (_LOW, _HIGH))
+    low, high = np.percentile(volume.astype(np.float64), (LOW, HIGH))
     if low == high:
         raise InputContractError(
             f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, and no mask"

@@ -41,10 +41,12 @@ def fact_lines(value: Any) -> list[str]:
 
 def input_facts(facts: Preprocessing) -> dict[str, Any]:
     """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
-    from zoo.slices import PERCENTILES
+    from zoo.entry import PERCENTILES
+    from zoo.slices import HIGH, LOW
 
-    scaled = {"value_range": "0 and 1 at percentiles 1 and 99, not clipped"} if facts.normalise == PERCENTILES else {}
-    return asdict(facts) | scaled
+    if facts.normalise != PERCENTILES:
+        return asdict(facts)
+    return asdict(facts) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
 
 
 def _under(key: str, value: Any) -> list[str]:

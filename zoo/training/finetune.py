@@ -15,8 +15,11 @@ from tqdm import tqdm
 
 import zoo
 from zoo import registry
+from zoo.coverage import is_counter
 from zoo.entry import Preprocessing
+from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
+from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.data import length_of, place
@@ -33,6 +36,27 @@ class Start(Protocol):
     model: str
     checkpoint: str
     from_scratch: bool
+
+
+def check_start(args: Start) -> None:
+    """Raise `OptionError` where a run is told to start from a file and from random weights."""
+    if args.checkpoint and args.from_scratch:
+        raise OptionError(f"--checkpoint {args.checkpoint} and --from-scratch exclude each other; give one")
+
+
+def check_trained(network: nn.Module, recipe: str) -> None:
+    """Raise `OptionError` where a part of a network that is to judge images is not from its file.
+
+    Args:
+        network: From `zoo.load_model`.
+        recipe: The module that trains it.
+    """
+    report = zoo.load_report(network)
+    if fresh := [name for name in report.fresh if not is_counter(name)]:
+        raise OptionError(
+            f"{report.name} from {report.source}: {len(fresh)} tensors of the network are not in the file, "
+            f"{first_names(fresh)}, so that it has not learned to segment. Fine-tune it first: python -m {recipe}"
+        )
 
 
 def train_and_test(

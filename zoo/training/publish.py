@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
+from zoo.entry import State
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.distributed import Processes
@@ -82,8 +83,8 @@ def publish(
     Returns:
         The file, `OUT/<largest model>.<tag>.safetensors`.
     """
-    path = export(state, out, model=models[-1], input=input, command=command, half=half)
     kept, _ = get_entry(models[-1]).convert(dict(state))
+    path = _write(kept, out, model=models[-1], input=input, command=command, half=half)
     tag = out.resolve().name
     record = {
         "tag": tag,
@@ -122,6 +123,10 @@ def export(
         The file, `OUT/<model>.<name of OUT>.safetensors`.
     """
     kept, _ = get_entry(model).convert(dict(state))
+    return _write(kept, out, model=model, input=input, command=command, half=half)
+
+
+def _write(kept: State, out: Path, *, model: str, input: Mapping[str, Any], command: str, half: bool) -> Path:
     path = out / f"{model}.{out.resolve().name}.safetensors"
     metadata = {"model": model, "command": command, "input": json.dumps(dict(input))}
     export_safetensors(kept, path, half=half, metadata=metadata)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,8 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zoo.errors import InputContractError
-from zoo.processes import this_process
 from zoo.training import distributed
+from zoo.training.runlog import write_atomically
 
 Item = TypeVar("Item")
 
@@ -46,25 +45,9 @@ def digest_of(files: Sequence[Path], *settings: object) -> str:
     return hashlib.sha256(json.dumps([facts, settings], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written that gets its name when it is whole; processes that make the same one do not meet.
-
-    Args:
-        path: The file. Its folder is made where there is none.
-        write: Writes to the path that it is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{this_process()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def keep_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array as `.npy`, as `write_whole` does."""
-    write_whole(path, partial(_save, array))
+    """Write an array as `.npy`, whole or not at all; processes that make the same one do not meet."""
+    write_atomically(path, partial(_save, array), shared=True)
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:

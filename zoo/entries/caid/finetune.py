@@ -51,6 +51,7 @@ from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     Results,
+    check_start,
     collect,
     how_to_load,
     input_of,
@@ -92,8 +93,7 @@ class FinetuneArgs(TrainArgs):
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
         super().check()
-        if self.checkpoint and self.from_scratch:
-            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        check_start(self)
         if self.size % 32 or self.size < 0:
             raise OptionError(f"--size must be a multiple of 32, not {self.size}")
 

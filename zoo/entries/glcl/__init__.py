@@ -22,7 +22,7 @@ from zoo.entries.glcl.names import (
     from_tensorflow,
     trained_steps,
 )
-from zoo.entry import Config, Entry, Preprocessing, State
+from zoo.entry import PERCENTILES, Config, Entry, Preprocessing, State
 from zoo.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ PREPROCESSING = Preprocessing(
     size=(192, 192),
     units="any, normalised by the volume",
     spacing=(1.36719, 1.36719),
-    normalise="percentile",
+    normalise=PERCENTILES,
 )
 """Slices of a cine MRI as for ACDC (krishnabits001/domain_specific_cl, experiment_init/init_acdc.py)."""
 

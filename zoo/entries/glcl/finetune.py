@@ -54,6 +54,7 @@ from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     Results,
+    check_start,
     collect,
     load_network,
     origin_of,
@@ -98,8 +99,7 @@ class Args(CohortArgs):
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
         super().check()
-        if self.checkpoint and self.from_scratch:
-            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        check_start(self)
         if get_entry(self.model).name != UNET:
             raise OptionError(f"--model {self.model}: expected {UNET} or {UNET}.TAG")
         if self.steps_per_epoch < 1 or self.labelled < 0 or not 0 <= self.deformed <= 1:

@@ -32,17 +32,17 @@ from torch import nn
 from tqdm import tqdm
 
 import zoo
-from zoo.coverage import is_counter
 from zoo.entries.glcl.placing import find_labels
 from zoo.entries.glcl.volumes import correct_bias, read_image
 from zoo.errors import InputContractError, OptionError
 from zoo.image_files import find_images
 from zoo.registry import get_entry, input_of
-from zoo.report import first_names
+from zoo.report import with_path
 from zoo.slices import SliceTransform, build_slice_transform
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.evaluate import judging
+from zoo.training.finetune import check_trained
 from zoo.training.runlog import say, write_atomically
 from zoo.volumes import Volume
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         try:
             labels = segment_volume(model, path, transform, n4=args.n4, channel=args.channel)
         except (InputContractError, OSError) as error:
-            failed.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+            failed.append(with_path(path, error))
             continue
         files.append(write_labels(labels, path, Path(args.out) / f"{name}_labels.nii.gz"))
     distributed.barrier()  # torchrun ends the others with the first that fails
@@ -145,13 +145,7 @@ def load_network(name: str, checkpoint: str | None, device: torch.device) -> nn.
         OptionError: The weights are those of an encoder, or of a part of the decoder.
     """
     model = zoo.load_model(name, checkpoint=checkpoint, device=device)
-    report = zoo.load_report(model)
-    if fresh := [tensor for tensor in report.fresh if not is_counter(tensor)]:
-        raise OptionError(
-            f"{report.name} from {report.source}: {len(fresh)} tensors of the network are not in the file, "
-            f"{first_names(fresh)}, so that it has not learned to segment. Fine-tune it first: "
-            "python -m zoo.entries.glcl.finetune"
-        )
+    check_trained(model, "zoo.entries.glcl.finetune")
     return model
 
 

@@ -46,7 +46,16 @@ from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
-from zoo.training.finetune import Results, collect, how_to_load, input_of, origin_of, train_and_test, write_results
+from zoo.training.finetune import (
+    Results,
+    check_start,
+    collect,
+    how_to_load,
+    input_of,
+    origin_of,
+    train_and_test,
+    write_results,
+)
 from zoo.training.loop import autocast
 from zoo.training.runlog import write_atomically
 
@@ -92,8 +101,7 @@ class Args(TrainArgs):
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
         super().check()
-        if self.checkpoint and self.from_scratch:
-            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        check_start(self)
         if get_entry(self.model).name not in SEGMENTERS:
             raise OptionError(f"--model {self.model}: expected {UNETR} or {SWIN}, with or without a tag")
         if self.num_classes < 2 or self.crops < 1 or self.labelled < 0:

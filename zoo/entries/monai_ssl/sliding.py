@@ -33,9 +33,9 @@ from zoo.entries.monai_ssl.placing import Placed, build_transform, place
 from zoo.entries.monai_ssl.windows import ENCODER, extract_features, margins, segment, window_of
 from zoo.errors import OptionError
 from zoo.registry import get_entry, input_of
-from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import run_command
+from zoo.training.finetune import check_trained
 from zoo.training.runlog import write_atomically
 
 SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
@@ -115,13 +115,7 @@ def load_network(
     options: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
     classes = 0 if task == "features" else None
     model = zoo.load_model(name, checkpoint=checkpoint, num_classes=classes, device=device, **options)
-    report = zoo.load_report(model)
-    if report.fresh:
-        raise OptionError(
-            f"{report.name} from {report.source}: {len(report.fresh)} tensors of the network are not in the file, "
-            f"{first_names(report.fresh)}, so that it has not learned to segment. Fine-tune it first: "
-            "python -m zoo.entries.monai_ssl.finetune"
-        )
+    check_trained(model, "zoo.entries.monai_ssl.finetune")
     return model
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from zoo.entries.monai_ssl.placing import place
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
+from zoo.report import with_path
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 from zoo.volume_transform import VolumeTransform, build_volume_transform
 
@@ -82,7 +83,7 @@ class VolumeCache:
         try:
             volume = prepare_volume(file, self.transform, self.size).astype(self.dtype, copy=False)
         except InputContractError as error:
-            raise InputContractError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from error
+            raise InputContractError(with_path(file, error)) from error
         keep_array(path, volume)
         return path
 

@@ -53,6 +53,7 @@ from zoo.training.distributed import Processes
 from zoo.training.evaluate import mean_auroc
 from zoo.training.finetune import (
     Results,
+    check_start,
     collect,
     how_to_load,
     load_network,
@@ -117,8 +118,7 @@ class Args(TrainArgs):
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
         super().check()
-        if self.checkpoint and self.from_scratch:
-            raise OptionError(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other; give one")
+        check_start(self)
         if self.folds < 2 or self.repeats < 1 or self.labelled < 0 or not 0 <= self.val_share < 1:
             raise OptionError(
                 f"--folds {self.folds} --repeats {self.repeats} --labelled {self.labelled} --val-share "
