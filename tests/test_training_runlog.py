@@ -8,7 +8,7 @@ import pytest
 from scripted import Scripted, run
 
 from zoo.errors import OptionError
-from zoo.training.runlog import RunLog, plot_curves, read_log, write_atomically
+from zoo.training.runlog import RunLog, plot_curves, read_log
 
 
 def test_a_run_leaves_its_record(tmp_path):
@@ -62,22 +62,3 @@ def test_a_missing_package_is_named_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.training.runlog.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"package matplotlib: pip install 'medssl-zoo\[train\]'"):
         run(Scripted(), tmp_path)
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
-    """The file is whole or as it was; what an earlier kill left under the temporary name goes with the next write."""
-    path = tmp_path / "deep" / "file.txt"
-    write_atomically(path, lambda p: p.write_text("old"))
-
-    def half(temporary):
-        temporary.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, half)
-    assert path.read_text() == "old"
-    assert list(path.parent.iterdir()) == [path]
-    path.with_name(".file.txt.tmp").write_text("left by a kill")
-    write_atomically(path, lambda p: p.write_text("new"))
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]

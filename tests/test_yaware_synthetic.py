@@ -31,6 +31,7 @@ from zoo.entries.yaware.synthetic import (
     main,
 )
 from zoo.errors import OptionError
+from zoo.processes import this_machine
 from zoo.training.args import run_command
 
 CENTRES = [(side * x, y, z) for (x, y, z), _, _ in DISEASE_REGIONS for side in (1, -1)]
@@ -318,12 +319,13 @@ def killed(flags):
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     left = sorted(p.name for p in Path(flags[1]).iterdir())
-    return [n for n in left if not n.endswith(".tmp")], [n for n in left if n.endswith(".tmp")]
+    parts = [n.split(f".{this_machine()}-")[0] for n in left if n.endswith(".tmp")]
+    return [n for n in left if not n.endswith(".tmp")], parts
 
 
 @pytest.mark.parametrize(
     ("dies_at", "whole", "part"),
-    [(2, [], ".healthy.npy.tmp"), (5, ["healthy.csv", "healthy.ids.txt", "healthy.npy"], ".clinical.npy.tmp")],
+    [(2, [], ".healthy.npy"), (5, ["healthy.csv", "healthy.ids.txt", "healthy.npy"], ".clinical.npy")],
 )
 def test_what_a_kill_leaves_does_not_look_finished(tmp_path, monkeypatch, dies_at, whole, part):
     """Killed while it draws: only whole files have their names, the facts come last, and the folder is not reused."""
@@ -352,5 +354,5 @@ def test_a_table_is_whole_or_absent(tmp_path, monkeypatch):
     monkeypatch.setattr(csv.DictWriter, "writerows", write)
     assert killed(["--out", str(tmp_path), "--healthy", "2", "--clinical", "2"]) == (
         ["healthy.ids.txt", "healthy.npy"],
-        [".healthy.csv.tmp"],
+        [".healthy.csv"],
     )

@@ -10,12 +10,12 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import __version__
+from zoo.files import write_text
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
@@ -112,14 +112,10 @@ def invalidate_stamp(stamp: Path) -> None:
 
 
 def _write(stamp: Path, content: Stamp) -> None:
-    temporary = stamp.with_name(f"{stamp.name}.{secrets.token_hex(4)}.tmp")
     try:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(content), indent=1) + "\n", "utf-8")
-        os.replace(temporary, stamp)
+        write_text(stamp, json.dumps(asdict(content), indent=1) + "\n")
     except OSError as error:
         log.debug("no stamp written at %s: %s", stamp, error)
-        remove_quietly(temporary)
 
 
 def remove_quietly(path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING
 from zoo.building import make_fresh
 from zoo.coverage import check_coverage, group_of, is_counter, shape_text
 from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.files import replacing
 from zoo.formats import as_float32, base_of, other_float
 from zoo.report import AS_STORED, HEAD_MISFIT, LoadReport, unwrap
 
@@ -263,19 +262,16 @@ def export_safetensors(
 
     state = model_or_state if isinstance(model_or_state, Mapping) else unwrap(model_or_state).state_dict()
     target = Path(path)
-    temporary = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     taken: set[int] = set()
     tensors = {name: _to_store(name, tensor, half, taken) for name, tensor in state.items()}
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask gives; safetensors alone makes the file private
-        save_file(tensors, temporary, metadata=dict(metadata or {"format": "pt"}))
-        temporary.chmod(mode)
-        os.replace(temporary, target)
+        with replacing(target) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # what the user's umask gives; safetensors alone makes the file private
+            save_file(tensors, temporary, metadata=dict(metadata or {"format": "pt"}))
+            temporary.chmod(mode)
     except SafetensorError as error:
         raise OSError(f"{target} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

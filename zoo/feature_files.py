@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
+from zoo.files import replacing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,12 +51,8 @@ def write_features(features: Features, out: Path) -> None:
         OSError: The file cannot be written.
     """
     check_out(out)
-    temporary = out.with_name(f"{out.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing(out) as temporary:
         (_write_npz if out.suffix == ".npz" else _write_csv)(features, temporary)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _write_npz(features: Features, place: Path) -> None:

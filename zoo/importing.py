@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
 from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
+from zoo.files import write_text
 from zoo.formats import open_checkpoint
 from zoo.loading import load_model
 from zoo.locate import write_converted
@@ -194,6 +194,4 @@ def _raw(manifest: Path) -> list[dict[str, Any]]:
 
 
 def _write(weights: list[dict[str, Any]], manifest: Path) -> None:
-    temporary = manifest.with_name(f"{manifest.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n", "utf-8")
-    os.replace(temporary, manifest)
+    write_text(manifest, json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n")

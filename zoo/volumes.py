@@ -45,6 +45,10 @@ class Volume:
     """What `affine` leads to, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
     source: str
     """What messages call it."""
+    modality: str = ""
+    """DICOM's Modality, for example `"CT"` or `"MR"`; empty where the file does not say."""
+    intent: int = 0
+    """What the values are by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
 
 
 def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_SIDES) -> Volume:

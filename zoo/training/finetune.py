@@ -18,6 +18,7 @@ from zoo import registry
 from zoo.coverage import is_counter
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.registry import get_entry, split_name
 from zoo.report import first_names
 from zoo.training import distributed
@@ -25,7 +26,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
-from zoo.training.runlog import Metrics, last_metrics, say, write_atomically
+from zoo.training.runlog import Metrics, last_metrics, say
 
 Results = dict[str, Any]
 

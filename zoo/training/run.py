@@ -14,11 +14,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
 from zoo.training.optim import Plateau, build_optimizer
-from zoo.training.runlog import Metrics, write_atomically
+from zoo.training.runlog import Metrics
 
 log = logging.getLogger("zoo")
 

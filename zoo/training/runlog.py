@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
-from zoo.processes import this_process
+from zoo.files import write_atomically
 
 Metrics = dict[str, float]
 
@@ -95,21 +93,3 @@ def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("epoch")
         axes.legend()
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
-
-
-def write_atomically(path: Path, write: Callable[[Path], object], *, shared: bool = False) -> None:
-    """Have `write` fill a temporary name beside `path`, then rename it into place: `path` is whole or absent.
-
-    Args:
-        path: The file. Its folder is made where there is none.
-        write: Writes to the path that it is given.
-        shared: Whether several processes may write the file at once: each then has a temporary name of its own. Else
-            the name is always the same, so that what a kill leaves behind is overwritten the next time.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{this_process()}.tmp" if shared else f".{path.name}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

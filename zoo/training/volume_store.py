@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,13 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from zoo.errors import InputContractError
+from zoo.files import remove_leftovers, write_atomically
 from zoo.training import distributed
-from zoo.training.runlog import write_atomically
 
 Item = TypeVar("Item")
-
-_ABANDONED = 24 * 3600
-"""Seconds after which what was begun is nobody's: no volume takes that long to write."""
 
 
 def digest_of(files: Sequence[Path], *settings: object) -> str:
@@ -47,7 +43,7 @@ def digest_of(files: Sequence[Path], *settings: object) -> str:
 
 def keep_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write an array as `.npy`, whole or not at all; processes that make the same one do not meet."""
-    write_atomically(path, partial(_save, array), shared=True)
+    write_atomically(path, partial(_save, array))
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
@@ -69,7 +65,7 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
         InputContractError: `make` raised it for some; the message names them all, in every process.
     """
     if distributed.rank() == 0:
-        _remove_leftovers(folder)
+        remove_leftovers(folder)
     share = _Preparation(items[distributed.rank() :: distributed.world()], make)
     loader = DataLoader(share, batch_size=None, num_workers=workers, generator=torch.Generator())
     list(tqdm(loader, desc="volumes", disable=None if distributed.rank() == 0 else True, leave=False))
@@ -101,9 +97,3 @@ class _Preparation(Dataset[str], Generic[Item]):
 def _save(array: npt.NDArray[Any], path: Path) -> None:
     with path.open("wb") as file:
         np.save(file, array)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for temporary in folder.glob(".*.tmp"):
-        if time.time() - temporary.stat().st_mtime > _ABANDONED:
-            temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import InputContractError
-from zoo.training.runlog import write_atomically
+from zoo.files import write_atomically
 
 
 def read_array(file: Path, what: str, *, is_mapped: bool = False) -> npt.NDArray[Any]:

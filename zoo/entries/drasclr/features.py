@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from zoo.entries.drasclr.arrays import save_array, save_arrays
 from zoo.errors import InputContractError, OptionError
-from zoo.training.runlog import write_atomically
+from zoo.files import write_atomically
 
 SUFFIXES = (".parquet", ".npz")
 _SUBJECT, _FACTS = "sid", "zoo"

@@ -34,9 +34,9 @@ from zoo.entries.drasclr.finetune_method import (
     summarise,
 )
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.training.args import arg, parse_args, run_command
 from zoo.training.finetune import Results, write_results
-from zoo.training.runlog import write_atomically
 from zoo.training.table import EMPTY, check_columns, read_table
 
 log = logging.getLogger("zoo")

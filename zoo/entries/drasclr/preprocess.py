@@ -38,8 +38,8 @@ from zoo.entries.drasclr.patient import PatientPatches, digest, preprocess_ct
 from zoo.entries.drasclr.registration import ENGINES, choose_engine
 from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
 from zoo.errors import InputContractError, OptionError, ZooError
+from zoo.files import write_atomically
 from zoo.training.args import run_command
-from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
 

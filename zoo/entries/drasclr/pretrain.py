@@ -29,12 +29,13 @@ from zoo.entries.drasclr.data import ORDERS, Patches
 from zoo.entries.drasclr.method import COMBINATIONS, QUEUE_DTYPES, DrasCLR
 from zoo.entries.drasclr.model import EXPERT_INITS
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.loop import fit
 from zoo.training.publish import publish_run
-from zoo.training.runlog import Metrics, write_atomically
+from zoo.training.runlog import Metrics
 
 log = logging.getLogger("zoo")
 

@@ -5,7 +5,6 @@ Both layouts are those of batmanlab/DrasCLR, `preprocess/4_patchify_images.py` a
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from zoo.entries.drasclr import WINDOW
 from zoo.entries.drasclr.arrays import read_array
 from zoo.entries.drasclr.atlas import PATCH
 from zoo.errors import InputContractError, OptionError
-from zoo.training.runlog import write_atomically
+from zoo.files import replacing, write_atomically
 
 SIDES = (PATCH,) * 3
 SUFFIX = "_patch.npy"
@@ -109,21 +108,15 @@ def _write_groups(patches: Path, out: Path, subjects: Sequence[str], landmarks: 
     """Fill the files of some landmarks, subject after subject, then give them their names."""
     write_header: Any = np.lib.format.write_array_header_1_0  # untyped in some releases
     header = {"descr": "<i2", "fortran_order": False, "shape": (len(subjects), *SIDES)}
-    targets = {group_file(out, i): group_file(out, i).with_suffix(".tmp") for i in landmarks}
-    try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(temporary.open("wb")) for temporary in targets.values()]
-            for file in files:
-                write_header(file, header)
-            for sid in subjects:
-                part = open_patches(patches / f"{sid}{SUFFIX}")[landmarks]
-                for file, patch in zip(files, _as_int16(part, sid), strict=True):
-                    file.write(patch.tobytes())
-        for target, temporary in targets.items():
-            os.replace(temporary, target)
-    finally:
-        for temporary in targets.values():
-            temporary.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        places = [stack.enter_context(replacing(group_file(out, i))) for i in landmarks]
+        files = [stack.enter_context(place.open("wb")) for place in places]
+        for file in files:
+            write_header(file, header)
+        for sid in subjects:
+            part = open_patches(patches / f"{sid}{SUFFIX}")[landmarks]
+            for file, patch in zip(files, _as_int16(part, sid), strict=True):
+                file.write(patch.tobytes())
 
 
 def _as_int16(patches: npt.NDArray[Any], sid: str) -> npt.NDArray[np.int16]:

@@ -48,6 +48,7 @@ from zoo.entries.glcl.segment import UNET, command_for
 from zoo.entries.glcl.storage import StoredCase
 from zoo.entries.glcl.subjects import Split, split
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.registry import get_entry, split_name
 from zoo.training import distributed
 from zoo.training.args import arg, command_of, parse_args, run_command
@@ -62,7 +63,6 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.publish import export, how_to_take
-from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
 

@@ -35,6 +35,7 @@ import zoo
 from zoo.entries.glcl.placing import find_labels
 from zoo.entries.glcl.volumes import correct_bias, read_image
 from zoo.errors import InputContractError, OptionError
+from zoo.files import write_atomically
 from zoo.image_files import find_images
 from zoo.registry import get_entry, input_of
 from zoo.report import with_path
@@ -43,7 +44,7 @@ from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.evaluate import judging
 from zoo.training.finetune import check_trained
-from zoo.training.runlog import say, write_atomically
+from zoo.training.runlog import say
 from zoo.volumes import Volume
 
 UNET = "glcl-unet"

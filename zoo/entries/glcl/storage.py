@@ -12,7 +12,7 @@ from typing import Any
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.entries.glcl.placing import place_image, place_mask
 from zoo.entries.glcl.volumes import Array, Grid, read_image, read_mask
-from zoo.training.runlog import write_atomically
+from zoo.files import write_atomically
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 
 FORMAT = 1
@@ -70,9 +70,7 @@ class CaseStore:
         facts = {"image": str(case.image), **asdict(grid), "resampled": resampled}
         keep_array(self.folder / f"{key}.image.npy", slices)
         text = json.dumps(facts)
-        write_atomically(
-            self.folder / f"{key}.json", lambda path: path.write_text(text), shared=True
-        )  # last: all is there
+        write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
 
     def _add_mask(self, case: Case, grid: Grid, key: str) -> None:
         mask = read_mask(case, self.dataset, grid)

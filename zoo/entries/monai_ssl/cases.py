@@ -16,7 +16,7 @@ import numpy as np
 
 from zoo.entries.monai_ssl.placing import Array, place, place_labels
 from zoo.errors import InputContractError
-from zoo.training.runlog import write_atomically
+from zoo.files import write_atomically
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 from zoo.volume_transform import VolumeTransform
 from zoo.volumes import Volume, read_volume
@@ -86,9 +86,7 @@ class CaseStore:
         for part, array in arrays.items():
             keep_array(self.folder / f"{key}.{part}.npy", array)
         text = json.dumps(facts)
-        write_atomically(
-            self.folder / f"{key}.json", lambda path: path.write_text(text), shared=True
-        )  # last: all is there
+        write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
 
     def _key(self, case: Case) -> str:
         return digest_of([case.image, case.label], FORMAT, asdict(self.transform.preprocessing))

@@ -41,6 +41,7 @@ from zoo.entries.monai_ssl.segmenters import SWIN_STEP
 from zoo.entries.monai_ssl.sliding import SEGMENTERS
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
@@ -57,7 +58,6 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
-from zoo.training.runlog import write_atomically
 
 log = logging.getLogger("zoo")
 

@@ -34,8 +34,8 @@ from zoo.entries.monai_ssl.anatomy import BODY, BONES, COLON, DOMES, PASSING, VE
 from zoo.entries.monai_ssl.canvas import SHAPE, SPACING, Array, Canvas, column, ellipsoid, smooth_field
 from zoo.entries.monai_ssl.segmentation_data import ORGANS
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.training.args import run_command
-from zoo.training.runlog import write_atomically
 
 VERSION = 1
 """Of the generator: any change of what it draws is a new one."""

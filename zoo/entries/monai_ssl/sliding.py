@@ -32,11 +32,11 @@ from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.placing import Placed, build_transform, place
 from zoo.entries.monai_ssl.windows import ENCODER, extract_features, margins, segment, window_of
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.registry import get_entry, input_of
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.finetune import check_trained
-from zoo.training.runlog import write_atomically
 
 SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
 TASKS = {"segment": (SEGMENTERS, 0.25), "features": ((ENCODER,), 0.0)}

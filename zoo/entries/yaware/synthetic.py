@@ -27,8 +27,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.training.args import run_command
-from zoo.training.runlog import write_atomically
 
 Array = npt.NDArray[np.float64]
 

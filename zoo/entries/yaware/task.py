@@ -25,10 +25,10 @@ from zoo.entries.yaware.splits import (
 from zoo.entries.yaware.storage import in_words, is_same_place
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.files import write_atomically
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of
-from zoo.training.runlog import write_atomically
 
 if TYPE_CHECKING:
     from zoo.entries.yaware.finetune import Args
