@@ -143,17 +143,92 @@ def test_the_backoff_doubles(monkeypatch):
             fetch(file, request=NAME)
 
 
-@pytest.mark.parametrize(
-    ("header", "low", "high"), [("7", 7, 7), ("86400", 60, 60), ("Fri, 31 Dec 9999 23:59:59 GMT", 60, 60), ("x", 0, 1)]
-)
-def test_retry_after_is_honoured_up_to_a_cap(monkeypatch, header, low, high):
-    """429 with Retry-After, in seconds or as a date, sets the pause; a minute is the most."""
+@pytest.mark.parametrize(("header", "low", "high"), [("7", 7, 7), ("60", 60, 60), ("x", 0, 1), ("\xb2", 0, 1)])
+def test_retry_after_is_honoured_up_to_a_minute(monkeypatch, header, low, high):
+    """429 with Retry-After sets the pause; what is no number of seconds sets none."""
     pauses = []
     monkeypatch.setattr(zoo.transfer.time, "sleep", pauses.append)
     with Server({"/w": [status(429, Retry_After=header), whole(DATA)]}) as server:
         assert fetch(remote_file(DATA, f"{server.root}/w"), request=NAME).path.read_bytes() == DATA
     (pause,) = pauses
     assert low <= pause <= high
+
+
+@pytest.mark.parametrize("header", ["61", "86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_that_asks_for_more_than_a_minute_is_left_at_once(monkeypatch, header):
+    """Nobody sits before a terminal for a day: the next source is tried at once, the error says how long."""
+    pauses = []
+    monkeypatch.setattr(zoo.transfer.time, "sleep", pauses.append)
+    with Server({"/busy": status(429, Retry_After=header), "/good": whole(DATA)}) as server:
+        busy, good = f"{server.root}/busy", f"{server.root}/good"
+        assert fetch(remote_file(DATA, busy, good), request=NAME).source == good
+        with pytest.raises(DownloadError, match=r"asks to wait for [\d,]+ seconds"):
+            fetch(remote_file(OTHER, busy), request=NAME)
+        assert [r.path for r in server.requests] == ["/busy", "/good", "/busy"]
+    assert pauses == []
+
+
+def dripping(data: bytes, times: int, pause: float):
+    """Promise the whole file and send one byte at a time."""
+
+    def answer(handler) -> None:
+        handler.begin(200, Content_Length=len(data))
+        for i in range(times):
+            handler.wfile.write(data[i : i + 1])
+            time.sleep(pause)
+
+    return answer
+
+
+def test_a_server_that_drips_is_left_for_the_next_source(home, monkeypatch):
+    """Each byte comes in time, so that no time-out sees it, and the file would take years; what came is not lost."""
+    monkeypatch.setattr(zoo.client, "SLOW_AFTER", 0.3)
+    monkeypatch.setenv("ZOO_LEAST_SPEED", "500")
+    with Server({"/drips": dripping(DATA, 1000, 0.01), "/good": whole(DATA)}) as server:
+        file = remote_file(DATA, f"{server.root}/drips", f"{server.root}/good")
+        assert fetch(file, request=NAME).source == f"{server.root}/good"
+        assert 0 < server.requests[1].start < 1000
+        with pytest.raises(DownloadError, match=r"only \d+ bytes a second come, fewer than 500"):
+            fetch(remote_file(OTHER, f"{server.root}/drips"), request=NAME)
+
+
+def test_a_slow_consumer_is_not_a_slow_server(monkeypatch):
+    """Time that passes while bytes are hashed and written does not count."""
+    monkeypatch.setattr(zoo.client, "SLOW_AFTER", 0.2)
+    monkeypatch.setenv("ZOO_LEAST_SPEED", "1e9")
+    write = zoo.partial.Partial.write
+    monkeypatch.setattr(zoo.partial.Partial, "write", lambda self, chunk: (time.sleep(0.1), write(self, chunk)))
+    with Server({"/w": whole(DATA)}) as server:
+        assert fetch(remote_file(DATA, f"{server.root}/w"), request=NAME).path.read_bytes() == DATA
+
+
+def test_what_is_no_speed_is_said(monkeypatch):
+    """The variable is named."""
+    monkeypatch.setenv("ZOO_LEAST_SPEED", "fast")
+    with Server({"/w": whole(DATA)}) as server, pytest.raises(OptionError, match="ZOO_LEAST_SPEED='fast'"):
+        fetch(remote_file(DATA, f"{server.root}/w"), request=NAME)
+
+
+@pytest.mark.parametrize("promised", [True, False])
+def test_a_file_of_unknown_size_has_a_bound_too(home, monkeypatch, promised):
+    """A server that never ends its answer, or promises terabytes, does not fill the disk."""
+    monkeypatch.setattr(zoo.transfer, "LARGEST", 1 << 18)
+    body = whole(DATA) if promised else chunked([DATA[: 1 << 16]] * 100)
+    with Server({"/w": body}) as server, pytest.raises(DownloadError, match=r"262,144"):
+        fetch(remote_file(DATA, f"{server.root}/w", known=False), request=NAME)
+    assert files_in(home) == []
+
+
+def test_a_server_cannot_steer_the_terminal():
+    """What a status line says is shown, not obeyed."""
+
+    def odd(handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 403 \x1b[2Jforbidden\r\nContent-Length: 0\r\n\r\n")
+
+    with Server({"/w": odd}) as server, pytest.raises(DownloadError) as error:
+        fetch(remote_file(DATA, f"{server.root}/w"), request=NAME)
+    assert "\x1b" not in str(error.value)
+    assert r"403 \x1b[2Jforbidden" in str(error.value)
 
 
 def test_a_server_that_falls_silent(monkeypatch):

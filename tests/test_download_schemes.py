@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import ssl
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+import requests
 import trustme
 from servers import NAME, Server, leftovers, page, prepare, redirect, remote_file, sha256, some_bytes, status, whole
 
@@ -99,6 +101,11 @@ def test_no_redirect_from_https_to_http(trusted):
         ("hf://owner/name/w.pth", "must read hf://owner/name@revision/file"),
         ("https://", "only https is allowed"),
         ("https://[::1/w", "not an address"),
+        (r"http://example.org\@127.0.0.1/w", "http://example.org; only https"),
+        (r"http://example.org\@localhost/w", "http://example.org; only https"),
+        ("http://127.0.0.1@example.org/w", "http://example.org; only https"),
+        ("http://127.0.0.1#@example.org\\@localhost/w", "no connection|only https"),
+        ("http://127.0.0.1\t.example.org/w", "only https"),
     ],
 )
 def test_sources_that_are_refused(source, words):
@@ -118,6 +125,44 @@ def test_sources_that_are_refused(source, words):
 def test_redirects_that_are_refused(target, words):
     """A redirect is held to the rules of a source, and a circle has an end."""
     with Server({"/w": redirect(target)}) as server, pytest.raises(DownloadError, match=words):
+        fetch(remote_file(DATA, f"{server.root}/w"), request=NAME)
+
+
+@pytest.mark.parametrize("odd", ["\\", "\\\\", "\\x"])
+def test_the_address_that_is_checked_is_the_one_that_is_opened(monkeypatch, odd):
+    r"""Of `http://host\@127.0.0.1/` one parser reads the host before the sign and another the one behind it."""
+    opened = []
+    real = requests.Session.send
+    monkeypatch.setattr(
+        requests.Session, "send", lambda self, request, **kwargs: (opened.append(request.url), real(self, request))[1]
+    )
+    with Server({"/w": whole(DATA)}) as server:
+        target = server.root.removeprefix("http://")
+        with pytest.raises(DownloadError):
+            fetch(remote_file(DATA, f"http://nowhere.example{odd}@{target}/w"), request=NAME)
+    assert not [url for url in opened if "nowhere.example" in (urlsplit(url).hostname or "")]
+
+
+def test_a_redirect_that_is_not_text(home):
+    """A `Location` of bytes that are no UTF-8 is a refusal of this source, and the next one is tried."""
+
+    def odd(handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\nLocation: /\xff\xfe\r\nContent-Length: 0\r\n\r\n")
+
+    with Server({"/odd": odd, "/good": whole(DATA)}) as server:
+        odd_source, good = f"{server.root}/odd", f"{server.root}/good"
+        assert fetch(remote_file(DATA, odd_source, good), request=NAME).source == good
+        with pytest.raises(DownloadError, match="redirects to an address that is not text"):
+            fetch(remote_file(DATA[::-1], odd_source), request=NAME)
+
+
+def test_a_ca_file_that_is_not_there(monkeypatch, trusted, tmp_path):
+    """A setting of this machine is named; no traceback of a library."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    with (
+        Server({"/w": whole(DATA)}, tls=tls(trusted, "127.0.0.1")) as server,
+        pytest.raises(DownloadError, match=r"no connection can be made from here: .*gone\.pem"),
+    ):
         fetch(remote_file(DATA, f"{server.root}/w"), request=NAME)
 
 

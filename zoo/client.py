@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import email.utils
+import os
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from zoo import __version__
+from zoo.errors import OptionError
+from zoo.messages import printable
 from zoo.sources import Remote, SourceError, check_url
 
 if TYPE_CHECKING:
@@ -22,6 +26,12 @@ TIMEOUT = (10.0, 60.0)
 HOPS = 10
 """Redirects, or pages, that may stand before a file."""
 CHUNK = 1 << 16
+LEAST_SPEED = 1024.0
+"""Bytes a second below which a source is left for the next one: at that speed 88 MB take a day. `ZOO_LEAST_SPEED` says
+otherwise, 0 for no bound."""
+SLOW_AFTER = 60.0
+"""Seconds of waiting over which the speed is taken."""
+_LONGEST_PAGE = 1 << 20
 
 
 class TransientError(Exception):
@@ -60,8 +70,7 @@ def open_remote(session: requests.Session, remote: Remote, headers: dict[str, st
     for _ in range(HOPS):
         if not is_page(response) or _is_transient(response.status_code):
             break
-        url = remote.read_page(_text(response))
-        check_url(url, response.url)
+        url = check_url(remote.read_page(_text(response)), response.url)
         response = _follow(session, url, {}, remote)
     if headers and response.status_code == 200:
         response.close()
@@ -81,13 +90,15 @@ def _follow(session: requests.Session, url: str, headers: dict[str, str], remote
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise _connection_failure(error) from error
         except requests.RequestException as error:
-            raise SourceError(f"{type(error).__name__}: {_innermost(error)}") from error
+            raise SourceError(f"{type(error).__name__}: {printable(_innermost(error))}") from error
+        except UnicodeError as error:
+            raise SourceError("the server redirects to an address that is not text") from error
+        except OSError as error:  # a CA file that REQUESTS_CA_BUNDLE names and that is not there
+            raise SourceError(f"no connection can be made from here: {printable(error)}") from error
         if target is None:
             return response
         response.close()
-        following = urljoin(url, target)
-        check_url(following, url)
-        url = following
+        url = check_url(urljoin(url, target), url)
     raise SourceError(f"more than {HOPS} redirects")
 
 
@@ -132,7 +143,7 @@ def _checked(response: requests.Response, remote: Remote) -> requests.Response:
     status = response.status_code
     if status in (200, 206, 416):
         return response
-    said = f"HTTP {status} {response.reason}".rstrip()
+    said = f"HTTP {status} {printable(response.reason)}".rstrip()
     wait = _retry_after(response)
     response.close()
     if _is_transient(status):
@@ -146,26 +157,77 @@ def _is_transient(status: int) -> bool:
 
 def _retry_after(response: requests.Response) -> float:
     text = response.headers.get("Retry-After", "").strip()
-    if text.isdigit():
+    if text.isdecimal():
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0
 
 
 def read_chunks(response: requests.Response) -> Iterator[bytes]:
-    """Yield the body as it comes over the wire: a .gz file that a server labels as an encoding must stay what it is.
+    """Yield the body as it comes over the wire, 64 KiB at once.
+
+    A .gz file that a server labels as an encoding stays what it is. What came before a connection was cut is yielded.
 
     Raises:
         TransientError: The connection was cut.
+        SourceError: Bytes come more slowly than `LEAST_SPEED`.
     """
     import urllib3
 
+    gathered, meter = bytearray(), _Meter()
+    failure: Exception | None = None
+    while failure is None:
+        try:
+            piece = meter.time(lambda: response.raw.read1(CHUNK, decode_content=False))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            failure = TransientError(f"the connection was cut: {_innermost(error)}")
+            break
+        except SourceError as error:
+            failure = error
+            break
+        if not piece:
+            break
+        gathered += piece
+        if len(gathered) >= CHUNK:
+            yield bytes(gathered)
+            gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+    if failure:
+        raise failure
+
+
+class _Meter:
+    """Takes the speed of a body, over the time in which nothing but the next bytes is waited for."""
+
+    def __init__(self) -> None:
+        self.least = _least_speed()
+        self.waited = self.received = 0.0
+
+    def time(self, read: Callable[[], bytes]) -> bytes:
+        """Return what `read` does; raise `SourceError` where it has been too slow for `SLOW_AFTER`."""
+        began = time.monotonic()
+        piece = read()
+        self.waited += time.monotonic() - began
+        self.received += len(piece)
+        if self.waited >= SLOW_AFTER:
+            speed = self.received / self.waited
+            if speed < self.least:
+                raise SourceError(
+                    f"only {speed:.0f} bytes a second come, fewer than {self.least:g} (ZOO_LEAST_SPEED says otherwise)"
+                )
+            self.waited = self.received = 0.0
+        return piece
+
+
+def _least_speed() -> float:
+    text = os.environ.get("ZOO_LEAST_SPEED") or str(LEAST_SPEED)
     try:
-        yield from response.raw.stream(CHUNK, decode_content=False)
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise TransientError(f"the connection was cut: {_innermost(error)}") from error
+        return float(text)
+    except ValueError as error:
+        raise OptionError(f"ZOO_LEAST_SPEED={text!r} is not a number of bytes a second") from error
 
 
 def is_page(response: requests.Response) -> bool:
@@ -175,10 +237,7 @@ def is_page(response: requests.Response) -> bool:
 
 
 def _text(response: requests.Response) -> str:
-    import requests
-
-    try:
-        with closing(response):
-            return next(response.iter_content(1 << 20), b"").decode("utf-8", "replace")
-    except requests.RequestException as error:
-        raise _connection_failure(error) from error
+    """The first megabyte of a page."""
+    with closing(response):
+        body = b"".join(islice(read_chunks(response), _LONGEST_PAGE // CHUNK))
+    return body.decode("utf-8", "replace")

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from zoo.messages import printable
+
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
 
@@ -88,8 +90,7 @@ def resolve(source: str, base: Path) -> Remote | Path:
     if scheme == "gdrive":
         return Remote(f"https://drive.google.com/uc?id={rest}", read_page=_after_drive_page)
     if scheme in ("https", "http"):
-        check_url(source)
-        return Remote(source)
+        return Remote(check_url(source))
     raise SourceError("not a known form of source (https://, hf://, gdrive:, file:, package:)")
 
 
@@ -102,9 +103,8 @@ def _hugging_face(source: str) -> Remote:
     repo, revision, name = match.groups()
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint)
-    check_url(url)
     hint = f"if {repo} is private or gated, ask for access on its page, then log in (`hf auth login`, or set HF_TOKEN)"
-    return Remote(url, token=get_token() or "", hint=hint)
+    return Remote(check_url(url), token=get_token() or "", hint=hint)
 
 
 def _after_drive_page(page: str) -> str:
@@ -119,28 +119,41 @@ def _after_drive_page(page: str) -> str:
         raise SourceError(f"Google Drive shows a page, not the file ({cause}): {error}") from error
 
 
-def check_url(url: str, previous: str = "") -> None:
-    """Refuse what is not https, but for http to this very machine.
+def check_url(url: str, previous: str = "") -> str:
+    r"""Refuse what is not https, but for http to this very machine.
+
+    Parsers differ over odd addresses (`http://one\@two/`): what is checked is the form that `requests` makes of the
+    address and connects to, and nothing else may be opened.
 
     Args:
         url: Address about to be opened.
         previous: Address that redirects to it; nothing may lead from https to http.
 
+    Returns:
+        The address in that form.
+
     Raises:
         SourceError: The address is not allowed.
     """
+    import requests
+
     try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise SourceError(f"not an address: {error}") from error
-    if parts.scheme == "https" and parts.hostname:
-        return
-    place = f"{parts.scheme}://{parts.hostname}"
+        prepared = requests.Request("GET", url).prepare().url or ""
+        parts = urlsplit(prepared)
+        host = parts.hostname or ""
+    except ValueError as error:  # every error of requests about an address is one
+        raise SourceError(
+            f"refused: not an address ({printable(error)}); only https is allowed (http to this machine alone)"
+        ) from error
+    if parts.scheme == "https" and host:
+        return prepared
+    place = f"{parts.scheme}://{host}"
     if previous.startswith("https:"):
         raise SourceError(f"refused: redirected from https to {place}, where anyone on the way could change the file")
-    if parts.scheme != "http" or not _is_loopback(parts.hostname or ""):
+    if parts.scheme != "http" or not _is_loopback(host):
         way = "redirected to " if previous else ""
         raise SourceError(f"refused: {way}{place}; only https is allowed (http to this machine alone)")
+    return prepared
 
 
 def _is_loopback(host: str) -> bool:

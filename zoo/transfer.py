@@ -29,7 +29,10 @@ ATTEMPTS = 5
 RESTARTS = 9
 """Times that bytes are thrown away for one source: a server that ignores `Range` and always cuts is left in the end."""
 LONGEST_WAIT = 60.0
-"""Seconds between two attempts at most, whatever the server asks for."""
+"""Seconds between two attempts at most; where a server asks for more, the next source is tried at once."""
+LARGEST = 16 << 30
+"""Bytes that a file of unknown size may have: five times the largest published one. Without a bound a server that never
+ends its answer fills the disk."""
 
 Advance = Callable[[int], object]
 
@@ -76,6 +79,8 @@ def transfer(remote: Remote, part: Partial, size: int | None, advance: Advance) 
             try:
                 return _attempt(session, remote, part, size, advance)
             except TransientError as error:
+                if error.wait > LONGEST_WAIT:
+                    raise SourceError(f"{error}; it asks to wait for {error.wait:,.0f} seconds") from error
                 failures = 1 if part.received > before else failures + 1
                 if failures == ATTEMPTS or part.restarts > RESTARTS:
                     raise SourceError(f"{error} (given up after {attempts} attempts)") from error
@@ -100,14 +105,16 @@ def _attempt(session: requests.Session, remote: Remote, part: Partial, size: int
         if is_page(response):
             raise SourceError("an HTML page came instead of the file")
         _check_length(total, size)
+        most = LARGEST if size is None else size
         etag = response.headers.get("ETag", "")
         if begin:
             part.continued = True
         else:  # only now, when this looks like the file, is what came earlier given up
             part.restart("" if etag.startswith("W/") else etag)
         for chunk in chain([head], chunks):
-            if size is not None and part.size + len(chunk) > size:
-                raise WrongFileError(f"the body is longer than the {size:,} bytes on record")
+            if part.size + len(chunk) > most:
+                allowed = f"{most:,} bytes that a file may have" if size is None else f"{size:,} bytes on record"
+                raise WrongFileError(f"the body is longer than the {allowed}")
             part.write(chunk)
             advance(part.size)
         if part.size < (total or 0) or (part.size < (size or 0) and not _ends_by_itself(response)):
@@ -121,7 +128,7 @@ def _extent(response: requests.Response, part: Partial) -> tuple[int, int | None
     """Where the answer's bytes begin in the file, and how many the file has as far as the server says."""
     length = response.headers.get("Content-Length", "")
     if response.status_code == 200:
-        return 0, int(length) if length.isdigit() else None
+        return 0, int(length) if length.isdecimal() else None
     match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
     changed = part.etag and response.headers.get("ETag", part.etag) != part.etag
     if response.status_code == 206 and match and int(match[1]) == part.size and not changed:
@@ -138,6 +145,8 @@ def _ends_by_itself(response: requests.Response) -> bool:
 
 
 def _check_length(length: int | None, size: int | None) -> None:
+    if length is not None and size is None and length > LARGEST:
+        raise SourceError(f"the file there has {length:,} bytes, more than the {LARGEST:,} that a file may have")
     if length is not None and size is not None and length != size:
         than = "shorter" if length < size else "longer"
         raise SourceError(f"the file there is {than} than on record: {length:,} bytes instead of {size:,}")
