@@ -118,7 +118,7 @@ def draw(args: argparse.Namespace, found: Found) -> None:
             layers[f"{run.start}, {labelled} labelled\nDice {found[run][case]:.2f}"] = predict(run, image, args)
         for axes, (title, labels) in zip(row, layers.items(), strict=True):
             axes.imshow(volume[cut].T, cmap="gray", vmin=low, vmax=high)
-            drawn = axes.imshow(np.ma.masked_equal(labels[cut].T, 0), **colours)
+            drawn = axes.imshow(np.where(labels > 0, labels, np.nan)[cut].T, **colours)
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()
     patches = [Patch(color=drawn.cmap(drawn.norm(i)), label=name) for i, name in enumerate(STRUCTURES, 1)]

@@ -102,7 +102,7 @@ def draw(args: argparse.Namespace, found: Found) -> None:
     for row, cut in zip(figure.subplots(2, len(layers)), cuts, strict=True):
         for axes, (title, labels) in zip(row, layers.items(), strict=True):
             axes.imshow(volume[cut].T, cmap="gray", vmin=-175, vmax=250)
-            drawn = axes.imshow(np.ma.masked_equal(labels[cut].T, 0), **colours)
+            drawn = axes.imshow(np.where(labels > 0, labels, np.nan)[cut].T, **colours)
             axes.set_title(title if cut is cuts[0] else "")
             axes.set_axis_off()
     organs = next(iter(found)).results["test"]["dice_per_class"]

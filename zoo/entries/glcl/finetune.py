@@ -235,7 +235,7 @@ def draw_case(method: Segmenter, case: StoredCase, structures: Sequence[str], pa
     colours = {"cmap": "tab10", "vmin": 0.5, "vmax": 10.5, "alpha": 0.6, "interpolation": "nearest"}
     for axes, (title, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
         axes.imshow(case.image[number], cmap="gray", vmin=0, vmax=1)
-        drawn = axes.imshow(np.ma.masked_equal(labels, 0), **colours)
+        drawn = axes.imshow(np.where(labels > 0, labels, np.nan), **colours)
         axes.set_title(title)
         axes.set_axis_off()
     patches = [Patch(color=drawn.cmap(drawn.norm(i + 1)), label=name) for i, name in enumerate(structures)]

@@ -249,7 +249,7 @@ def draw_case(method: Segmenter, volumes: WholeVolumes, path: Path) -> None:
     shown = {"CT": np.zeros_like(truth), "truth": truth, "prediction": found}
     for axes, (title, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
         axes.imshow(image[0].numpy()[::-1, ::-1, level].T, cmap="gray")
-        axes.imshow(np.ma.masked_equal(labels[::-1, ::-1, level].T, 0), **colours)
+        axes.imshow(np.where(labels > 0, labels, np.nan)[::-1, ::-1, level].T, **colours)
         axes.set_title(title)
         axes.set_axis_off()
     figure.suptitle(f"{volumes.cases[number].case.image.name}, axial slice {level}")

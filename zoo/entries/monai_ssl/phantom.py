@@ -203,7 +203,7 @@ def draw_overview(patients: Sequence[Patient], path: Path) -> None:
         for axis, (cut, labelled) in zip(row, product(cuts, (False, True)), strict=True):
             axis.imshow(patient.volume[cut].T, cmap="gray", vmin=-175, vmax=250)
             if labelled:
-                axis.imshow(np.ma.masked_equal(patient.labels[cut].T, 0), **colours)
+                axis.imshow(np.where(patient.labels[cut].T > 0, patient.labels[cut].T, np.nan), **colours)
             axis.set_axis_off()
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=60, format="png"))
 
