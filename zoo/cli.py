@@ -207,14 +207,20 @@ def export(
     full: Annotated[bool, typer.Option("--full", help="Add what the plain library class wants besides.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write a model's weights as safetensors, under the names of the library class it is built from."""
+    """Write a model's weights as safetensors, under the names of the library class it is built from.
+
+    The header says what the weights take and where they are from, and of a recipe's file what it says itself.
+    """
     from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
+    from zoo.provenance import header_of_export
 
     if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
         raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
     model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
-    print(export_safetensors(full_state(name, model) if full else model.state_dict(), out, half=half))
+    state = full_state(name, model) if full else model.state_dict()
+    header = header_of_export(name, model, checkpoint, cache_dir)
+    print(export_safetensors(state, out, half=half, metadata=header))
 
 
 @app.command("embed")

@@ -129,6 +129,8 @@ class Entry:
     """Weights of further convolutions that read the input, which are adapted as the stem is."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
+    settled: tuple[str, ...] = ()
+    """Options that names and shapes of a file do not tell, and that the header of one may say therefore."""
     correct: Callable[[State, Config], dict[str, str]] | None = None
     """Changes values of the network's state dict, once they are read, that the file has in a form of its own.
 

@@ -153,6 +153,7 @@ ENTRIES = (
         ),
         preprocessing=PREPROCESSING,
         unused=_UNUSED,
+        settled=("num_classes",),
         reset=reset_head,
     ),
 )
