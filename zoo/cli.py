@@ -159,13 +159,14 @@ def import_command(
     name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG to import the file as.")],
     file: Annotated[Path, typer.Argument(help="Your checkpoint.")],
     size: Annotated[int | None, typer.Option(help="Side of the images it was trained on, if not the model's.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of its head, where the file cannot tell.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Put a checkpoint of your own into the cache, so that `load_model(NAME)` finds it."""
     from zoo.importing import import_weights
     from zoo.registry import get_entry
 
-    record = import_weights(name, file, size=size, cache_dir=cache_dir)
+    record = import_weights(name, file, size=size, num_classes=num_classes, cache_dir=cache_dir)
     full_name, contract = f"{record.models[0]}.{record.tag}", get_entry(name).preprocessing.override(record.input)
     print(f"imported {file} as {full_name} (sha256 {record.sha256}, trained by {record.trained_by})")
     volumes = f"volumes of {contract.size}" if contract.size else f"the input that `zoo info {full_name}` says"

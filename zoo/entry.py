@@ -106,7 +106,8 @@ class Entry:
     convert: Callable[[State], tuple[State, Config]]
     """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
 
-    A file it does not recognise is returned as it is, so that the coverage check can say what was in it.
+    A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
+    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.

@@ -32,6 +32,7 @@ Task: TypeAlias = Literal["classify", "regress", "segment", "pretrain"]
 
 KEY = "zoo"
 """Under it a `.pt` file has its header."""
+KEYS = ("model", "task", "classes", "input", "options", "base", "recipe", "command")
 RANDOM: Mapping[str, Any] = {"source": "random"}
 """Base of a run that began with random weights."""
 

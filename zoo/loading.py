@@ -89,6 +89,8 @@ def load_model(
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
         told = _told(entry, stored)
         config = {**entry.config, **named, **told, **located.options, **facts, **asked}
+        if located.record is None:
+            _warn_of_unclear(located, facts, {**named, **told, **asked})
         model = build_network(entry, config)
         if config.get("projection"):
             _check_projection(entry, model, state)
@@ -162,13 +164,24 @@ def _told(entry: Entry, stored: StoredState) -> Config:
     Raises:
         CheckpointFormatError: A value is none that the option can have.
     """
-    told = {option: value for option, value in stored.options.items() if option in entry.settled}
+    told = {
+        option: tuple(value) if isinstance(value, list) else value
+        for option, value in stored.options.items()
+        if option in entry.settled
+    }
     others = {option: value for option, value in told.items() if option not in ("num_classes", "in_channels")}
     try:
         _check_arguments(entry, told.get("num_classes"), told.get("in_channels"), others)
     except OptionError as error:
         raise CheckpointFormatError(f"{stored.path} has a header that cannot be right: {error}") from error
     return told
+
+
+def _warn_of_unclear(located: Located, facts: Config, said: Config) -> None:
+    """Tell what is assumed of a file of the user's own where neither it nor the user says."""
+    for option, assumed in facts.get("unclear", {}).items():
+        if option not in said:
+            log.warning("%s does not say its %s: %s", located.path, option, assumed)
 
 
 def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
