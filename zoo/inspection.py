@@ -117,6 +117,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     size = path.stat().st_size if path.is_file() else 0
     try:
         stored = open_checkpoint(path, mmap=True)
+        _ = stored.input, stored.options  # a header that cannot be read is said here, and not by a model
     except (CheckpointFormatError, UnsafeCheckpointError) as error:
         refused = refused_globals(path) if isinstance(error, UnsafeCheckpointError) else ()
         return CheckpointSummary(str(path), kind, size, refused=refused, problem=str(error))
