@@ -29,7 +29,7 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
-from zoo.entries.yaware.task import Task, begin, check_steps, read_task
+from zoo.entries.yaware.task import begin, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of, train_and_test

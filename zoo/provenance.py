@@ -58,10 +58,10 @@ def header_of_export(
     stored = open_checkpoint(file)
     # What another network of the family learnt to tell apart is no fact of this one.
     kept = ("task", "classes") if stored.metadata.get("model") == model else ()
-    told = {key: text for key in (*kept, "base", "recipe", "command") if (text := stored.metadata.get(key))}
+    said = {key: text for key in (*kept, "base", "recipe", "command") if (text := stored.metadata.get(key))}
     return {
-        "base": json.dumps(base_of(report, cache_dir)),
-        **told,
+        **({} if "base" in said else {"base": json.dumps(base_of(report, cache_dir))}),
+        **said,
         "model": model,
         "input": json.dumps(asdict(input_of(name, checkpoint, cache_dir))),
         "options": json.dumps(dict(report.options)),
