@@ -119,6 +119,21 @@ def test_an_option_that_cannot_be_is_refused(tmp_path, one_channel):
     path.unlink()
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"size": size} for size in (64, ["a", "b"], [0, 64], [64.5, 64])),
+        *({"resize": "x"}, {"mean": 0.5}, {"std": [1, 2, "c"]}, {"spacing": "x"}, {"value_range": [0]}),
+        *({"window": [0, float("nan")]}, {"lion": 1}),
+    ],
+)
+def test_an_input_that_cannot_be_is_refused(tmp_path, wrong):
+    """Of a file's header: one sentence with the file, no traceback of whoever counts with it."""
+    path = as_run(tmp_path / "a.pt", {"w": torch.zeros(2)}, made(input=wrong))
+    with pytest.raises(CheckpointFormatError, match=rf"a\.pt has a header that cannot be right: .*{next(iter(wrong))}"):
+        package.load_transform(ENCODER, checkpoint=path)
+
+
 # --- obeying
 
 

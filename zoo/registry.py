@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo, Preprocessing
-from zoo.errors import UnknownModelError
+from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
 from zoo.manifest import WeightsFile, input_for, records, tagged_record
 
 log = logging.getLogger("zoo")
@@ -78,7 +78,7 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
-        CheckpointFormatError: The file cannot be read.
+        CheckpointFormatError: The file cannot be read, or its header says an input that cannot be.
     """
     from zoo.formats import open_checkpoint
 
@@ -93,7 +93,10 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
             *(checkpoint, name),
         )
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
-        return entry.preprocessing.override(input_for(entry.name, stored.input))
+        try:
+            return entry.preprocessing.override(input_for(entry.name, stored.input))
+        except OptionError as error:
+            raise CheckpointFormatError(f"{checkpoint} has a header that cannot be right: {error}") from error
     return entry.preprocessing.override(record.input if record else {})
 
 
