@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.metrics import DiceMetric
 from monai.networks import one_hot
-from saved_runs import header_of
+from saved_runs import header_of, mark
 from torch.nn import functional as F
 
 import zoo
@@ -149,6 +149,10 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     ]
     assert written["test"]["dice"] == pytest.approx(np.mean(expected))
     assert list(written["test"]["dice_per_class"].values()) == pytest.approx(expected)
+
+    mark(out / "best.pt")
+    again = main(command(cohort, out, "--checkpoint", str(vit), "--feature-size", "4", "--lr", "1e-3", "--resume"))
+    assert (again["val"] != results["val"], again["test"] != results["test"]) == (True, True), "not of the best epoch"
 
 
 def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_path):

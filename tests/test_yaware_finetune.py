@@ -224,20 +224,19 @@ class Pair(torch.utils.data.Dataset):
         return {"image": torch.zeros(1)}
 
 
-@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2)])
+@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2), ("", "best", 0)])
 def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, epoch):
-    """The last epoch is not called the best where the loss grew."""
+    """The last epoch is not called the best where the loss grew; where a recipe says nothing, the best is tested."""
     args = arguments(tmp_path, out=str(tmp_path), epochs=3, batch_size=2, optimizer="sgd", lr=2.0, monitor="loss")
     args, method = replace(args, workers=0, weight_decay=0.0, schedule="constant"), Diverging()
     data = {"train": Pair(), "test": Pair()}
-    results = train_and_test(
-        method, data, lambda *_: {"weight": method.weight.item()}, args, CPU, header={}, judged=judged
-    )
+    chosen = {"judged": judged} if judged else {}
+    results = train_and_test(method, data, lambda *_: {"weight": method.weight.item()}, args, CPU, header={}, **chosen)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert losses == sorted(losses)
     assert results.keys() == {key, "test"}
     assert results[key] == {"epoch": epoch, "loss": losses[epoch], "lr": pytest.approx(2.0)}
-    assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / judged)["model"]["weight"].item())
+    assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / f"{key}.pt")["model"]["weight"].item())
 
 
 def test_two_processes_find_the_same(folder, frozen, tmp_path):

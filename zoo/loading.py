@@ -164,7 +164,7 @@ def _told(entry: Entry, stored: StoredState) -> Config:
     Raises:
         CheckpointFormatError: A value is none that the option can have.
     """
-    told = {
+    told: Config = {
         option: tuple(value) if isinstance(value, list) else value
         for option, value in stored.options.items()
         if option in entry.settled
