@@ -5,6 +5,7 @@ import json
 import shutil
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import gloo
 import numpy as np
@@ -15,12 +16,14 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from safetensors.torch import save_file
+from saved_runs import header_of
 from torch import nn
 
 import zoo
-from zoo.entries.caid import warps
+from zoo.cache import hash_file
+from zoo.entries.caid import PREPROCESSING, warps
 from zoo.entries.caid.data import Sample, read_list
-from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs, main, read_parts, resolve
+from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs, main, read_parts, resolve, seen_by
 from zoo.entries.caid.finetune_data import CHESTXRAY14, LabelledImages, read_film, read_labelled
 from zoo.entries.caid.finetune_method import (
     Classifier,
@@ -33,6 +36,7 @@ from zoo.entries.caid.finetune_method import (
 )
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks, read_mask
 from zoo.errors import InputContractError, OptionError
+from zoo.preprocessing import build_transform
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.finetune import collect, share_buffers
@@ -129,6 +133,14 @@ def test_classification_from_a_checkpoint(task, checkpoint, out, capsys):
     ]
     assert written["test"]["auroc_per_label"]["left"] == pytest.approx(np.mean(pairs))
 
+    for name in ("best.pt", "last.pt"):
+        said = header_of(out / name)
+        assert (said["model"], said["task"], said["classes"]) == ("caid-resnet50", "classify", ["left", "upper"])
+        assert said["command"].startswith("python -m zoo.entries.caid.finetune classify --data images")
+        assert (said["base"]["source"], said["base"]["sha256"]) == (checkpoint.name, hash_file(checkpoint))
+        seen = zoo.load_transform("caid-resnet50", checkpoint=out / name).preprocessing
+        assert seen == replace(PREPROCESSING, size=(SIZE, SIZE), resize=37)
+
     tuned = zoo.load_model("caid-resnet50", checkpoint=out / "best.pt")
     assert tuned.num_classes == 2
     samples, _ = read_labelled(task.images, task.lists["test"])
@@ -153,7 +165,7 @@ def test_linear_probe_from_scratch(task, out):
     assert changed == {"fc.weight", "fc.bias"}
 
 
-def test_segmentation_from_a_checkpoint(task, checkpoint, out):
+def test_segmentation_from_a_checkpoint(task, checkpoint, out, capsys):
     """A run starts from encoder and decoder, ends with Dice of the test list, and its file gives that Dice again."""
     argv = command(task, out, "train", "val", "test", kind="segment")
     results = main([*argv, "--checkpoint", str(checkpoint), *SMALL, "--lr", "1e-9"])
@@ -168,7 +180,11 @@ def test_segmentation_from_a_checkpoint(task, checkpoint, out):
     head = "segmentation_head.0.weight"
     assert not torch.equal(end[f"network.{head}"], start[head])
 
-    tuned = zoo.load_model("caid-resnet50-unet", checkpoint=out / "best.pt", num_classes=1)
+    assert f"checkpoint={str(out / 'best.pt')!r}, num_classes=1)" in capsys.readouterr().err
+    assert header_of(out / "best.pt")["options"] == {"num_classes": 1}
+    seen = zoo.load_transform("caid-resnet50-unet", checkpoint=out / "best.pt").preprocessing
+    assert seen == replace(PREPROCESSING, size=(SIZE, SIZE), resize=None)
+    tuned = zoo.load_model("caid-resnet50-unet", checkpoint=out / "best.pt")
     samples = read_list(task.images, task.lists["test"])
     data = MaskedImages(samples, find_masks(samples, task.masks), size=SIZE, random=False, normalization="none")
     with torch.no_grad():
@@ -193,6 +209,20 @@ def test_segmentation_from_scratch(task, out):
 
 
 # Arguments
+
+
+@pytest.mark.parametrize("normalize", ["none", "imagenet"])
+def test_the_input_is_what_the_data_sets_make_of_images(task, normalize):
+    """A square film becomes by the header's transform what validation and test see of it, to its grey levels."""
+    args = ClassifyArgs(data="d", out="o", size=64, normalize=normalize)
+    samples = [replace(Sample(Path(task.images) / "00.png", ()), labels=(0.0,))]
+    film = np.asarray(Image.open(samples[0].file).resize((72, 72)))
+    Image.fromarray(film).save(Path(task.images).parent / "square.png")
+    samples = [replace(samples[0], file=Path(task.images).parent / "square.png")]
+    ours = LabelledImages(samples, size=64, view="center", normalization=normalize)[0, 0]["image"]
+    made = build_transform(seen_by(args))(film)
+    # Data sets resize bytes, the transform floats: a level of 255, over the smallest deviation, and a rounded weight
+    torch.testing.assert_close(made, ours, atol=1.5 / 255 / 0.224, rtol=0)
 
 
 def test_defaults_are_the_published_runs():

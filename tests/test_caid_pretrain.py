@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.caid import pretrain
@@ -90,6 +91,26 @@ def test_the_checkpoint_has_the_authors_names_and_loads(run):
         assert torch.equal(unet.state_dict()[name], trained)
     encoder = zoo.load_model("caid-resnet50", checkpoint=file)
     assert torch.equal(encoder.state_dict()[name.removeprefix("encoder.")], trained)
+
+
+def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, images, out, capsys):
+    """Not the last one; the header has size, command and what the one output is, in each file that is saved."""
+    copy_of(run[0], out)
+    mark(out / "best.pt")
+    lists = ["--list", str(images / "train.txt"), "--val-list", str(images / "all.csv"), "--val-split", "val"]
+    pretrain.main(flags(images, out, *lists, "--key-batches", "2", "--resume"))
+    file = out / f"caid-resnet50-unet.{out.name}.safetensors"
+    assert comes_from(file, out / "best.pt", "encoder_q.backbone.")
+    assert not comes_from(file, out / "last.pt", "encoder_q.backbone.")
+    for saved in (run[0] / "best.pt", run[0] / "last.pt", file):
+        said = header_of(saved)
+        assert (said["model"], said["task"], said["classes"]) == ("caid-resnet50-unet", "pretrain", [])
+        assert (said["recipe"], said["base"]) == ("zoo.entries.caid.pretrain", {"source": "random"})
+        assert said["input"] == {"size": [32, 32], "resize": 37}
+        assert said["options"] == {"num_classes": None}
+        assert "--size 32" in said["command"]
+        for name in ("caid-resnet50", "caid-resnet50-unet"):
+            assert zoo.load_transform(name, checkpoint=saved).preprocessing.size == (32, 32)
 
 
 def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, monkeypatch):

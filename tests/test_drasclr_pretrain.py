@@ -17,6 +17,7 @@ import torch
 from drasclr_patches import LANDMARKS, TABLE, write_subjects
 from published import check_record
 from safetensors.torch import load_file
+from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.drasclr import data, pretrain
@@ -111,6 +112,22 @@ def test_the_exported_file_is_the_query_network(run):
     assert features[0].shape == (2, 128)
     assert torch.equal(features[0], features[1])
     assert zoo.load_model(NAME, checkpoint=file, projection=True)(patches, location).shape == (2, 128)
+
+
+def test_the_last_epoch_is_exported_and_all_files_say_the_same(run, cohort, out):
+    """Not the one of the least loss; the header is in each file that is saved."""
+    copy_of(run[0], out)
+    mark(out / "best.pt")
+    pretrain.main(flags(cohort, out, "--locations", "0,1,3,4", "--resume"))
+    file = out / f"{NAME}.{out.name}.safetensors"
+    assert comes_from(file, out / "last.pt", "encoder_q.")
+    assert not comes_from(file, out / "best.pt", "encoder_q.")
+    for saved in (run[0] / "best.pt", run[0] / "last.pt", file):
+        said = header_of(saved)
+        assert (said["model"], said["task"], said["classes"], said["options"]) == (NAME, "pretrain", [], {})
+        assert (said["recipe"], said["base"]) == ("zoo.entries.drasclr.pretrain", {"source": "random"})
+        assert zoo.load_transform(NAME, checkpoint=saved) == zoo.load_transform(NAME)
+        assert "--experts 2" in said["command"]
 
 
 def test_the_printed_record_is_a_manifest_s(run, tmp_path, monkeypatch):

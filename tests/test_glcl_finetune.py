@@ -17,6 +17,7 @@ import torch
 from glcl_files import rebuild, reference, reference_slices, stage_two, write_bundle
 from glcl_volumes import GRID, save, write_cohort, write_subject
 from PIL import Image
+from saved_runs import comes_from, copy_of, header_of, mark, without_header
 from torch import nn
 from torch.nn import functional as F
 
@@ -336,6 +337,32 @@ def test_the_exported_network_brings_its_pixels(run):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     three = zoo.load_model(f"{UNET}.first", offline=True).state_dict()
     assert all(torch.equal(value, three[name]) for name, value in one.items())
+
+
+def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, tmp_path):
+    """Not the last one; the header has pixels and structures, and `load_transform` obeys that of `best.pt`, too."""
+    out = copy_of(run[0], tmp_path / "run")
+    mark(out / "best.pt")
+    long = "--epochs 3 --steps-per-epoch 12 --batch-size 6 --norm-momentum 0.1 --from-scratch --resume"
+    tune(cohort, out, *long.split())
+    file = out / f"{UNET}.{out.name}.safetensors"
+    assert comes_from(file, out / "best.pt", "network.")
+    assert not comes_from(file, out / "last.pt", "network.")
+    for saved in (run[0] / "best.pt", run[0] / "last.pt", file):
+        said = header_of(saved)
+        assert (said["model"], said["task"]) == (UNET, "segment")
+        assert said["classes"] == ["background", *STRUCTURES]
+        assert (said["recipe"], said["base"]) == ("zoo.entries.glcl.finetune", {"model": UNET, "source": "random"})
+        for name in (UNET, "glcl-encoder"):
+            found = zoo.load_transform(name, checkpoint=saved).preprocessing
+            assert (found.size, found.spacing) == ((32, 32), (2.5, 2.5))
+
+
+def test_a_file_without_a_header_is_warned_of(run, tmp_path, caplog):
+    """As earlier versions wrote `best.pt`: its pixels are not known."""
+    old = without_header(run[0] / "best.pt", tmp_path / "best.pt")
+    assert zoo.load_transform(UNET, checkpoint=old) == zoo.load_transform(UNET, checkpoint=None)
+    assert f"{old} was saved by a run that did not note its input" in caplog.text
 
 
 def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):

@@ -17,8 +17,10 @@ from glcl_files import filled, write_bundle
 from glcl_volumes import GRID, save, write_cohort, write_subject
 from published import check_record
 from safetensors.torch import load_file
+from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
+from zoo.cache import hash_file
 from zoo.entries.glcl import pretrain
 from zoo.entries.glcl.batches import global_rows
 from zoo.entries.glcl.cohort import all_cases
@@ -131,6 +133,29 @@ def test_the_printed_record_is_a_manifest_s(stage, models, request, monkeypatch)
     for name in models:
         assert zoo.load_report(zoo.load_model(f"{name}.{out.name}")).sha256 == record["sha256"]
         assert zoo.model_info(f"{name}.{out.name}").input.spacing == (2.5, 2.5)
+
+
+@pytest.mark.parametrize(("stage", "model"), [("first", ENCODER), ("second", UNET)])
+def test_the_last_step_is_exported_and_all_files_say_the_same(stage, model, request, cohort, encoder, tmp_path):
+    """Not the best by its loss; the header has the pixels, and for stage 2 the encoder that it began with."""
+    run, out = request.getfixturevalue(stage)[0], tmp_path / "run"
+    mark(copy_of(run, out) / "best.pt")
+    more = ["encoder", "--epochs", "6", "--steps-per-epoch", "10"]
+    more = more if model == ENCODER else ["decoder", "--encoder", encoder, "--epochs", "3"]
+    pretrain.main(flags(cohort, out, *more, "--resume"))
+    file = out / f"{model}.{out.name}.safetensors"
+    assert comes_from(file, out / "last.pt", "network.")
+    assert not comes_from(file, out / "best.pt", "network.")
+    for saved in (run / "best.pt", run / "last.pt", file):
+        said = header_of(saved)
+        assert (said["model"], said["task"], said["classes"], said["options"]) == (model, "pretrain", [], {})
+        assert (said["recipe"], said["base"]["source"]) == (
+            "zoo.entries.glcl.pretrain",
+            "random" if model == ENCODER else encoder.name,
+        )
+        assert said["base"].get("sha256") == (None if model == ENCODER else hash_file(encoder))
+        found = zoo.load_transform(model, checkpoint=saved).preprocessing
+        assert (found.size, found.spacing) == ((32, 32), (2.5, 2.5))
 
 
 def test_the_decoder_trains_and_the_encoder_stays(cohort, encoder, second):

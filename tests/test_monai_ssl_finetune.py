@@ -12,9 +12,11 @@ import pytest
 import torch
 from monai.metrics import DiceMetric
 from monai.networks import one_hot
+from saved_runs import header_of, mark
 from torch.nn import functional as F
 
 import zoo
+from zoo.cache import hash_file
 from zoo.entries.monai_ssl import FINE_TUNING
 from zoo.entries.monai_ssl.cases import Case, CaseStore
 from zoo.entries.monai_ssl.finetune import Args, crop_size, main, next_steps
@@ -123,13 +125,21 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     assert json.loads(printed.out.partition('\n{\n  "volumes"')[2].join(('{"volumes"', ""))) == written
     best = str(out / "best.pt")
     assert f"next: zoo.load_model('monai-ssl-unetr', checkpoint={best!r}), or" in printed.err
-    assert f"segment --image CT --out labels --checkpoint {best} --spacing 4,4,4`" in printed.err
+    assert f"segment --image CT --out labels --checkpoint {best}`" in printed.err
     assert written["volumes"] == {"train": 3, "val": 2, "test": 1}
     assert (written["model"], written["source"]) == ("monai-ssl-unetr", str(vit))
     assert written["val"]["dice"] == written["best"]["val_dice"]
     assert written["val"]["dice_per_class"].keys() == {"cube", "slab"}
     assert (out / "prediction.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+
+    for name in ("best.pt", "last.pt"):
+        said = header_of(out / name)
+        assert (said["model"], said["task"], said["classes"]) == ("monai-ssl-unetr", "segment", list(NAMES))
+        assert said["options"] == {"img_size": None, "num_heads": None}
+        assert (said["base"]["source"], said["base"]["sha256"]) == (vit.name, hash_file(vit))
+        expected = build_transform(FINE_TUNING, "4").preprocessing
+        assert zoo.load_transform("monai-ssl-unetr", checkpoint=out / name).preprocessing == expected
 
     tuned = zoo.load_model("monai-ssl-unetr", checkpoint=out / "best.pt")
     item = WholeVolumes(stored["test"])[0, 0]
@@ -139,6 +149,10 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     ]
     assert written["test"]["dice"] == pytest.approx(np.mean(expected))
     assert list(written["test"]["dice_per_class"].values()) == pytest.approx(expected)
+
+    mark(out / "best.pt")
+    again = main(command(cohort, out, "--checkpoint", str(vit), "--feature-size", "4", "--lr", "1e-3", "--resume"))
+    assert (again["val"] != results["val"], again["test"] != results["test"]) == (True, True), "not of the best epoch"
 
 
 def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_path):
@@ -256,23 +270,15 @@ def test_wrong_arguments_are_refused(cohort, tmp_path, flags, message):
     assert not Path("never-made").exists(), "nothing is prepared first"
 
 
-def test_what_comes_next_says_what_no_file_does(tmp_path, monkeypatch):
-    """Voxels, heads and the network are flags of `sliding`, so that a whole volume is seen as the crops were."""
-    record = {"tag": "coarse", "models": ["monai-ssl-unetr"], "state": "hosted", "sources": ["file:weights"]}
-    record |= {"bytes": 1, "sha256": "0" * 64, "input": {"spacing": [3.0, 3.0, 3.5]}}
-    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
-    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "manifest.json"))
-    swin = Args(data="d", list="l", out="o", model="monai-ssl-swinunetr.dae", spacing="1,1,2")
+def test_what_comes_next_says_what_no_file_does():
+    """The windows of a Swin UNETR alone: voxels, heads and a ViT's windows are in the header."""
     best = str(Path("o") / "best.pt")
-    line = next_steps(swin)
+    line = next_steps(Args(data="d", list="l", out="o", model="monai-ssl-swinunetr.dae", spacing="1,1,2", img_size=64))
     assert line.startswith(f"next: zoo.load_model('monai-ssl-swinunetr', checkpoint={best!r}), or")
-    assert line.endswith(f"--checkpoint {best} --model monai-ssl-swinunetr --spacing 1,1,2`")
+    assert line.endswith(f"--checkpoint {best} --model monai-ssl-swinunetr --window 64`")
     line = next_steps(Args(data="d", list="l", out="o", num_heads=4, img_size=64))
-    assert f"checkpoint={best!r}, num_heads=4), or" in line
-    assert line.endswith(f"--checkpoint {best} --spacing 3,3,3.5 --window 64 --num-heads 4`")
-    torch.save({"x": torch.zeros(1)}, tmp_path / "file.pt")
-    own = Args(data="d", list="l", out="o", spacing="1.5,1.5,2", checkpoint=str(tmp_path / "file.pt"))
-    assert "--spacing" not in next_steps(own)
+    assert f"checkpoint={best!r}), or" in line
+    assert line.endswith(f"--checkpoint {best}`")
 
 
 # Lists and cases

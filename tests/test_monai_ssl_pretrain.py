@@ -16,6 +16,7 @@ import pytest
 import torch
 from published import check_record
 from safetensors.torch import load_file
+from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.monai_ssl import FINE_TUNING, pretrain
@@ -104,6 +105,24 @@ def test_the_exported_file_is_the_auto_encoder(run):
         for form in (file, out / "best.pt"):
             assert torch.equal(zoo.load_model(NAME, checkpoint=form)(crop), expected)
     assert zoo.load_model("monai-ssl-vitb16", checkpoint=file)(crop).shape == (2, 64)
+
+
+def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, tmp_path):
+    """Not the last one; the header has the voxels of those models that saw them, in each file that is saved."""
+    out = copy_of(run[0], tmp_path / "run")
+    mark(out / "best.pt")
+    pretrain.main(flags(cohort, out, "--epochs", "6", "--steps-per-epoch", "4", "--lr", "3e-3", "--resume"))
+    file = out / f"{NAME}.{out.name}.safetensors"
+    assert comes_from(file, out / "best.pt", "network.")
+    assert not comes_from(file, out / "last.pt", "network.")
+    for saved in (run[0] / "best.pt", run[0] / "last.pt", file):
+        said = header_of(saved)
+        assert (said["model"], said["task"], said["classes"]) == (NAME, "pretrain", [])
+        assert (said["recipe"], said["base"]) == ("zoo.entries.monai_ssl.pretrain", {"source": "random"})
+        assert said["options"] == {"img_size": None, "num_heads": None}
+        for name in ("monai-ssl-vitb16", NAME):
+            assert zoo.load_transform(name, checkpoint=saved).preprocessing.spacing == (4.0, 4.0, 4.0)
+        assert zoo.load_transform("monai-ssl-unetr", checkpoint=saved).preprocessing == FINE_TUNING
 
 
 def test_the_printed_record_is_a_manifest_s(run, monkeypatch):
@@ -279,14 +298,13 @@ def test_every_setting_reaches_its_place(cohort, tmp_path, monkeypatch):
     assert train.corrupt.inner.max_spatial_size == 11
 
 
-def test_heads_that_no_file_tells_are_warned_of(caplog):
-    """Networks are loaded with one head for 64 channels; other numbers must be said, the same number is silent."""
+def test_heads_that_no_shape_tells_are_in_the_header():
+    """Networks are loaded with one head for 64 channels; other numbers must be said."""
     small = {"img_size": 16, "hidden_size": 128, "mlp_dim": 64, "num_layers": 1}
-    for heads, count in ((0, 0), (2, 0), (4, 1)):
-        caplog.clear()
-        method = build_method(Args(data="d", list="l", out="o", num_heads=heads, **small))
-        assert method.network.blocks[0].attn.num_heads == (heads or 2)
-        assert sum("load_model must be told" in message for message in caplog.messages) == count
+    for heads in (0, 2, 4):
+        args = Args(data="d", list="l", out="o", num_heads=heads, **small)
+        assert build_method(args).network.blocks[0].attn.num_heads == (heads or 2)
+        assert pretrain.options_of(args) == {"num_heads": heads or None}
 
 
 def test_the_contrastive_term_needs_two_crops():

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from saved_runs import header_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
@@ -28,7 +29,7 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
-from zoo.entries.yaware.task import Task, begin, check_steps, read_task
+from zoo.entries.yaware.task import begin, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of, train_and_test
@@ -125,6 +126,16 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
     stored = [float(row[f"{name}_probability"]) for name in ("control", "patient")]
     assert stored == pytest.approx(expected, abs=2e-6)  # six digits are written
 
+    for name in ("best.pt", "last.pt"):
+        said = header_of(out / "fold0-draw0" / name)
+        assert (said["model"], said["task"], said["classes"]) == (MODEL, "classify", ["control", "patient"])
+        assert (said["base"]["source"], said["base"]["sha256"]) == (checkpoint.name, hash_file(checkpoint))
+        assert "--label group" in said["command"]
+        transform = zoo.load_transform(MODEL, checkpoint=out / "fold0-draw0" / name)
+        assert (transform.preprocessing.size, transform.preprocessing.affine) == ((SIDE,) * 3, None)
+        values = np.load(folder / "maps.npy")[cohort.names.index(row["volume"]), 0]
+        torch.testing.assert_close(transform(values), volume)
+
     started = json.loads((out / "args.json").read_text())
     assert (started["start"], started["start_sha256"]) == ("checkpoint", hash_file(checkpoint))
     (out / "fold1-draw0" / "results.json").unlink()
@@ -213,18 +224,19 @@ class Pair(torch.utils.data.Dataset):
         return {"image": torch.zeros(1)}
 
 
-@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2)])
+@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2), ("", "best", 0)])
 def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, epoch):
-    """The last epoch is not called the best where the loss grew."""
+    """The last epoch is not called the best where the loss grew; where a recipe says nothing, the best is tested."""
     args = arguments(tmp_path, out=str(tmp_path), epochs=3, batch_size=2, optimizer="sgd", lr=2.0, monitor="loss")
     args, method = replace(args, workers=0, weight_decay=0.0, schedule="constant"), Diverging()
     data = {"train": Pair(), "test": Pair()}
-    results = train_and_test(method, data, lambda *_: {"weight": method.weight.item()}, args, CPU, judged=judged)
+    chosen = {"judged": judged} if judged else {}
+    results = train_and_test(method, data, lambda *_: {"weight": method.weight.item()}, args, CPU, header={}, **chosen)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert losses == sorted(losses)
     assert results.keys() == {key, "test"}
     assert results[key] == {"epoch": epoch, "loss": losses[epoch], "lr": pytest.approx(2.0)}
-    assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / judged)["model"]["weight"].item())
+    assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / f"{key}.pt")["model"]["weight"].item())
 
 
 def test_two_processes_find_the_same(folder, frozen, tmp_path):
@@ -400,7 +412,7 @@ def test_one_volume_a_step_is_fine_where_the_last_map_is_larger(folder):
     """At 61 voxels it has two along an axis; below it is refused also where processes share a step."""
     task = read_task(arguments(folder))
     large = replace(task.cohort, shape=(61, 29, 29))
-    check_steps(arguments(folder, batch_size=1), Task(large, task.codes, task.classes, task.splits, {}), CPU)
+    check_steps(arguments(folder, batch_size=1), replace(task, cohort=large), CPU)
     check_steps(arguments(folder, batch_size=4), task, CPU)
     with pytest.raises(OptionError, match=r"--batch-size 4 on 2 process\(es\) in 2 part\(s\)"):
         check_steps(arguments(folder, batch_size=4, accumulate=2), task, Processes(0, 2, torch.device("cpu")))

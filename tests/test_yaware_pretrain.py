@@ -19,6 +19,7 @@ import pytest
 import torch
 from published import check_record
 from safetensors.torch import load_file
+from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.yaware import pretrain, synthetic
@@ -117,6 +118,22 @@ def test_the_exported_file_is_the_best_network(run, cohort):
         assert all(torch.equal(value, epoch[f"network.{name}"]) for name, value in encoder.state_dict().items())
 
 
+def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, out):
+    """Not the last one; the header has the size of the volumes, in each file that is saved."""
+    copy_of(run[0], out)
+    mark(out / "best.pt")
+    pretrain.main(flags(cohort, out, *TWO_EPOCHS, "--val-rows", "split=val", "--resume"))
+    file = out / f"{NAME}.{out.name}.safetensors"
+    assert comes_from(file, out / "best.pt", "network.")
+    assert not comes_from(file, out / "last.pt", "network.")
+    for saved in (run[0] / "best.pt", run[0] / "last.pt", file):
+        said = header_of(saved)
+        assert (said["model"], said["task"], said["classes"], said["options"]) == (NAME, "pretrain", [], {})
+        assert (said["recipe"], said["base"]) == ("zoo.entries.yaware.pretrain", {"source": "random"})
+        assert said["input"] == {"size": [31, 37, 31], "affine": None}
+        assert zoo.load_transform(NAME, checkpoint=saved).preprocessing.size == (31, 37, 31)
+
+
 def test_the_printed_record_is_a_manifests(run, cohort, monkeypatch):
     """It loads by its tag, keeps to the schema once its owner has filled in what is his, and says the input's size."""
     out, metrics, printed = run
@@ -157,12 +174,12 @@ def test_the_record_says_where_volumes_lie(cohort):
     """Nothing on the published grid; of an array of another size the place is open, of files it is theirs."""
     array = read_cohort(*data_of(cohort)[:2])
     published, affine = dataclasses.replace(array, shape=(121, 145, 121)), synthetic.grid(6)[1]
-    assert pretrain.input_of(published) == {}
-    assert pretrain.input_of(array) == {"size": [31, 37, 31], "affine": None}
+    assert published.differences() == {}
+    assert array.differences() == {"size": [31, 37, 31], "affine": None}
     placed = dataclasses.replace(array, affine=affine)
-    assert pretrain.input_of(placed) == {"size": [31, 37, 31], "affine": affine.tolist()}
+    assert placed.differences() == {"size": [31, 37, 31], "affine": affine.tolist()}
     elsewhere = dataclasses.replace(published, affine=np.diag([1.5, 1.5, 1.5, 1]))
-    assert pretrain.input_of(elsewhere)["affine"] == np.diag([1.5, 1.5, 1.5, 1]).tolist()
+    assert elsewhere.differences()["affine"] == np.diag([1.5, 1.5, 1.5, 1]).tolist()
 
 
 def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, cohort, out, monkeypatch):

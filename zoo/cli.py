@@ -159,13 +159,14 @@ def import_command(
     name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG to import the file as.")],
     file: Annotated[Path, typer.Argument(help="Your checkpoint.")],
     size: Annotated[int | None, typer.Option(help="Side of the images it was trained on, if not the model's.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of its head, where the file cannot tell.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Put a checkpoint of your own into the cache, so that `load_model(NAME)` finds it."""
     from zoo.importing import import_weights
     from zoo.registry import get_entry
 
-    record = import_weights(name, file, size=size, cache_dir=cache_dir)
+    record = import_weights(name, file, size=size, num_classes=num_classes, cache_dir=cache_dir)
     full_name, contract = f"{record.models[0]}.{record.tag}", get_entry(name).preprocessing.override(record.input)
     print(f"imported {file} as {full_name} (sha256 {record.sha256}, trained by {record.trained_by})")
     volumes = f"volumes of {contract.size}" if contract.size else f"the input that `zoo info {full_name}` says"
@@ -207,14 +208,20 @@ def export(
     full: Annotated[bool, typer.Option("--full", help="Add what the plain library class wants besides.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write a model's weights as safetensors, under the names of the library class it is built from."""
+    """Write a model's weights as safetensors, under the names of the library class it is built from.
+
+    The header says what the weights take and where they are from, and of a recipe's file what it says itself.
+    """
     from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
+    from zoo.provenance import header_of_export
 
     if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
         raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
     model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
-    print(export_safetensors(full_state(name, model) if full else model.state_dict(), out, half=half))
+    state = full_state(name, model) if full else model.state_dict()
+    header = header_of_export(name, model, checkpoint, cache_dir)
+    print(export_safetensors(state, out, half=half, metadata=header))
 
 
 @app.command("embed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.errors import OptionError
@@ -78,13 +79,36 @@ class Preprocessing:
         """Return a copy with the `input` of a manifest record or of a file's header (JSON lists become tuples).
 
         Raises:
-            OptionError: `facts` names a field that does not exist.
+            OptionError: `facts` names a field that does not exist, or one has a value that it cannot have.
         """
         known = {f.name for f in fields(self)}
         if unknown := sorted(set(facts) - known):
             raise OptionError(f"unknown input field(s) {unknown} of weights; known are {sorted(known)}")
         values: dict[str, Any] = {name: _frozen(value) for name, value in facts.items()}
+        if wrong := [f"{name} {value!r:.80}" for name, value in values.items() if not _CAN_BE.get(name, _any)(value)]:
+            raise OptionError(f"input field(s) of weights that cannot be so: {', '.join(wrong)}")
         return replace(self, **values)
+
+
+def _are_sides(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(n) is int and n > 0 for n in value)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, tuple) and all(type(n) in (int, float) and isfinite(n) for n in value)
+
+
+def _any(value: Any) -> bool:
+    return True
+
+
+_CAN_BE: Mapping[str, Callable[[Any], bool]] = {
+    "size": _are_sides,
+    "resize": lambda value: value is None or _are_sides((value,)),
+    "value_range": lambda value: _are_numbers(value) and len(value) == 2,
+    **dict.fromkeys(("mean", "std", "spacing", "window"), lambda value: value is None or _are_numbers(value)),
+}
+"""What a field may hold, where a transform would not say it: records and headers are written by anybody."""
 
 
 def _frozen(value: Any) -> Any:
@@ -106,7 +130,8 @@ class Entry:
     convert: Callable[[State], tuple[State, Config]]
     """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
 
-    A file it does not recognise is returned as it is, so that the coverage check can say what was in it.
+    A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
+    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.
@@ -129,6 +154,8 @@ class Entry:
     """Weights of further convolutions that read the input, which are adapted as the stem is."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
+    settled: tuple[str, ...] = ()
+    """Options that names and shapes of a file do not tell, and that the header of one may say therefore."""
     correct: Callable[[State, Config], dict[str, str]] | None = None
     """Changes values of the network's state dict, once they are read, that the file has in a form of its own.
 

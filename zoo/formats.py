@@ -5,7 +5,6 @@ Opening a file gives names, shapes and types; its tensors are mapped, so that no
 
 from __future__ import annotations
 
-import json
 import pickle
 import struct
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.errors import CheckpointFormatError
+from zoo.header import find_header, told
 from zoo.mounts import is_on_network
 from zoo.safety import allow_list, refusal
 from zoo.sniffing import SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
@@ -53,6 +53,7 @@ class StoredState:
     beside: tuple[str, ...] = ()
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    """What a header says of the network, see `zoo.header`; of safetensors whatever text is there."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -65,6 +66,11 @@ class StoredState:
         return {}
 
     @property
+    def lacks_header(self) -> bool:
+        """Whether a recipe wrote it before recipes wrote headers: its input is not known."""
+        return not self.metadata and self.containers == ("model",) and set(self.beside) >= {"epoch", "metrics"}
+
+    @property
     def input(self) -> dict[str, Any]:
         """The input that the network was trained on, as the recipes write it into the header; empty where they did not.
 
@@ -73,17 +79,16 @@ class StoredState:
         Raises:
             CheckpointFormatError: The header has something else there.
         """
-        text = self.metadata.get("input", "{}")
-        try:
-            stored: Any = json.loads(text)
-        except ValueError:
-            stored = None
-        if not isinstance(stored, dict):
-            raise CheckpointFormatError(
-                f"{self.path} says of its input {text[:80]!r} in its header: fields as JSON are expected, as the "
-                "recipes write them. For the model's own input name no file"
-            )
-        return stored
+        return told(self.metadata, "input", dict, self.path)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the network that names and shapes do not tell, from the header; empty where it has none.
+
+        Raises:
+            CheckpointFormatError: The header has something else there.
+        """
+        return told(self.metadata, "options", dict, self.path)
 
     def read(self, wanted: State) -> State:
         """Return the wanted tensors with their values, floating point as float32; `wanted` is emptied on the way.
@@ -239,7 +244,7 @@ def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
         ) from error
     tensors, containers = find_tensors(content, path)
     beside = tuple(str(key) for key in content if key not in containers) if containers else ()
-    return StoredState(path, kind, tensors, mapped, containers, beside)
+    return StoredState(path, kind, tensors, mapped, containers, beside, find_header(content, path))
 
 
 def _open_bundle(path: Path, kind: str) -> StoredBundle:

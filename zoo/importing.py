@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +15,7 @@ from zoo.cache import cache_home, converted_path, file_path, hash_file, stamp_pa
 from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
-from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnknownModelError
 from zoo.files import write_text
 from zoo.formats import open_checkpoint
 from zoo.loading import load_model
@@ -31,13 +31,19 @@ from zoo.manifest import (
     user_manifest,
 )
 from zoo.registry import get_entry, split_name
+from zoo.report import LoadReport, load_report
 from zoo.tensorflow_bundle import find_bundle
 
 DEFAULT_TAG = "imported"
 
 
 def import_weights(
-    name: str, file: str | Path, *, size: int | None = None, cache_dir: str | Path | None = None
+    name: str,
+    file: str | Path,
+    *,
+    size: int | None = None,
+    num_classes: int | None = None,
+    cache_dir: str | Path | None = None,
 ) -> WeightsFile:
     """Check that a file fills a model, copy it into the cache, and record it in `$ZOO_HOME/manifest.json`.
 
@@ -49,8 +55,9 @@ def import_weights(
         name: `MODEL` or `MODEL.TAG`; without a tag, the one on record for the digest, else "imported".
         file: Any form of checkpoint that `load_model(MODEL, checkpoint=...)` takes. A TensorFlow checkpoint becomes one
             file of safetensors.
-        size: Side of the images the file was trained on, where it is not the entry's. What the recipes export says
-            it itself.
+        size: Side of the images the file was trained on, where it is not the entry's. What the recipes save says it
+            itself.
+        num_classes: Outputs of the file's head, where neither its shape nor a header says what they are.
         cache_dir: Cache folder; default `$ZOO_HOME`.
 
     Raises:
@@ -62,21 +69,29 @@ def import_weights(
     source = Path(file).absolute()
     if not source.is_file() and not find_bundle(source):
         raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
-    load_model(entry.name, checkpoint=source)
+    report = load_report(load_model(entry.name, checkpoint=source, num_classes=num_classes))
+    _check_head(entry, report, source, num_classes)
+    facts = {"options": dict(report.options)} if entry.settled else {}
     with _as_one_file(entry, source, cache_dir) as single:
-        return _import_file(entry, name, single, source, size, cache_dir)
+        return _import_file(entry, name, single, source, size, facts, cache_dir)
 
 
 def _import_file(
-    entry: Entry, name: str, single: Path, source: Path, size: int | None, cache_dir: str | Path | None
+    entry: Entry,
+    name: str,
+    single: Path,
+    source: Path,
+    size: int | None,
+    facts: Mapping[str, Any],
+    cache_dir: str | Path | None,
 ) -> WeightsFile:
-    """Copy a file that is known to load and record it; `source` is what the user has."""
+    """Copy a file that is known to load and record it; `source` is what the user has, `facts` what is known of it."""
     digest = hash_file(single)
     known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
     _check_tag(entry.name, tag, digest)
     record: dict[str, Any] = {
-        **(_facts(known) if known else {"trained_by": "user", "input": _input_of(entry, source, size, tag)}),
+        **(_facts(known) if known else {"trained_by": "user", "input": _input_of(entry, source, size, tag), **facts}),
         "tag": tag,
         "models": [entry.name],
         "state": "hosted",
@@ -143,6 +158,15 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
             path.unlink(missing_ok=True)
             stamp_path(path).unlink(missing_ok=True)
     return record
+
+
+def _check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int | None) -> None:
+    """Raise `CheckpointMismatchError` where a file has no head of so many classes: the name would load a fresh one."""
+    if num_classes and any(name.startswith(entry.head) for name in report.fresh):
+        raise CheckpointMismatchError(
+            f"num_classes={num_classes} for {source}: the file has no head of so many outputs as {entry.name!r}; "
+            "`zoo inspect` shows what it has. Leave num_classes out to take it as it is"
+        )
 
 
 def _check_tag(model: str, tag: str, digest: str) -> None:

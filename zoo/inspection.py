@@ -14,6 +14,8 @@ from zoo.coverage import compare, shape_text
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.formats import StoredState, base_of, open_checkpoint
+from zoo.header import KEYS
+from zoo.messages import printable
 from zoo.registry import entries
 from zoo.report import first_names
 from zoo.safety import refused_globals
@@ -21,6 +23,10 @@ from zoo.sniffing import sniff
 
 if TYPE_CHECKING:
     from zoo.coverage import Coverage
+
+
+_LONGEST = 200
+"""Characters of what a header says under one key that are printed."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +47,15 @@ class Match:
     """How to load it; empty unless `complete`."""
     problem: str = ""
     """Why a file with all tensors does not load: what an option must say, or one that cannot be read. Else empty."""
+    unclear: tuple[str, ...] = ()
+    """What neither names and shapes nor the header tell of the network, what is assumed, and what to say otherwise."""
 
     def __str__(self) -> str:
         place = f" behind {self.prefix!r}" if self.prefix else ""
         head = f", head {self.head}" if self.head else ""
         problem = f": {self.problem}" if self.problem else ""
         verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
+        verdict += "".join(f"\n  cannot be told: {text}" for text in self.unclear)
         return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
 
 
@@ -62,6 +71,8 @@ class CheckpointSummary:
     """Keys that lead from the top of the file to the tensors."""
     beside: tuple[str, ...] = ()
     """Other keys at the top."""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """What it says of itself: task, classes, input and more, see `zoo.header`; empty where no recipe wrote it."""
     tensors: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
     """Type of number -> bytes of tensors of that type."""
@@ -84,6 +95,7 @@ class CheckpointSummary:
             "refused": ", ".join(self.refused),
             "tensors": names,
             "beside": ", ".join(self.beside),
+            "header": "\n".join(f"{key}: {_short(text)}" for key, text in self.header.items()),
             "models": "\n".join(map(str, self.matches)) or ("none of the zoo's" if self.tensors else ""),
         }
         lines = [f"{self.path}: {self.format}, {self.size / 1e6:.1f} MB"]
@@ -105,6 +117,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     size = path.stat().st_size if path.is_file() else 0
     try:
         stored = open_checkpoint(path, mmap=True)
+        _ = stored.input, stored.options  # a header that cannot be read is said here, and not by a model
     except (CheckpointFormatError, UnsafeCheckpointError) as error:
         refused = refused_globals(path) if isinstance(error, UnsafeCheckpointError) else ()
         return CheckpointSummary(str(path), kind, size, refused=refused, problem=str(error))
@@ -118,12 +131,18 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
         size=sum(file.stat().st_size for file in stored.files),
         containers=stored.containers,
         beside=stored.beside,
+        header={key: stored.metadata[key] for key in KEYS if key in stored.metadata},
         tensors=len(stored.tensors),
         types=dict(types),
         first_names=tuple(stored.tensors)[:3],
         prefixes=tuple(dict.fromkeys(match.prefix for match in matches)),
         matches=matches,
     )
+
+
+def _short(text: str) -> str:
+    """The beginning of what a header says; what licences there are would fill a page."""
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
 def match_all(stored: StoredState) -> tuple[Match, ...]:
@@ -166,6 +185,7 @@ def _match(entry: Entry, stored: StoredState) -> Match | None:
         head=heads[-1] if heads else "",
         call=call,
         problem=problem if found.complete else "",
+        unclear=tuple(t for option, t in facts.get("unclear", {}).items() if loads and option not in stored.options),
     )
 
 

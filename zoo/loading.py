@@ -87,12 +87,16 @@ def load_model(
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
-        config = {**entry.config, **named, **located.options, **facts, **asked}
+        told = _told(entry, stored)
+        config = {**entry.config, **named, **told, **located.options, **facts, **asked}
+        if located.record is None:
+            _warn_of_unclear(located, facts, {**named, **told, **asked})
         model = build_network(entry, config)
         if config.get("projection"):
             _check_projection(entry, model, state)
         report = _fill(model, state, entry, stored, config)
-    report = replace(report, dropped=dropped | report.dropped, **located.facts())
+    settled = {option: config[option] for option in entry.settled}
+    report = replace(report, dropped=dropped | report.dropped, options=settled, **located.facts())
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, place)
 
@@ -105,7 +109,8 @@ def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transf
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
         checkpoint: The file of your own that `load_model` is given: what its header says of its input, as the recipes
-            write it, comes first; a file that says nothing has the model's, or that of the tag that is named.
+            write it, comes first; a file that says nothing has the model's, or that of the tag that is named, with
+            a warning where a recipe wrote it.
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
@@ -153,6 +158,32 @@ def full_state(name: str, model: nn.Module) -> State:
     return complete(state) if complete else state
 
 
+def _told(entry: Entry, stored: StoredState) -> Config:
+    """What the header of a file says of those options that nothing else in it tells.
+
+    Raises:
+        CheckpointFormatError: A value is none that the option can have.
+    """
+    told: Config = {
+        option: tuple(value) if isinstance(value, list) else value
+        for option, value in stored.options.items()
+        if option in entry.settled
+    }
+    others = {option: value for option, value in told.items() if option not in ("num_classes", "in_channels")}
+    try:
+        _check_arguments(entry, told.get("num_classes"), told.get("in_channels"), others)
+    except OptionError as error:
+        raise CheckpointFormatError(f"{stored.path} has a header that cannot be right: {error}") from error
+    return told
+
+
+def _warn_of_unclear(located: Located, facts: Config, said: Config) -> None:
+    """Tell what is assumed of a file of the user's own where neither it nor the user says."""
+    for option, assumed in facts.get("unclear", {}).items():
+        if option not in said:
+            log.warning("%s does not say its %s: %s", located.path, option, assumed)
+
+
 def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
     expected = located.record.fingerprint.get(entry.name) if located.record else None
     if expected and expected != fingerprint(state):
@@ -163,8 +194,11 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
 
 
 def _random(entry: Entry, asked: Config) -> tuple[nn.Module, LoadReport]:
-    model = build_network(entry, {**entry.config, **asked}, meta=False)
-    return model, LoadReport(entry.name, fresh=dict.fromkeys(model.state_dict(), "random"), source="random")
+    config = {**entry.config, **asked}
+    model = build_network(entry, config, meta=False)
+    settled = {option: config[option] for option in entry.settled}
+    fresh = dict.fromkeys(model.state_dict(), "random")
+    return model, LoadReport(entry.name, fresh=fresh, source="random", options=settled)
 
 
 def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:

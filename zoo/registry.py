@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -9,8 +10,10 @@ from importlib import import_module
 from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo, Preprocessing
-from zoo.errors import UnknownModelError
+from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
 from zoo.manifest import WeightsFile, input_for, records, tagged_record
+
+log = logging.getLogger("zoo")
 
 FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl")
 """Folders under `zoo/entries`, in the order in which models are listed."""
@@ -65,7 +68,8 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     """Return the input that weights were trained on.
 
     Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
-    was named, else the model's: what was imported, and so stands behind the plain name, plays no part.
+    was named, else the model's: what was imported, and so stands behind the plain name, plays no part. A warning tells
+    of a file that a recipe wrote and that does not say.
 
     Args:
         name: `MODEL` or `MODEL.TAG`.
@@ -74,15 +78,25 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
-        CheckpointFormatError: The file cannot be read.
+        CheckpointFormatError: The file cannot be read, or its header says an input that cannot be.
     """
     from zoo.formats import open_checkpoint
 
     entry = get_entry(name)
     record = chosen_record(name, cache_dir) if checkpoint is None or split_name(name)[1] else None
     stored = None if checkpoint is None else open_checkpoint(checkpoint)
+    if stored is not None and stored.lacks_header:
+        log.warning(
+            "%s was saved by a run that did not note its input, so that of %s is taken. Where the run had other "
+            "pixels, voxels, window or normalisation (args.json beside the file says so), images are made wrongly: "
+            "train or export with this version, or import the file with what it was trained on",
+            *(checkpoint, name),
+        )
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
-        return entry.preprocessing.override(input_for(entry.name, stored.input))
+        try:
+            return entry.preprocessing.override(input_for(entry.name, stored.input))
+        except OptionError as error:
+            raise CheckpointFormatError(f"{checkpoint} has a header that cannot be right: {error}") from error
     return entry.preprocessing.override(record.input if record else {})
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, takewhile, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
 
@@ -58,6 +58,8 @@ class LoadReport:
     """Digest that the file was verified by; None for `checkpoint=`."""
     trained_by: str = ""
     """`authors`, `zoo` or `user`; empty where nobody said."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options that the network was built with and that the names and shapes of its tensors do not tell."""
 
     @property
     def name(self) -> str:

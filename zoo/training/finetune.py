@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,9 @@ from zoo.coverage import is_counter
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.files import write_atomically
+from zoo.header import Task
+from zoo.header import header as make_header
+from zoo.provenance import base_of
 from zoo.registry import get_entry, split_name
 from zoo.report import first_names
 from zoo.training import distributed
@@ -67,6 +70,7 @@ def train_and_test(
     args: TrainArgs,
     processes: Processes,
     *,
+    header: Mapping[str, str],
     params: Iterable[nn.Parameter] | list[dict[str, Any]] | None = None,
     judged: str = "best.pt",
 ) -> Results:
@@ -78,6 +82,7 @@ def train_and_test(
         evaluate: From a part's name and the epoch to its metrics; those of `val` that are numbers are logged.
         args: The run.
         processes: From `zoo.training.distributed.start`.
+        header: What the files say of the network, from `finetuning_header`.
         params: Parameters or parameter groups to train; default all that require a gradient.
         judged: The weights that are tested, `best.pt` or `last.pt` in OUT.
 
@@ -96,6 +101,7 @@ def train_and_test(
         processes=processes,
         validate=validate if "val" in data else None,
         params=params,
+        header=header,
     )
     results: Results = {"best": best} if judged == "best.pt" else {"last": last_metrics(Path(args.out))}
     if "test" in data:
@@ -111,6 +117,30 @@ def origin_of(network: nn.Module) -> Results:
     """The weights that a network of the zoo was filled with: model, tag, source and digest."""
     report = zoo.load_report(network)
     return {"model": report.model, "tag": report.tag, "source": report.source, "sha256": report.sha256}
+
+
+def finetuning_header(
+    network: nn.Module, task: Task, command: str, *, input: Preprocessing, classes: Sequence[str] = ()
+) -> dict[str, str]:
+    """The header of what a fine-tuning run saves.
+
+    Args:
+        network: From `load_network`, before it is trained.
+        task: What it learns.
+        command: From `zoo.training.args.command_of`.
+        input: What the run's images or volumes are.
+        classes: Names of the outputs, in their order.
+    """
+    report = zoo.load_report(network)
+    return make_header(
+        report.model,
+        task,
+        command,
+        input=input,
+        options=report.options,
+        base=base_of(report),
+        classes=classes,
+    )
 
 
 def input_of(args: Start) -> Preprocessing:
@@ -150,9 +180,10 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
         say(hint)
 
 
-def how_to_load(model: str, file: str | Path) -> str:
-    """The line that a run ends with: what loads the network that it wrote."""
-    return f"next: zoo.load_model({get_entry(model).name!r}, checkpoint={str(file)!r})"
+def how_to_load(model: str, file: str | Path, **options: Any) -> str:
+    """The line that a run ends with: what loads the network that it wrote, with options for a reader's sake."""
+    more = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"next: zoo.load_model({get_entry(model).name!r}, checkpoint={str(file)!r}{more})"
 
 
 def collect(

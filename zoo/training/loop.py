@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def fit(
     processes: Processes,
     validate: Validate | None = None,
     params: Iterable[nn.Parameter] | list[dict[str, Any]] | None = None,
+    header: Mapping[str, str] = MappingProxyType({}),
 ) -> Metrics:
     """Train `method` on `dataset` as `args` say and return the metrics of the best epoch.
 
@@ -56,6 +58,7 @@ def fit(
         validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
             metrics over the processes is logged as `val_<name>`.
         params: Parameters or parameter groups to train; default all that require a gradient.
+        header: What `best.pt` and `last.pt` say of the network, from `zoo.header`; it is not looked at.
 
     Raises:
         OptionError: OUT holds a run and `resume` is off, the run was started in another way, the arguments do not fit
@@ -64,7 +67,7 @@ def fit(
     """
     if validate is None and args.monitor.lstrip("+").startswith("val_"):
         raise OptionError(f"--monitor {args.monitor}: this run has no validation")
-    run = Run(method, args, processes, params)
+    run = Run(method, args, processes, params, header)
     batches = Batches(length_of(dataset), args, processes, getattr(dataset, "order", None))
     run.begin()
     record = RunLog(Path(args.out), first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.entry import State
+from zoo.header import RANDOM
+from zoo.header import header as make_header
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.distributed import Processes
@@ -26,13 +29,34 @@ class Run(Protocol):
     half: bool
 
 
+def pretraining_header(
+    model: str,
+    command: str,
+    *,
+    input: Mapping[str, Any],
+    options: Mapping[str, Any] = MappingProxyType({}),
+    base: Mapping[str, Any] = RANDOM,
+) -> dict[str, str]:
+    """The header of what a pre-training run saves.
+
+    Args:
+        model: The largest network that its weights fill.
+        command: From `zoo.training.args.command_of`.
+        input: Fields of the entries' `Preprocessing` that the run had otherwise; of one model alone under its name.
+        options: Those of the model that the run had otherwise and that names and shapes do not tell.
+        base: What the run began with, from `zoo.provenance.base_of`.
+    """
+    entry = get_entry(model)
+    settled = {option: entry.config[option] for option in entry.settled}
+    return make_header(entry.name, "pretrain", command, input=input, options=settled | dict(options), base=base)
+
+
 def publish_run(
     args: Run,
     processes: Processes,
     *,
     models: tuple[str, ...],
-    input: Mapping[str, Any],
-    command: str,
+    header: Mapping[str, str],
     best: Metrics | None = None,
 ) -> Metrics:
     """Publish the weights of a run that has finished, as `publish` says; called by all processes.
@@ -41,8 +65,7 @@ def publish_run(
         args: Of the run.
         processes: From `zoo.training.distributed.start`.
         models: As for `publish`.
-        input: The same.
-        command: The same.
+        header: The same.
         best: Metrics of the best epoch, whose weights are meant; None for those of the last epoch.
 
     Returns:
@@ -54,7 +77,7 @@ def publish_run(
     if processes.is_main:
         file = out / ("last.pt" if best is None else "best.pt")
         trained = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        publish(trained["model"], out, models=models, input=input, command=command, metrics=metrics, half=args.half)
+        publish(trained["model"], out, models=models, header=header, metrics=metrics, half=args.half)
     return metrics
 
 
@@ -63,8 +86,7 @@ def publish(
     out: Path,
     *,
     models: tuple[str, ...],
-    input: Mapping[str, Any],
-    command: str,
+    header: Mapping[str, str],
     metrics: Mapping[str, float],
     half: bool = False,
 ) -> Path:
@@ -75,8 +97,8 @@ def publish(
         out: Folder of the run, whose name becomes the tag.
         models: Entries that the weights fill, the largest network last: the file holds what that one keeps, under its
             own names.
-        input: Fields of the entries' `Preprocessing` that the run had otherwise; of one model alone under its name.
-        command: How the weights were made; also in the file's header.
+        header: From `pretraining_header`: what the file says of itself, as the run's `best.pt` and `last.pt` do; the
+            record has its input and command, too.
         metrics: Of the epoch that they are of.
         half: Half precision; 1-D tensors stay float32.
 
@@ -84,7 +106,7 @@ def publish(
         The file, `OUT/<largest model>.<tag>.safetensors`.
     """
     kept, _ = get_entry(models[-1]).convert(dict(state))
-    path = _write(kept, out, model=models[-1], input=input, command=command, half=half)
+    path = _write(kept, out, header, half=half)
     tag = out.resolve().name
     record = {
         "tag": tag,
@@ -96,8 +118,8 @@ def publish(
         "sha256": hash_file(path),
         "format": "safetensors",
         "fingerprint": {name: fingerprint(get_entry(name).convert(dict(kept))[0]) for name in models},
-        "input": dict(input),
-        "provenance": {"command": command, "metrics": dict(metrics)},
+        "input": json.loads(header["input"]),
+        "provenance": {"command": header["command"], "metrics": dict(metrics)},
     }
     print(json.dumps(record, indent=2))
     others = models[:-1]
@@ -106,30 +128,25 @@ def publish(
     return path
 
 
-def export(
-    state: Mapping[str, Tensor], out: Path, *, model: str, input: Mapping[str, Any], command: str, half: bool = False
-) -> Path:
-    """Write what an entry keeps of a method's state as safetensors, with its input in the header for `zoo import`.
+def export(state: Mapping[str, Tensor], out: Path, header: Mapping[str, str], *, half: bool = False) -> Path:
+    """Write what an entry keeps of a method's state as safetensors.
 
     Args:
         state: State dict of the method.
         out: Folder of the run.
-        model: The entry, under whose names the file has its tensors.
-        input: Fields of the entry's `Preprocessing` that the run had otherwise.
-        command: How the weights were made.
+        header: What the file says of itself, from `zoo.header`; under the names of its model it has its tensors.
         half: Half precision; 1-D tensors stay float32.
 
     Returns:
         The file, `OUT/<model>.<name of OUT>.safetensors`.
     """
-    kept, _ = get_entry(model).convert(dict(state))
-    return _write(kept, out, model=model, input=input, command=command, half=half)
+    kept, _ = get_entry(header["model"]).convert(dict(state))
+    return _write(kept, out, header, half=half)
 
 
-def _write(kept: State, out: Path, *, model: str, input: Mapping[str, Any], command: str, half: bool) -> Path:
-    path = out / f"{model}.{out.resolve().name}.safetensors"
-    metadata = {"model": model, "command": command, "input": json.dumps(dict(input))}
-    export_safetensors(kept, path, half=half, metadata=metadata)
+def _write(kept: State, out: Path, header: Mapping[str, str], *, half: bool) -> Path:
+    path = out / f"{header['model']}.{out.resolve().name}.safetensors"
+    export_safetensors(kept, path, half=half, metadata=header)
     return path
 
 

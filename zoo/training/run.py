@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
 from zoo.files import write_atomically
+from zoo.header import KEY
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
@@ -30,8 +32,10 @@ FIXED = ("batch_size", "accumulate", "steps_per_epoch", "seed", "optimizer")
 class Run:
     """The method, its optimiser and how far they got: what `last.pt` holds."""
 
-    def __init__(self, method: nn.Module, args: TrainArgs, processes: Processes, params: Any) -> None:
-        self.args, self.processes, self.out = args, processes, Path(args.out)
+    def __init__(
+        self, method: nn.Module, args: TrainArgs, processes: Processes, params: Any, header: Mapping[str, str]
+    ) -> None:
+        self.args, self.processes, self.out, self.header = args, processes, Path(args.out), dict(header)
         is_3d = any(p.ndim == 5 for p in method.parameters())
         if args.channels_last and is_3d:
             raise OptionError("--channels-last is for 2D networks; this one has 3D convolutions")
@@ -109,6 +113,7 @@ class Run:
         distributed.barrier()
         if self.processes.is_main:
             weights = {"epoch": self.epoch, "model": self.method.state_dict(), "metrics": self.best_metrics}
+            weights |= {KEY: self.header} if self.header else {}
             if improved:
                 write_atomically(self.out / "best.pt", lambda p: torch.save(weights, p))
             write_atomically(self.out / "last.pt", lambda p: torch.save(weights | self._resume_state(), p))

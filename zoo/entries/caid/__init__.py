@@ -22,6 +22,10 @@ _UNUSED = {
     r"(.*\.)?fc\.[02]\.(weight|bias)": "projection head",
 }
 _UNUSED_BY_ENCODER = _UNUSED | {r"(.*\.)?(decoder|segmentation_head)\..*": "decoder: not part of the encoder"}
+_ONE_CHANNEL = (
+    "its one output is taken for the reconstruction's, behind a sigmoid; where it is that of a segmentation, "
+    "num_classes=1 gives its logits"
+)
 _RESNET = ("conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight")
 _STAGES = (("conv1.", "bn1."), ("layer1.",), ("layer2.",), ("layer3.",), ("layer4.",))
 
@@ -108,9 +112,9 @@ def convert_unet(state: State) -> tuple[State, Config]:
         return dict(state), {}
     unet = strip_prefix(state, prefix)
     head = unet.get("segmentation_head.0.weight")
-    if head is None or head.ndim != 4 or head.shape[0] == 1:
+    if head is None or head.ndim != 4:
         return unet, {}
-    return unet, {"num_classes": head.shape[0]}
+    return unet, {"unclear": {"num_classes": _ONE_CHANNEL}} if head.shape[0] == 1 else {"num_classes": head.shape[0]}
 
 
 def reset_head(module: nn.Module) -> None:
@@ -153,6 +157,7 @@ ENTRIES = (
         ),
         preprocessing=PREPROCESSING,
         unused=_UNUSED,
+        settled=("num_classes",),
         reset=reset_head,
     ),
 )

@@ -32,8 +32,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import zoo
-from zoo.entries.caid.data import Sample, read_list
+from zoo.entries.caid import PREPROCESSING
+from zoo.entries.caid.data import PUBLISHED_SIZE, Sample, read_list
 from zoo.entries.caid.finetune_data import (
+    LARGER,
     NORMALIZATIONS,
     LabelledImages,
     check_both_values,
@@ -43,16 +45,19 @@ from zoo.entries.caid.finetune_data import (
 )
 from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics, label_metrics
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
+from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.header import Task
 from zoo.registry import get_entry
 from zoo.training import distributed
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     Results,
     check_start,
     collect,
+    finetuning_header,
     how_to_load,
     input_of,
     load_network,
@@ -64,6 +69,8 @@ from zoo.training.finetune import (
 log = logging.getLogger("zoo")
 
 T = TypeVar("T", bound="FinetuneArgs")
+
+RECIPE = "zoo.entries.caid.finetune"
 
 
 @dataclass(kw_only=True)
@@ -140,7 +147,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
     results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
     results = {"task": task, **results, "arguments": asdict(args)}
     if processes.is_main:
-        write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt"))
+        said = {"num_classes": 1} if task == "segment" else {}  # logits; without it some will take it for the sigmoid's
+        write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt", **said))
     distributed.stop()
     return results
 
@@ -181,7 +189,7 @@ def classify(args: ClassifyArgs, processes: Processes) -> Results:
         labels = torch.tensor([sample.labels for sample in samples[part]], dtype=scores.dtype)
         return label_metrics(labels, scores, names, counting)
 
-    return tune(method, data, evaluate, args, processes)
+    return tune(method, data, evaluate, args, processes, names)
 
 
 def segment(args: SegmentArgs, processes: Processes) -> Results:
@@ -201,16 +209,28 @@ def tune(
     evaluate: Callable[[str, int], Results],
     args: FinetuneArgs,
     processes: Processes,
+    classes: Sequence[str] = (),
 ) -> Results:
     """Fit the method and judge its best epoch; returns the weights that it began with, and `train_and_test`'s."""
     groups = zoo.param_groups(method.network, args.lr, weight_decay=args.weight_decay, layer_decay=args.layer_decay)
+    task: Task = "classify" if isinstance(args, ClassifyArgs) else "segment"
+    command = command_of(args, f"{RECIPE} {task}")
+    header = finetuning_header(method.network, task, command, input=seen_by(args), classes=classes)
     results = {
         **origin_of(method.network),
-        **train_and_test(method, data, evaluate, args, processes, params=groups),
+        **train_and_test(method, data, evaluate, args, processes, header=header, params=groups),
     }
     if "test" in data:
         results["test"] = {"images": length_of(data["test"]), **results["test"]}
     return results
+
+
+def seen_by(args: FinetuneArgs) -> Preprocessing:
+    """The input of the network that a run trains: as its data sets make images when nothing is random."""
+    mean, std = NORMALIZATIONS[args.normalize] if args.normalize != "none" else (None, None)
+    # Masks are of whole images, and so nothing is cut off there.
+    resize = round(args.size * LARGER / PUBLISHED_SIZE) if isinstance(args, ClassifyArgs) else None
+    return replace(PREPROCESSING, size=(args.size, args.size), resize=resize, mean=mean, std=std)
 
 
 def lists(args: FinetuneArgs) -> dict[str, tuple[str, str]]:

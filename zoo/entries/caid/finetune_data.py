@@ -28,6 +28,8 @@ CHESTXRAY14 = (
 """Labels of ChestX-ray14's official lists, in their order."""
 
 VIEWS = ("random", "center", "ten")
+LARGER = 256
+"""Pixels that a side is resized to before `PUBLISHED_SIZE` of them are cut out."""
 NORMALIZATIONS = {"none": ((0.0,) * 3, (1.0,) * 3), "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}
 """Mean and standard deviation of the three channels."""
 
@@ -113,7 +115,7 @@ class LabelledImages(Dataset[dict[str, Tensor]]):
         if view not in VIEWS:
             raise OptionError(f"view must be one of {', '.join(VIEWS)}, not {view!r}")
         self.samples, self.view, self.normalization, self.seed = samples, view, normalization, seed
-        larger = transforms.Resize([round(size * 256 / PUBLISHED_SIZE)] * 2)
+        larger = transforms.Resize([round(size * LARGER / PUBLISHED_SIZE)] * 2)
         self.transform = {
             "random": transforms.Compose(
                 [transforms.RandomResizedCrop(size), transforms.RandomHorizontalFlip(), transforms.RandomRotation(7)]

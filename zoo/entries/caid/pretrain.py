@@ -26,7 +26,7 @@ from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_comman
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
-from zoo.training.publish import publish_run
+from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 
 
@@ -71,15 +71,17 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     warn_of_unshuffled_keys(processes.world, args.key_batches)
     torch.manual_seed(args.seed)
     method = build_method(args)
+    command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
+    header = pretraining_header(models[-1], command, input=input_of(args))
     best = fit(
         method,
         build_views(args, args.list, args.split),
         args,
         processes=processes,
         validate=validation(args, processes),
+        header=header,
     )
-    command = command_of(args, "zoo.entries.caid.pretrain")
-    metrics = publish_run(args, processes, models=models_of(args), input=input_of(args), command=command, best=best)
+    metrics = publish_run(args, processes, models=models, header=header, best=best)
     distributed.stop()
     return metrics
 

@@ -34,7 +34,7 @@ from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.loop import fit
-from zoo.training.publish import publish_run
+from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 
 log = logging.getLogger("zoo")
@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     patches = build_patches(args, table)
     method = build_method(args, landmarks, table, patches.locations)
     keep_table(Path(args.out), landmarks, table, patches.locations)
-    fit(method, patches, args, processes=processes)
-    command = command_of(args, "zoo.entries.drasclr.pretrain")
-    metrics = publish_run(args, processes, models=(NAME,), input={}, command=command)
+    header = pretraining_header(NAME, command_of(args, "zoo.entries.drasclr.pretrain"), input={})
+    fit(method, patches, args, processes=processes, header=header)
+    metrics = publish_run(args, processes, models=(NAME,), header=header)
     distributed.stop()
     return metrics
 

@@ -23,7 +23,7 @@ structure of each test volume; `prediction.png`, a slice beside its truth.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -57,6 +57,7 @@ from zoo.training.finetune import (
     Results,
     check_start,
     collect,
+    finetuning_header,
     load_network,
     origin_of,
     train_and_test,
@@ -125,27 +126,30 @@ def main(argv: Sequence[str] | None = None) -> Results:
     if args.reset_averages:
         forget_averages(method.network)
     parts = {part: store.prepare(cases, args.workers) for part, cases in choose_parts(args).items()}
+    command = command_of(args, "zoo.entries.glcl.finetune")
+    seen = get_entry(UNET).preprocessing.override(grid_facts(volumes))
+    classes = ("background", *volumes.structures)
+    header = finetuning_header(method.network, "segment", command, input=seen, classes=classes)
     results: Results = {
         "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
         **origin,
-        **tune(method, parts, args, processes),
+        **tune(method, parts, args, processes, header),
         "structures": volumes.structures,
         "arguments": asdict(args),
     }
     if processes.is_main:
         if "test" in parts:
             draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-        write_results(results, args.out, hint=next_steps(args, export_best(args)))
+        write_results(results, args.out, hint=next_steps(args, export_best(args, header)))
     distributed.stop()
     return results
 
 
-def export_best(args: Args) -> Path:
-    """Write the best network, as tested, with its pixels, which `best.pt` does not know; returns the file."""
+def export_best(args: Args, header: Mapping[str, str]) -> Path:
+    """Write the best network, as tested, and nothing of the training; returns the file."""
     out = Path(args.out)
     best = torch.load(out / "best.pt", map_location="cpu", weights_only=True)["model"]
-    command = command_of(args, "zoo.entries.glcl.finetune")
-    return export(best, out, model=UNET, input=grid_facts(args.volumes), command=command)
+    return export(best, out, header)
 
 
 def next_steps(args: Args, file: Path) -> str:
@@ -196,7 +200,13 @@ def choose_parts(args: Args) -> dict[str, list[Case]]:
     return parts
 
 
-def tune(method: Segmenter, parts: dict[str, list[StoredCase]], args: Args, processes: Processes) -> Results:
+def tune(
+    method: Segmenter,
+    parts: dict[str, list[StoredCase]],
+    args: Args,
+    processes: Processes,
+    header: Mapping[str, str],
+) -> Results:
     """Fit the method and test its best epoch; returns what `train_and_test` does."""
     published, volumes = DATASETS[args.dataset], args.volumes
     data = {part: WholeVolumes(cases) for part, cases in parts.items() if part != "train"}
@@ -217,7 +227,7 @@ def tune(method: Segmenter, parts: dict[str, list[StoredCase]], args: Args, proc
         rows = collect(measure, data[part], one_each, processes)
         return volume_metrics(rows, volumes.structures, [case.name for case in data[part].cases])
 
-    return train_and_test(method, {"train": train, **data}, evaluate, args, processes)
+    return train_and_test(method, {"train": train, **data}, evaluate, args, processes, header=header)
 
 
 def draw_case(method: Segmenter, case: StoredCase, structures: Sequence[str], path: Path) -> None:

@@ -55,10 +55,13 @@ from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder
 from zoo.entries.glcl.storage import StoredCase
 from zoo.entries.glcl.subjects import pretraining
 from zoo.errors import OptionError
+from zoo.header import RANDOM
+from zoo.provenance import base_of
+from zoo.report import LoadReport
 from zoo.training import distributed
 from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.loop import fit
-from zoo.training.publish import publish_run
+from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 
 STAGES = ("encoder", "decoder")
@@ -123,10 +126,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     cases = named_cases("--subjects", args.subjects, all_cases(args), pretraining(args.dataset, args.split))
     unlabelled = [replace(case, mask=None) for case in cases]
     batches = build_batches(args, args.open_store().prepare(unlabelled, args.workers))
-    fit(build_method(args), batches, args, processes=processes)
-    command = command_of(args, "zoo.entries.glcl.pretrain")
-    facts = grid_facts(args.volumes)
-    metrics = publish_run(args, processes, models=MODELS[args.stage], input=facts, command=command)
+    base = base_of(LoadReport("glcl-encoder", source=args.encoder)) if args.encoder else RANDOM
+    command, models = command_of(args, "zoo.entries.glcl.pretrain"), MODELS[args.stage]
+    header = pretraining_header(models[-1], command, input=grid_facts(args.volumes), base=base)
+    fit(build_method(args), batches, args, processes=processes, header=header)
+    metrics = publish_run(args, processes, models=models, header=header)
     distributed.stop()
     return metrics
 

@@ -5,8 +5,8 @@
     python -m zoo.entries.glcl.segment --image scans --model glcl-unet.two --out labels
 
 An image is a NIfTI file, or a folder for all that are in it. Size and pixels of the slices are those of the weights
-(`zoo.load_transform`): with `--checkpoint` the ones in the file's header, which fine-tuning writes into the file that
-it exports, else the model's, or those of the tag that is named. `--n4` and `--channel` must be as in training, which no
+(`zoo.load_transform`): with `--checkpoint` the ones in the file's header, which fine-tuning writes into all that it
+saves, else the model's, or those of the tag that is named. `--n4` and `--channel` must be as in training, which no
 file says.
 
 Files in OUT: `<name>_labels.nii.gz`, uint8, with the scan's header: 0 and the ranks of the structures; of volumes that

@@ -62,6 +62,8 @@ FINE_TUNING = Preprocessing(
 _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _VIT_STAGES = (("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm."))
 _WIDTHS = {"img_size": None, "hidden_size": 768, "mlp_dim": 3072, "num_heads": None}
+_SETTLED = ("img_size", "num_heads")
+"""No shape tells the heads; the table of positions has one, but not what windows the network was trained on."""
 
 
 def build_encoder(config: Config) -> nn.Module:
@@ -176,6 +178,7 @@ ENTRIES = (
         config={"num_classes": 0, "in_channels": 1, "num_layers": 12, **_WIDTHS},
         required=VIT,
         head=("classification_head.",),
+        settled=_SETTLED,
         stem=STEM,
         stages=_VIT_STAGES,
         preprocessing=PRETRAINING,
@@ -193,6 +196,7 @@ ENTRIES = (
         config={"num_classes": None, "in_channels": 1, "num_layers": 12, **_WIDTHS},
         required=(*VIT, "conv3d_transpose.", "conv3d_transpose_1."),
         head=(),
+        settled=_SETTLED,
         stem=STEM,
         stages=(*_VIT_STAGES, ("conv3d_transpose.", "conv3d_transpose_1.")),
         preprocessing=PRETRAINING,
@@ -209,6 +213,7 @@ ENTRIES = (
         config={"num_classes": 14, "in_channels": 1, "feature_size": 16, **_WIDTHS},
         required=("vit.",),
         head=("out.",),
+        settled=_SETTLED,
         stem=f"vit.{STEM}",
         side_stems=("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
         stages=(

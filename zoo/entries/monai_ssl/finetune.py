@@ -44,13 +44,14 @@ from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.registry import get_entry
 from zoo.training import distributed
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     Results,
     check_start,
     collect,
+    finetuning_header,
     how_to_load,
     input_of,
     origin_of,
@@ -140,7 +141,10 @@ def main(argv: Sequence[str] | None = None) -> Results:
     train = Crops(stored["train"], size=window, crops=args.crops, seed=args.seed)
     judged = {part: WholeVolumes(chosen) for part, chosen in stored.items() if part != "train"}
     method = Segmenter(network, args.num_classes, window, freeze=args.freeze)
-    results = tune(method, train, judged, names, args, processes)
+    command = command_of(args, "zoo.entries.monai_ssl.finetune")
+    seen = store.transform.preprocessing
+    header = finetuning_header(network, "segment", command, input=seen, classes=names)
+    results = tune(method, train, judged, names, args, processes, header)
     results |= {"classes": names, "arguments": asdict(args)}
     if processes.is_main:
         write_results(results, args.out, hint=next_steps(args))
@@ -189,6 +193,7 @@ def tune(
     names: Sequence[str],
     args: Args,
     processes: Processes,
+    header: Mapping[str, str],
 ) -> Results:
     """Fit the method and judge its best epoch: Dice of each class and case, and a picture.
 
@@ -205,7 +210,7 @@ def tune(
     results = {
         "volumes": {part: length_of(volumes) for part, volumes in data.items()},
         **origin_of(method.network),
-        **train_and_test(method, data, evaluate, args, processes),
+        **train_and_test(method, data, evaluate, args, processes, header=header),
     }
     best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
     method.load_state_dict(best["model"])
@@ -219,18 +224,13 @@ def tune(
 
 
 def next_steps(args: Args) -> str:
-    """What loads the network, and what segments with it: its file says neither voxels nor windows nor heads."""
+    """What loads the network, and what segments with it: its file says all but the windows of a Swin UNETR."""
     best = Path(args.out) / "best.pt"
-    flags = [f"--checkpoint {best}", *([f"--model {SWIN}"] if args.is_swin else [])]
-    said = {"window": args.img_size, "num_heads": args.num_heads}
-    seen = build_transform(input_of(args), args.spacing).preprocessing.spacing or ()
-    if seen != get_entry(args.model).preprocessing.spacing:
-        flags += [f"--spacing {','.join(f'{size:g}' for size in seen)}"]
-    flags += [f"--{name.replace('_', '-')} {value}" for name, value in said.items() if value]
-    heads = f", num_heads={args.num_heads}" if args.num_heads else ""
+    swin = [f"--model {SWIN}", *([f"--window {args.img_size}"] if args.img_size else [])] if args.is_swin else []
     return (
-        f"{how_to_load(args.model, best).removesuffix(')')}{heads}), or for whole volumes "
-        f"`python -m zoo.entries.monai_ssl.sliding segment --image CT --out labels {' '.join(flags)}`"
+        f"{how_to_load(args.model, best)}, or for whole volumes "
+        f"`python -m zoo.entries.monai_ssl.sliding segment --image CT --out labels "
+        f"{' '.join([f'--checkpoint {best}', *swin])}`"
     )
 
 

@@ -46,7 +46,7 @@ from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of,
 from zoo.training.data import Batches
 from zoo.training.distributed import Processes
 from zoo.training.loop import Validate, fit, mean_losses
-from zoo.training.publish import publish_run
+from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 
 log = logging.getLogger("zoo")
@@ -106,10 +106,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
     Batches(len(train), args, processes)  # said before volumes are prepared for hours: whether they fill a step
     train.cache.fill([*training, *validation], args.workers)
-    best = fit(method, train, args, processes=processes, validate=validate)
     command = command_of(args, "zoo.entries.monai_ssl.pretrain")
+    header = pretraining_header(MODELS[-1], command, input=input_of(args), options=options_of(args))
+    best = fit(method, train, args, processes=processes, validate=validate, header=header)
     judged = best if validate else None  # the loss on what it is trained on does not say which epoch is best
-    metrics = publish_run(args, processes, models=MODELS, input=input_of(args), command=command, best=judged)
+    metrics = publish_run(args, processes, models=MODELS, header=header, best=judged)
     distributed.stop()
     return metrics
 
@@ -140,18 +141,12 @@ def check_share(args: Args, world: int) -> None:
 
 def build_method(args: Args) -> ReconstructionContrast:
     """The auto-encoder and its objective with the run's settings."""
-    heads = args.num_heads or None
-    if heads and heads != args.hidden_size // HEAD_WIDTH:
-        log.warning(
-            "--num-heads %d is not one for each %d of --hidden-size %d: no file says so, and load_model must be told",
-            *(heads, HEAD_WIDTH, args.hidden_size),
-        )
     network = vit_autoencoder(
         img_size=args.img_size,
         hidden_size=args.hidden_size,
         mlp_dim=args.mlp_dim,
         num_layers=args.num_layers,
-        num_heads=heads,
+        num_heads=options_of(args)["num_heads"],
     )
     return ReconstructionContrast(
         network,
@@ -220,6 +215,11 @@ def validation_of(args: Args, crops: Crops, processes: Processes) -> Validate | 
         return mean_losses(method, loader, processes)
 
     return validate
+
+
+def options_of(args: Args) -> dict[str, int | None]:
+    """What the files must say of the network, for no shape in them tells it."""
+    return {"num_heads": args.num_heads or None}
 
 
 def input_of(args: Args) -> dict[str, object]:

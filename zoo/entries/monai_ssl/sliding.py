@@ -4,9 +4,9 @@
     python -m zoo.entries.monai_ssl.sliding features --image a.nii.gz dicom_folder --out features
 
 An image is a NIfTI file in HU or a folder with one DICOM series. It is brought to the input contract of the model's
-weights (`zoo.load_transform`); with `--checkpoint` to that in the file's header, which pre-training writes, else to the
-model's. `--spacing`, `--window` and `--num-heads` are for networks that were trained with others, which no file of a
-fine-tuned network says.
+weights (`zoo.load_transform`); with `--checkpoint` to that in the file's header, which the recipes write, else to the
+model's. `--spacing`, `--window` and `--num-heads` are for files that do not say; `--window` also for a Swin UNETR that
+was trained on other crops than 96, for none of its files does.
 
 Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map`
 (768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm.

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,6 +106,15 @@ class Cohort:
             return z_score(found.values[None])
         except InputContractError as error:
             raise InputContractError(f"{self.names[index]} in {self.source}: {error}") from error
+
+    def differences(self, contract: Preprocessing = PREPROCESSING) -> dict[str, Any]:
+        """Fields of `Preprocessing` that are not a contract's where the volumes have not its grid: size and place.
+
+        Where an array of another size lies is not known: it is said so, and `load_transform` takes arrays alone.
+        """
+        if self.shape == contract.size and self.affine is None:
+            return {}
+        return {"size": list(self.shape), "affine": None if self.affine is None else self.affine.tolist()}
 
     def column(self, name: str) -> list[str]:
         """Cells of a column of the table.

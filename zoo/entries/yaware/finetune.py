@@ -43,11 +43,11 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import Split
-from zoo.entries.yaware.task import Task, begin, check_probes, check_steps, read_task
+from zoo.entries.yaware.task import RECIPE, Task, begin, check_probes, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import seed_of
 from zoo.training.distributed import Processes
 from zoo.training.evaluate import mean_auroc
@@ -55,6 +55,7 @@ from zoo.training.finetune import (
     Results,
     check_start,
     collect,
+    finetuning_header,
     how_to_load,
     load_network,
     origin_of,
@@ -217,7 +218,7 @@ def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Res
 
     Without it the training loss takes the place of `monitor`, which then decides nothing but schedule "plateau".
     """
-    split = task.splits[number]
+    split, command = task.splits[number], command_of(args, RECIPE)
     folder, is_validated = Path(args.out) / split.name, len(split.val) > 0
     args = replace(args, out=str(folder), monitor=args.monitor if is_validated else "loss")
     torch.manual_seed(seed_of(args.seed, number))
@@ -231,7 +232,8 @@ def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Res
             write_predictions(folder / PREDICTIONS, data[part], task.classes, scores)
         return class_metrics(data[part].codes, scores)
 
-    tested = train_and_test(method, data, evaluate, args, processes, judged=judged_of(args))
+    header = finetuning_header(method.network, "classify", command, input=task.input, classes=task.classes)
+    tested = train_and_test(method, data, evaluate, args, processes, header=header, judged=judged_of(args))
     return origin_of(method.network) | tested
 
 

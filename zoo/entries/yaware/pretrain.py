@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from zoo.entries.yaware import PREPROCESSING
 from zoo.entries.yaware.augment import TRANSFORMS
 from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, Volumes, check_apart, read_cohort
 from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
@@ -29,7 +28,7 @@ from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
-from zoo.training.publish import publish_run
+from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 
 
@@ -81,10 +80,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     volumes = build_volumes(args, args.data, args.table, args.rows)
     check_parts(args, volumes.cohort.shape, processes)
     validate = validation(args, volumes.cohort, processes)
-    best = fit(method, volumes, args, processes=processes, validate=validate)
-    command, changed = command_of(args, "zoo.entries.yaware.pretrain"), input_of(volumes.cohort)
+    command = command_of(args, "zoo.entries.yaware.pretrain")
+    header = pretraining_header(MODEL, command, input=volumes.cohort.differences())
+    best = fit(method, volumes, args, processes=processes, validate=validate, header=header)
     judged = best if validate else None  # the loss of training says nothing of that: the last, as published
-    metrics = publish_run(args, processes, models=(MODEL,), input=changed, command=command, best=judged)
+    metrics = publish_run(args, processes, models=(MODEL,), header=header, best=judged)
     distributed.stop()
     return metrics
 
@@ -167,16 +167,6 @@ def validation(args: Args, trained: Cohort, processes: distributed.Processes) ->
         return mean_losses(method, loader, processes)
 
     return validate
-
-
-def input_of(cohort: Cohort) -> dict[str, object]:
-    """What the record must say of the input where the volumes had not the published grid: their size and place.
-
-    Where an array of another size lies is not known: the record says so, and `load_transform` takes arrays alone.
-    """
-    if cohort.shape == PREPROCESSING.size and cohort.affine is None:
-        return {}
-    return {"size": list(cohort.shape), "affine": None if cohort.affine is None else cohort.affine.tolist()}
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class Task:
     splits: list[Split]
     skipped: dict[str, str]
     """Sites that have no AUROC of their own, and why."""
+    input: Preprocessing
+    """What the volumes are."""
 
 
 def read_task(args: Args) -> Task:
@@ -80,7 +82,7 @@ def read_task(args: Args) -> Task:
     splits = make_splits(
         subjects, folds, labelled=args.labelled, repeats=args.repeats, val_share=args.val_share, seed=args.seed
     )
-    return Task(cohort, codes, classes, splits, skipped)
+    return Task(cohort, codes, classes, splits, skipped, known.override(cohort.differences(known)))
 
 
 def warn_of_grid(cohort: Cohort, known: Preprocessing) -> None:

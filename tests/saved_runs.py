@@ -1,0 +1,56 @@
+"""What the recipes' tests look at in all that a run saves: its header, and whose weights an export has."""
+
+import json
+import shutil
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from zoo.formats import open_checkpoint
+from zoo.header import KEYS
+
+
+def header_of(file):
+    """The header of a file by the libraries alone, JSON read."""
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as opened:
+            texts = opened.metadata()
+    else:
+        texts = torch.load(file, weights_only=True)["zoo"]
+    assert texts == open_checkpoint(file).metadata
+    assert set(texts) == set(KEYS)
+    lists = {key: json.loads(texts[key]) for key in ("input", "options", "classes", "base")}
+    return texts | lists
+
+
+def without_header(file, target):
+    """The file as earlier versions of the recipes wrote it."""
+    content = torch.load(file, weights_only=True)
+    del content["zoo"]
+    torch.save(content, target)
+    return target
+
+
+def copy_of(run, target):
+    """A finished run in another folder, which goes on there with `--resume` to export what it has saved."""
+    target.mkdir()
+    for name in ("args.json", "log.jsonl", "best.pt", "last.pt"):
+        shutil.copyfile(run / name, target / name)
+    return target
+
+
+def mark(file):
+    """Add 1 to the floating-point tensors of `best.pt` or `last.pt`, so that whatever is made of it can be told."""
+    content = torch.load(file, weights_only=True)
+    model = {n: value + 1 if value.is_floating_point() else value for n, value in content["model"].items()}
+    torch.save(content | {"model": model}, file)
+
+
+def comes_from(export, file, prefix):
+    """Whether an export holds the tensors that `best.pt` or `last.pt` has behind a prefix, and no others."""
+    trained = torch.load(file, weights_only=True)["model"]
+    theirs = {name.removeprefix(prefix): value for name, value in trained.items() if name.startswith(prefix)}
+    found = load_file(export)
+    assert set(found) <= set(theirs)
+    return all(torch.equal(value, theirs[name]) for name, value in found.items())

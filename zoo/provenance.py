@@ -1,0 +1,83 @@
+"""Where a network's weights are from, and the header of one that is written again, as `zoo export` does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cache import hash_file
+from zoo.formats import open_checkpoint
+from zoo.header import RANDOM, told
+from zoo.loading import download_weights
+from zoo.manifest import WeightsFile, records
+from zoo.registry import get_entry, input_of
+from zoo.report import LoadReport, load_report
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
+    """What a network was filled with, by its report: model, tag, source, sha256, trained_by, licences.
+
+    A file of the user's own has the facts of the record that has its digest; else, where a recipe wrote it, the
+    licences of the weights that it began with, which stand under `base`. Of its path the name alone is kept.
+    """
+    if report.source == RANDOM["source"]:
+        return {"model": report.model, **RANDOM}
+    if report.tag:
+        record = next((r for r in records(report.model, cache_dir) if r.tag == report.tag), None)
+        facts = _facts(report.model, record) if record else {"model": report.model, "tag": report.tag}
+        return facts | {"source": _public(report.source), "sha256": report.sha256, "trained_by": report.trained_by}
+    stored = open_checkpoint(report.source)
+    digest = hash_file(stored.path) if len(stored.files) == 1 else None
+    known = next((r for r in records(report.model, cache_dir) if digest and r.sha256 == digest), None)
+    before = told(stored.metadata, "base", dict, stored.path)
+    own = {"model": report.model, "tag": "", "trained_by": "user", "licences": before.get("licences", {})}
+    facts = _facts(report.model, known) if known else own | ({"base": before} if before else {})
+    return facts | {"source": _public(report.source), "sha256": digest}
+
+
+def header_of_export(
+    name: str, network: nn.Module, checkpoint: str | Path | None, cache_dir: str | Path | None = None
+) -> dict[str, str]:
+    """Return the header of a network from `load_model` that is written as it is, as `zoo export` does.
+
+    What the file that it is from says of its task and training stays; the weights on record are themselves the base.
+
+    Args:
+        name: What the network was loaded as, `MODEL` or `MODEL.TAG`.
+        network: The network.
+        checkpoint: The file that it was loaded from; None for the weights that the name stands for.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+    """
+    model, report = get_entry(name).name, load_report(network)
+    file = download_weights(name, cache_dir=cache_dir, progress=False) if checkpoint is None else checkpoint
+    stored = open_checkpoint(file)
+    # What another network of the family learnt to tell apart is no fact of this one.
+    kept = ("task", "classes") if stored.metadata.get("model") == model else ()
+    said = {key: text for key in (*kept, "base", "recipe", "command") if (text := stored.metadata.get(key))}
+    return {
+        **({} if "base" in said else {"base": json.dumps(base_of(report, cache_dir))}),
+        **said,
+        "model": model,
+        "input": json.dumps(asdict(input_of(name, checkpoint, cache_dir))),
+        "options": json.dumps(dict(report.options)),
+    }
+
+
+def _facts(model: str, record: WeightsFile) -> dict[str, Any]:
+    return {
+        "model": model,
+        "tag": record.tag,
+        "trained_by": record.trained_by,
+        "licences": dict(record.licences),
+    }
+
+
+def _public(source: str) -> str:
+    """An address as it is; of a file on this machine the name, for its folder is nobody else's business."""
+    is_address = "://" in source or source.startswith(("gdrive:", "package:", "zenodo:"))
+    return source if is_address else Path(source.removeprefix("file:")).name
