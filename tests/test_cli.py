@@ -241,22 +241,23 @@ def test_inspect_of_a_file_that_cannot_be_read(zoo, tmp_path):
 
 
 def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
-    """After `zoo import` the plain name loads the user's file, checked and under its digest."""
+    """After `zoo import` the full name loads the user's file, checked and under its digest; the plain one does not."""
     import zoo as package
 
     code, out, _ = zoo("import", "caid-resnet50", unet_file)
     assert code == 0
     assert "caid-resnet50.imported" in out
-    info = package.model_info("caid-resnet50")
-    assert info.name == "caid-resnet50.imported"
-    assert info.trained_by == "user"
-    report = package.load_report(package.load_model("caid-resnet50"))
+    assert "without a tag, caid-resnet50 loads caid-resnet50.chestxray14-800, trained by zoo" in out
+    assert package.model_info("caid-resnet50").name == "caid-resnet50.chestxray14-800"
+    info = package.model_info("caid-resnet50.imported")
+    assert (info.trained_by, info.default) == ("user", False)
+    report = package.load_report(package.load_model("caid-resnet50.imported"))
     assert report.sha256 == hashlib.sha256(unet_file.read_bytes()).hexdigest()
     assert report.tag == "imported"
 
 
 def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_file, unet_safetensors):
-    """The default moves to the import and back; the list marks it; the user's own file stays."""
+    """With `--default` it moves to the import and back; the list marks it; the user's own file stays."""
     from zoo.cache import cache_home
     from zoo.manifest import records
 
@@ -265,17 +266,19 @@ def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_fi
         return [row["tag"] for row in rows if row["default"]]
 
     assert default() == ["chestxray14-800"]
-    _, out, _ = zoo("import", "caid-resnet50-unet.mine", unet_file)
-    assert "without a tag, caid-resnet50-unet now loads caid-resnet50-unet.mine, trained by user" in out
+    _, out, _ = zoo("import", "caid-resnet50-unet.mine", unet_file, "--default")
+    assert "without a tag, caid-resnet50-unet loads caid-resnet50-unet.mine, trained by user" in out
     assert "undo: zoo remove caid-resnet50-unet.mine" in out
     zoo("import", "caid-resnet50.same", unet_file)
     zoo("import", "caid-resnet50-unet.other", unet_safetensors)
+    assert default() == ["mine"]
+    zoo("import", "caid-resnet50-unet.other", unet_safetensors, "--default")
     assert default() == ["other"]
     assert [line.split()[-1] for line in zoo("list", "*unet")[1].splitlines() if "other" in line] == ["default"]
 
     code, out, _ = zoo("remove", "caid-resnet50-unet.other")
     assert code == 0
-    assert "now loads caid-resnet50-unet.mine" in out
+    assert "caid-resnet50-unet loads caid-resnet50-unet.mine" in out
     assert unet_safetensors.exists()
     assert str(unet_safetensors) in out
     first = hashlib.sha256(unet_file.read_bytes()).hexdigest()

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
-import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import cache_home, converted_path, file_path, hash_file, stamp_path, write_stamp
-from zoo.checkpoint import convert
+from zoo.cache import (
+    cache_home,
+    clear_leftovers,
+    converted_path,
+    file_path,
+    hash_file,
+    stamp_path,
+    write_shared,
+    write_stamp,
+)
+from zoo.checkpoint import convert, fingerprint
 from zoo.download import fetch
-from zoo.entry import Entry
-from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
-from zoo.files import write_text
+from zoo.entry import Config, Entry
+from zoo.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    DownloadError,
+    IntegrityError,
+    OfflineError,
+    OptionError,
+    UnknownModelError,
+)
+from zoo.files import temporary_beside, user_path
 from zoo.formats import open_checkpoint
 from zoo.loading import load_model
 from zoo.locate import write_converted
+from zoo.locks import held
 from zoo.manifest import (
     RemoteFile,
     WeightsFile,
@@ -30,20 +48,30 @@ from zoo.manifest import (
     records,
     user_manifest,
 )
+from zoo.messages import printable
+from zoo.pinning import recorded_digest, unpinning
 from zoo.registry import get_entry, split_name
 from zoo.tensorflow_bundle import find_bundle
+
+log = logging.getLogger("zoo")
 
 DEFAULT_TAG = "imported"
 
 
 def import_weights(
-    name: str, file: str | Path, *, size: int | None = None, cache_dir: str | Path | None = None
+    name: str,
+    file: str | Path,
+    *,
+    size: int | None = None,
+    default: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> WeightsFile:
     """Check that a file fills a model, copy it into the cache, and record it in `$ZOO_HOME/manifest.json`.
 
-    From then on `load_model` finds it under the name, before the records that ship with the package. A file whose
-    digest is on record keeps what the record says of it (tag, licences, who trained it); any other was trained by the
-    user.
+    From then on `load_model` finds it under its full name. What the plain name loads stays what it was, unless
+    `default` says otherwise. A file whose digest is on record, or that is imported under a tag on record, keeps what
+    the record says of it (licences, assets, input, who trained it); any other was trained by the user. Where nobody
+    has published a digest, that of the first file imported under the tag is kept, and the record says on whose word.
 
     Args:
         name: `MODEL` or `MODEL.TAG`; without a tag, the one on record for the digest, else "imported".
@@ -51,47 +79,84 @@ def import_weights(
             file of safetensors.
         size: Side of the images the file was trained on, where it is not the entry's. What the recipes export says
             it itself.
+        default: Whether the model's name without a tag is to load this file from now on.
         cache_dir: Cache folder; default `$ZOO_HOME`.
 
     Raises:
-        OptionError: The tag is no tag, or stands for weights of the zoo that are another file.
+        OptionError: The tag is no tag, or stands for weights of the zoo that are another file; or a file with a task
+            head is to be an encoder's default.
         CheckpointFormatError: There is no such file.
-        CheckpointMismatchError: The file does not fill the model.
+        CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
     entry = get_entry(name)
-    source = Path(file).absolute()
+    source = user_path(file).absolute()
     if not source.is_file() and not find_bundle(source):
         raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
-    load_model(entry.name, checkpoint=source)
+    clear_leftovers(cache_dir)
+    published = _published(entry.name, split_name(name)[1], cache_dir)
+    load_model(f"{entry.name}.{published.tag}" if published else entry.name, checkpoint=source, cache_dir=cache_dir)
     with _as_one_file(entry, source, cache_dir) as single:
-        return _import_file(entry, name, single, source, size, cache_dir)
+        record = _import_file(entry, name, single, source, size, default, cache_dir)
+    _bring_assets(record, source, cache_dir)
+    return record
 
 
 def _import_file(
-    entry: Entry, name: str, single: Path, source: Path, size: int | None, cache_dir: str | Path | None
+    entry: Entry,
+    name: str,
+    single: Path,
+    source: Path,
+    size: int | None,
+    default: bool,
+    cache_dir: str | Path | None,
 ) -> WeightsFile:
     """Copy a file that is known to load and record it; `source` is what the user has."""
     digest = hash_file(single)
     known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
-    _check_tag(entry.name, tag, digest)
-    record: dict[str, Any] = {
-        **(_facts(known) if known else {"trained_by": "user", "input": _input_of(entry, source, size, tag)}),
+    _check_tag(entry.name, tag, digest, cache_dir)
+    earlier = next((r for r in _imported(cache_dir) if (r.tag, r.models) == (tag, (entry.name,))), None)
+    facts = _facts(entry.name, tag, digest, source, cache_dir)
+    config = _check_file(f"{entry.name}.{tag}", entry, single, facts)
+    is_default = default or (earlier is not None and earlier.default)
+    if is_default:
+        _check_default(entry, tag, config)
+    kept = RemoteFile((f"file:{single}",), single.stat().st_size, digest)
+    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)
+    place = f"file:{source}"
+    if single != source:
+        write_stamp(file_path(kept, cache_dir), sha256=digest, source=place)  # not the temporary file
+        place = f"file:{file_path(kept, cache_dir)}"
+        facts |= {"provenance": {**facts.get("provenance", {}), "file": str(source)}}
+    record = facts | {
         "tag": tag,
         "models": [entry.name],
         "state": "hosted",
-        "sources": [f"file:{source}"],
-        "bytes": single.stat().st_size,
+        "default": is_default,
+        "sources": [place],
+        "bytes": kept.bytes,
         "sha256": digest,
+        "input": _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None),
     }
-    kept = RemoteFile((f"file:{single}",), record["bytes"], digest)
-    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, progress=False)
-    if single != source:
-        write_stamp(file_path(kept, cache_dir), sha256=digest, source=record["sources"][0])  # not the temporary file
-        record |= {"sources": [f"file:{file_path(kept, cache_dir)}"], "provenance": {"file": str(source)}}
-    manifest = user_manifest(cache_dir)
-    _put_first(record, manifest)
-    return next(r for r in read_manifest(manifest) if r.tag == tag and entry.name in r.models)
+    _put(record, cache_dir, first=default or earlier is None)
+    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)  # removed meanwhile?
+    return next(r for r in _imported(cache_dir) if r.tag == tag and entry.name in r.models)
+
+
+def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | None) -> None:
+    """Take what belongs to the weights from beside the file, without a connection; say what is left to fetch."""
+    name = f"{record.models[0]}.{record.tag}"
+    for what, asset in record.assets.items():
+        beside = source.parent / asset.filename
+        asset = replace(asset, sources=(f"file:{beside}", *asset.sources)) if beside.is_file() else asset
+        try:
+            fetch(asset, request=name, cache_dir=cache_dir, offline=True, progress=False)
+        except (DownloadError, IntegrityError, OfflineError):
+            log.warning(
+                "%s also needs its %s, %s: it is fetched when it is needed, or now by `zoo download %s`; "
+                "for a machine without connections put it beside the file and import that again",
+                *(name, what, printable(asset.filename), name),
+            )
 
 
 @contextmanager
@@ -103,12 +168,9 @@ def _as_one_file(entry: Entry, source: Path, cache_dir: str | Path | None) -> It
         return
     home = cache_home(cache_dir)
     home.mkdir(parents=True, exist_ok=True)
-    single = home / f"import.{secrets.token_hex(4)}.safetensors"
-    try:
+    with temporary_beside(home / "import.safetensors") as single:
         write_converted(entry, stored, *convert(entry, stored.tensors), single)
         yield single
-    finally:
-        single.unlink(missing_ok=True)
 
 
 def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> WeightsFile:
@@ -127,51 +189,120 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
         UnknownModelError: No such model, or nothing was imported under this name.
     """
     model, tag = get_entry(name).name, split_name(name)[1]
-    manifest = user_manifest(cache_dir)
-    imported = read_manifest(manifest) if manifest.is_file() else ()
-    record = next((r for r in imported if r.tag == tag and r.models == (model,)), None)
+    record = next((r for r in _imported(cache_dir) if r.tag == tag and r.models == (model,)), None)
     if record is None:
-        there = ", ".join(f"{m}.{r.tag}" for r in imported for m in r.models) or "none"
+        there = ", ".join(f"{m}.{r.tag}" for r in _imported(cache_dir) for m in r.models) or "none"
         raise UnknownModelError(
-            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {there}"
+            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {printable(there)}"
         )
-    _write([r for r in _raw(manifest) if (r["tag"], r["models"]) != (tag, [model])], manifest)
-    in_use = {r.sha256 for path in manifests(cache_dir) for r in read_manifest(path)}
-    if record.sha256 and record.sha256 not in in_use:
-        copies = converted_path(record.sha256, "*", cache_dir)
-        for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
-            path.unlink(missing_ok=True)
-            stamp_path(path).unlink(missing_ok=True)
+    with held(_lock(cache_dir)):
+        _write([r for r in _raw(cache_dir) if (r["tag"], r["models"]) != (tag, [model])], cache_dir)
+        in_use = {r.sha256 for path in manifests(cache_dir) for r in read_manifest(path)}
+        if record.sha256 and record.sha256 not in in_use:
+            copies = converted_path(record.sha256, "*", cache_dir)
+            for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
+                path.unlink(missing_ok=True)
+                stamp_path(path).unlink(missing_ok=True)
     return record
 
 
-def _check_tag(model: str, tag: str, digest: str) -> None:
+def _imported(cache_dir: str | Path | None) -> tuple[WeightsFile, ...]:
+    """What was imported so far."""
+    manifest = user_manifest(cache_dir)
+    return read_manifest(manifest, imported=True) if manifest.is_file() else ()
+
+
+def _published(model: str, tag: str, cache_dir: str | Path | None) -> WeightsFile | None:
+    """The record of a tag that nobody imported; None where there is none."""
+    return next((r for r in records(model, cache_dir, imported=False) if r.tag == tag), None)
+
+
+def _check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
+    """Refuse a tag that is none, or that stands for another file than the one with this digest."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
         raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
-    ours = next((r for r in read_manifest(packaged_manifest()) if r.tag == tag and model in r.models), None)
-    if ours and ours.sha256 and ours.sha256 != digest:
+    ours = _published(model, tag, cache_dir)
+    if ours is None or ours.sha256 == digest:
+        return
+    other = f"import it under another tag, for example {model}.mine"
+    if ours.sha256:
         raise OptionError(
-            f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: "
-            f"import it under another tag, for example {model}.mine"
+            f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: {other}"
+        )
+    if ours.base != packaged_manifest().resolve().parent:
+        raise OptionError(f"{model}.{tag} is a record of ZOO_MANIFEST, which comes before what is imported: {other}")
+    place = file_path(ours, cache_dir)
+    pinned = recorded_digest(ours, place)
+    if pinned and pinned != digest:
+        raise OptionError(
+            f"{model}.{tag} has sha256 {pinned}, the file has {digest}; {unpinning(ours, place)}. Or {other}"
+        )
+    earlier = next((r for r in _imported(cache_dir) if r.tag == tag and model in r.models), None)
+    if earlier and earlier.sha256 != digest and earlier.sha256_note:
+        raise OptionError(
+            f"{model}.{tag} was imported with sha256 {earlier.sha256}, the file has {digest}, and nobody has published "
+            f"which is right. To take this one: `zoo remove {model}.{tag}`, and import it again. Or {other}"
         )
 
 
-def _facts(known: WeightsFile) -> dict[str, Any]:
-    """What is on record of a file, as a manifest has it."""
+def _check_file(name: str, entry: Entry, single: Path, facts: Mapping[str, Any]) -> Config:
+    """Hold a file against the names and shapes on record for it; return what only the file knows of its network."""
+    state, config = convert(entry, open_checkpoint(single).tensors)
+    expected, found = facts.get("fingerprint", {}).get(entry.name), fingerprint(state)
+    if expected and expected != found:
+        raise CheckpointMismatchError(
+            f"the file loads, but is not {name}: it has not the names and shapes that are on record for these weights "
+            f"(fingerprint {expected} expected, {found} found). Import it under another tag, as {entry.name}.mine"
+        )
+    return config
+
+
+def _check_default(entry: Entry, tag: str, config: Config) -> None:
+    """Refuse what a plain name must not load: whoever fine-tunes an encoder starts from no one's classes."""
+    if entry.is_encoder and (classes := config.get("num_classes")):
+        raise OptionError(
+            f"{entry.name!r} without a tag must give an encoder, and this file has a task head of {classes} outputs: "
+            f"who starts from it would start from its classes and its test patients. Without --default it is loaded as "
+            f"{entry.name}.{tag}; if that is the default already, import it under another tag"
+        )
+
+
+def _facts(model: str, tag: str, digest: str, source: Path, cache_dir: str | Path | None) -> dict[str, Any]:
+    """What is on record of a file, or of the tag it is imported under, as a manifest has it."""
+    published = records(model, cache_dir, imported=False)
+    if known := next((r for r in published if r.sha256 == digest), None):
+        return _as_written(known, model)
+    if known := next((r for r in published if r.tag == tag), None):
+        note = (
+            f"no digest is published: this is that of {source.name}, taken as the {known.trained_by}' on the word of "
+            "the user who imported it"
+        )
+        return _as_written(known, model) | {"sha256_note": note}
+    return {"trained_by": "user"}
+
+
+def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:
+    """The facts of a record as a manifest has them, of one model."""
     facts = {f.name: getattr(known, f.name) for f in fields(known) if f.name not in ("base", "default", "assets")}
-    assets = {
+    facts["fingerprint"] = {name: digest for name, digest in known.fingerprint.items() if name == model}
+    facts["assets"] = {
         name: {"sources": list(asset.sources), "bytes": asset.bytes, "sha256": asset.sha256}
         for name, asset in known.assets.items()
     }
-    return {key: value for key, value in (facts | {"assets": assets}).items() if value}
+    return {key: value for key, value in facts.items() if value}
 
 
-def _input_of(entry: Entry, source: Path, size: int | None, tag: str = "") -> dict[str, Any]:
-    """The input that a file was trained on: as the user says, else as its header, the tag's record, the entry say."""
-    ours = next((r for r in read_manifest(packaged_manifest()) if r.tag == tag and entry.name in r.models), None)
-    on_record = input_for(entry.name, ours.input) if ours else {}
+def _input_of(
+    entry: Entry, source: Path, size: int | None, facts: Mapping[str, Any], earlier: WeightsFile | None
+) -> dict[str, Any]:
+    """The input that a file was trained on: as the user says, else as its header, else as the record says.
+
+    What the user said when the same file was imported before under this tag (`earlier`) still holds.
+    """
+    said = input_for(entry.name, open_checkpoint(source).input) or dict(facts.get("input", {}))
+    on_record = dict(earlier.input) if earlier else said
     if size is None:
-        return input_for(entry.name, open_checkpoint(source).input) or on_record
+        return on_record
     if size < 1:
         raise OptionError(f"size={size}: expected the side of the images in pixels")
     published = entry.preprocessing
@@ -181,17 +312,30 @@ def _input_of(entry: Entry, source: Path, size: int | None, tag: str = "") -> di
     return on_record | {"size": [size] * len(published.size), "resize": resize}
 
 
-def _put_first(record: dict[str, Any], manifest: Path) -> None:
-    """Write the record at the head of a manifest, in place of an earlier one of this model and tag."""
-    rest = [r for r in _raw(manifest) if (r["tag"], r["models"]) != (record["tag"], record["models"])]
-    _write([record, *rest], manifest)
+def _put(record: dict[str, Any], cache_dir: str | Path | None, *, first: bool) -> None:
+    """Write a record in the place of an earlier one of this model and tag, or at the head of the manifest."""
+    key = (record["tag"], record["models"])
+    cache_home(cache_dir).mkdir(parents=True, exist_ok=True)
+    with held(_lock(cache_dir)):
+        there = _raw(cache_dir)
+        rest = [r for r in there if (r["tag"], r["models"]) != key]
+        place = next((i for i, r in enumerate(there) if (r["tag"], r["models"]) == key), 0)
+        place = 0 if first else place
+        _write([*rest[:place], record, *rest[place:]], cache_dir)
 
 
-def _raw(manifest: Path) -> list[dict[str, Any]]:
-    """The records of a manifest as they are written, none where there is no manifest."""
+def _lock(cache_dir: str | Path | None) -> Path:
+    """What two imports at once wait for each other by, so that neither loses the other's record."""
+    manifest = user_manifest(cache_dir)
+    return manifest.with_name(f".{manifest.name}.lock")
+
+
+def _raw(cache_dir: str | Path | None) -> list[dict[str, Any]]:
+    """The records of the user's manifest as they are written, none where there is no manifest."""
+    manifest = user_manifest(cache_dir)
     found: list[dict[str, Any]] = json.loads(manifest.read_text("utf-8"))["weights"] if manifest.is_file() else []
     return found
 
 
-def _write(weights: list[dict[str, Any]], manifest: Path) -> None:
-    write_text(manifest, json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n")
+def _write(weights: list[dict[str, Any]], cache_dir: str | Path | None) -> None:
+    write_shared(user_manifest(cache_dir), json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n")
