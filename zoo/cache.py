@@ -75,7 +75,7 @@ def file_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
     if file.sha256:
         return cache_home(cache_dir) / "files" / file.sha256
     source = file.sources[0] if file.sources else ""
-    return cache_home(cache_dir) / "files" / f"source-{hashlib.sha256(source.encode()).hexdigest()}"
+    return cache_home(cache_dir) / "files" / f"source-{hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()}"
 
 
 def converted_path(sha256: str, model: str, cache_dir: str | Path | None = None) -> Path:
@@ -185,6 +185,7 @@ def proven_digest(path: Path, expected: str | None = None, *, stamp: Path | None
     if expected is None or not os.path.isfile(path):  # false, too, where another user's folder cannot be looked into
         return None
     try:
+        path.open("rb").close()  # its stamp may be open to us, and the file not
         stat = path.stat()
         if known and known.sha256 == expected and known.describes(str(path) if stamp else "", stat):
             return expected
