@@ -13,8 +13,10 @@ import zoo
 from zoo.cache import cache_home, hash_file
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.files import write_text
+from zoo.imported import lock_of, put_record
 from zoo.importing import import_weights, remove_weights
 from zoo.manifest import find_asset, find_weights, packaged_manifest, records, user_manifest
+from zoo.processes import this_process
 
 ENCODER = "caid-resnet50"
 FULL = f"{NAME}.copdgene"
@@ -111,7 +113,7 @@ def test_assets_that_lie_beside_the_file_come_with_it(authors, tmp_path, monkeyp
     (raw,) = (r for r in shipped["weights"] if r["tag"] == "copdgene")
     raw["assets"]["landmarks"] |= {"bytes": len(content), "sha256": hash_file(tmp_path / "atlas_patch_loc.npy")}
     (tmp_path / "shipped.json").write_text(json.dumps(shipped))
-    for module in ("manifest", "importing"):
+    for module in ("manifest", "import_rules"):
         monkeypatch.setattr(f"zoo.{module}.packaged_manifest", lambda: tmp_path / "shipped.json")
     import_weights(FULL, authors)
     assert (cache_home() / "files" / raw["assets"]["landmarks"]["sha256"]).read_bytes() == content
@@ -146,6 +148,14 @@ def test_an_import_again_keeps_or_changes_what_was_said_of_the_file(unet_file, u
     assert import_weights(f"{ENCODER}.chestxray14", unet_file, size=96).input["size"] == [96, 96]
 
 
+def test_an_import_that_is_refused_leaves_nothing(unet_file, classifier):
+    """Neither a record nor a copy that no record stands for."""
+    for wrong in ({"size": 0}, {"default": True}):
+        with pytest.raises(OptionError):
+            import_weights(f"{ENCODER}.mine", classifier, **wrong)
+    assert not [path for path in cache_home().rglob("*") if path.is_file()]
+
+
 def test_a_tag_of_a_further_manifest_is_not_taken_over(unet_file, tmp_path, monkeypatch):
     """Its record comes first, so that an import would be reported and never loaded."""
     record = {"tag": "house", "models": [ENCODER], "state": "hosted", "sources": ["file:w"], "bytes": None}
@@ -157,17 +167,16 @@ def test_a_tag_of_a_further_manifest_is_not_taken_over(unet_file, tmp_path, monk
 
 def test_many_imports_at_once_lose_no_record(tmp_path):
     """Each process reads, adds its own and writes; and one that was killed within does not stop the others."""
-    from zoo.importing import _lock, _put
-
     cache_home().mkdir()
-    dead = fork(lambda: (_lock(None).write_text(f"{this()} {'0' * 16}"), os.kill(os.getpid(), signal.SIGKILL)))
+    lock = lock_of(user_manifest())
+    dead = fork(lambda: (lock.write_text(f"{this_process()} {'0' * 16}"), os.kill(os.getpid(), signal.SIGKILL)))
     dead.join(60)
-    assert _lock(None).exists()
+    assert lock.exists()
 
     def add(number):
         for i in range(5):
             facts = {"state": "hosted", "sources": ["file:w"], "bytes": 1, "sha256": "0" * 64}
-            _put({"tag": f"t{number}-{i}", "models": [ENCODER], **facts}, None, first=True)
+            put_record({"tag": f"t{number}-{i}", "models": [ENCODER], **facts}, first=True)
 
     processes = [fork(add, number) for number in range(8)]
     for process in processes:
@@ -176,12 +185,6 @@ def test_many_imports_at_once_lose_no_record(tmp_path):
     tags = {r.tag for r in records(ENCODER)} - {r.tag for r in records(ENCODER, imported=False)}
     assert tags == {f"t{number}-{i}" for number in range(8) for i in range(5)}
     assert [path.name for path in cache_home().iterdir()] == ["manifest.json"]
-
-
-def this():
-    from zoo.processes import this_process
-
-    return this_process()
 
 
 def fork(target, *arguments):

@@ -75,7 +75,8 @@ def file_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
     if file.sha256:
         return cache_home(cache_dir) / "files" / file.sha256
     source = file.sources[0] if file.sources else ""
-    return cache_home(cache_dir) / "files" / f"source-{hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()}"
+    digest = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
+    return cache_home(cache_dir) / "files" / f"source-{digest}"
 
 
 def converted_path(sha256: str, model: str, cache_dir: str | Path | None = None) -> Path:

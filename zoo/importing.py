@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,13 @@ from zoo.cache import (
     file_path,
     hash_file,
     stamp_path,
-    write_shared,
     write_stamp,
 )
-from zoo.checkpoint import convert, fingerprint
+from zoo.checkpoint import convert
 from zoo.download import fetch
-from zoo.entry import Config, Entry
+from zoo.entry import Entry
 from zoo.errors import (
     CheckpointFormatError,
-    CheckpointMismatchError,
     DownloadError,
     IntegrityError,
     OfflineError,
@@ -35,21 +31,20 @@ from zoo.errors import (
 )
 from zoo.files import temporary_beside, user_path
 from zoo.formats import open_checkpoint
+from zoo.import_rules import check_default, check_file, check_tag, facts_on_record, published_record
+from zoo.imported import changed_records, imported_records, put_record
 from zoo.loading import load_model
 from zoo.locate import write_converted
-from zoo.locks import held
 from zoo.manifest import (
     RemoteFile,
     WeightsFile,
     input_for,
     manifests,
-    packaged_manifest,
     read_manifest,
     records,
     user_manifest,
 )
 from zoo.messages import printable
-from zoo.pinning import recorded_digest, unpinning
 from zoo.registry import get_entry, split_name
 from zoo.tensorflow_bundle import find_bundle
 
@@ -93,7 +88,7 @@ def import_weights(
     if not source.is_file() and not find_bundle(source):
         raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
     clear_leftovers(cache_dir)
-    published = _published(entry.name, split_name(name)[1], cache_dir)
+    published = published_record(entry.name, split_name(name)[1], cache_dir)
     load_model(f"{entry.name}.{published.tag}" if published else entry.name, checkpoint=source, cache_dir=cache_dir)
     with _as_one_file(entry, source, cache_dir) as single:
         record = _import_file(entry, name, single, source, size, default, cache_dir)
@@ -114,13 +109,14 @@ def _import_file(
     digest = hash_file(single)
     known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
-    _check_tag(entry.name, tag, digest, cache_dir)
-    earlier = next((r for r in _imported(cache_dir) if (r.tag, r.models) == (tag, (entry.name,))), None)
-    facts = _facts(entry.name, tag, digest, source, cache_dir)
-    config = _check_file(f"{entry.name}.{tag}", entry, single, facts)
+    check_tag(entry.name, tag, digest, cache_dir)
+    earlier = next((r for r in imported_records(cache_dir) if (r.tag, r.models) == (tag, (entry.name,))), None)
+    facts = facts_on_record(entry.name, tag, digest, source, cache_dir)
+    config = check_file(f"{entry.name}.{tag}", entry, single, facts)
     is_default = default or (earlier is not None and earlier.default)
     if is_default:
-        _check_default(entry, tag, config)
+        check_default(entry, tag, config)
+    said = _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None)
     kept = RemoteFile((f"file:{single}",), single.stat().st_size, digest)
     fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)
     place = f"file:{source}"
@@ -136,11 +132,11 @@ def _import_file(
         "sources": [place],
         "bytes": kept.bytes,
         "sha256": digest,
-        "input": _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None),
+        "input": said,
     }
-    _put(record, cache_dir, first=default or earlier is None)
+    put_record(record, cache_dir, first=default or earlier is None)
     fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)  # removed meanwhile?
-    return next(r for r in _imported(cache_dir) if r.tag == tag and entry.name in r.models)
+    return next(r for r in imported_records(cache_dir) if r.tag == tag and entry.name in r.models)
 
 
 def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | None) -> None:
@@ -189,16 +185,15 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
         UnknownModelError: No such model, or nothing was imported under this name.
     """
     model, tag = get_entry(name).name, split_name(name)[1]
-    record = next((r for r in _imported(cache_dir) if r.tag == tag and r.models == (model,)), None)
+    record = next((r for r in imported_records(cache_dir) if r.tag == tag and r.models == (model,)), None)
     if record is None:
-        there = ", ".join(f"{m}.{r.tag}" for r in _imported(cache_dir) for m in r.models) or "none"
+        there = ", ".join(f"{m}.{r.tag}" for r in imported_records(cache_dir) for m in r.models) or "none"
         raise UnknownModelError(
             f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {printable(there)}"
         )
-    with held(_lock(cache_dir)):
-        _write([r for r in _raw(cache_dir) if (r["tag"], r["models"]) != (tag, [model])], cache_dir)
-        in_use = {r.sha256 for path in manifests(cache_dir) for r in read_manifest(path)}
-        if record.sha256 and record.sha256 not in in_use:
+    with changed_records(cache_dir) as weights:
+        weights[:] = [r for r in weights if (r["tag"], r["models"]) != (tag, [model])]
+        if record.sha256 and not _is_in_use(record.sha256, weights, cache_dir):
             copies = converted_path(record.sha256, "*", cache_dir)
             for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
                 path.unlink(missing_ok=True)
@@ -206,90 +201,12 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
     return record
 
 
-def _imported(cache_dir: str | Path | None) -> tuple[WeightsFile, ...]:
-    """What was imported so far."""
-    manifest = user_manifest(cache_dir)
-    return read_manifest(manifest, imported=True) if manifest.is_file() else ()
-
-
-def _published(model: str, tag: str, cache_dir: str | Path | None) -> WeightsFile | None:
-    """The record of a tag that nobody imported; None where there is none."""
-    return next((r for r in records(model, cache_dir, imported=False) if r.tag == tag), None)
-
-
-def _check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
-    """Refuse a tag that is none, or that stands for another file than the one with this digest."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
-        raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
-    ours = _published(model, tag, cache_dir)
-    if ours is None or ours.sha256 == digest:
-        return
-    other = f"import it under another tag, for example {model}.mine"
-    if ours.sha256:
-        raise OptionError(
-            f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: {other}"
-        )
-    if ours.base != packaged_manifest().resolve().parent:
-        raise OptionError(f"{model}.{tag} is a record of ZOO_MANIFEST, which comes before what is imported: {other}")
-    place = file_path(ours, cache_dir)
-    pinned = recorded_digest(ours, place)
-    if pinned and pinned != digest:
-        raise OptionError(
-            f"{model}.{tag} has sha256 {pinned}, the file has {digest}; {unpinning(ours, place)}. Or {other}"
-        )
-    earlier = next((r for r in _imported(cache_dir) if r.tag == tag and model in r.models), None)
-    if earlier and earlier.sha256 != digest and earlier.sha256_note:
-        raise OptionError(
-            f"{model}.{tag} was imported with sha256 {earlier.sha256}, the file has {digest}, and nobody has published "
-            f"which is right. To take this one: `zoo remove {model}.{tag}`, and import it again. Or {other}"
-        )
-
-
-def _check_file(name: str, entry: Entry, single: Path, facts: Mapping[str, Any]) -> Config:
-    """Hold a file against the names and shapes on record for it; return what only the file knows of its network."""
-    state, config = convert(entry, open_checkpoint(single).tensors)
-    expected, found = facts.get("fingerprint", {}).get(entry.name), fingerprint(state)
-    if expected and expected != found:
-        raise CheckpointMismatchError(
-            f"the file loads, but is not {name}: it has not the names and shapes that are on record for these weights "
-            f"(fingerprint {expected} expected, {found} found). Import it under another tag, as {entry.name}.mine"
-        )
-    return config
-
-
-def _check_default(entry: Entry, tag: str, config: Config) -> None:
-    """Refuse what a plain name must not load: whoever fine-tunes an encoder starts from no one's classes."""
-    if entry.is_encoder and (classes := config.get("num_classes")):
-        raise OptionError(
-            f"{entry.name!r} without a tag must give an encoder, and this file has a task head of {classes} outputs: "
-            f"who starts from it would start from its classes and its test patients. Without --default it is loaded as "
-            f"{entry.name}.{tag}; if that is the default already, import it under another tag"
-        )
-
-
-def _facts(model: str, tag: str, digest: str, source: Path, cache_dir: str | Path | None) -> dict[str, Any]:
-    """What is on record of a file, or of the tag it is imported under, as a manifest has it."""
-    published = records(model, cache_dir, imported=False)
-    if known := next((r for r in published if r.sha256 == digest), None):
-        return _as_written(known, model)
-    if known := next((r for r in published if r.tag == tag), None):
-        note = (
-            f"no digest is published: this is that of {source.name}, taken as the {known.trained_by}' on the word of "
-            "the user who imported it"
-        )
-        return _as_written(known, model) | {"sha256_note": note}
-    return {"trained_by": "user"}
-
-
-def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:
-    """The facts of a record as a manifest has them, of one model."""
-    facts = {f.name: getattr(known, f.name) for f in fields(known) if f.name not in ("base", "default", "assets")}
-    facts["fingerprint"] = {name: digest for name, digest in known.fingerprint.items() if name == model}
-    facts["assets"] = {
-        name: {"sources": list(asset.sources), "bytes": asset.bytes, "sha256": asset.sha256}
-        for name, asset in known.assets.items()
-    }
-    return {key: value for key, value in facts.items() if value}
+def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path | None) -> bool:
+    """Whether a file is one of those in `weights`, the user's manifest to be, or in another one."""
+    others = (
+        r.sha256 for path in manifests(cache_dir) if path != user_manifest(cache_dir) for r in read_manifest(path)
+    )
+    return sha256 in {*others, *(r["sha256"] for r in weights)}
 
 
 def _input_of(
@@ -310,32 +227,3 @@ def _input_of(
         raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
     resize = published.resize and round(published.resize * size / min(published.size))
     return on_record | {"size": [size] * len(published.size), "resize": resize}
-
-
-def _put(record: dict[str, Any], cache_dir: str | Path | None, *, first: bool) -> None:
-    """Write a record in the place of an earlier one of this model and tag, or at the head of the manifest."""
-    key = (record["tag"], record["models"])
-    cache_home(cache_dir).mkdir(parents=True, exist_ok=True)
-    with held(_lock(cache_dir)):
-        there = _raw(cache_dir)
-        rest = [r for r in there if (r["tag"], r["models"]) != key]
-        place = next((i for i, r in enumerate(there) if (r["tag"], r["models"]) == key), 0)
-        place = 0 if first else place
-        _write([*rest[:place], record, *rest[place:]], cache_dir)
-
-
-def _lock(cache_dir: str | Path | None) -> Path:
-    """What two imports at once wait for each other by, so that neither loses the other's record."""
-    manifest = user_manifest(cache_dir)
-    return manifest.with_name(f".{manifest.name}.lock")
-
-
-def _raw(cache_dir: str | Path | None) -> list[dict[str, Any]]:
-    """The records of the user's manifest as they are written, none where there is no manifest."""
-    manifest = user_manifest(cache_dir)
-    found: list[dict[str, Any]] = json.loads(manifest.read_text("utf-8"))["weights"] if manifest.is_file() else []
-    return found
-
-
-def _write(weights: list[dict[str, Any]], cache_dir: str | Path | None) -> None:
-    write_shared(user_manifest(cache_dir), json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n")

@@ -88,7 +88,7 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     """Return the input that weights were trained on.
 
     Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
-    was named, else the model's: what was imported, and so stands behind the plain name, plays no part.
+    was named, else the model's: what was imported, and may stand behind the plain name, plays no part.
 
     Args:
         name: `MODEL` or `MODEL.TAG`.
