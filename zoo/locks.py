@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zoo.errors import ZooError
@@ -54,8 +54,12 @@ def _create(lock: Path) -> bool:
     except FileExistsError:
         return False
     try:
-        os.fchmod(handle, 0o644)  # others must be able to tell whether we live, whatever the umask
         os.write(handle, f"{this_process()} {secrets.token_hex(8)}".encode())
+        with suppress(OSError):  # some file systems have no permissions
+            os.fchmod(handle, 0o644)  # others must be able to tell whether we live, whatever the umask
+    except OSError:  # a full disk
+        lock.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)
     return True
