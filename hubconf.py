@@ -26,7 +26,7 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
     load.__doc__ = f"""{registry.get_entry(name).summary}.
 
     Args:
-        tag: Which weights; None for the first that are hosted. zoo.model_info({name!r}) lists them.
+        tag: Which weights; None for what the plain name loads. zoo.model_info({name!r}) lists them.
         **options: Those of zoo.load_model.
     """
     return load

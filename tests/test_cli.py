@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -241,22 +242,23 @@ def test_inspect_of_a_file_that_cannot_be_read(zoo, tmp_path):
 
 
 def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
-    """After `zoo import` the plain name loads the user's file, checked and under its digest."""
+    """After `zoo import` the full name loads the user's file, checked and under its digest; the plain one does not."""
     import zoo as package
 
     code, out, _ = zoo("import", "caid-resnet50", unet_file)
     assert code == 0
     assert "caid-resnet50.imported" in out
-    info = package.model_info("caid-resnet50")
-    assert info.name == "caid-resnet50.imported"
-    assert info.trained_by == "user"
-    report = package.load_report(package.load_model("caid-resnet50"))
+    assert "without a tag, caid-resnet50 loads caid-resnet50.chestxray14-800, trained by zoo" in out
+    assert package.model_info("caid-resnet50").name == "caid-resnet50.chestxray14-800"
+    info = package.model_info("caid-resnet50.imported")
+    assert (info.trained_by, info.default) == ("user", False)
+    report = package.load_report(package.load_model("caid-resnet50.imported"))
     assert report.sha256 == hashlib.sha256(unet_file.read_bytes()).hexdigest()
     assert report.tag == "imported"
 
 
 def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_file, unet_safetensors):
-    """The default moves to the import and back; the list marks it; the user's own file stays."""
+    """With `--default` it moves to the import and back; the list marks it; the user's own file stays."""
     from zoo.cache import cache_home
     from zoo.manifest import records
 
@@ -265,17 +267,19 @@ def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_fi
         return [row["tag"] for row in rows if row["default"]]
 
     assert default() == ["chestxray14-800"]
-    _, out, _ = zoo("import", "caid-resnet50-unet.mine", unet_file)
-    assert "without a tag, caid-resnet50-unet now loads caid-resnet50-unet.mine, trained by user" in out
+    _, out, _ = zoo("import", "caid-resnet50-unet.mine", unet_file, "--default")
+    assert "without a tag, caid-resnet50-unet loads caid-resnet50-unet.mine, trained by user" in out
     assert "undo: zoo remove caid-resnet50-unet.mine" in out
     zoo("import", "caid-resnet50.same", unet_file)
     zoo("import", "caid-resnet50-unet.other", unet_safetensors)
+    assert default() == ["mine"]
+    zoo("import", "caid-resnet50-unet.other", unet_safetensors, "--default")
     assert default() == ["other"]
     assert [line.split()[-1] for line in zoo("list", "*unet")[1].splitlines() if "other" in line] == ["default"]
 
     code, out, _ = zoo("remove", "caid-resnet50-unet.other")
     assert code == 0
-    assert "now loads caid-resnet50-unet.mine" in out
+    assert "caid-resnet50-unet loads caid-resnet50-unet.mine" in out
     assert unet_safetensors.exists()
     assert str(unet_safetensors) in out
     first = hashlib.sha256(unet_file.read_bytes()).hexdigest()
@@ -364,3 +368,99 @@ def test_export_writes_the_librarys_names(zoo, unet_safetensors, tmp_path):
     assert zoo("export", "caid-resnet50", out, "--checkpoint", unet_safetensors)[0] == 0
     timm.create_model("resnet50", num_classes=0).load_state_dict(load_file(out), strict=True)
     assert out.stat().st_size > 90e6
+
+
+def test_the_version(zoo):
+    """For a report of a fault."""
+    import zoo as package
+
+    assert zoo("--version") == (0, f"zoo {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_ends_a_command_in_one_line(tmp_path, number, code, word):
+    """With the shell's exit code, no traceback, and no temporary file, whatever was being written."""
+    program = (
+        "import pathlib, sys, time\nfrom zoo import cli, loading\nfrom zoo.files import replacing\n"
+        "def slow(name, cache_dir):\n"
+        f"    with replacing(pathlib.Path({str(tmp_path)!r}) / 'file') as place:\n"
+        "        place.write_text('half')\n        print('ready', flush=True)\n        time.sleep(60)\n"
+        "loading.download_weights = slow\ncli.main(['download', 'caid-resnet50'])"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(getattr(signal, number))
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, f"zoo: {word}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_are_as_before_once_a_command_is_done(zoo):
+    """A program that calls the command keeps its own handlers."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    zoo("list")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+HOSTILE = "\x1b]0;title\x07\x9b2J\u202eevil\nforged: line\udcff"
+
+
+def test_what_a_manifest_says_never_steers_the_terminal(zoo, tmp_path, monkeypatch):
+    """Escapes in every text of a record are shown, by `list`, `info`, `verify`, `download` and their errors."""
+    record = {
+        **{"tag": f"a{HOSTILE}", "models": ["caid-resnet50"], "state": "hosted", "trained_by": HOSTILE},
+        **{"sources": [f"file:/absent/{HOSTILE}"], "bytes": None, "sha256": None, "sha256_note": HOSTILE},
+        **{"notes": HOSTILE, "citation": HOSTILE, "licences": {HOSTILE: {HOSTILE: [HOSTILE]}}},
+        **{"provenance": {HOSTILE: HOSTILE}, "assets": {HOSTILE: {"sources": [HOSTILE], "bytes": 1, "sha256": None}}},
+    }
+    closed = record | {"tag": "closed", "state": "not-published", "sources": []}
+    (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record, closed]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    commands = (
+        *(("list",), ("info", "caid-resnet50"), ("info", "caid"), ("verify",), ("download", "caid-resnet50")),
+        *(("download", "caid-resnet50.closed"), ("download", "caid-resnet50.none"), ("info", HOSTILE), ("doctor",)),
+        *(("inspect", HOSTILE), ("import", "caid-resnet50", HOSTILE), ("list", HOSTILE)),
+    )
+    for command in commands:
+        _, out, err = zoo(*command)
+        assert "evil" in out + err, command
+        for text in (out, err):
+            assert all(sign.isprintable() or sign == "\n" for sign in text), command
+            assert not [line for line in text.splitlines() if line.startswith("forged")], command
+
+
+def test_a_log_line_never_steers_the_terminal(zoo, capsys, tmp_path):
+    """Warnings name files, and files have names like this."""
+    import logging
+
+    root = logging.getLogger()
+    before = root.handlers[:]
+    try:
+        root.handlers[:] = []
+        zoo("list")
+        logging.getLogger("zoo").warning("%s is odd", HOSTILE)
+    finally:
+        root.handlers[:] = before
+    err = capsys.readouterr().err
+    assert "\\x1b]0;title" in err
+    assert "\x1b" not in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "~nobody-here/w.pth"),
+        ("import", "caid-resnet50", "~nobody-here/w.pth"),
+        ("export", "caid-resnet50", "w.safetensors", "--checkpoint", "~nobody-here/w.pth"),
+        ("download", "caid-resnet50", "--cache-dir", "~nobody-here/cache"),
+        ("doctor", "--cache-dir", "~nobody-here/cache"),
+    ],
+)
+def test_a_home_that_is_not_there_is_wrong_use(zoo, command, tmp_path, monkeypatch):
+    """One line that names it, and no traceback of pathlib's."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = zoo(*command)
+    assert code == 2
+    assert "~nobody-here" in err
+    assert one_line(err)

@@ -32,7 +32,13 @@ import zoo
 from zoo.checkpoint import fingerprint
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder, GLCLUNet
 from zoo.entries.glcl.names import ENCODER, from_tensorflow, trained_steps
-from zoo.errors import CheckpointFormatError, CheckpointMismatchError, InputContractError, OptionError
+from zoo.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    InputContractError,
+    OptionError,
+    WeightsUnavailableError,
+)
 from zoo.manifest import packaged_manifest, read_manifest
 from zoo.registry import get_entry
 from zoo.slices import build_slice_transform, crop_or_pad, normalise_percentiles, resample_in_plane
@@ -557,12 +563,17 @@ def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
 
 
 def test_an_imported_encoder_keeps_its_projection(encoder_bundle):
-    """Under a tag on record it has that one's input."""
+    """Under a tag on record it has that one's input, authors and licences; the plain name loads nothing, as before."""
     from zoo.importing import import_weights
 
-    import_weights(f"{ENCODER_NAME}.prostate", encoder_bundle)
-    assert zoo.load_transform(ENCODER_NAME).preprocessing.spacing == (0.625, 0.625)
-    model = zoo.load_model(ENCODER_NAME, projection=True, offline=True)
+    record = import_weights(f"{ENCODER_NAME}.prostate", encoder_bundle)
+    assert (record.trained_by, record.provenance["file"]) == ("authors", str(encoder_bundle))
+    assert set(record.licences) == {"code", "weights", "data"}
+    assert "repository" in record.provenance
+    with pytest.raises(WeightsUnavailableError, match=f"load {ENCODER_NAME}.prostate by its full name"):
+        zoo.load_model(ENCODER_NAME)
+    assert zoo.load_transform(f"{ENCODER_NAME}.prostate").preprocessing.spacing == (0.625, 0.625)
+    model = zoo.load_model(f"{ENCODER_NAME}.prostate", projection=True, offline=True)
     assert torch.equal(model.reg_pred.weight, torch.from_numpy(filled("encoder_pretrain", 3)["reg_pred/kernel"].T))
 
 

@@ -86,11 +86,11 @@ def test_the_authors_fingerprints_are_of_their_names(unet_state):
 def test_manifests_come_in_order_of_preference(tmp_path, monkeypatch):
     """ZOO_MANIFEST, then what was imported, then ours; of two records with one tag the first counts."""
     mine = write(tmp_path / "mine.json", record("a"), record("chestxray14", trained_by="zoo"))
-    imported = write(user_manifest(), record("b"), record("a", bytes=6))
+    imported = write(user_manifest(), record("c"), record("b", default=True), record("a", bytes=6))
     monkeypatch.setenv("ZOO_MANIFEST", str(mine))
     assert list(manifests()) == [mine, imported, packaged_manifest()]
     tags = [weights.tag for weights in records("caid-resnet50")]
-    assert tags[:3] == ["a", "chestxray14", "b"]
+    assert tags[:4] == ["a", "chestxray14", "c", "b"]
     assert len(tags) == len(set(tags))
     assert find_weights("caid-resnet50").tag == "a"
     assert find_weights("caid-resnet50", "a").bytes == 5
@@ -103,8 +103,48 @@ def test_manifests_come_in_order_of_preference(tmp_path, monkeypatch):
 def test_the_users_manifest_follows_the_cache(tmp_path):
     """It lies in the cache that is asked for."""
     write(tmp_path / "other" / "manifest.json", record("mine"))
-    assert find_weights("caid-resnet50", cache_dir=tmp_path / "other").tag == "mine"
+    assert find_weights("caid-resnet50", "mine", tmp_path / "other").tag == "mine"
     assert "mine" not in [weights.tag for weights in records("caid-resnet50")]
+
+
+def test_what_was_imported_is_no_default_until_somebody_says_so(tmp_path, monkeypatch):
+    """A record that says nothing, as those of 0.1.0 do, leaves the plain name as it is, with its input and options."""
+    before = zoo.model_info("glcl-encoder")
+    write(user_manifest(), record("mine", models=["glcl-encoder"], input={"size": [64, 64]}))
+    assert zoo.model_info("glcl-encoder").input == before.input
+    assert zoo.load_transform("glcl-encoder").preprocessing == before.input
+    with pytest.raises(WeightsUnavailableError, match=r"load glcl-encoder\.mine by its full name"):
+        find_weights("glcl-encoder")
+    write(user_manifest(), record("mine", models=["glcl-encoder"], input={"size": [64, 64]}, default=True))
+    assert zoo.model_info("glcl-encoder").input.size == (64, 64)
+
+
+def test_an_import_of_a_tag_on_record_is_what_the_plain_name_loads_where_it_is_of_this_tag(tmp_path, monkeypatch):
+    """The plain name keeps its tag: of two hosted ones the second, imported, does not come before the first."""
+    name = "yaware-densenet121"
+    assert find_weights(name).tag == "bhb10k"
+    write(user_manifest(), record("bhb10k-2021", models=[name]))
+    assert find_weights(name).tag == "bhb10k"
+    assert find_weights(name, "bhb10k-2021").bytes == 5
+    write(user_manifest(), record("bhb10k", models=[name]))
+    assert (find_weights(name).tag, find_weights(name).bytes) == ("bhb10k", 5)
+    monkeypatch.setenv("ZOO_MANIFEST", str(write(tmp_path / "m.json", record("bhb10k", models=[name], default=False))))
+    assert find_weights(name).tag == "bhb10k-2021"
+
+
+def test_a_manifest_of_absurd_depth_is_refused(tmp_path, monkeypatch):
+    """Deeper than Python's parser goes, or only deeper than any record: an error that names it, not a recursion."""
+    path = tmp_path / "m.json"
+    monkeypatch.setenv("ZOO_MANIFEST", str(path))
+    path.write_text('{"schema": 1, "weights": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(OptionError, match=r"m\.json cannot be read"):
+        zoo.model_info("caid-resnet50")
+    deep = {}
+    for _ in range(200):
+        deep = {"d": deep}
+    write(path, record("x", provenance=deep))
+    with pytest.raises(OptionError, match="nested more than 20 deep"):
+        zoo.model_info("caid-resnet50")
 
 
 def test_an_input_can_be_of_one_model_alone(tmp_path, monkeypatch):

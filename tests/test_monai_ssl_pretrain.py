@@ -152,7 +152,7 @@ def test_an_imported_file_knows_the_input_of_each_model(run, monkeypatch, tmp_pa
     out, _, _ = run
     imported = import_weights("monai-ssl-vitb16.mine", out / f"{NAME}.{out.name}.safetensors")
     assert imported.input == {"spacing": [4.0, 4.0, 4.0]}
-    assert zoo.load_transform("monai-ssl-vitb16").preprocessing.spacing == (4.0, 4.0, 4.0)
+    assert zoo.load_transform("monai-ssl-vitb16.mine").preprocessing.spacing == (4.0, 4.0, 4.0)
 
 
 def test_too_large_a_batch_is_refused_before_volumes_are_prepared(cohort, tmp_path):

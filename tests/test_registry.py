@@ -125,3 +125,48 @@ def test_public_names_are_complete():
     assert sorted(zoo.__all__) == dir(zoo)
     with pytest.raises(AttributeError, match="no attribute 'load_modell'"):
         zoo.load_modell  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["runs/x/best.pt", "/abs/model.safetensors", "best.pth", "~/w", "here"])
+def test_a_file_in_the_place_of_a_name_gets_checkpoint(name, tmp_path, monkeypatch):
+    """And the command that says which model it is of."""
+    (tmp_path / "here").touch()
+    monkeypatch.chdir(tmp_path)
+    for look in (zoo.load_model, zoo.model_info, zoo.load_transform):
+        with pytest.raises(UnknownModelError, match=rf"checkpoint='{name}'\) .*`zoo inspect {name}`"):
+            look(name)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"caid-resnet50", Path("runs/best.pt"), ["caid-resnet50"]])
+def test_a_name_that_is_no_text_is_refused(name):
+    """With what came, as wrong use; a path gets `checkpoint=`."""
+    for look in (zoo.load_model, zoo.model_info, zoo.load_transform, zoo.download_weights):
+        with pytest.raises(OptionError, match=r"is no name of a model: a text is expected") as caught:
+            look(name)
+    assert ("checkpoint='runs/best.pt'" in str(caught.value)) == isinstance(name, Path)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"device": "meta"}, "device='meta' holds no values"),
+        ({"checkpoint": "~nobody-here/w"}, "'~nobody-here/w' begins with the home of a user unknown"),
+        ({"checkpoint": ""}, "'' is no path: it is empty"),
+        ({"checkpoint": "a\0b"}, "null character"),
+        ({"checkpoint": b"w.pth"}, "expected the path of a file"),
+        ({"cache_dir": "~nobody-here/c"}, "'~nobody-here/c' begins with"),
+        ({"cache_dir": 5}, "5 is no path"),
+    ],
+)
+def test_places_that_are_none_are_wrong_use(given, said):
+    """Not a RuntimeError, TypeError or ValueError of a library, nor a network on the meta device."""
+    with pytest.raises(OptionError, match=said):
+        zoo.load_model("caid-resnet50", **given)
+
+
+@pytest.mark.parametrize("setting", ["ZOO_HOME", "ZOO_MANIFEST"])
+def test_settings_that_name_no_place_are_wrong_use(setting, monkeypatch):
+    """As arguments are."""
+    monkeypatch.setenv(setting, "~nobody-here/place")
+    with pytest.raises(OptionError, match="'~nobody-here/place' begins with"):
+        zoo.model_info("caid-resnet50")

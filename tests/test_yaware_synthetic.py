@@ -308,7 +308,7 @@ def test_without_nilearn_it_says_what_to_install(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "nilearn"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nilearn", None)
-    with pytest.raises(OptionError, match=r"template of nilearn .*: pip install 'medssl-zoo\[train\]'"):
+    with pytest.raises(OptionError, match=r"template of nilearn .*: pip install .*'nilearn>="):
         main(["--out", str(tmp_path / "cohort"), "--healthy", "1", "--clinical", "2"])
 
 

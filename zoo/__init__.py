@@ -12,7 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zoo import embedding as embedding
     from zoo import errors as errors
+    from zoo import examination as examination
     from zoo.groups import param_groups as param_groups
     from zoo.inspection import inspect_checkpoint as inspect_checkpoint
     from zoo.loading import download_weights as download_weights
@@ -35,17 +37,19 @@ _HOMES = {
     "param_groups": "groups",
 }
 
+_MODULES = ("embedding", "errors", "examination")
+
 __all__ = [
     "__version__",
-    "errors",
+    *_MODULES,
     *_HOMES,
 ]
 
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that `import zoo` costs nothing."""
-    if name == "errors":
-        return import_module("zoo.errors")
+    if name in _MODULES:
+        return import_module(f"zoo.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value: object = getattr(import_module(f"zoo.{_HOMES[name]}"), name)

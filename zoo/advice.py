@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.cache import stamp_path
 from zoo.errors import DownloadError, IntegrityError, OfflineError, ZooError
 from zoo.manifest import WeightsFile
+from zoo.messages import printable
 from zoo.pinning import why_unused
 from zoo.sources import SourceError, WrongDigestError, shown
 
@@ -31,7 +33,7 @@ def no_source_left(
     said = [f"  {_link(source)}: {error}" for source, error in failures]
     if skipped:
         said += [f"  {_link(source)}: not tried" for source in skipped]
-        state = "damaged" if target.is_file() else "not"
+        state = "damaged" if os.path.isfile(target) else "not"
         what = (
             f"which is {state} in the cache, and connections are forbidden (offline=True, ZOO_OFFLINE or "
             "HF_HUB_OFFLINE). Its sources:"
@@ -58,26 +60,27 @@ def _page(file: RemoteFile, request: str, what: str, said: list[str], ways: list
 def _link(source: str) -> str:
     """A source as an address that a browser opens, where it stands for one."""
     scheme, _, rest = source.partition(":")
-    return f"https://drive.google.com/file/d/{rest}" if scheme == "gdrive" else shown(source)
+    return printable(f"https://drive.google.com/file/d/{rest}" if scheme == "gdrive" else shown(source))
 
 
 def _named(file: RemoteFile) -> str:
     size = "size unknown" if file.bytes is None else f"{file.bytes:,} bytes"
-    return f"{file.filename} ({size}, sha256 {file.sha256 or 'unknown'})"
+    return f"{printable(file.filename)} ({size}, sha256 {file.sha256 or 'unknown'})"
 
 
 def _other_ways(file: RemoteFile, request: str, target: Path) -> list[str]:
     ways = []
     if isinstance(file, WeightsFile):
+        name = f"{request.partition('.')[0]}.{file.tag}"  # under its tag it keeps licences, input and assets
         ways.append(
             "fetch it with a browser, or on another machine, and hand it over: "
-            f"load_model({request!r}, checkpoint='FILE'), or for good `zoo import {request} FILE`"
+            f"load_model({name!r}, checkpoint='FILE'), or for good `zoo import {printable(name)} FILE`"
         )
         ways.append(
             f"copy the cache ($ZOO_HOME, here {target.parent.parent}) from a machine where `zoo download {request}` "
             "went well"
         )
-    if target.is_file():
+    if os.path.isfile(target):
         ways.append(f"put the right file at {target}. What is there is not used: {why_unused(file, target)}")
     else:
         ways.append(f"put the file by hand at {target}")

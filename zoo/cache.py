@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import __version__
-from zoo.files import write_text
+from zoo.files import remove_leftovers, replacing, user_path
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
@@ -25,7 +25,49 @@ log = logging.getLogger("zoo")
 
 def cache_home(cache_dir: str | Path | None = None) -> Path:
     """Folder of the cache: the argument, else `$ZOO_HOME`, else `~/.cache/medssl-zoo`. Creates nothing."""
-    return Path(cache_dir or os.environ.get("ZOO_HOME") or "~/.cache/medssl-zoo").expanduser().absolute()
+    return user_path(cache_dir or os.environ.get("ZOO_HOME") or "~/.cache/medssl-zoo").absolute()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache. It is as open to others as the one that it lies in, whatever the umask.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)  # the cache itself, which the user's umask is for
+        folder.mkdir(exist_ok=True)
+        share(folder)
+
+
+def share(path: Path) -> None:
+    """Let a file or folder of the cache be read and written by whom the folder that it lies in is, as far as we may.
+
+    In a cache that many share one user's umask would else lock all others out.
+    """
+    try:
+        path.chmod(path.parent.stat().st_mode & (0o7777 if path.is_dir() else 0o666))
+    except OSError as error:
+        log.debug("%s keeps its permissions: %s", path, error)
+
+
+def write_shared(path: Path, text: str) -> None:
+    """Write a text of the cache, whole or not at all, for all who share the cache.
+
+    Raises:
+        OSError: It cannot be written; what was there before is untouched.
+    """
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+        share(temporary)
+
+
+def clear_leftovers(cache_dir: str | Path | None = None) -> None:
+    """Remove the temporary files that killed processes left in the cache; what a live one writes is left alone."""
+    home = cache_home(cache_dir)
+    for folder in (home, home / "files", home / "converted"):
+        remove_leftovers(folder)
 
 
 def file_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
@@ -33,7 +75,8 @@ def file_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
     if file.sha256:
         return cache_home(cache_dir) / "files" / file.sha256
     source = file.sources[0] if file.sources else ""
-    return cache_home(cache_dir) / "files" / f"source-{hashlib.sha256(source.encode()).hexdigest()}"
+    digest = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()
+    return cache_home(cache_dir) / "files" / f"source-{digest}"
 
 
 def converted_path(sha256: str, model: str, cache_dir: str | Path | None = None) -> Path:
@@ -76,7 +119,7 @@ def read_stamp(stamp: Path) -> Stamp | None:
     try:
         content = json.loads(stamp.read_text("utf-8"))
         return Stamp(**{f.name: content[f.name] for f in fields(Stamp) if f.name in content})
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 
@@ -113,7 +156,7 @@ def invalidate_stamp(stamp: Path) -> None:
 
 def _write(stamp: Path, content: Stamp) -> None:
     try:
-        write_text(stamp, json.dumps(asdict(content), indent=1) + "\n")
+        write_shared(stamp, json.dumps(asdict(content), indent=1) + "\n")
     except OSError as error:
         log.debug("no stamp written at %s: %s", stamp, error)
 
@@ -140,9 +183,10 @@ def proven_digest(path: Path, expected: str | None = None, *, stamp: Path | None
     """
     known = read_stamp(stamp or stamp_path(path))
     expected = expected or (known.sha256 if known else None)
-    if expected is None or not path.is_file():
+    if expected is None or not os.path.isfile(path):  # false, too, where another user's folder cannot be looked into
         return None
     try:
+        path.open("rb").close()  # its stamp may be open to us, and the file not
         stat = path.stat()
         if known and known.sha256 == expected and known.describes(str(path) if stamp else "", stat):
             return expected

@@ -231,7 +231,7 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
         The sha256 of the sorted lines `name 64x3x7x7`, each ended by a newline, in UTF-8.
     """
     lines = sorted(f"{name} {'x'.join(map(str, tensor.shape))}\n" for name, tensor in state.items())
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
 def export_safetensors(

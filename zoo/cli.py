@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from zoo import __version__
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
-from zoo.wording import error_text, fact_lines, input_facts, table_lines
+from zoo.stopping import Stopped, stoppable
+from zoo.wording import error_text, escaped, fact_lines, input_facts, start_log, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -32,9 +33,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    logging.basicConfig(format="%(message)s", level=logging.DEBUG if debug else logging.WARNING)
+    start_log(debug)
     try:
-        app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
+        with stoppable():
+            app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
+    except Stopped as stopped:
+        print(f"zoo: {stopped.word}", file=sys.stderr)
+        raise
     except (ZooError, OSError) as error:
         if debug:
             raise
@@ -42,8 +47,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2 if isinstance(error, OptionError | UnknownModelError) else 1) from error
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"zoo {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error, and the log.")] = False,
 ) -> None:
     """Take the options of all commands (`--debug` is read in `main`, wherever it stands)."""
@@ -63,16 +77,15 @@ def list_command(pattern: Annotated[str, typer.Argument(help="Shell pattern.")] 
 
 def _print_models(models: Sequence[str], as_json: bool) -> None:
     """A line for each of the weights of some models."""
-    from zoo.manifest import records
+    from zoo.manifest import plain_record, records
     from zoo.registry import get_entry
 
     rows = []
     for name in models:
-        known = records(name)
-        plain = next((r for r in known if r.loads_without_tag), None)
-        facts = {"name": name, "summary": get_entry(name).summary}
+        facts, plain = {"name": name, "summary": get_entry(name).summary}, plain_record(name)
         rows += [
-            facts | {"tag": r.tag, "state": r.state, "trained_by": r.trained_by, "default": r is plain} for r in known
+            facts | {"tag": r.tag, "state": r.state, "trained_by": r.trained_by, "default": r == plain}
+            for r in records(name)
         ]
     if as_json:
         _print_json(rows)
@@ -98,8 +111,8 @@ def info(
     width = max(map(len, facts))
     for key, value in facts.items():
         for i, line in enumerate(fact_lines(value)):
-            print(f"{key if i == 0 else '':<{width}}  {line}")
-    print(f"{'card':<{width}}  {get_entry(name).card}")
+            _say(f"{key if i == 0 else '':<{width}}  {line}")
+    _say(f"{'card':<{width}}  {get_entry(name).card}")
     return None
 
 
@@ -112,7 +125,7 @@ def download(
     from zoo.loading import download_weights
 
     for name in names:
-        print(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
+        _say(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
 
 
 @app.command()
@@ -135,7 +148,7 @@ def verify(
                 result = verify_file(file, cache_dir=cache_dir)
                 problems += result.problems
                 verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"
-                print(f"{model}.{record.tag}  {file.filename}  {verdict}")
+                _say(f"{model}.{record.tag}  {file.filename}  {verdict}")
     if problems:
         raise ZooError("; ".join(dict.fromkeys(problems)))
 
@@ -149,7 +162,7 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_js
     if as_json:
         _print_json(asdict(summary))
     else:
-        print(summary)
+        _say(str(summary))
     if summary.problem:
         raise SystemExit(1)
 
@@ -160,20 +173,23 @@ def import_command(
     file: Annotated[Path, typer.Argument(help="Your checkpoint.")],
     size: Annotated[int | None, typer.Option(help="Side of the images it was trained on, if not the model's.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of its head, where the file cannot tell.")] = None,
+    default: Annotated[bool, typer.Option("--default", help="Let MODEL without a tag load it from now on.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Put a checkpoint of your own into the cache, so that `load_model(NAME)` finds it."""
+    """Put a checkpoint of your own into the cache, so that `load_model(MODEL.TAG)` finds it."""
     from zoo.importing import import_weights
     from zoo.registry import get_entry
 
-    record = import_weights(name, file, size=size, num_classes=num_classes, cache_dir=cache_dir)
+    record = import_weights(name, file, size=size, num_classes=num_classes, default=default, cache_dir=cache_dir)
     full_name, contract = f"{record.models[0]}.{record.tag}", get_entry(name).preprocessing.override(record.input)
-    print(f"imported {file} as {full_name} (sha256 {record.sha256}, trained by {record.trained_by})")
+    _say(f"imported {file} as {full_name} (sha256 {record.sha256}, trained by {record.trained_by})")
+    if record.sha256_note:
+        _say(record.sha256_note)
     volumes = f"volumes of {contract.size}" if contract.size else f"the input that `zoo info {full_name}` says"
     takes = f"images of {contract.size}, --size says otherwise" if len(contract.size) == 2 else volumes
-    print(f"load it with zoo.load_model({full_name!r}); it takes {takes}")
+    _say(f"load it with zoo.load_model({full_name!r}); it takes {takes}")
     _say_default(name, cache_dir)
-    print(f"undo: zoo remove {full_name}")
+    _say(f"undo: zoo remove {full_name}")
 
 
 @app.command()
@@ -184,19 +200,19 @@ def remove(
     from zoo.importing import remove_weights
 
     record = remove_weights(name, cache_dir=cache_dir)
-    print(f"removed {record.models[0]}.{record.tag} (sha256 {record.sha256}); {record.sources[0]} was not touched")
+    _say(f"removed {record.models[0]}.{record.tag} (sha256 {record.sha256}); {record.sources[0]} was not touched")
     _say_default(name, cache_dir)
 
 
 def _say_default(name: str, cache_dir: Path | None) -> None:
     """Print which weights a model's plain name stands for."""
-    from zoo.manifest import records
+    from zoo.manifest import plain_record
     from zoo.registry import split_name
 
     model = split_name(name)[0]
-    plain = next((r for r in records(model, cache_dir) if r.loads_without_tag), None)
+    plain = plain_record(model, cache_dir)
     means = f"loads {model}.{plain.tag}, trained by {plain.trained_by}" if plain else "loads nothing: name a tag"
-    print(f"without a tag, {model} now {means}")
+    _say(f"without a tag, {model} {means}")
 
 
 @app.command()
@@ -221,7 +237,7 @@ def export(
     model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
     state = full_state(name, model) if full else model.state_dict()
     header = header_of_export(name, model, checkpoint, cache_dir)
-    print(export_safetensors(state, out, half=half, metadata=header))
+    _say(str(export_safetensors(state, out, half=half, metadata=header)))
 
 
 @app.command("embed")
@@ -248,7 +264,7 @@ def embed_command(
     if found.paths:
         write_features(found, out)
         count, width = found.values.shape
-        print(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
+        _say(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
     if found.failed:
         rest = f"the others are in {out}" if found.paths else "nothing was written"
         raise InputContractError(
@@ -304,12 +320,12 @@ def _examine(
     if as_json:
         _print_json(asdict(found))
     else:
-        print(f"{found.path} for {found.model}")
+        _say(f"{found.path} for {found.model}")
         if found.facts:
             _print_table([asdict(fact) for fact in found.facts])
         for line in found.warnings:
-            print(f"odd: {line}")
-        print(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives}, of it")
+            _say(f"odd: {line}")
+        _say(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives}, of it")
     if not found.fits:
         raise SystemExit(1)
 
@@ -322,7 +338,7 @@ def demo(
     """Load both CAiD networks and draw what they make of an image."""
     from zoo.demo import run_demo
 
-    print(f"picture: {run_demo(image, out)}")
+    _say(f"picture: {run_demo(image, out)}")
 
 
 def _print_json(value: Any) -> None:
@@ -330,4 +346,9 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    print("\n".join(table_lines(rows)))
+    _say("\n".join(table_lines(rows)))
+
+
+def _say(text: str) -> None:
+    """Print lines in which what a file says of itself cannot steer the terminal."""
+    print(escaped(text))

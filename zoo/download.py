@@ -97,7 +97,7 @@ def fetch(
     target = file_path(file, cache_dir)
     if ready := _on_this_machine(file, target):
         return ready
-    if target.is_file():
+    if os.path.isfile(target):
         log.warning("%s is not used: %s", target, why_unused(file, target))
     failures: list[tuple[str, SourceError]] = []
     skipped: list[str] = []
@@ -150,7 +150,7 @@ def _bring(place: Remote | Path, source: str, file: RemoteFile, target: Path, pr
     expected = recorded_digest(file, target)
     etag = ""
     with (
-        Partial(target, source="" if expected else source) as part,
+        Partial(target, source="" if expected else source, lasting=not isinstance(place, Path)) as part,
         progress_bar(file.filename, file.bytes, progress) as advance,
     ):
         if not fresh:

@@ -207,6 +207,8 @@ class ModelInfo:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """How the weights were made: repository, commit, command, data."""
     notes: str = ""
+    sha256_note: str = ""
+    """Why no digest is on record, or on whose word the one that is."""
     options: Mapping[str, Any] = field(default_factory=dict)
     assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Files that belong to the weights, such as landmarks: sources, bytes and sha256 of each by name."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zoo.errors import OptionError
 from zoo.processes import is_alive, this_process
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}-\d+-\d*)\.[0-9a-f]{8}\.tmp")
@@ -28,14 +29,29 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{this_process()}.{secrets.token_hex(4)}.tmp")
-    try:
+    with temporary_beside(path) as temporary:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
+    sync(path.parent)
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Yield the name of a file for this block alone, beside `path`; what is there at its end is removed.
+
+    The name says which process writes it, so that `remove_leftovers` knows what a killed one left.
+    """
+    temporary = temporary_name(path)
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-    sync(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """A name beside `path` that no other write has; see `temporary_beside`."""
+    return path.with_name(f".{path.name}.{this_process()}.{secrets.token_hex(4)}.tmp")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -84,3 +100,19 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         except OSError:
             continue  # its writer was faster, or the folder cannot be written
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path that a user, a setting or a manifest names, with `~` resolved.
+
+    Raises:
+        OptionError: It is no text, is empty, or names no place on this machine, as `~nobody-here/file`.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise OptionError(f"{path!r} is no path: a text is expected")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise OptionError(f"{os.fspath(path)!r} is no path: it {'has a null character' if path else 'is empty'}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OptionError(f"{os.fspath(path)!r} begins with the home of a user unknown to this machine") from error

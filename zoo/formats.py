@@ -14,6 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.errors import CheckpointFormatError
+from zoo.files import user_path
 from zoo.header import find_header, told
 from zoo.mounts import is_on_network
 from zoo.safety import allow_list, refusal
@@ -197,7 +198,7 @@ def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
         CheckpointFormatError: Not a checkpoint, empty, cut short, or without tensors.
         UnsafeCheckpointError: Opening it would need more than tensors and plain values.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     kind = sniff(path)
     mapped = not is_on_network(path) if mmap == "auto" else bool(mmap)
     if kind == SAFETENSORS:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import re
-import secrets
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import cache_home, converted_path, file_path, hash_file, stamp_path, write_stamp
+from zoo.cache import (
+    cache_home,
+    clear_leftovers,
+    converted_path,
+    file_path,
+    hash_file,
+    stamp_path,
+    write_stamp,
+)
 from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
-from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnknownModelError
-from zoo.files import write_text
+from zoo.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    DownloadError,
+    IntegrityError,
+    OfflineError,
+    OptionError,
+    UnknownModelError,
+)
+from zoo.files import temporary_beside, user_path
 from zoo.formats import open_checkpoint
+from zoo.import_rules import check_default, check_file, check_tag, facts_on_record, published_record
+from zoo.imported import changed_records, imported_records, put_record
 from zoo.loading import load_model
 from zoo.locate import write_converted
 from zoo.manifest import (
@@ -25,14 +41,16 @@ from zoo.manifest import (
     WeightsFile,
     input_for,
     manifests,
-    packaged_manifest,
     read_manifest,
     records,
     user_manifest,
 )
+from zoo.messages import printable
 from zoo.registry import get_entry, split_name
 from zoo.report import LoadReport, load_report
 from zoo.tensorflow_bundle import find_bundle
+
+log = logging.getLogger("zoo")
 
 DEFAULT_TAG = "imported"
 
@@ -43,13 +61,15 @@ def import_weights(
     *,
     size: int | None = None,
     num_classes: int | None = None,
+    default: bool = False,
     cache_dir: str | Path | None = None,
 ) -> WeightsFile:
     """Check that a file fills a model, copy it into the cache, and record it in `$ZOO_HOME/manifest.json`.
 
-    From then on `load_model` finds it under the name, before the records that ship with the package. A file whose
-    digest is on record keeps what the record says of it (tag, licences, who trained it); any other was trained by the
-    user.
+    From then on `load_model` finds it under its full name. What the plain name loads stays what it was, unless
+    `default` says otherwise. A file whose digest is on record, or that is imported under a tag on record, keeps what
+    the record says of it (licences, assets, input, who trained it); any other was trained by the user. Where nobody
+    has published a digest, that of the first file imported under the tag is kept, and the record says on whose word.
 
     Args:
         name: `MODEL` or `MODEL.TAG`; without a tag, the one on record for the digest, else "imported".
@@ -58,22 +78,29 @@ def import_weights(
         size: Side of the images the file was trained on, where it is not the entry's. What the recipes save says it
             itself.
         num_classes: Outputs of the file's head, where neither its shape nor a header says what they are.
+        default: Whether the model's name without a tag is to load this file from now on.
         cache_dir: Cache folder; default `$ZOO_HOME`.
 
     Raises:
-        OptionError: The tag is no tag, or stands for weights of the zoo that are another file.
+        OptionError: The tag is no tag, or stands for weights of the zoo that are another file; or a file with a task
+            head is to be an encoder's default.
         CheckpointFormatError: There is no such file.
-        CheckpointMismatchError: The file does not fill the model.
+        CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
     entry = get_entry(name)
-    source = Path(file).absolute()
+    source = user_path(file).absolute()
     if not source.is_file() and not find_bundle(source):
         raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
-    report = load_report(load_model(entry.name, checkpoint=source, num_classes=num_classes))
+    clear_leftovers(cache_dir)
+    published = published_record(entry.name, split_name(name)[1], cache_dir)
+    request = f"{entry.name}.{published.tag}" if published else entry.name
+    report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
     _check_head(entry, report, source, num_classes)
-    facts = {"options": dict(report.options)} if entry.settled else {}
+    options = dict(report.options) if entry.settled else {}
     with _as_one_file(entry, source, cache_dir) as single:
-        return _import_file(entry, name, single, source, size, facts, cache_dir)
+        record = _import_file(entry, name, single, source, size, options, default, cache_dir)
+    _bring_assets(record, source, cache_dir)
+    return record
 
 
 def _import_file(
@@ -82,31 +109,59 @@ def _import_file(
     single: Path,
     source: Path,
     size: int | None,
-    facts: Mapping[str, Any],
+    options: Mapping[str, Any],
+    default: bool,
     cache_dir: str | Path | None,
 ) -> WeightsFile:
-    """Copy a file that is known to load and record it; `source` is what the user has, `facts` what is known of it."""
+    """Copy a file that is known to load and record it; `source` is what the user has."""
     digest = hash_file(single)
     known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
     tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
-    _check_tag(entry.name, tag, digest)
-    record: dict[str, Any] = {
-        **(_facts(known) if known else {"trained_by": "user", "input": _input_of(entry, source, size, tag), **facts}),
+    check_tag(entry.name, tag, digest, cache_dir)
+    earlier = next((r for r in imported_records(cache_dir) if (r.tag, r.models) == (tag, (entry.name,))), None)
+    facts = facts_on_record(entry.name, tag, digest, source, cache_dir)
+    facts |= {"options": {**facts.get("options", {}), **options}} if options else {}
+    config = check_file(f"{entry.name}.{tag}", entry, single, facts)
+    is_default = default or (earlier is not None and earlier.default)
+    if is_default:
+        check_default(entry, tag, config)
+    said = _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None)
+    kept = RemoteFile((f"file:{single}",), single.stat().st_size, digest)
+    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)
+    place = f"file:{source}"
+    if single != source:
+        write_stamp(file_path(kept, cache_dir), sha256=digest, source=place)  # not the temporary file
+        place = f"file:{file_path(kept, cache_dir)}"
+        facts |= {"provenance": {**facts.get("provenance", {}), "file": str(source)}}
+    record = facts | {
         "tag": tag,
         "models": [entry.name],
         "state": "hosted",
-        "sources": [f"file:{source}"],
-        "bytes": single.stat().st_size,
+        "default": is_default,
+        "sources": [place],
+        "bytes": kept.bytes,
         "sha256": digest,
+        "input": said,
     }
-    kept = RemoteFile((f"file:{single}",), record["bytes"], digest)
-    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, progress=False)
-    if single != source:
-        write_stamp(file_path(kept, cache_dir), sha256=digest, source=record["sources"][0])  # not the temporary file
-        record |= {"sources": [f"file:{file_path(kept, cache_dir)}"], "provenance": {"file": str(source)}}
-    manifest = user_manifest(cache_dir)
-    _put_first(record, manifest)
-    return next(r for r in read_manifest(manifest) if r.tag == tag and entry.name in r.models)
+    put_record(record, cache_dir, first=default or earlier is None)
+    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)  # removed meanwhile?
+    return next(r for r in imported_records(cache_dir) if r.tag == tag and entry.name in r.models)
+
+
+def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | None) -> None:
+    """Take what belongs to the weights from beside the file, without a connection; say what is left to fetch."""
+    name = f"{record.models[0]}.{record.tag}"
+    for what, asset in record.assets.items():
+        beside = source.parent / asset.filename
+        asset = replace(asset, sources=(f"file:{beside}", *asset.sources)) if beside.is_file() else asset
+        try:
+            fetch(asset, request=name, cache_dir=cache_dir, offline=True, progress=False)
+        except (DownloadError, IntegrityError, OfflineError):
+            log.warning(
+                "%s also needs its %s, %s: it is fetched when it is needed, or now by `zoo download %s`; "
+                "for a machine without connections put it beside the file and import that again",
+                *(name, what, printable(asset.filename), name),
+            )
 
 
 @contextmanager
@@ -118,12 +173,9 @@ def _as_one_file(entry: Entry, source: Path, cache_dir: str | Path | None) -> It
         return
     home = cache_home(cache_dir)
     home.mkdir(parents=True, exist_ok=True)
-    single = home / f"import.{secrets.token_hex(4)}.safetensors"
-    try:
+    with temporary_beside(home / "import.safetensors") as single:
         write_converted(entry, stored, *convert(entry, stored.tensors), single)
         yield single
-    finally:
-        single.unlink(missing_ok=True)
 
 
 def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> WeightsFile:
@@ -142,21 +194,19 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
         UnknownModelError: No such model, or nothing was imported under this name.
     """
     model, tag = get_entry(name).name, split_name(name)[1]
-    manifest = user_manifest(cache_dir)
-    imported = read_manifest(manifest) if manifest.is_file() else ()
-    record = next((r for r in imported if r.tag == tag and r.models == (model,)), None)
+    record = next((r for r in imported_records(cache_dir) if r.tag == tag and r.models == (model,)), None)
     if record is None:
-        there = ", ".join(f"{m}.{r.tag}" for r in imported for m in r.models) or "none"
+        there = ", ".join(f"{m}.{r.tag}" for r in imported_records(cache_dir) for m in r.models) or "none"
         raise UnknownModelError(
-            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {there}"
+            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {printable(there)}"
         )
-    _write([r for r in _raw(manifest) if (r["tag"], r["models"]) != (tag, [model])], manifest)
-    in_use = {r.sha256 for path in manifests(cache_dir) for r in read_manifest(path)}
-    if record.sha256 and record.sha256 not in in_use:
-        copies = converted_path(record.sha256, "*", cache_dir)
-        for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
-            path.unlink(missing_ok=True)
-            stamp_path(path).unlink(missing_ok=True)
+    with changed_records(cache_dir) as weights:
+        weights[:] = [r for r in weights if (r["tag"], r["models"]) != (tag, [model])]
+        if record.sha256 and not _is_in_use(record.sha256, weights, cache_dir):
+            copies = converted_path(record.sha256, "*", cache_dir)
+            for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
+                path.unlink(missing_ok=True)
+                stamp_path(path).unlink(missing_ok=True)
     return record
 
 
@@ -169,33 +219,25 @@ def _check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int
         )
 
 
-def _check_tag(model: str, tag: str, digest: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
-        raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
-    ours = next((r for r in read_manifest(packaged_manifest()) if r.tag == tag and model in r.models), None)
-    if ours and ours.sha256 and ours.sha256 != digest:
-        raise OptionError(
-            f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: "
-            f"import it under another tag, for example {model}.mine"
-        )
+def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path | None) -> bool:
+    """Whether a file is one of those in `weights`, the user's manifest to be, or in another one."""
+    others = (
+        r.sha256 for path in manifests(cache_dir) if path != user_manifest(cache_dir) for r in read_manifest(path)
+    )
+    return sha256 in {*others, *(r["sha256"] for r in weights)}
 
 
-def _facts(known: WeightsFile) -> dict[str, Any]:
-    """What is on record of a file, as a manifest has it."""
-    facts = {f.name: getattr(known, f.name) for f in fields(known) if f.name not in ("base", "default", "assets")}
-    assets = {
-        name: {"sources": list(asset.sources), "bytes": asset.bytes, "sha256": asset.sha256}
-        for name, asset in known.assets.items()
-    }
-    return {key: value for key, value in (facts | {"assets": assets}).items() if value}
+def _input_of(
+    entry: Entry, source: Path, size: int | None, facts: Mapping[str, Any], earlier: WeightsFile | None
+) -> dict[str, Any]:
+    """The input that a file was trained on: as the user says, else as its header, else as the record says.
 
-
-def _input_of(entry: Entry, source: Path, size: int | None, tag: str = "") -> dict[str, Any]:
-    """The input that a file was trained on: as the user says, else as its header, the tag's record, the entry say."""
-    ours = next((r for r in read_manifest(packaged_manifest()) if r.tag == tag and entry.name in r.models), None)
-    on_record = input_for(entry.name, ours.input) if ours else {}
+    What the user said when the same file was imported before under this tag (`earlier`) still holds.
+    """
+    said = input_for(entry.name, open_checkpoint(source).input) or dict(facts.get("input", {}))
+    on_record = dict(earlier.input) if earlier else said
     if size is None:
-        return input_for(entry.name, open_checkpoint(source).input) or on_record
+        return on_record
     if size < 1:
         raise OptionError(f"size={size}: expected the side of the images in pixels")
     published = entry.preprocessing
@@ -203,19 +245,3 @@ def _input_of(entry: Entry, source: Path, size: int | None, tag: str = "") -> di
         raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
     resize = published.resize and round(published.resize * size / min(published.size))
     return on_record | {"size": [size] * len(published.size), "resize": resize}
-
-
-def _put_first(record: dict[str, Any], manifest: Path) -> None:
-    """Write the record at the head of a manifest, in place of an earlier one of this model and tag."""
-    rest = [r for r in _raw(manifest) if (r["tag"], r["models"]) != (record["tag"], record["models"])]
-    _write([record, *rest], manifest)
-
-
-def _raw(manifest: Path) -> list[dict[str, Any]]:
-    """The records of a manifest as they are written, none where there is no manifest."""
-    found: list[dict[str, Any]] = json.loads(manifest.read_text("utf-8"))["weights"] if manifest.is_file() else []
-    return found
-
-
-def _write(weights: list[dict[str, Any]], manifest: Path) -> None:
-    write_text(manifest, json.dumps({"schema": 1, "weights": weights}, indent=2) + "\n")

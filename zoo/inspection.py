@@ -13,6 +13,7 @@ from zoo.checkpoint import convert, set_aside
 from zoo.coverage import compare, shape_text
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.files import user_path
 from zoo.formats import StoredState, base_of, open_checkpoint
 from zoo.header import KEYS
 from zoo.messages import printable
@@ -112,7 +113,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     Raises:
         CheckpointFormatError: There is no such file.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     kind = sniff(path)
     size = path.stat().st_size if path.is_file() else 0
     try:

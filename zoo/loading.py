@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.building import build_network
-from zoo.cache import file_path
+from zoo.cache import clear_leftovers, file_path
 from zoo.checkpoint import convert, fingerprint, left_out, load_into
 from zoo.coverage import is_counter
 from zoo.download import fetch
@@ -141,6 +141,7 @@ def download_weights(
         DownloadError: A file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
     """
     record = find_weights(get_entry(name).name, split_name(name)[1], cache_dir)
+    clear_leftovers(cache_dir)
     for asset in record.assets.values():
         fetch(asset, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
     return fetch(record, request=name, cache_dir=cache_dir, offline=offline, progress=progress).path
@@ -277,6 +278,8 @@ def _check_place(device: str | torch.device, mmap: Mmap) -> torch.device:
         torch.empty(0, device=place)  # said before anything is downloaded, not after
     except (AssertionError, RuntimeError, TypeError) as error:
         raise OptionError(f"device={device!r}: {str(error).partition(chr(10))[0]}") from error
+    if place.type == "meta":
+        raise OptionError(f"device={device!r} holds no values, and a network is loaded with them: name cpu, cuda, ...")
     return place
 
 

@@ -11,11 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
-from zoo.cache import converted_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp
+from zoo.cache import (
+    clear_leftovers,
+    converted_path,
+    hash_file,
+    make_folder,
+    proven_digest,
+    read_stamp,
+    share,
+    stamp_path,
+    write_stamp,
+)
 from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.files import user_path
 from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
@@ -50,8 +61,11 @@ class Located:
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
-        tag, trained_by = (self.record.tag, self.record.trained_by) if self.record else ("", "user")
-        return {"tag": tag, "trained_by": trained_by, "source": self.source, "sha256": self.sha256}
+        place = {"source": self.source, "sha256": self.sha256}
+        if self.record is None:
+            return {"tag": "", "trained_by": "user", **place}
+        note = self.record.sha256_note if self.record.sha256 else ""
+        return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **place}
 
 
 def find_file(
@@ -90,7 +104,7 @@ def find_file(
 def _own(checkpoint: str | Path) -> Located:
     if not isinstance(checkpoint, (str, PathLike)) or "://" in str(checkpoint):
         raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
-    path = Path(checkpoint).expanduser()
+    path = user_path(checkpoint)
     return Located(path, str(path))
 
 
@@ -113,8 +127,10 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
     if entry.stem not in state:
         return located
     try:
-        copy.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(copy.parent)
+        clear_leftovers(cache_dir)
         write_converted(entry, stored, state, facts, copy)
+        share(copy)
         stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
         write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
     except OSError as error:

@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from zoo.cache import remove_quietly
+from zoo.cache import make_folder, remove_quietly, share
+from zoo.files import remove_leftovers, sync, temporary_name
 from zoo.processes import is_alive, this_process
 from zoo.sources import SourceError
 
@@ -53,19 +54,21 @@ class Partial:
     for a later process to go on from.
     """
 
-    def __init__(self, target: Path, source: str = "") -> None:
+    def __init__(self, target: Path, source: str = "", *, lasting: bool = True) -> None:
         """Open a fresh temporary file.
 
         Args:
             target: Final path of the file. Its folder is made.
             source: The source, if the digest is unknown: only bytes from there, with their entity tag, are gone on
                 from. Empty if the digest is known, which proves in the end what came from anywhere.
+            lasting: Whether what is there after an error is kept to go on from; not worth it for a copy of a file.
 
         Raises:
             StorageError: The folder cannot be written.
         """
         self.target = target
         self.source = source
+        self.lasting = lasting
         self.etag = ""
         self.size = 0
         self.continued = False
@@ -78,11 +81,15 @@ class Partial:
         self._hasher = hashlib.sha256()
         self._moved = False
         with _storing():
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             _remove_stale(target.parent)
+            remove_leftovers(target.parent)
             self._file = open(self.path, "xb+")  # noqa: SIM115 (closed by finish or __exit__)
+            share(self.path)
 
     def _name(self, writer: str) -> Path:
+        if not self.lasting:
+            return temporary_name(self.target)
         validator = _validator(self.source, self.etag)
         return self.target.with_name(f"{self.target.name}.{writer}.{secrets.token_hex(4)}.{validator}.part")
 
@@ -152,7 +159,8 @@ class Partial:
         """Give the finished file its final name, in one step. What dead processes left of it is of no more use."""
         with _storing():
             os.replace(self.path, self.target)
-        self._moved = True
+            self._moved = True
+            sync(self.target.parent)
         for left, _ in _left_by_the_dead(self.target, ""):
             remove_quietly(left)
 
@@ -165,7 +173,7 @@ class Partial:
         spoilt = isinstance(error, StorageError) or (isinstance(error, SourceError) and error.spoilt)
         try:
             self._file.close()  # writes what is buffered, so a full disk may show here once more
-            if error and not spoilt and self.size and self.resumable:
+            if error and not spoilt and self.size and self.resumable and self.lasting:
                 os.rename(self.path, self._name(_FREE))
         except OSError as failure:
             log.debug("%s is not kept: %s", self.path, failure)
@@ -210,7 +218,7 @@ def _etag_in(validator: str) -> str:
 
 
 def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 @contextmanager

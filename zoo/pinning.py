@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,10 +29,10 @@ def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
 
     Args:
         file: What it is a file of.
-        path: The file; None is returned if it does not exist, or cannot be what `file` describes.
+        path: The file; None is returned if it does not exist, cannot be read, or cannot be what `file` describes.
         target: Its place in the cache, which is `path` itself but for files that are read in place.
     """
-    if not path.is_file() or misfit(file, path):
+    if not os.path.isfile(path) or not os.access(path, os.R_OK) or misfit(file, path):
         return None
     stat = path.stat()
     digest = hash_file(path)
@@ -61,6 +62,8 @@ def misfit(file: RemoteFile, path: Path) -> str:
 
 def why_unused(file: RemoteFile, target: Path) -> str:
     """Why the file at its place in the cache is not the one that is sought, and what may be done if it is."""
+    if not os.access(target, os.R_OK):
+        return "it cannot be read by this user"
     if problem := misfit(file, target):
         return problem
     reason = f"its sha256 is not {recorded_digest(file, target)}"

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import import_module
+from os import PathLike
 from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo, Preprocessing
 from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
-from zoo.manifest import WeightsFile, input_for, records, tagged_record
+from zoo.manifest import WeightsFile, input_for, plain_record, records, tagged_record
+from zoo.messages import printable
 
 log = logging.getLogger("zoo")
 
 FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl")
 """Folders under `zoo/entries`, in the order in which models are listed."""
+_FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".index")
 
 
 @cache
@@ -32,7 +36,14 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Split `"model.tag"` at its first dot; the tag is empty where there is none."""
+    """Split `"model.tag"` at its first dot; the tag is empty where there is none.
+
+    Raises:
+        OptionError: The name is no text.
+    """
+    if not isinstance(name, str):
+        hint = f". For a file: checkpoint={str(name)!r}, behind the name" if isinstance(name, PathLike) else ""
+        raise OptionError(f"{name!r} is no name of a model: a text is expected, as {next(iter(entries()))!r}{hint}")
     model, _, tag = name.partition(".")
     return model, tag
 
@@ -42,17 +53,30 @@ def get_entry(name: str) -> Entry:
 
     Raises:
         UnknownModelError: No entry has this name.
+        OptionError: The name is no text.
     """
     model, _ = split_name(name)
     if model in entries():
         return entries()[model]
+    if _is_file(name):
+        raise UnknownModelError(
+            f"{name!r} is a file, and the zoo's models have names: load_model(MODEL, checkpoint={name!r}) loads it, "
+            f"and `zoo inspect {printable(name)}` says which MODEL it is of"
+        )
     near = get_close_matches(model.lower().replace("_", "-"), entries(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the names are {', '.join(entries())}."
     raise UnknownModelError(f"the zoo has no model {model!r} (asked for as {name!r}); {hint} `zoo list` shows them all")
 
 
+def _is_file(name: str) -> bool:
+    """Whether somebody who gave this as a name meant a file."""
+    return "://" not in name and (
+        any(sign in name for sign in ("/", "\\", "~")) or name.endswith(_FILES) or os.path.isfile(name)
+    )
+
+
 def chosen_record(name: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
-    """The manifest record a name stands for: of its tag, else the one the plain name loads, else the first there is.
+    """The manifest record a name stands for: of its tag, else the one the plain name loads, else the first published.
 
     Raises:
         UnknownModelError: The model has no weights with this tag.
@@ -60,15 +84,14 @@ def chosen_record(name: str, cache_dir: str | Path | None = None) -> WeightsFile
     model, tag = split_name(name)
     if tag:
         return tagged_record(model, tag, cache_dir)
-    known = records(model, cache_dir)
-    return next((record for record in known if record.loads_without_tag), known[0] if known else None)
+    return plain_record(model, cache_dir) or next(iter(records(model, cache_dir, imported=False)), None)
 
 
 def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
     """Return the input that weights were trained on.
 
     Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
-    was named, else the model's: what was imported, and so stands behind the plain name, plays no part. A warning tells
+    was named, else the model's: what was imported, and may stand behind the plain name, plays no part. A warning tells
     of a file that a recipe wrote and that does not say.
 
     Args:
@@ -109,13 +132,13 @@ def model_info(name: str) -> ModelInfo:
     entry = get_entry(name)
     known = records(entry.name)
     record = chosen_record(name) or WeightsFile((), None, None, state="not-published", trained_by="")
-    plain = next((r.tag for r in known if r.loads_without_tag), None)
+    plain = plain_record(entry.name)
     return ModelInfo(
         name=f"{entry.name}.{record.tag}" if record.tag else entry.name,
         summary=entry.summary,
         tags=tuple(r.tag for r in known),
         state=record.state,
-        default=record.tag == plain,
+        default=plain is not None and record.tag == plain.tag,
         trained_by=record.trained_by,
         sources=record.sources,
         bytes=record.bytes,
@@ -125,6 +148,7 @@ def model_info(name: str) -> ModelInfo:
         provenance=record.provenance,
         input=entry.preprocessing.override(record.input),
         notes=record.notes,
+        sha256_note=record.sha256_note,
         options={**entry.config, **record.options},
         assets={
             key: {"sources": file.sources, "bytes": file.bytes, "sha256": file.sha256}

@@ -10,6 +10,7 @@ from itertools import chain, takewhile, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
+from zoo.messages import printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +61,8 @@ class LoadReport:
     """`authors`, `zoo` or `user`; empty where nobody said."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options that the network was built with and that the names and shapes of its tensors do not tell."""
+    note: str = ""
+    """On whose word the digest is, where nobody has published one."""
 
     @property
     def name(self) -> str:
@@ -69,11 +72,12 @@ class LoadReport:
     def __str__(self) -> str:
         digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""
         lines = [f"{self.name} from {self.source or 'a state dict'}{digest}", *_table(self)]
+        lines += [f"  note     {self.note}"] if self.note else []
         changes = Counter(reason for reason in self.loaded.values() if reason != AS_STORED)
         lines += [f"  loaded   {count} of them {reason}" for reason, count in changes.items()]
         for part in _PARTS:
             lines += [f"  {part:<8} {line}" for line in summarise(getattr(self, part))]
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def _table(report: LoadReport) -> list[str]:

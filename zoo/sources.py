@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from zoo.files import user_path
 from zoo.messages import printable
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def candidates(file: RemoteFile) -> tuple[str, ...]:
     if not mirror or not file.sha256:
         return file.sources
     inside = f"{mirror.rstrip('/')}/{file.sha256}"
-    return (inside if "://" in mirror else f"file:{Path(inside).expanduser().absolute()}", *file.sources)
+    return (inside if "://" in mirror else f"file:{user_path(inside).absolute()}", *file.sources)
 
 
 def shown(source: str) -> str:
@@ -84,7 +85,7 @@ def resolve(source: str, base: Path) -> Remote | Path:
     if packaged := packaged_path(source):
         return packaged
     if scheme == "file":
-        return base / Path(rest.removeprefix("//")).expanduser()
+        return base / user_path(rest.removeprefix("//"))
     if scheme == "hf":
         return _hugging_face(source)
     if scheme == "gdrive":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
+
+from zoo.messages import printable
 
 if TYPE_CHECKING:
     from zoo.entry import Preprocessing
@@ -13,17 +16,37 @@ if TYPE_CHECKING:
 def error_text(error: Exception, *, as_page: bool) -> str:
     """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
     if as_page:
-        return f"zoo: {error}"
+        return escaped(f"zoo: {error}")
     text = "zoo:"
-    for line in filter(None, map(str.strip, str(error).splitlines())):
+    for line in filter(None, map(str.strip, str(error).split("\n"))):
         glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
         text += f"{glue} {line.removeprefix('- ')}"
-    return text
+    return printable(text)
+
+
+def escaped(text: str) -> str:
+    """A text of several lines with everything else in it escaped that could steer a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def start_log(debug: bool) -> None:
+    """Write warnings, or with `debug` all of the log, to stderr, each as its message alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_EscapingFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.WARNING)
+
+
+class _EscapingFormatter(logging.Formatter):
+    """Says what the plain one does, without what could steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape the text of a record."""
+        return escaped(super().format(record))
 
 
 def table_lines(rows: list[dict[str, Any]]) -> list[str]:
     """Rows as columns of one width each, under their names; at least one row is expected."""
-    table = [list(rows[0]), *([str(v) for v in row.values()] for row in rows)]
+    table = [list(rows[0]), *([printable(v) for v in row.values()] for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
@@ -35,7 +58,7 @@ def fact_lines(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [line for key, inner in value.items() if inner is not None for line in _under(key, inner)] or ["-"]
     if isinstance(value, list | tuple):
-        return [str(v) for v in value] or ["-"]
+        return [printable(v) for v in value] or ["-"]
     return [_words(value)]
 
 
@@ -51,13 +74,13 @@ def input_facts(facts: Preprocessing) -> dict[str, Any]:
 
 def _under(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        return [f"{key}:", *(f"  {line}" for line in fact_lines(value))]
-    return [f"{key}: {_words(value)}"]
+        return [f"{printable(key)}:", *(f"  {line}" for line in fact_lines(value))]
+    return [f"{printable(key)}: {_words(value)}"]
 
 
 def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or "any"
-    return str(value) if value not in (None, "") else "-"
+        return ", ".join(map(printable, value)) or "any"
+    return printable(value) if value not in (None, "") else "-"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.errors import OptionError, ZooError
+from zoo.extras import install_hint
 
 
 class Arguments(Protocol):
@@ -141,7 +142,7 @@ def run_command(main: Callable[[], object]) -> None:
         if error.name is None or error.name.partition(".")[0] == "zoo":
             raise
         raise SystemExit(
-            f"this needs the package {error.name!r}, which is not installed: pip install 'medssl-zoo[train]'"
+            f"this needs the package {error.name!r}, which is not installed: {install_hint(error.name, 'train')}"
         ) from error
     except (ZooError, FloatingPointError) as error:
         raise SystemExit(f"{type(error).__name__}: {_own_words(error)}") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
+from zoo.extras import install_hint
 from zoo.files import write_atomically
 
 Metrics = dict[str, float]
@@ -25,7 +26,7 @@ class RunLog:
             return
         for package in ("matplotlib", *(["tensorboard"] if tensorboard else [])):
             if find_spec(package) is None:  # said now: the curves are drawn after days
-                raise OptionError(f"the record of a run needs the package {package}: pip install 'medssl-zoo[train]'")
+                raise OptionError(f"the record of a run needs the package {package}: {install_hint(package, 'train')}")
         self.lines = [line for line in read_log(self.file) if line["epoch"] < first_epoch]
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         write_atomically(self.file, lambda path: path.write_text(text))

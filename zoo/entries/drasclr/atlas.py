@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.download import fetch
 from zoo.entries.drasclr import NAME
 from zoo.errors import InputContractError, OptionError
-from zoo.manifest import records
+from zoo.manifest import find_asset
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -123,5 +123,4 @@ def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
 
 def _asset(name: str) -> Path:
     """Fetch a file that the manifest lists beside the weights; a record of the user's own may list none."""
-    file = next(record.assets[name] for record in records(NAME) if name in record.assets)
-    return fetch(file, request=f"the {name.replace('_', ' ')} of {NAME}").path
+    return fetch(find_asset(NAME, name), request=f"the {name.replace('_', ' ')} of {NAME}").path

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from zoo.entries.drasclr.arrays import save_array, save_arrays
 from zoo.errors import InputContractError, OptionError
+from zoo.extras import install_hint
 from zoo.files import write_atomically
 
 SUFFIXES = (".parquet", ".npz")
@@ -184,5 +185,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise OptionError("Parquet needs pyarrow: pip install 'medssl-zoo[train]', or name a file .npz") from error
+        raise OptionError(f"Parquet needs pyarrow: name a file .npz, or {install_hint('pyarrow', 'train')}") from error
     return pyarrow, pyarrow.parquet

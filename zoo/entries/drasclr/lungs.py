@@ -17,6 +17,7 @@ from zoo.download import fetch
 from zoo.entries.drasclr.lung_masks import LEAST_ML, LEFT, RIGHT, Labels, Mask, split_at
 from zoo.entries.drasclr.scan import Scan, to_itk
 from zoo.errors import DownloadError, InputContractError, IntegrityError, OfflineError, OptionError
+from zoo.extras import install_hint
 from zoo.manifest import RemoteFile
 from zoo.volume_grid import reorient
 from zoo.volumes import voxel_sizes
@@ -50,10 +51,10 @@ def choose_segmenter(segmenter: str) -> str:
     has_lungmask = find_spec("lungmask") is not None
     if segmenter == "lungmask":
         if not has_lungmask:
-            raise OptionError("segmenter 'lungmask' needs the package: pip install 'medssl-zoo[drasclr]'")
+            raise OptionError(f"segmenter 'lungmask' needs the package: {install_hint('lungmask', 'drasclr')}")
         network_file()
         return segmenter
-    reason = "it is not installed: pip install 'medssl-zoo[drasclr]'"
+    reason = f"it is not installed: {install_hint('lungmask', 'drasclr')}"
     if has_lungmask:
         try:
             network_file()

@@ -21,6 +21,7 @@ from nibabel.nifti1 import Nifti1Image
 
 from zoo.entries.drasclr.scan import Matrix, import_itk, to_itk
 from zoo.errors import InputContractError, OptionError
+from zoo.extras import install_hint
 
 log = logging.getLogger("zoo")
 
@@ -61,7 +62,7 @@ def choose_engine(engine: str) -> str:
         raise OptionError(f"engine must be one of {', '.join(ENGINES)}, not {engine!r}")
     has_ants = find_spec("ants") is not None
     if engine == "antspyx" and not has_ants:
-        raise OptionError("engine 'antspyx' needs the package: pip install 'medssl-zoo[drasclr]'")
+        raise OptionError(f"engine 'antspyx' needs the package: {install_hint('antspyx', 'drasclr')}")
     if engine == "auto":
         engine = "antspyx" if has_ants else "simpleitk"
         if not has_ants:

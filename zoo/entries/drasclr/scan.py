@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from zoo.entries.drasclr import PREPROCESSING, WINDOW
 from zoo.errors import InputContractError, OptionError
+from zoo.extras import install_hint
 from zoo.volume_grid import check_right_angles, reorient, warn_of_spacing
 from zoo.volume_transform import check_values
 from zoo.volumes import Volume, voxel_sizes
@@ -125,7 +126,7 @@ def sides(affine: Matrix) -> list[tuple[str, str]]:
 def import_itk() -> Any:
     """Import SimpleITK, or say which extra has it."""
     if find_spec("SimpleITK") is None:
-        raise OptionError("preprocessing needs the package SimpleITK: pip install 'medssl-zoo[drasclr]'")
+        raise OptionError(f"preprocessing needs the package SimpleITK: {install_hint('SimpleITK', 'drasclr')}")
     import SimpleITK
 
     return SimpleITK

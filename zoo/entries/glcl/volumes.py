@@ -21,6 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.errors import InputContractError, OptionError
+from zoo.extras import install_hint
 
 log = logging.getLogger("zoo")
 
@@ -123,7 +124,7 @@ def correct_bias(image: Array, spacing: Sequence[float]) -> npt.NDArray[np.float
         OptionError: SimpleITK is not installed.
     """
     if find_spec("SimpleITK") is None:
-        raise OptionError("--n4 needs the package SimpleITK: pip install 'medssl-zoo[train]'")
+        raise OptionError(f"--n4 needs the package SimpleITK: {install_hint('SimpleITK', 'train')}")
     import SimpleITK
 
     volume = SimpleITK.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0), np.float32))

@@ -27,6 +27,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from zoo.errors import OptionError
+from zoo.extras import install_hint
 from zoo.files import write_atomically
 from zoo.training.args import run_command
 
@@ -114,7 +115,7 @@ def build_anatomy(spacing: float) -> Anatomy:
         from nilearn.datasets import load_mni152_gm_template
     except ImportError as error:
         raise OptionError(
-            f"the synthetic cohort is made from a template of nilearn ({error}): pip install 'medssl-zoo[train]'"
+            f"the synthetic cohort is made from a template of nilearn ({error}): {install_hint('nilearn', 'train')}"
         ) from error
 
     shape, affine = grid(spacing)

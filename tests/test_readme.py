@@ -1,0 +1,44 @@
+"""What the README shows can be typed in as it stands."""
+
+import re
+from functools import reduce
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import zoo
+from zoo.phantom import chest_phantom
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+
+
+def test_the_programs_run_one_after_the_other(tmp_path, monkeypatch):
+    """Every block of Python, in one session, with a film where they look for one, and no connection."""
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) > 2
+    (tmp_path / "films").mkdir()
+    for place in ("chest.png", "films/a.png"):
+        Image.fromarray(chest_phantom()).save(tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    session = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), session)
+    assert session["features"].shape == (1, 2048)
+    assert session["found"].values.shape == (1, 2048)
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"\bzoo\.([a-z_]+(?:\.[a-z_]+)*)\(", README))))
+def test_what_it_calls_is_there_after_import_zoo(name):
+    """Also where it is named in a sentence, and within a module that nobody imported."""
+    assert callable(reduce(getattr, name.split("."), zoo))
+
+
+def test_it_names_every_extra():
+    """By a command that works in a checkout: no registry has the zoo."""
+    extras = metadata.metadata("medssl-zoo").get_all("Provides-Extra")
+    for extra in extras:
+        assert f'".[{extra}]"' in README
+    assert "medssl-zoo[" not in README

@@ -1,0 +1,146 @@
+"""What one manifest file holds: a record for each weight file, checked when it is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import OptionError
+from zoo.messages import printable
+
+STATES = ("hosted", "on-request", "withdrawn", "not-published")
+_DEEPEST = 20
+"""Levels of lists and objects in a record. The schema of ours has 4."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that can be fetched and proved: the part that weights and assets have in common."""
+
+    sources: tuple[str, ...]
+    bytes: int | None
+    sha256: str | None
+    base: Path = Path()
+    """Folder of the manifest, which `file:` sources are relative to."""
+
+    @property
+    def filename(self) -> str:
+        """Last part of the first source, for messages and progress bars."""
+        return self.sources[0].rsplit("/", 1)[-1].removeprefix("package:") if self.sources else "no file"
+
+
+@dataclass(frozen=True)
+class WeightsFile(RemoteFile):
+    """One record of a manifest: one weight file and everything known about it."""
+
+    tag: str = ""
+    models: tuple[str, ...] = ()
+    state: str = "hosted"
+    trained_by: str = "user"
+    default: bool = True
+    sha256_note: str = ""
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
+    format: str = ""
+    writer: str = ""
+    licences: Mapping[str, Any] = field(default_factory=dict)
+    citation: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, RemoteFile] = field(default_factory=dict)
+    input: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    notes: str = ""
+
+    @property
+    def loads_without_tag(self) -> bool:
+        """Whether the plain model name may stand for these weights."""
+        return self.state == "hosted" and self.default
+
+
+def read_manifest(path: Path, *, imported: bool = False) -> tuple[WeightsFile, ...]:
+    """Read one manifest file.
+
+    Args:
+        path: The file.
+        imported: Whether it is the one that `zoo import` writes, where only an explicit `"default": true` counts.
+
+    Raises:
+        OptionError: The file cannot be read, is not JSON of schema 1, or a record lacks a required field.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OptionError(f"the weights manifest {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != 1 or not isinstance(content.get("weights"), list):
+        raise OptionError(f'the weights manifest {path} must be an object with "schema": 1 and a list "weights"')
+    return tuple(_record(raw, path, default=not imported) for raw in content["weights"])
+
+
+def _record(raw: Any, path: Path, *, default: bool) -> WeightsFile:
+    _check_types(raw, f"a record of {path}")
+    required = {"tag", "models", "state", "sources", "bytes", "sha256"}
+    known = {f.name for f in fields(WeightsFile)} - {"base"}
+    missing, unknown = sorted(required - set(raw)), sorted(set(raw) - known)
+    if missing or unknown or raw["state"] not in STATES:
+        raise OptionError(
+            f"record {raw.get('tag', '?')!r} of {path}: missing {missing}, unknown {unknown}, "
+            f"state {raw.get('state')!r} (one of {', '.join(STATES)})"
+        )
+    strays = [name for name, own in raw.get("input", {}).items() if isinstance(own, dict) and name not in raw["models"]]
+    if strays:
+        raise OptionError(
+            f"record {raw['tag']!r} of {path}: input has {printable(', '.join(strays))}, which is none of its models: "
+            f"fields are expected, or the fields of one of {printable(', '.join(raw['models']))} under its name"
+        )
+    base = path.resolve().parent
+    assets = {}
+    for name, asset in raw.get("assets", {}).items():
+        _check_types(
+            asset, f"asset {name!r} of record {raw['tag']!r} of {path}", required=("sources", "bytes", "sha256")
+        )
+        assets[name] = RemoteFile(tuple(asset["sources"]), asset["bytes"], _lower(asset["sha256"]), base)
+    lists = {k: tuple(raw[k]) for k in ("models", "sources")}
+    given = {"default": default, **raw, **lists}
+    return WeightsFile(**{**given, "sha256": _lower(raw["sha256"]), "assets": assets, "base": base})
+
+
+_TYPES = {
+    **dict.fromkeys(("models", "sources"), list),
+    **dict.fromkeys(("assets", "fingerprint", "input", "licences", "options", "provenance"), dict),
+    **dict.fromkeys(("citation", "format", "notes", "sha256_note", "tag", "trained_by", "writer"), str),
+    "default": bool,
+}
+
+
+def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
+    """Refuse what a hand-written manifest may hold: a text where a list is due, a digest that is none."""
+    wrong = [] if isinstance(raw, dict) else ["it is no object"]
+    raw = raw if isinstance(raw, dict) else {}
+    wrong += [f"{name} is missing" for name in required if name not in raw]
+    wrong += [f"{k} must be a {t.__name__}" for k, t in _TYPES.items() if k in raw and not isinstance(raw[k], t)]
+    wrong += [
+        f"{k} must hold texts" for k in ("models", "sources") if not all(isinstance(v, str) for v in raw.get(k) or [])
+    ]
+    packaged = [str(s).removeprefix("package:") for s in raw.get("sources") or [] if str(s).startswith("package:")]
+    wrong += [f"package:{name} must be the bare name of a file" for name in packaged if Path(name).name != name]
+    if raw.get("bytes") is not None and (isinstance(raw["bytes"], bool) or not isinstance(raw["bytes"], int)):
+        wrong.append("bytes must be a whole number or null")
+    if raw.get("sha256") is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(raw["sha256"])):
+        wrong.append("sha256 must be 64 hexadecimal digits or null")
+    if _depth(raw) > _DEEPEST:
+        wrong.append(f"lists and objects are nested more than {_DEEPEST} deep")
+    if wrong:
+        raise OptionError(f"{what}: {printable('; '.join(wrong))}")
+
+
+def _depth(value: Any, level: int = 0) -> int:
+    """How deep lists and objects are nested, counted until one level beyond what is allowed."""
+    inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return level if level > _DEEPEST else max((_depth(item, level + 1) for item in inside), default=level)
+
+
+def _lower(digest: str | None) -> str | None:
+    return digest.lower() if digest else None
