@@ -15,10 +15,14 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.errors import CheckpointFormatError
+from zoo.messages import printable
 from zoo.mounts import is_on_network
+from zoo.pickles import PickleProblem
 from zoo.safety import allow_list, refusal
 from zoo.sniffing import SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.tensorflow_bundle import Bundle, find_bundle, open_bundle
+from zoo.torch_legacy import check_legacy
+from zoo.torch_zip import TorchScriptError, TorchZip, ZipProblem, open_torch_zip
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +34,7 @@ Mmap: TypeAlias = "bool | Literal['auto']"
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
 
 _DAMAGE = (
+    pickle.UnpicklingError,
     *(RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError, EOFError, OSError, MemoryError),
     struct.error,
 )
@@ -53,6 +58,10 @@ class StoredState:
     beside: tuple[str, ...] = ()
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    in_memory: bool = False
+    """Whether the values were read when the file was opened, as of what cannot be mapped."""
+    archive: TorchZip | None = None
+    """The records of a PyTorch zip."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -76,7 +85,8 @@ class StoredState:
         text = self.metadata.get("input", "{}")
         try:
             stored: Any = json.loads(text)
-        except ValueError:
+            json.dumps(stored, ensure_ascii=False).encode()  # halves of characters are no text
+        except (ValueError, RecursionError):
             stored = None
         if not isinstance(stored, dict):
             raise CheckpointFormatError(
@@ -92,7 +102,13 @@ class StoredState:
 
         Args:
             wanted: Tensors of this file, or views of them, under any names.
+
+        Raises:
+            CheckpointFormatError: A value is beyond the range of float32, or a record of a file that is read instead
+                of mapped is not what was written.
         """
+        if not self.mapped:
+            self.check_records(wanted)
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
         copied = {n: (origin[id(t)], t.nbytes) for n, t in wanted.items() if id(t) in origin and self._must_copy(t)}
         self.tensors = {}
@@ -100,9 +116,30 @@ class StoredState:
             del wanted[name]
         return as_float32(wanted) | dict(self._copies(copied))
 
+    def check_records(self, wanted: State | None = None) -> None:
+        """Read the records of a PyTorch zip that hold these tensors, and compare them with their CRC.
+
+        Other formats have none, but for TensorFlow's, which is always compared.
+
+        Args:
+            wanted: Tensors of this file, or views of them; None for all.
+
+        Raises:
+            CheckpointFormatError: One of them is not what was written.
+        """
+        if self.archive is None:
+            return
+        keys = self.archive.outline.storage_keys(self.containers)
+        origin = {id(tensor): keys.get(name) for name, tensor in self.tensors.items()}
+        needed = {origin.get(id(base_of(tensor))) for tensor in (wanted or self.tensors).values()}
+        try:
+            self.archive.check(None if None in needed else {key for key in needed if key is not None})
+        except ZipProblem as problem:
+            raise _damage(self.path, self.format, problem) from None
+
     def _must_copy(self, tensor: Tensor) -> bool:
         """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
-        return self.format != TORCH_LEGACY and (not self.mapped or bool(other_float(tensor)))
+        return not self.in_memory and (not self.mapped or bool(other_float(tensor)))
 
     def _copies(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
         """Yield names with tensors in memory; `wanted` has the name in the file and the bytes of each."""
@@ -110,15 +147,15 @@ class StoredState:
             from safetensors import safe_open
 
             with safe_open(self.path, framework="pt", backend="pread") as file:
-                yield from ((name, _one_as_float32(file.get_tensor(stored))) for name, (stored, _) in wanted.items())
+                yield from ((name, _float32(name, file.get_tensor(stored))) for name, (stored, _) in wanted.items())
             return
         tensors: State = {}
         used = _CHUNK
         for name, (stored, size) in wanted.items():
             if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
-                tensors, used = _open_torch(self.path, self.format, self.mapped).tensors, 0
+                tensors, used = find_tensors(_load_torch(self.path, self.format, mapped=True), self.path)[0], 0
             used += size
-            yield name, _one_as_float32(tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
+            yield name, _float32(name, tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
 
 
 @dataclass
@@ -148,7 +185,7 @@ class StoredBundle(StoredState):
         """
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
         views = {name: (origin.get(id(base_of(tensor))), wanted.pop(name)) for name, tensor in list(wanted.items())}
-        return {name: _one_as_float32(self._values(stored, view)) for name, (stored, view) in views.items()}
+        return {name: _float32(name, self._values(stored, view)) for name, (stored, view) in views.items()}
 
     def _values(self, name: str | None, view: Tensor) -> Tensor:
         """Return a tensor with values in place of one without, laid out as `view` is."""
@@ -166,8 +203,12 @@ def base_of(tensor: Tensor) -> Tensor:
 
 
 def as_float32(state: State) -> State:
-    """Return the tensors with floating point as float32; `state` is emptied on the way."""
-    return {name: _one_as_float32(state.pop(name)) for name in list(state)}
+    """Return the tensors with floating point as float32; `state` is emptied on the way.
+
+    Raises:
+        CheckpointFormatError: A value is beyond the range of float32.
+    """
+    return {name: _float32(name, state.pop(name)) for name in list(state)}
 
 
 def other_float(tensor: Tensor) -> str:
@@ -176,8 +217,27 @@ def other_float(tensor: Tensor) -> str:
     return kind if tensor.is_floating_point() and kind != "float32" else ""
 
 
-def _one_as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _float32(name: str, tensor: Tensor) -> Tensor:
+    kind = other_float(tensor)
+    if not kind:
+        return tensor
+    values = tensor.float()
+    if kind == "float64" and is_finite(tensor) and not is_finite(values):
+        raise CheckpointFormatError(
+            f"{printable(name)} has values beyond the range of float32, in which the networks of the zoo compute: the "
+            f"largest is {tensor.abs().max().item():.3g}. Such weights come from a run that diverged"
+        )
+    return values
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, found in one pass and without memory for a mask."""
+    import torch
+
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    values = tensor.float() if tensor.itemsize == 1 else tensor  # types of eight bits have no order of their own
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
 
 
 def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
@@ -216,30 +276,71 @@ def _open_safetensors(path: Path, mapped: bool) -> StoredState:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointFormatError(
-            f"{path} begins like safetensors, but is cut short or damaged ({error}). Fetch or copy it again"
+            f"{path} begins like safetensors, but is cut short or damaged ({printable(error)}). Fetch or copy it again"
         ) from error
     return StoredState(path, SAFETENSORS, tensors, mapped, metadata=metadata or {})
 
 
 def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
-    import torch
-
     if path.suffix == ".safetensors":  # torch.load would trust the name
         raise CheckpointFormatError(f"{path} is named like safetensors, but is a {kind}: rename it to {path.stem}.pth")
+    archive = _check_torch(path, kind)
+    in_memory = archive is None or not archive.can_be_mapped
+    if archive is not None and in_memory:
+        try:
+            archive.check()
+        except ZipProblem as problem:
+            raise _damage(path, kind, problem) from None
+    content = _load_torch(path, kind, mapped=not in_memory)
+    tensors, containers = find_tensors(content, path)
+    beside = tuple(key for key in content if isinstance(key, str) and key not in containers) if containers else ()
+    return StoredState(
+        path, kind, tensors, mapped and not in_memory, containers, beside, in_memory=in_memory, archive=archive
+    )
+
+
+def _check_torch(path: Path, kind: str) -> TorchZip | None:
+    """Look at a file of torch.save before torch does; the records of a zip archive, None for the older format."""
+    try:
+        if kind == TORCH_ZIP:
+            return open_torch_zip(path)
+        check_legacy(path)
+    except PickleProblem as problem:
+        raise refusal(path, problem) from None
+    except TorchScriptError:
+        raise CheckpointFormatError(
+            f"{path} is a TorchScript archive: a program with its weights, which the zoo does not run. Where you trust "
+            "its origin, save the weights by themselves there: torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
+        ) from None
+    except ZipProblem as problem:
+        raise _damage(path, kind, problem) from None
+    except OSError as error:
+        raise CheckpointFormatError(f"{path} cannot be read: {error.strerror}") from error
+    return None
+
+
+def _load_torch(path: Path, kind: str, *, mapped: bool) -> Any:
+    """Return what a file that was looked at holds."""
+    import torch
+
     try:
         with _LOADING, torch.serialization.safe_globals(allow_list()):
-            content = torch.load(path, map_location="cpu", mmap=kind == TORCH_ZIP, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise refusal(path, error) from None
+            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
     except _DAMAGE as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointFormatError(
-            f"{path} begins like a {kind}, but is cut short, damaged or not written by torch.save ({reason}). "
-            "Fetch or copy it again"
-        ) from error
-    tensors, containers = find_tensors(content, path)
-    beside = tuple(str(key) for key in content if key not in containers) if containers else ()
-    return StoredState(path, kind, tensors, mapped, containers, beside)
+        raise _damage(path, kind, _reason(error)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """What torch says of a file, without its advice to read it in a way that runs code."""
+    line = str(error).strip().partition("\n")[0][:200]
+    return type(error).__name__ if not line or "weights_only" in line or "safe_globals" in line else line
+
+
+def _damage(path: Path, kind: str, reason: object) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        f"{path} begins like a {kind}, but is cut short, damaged or not written by torch.save ({printable(reason)}). "
+        "Fetch or copy it again"
+    )
 
 
 def _open_bundle(path: Path, kind: str) -> StoredBundle:
@@ -267,17 +368,29 @@ def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tu
     """
     import torch
 
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise CheckpointFormatError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
+    held: dict[object, Any] = dict(dict.items(content))  # a file may hide methods of a dictionary behind attributes
     for key in CONTAINERS:
-        if isinstance(content.get(key), Mapping) and content[key] and depth < 5:
-            tensors, deeper = find_tensors(content[key], path, depth + 1)
+        if isinstance(held.get(key), dict) and held[key] and depth < 5:
+            tensors, deeper = find_tensors(held[key], path, depth + 1)
             return tensors, (key, *deeper)
-    tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    plain = (torch.Tensor, torch.nn.Parameter)
+    tensors = {k: torch.Tensor.detach(v) for k, v in held.items() if isinstance(k, str) and type(v) in plain}
+    if broken := next((name for name in tensors if not _is_text(name)), None):
+        raise CheckpointFormatError(f"{path} has a tensor whose name is no text: {printable(broken)}")
     if not tensors:
-        keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
+        keys = ", ".join(repr(key)[:80] for key in list(held)[:8] if isinstance(key, (str, int))) or "nothing"
         raise CheckpointFormatError(
             f"{path} holds no state dict: found the keys {keys}; expected tensors, or one of {', '.join(CONTAINERS)}. "
             "Save the inner dictionary by itself: torch.save(torch.load(FILE)[KEY], NEW_FILE)"
         )
     return tensors, ()
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
