@@ -116,6 +116,14 @@ class StoredState:
             del wanted[name]
         return as_float32(wanted) | dict(self._copies(copied))
 
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors that can be read, with their values, as they are stored.
+
+        Raises:
+            CheckpointFormatError: The checksum of one is wrong.
+        """
+        yield from self.tensors.items()
+
     def check_records(self, wanted: State | None = None) -> None:
         """Read the records of a PyTorch zip that hold these tensors, and compare them with their CRC.
 
@@ -186,6 +194,17 @@ class StoredBundle(StoredState):
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
         views = {name: (origin.get(id(base_of(tensor))), wanted.pop(name)) for name, tensor in list(wanted.items())}
         return {name: _float32(name, self._values(stored, view)) for name, (stored, view) in views.items()}
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors that can be read, with their values, as they are stored.
+
+        Raises:
+            CheckpointFormatError: The checksum of one is wrong.
+        """
+        import torch
+
+        for name in self.tensors.keys() - self.obstacles.keys():
+            yield name, torch.from_numpy(self.bundle.read(name))
 
     def _values(self, name: str | None, view: Tensor) -> Tensor:
         """Return a tensor with values in place of one without, laid out as `view` is."""
