@@ -6,23 +6,19 @@ Opening a file gives names, shapes and types; its tensors are mapped, so that no
 from __future__ import annotations
 
 import json
-import pickle
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from zoo.containers import find_tensors
 from zoo.errors import CheckpointFormatError
 from zoo.messages import printable
 from zoo.mounts import is_on_network
-from zoo.pickles import PickleProblem
-from zoo.safety import allow_list, refusal
 from zoo.sniffing import SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.tensorflow_bundle import Bundle, find_bundle, open_bundle
-from zoo.torch_legacy import check_legacy
-from zoo.torch_zip import TorchScriptError, TorchZip, ZipProblem, open_torch_zip
+from zoo.torch_files import check_torch, damage, load_torch
+from zoo.torch_zip import TorchZip, ZipProblem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +27,7 @@ if TYPE_CHECKING:
 
 Mmap: TypeAlias = "bool | Literal['auto']"
 
-CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-
-_DAMAGE = (
-    pickle.UnpicklingError,
-    *(RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError, EOFError, OSError, MemoryError),
-    struct.error,
-)
-"""What torch's reader stumbles over in a damaged file."""
 _CHUNK = 8 << 20
-_LOADING = Lock()  # torch's allow-list is one for all threads
 
 
 @dataclass
@@ -143,7 +130,7 @@ class StoredState:
         try:
             self.archive.check(None if None in needed else {key for key in needed if key is not None})
         except ZipProblem as problem:
-            raise _damage(self.path, self.format, problem) from None
+            raise damage(self.path, self.format, problem) from None
 
     def _must_copy(self, tensor: Tensor) -> bool:
         """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
@@ -161,7 +148,7 @@ class StoredState:
         used = _CHUNK
         for name, (stored, size) in wanted.items():
             if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
-                tensors, used = find_tensors(_load_torch(self.path, self.format, mapped=True), self.path)[0], 0
+                tensors, used = find_tensors(load_torch(self.path, self.format, mapped=True), self.path)[0], 0
             used += size
             yield name, _float32(name, tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
 
@@ -293,6 +280,7 @@ def _open_safetensors(path: Path, mapped: bool) -> StoredState:
     try:
         with safe_open(path, framework="pt") as file:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        _check_names(path)
     except SafetensorError as error:
         raise CheckpointFormatError(
             f"{path} begins like safetensors, but is cut short or damaged ({printable(error)}). Fetch or copy it again"
@@ -300,65 +288,33 @@ def _open_safetensors(path: Path, mapped: bool) -> StoredState:
     return StoredState(path, SAFETENSORS, tensors, mapped, metadata=metadata or {})
 
 
+def _check_names(path: Path) -> None:
+    """Refuse a header with a name that stands there twice: readers differ in which of the two they take."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=list)
+    names = [name for name, _ in header]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointFormatError(
+            f"{path} has two tensors of the name {printable(twice)} in its header. Save it anew"
+        )
+
+
 def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
     if path.suffix == ".safetensors":  # torch.load would trust the name
         raise CheckpointFormatError(f"{path} is named like safetensors, but is a {kind}: rename it to {path.stem}.pth")
-    archive = _check_torch(path, kind)
+    archive = check_torch(path, kind)
     in_memory = archive is None or not archive.can_be_mapped
     if archive is not None and in_memory:
         try:
             archive.check()
         except ZipProblem as problem:
-            raise _damage(path, kind, problem) from None
-    content = _load_torch(path, kind, mapped=not in_memory)
+            raise damage(path, kind, problem) from None
+    content = load_torch(path, kind, mapped=not in_memory)
     tensors, containers = find_tensors(content, path)
     beside = tuple(key for key in content if isinstance(key, str) and key not in containers) if containers else ()
     return StoredState(
         path, kind, tensors, mapped and not in_memory, containers, beside, in_memory=in_memory, archive=archive
-    )
-
-
-def _check_torch(path: Path, kind: str) -> TorchZip | None:
-    """Look at a file of torch.save before torch does; the records of a zip archive, None for the older format."""
-    try:
-        if kind == TORCH_ZIP:
-            return open_torch_zip(path)
-        check_legacy(path)
-    except PickleProblem as problem:
-        raise refusal(path, problem) from None
-    except TorchScriptError:
-        raise CheckpointFormatError(
-            f"{path} is a TorchScript archive: a program with its weights, which the zoo does not run. Where you trust "
-            "its origin, save the weights by themselves there: torch.save(torch.jit.load(FILE).state_dict(), NEW_FILE)"
-        ) from None
-    except ZipProblem as problem:
-        raise _damage(path, kind, problem) from None
-    except OSError as error:
-        raise CheckpointFormatError(f"{path} cannot be read: {error.strerror}") from error
-    return None
-
-
-def _load_torch(path: Path, kind: str, *, mapped: bool) -> Any:
-    """Return what a file that was looked at holds."""
-    import torch
-
-    try:
-        with _LOADING, torch.serialization.safe_globals(allow_list()):
-            return torch.load(path, map_location="cpu", mmap=mapped, weights_only=True)
-    except _DAMAGE as error:
-        raise _damage(path, kind, _reason(error)) from error
-
-
-def _reason(error: BaseException) -> str:
-    """What torch says of a file, without its advice to read it in a way that runs code."""
-    line = str(error).strip().partition("\n")[0][:200]
-    return type(error).__name__ if not line or "weights_only" in line or "safe_globals" in line else line
-
-
-def _damage(path: Path, kind: str, reason: object) -> CheckpointFormatError:
-    return CheckpointFormatError(
-        f"{path} begins like a {kind}, but is cut short, damaged or not written by torch.save ({printable(reason)}). "
-        "Fetch or copy it again"
     )
 
 
@@ -374,42 +330,3 @@ def _open_bundle(path: Path, kind: str) -> StoredBundle:
     scalars = [name for name, variable in bundle.variables.items() if not variable.shape and not variable.obstacle]
     tensors |= {name: torch.from_numpy(bundle.read(name)) for name in scalars}
     return StoredBundle(path, kind, tensors, mapped=False, bundle=bundle)
-
-
-def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tuple[str, ...]]:
-    """Find the state dict in what a file holds: at the top or under one of `CONTAINERS`, up to five deep.
-
-    Returns:
-        Its tensors, and the keys that led to them.
-
-    Raises:
-        CheckpointFormatError: There is none.
-    """
-    import torch
-
-    if not isinstance(content, dict):
-        raise CheckpointFormatError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
-    held: dict[object, Any] = dict(dict.items(content))  # a file may hide methods of a dictionary behind attributes
-    for key in CONTAINERS:
-        if isinstance(held.get(key), dict) and held[key] and depth < 5:
-            tensors, deeper = find_tensors(held[key], path, depth + 1)
-            return tensors, (key, *deeper)
-    plain = (torch.Tensor, torch.nn.Parameter)
-    tensors = {k: torch.Tensor.detach(v) for k, v in held.items() if isinstance(k, str) and type(v) in plain}
-    if broken := next((name for name in tensors if not _is_text(name)), None):
-        raise CheckpointFormatError(f"{path} has a tensor whose name is no text: {printable(broken)}")
-    if not tensors:
-        keys = ", ".join(repr(key)[:80] for key in list(held)[:8] if isinstance(key, (str, int))) or "nothing"
-        raise CheckpointFormatError(
-            f"{path} holds no state dict: found the keys {keys}; expected tensors, or one of {', '.join(CONTAINERS)}. "
-            "Save the inner dictionary by itself: torch.save(torch.load(FILE)[KEY], NEW_FILE)"
-        )
-    return tensors, ()
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -179,9 +179,7 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match |
     loads = found.complete and not problem
     call = f"load_model({entry.name!r}, checkpoint={str(stored.path)!r})" if loads else ""
     if call and heads and "projection" in entry.config:
-        projected, obstacle = _coverage(
-            entry, state, config | {"projection": True}, stored, bad, head_required=True
-        )
+        projected, obstacle = _coverage(entry, state, config | {"projection": True}, stored, bad, head_required=True)
         is_whole = projected.complete and not obstacle
         call += " (with projection=True it returns what its head does)" if is_whole else ""
     return Match(

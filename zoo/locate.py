@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from zoo import __version__
-from zoo.cache import converted_path, file_path, hash_file, mark_finite, proven_digest, read_stamp, stamp_path, write_stamp
+from zoo.cache import (
+    converted_path,
+    file_path,
+    hash_file,
+    mark_finite,
+    proven_digest,
+    read_stamp,
+    stamp_path,
+    write_stamp,
+)
 from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
 from zoo.entry import Config, Entry, State

@@ -153,4 +153,7 @@ def load_report(model: nn.Module) -> LoadReport:
 def first_names(names: Iterable[str], count: int = 5) -> str:
     """The first few names, for a message; what a file calls its tensors is never printed raw."""
     listed = list(names)
-    return ", ".join(map(printable, listed[:count])) + (f", ... ({len(listed)} in all)" if len(listed) > count else "") or "none"
+    return (
+        ", ".join(map(printable, listed[:count])) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")
+        or "none"
+    )

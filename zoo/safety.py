@@ -12,10 +12,13 @@ from typing import IO, Any, cast
 
 from zoo.errors import CheckpointFormatError, UnsafeCheckpointError
 from zoo.messages import printable
-from zoo.pickles import MOST_STEPS, Damage, PickleProblem, Stream, is_harmless, plain_name
+from zoo.pickle_calls import is_harmless, plain_name
+from zoo.pickle_nodes import Damage, PickleProblem
+from zoo.pickles import MOST_STEPS, Stream
 from zoo.report import first_names
 from zoo.torch_legacy import Within
 from zoo.torch_zip import MOST_PICKLE, ZipProblem, open_archive
+
 
 def allow_list() -> list[Any]:
     """The allow-list beyond torch's own: numbers of NumPy and `argparse.Namespace`, which training scripts store."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO
 
-from zoo.pickles import Damage, Outline, PickleProblem, outline
+from zoo.pickle_nodes import Damage, PickleProblem
+from zoo.pickles import Outline, outline
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -47,10 +48,13 @@ class Within:
         self.file, self.size = file, size
 
     def tell(self) -> int:
+        """Return where the file stands."""
         return self.file.tell()
 
     def read(self, size: int) -> bytes:
+        """Return the next bytes, fewer where the file ends."""
         return self.file.read(min(size, self.size - self.file.tell()))
 
     def readline(self) -> bytes:
+        """Return what is left of a line; no name of a function is longer."""
         return self.file.readline(1 << 16)

@@ -17,7 +17,8 @@ from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipInfo
 
 from zoo.messages import printable
-from zoo.pickles import Outline, PickleProblem, Storage, outline
+from zoo.pickle_nodes import Storage
+from zoo.pickles import Outline, outline
 
 _MOST_DIRECTORY = 16 << 20  # bytes; a network of ten thousand tensors has one of 1 MB
 MOST_PICKLE = 64 << 20  # bytes; that of a network of a thousand tensors has 150 KB
