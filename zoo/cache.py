@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +103,8 @@ class Stamp:
     zoo: str = ""
     path: str = ""
     """The file itself, where it is read in place and so does not lie beside the stamp."""
+    finite: bool = False
+    """Whether every value in it was read once and found to be finite."""
 
     def describes(self, path: str, stat: os.stat_result) -> bool:
         """Whether a file (`path` as in the field) is the one that was hashed, as far as size and time tell."""
@@ -148,10 +150,16 @@ def write_stamp(
     _write(stamp or stamp_path(path), content)
 
 
+def mark_finite(stamp: Path) -> None:
+    """Note that every value of the file was read and found to be finite, so that later loads need not read them."""
+    if content := read_stamp(stamp):
+        _write(stamp, replace(content, finite=True))
+
+
 def invalidate_stamp(stamp: Path) -> None:
     """Make the next use hash the file again. The digest stays on record, which may be the only one there is."""
     if content := read_stamp(stamp):
-        _write(stamp, Stamp(**{**asdict(content), "mtime_ns": -1}))
+        _write(stamp, replace(content, mtime_ns=-1))
 
 
 def _write(stamp: Path, content: Stamp) -> None:

@@ -15,6 +15,7 @@ from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.files import replacing
 from zoo.formats import as_float32, base_of, other_float
 from zoo.report import AS_STORED, HEAD_MISFIT, LoadReport, unwrap
+from zoo.values import as_counts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -162,12 +163,14 @@ def load_into(
 
     Raises:
         CheckpointMismatchError: The file does not fill the network, or does not belong to it.
+        CheckpointFormatError: A value is beyond the range of float32.
     """
     own = model.state_dict()
     report = LoadReport(entry.name, dropped=set_aside(own, state, entry, keep_head=projection))
     check_coverage(own, state, entry, head_required=projection)
     _sort_out(own, state, entry, report)
     values = read(state)
+    as_counts(values)
     for stem in report.adapted:
         channels = own[stem].shape[entry.stem_axis]
         values[stem] = adapt_input_channels(values[stem], channels, entry.stem_axis)
@@ -218,6 +221,8 @@ def _sort_out(own: State, state: State, entry: Entry, report: LoadReport) -> Non
         elif state[name].shape != target.shape:
             there, here = state[name].shape[entry.stem_axis], target.shape[entry.stem_axis]
             report.adapted[name] = f"{there} input channels {'summed to 1' if here == 1 else f'repeated to {here}'}"
+        elif is_counter(name) and state[name].is_floating_point():
+            report.loaded[name] = f"a count, rounded from {str(state[name].dtype).removeprefix('torch.')}"
         elif kind := other_float(state[name]):
             report.loaded[name] = f"{'narrowed' if kind == 'float64' else 'widened'} from {kind}"
         else:

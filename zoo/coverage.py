@@ -102,12 +102,19 @@ def is_counter(name: str) -> bool:
 
 def _fits(name: str, stored: Tensor, target: Tensor, entry: Entry) -> bool:
     """Whether a tensor can take its place, as it is or, where it reads the input, after a change of channels."""
-    if stored.is_floating_point() != target.is_floating_point():
+    if is_counter(name) and stored.is_floating_point():  # cast or averaged with the weights; see `zoo.values.as_counts`
+        return stored.shape == target.shape
+    if _kind(stored) != _kind(target):
         return False
     axis = entry.stem_axis
     if name in (entry.stem, *entry.side_stems) and stored.ndim == target.ndim > axis:
         return stored.shape[:axis] + stored.shape[axis + 1 :] == target.shape[:axis] + target.shape[axis + 1 :]
     return stored.shape == target.shape
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """What sort of numbers a tensor has; the width of a sort may differ between file and network."""
+    return tensor.is_floating_point(), tensor.is_complex(), "bool" in str(tensor.dtype)
 
 
 def shape_text(tensor: Tensor) -> str:

@@ -5,21 +5,22 @@ Opening a file gives names, shapes and types; its tensors are mapped, so that no
 
 from __future__ import annotations
 
-import pickle
-import struct
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from zoo.containers import find_tensors
 from zoo.errors import CheckpointFormatError
 from zoo.files import user_path
 from zoo.header import find_header, told
+from zoo.messages import printable
 from zoo.mounts import is_on_network
-from zoo.safety import allow_list, refusal
 from zoo.sniffing import SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.tensorflow_bundle import Bundle, find_bundle, open_bundle
+from zoo.torch_files import check_torch, damage, load_torch
+from zoo.torch_zip import TorchZip, ZipProblem
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,15 +29,7 @@ if TYPE_CHECKING:
 
 Mmap: TypeAlias = "bool | Literal['auto']"
 
-CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-
-_DAMAGE = (
-    *(RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError, EOFError, OSError, MemoryError),
-    struct.error,
-)
-"""What torch's reader stumbles over in a damaged file."""
 _CHUNK = 8 << 20
-_LOADING = Lock()  # torch's allow-list is one for all threads
 
 
 @dataclass
@@ -55,6 +48,10 @@ class StoredState:
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """What a header says of the network, see `zoo.header`; of safetensors whatever text is there."""
+    in_memory: bool = False
+    """Whether the values were read when the file was opened, as of what cannot be mapped."""
+    archive: TorchZip | None = None
+    """The records of a PyTorch zip."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -98,7 +95,13 @@ class StoredState:
 
         Args:
             wanted: Tensors of this file, or views of them, under any names.
+
+        Raises:
+            CheckpointFormatError: A value is beyond the range of float32, or a record of a file that is read instead
+                of mapped is not what was written.
         """
+        if not self.mapped:
+            self.check_records(wanted)
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
         copied = {n: (origin[id(t)], t.nbytes) for n, t in wanted.items() if id(t) in origin and self._must_copy(t)}
         self.tensors = {}
@@ -106,9 +109,38 @@ class StoredState:
             del wanted[name]
         return as_float32(wanted) | dict(self._copies(copied))
 
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors that can be read, with their values, as they are stored.
+
+        Raises:
+            CheckpointFormatError: The checksum of one is wrong.
+        """
+        yield from self.tensors.items()
+
+    def check_records(self, wanted: State | None = None) -> None:
+        """Read the records of a PyTorch zip that hold these tensors, and compare them with their CRC.
+
+        Other formats have none, but for TensorFlow's, which is always compared.
+
+        Args:
+            wanted: Tensors of this file, or views of them; None for all.
+
+        Raises:
+            CheckpointFormatError: One of them is not what was written.
+        """
+        if self.archive is None:
+            return
+        keys = self.archive.outline.storage_keys(self.containers)
+        origin = {id(tensor): keys.get(name) for name, tensor in self.tensors.items()}
+        needed = {origin.get(id(base_of(tensor))) for tensor in (wanted or self.tensors).values()}
+        try:
+            self.archive.check(None if None in needed else {key for key in needed if key is not None})
+        except ZipProblem as problem:
+            raise damage(self.path, self.format, problem) from None
+
     def _must_copy(self, tensor: Tensor) -> bool:
         """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
-        return self.format != TORCH_LEGACY and (not self.mapped or bool(other_float(tensor)))
+        return not self.in_memory and (not self.mapped or bool(other_float(tensor)))
 
     def _copies(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
         """Yield names with tensors in memory; `wanted` has the name in the file and the bytes of each."""
@@ -116,15 +148,15 @@ class StoredState:
             from safetensors import safe_open
 
             with safe_open(self.path, framework="pt", backend="pread") as file:
-                yield from ((name, _one_as_float32(file.get_tensor(stored))) for name, (stored, _) in wanted.items())
+                yield from ((name, _float32(name, file.get_tensor(stored))) for name, (stored, _) in wanted.items())
             return
         tensors: State = {}
         used = _CHUNK
         for name, (stored, size) in wanted.items():
             if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
-                tensors, used = _open_torch(self.path, self.format, self.mapped).tensors, 0
+                tensors, used = find_tensors(load_torch(self.path, self.format, mapped=True), self.path)[0], 0
             used += size
-            yield name, _one_as_float32(tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
+            yield name, _float32(name, tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
 
 
 @dataclass
@@ -154,7 +186,18 @@ class StoredBundle(StoredState):
         """
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
         views = {name: (origin.get(id(base_of(tensor))), wanted.pop(name)) for name, tensor in list(wanted.items())}
-        return {name: _one_as_float32(self._values(stored, view)) for name, (stored, view) in views.items()}
+        return {name: _float32(name, self._values(stored, view)) for name, (stored, view) in views.items()}
+
+    def values(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the tensors that can be read, with their values, as they are stored.
+
+        Raises:
+            CheckpointFormatError: The checksum of one is wrong.
+        """
+        import torch
+
+        for name in self.tensors.keys() - self.obstacles.keys():
+            yield name, torch.from_numpy(self.bundle.read(name))
 
     def _values(self, name: str | None, view: Tensor) -> Tensor:
         """Return a tensor with values in place of one without, laid out as `view` is."""
@@ -172,8 +215,12 @@ def base_of(tensor: Tensor) -> Tensor:
 
 
 def as_float32(state: State) -> State:
-    """Return the tensors with floating point as float32; `state` is emptied on the way."""
-    return {name: _one_as_float32(state.pop(name)) for name in list(state)}
+    """Return the tensors with floating point as float32; `state` is emptied on the way.
+
+    Raises:
+        CheckpointFormatError: A value is beyond the range of float32.
+    """
+    return {name: _float32(name, state.pop(name)) for name in list(state)}
 
 
 def other_float(tensor: Tensor) -> str:
@@ -182,8 +229,27 @@ def other_float(tensor: Tensor) -> str:
     return kind if tensor.is_floating_point() and kind != "float32" else ""
 
 
-def _one_as_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor
+def _float32(name: str, tensor: Tensor) -> Tensor:
+    kind = other_float(tensor)
+    if not kind:
+        return tensor
+    values = tensor.float()
+    if kind == "float64" and is_finite(tensor) and not is_finite(values):
+        raise CheckpointFormatError(
+            f"{printable(name)} has values beyond the range of float32, in which the networks of the zoo compute: the "
+            f"largest is {tensor.abs().max().item():.3g}. Such weights come from a run that diverged"
+        )
+    return values
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no value is NaN or infinite, found in one pass and without memory for a mask."""
+    import torch
+
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    values = tensor.float() if tensor.itemsize == 1 else tensor  # types of eight bits have no order of their own
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(values))
 
 
 def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
@@ -220,32 +286,50 @@ def _open_safetensors(path: Path, mapped: bool) -> StoredState:
     try:
         with safe_open(path, framework="pt") as file:
             tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        _check_names(path)
     except SafetensorError as error:
         raise CheckpointFormatError(
-            f"{path} begins like safetensors, but is cut short or damaged ({error}). Fetch or copy it again"
+            f"{path} begins like safetensors, but is cut short or damaged ({printable(error)}). Fetch or copy it again"
         ) from error
     return StoredState(path, SAFETENSORS, tensors, mapped, metadata=metadata or {})
 
 
-def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
-    import torch
+def _check_names(path: Path) -> None:
+    """Refuse a header with a name that stands there twice: readers differ in which of the two they take."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")), object_pairs_hook=list)
+    names = [name for name, _ in header]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointFormatError(
+            f"{path} has two tensors of the name {printable(twice)} in its header. Save it anew"
+        )
 
+
+def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
     if path.suffix == ".safetensors":  # torch.load would trust the name
         raise CheckpointFormatError(f"{path} is named like safetensors, but is a {kind}: rename it to {path.stem}.pth")
-    try:
-        with _LOADING, torch.serialization.safe_globals(allow_list()):
-            content = torch.load(path, map_location="cpu", mmap=kind == TORCH_ZIP, weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise refusal(path, error) from None
-    except _DAMAGE as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointFormatError(
-            f"{path} begins like a {kind}, but is cut short, damaged or not written by torch.save ({reason}). "
-            "Fetch or copy it again"
-        ) from error
+    archive = check_torch(path, kind)
+    in_memory = archive is None or not archive.can_be_mapped
+    if archive is not None and in_memory:
+        try:
+            archive.check()
+        except ZipProblem as problem:
+            raise damage(path, kind, problem) from None
+    content = load_torch(path, kind, mapped=not in_memory)
     tensors, containers = find_tensors(content, path)
-    beside = tuple(str(key) for key in content if key not in containers) if containers else ()
-    return StoredState(path, kind, tensors, mapped, containers, beside, find_header(content, path))
+    beside = tuple(key for key in content if isinstance(key, str) and key not in containers) if containers else ()
+    return StoredState(
+        path,
+        kind,
+        tensors,
+        mapped and not in_memory,
+        containers,
+        beside,
+        find_header(content, path),
+        in_memory=in_memory,
+        archive=archive,
+    )
 
 
 def _open_bundle(path: Path, kind: str) -> StoredBundle:
@@ -260,30 +344,3 @@ def _open_bundle(path: Path, kind: str) -> StoredBundle:
     scalars = [name for name, variable in bundle.variables.items() if not variable.shape and not variable.obstacle]
     tensors |= {name: torch.from_numpy(bundle.read(name)) for name in scalars}
     return StoredBundle(path, kind, tensors, mapped=False, bundle=bundle)
-
-
-def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tuple[str, ...]]:
-    """Find the state dict in what a file holds: at the top or under one of `CONTAINERS`, up to five deep.
-
-    Returns:
-        Its tensors, and the keys that led to them.
-
-    Raises:
-        CheckpointFormatError: There is none.
-    """
-    import torch
-
-    if not isinstance(content, Mapping):
-        raise CheckpointFormatError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors")
-    for key in CONTAINERS:
-        if isinstance(content.get(key), Mapping) and content[key] and depth < 5:
-            tensors, deeper = find_tensors(content[key], path, depth + 1)
-            return tensors, (key, *deeper)
-    tensors = {k: v.detach() for k, v in content.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
-    if not tensors:
-        keys = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
-        raise CheckpointFormatError(
-            f"{path} holds no state dict: found the keys {keys}; expected tensors, or one of {', '.join(CONTAINERS)}. "
-            "Save the inner dictionary by itself: torch.save(torch.load(FILE)[KEY], NEW_FILE)"
-        )
-    return tensors, ()

@@ -101,6 +101,7 @@ def told(metadata: Mapping[str, str], key: str, kind: type[T], path: Path) -> T:
     text = metadata.get(key, "")
     try:
         stored: Any = json.loads(text) if key in metadata else kind()
+        json.dumps(stored, ensure_ascii=False).encode()  # halves of characters are no text
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, kind):

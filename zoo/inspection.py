@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from zoo.building import build_network
@@ -21,6 +22,7 @@ from zoo.registry import entries
 from zoo.report import first_names
 from zoo.safety import refused_globals
 from zoo.sniffing import sniff
+from zoo.values import faults
 
 if TYPE_CHECKING:
     from zoo.coverage import Coverage
@@ -80,6 +82,8 @@ class CheckpointSummary:
     first_names: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
     """Prefixes behind which a model of the zoo was found."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Tensors with values that no network computes with -> what they are: NaN, infinite, too large for float32."""
     matches: tuple[Match, ...] = ()
     """The models that at least one tensor fits, best first."""
     refused: tuple[str, ...] = ()
@@ -90,12 +94,15 @@ class CheckpointSummary:
     def __str__(self) -> str:
         types = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in self.types.items())
         place = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
-        names = f"{self.tensors}{place} ({types}): {', '.join(self.first_names)}, ..." if self.tensors else ""
+        names = f"{self.tensors}{place} ({types}): {first_names(self.first_names)}, ..." if self.tensors else ""
+        reasons = Counter(self.faults.values())
+        values = [f"{why} in {first_names(n for n, w in self.faults.items() if w == why)}" for why in reasons]
         rows = {
             "problem": self.problem,
-            "refused": ", ".join(self.refused),
+            "refused": first_names(self.refused, 20) if self.refused else "",
             "tensors": names,
-            "beside": ", ".join(self.beside),
+            "values": "\n".join(values),
+            "beside": first_names(self.beside, 40) if self.beside else "",
             "header": "\n".join(f"{key}: {_short(text)}" for key, text in self.header.items()),
             "models": "\n".join(map(str, self.matches)) or ("none of the zoo's" if self.tensors else ""),
         }
@@ -106,12 +113,13 @@ class CheckpointSummary:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
-    """Say what a file holds and which models it fits. Nothing in it is run, and no values are read.
+    """Say what a file holds and which models it fits. Nothing in it is run.
 
-    A file that cannot be loaded gives a summary too, with the reason in `problem`.
+    Its values are read once, as `load_model` does: a file with NaN, or with a record that is not what was written, is
+    not said to load. A file that cannot be loaded gives a summary too, with the reason in `problem`.
 
     Raises:
-        CheckpointFormatError: There is no such file.
+        CheckpointFormatError: There is no such file, or only a pointer to it.
     """
     path = user_path(path)
     kind = sniff(path)
@@ -125,7 +133,8 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     types: Counter[str] = Counter()
     for tensor in stored.tensors.values():
         types[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
-    matches = match_all(stored)
+    problem, bad = _read_values(stored)
+    matches = match_all(stored, bad)
     return CheckpointSummary(
         path=str(path),
         format=kind,
@@ -137,7 +146,9 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
         types=dict(types),
         first_names=tuple(stored.tensors)[:3],
         prefixes=tuple(dict.fromkeys(match.prefix for match in matches)),
-        matches=matches,
+        faults=bad,
+        matches=() if problem else matches,
+        problem=problem,
     )
 
 
@@ -146,14 +157,28 @@ def _short(text: str) -> str:
     return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
 
 
-def match_all(stored: StoredState) -> tuple[Match, ...]:
-    """Compare the tensors of a file with every model; those that fit at all, best first."""
-    found = (_match(entry, stored) for entry in entries().values())
+def _read_values(stored: StoredState) -> tuple[str, dict[str, str]]:
+    """Return why the values cannot be read, and which of them no network computes with."""
+    try:
+        stored.check_records()
+        return "", faults(stored.values())
+    except CheckpointFormatError as error:
+        return str(error), {}
+
+
+def match_all(stored: StoredState, bad: Mapping[str, str] = MappingProxyType({})) -> tuple[Match, ...]:
+    """Compare the tensors of a file with every model; those that fit at all, best first.
+
+    Args:
+        stored: The file.
+        bad: Tensors with values that no network computes with, and what they are.
+    """
+    found = (_match(entry, stored, bad) for entry in entries().values())
     fitting = (match for match in found if match and match.matched)
     return tuple(sorted(fitting, key=lambda m: (m.complete, m.matched / m.needed, m.needed), reverse=True))
 
 
-def _match(entry: Entry, stored: StoredState) -> Match | None:
+def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match | None:
     try:
         state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
@@ -167,14 +192,14 @@ def _match(entry: Entry, stored: StoredState) -> Match | None:
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:
-        found, problem = _coverage(entry, state, config, stored)
+        found, problem = _coverage(entry, state, config, stored, bad)
     except (CheckpointMismatchError, OptionError) as error:
         count = sum(name.startswith(entry.required) for name in state)
         return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
     loads = found.complete and not problem
     call = f"load_model({entry.name!r}, checkpoint={str(stored.path)!r})" if loads else ""
     if call and heads and "projection" in entry.config:
-        projected, obstacle = _coverage(entry, state, config | {"projection": True}, stored, head_required=True)
+        projected, obstacle = _coverage(entry, state, config | {"projection": True}, stored, bad, head_required=True)
         is_whole = projected.complete and not obstacle
         call += " (with projection=True it returns what its head does)" if is_whole else ""
     return Match(
@@ -191,7 +216,13 @@ def _match(entry: Entry, stored: StoredState) -> Match | None:
 
 
 def _coverage(
-    entry: Entry, state: State, config: Config, stored: StoredState, *, head_required: bool = False
+    entry: Entry,
+    state: State,
+    config: Config,
+    stored: StoredState,
+    bad: Mapping[str, str],
+    *,
+    head_required: bool = False,
 ) -> tuple[Coverage, str]:
     """How far a state dict fills a network, and what of it cannot be read from its file."""
     own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
@@ -199,6 +230,8 @@ def _coverage(
     wanted = {id(base_of(tensor)) for tensor in rest.values()}
     unreadable = [name for name in obstacles if id(stored.tensors[name]) in wanted]
     problem = f"{first_names(unreadable)} cannot be read: {obstacles[unreadable[0]]}" if unreadable else ""
+    useless = [name for name in bad if id(stored.tensors[name]) in wanted]
+    problem = problem or (f"{bad[useless[0]]} in {first_names(useless)}" if useless else "")
     return compare(own, rest, entry, head_required=head_required), problem
 
 

@@ -24,6 +24,7 @@ from zoo.manifest import WeightsFile, find_weights
 from zoo.pinning import unpinning
 from zoo.registry import chosen_record, get_entry, input_of, split_name
 from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
+from zoo.values import check_values
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,8 @@ def load_model(
         offline: Whether connections are forbidden; None for what `ZOO_OFFLINE` or `HF_HUB_OFFLINE` says.
         mmap: Whether weights stay mapped to their file until they are changed, which makes loading fast. "auto" maps
             files of the package and the cache, unless they lie on a network file system. A mapped file must not be
-            saved over while the network lives.
+            saved over while the network lives, and the CRC of its records is not compared: where a file is read, and
+            where a copy of it is put into the cache, it is.
         progress: Whether to draw a progress bar while downloading.
         **options: Options of this model alone, for example `projection=True`.
 
@@ -70,7 +72,8 @@ def load_model(
         UnknownModelError: No such model, or no weights with this tag.
         WeightsUnavailableError: No weights can be had under this name; the message lists the ways out.
         DownloadError: The file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
-        CheckpointFormatError: The file is not a checkpoint; `UnsafeCheckpointError` if it would run code.
+        CheckpointFormatError: The file is not a checkpoint, or has NaN or infinite weights; `UnsafeCheckpointError`
+            if it would run code.
         CheckpointMismatchError: The file does not fill the network.
         OptionError: An argument has no meaning for this model.
     """
@@ -94,7 +97,7 @@ def load_model(
         model = build_network(entry, config)
         if config.get("projection"):
             _check_projection(entry, model, state)
-        report = _fill(model, state, entry, stored, config)
+        report = _fill(model, state, entry, stored, config, are_finite=located.are_finite)
     settled = {option: config[option] for option in entry.settled}
     report = replace(report, dropped=dropped | report.dropped, options=settled, **located.facts())
     _announce(report, asked.get("num_classes"))
@@ -213,11 +216,16 @@ def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:
         )
 
 
-def _fill(model: nn.Module, state: State, entry: Entry, stored: StoredState, config: Config) -> LoadReport:
+def _fill(
+    model: nn.Module, state: State, entry: Entry, stored: StoredState, config: Config, *, are_finite: bool
+) -> LoadReport:
+    """Fill a network; `are_finite` says that the values are known to be, and so are not read now."""
     corrected: dict[str, str] = {}
 
     def read(wanted: State) -> State:
         values = stored.read(wanted)
+        if not are_finite:
+            check_values(values, stored.path)
         corrected.update(entry.correct(values, config) if entry.correct else {})
         return values
 

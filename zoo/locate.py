@@ -14,8 +14,10 @@ from zoo import __version__
 from zoo.cache import (
     clear_leftovers,
     converted_path,
+    file_path,
     hash_file,
     make_folder,
+    mark_finite,
     proven_digest,
     read_stamp,
     share,
@@ -31,6 +33,7 @@ from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
 from zoo.sniffing import SAFETENSORS
+from zoo.values import as_counts, check_values, faults
 
 log = logging.getLogger("zoo")
 
@@ -48,6 +51,8 @@ class Located:
     sha256: str | None = None
     converted: bool = False
     """Whether `path` is the safetensors copy that was made of the file."""
+    are_finite: bool = False
+    """Whether the values are known to be finite, from when they were all read."""
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -116,10 +121,10 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
     copy = converted_path(str(located.sha256), entry.name, cache_dir)
     stamp = read_stamp(stamp_path(copy))
     if stamp is not None and stamp.zoo == __version__ and proven_digest(copy) is not None:
-        return replace(located, path=copy, converted=True)
+        return replace(located, path=copy, converted=True, are_finite=True)
     stored = open_checkpoint(located.path)
     if stored.format == SAFETENSORS and not any(map(other_float, stored.tensors.values())):
-        return located
+        return replace(located, are_finite=_are_finite(stored, located, cache_dir))
     try:
         state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
@@ -136,11 +141,24 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
     except OSError as error:
         log.info("%s is read as it is: %s", located.path, error)
         return located
-    return replace(located, path=copy, converted=True)
+    return replace(located, path=copy, converted=True, are_finite=True)
+
+
+def _are_finite(stored: StoredState, located: Located, cache_dir: str | Path | None) -> bool:
+    """Whether all values of a verified file are finite; read once, then remembered by its stamp."""
+    stamp = stamp_path(file_path(located.record, cache_dir)) if located.record else None
+    known = read_stamp(stamp) if stamp else None
+    if known and known.finite:
+        return True
+    if faults(stored.values()):
+        return False
+    if stamp:
+        mark_finite(stamp)
+    return True
 
 
 def write_converted(entry: Entry, stored: StoredState, state: State, facts: Config, target: Path) -> None:
-    """Write what `convert` made of a file as safetensors, with a note of what it left out.
+    """Write what `convert` made of a file as safetensors, with a note of what it left out. Values are checked.
 
     Args:
         entry: Whose `convert` it was.
@@ -150,10 +168,14 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
         target: The file to write.
 
     Raises:
+        CheckpointFormatError: A value is not finite, or not what was written.
         OSError: It cannot be written.
     """
+    stored.check_records(state)
     dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
     values = stored.read(state)
+    as_counts(values)
+    check_values(values, stored.path)
     for name, why in (entry.correct(values, facts) if entry.correct else {}).items():
         log.debug("%s: %s", name, why)
     export_safetensors(values, target, metadata={_DROPPED: dropped})

@@ -124,10 +124,10 @@ def summarise(reasons: dict[str, str]) -> list[str]:
 def _common(names: list[str]) -> str:
     """What several names begin with, cut at a dot, and how many they are."""
     if len(names) < 3:
-        return ", ".join(names)
+        return ", ".join(map(printable, names))
     columns = zip_longest(*(name.split(".") for name in names))
     start = "".join(f"{column[0]}." for column in takewhile(lambda column: len(set(column)) == 1, columns))
-    return f"{start}* ({len(names)})"
+    return f"{printable(start)}* ({len(names)})"
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -156,6 +156,9 @@ def load_report(model: nn.Module) -> LoadReport:
 
 
 def first_names(names: Iterable[str], count: int = 5) -> str:
-    """The first few names, for a message."""
+    """The first few names, for a message; what a file calls its tensors is never printed raw."""
     listed = list(names)
-    return ", ".join(listed[:count]) + (f", ... ({len(listed)} in all)" if len(listed) > count else "") or "none"
+    return (
+        ", ".join(map(printable, listed[:count])) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")
+        or "none"
+    )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import pickle
 import pickletools
-import re
 import zipfile
 import zlib
+from collections import deque
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from zoo.errors import CheckpointFormatError, UnsafeCheckpointError
-
-_HARMLESS = re.compile(
-    r"torch\.(\w*Storage|storage\.\w*Storage|Size|Tensor|device|u?int\d+|b?float\d+\w*|complex\d+|bool)"
-    r"|torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.nn\.parameter\.Parameter"
-    r"|torch\.serialization\._get_layout|collections\.(OrderedDict|Counter)|_codecs\.encode"
-    r"|builtins\.(set|bytearray|complex)|__builtin__\.(set|bytearray|complex)"
-    r"|numpy\.(_?core)\.multiarray\.scalar|numpy\.dtype|numpy\.dtypes\.\w+DType|argparse\.Namespace"
-)
+from zoo.messages import printable
+from zoo.pickle_calls import is_harmless, plain_name
+from zoo.pickle_nodes import Damage, PickleProblem
+from zoo.pickles import MOST_STEPS, Stream
+from zoo.report import first_names
+from zoo.torch_legacy import Within
+from zoo.torch_zip import MOST_PICKLE, ZipProblem, open_archive
 
 
 def allow_list() -> list[Any]:
@@ -36,18 +35,22 @@ def allow_list() -> list[Any]:
     return [item for item in wanted if item not in present]
 
 
-def refusal(path: Path, error: pickle.UnpicklingError) -> CheckpointFormatError | UnsafeCheckpointError:
-    """The right exception for a file that the safe reader refused."""
-    refused = refused_globals(path)
-    if not refused:
-        reason = next((line for line in str(error).splitlines() if "WeightsUnpickler" in line), str(error)).strip()
-        return CheckpointFormatError(
-            f"{path} is a pickle that cannot be read safely ({reason}). Save its state dict again with torch.save"
+def refusal(path: Path, problem: PickleProblem) -> CheckpointFormatError | UnsafeCheckpointError:
+    """The right exception for a file with a pickle that is not read."""
+    if refused := refused_globals(path):
+        return UnsafeCheckpointError(
+            f"{path} was refused: to open it, code from outside would have to run ({first_names(refused, 8)}). Nothing "
+            "was run. A checkpoint for the zoo holds tensors and plain values only; where you trust its origin, save "
+            "the state dict by itself there: torch.save(model.state_dict(), FILE)"
         )
-    return UnsafeCheckpointError(
-        f"{path} was refused: to open it, code from outside would have to run ({', '.join(refused)}). Nothing was "
-        "run. A checkpoint for the zoo holds tensors and plain values only; where you trust its origin, save the state "
-        "dict by itself there: torch.save(model.state_dict(), FILE)"
+    if isinstance(problem, Damage):
+        return CheckpointFormatError(
+            f"{path} begins like what torch.save writes, but is cut short, damaged or not written by it "
+            f"({printable(problem)}). Fetch or copy it again"
+        )
+    return CheckpointFormatError(
+        f"{path} is a pickle that cannot be read safely ({printable(problem)}). Save its state dict again with "
+        "torch.save"
     )
 
 
@@ -59,29 +62,29 @@ def refused_globals(path: Path) -> tuple[str, ...]:
     """
     found: set[str] = set()
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".pkl"):
-                    with archive.open(name) as stream:
-                        found |= _pickled_globals(stream)
-    except (zipfile.BadZipFile, zlib.error, ValueError, RuntimeError):  # not a zip archive, or a damaged one
-        with path.open("rb") as stream:
+        with open_archive(path) as archive:
+            for record in archive.infolist():
+                if record.filename.endswith("/data.pkl") and record.file_size <= MOST_PICKLE:
+                    found |= _pickled_globals(archive.open(record))
+    except (ZipProblem, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError, OSError):  # none, or a damaged one
+        with path.open("rb") as file:
+            stream = Within(file, path.stat().st_size)
             for _ in range(4):  # three small pickles of torch.save stand before the object
                 found |= _pickled_globals(stream)
-    return tuple(sorted(name for name in found if not _HARMLESS.fullmatch(name)))
+    return tuple(sorted(name for name in found if not is_harmless(name)))
 
 
-def _pickled_globals(stream: IO[bytes]) -> set[str]:
+def _pickled_globals(stream: Stream) -> set[str]:
     """Disassemble one pickle and collect what it would import, up to its end or to where it is broken."""
     found: set[str] = set()
     memo: dict[object, str] = {}
-    strings = [""]
+    strings = deque([""], maxlen=2)
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in islice(pickletools.genops(cast("IO[bytes]", stream)), MOST_STEPS):
             if opcode.name in ("GLOBAL", "INST"):
-                found.add(str(argument).replace(" ", ".", 1))
+                found.add(plain_name(str(argument)))
             elif opcode.name == "STACK_GLOBAL":
-                found.add(".".join(strings[-2:]))
+                found.add(".".join(strings))
             elif opcode.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
                 memo[len(memo) if argument is None else argument] = strings[-1]
             elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
