@@ -658,9 +658,9 @@ def test_arrays_must_have_the_networks_grid():
 def test_slices_say_what_was_cut_off():
     """A place for what is found in them; percentiles come to lie at 0 and 1 and nowhere else."""
     transform, image = zoo.load_transform(UNET), stack()
-    slices, before = transform.place(image)
-    assert torch.equal(slices, transform(image))
-    assert before == (197, 174)
+    placed = transform.place(image)
+    assert torch.equal(placed.tensor, transform(image))
+    assert placed.resampled == (197, 174)
     with pytest.raises(OptionError, match=r"value_range \(-1.0, 1.0\) with normalise='percentile'"):
         build_slice_transform(replace(transform.preprocessing, value_range=(-1.0, 1.0)))
 

@@ -190,7 +190,7 @@ def _from_image(image: Any, source: str) -> Volume:
         shape = shape[:-1]
     _check_shape(shape, source)
     values = np.array(np.asarray(image.dataobj, dtype=np.float32), order="C").reshape(shape)
-    return Volume(values, _checked(affine, source), space, source)
+    return Volume(values, _checked(affine, source), space, source, intent=int(image.header["intent_code"]))
 
 
 def _place(image: Nifti1Pair, source: str) -> tuple[NDArray[Any], int]:

@@ -135,17 +135,17 @@ def main(argv: Sequence[str] | None = None) -> Results:
     if processes.is_main:
         if "test" in parts:
             draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-        write_results(results, args.out, hint=next_steps(args, export_best(args)))
+        write_results(results, args.out, hint=next_steps(args, export_best(args, parts["train"])))
     distributed.stop()
     return results
 
 
-def export_best(args: Args) -> Path:
-    """Write the best network, as tested, with its pixels, which `best.pt` does not know; returns the file."""
+def export_best(args: Args, cases: Sequence[StoredCase]) -> Path:
+    """Write the best network, as tested, with how slices of `cases` lie, which `best.pt` does not know; returns it."""
     out = Path(args.out)
     best = torch.load(out / "best.pt", map_location="cpu", weights_only=True)["model"]
     command = command_of(args, "zoo.entries.glcl.finetune")
-    return export(best, out, model=UNET, input=grid_facts(args.volumes), command=command)
+    return export(best, out, model=UNET, input=grid_facts(args.volumes, cases), command=command)
 
 
 def next_steps(args: Args, file: Path) -> str:

@@ -122,10 +122,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     torch.manual_seed(args.seed)
     cases = named_cases("--subjects", args.subjects, all_cases(args), pretraining(args.dataset, args.split))
     unlabelled = [replace(case, mask=None) for case in cases]
-    batches = build_batches(args, args.open_store().prepare(unlabelled, args.workers))
+    stored = args.open_store().prepare(unlabelled, args.workers)
+    batches = build_batches(args, stored)
     fit(build_method(args), batches, args, processes=processes)
     command = command_of(args, "zoo.entries.glcl.pretrain")
-    facts = grid_facts(args.volumes)
+    facts = grid_facts(args.volumes, stored)
     metrics = publish_run(args, processes, models=MODELS[args.stage], input=facts, command=command)
     distributed.stop()
     return metrics
