@@ -602,7 +602,7 @@ def stack(shape=(150, 140, 9), spacing=(1.8, 1.7, 8.0)):
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape[:2]), indexing="ij"))
     heart = ((grid / np.array([0.5, 0.3])[:, None, None]) ** 2).sum(0) < 1
     values = 40 + 10 * draw.standard_normal(shape) + 300 * heart[..., None]
-    return nibabel.Nifti1Image(values.astype(np.float32), np.diag([*spacing, 1.0]))
+    return nibabel.Nifti1Image(values.astype(np.float32), np.diag([-1, -1, 1, 1]) @ np.diag([*spacing, 1.0]))
 
 
 def test_a_volume_becomes_a_batch_of_slices(unet):

@@ -23,6 +23,7 @@ LOWEST = -1024.0
 _NO_AIR = -200.0  # HU; lung lies near -800 and the air around the patient at -1000, in every CT
 _PADDING = -1100.0  # below it lies no air, but for the noise of sharp kernels; what is frequent there was written in
 _AIR = (_PADDING, -700.0)  # lung included
+_LUNG = (_PADDING, -600.0)  # lung and air
 _SOFT = (-200.0, 200.0)  # fat -100, water 0, muscle and organs 20 to 80, with noise
 _STORED = (824.0, 1224.0)  # where soft tissue lies as long as the usual intercept of -1024 was not added
 _DENSEST = 3100.0  # 12 bits end at 3071; metal is beyond
@@ -75,7 +76,10 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
         raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
         raise InputContractError(f"{said}: {stored}")
-    if problem := _problem(sample, kept) or _cut_off(kept, least, window):
+    is_cut = least > _AIR[1] and float((kept == least).mean()) > 0.01
+    if is_cut and window is not None and least <= window[0]:
+        return [f"{said}, cut off at {least:g}: this network tells no lower HU apart, others do"]
+    if problem := f"cut off at {least:g}" if is_cut else _problem(sample, kept):
         if volume.modality != CT:
             raise InputContractError(f"{said}, {problem}: {_WAY}")
         return [f"{said}, {problem}: HU are expected, is the rescale of its header right?"]
@@ -130,10 +134,10 @@ def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
 
     counts = np.sort(np.unique(sample[sample < _PADDING], return_counts=True)[1])
     below = float(counts[:-2].sum()) / len(sample)  # the most frequent two are padding
+    if below > 0.05 and _share(sample, _SOFT[0], np.inf) < 0.2:
+        return "as if the rescale intercept had been added twice"
     if below > 0.1:
         return f"{below:.0%} of them spread below {_PADDING:g}, as in phase images"
-    if below > 0.05 and _share(kept, *_SOFT) < 0.05:
-        return "as if the rescale intercept had been added twice"
     if (beyond := _share(kept, _DENSEST, np.inf)) > 0.1:
         return f"{beyond:.0%} of them above {_DENSEST:g}, where only metal is, as in MRI and PET"
     if (usual := _share(kept, _PADDING, 300.0)) < 0.2:
@@ -147,15 +151,9 @@ def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
     return ""
 
 
-def _cut_off(kept: NDArray[Any], least: float, window: tuple[float, float] | None) -> str:
-    """Say that a volume was windowed above what the network tells apart; empty if it was not."""
-    is_cut = least > _AIR[1] and float((kept == least).mean()) > 0.01
-    return f"cut off at {least:g}" if is_cut and (window is None or least > window[0]) else ""
-
-
 def _oddities(kept: NDArray[Any]) -> list[str]:
     if _share(kept, *_AIR) < _AIRLESS:
         return ["hardly any of them near -1000, where air is"]
-    if _share(kept, *_SOFT) < 0.01 and _share(kept, _PADDING, -300.0) < 0.9:
+    if _share(kept, *_SOFT) < 0.01 and _share(kept, *_LUNG) < 0.8:
         return ["hardly any of them near 0, where soft tissue is, as in cone-beam CT that is not calibrated"]
     return []

@@ -48,14 +48,18 @@ def check_intent(intent: int, source: str, *, estimates: bool = False) -> None:
     """
     if intent not in _NO_IMAGES or (estimates and intent == ESTIMATE):
         return
-    from nibabel.nifti1 import intent_codes
-
-    name = intent_codes.label[intent] if intent in intent_codes.label else "another"
     kind = "a statistic map" if intent in _STATISTICS else "a label map" if intent in (1002, 1003) else "no image"
     raise InputContractError(
-        f"{source} is {kind}: its NIfTI header has the intent {name!r} ({intent}). An image is expected: pass the scan "
+        f"{source} is {kind}: its NIfTI header has the intent {intent_name(intent)} ({intent}). An image is expected: pass the scan "
         "itself; if it is one and the header is wrong, image.header.set_intent('none')"
     )
+
+
+def intent_name(intent: int) -> str:
+    """What NIfTI calls the intent of a code."""
+    from nibabel.nifti1 import intent_codes
+
+    return str(intent_codes.label[intent]) if intent in intent_codes.label else "not in the standard"
 
 
 def check_labels(volume: Volume) -> list[str]:
