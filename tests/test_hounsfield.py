@@ -107,7 +107,7 @@ BAD = {
     },
     "stored values of a body without air, padded": (np.where(OUTSIDE, -2000, brain() + 1024), "RescaleIntercept"),
     "the intercept twice": (np.maximum(head() - 1024, -2048), "added twice"),
-    "a resampled T1": (np.where(FIELD == FIELD[0, 0, 0], -610, 9000 + noise(2500)), "above 3100"),
+    "a resampled T1": (np.where(FIELD[0, 0, 0] == FIELD, -610, 9000 + noise(2500)), "above 3100"),
     "a resampled T1 with background": (
         np.where(FIELD > 15, noise(60), 1500 + noise(700)).clip(-610, None) - 500 * (noise(1) > 4),
         "air|MRI|near -1000",
@@ -146,7 +146,7 @@ def test_cone_beam_ct_that_is_not_calibrated_is_said():
 
 
 def test_a_header_that_says_ct_turns_doubts_into_warnings():
-    """Its rescaled values are HU by definition, be they ever so odd; but an intercept that is plainly wrong stays so."""
+    """Its rescaled values are HU by definition, however odd; an intercept that is plainly wrong is not."""
     bone = np.where(FIELD > 15, -1000.0, 1000.0)
     assert len(check_hounsfield(volume(RNG.integers(-4096, 4095, SHAPE), modality="CT"), WIDE)) == 1
     check_hounsfield(volume(bone, modality="CT"), WIDE)

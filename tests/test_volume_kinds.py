@@ -1,4 +1,4 @@
-"""What a volume is before its values count: its modality, an image and no labels, its own place, the order of its axes."""
+"""What a volume is before its values count: its modality, no labels, its own place, the order of its axes."""
 
 import logging
 from dataclasses import replace
@@ -60,7 +60,7 @@ def test_an_mr_series_becomes_slices_and_a_ct_does_not(caplog):
         assert transform(volume(heart(), modality="MR")).shape == (8, 1, 192, 192)
         transform(volume(hu, modality="MR"))
     assert caplog.text == ""
-    with pytest.raises(InputContractError, match="values like HU, .* as a CT: MRI is expected"):
+    with pytest.raises(InputContractError, match=r"values like HU, .* as a CT: MRI is expected"):
         transform(volume(hu))
     with pytest.raises(InputContractError, match="modality CT"):
         transform(volume(heart(), modality="CT"))
@@ -217,7 +217,7 @@ def test_what_monai_reads_lies_where_its_file_does(tmp_path):
     nibabel.save(nibabel.Nifti1Image(values, None), tmp_path / "lost.nii")
     assert np.array_equal(read_volume(load(tmp_path / "placed.nii")).affine, np.eye(4))
     for name in ("a.npy", "lost.nii"):
-        with pytest.raises(InputContractError, match="makes? up|MONAI gives"):
+        with pytest.raises(InputContractError, match="that MONAI gives"):
             read_volume(load(tmp_path / name))
 
 
@@ -256,7 +256,7 @@ def test_brains_in_the_right_order_pass(values):
 
 @pytest.mark.parametrize("part", [np.s_[:60], np.s_[60:], np.s_[:, :70], np.s_[:, :, :60], np.s_[30:60, 40:90, 40:80]])
 def test_the_atlas_itself_passes_with_any_part_missing(part):
-    """nilearn's grey matter of ICBM152: whole, a hemisphere, a half, a lesion, smoothed, turned; not when swapped."""
+    """Grey matter of ICBM152: whole, a hemisphere, a half, a lesion, smoothed, turned; not when swapped."""
     datasets = pytest.importorskip("nilearn.datasets")
     facts = get_entry("yaware-densenet121").preprocessing
     template = datasets.load_mni152_gm_template(resolution=2)

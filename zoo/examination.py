@@ -19,7 +19,8 @@ from zoo.messages import printable
 from zoo.preprocessing import SMALLEST_SIDE, ImageTransform, build_transform
 from zoo.registry import chosen_record, get_entry, input_of
 from zoo.volume_kinds import intent_name
-from zoo.volumes import MNI152, Volume, read_volume, voxel_sizes
+from zoo.volume_transform import read_input
+from zoo.volumes import MNI152, Volume, voxel_sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +124,7 @@ def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[
     import nibabel
     import numpy as np
 
-    volume = read_volume(path, least=_ANY_SIDES)
+    volume = read_input(path, expected, least=_ANY_SIDES)
     affine, unknown = volume.affine, "not known: an array"
     slices = len(expected.size) == 2
     sides = f"slices of {_times(expected.size)}, cut or padded" if slices else _times(expected.size) or "any"

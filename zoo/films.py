@@ -14,13 +14,12 @@ FILM = "CR"
 
 _FILMS = frozenset({"CR", "DX", "DR", "RG"})  # RG: scanned film; DR is no defined term, but is written
 _COPIES = frozenset({"OT", "SC"})  # OT: anything, as converters write it
-_OTHERS = frozenset(
-    # Defined terms of PS3.3 C.7.3.1.1.1 that are no films, retired ones too.
-    "AR AS ASMT AU BDUS BI BMD CD CF CFM CP CS CT CTPROTOCOL DD DF DG DM DMS DOC DS EC ECG EEG EMG EOG EPS ES FA FID FS "
-    "GM HC HD IO IOL IVOCT IVUS KER KO LEN LP LS M3D MA MG MR MS NM OAM OCT OP OPM OPR OPT OPTBSV OPTENF OPV OSS PA "
-    "PLAN POS PR PT PX REG RESP RF RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR "
-    "SRF ST STAIN TEXTUREMAP TG US VA VF XA XAPROTOCOL XC".split()
-)
+_OTHERS = """
+    AR AS ASMT AU BDUS BI BMD CD CF CFM CP CS CT CTPROTOCOL DD DF DG DM DMS DOC DS EC ECG EEG EMG EOG EPS ES FA FID FS
+    GM HC HD IO IOL IVOCT IVUS KER KO LEN LP LS M3D MA MG MR MS NM OAM OCT OP OPM OPR OPT OPTBSV OPTENF OPV OSS PA PLAN
+    POS PR PT PX REG RESP RF RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF ST
+    STAIN TEXTUREMAP TG US VA VF XA XAPROTOCOL XC
+"""  # defined terms of PS3.3 C.7.3.1.1.1 that are no films, retired ones too
 _FILM_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography
     "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray, for presentation
@@ -33,16 +32,15 @@ _FILM_CLASSES = (
 )
 _STANDARD = "1.2.840.10008."
 _CHEST = re.compile(r"CHEST|THORA|TORAX|TORAC|LUNG|RIB|HEART|CLAVIC|STERN")
-_ELSEWHERE = frozenset(
-    # Defined terms of PS3.16 annex L, and what is written in their place.
-    "ABDOMEN ABDOMENPELVIS ACETABULUM ANKLE ARM BACK BLADDER BRAIN BREAST BUTTOCK CALCANEUS CALF CAROTID CERVICALSPINE "
-    "COCCYX COLON CORONARY CORONARYARTERY CSPINE CTSPINE DENTAL EAR ELBOW EXTREMITY EYE FACE FACIALBONES FEMUR FIBULA "
-    "FINGER FOOT FOREARM FOREFOOT HAND HEAD HEADNECK HEEL HIP HUMERUS JAW KIDNEY KNEE KUB LARYNX LEG LIVER "
-    "LOWEREXTREMITY LOWERLEG LOWERLIMB LSPINE LSSPINE LUMBAR LUMBARSPINE MANDIBLE MAXILLA NASALBONE NECK NOSE ORBIT "
-    "PANCREAS PATELLA PELVIS PENIS PROSTATE RADIUS SACRUM SCAPULA SHOULDER SIJOINT SINUS SINUSES SKIN SKULL SPINE "
-    "SPLEEN SSPINE STOMACH TEETH TESTIS THIGH THORACICSPINE THUMB TIBIA TIBIAFIBULA TLSPINE TMJ TOE TONGUE TOOTH "
-    "TSPINE ULNA UPPERARM UPPEREXTREMITY UPPERLIMB UTERUS WRIST ZYGOMA".split()
-)
+_ELSEWHERE = """
+    ABDOMEN ABDOMENPELVIS ACETABULUM ANKLE ARM BACK BLADDER BRAIN BREAST BUTTOCK CALCANEUS CALF CAROTID CERVICALSPINE
+    COCCYX COLON CORONARY CORONARYARTERY CSPINE CTSPINE DENTAL EAR ELBOW EXTREMITY EYE FACE FACIALBONES FEET FEMUR FIBULA
+    FINGER FOOT FOREARM FOREFOOT HAND HEAD HEADNECK HEEL HIP HUMERUS JAW KIDNEY KNEE KUB LARYNX LEG LIVER LOWEREXTREMITY
+    LOWERLEG LOWERLIMB LSPINE LSSPINE LUMBAR LUMBARSPINE MANDIBLE MAXILLA NASALBONE NECK NOSE ORBIT PANCREAS PATELLA
+    PELVIS PENIS PROSTATE RADIUS SACRUM SCAPULA SHOULDER SIJOINT SINUS SINUSES SKIN SKULL SPINE SPLEEN SSPINE STOMACH
+    TEETH TESTIS THIGH THORACICSPINE THUMB TIBIA TIBIAFIBULA TLSPINE TMJ TOE TONGUE TOOTH TSPINE ULNA UPPERARM
+    UPPEREXTREMITY UPPERLIMB UTERUS WRIST ZYGOMA
+"""  # defined terms of PS3.16 annex L, and what is written in their place
 _SIDE = re.compile(r"LEFT|RIGHT|BILAT(ERAL)?|BOTH|LT|RT|L|R")
 _LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
 
@@ -65,7 +63,7 @@ def check_film(path: Path, dataset: Any) -> list[str]:
             otherwise), or of another part of the body.
     """
     modality = str(dataset.get("Modality") or "").strip().upper()
-    if modality in _OTHERS:
+    if modality in _OTHERS.split():
         raise InputContractError(f"{path} is of modality {modality}; a radiograph (CR, DX) is expected")
     _check_class(path, str(dataset.get("SOPClassUID") or ""))
     odd = [] if modality in _FILMS else [f"{path} {_doubt(modality)}: is it a radiograph of the chest?"]
@@ -103,7 +101,9 @@ def _check_part(path: Path, part: str) -> list[str]:
         return []
     said = f"{path} is of the body part {printable(part.strip())}"
     singular = [word.removesuffix("S") for word in (*words, joined)]
-    if _ELSEWHERE.intersection((*words, joined, *singular, *(word[1:] for word in singular if word[0] in "LR"))):
+    if set(_ELSEWHERE.split()).intersection(
+        (*words, joined, *singular, *(word[1:] for word in singular if word[0] in "LR"))
+    ):
         raise InputContractError(f"{said}, as its header says; a radiograph of the chest is expected")
     return [f"{said}, which is not known: is it a radiograph of the chest?"]
 

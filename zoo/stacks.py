@@ -1,4 +1,4 @@
-"""Stacks of slices: whether a volume is one that a network of slices knows, and how it is turned to lie as it knows it."""
+"""Stacks of slices: whether a volume is one that a network knows, and its turn to where that has its axes."""
 
 from __future__ import annotations
 

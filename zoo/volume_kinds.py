@@ -50,8 +50,8 @@ def check_intent(intent: int, source: str, *, estimates: bool = False) -> None:
         return
     kind = "a statistic map" if intent in _STATISTICS else "a label map" if intent in (1002, 1003) else "no image"
     raise InputContractError(
-        f"{source} is {kind}: its NIfTI header has the intent {intent_name(intent)} ({intent}). An image is expected: pass the scan "
-        "itself; if it is one and the header is wrong, image.header.set_intent('none')"
+        f"{source} is {kind}: its NIfTI header has the intent {intent_name(intent)} ({intent}). An image "
+        "is expected: pass the scan itself; if it is one and the header is wrong, image.header.set_intent('none')"
     )
 
 

@@ -18,7 +18,7 @@ from zoo.hounsfield import check_hounsfield, fill_padding
 from zoo.images import is_dicom
 from zoo.volume_grid import to_atlas, to_spacing
 from zoo.volume_kinds import check_kind
-from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes, z_score
+from zoo.volumes import SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,8 +91,7 @@ class VolumeTransform:
         With an `affine` in the facts, a file is brought to that grid of MNI152 by `volume_grid.to_atlas`: bit by bit
         where its voxels are voxels of the grid, in any order and direction of its axes, else by linear interpolation
         where its header names the atlas. Without one its axes are turned to `orientation` and it is resampled to
-        `spacing`, by splines of the degree that the facts say. Of a CT all below -1024 HU, which is padding, becomes air
-        before.
+        `spacing`, by splines of the degree that the facts say; of a CT all below -1024 HU, padding, becomes air before.
 
         Args:
             volume: A path to NIfTI or `.npy`, a nibabel image of NIfTI, an array or a tensor; for HU also a folder with
@@ -108,7 +107,7 @@ class VolumeTransform:
         import torch
 
         facts = self.preprocessing
-        found, odd = admit(_read(volume, facts), facts)
+        found, odd = admit(read_input(volume, facts), facts)
         if facts.affine is None and facts.size:
             placed = _as_it_is(found, facts)
         elif facts.affine is None:
@@ -151,7 +150,12 @@ def _place_in_words(facts: Preprocessing) -> str:
     return f"on the grid of {voxels} voxels of {sizes} mm in MNI152, axes {''.join(nibabel.aff2axcodes(matrix))}"
 
 
-def _read(volume: VolumeInput, facts: Preprocessing) -> Volume:
+def read_input(volume: VolumeInput, facts: Preprocessing, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
+    """Read a volume as `volumes.read_volume` does, but for DICOM where a density map is due, which is refused unread.
+
+    Raises:
+        InputContractError: As `read_volume`; `FileNotFoundError` too.
+    """
     if facts.units == GREY_MATTER and isinstance(volume, (str, PathLike)):
         path = Path(volume)
         if path.is_dir() or (path.suffix != ".npy" and path.exists() and is_dicom(path)):
@@ -159,7 +163,7 @@ def _read(volume: VolumeInput, facts: Preprocessing) -> Volume:
                 f"{path} is {'a folder' if path.is_dir() else 'DICOM'}, as raw scans come: one file of {facts.units} "
                 f"is expected. {CAT12}"
             )
-    return read_volume(volume)
+    return read_volume(volume, least=least)
 
 
 def _as_it_is(volume: Volume, facts: Preprocessing) -> NDArray[Any]:

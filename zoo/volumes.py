@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor | Volume"
 
-_SMALLEST_SIDES = (8, 8, 8)
+SMALLEST_SIDES = (8, 8, 8)
 _VOXEL_SIZES = (0.1, 20.0)  # mm; beyond them a header is in metres or micrometres, or not filled in
 _MOST_SHEAR = 0.9  # of a box's volume is left after a shear of 26 degrees, more than any registration or gantry gives
 MNI152 = 4  # as all codes of spaces from NIFTI_XFORM_... of nifti1.h
@@ -51,7 +51,7 @@ class Volume:
     """What the values are by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
 
 
-def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_SIDES) -> Volume:
+def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
     """Return the values of one volume, scaled as its header says, and its place.
 
     Args:

@@ -81,8 +81,8 @@ DATASETS = {
 }
 """ACDC (end-diastole: frame 1, or 4 where there is no such file), Decathlon's Task05_Prostate, MM-WHS (MR).
 
-The authors took the axes as the files have them, which are those of the first two (scripts/create_cropped_imgs.py writes
-matrices of these signs). Those of MM-WHS are not on record; as ACDC's is this zoo's choice.
+The authors took the axes as the files have them. Those of the first two are on record by the signs of the matrices that
+scripts/create_cropped_imgs.py writes; those of MM-WHS are not, and as ACDC's is this zoo's choice.
 """
 
 
