@@ -90,15 +90,16 @@ def test_maps_of_the_brain(tmp_path):
 
 
 def test_slices_of_a_volume(tmp_path):
-    """An MRI fits; values of a CT are odd, for a network that normalises by the volume cannot tell."""
+    """An MRI fits; a CT does not, which its values tell where the file does not say what it is."""
     plane = (1.4, 1.4, 8.0)
     mri = examine(write_scan(tmp_path / "mri.nii", 0, 900, plane), "glcl-encoder")
     assert mri.fits
     assert mri.warnings == ()
     assert mri.gives.startswith("float32 (20, 1, 192, 192)")
     ct = examine(write_scan(tmp_path / "ct.nii", -1000, 900, plane), "glcl-encoder")
-    assert ct.fits
-    assert "MRI is expected" in ct.warnings[0]
+    assert not ct.fits
+    assert "values like HU" in ct.problem
+    assert "MRI is expected" in ct.problem
 
 
 def test_films(zoo, tmp_path):

@@ -613,7 +613,7 @@ def stack(shape=(150, 140, 9), spacing=(1.8, 1.7, 8.0)):
     grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape[:2]), indexing="ij"))
     heart = ((grid / np.array([0.5, 0.3])[:, None, None]) ** 2).sum(0) < 1
     values = 40 + 10 * draw.standard_normal(shape) + 300 * heart[..., None]
-    return nibabel.Nifti1Image(values.astype(np.float32), np.diag([*spacing, 1.0]))
+    return nibabel.Nifti1Image(values.astype(np.float32), np.diag([-1, -1, 1, 1]) @ np.diag([*spacing, 1.0]))
 
 
 def test_a_volume_becomes_a_batch_of_slices(unet):
@@ -669,9 +669,9 @@ def test_arrays_must_have_the_networks_grid():
 def test_slices_say_what_was_cut_off():
     """A place for what is found in them; percentiles come to lie at 0 and 1 and nowhere else."""
     transform, image = zoo.load_transform(UNET), stack()
-    slices, before = transform.place(image)
-    assert torch.equal(slices, transform(image))
-    assert before == (197, 174)
+    placed = transform.place(image)
+    assert torch.equal(placed.tensor, transform(image))
+    assert placed.resampled == (197, 174)
     with pytest.raises(OptionError, match=r"value_range \(-1.0, 1.0\) with normalise='percentile'"):
         build_slice_transform(replace(transform.preprocessing, value_range=(-1.0, 1.0)))
 

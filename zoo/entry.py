@@ -58,7 +58,10 @@ class Preprocessing:
     """Rows of the 4 x 4 matrix from voxel `(i, j, k, 1)` to mm in the atlas, as nibabel has it, x to the right, y to
     the front, z to the top; with `size` the grid that volumes are brought to. None for volumes in no atlas."""
     orientation: str | None = None
-    """Where the axes of a volume in no atlas point to, for example `"RAS"`: right, anterior, superior. None to keep."""
+    """Where the axes of a volume in no atlas point to, for example `"RAS"`: right, anterior, superior. None to keep.
+
+    Of slices two letters, see `stacks.turn_of`.
+    """
     spacing: tuple[float, ...] | None = None
     """Size in mm of the voxels that a volume in no atlas is resampled to, axis by axis; of slices, in the plane alone.
 
@@ -73,6 +76,13 @@ class Preprocessing:
 
     `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
     third axis: `size` and `spacing` are then those of a slice.
+    """
+    thickness: tuple[float, float] | None = None
+    """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
+    modality: str | None = None
+    """DICOM's Modality of the images, `"CT"` or `"MR"`; `"CR"` stands for all films of the chest. None if unchecked.
+
+    What came as DICOM must be of it; of a file that does not say its modality the values tell.
     """
 
     def override(self, facts: Mapping[str, Any]) -> Preprocessing:

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import PIL_FORMATS, is_dicom, read_dicom, read_picture
+from zoo.messages import printable
 from zoo.preprocessing import SMALLEST_SIDE, ImageTransform, build_transform
 from zoo.registry import chosen_record, get_entry, input_of
-from zoo.volumes import MNI152, Volume, read_volume, voxel_sizes
+from zoo.volume_kinds import intent_name
+from zoo.volume_transform import read_input
+from zoo.volumes import MNI152, Volume, voxel_sizes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,29 +124,36 @@ def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[
     import nibabel
     import numpy as np
 
-    volume = read_volume(path, least=_ANY_SIDES)
+    volume = read_input(path, expected, least=_ANY_SIDES)
     affine, unknown = volume.affine, "not known: an array"
     slices = len(expected.size) == 2
     sides = f"slices of {_times(expected.size)}, cut or padded" if slices else _times(expected.size) or "any"
     grid = None if expected.affine is None else np.array(expected.affine)
     spacing = expected.spacing if grid is None else tuple(voxel_sizes(grid))
-    axes = expected.orientation if grid is None else f"{''.join(nibabel.aff2axcodes(grid))}, turned from any"
-    values = _values(volume.values)
+    axes = expected.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))
     facts = [
         Fact("voxels", _times(volume.values.shape), sides),
         Fact("size of a voxel in mm", unknown if affine is None else _times(voxel_sizes(affine)), _spacing(spacing)),
-        Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), axes or "as they are"),
-        Fact("values", values, _range(expected)),
+        Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), _axes(axes)),
+        Fact("values", _values(volume.values), _range(expected)),
     ]
+    if expected.modality is not None:
+        facts.append(Fact("modality", printable(volume.modality) or "not said", expected.modality))
+    if volume.intent:
+        facts.append(Fact("intent", f"{intent_name(volume.intent)} ({volume.intent})", "none, an image"))
     if grid is not None:
         facts.append(Fact("space", _SPACES.get(volume.space, str(volume.space)), "MNI152, or the same grid"))
     if expected.window is not None:
         low, high = expected.window
         inside = float(((volume.values >= low) & (volume.values <= high)).mean())
         facts.append(Fact("inside the window", f"{inside:.1%} of the voxels", f"{low:g} to {high:g} {expected.units}"))
-    if expected.normalise == PERCENTILES and values.endswith(_HU):
-        log.warning("%s has values like HU, as a CT: %s is expected", path, expected.channels[0])
     return volume, tuple(facts)
+
+
+def _axes(wanted: str | None) -> str:
+    if wanted is None:
+        return "as they are"
+    return f"{wanted}{' in axial slices, others alike' if len(wanted) == 2 else ''}, turned from any"
 
 
 def _range(expected: Preprocessing) -> str:

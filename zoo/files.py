@@ -23,12 +23,11 @@ def replacing(path: Path) -> Iterator[Path]:
     and a reader sees one of theirs or what was there before. After an error `path` is as it was.
 
     Args:
-        path: The file. Its folder is made where there is none.
+        path: The file, in a folder that exists.
 
     Raises:
         OSError: The file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_beside(path) as temporary:
         yield temporary
         sync(temporary)
@@ -55,11 +54,12 @@ def temporary_name(path: Path) -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill the temporary name of `replacing`, which then becomes `path`.
+    """Have `write` fill the temporary name of `replacing`, which then becomes `path`; its folder is made.
 
     Raises:
         OSError: The file cannot be written; what was there before is untouched.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         write(temporary)
 

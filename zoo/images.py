@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
+from zoo.films import check_film
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,10 +96,6 @@ def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
     return pixels
 
 
-_NOT_FILMS = frozenset({"CT", "MR", "PT", "NM", "US", "IVUS", "OCT", "OP", "ES", "SM", "MG"})
-_LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
-
-
 def read_dicom(path: Path) -> NDArray[Any]:
     """Return a single-frame DICOM image as float32 fractions `(H, W)` or `(H, W, 3)`, black 0 and white 1.
 
@@ -106,7 +103,8 @@ def read_dicom(path: Path) -> NDArray[Any]:
     bits where there is neither); MONOCHROME1 is inverted.
 
     Raises:
-        InputContractError: no pixels, several frames, no decoder for the compression, or a header without meaning.
+        InputContractError: no film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
+            compression, or a header without meaning.
     """
     import pydicom
     from pydicom.pixels.utils import pixel_array
@@ -117,12 +115,10 @@ def read_dicom(path: Path) -> NDArray[Any]:
         frames = int(dataset.get("NumberOfFrames") or 1)
     except pydicom_errors as error:
         raise InputContractError(f"cannot read {path} as DICOM: {error}") from error
-    if dataset.get("Modality") in _NOT_FILMS:
-        raise InputContractError(f"{path} is of modality {dataset.Modality}; a radiograph (CR, DX) is expected")
-    if str(dataset.get("ViewPosition", "")).upper() in _LATERAL:
-        log.warning("%s is a lateral view (%s); the networks know frontal ones", path, dataset.ViewPosition)
     if "PixelData" not in dataset:
         raise InputContractError(f"{path} is DICOM without an image: modality {dataset.get('Modality', 'not given')}")
+    for line in check_film(path, dataset):
+        log.warning("%s", line)
     if frames > 1:
         raise InputContractError(
             f"{path} holds {frames} frames, one image is expected: choose a frame of "

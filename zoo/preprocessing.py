@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
+from zoo.films import FILM
 from zoo.images import is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.slices import SliceTransform, build_slice_transform
 from zoo.volume_transform import VolumeTransform, build_volume_transform
@@ -32,7 +33,7 @@ SMALLEST_SIDE = 32
 _COLOUR_TOLERANCE = 2.5 / 255  # what JPEG compression adds to a grey film that was stored as colour
 _FAINT = 0.1
 _ELONGATED = 2.5
-_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise")
+_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise", "thickness")
 
 
 def build_transform(preprocessing: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
@@ -52,6 +53,8 @@ def build_transform(preprocessing: Preprocessing) -> ImageTransform | SliceTrans
         raise OptionError(f"{', '.join(stray)} with size {size}: these facts are of volumes")
     if resize is not None and resize < max(size):
         raise OptionError(f"the shorter side is resized to {resize}, too little for a centre crop of {size}")
+    if preprocessing.modality not in (None, FILM):
+        raise OptionError(f"modality {preprocessing.modality!r} with size {size}: of DICOM, films are read ({FILM!r})")
     for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         if values is not None and len(values) != len(channels):
             raise OptionError(f"{name} has {len(values)} value(s) for {len(channels)} channel(s)")

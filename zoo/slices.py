@@ -6,12 +6,13 @@ Its three steps are functions of their own, for those who prepare training data.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.volume_grid import check_right_angles
+from zoo.stacks import check_stack, turn_slices
+from zoo.volume_kinds import check_labels
 from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def build_slice_transform(preprocessing: Preprocessing) -> SliceTransform:
         OptionError: The facts contradict each other, or describe an input that no transform exists for.
     """
     facts = preprocessing
-    names = ("resize", "mean", "std", "affine", "orientation", "spline", "window")
+    names = ("resize", "mean", "std", "affine", "spline", "window")
     if stray := [name for name in names if getattr(facts, name) is not None]:
         raise OptionError(f"{', '.join(stray)} with normalise={PERCENTILES!r}: these facts mean nothing for slices")
     if facts.value_range != (0, 1):
@@ -43,7 +44,34 @@ def build_slice_transform(preprocessing: Preprocessing) -> SliceTransform:
         raise OptionError(f"size {facts.size}, channels {facts.channels}: slices have one channel and two sides")
     if facts.spacing is None or len(facts.spacing) != 2 or min(facts.spacing) <= 0:
         raise OptionError(f"spacing {facts.spacing}: two lengths in mm are expected, those of a pixel")
+    if facts.orientation not in (None, "LP", "LA", "RP", "RA"):
+        raise OptionError(f"orientation {facts.orientation!r}: two letters are expected, L or R and P or A, as LP")
+    if facts.thickness is not None and not 0 < facts.thickness[0] <= facts.thickness[1]:
+        raise OptionError(f"thickness {facts.thickness}: two lengths in mm are expected, the smaller first")
     return SliceTransform(facts)
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedSlices:
+    """The slices of one volume as a network knows them, and the way back to the volume."""
+
+    tensor: Tensor
+    """float32 `(slices, 1, H, W)`."""
+    shape: tuple[int, int, int]
+    """Voxels of the volume once its axes were turned: the slices are those of the third."""
+    resampled: tuple[int, int]
+    """Pixels that the slices had before crop and padding."""
+    back: NDArray[Any] | None
+    """The turn to the file's axes, an array of nibabel; None where nothing was turned."""
+
+    def at_home(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return `labels` of `shape` with their axes as the file has them."""
+        import numpy as np
+        from nibabel import orientations
+
+        if self.back is None:
+            return labels
+        return np.ascontiguousarray(orientations.apply_orientation(labels, self.back))
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,14 +83,16 @@ class SliceTransform:
     def __call__(self, volume: VolumeInput) -> Tensor:
         """Return a volume's slices as a float32 batch `(slices, 1, H, W)`, which the network takes as it is.
 
-        Slices lie along the volume's third axis; H and W are its first and second, in the order in which the file has
-        them: nothing is turned. Most values lie in [0, 1], a few below and above, for nothing is clipped.
+        Slices lie along the volume's third axis, whatever plane that is. They are turned to lie as the network knows
+        them and put in order from feet to head, see `stacks.turn_of`, so that one scan gives one batch however
+        its file has the axes. Most values lie in [0, 1], a few below and above, for nothing is clipped.
 
         Args:
-            volume: A path to NIfTI, a nibabel image of it, an array or a tensor `(i, j, slices)`. A slice `(i, j)`
-                gives `(1, H, W)`, normalised by itself, which differs from what the volume would give. An array or a
-                tensor has no pixel size: it must have the network's, and so `(H, W)` pixels a slice, which is all that
-                can be checked. A tensor's result is on its device.
+            volume: A path to NIfTI, a folder with a DICOM series of the network's modality, a nibabel image, an array
+                or a tensor `(i, j, slices)`. A slice `(i, j)` gives `(1, H, W)`, normalised by itself, which differs
+                from what the volume would give. An array or a tensor has no pixel size and no direction: it must have
+                the network's, and so `(H, W)` pixels a slice, which is all that can be checked, and is not turned. A
+                tensor's result is on its device.
 
         Raises:
             InputContractError: The volume cannot be what the network was trained on, or cannot be read.
@@ -72,14 +102,12 @@ class SliceTransform:
 
         given: Any = volume
         is_slice = getattr(given, "ndim", 0) == 2
-        slices, _ = self.place(given[..., None] if is_slice else given)
+        slices = self.place(given[..., None] if is_slice else given).tensor
         output = slices[:, 0] if is_slice else slices
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
 
-    def place(self, volume: VolumeInput) -> tuple[Tensor, tuple[int, int]]:
-        """Return a volume's slices as a call does, on the CPU, and how many pixels they had before crop and padding.
-
-        What is found in the slices is brought back to the volume by the latter.
+    def place(self, volume: VolumeInput) -> PlacedSlices:
+        """Return a volume's slices as a call does, on the CPU, and how to bring what is found in them back to it.
 
         Raises:
             InputContractError: As a call; `FileNotFoundError` too.
@@ -88,50 +116,55 @@ class SliceTransform:
         import torch
 
         found = read_volume(volume, least=_LEAST)
-        values = self._resampled(normalise_percentiles(found.values, found.source), found)
+        odd = check_stack(found, self.preprocessing)
+        normalised = replace(found, values=normalise_percentiles(found.values, found.source))
+        odd += check_labels(found)
+        turned, back = turn_slices(normalised, self.preprocessing.orientation)
+        values = self._resampled(turned)
         fitted = crop_or_pad(values, self.preprocessing.size)
-        slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(fitted, 2, 0), np.float32))
-        return slices[:, None], (values.shape[0], values.shape[1])
+        for line in odd:  # only now that nothing refused the volume
+            log.warning("%s", line)
+        slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(fitted, 2, 0), np.float32))[:, None]
+        return PlacedSlices(slices, _sides(turned.values), _sides(values)[:2], back)
 
-    def _resampled(self, values: NDArray[Any], found: Volume) -> NDArray[Any]:
+    def _resampled(self, found: Volume) -> NDArray[Any]:
         height, width = self.preprocessing.size
         target = self.preprocessing.spacing or ()
         if found.affine is None:
-            if values.shape[:2] != (height, width):
+            if found.values.shape[:2] != (height, width):
                 raise InputContractError(
                     f"{found.source} comes without the size of its pixels, so its slices must have the network's, "
                     f"{height} x {width} of {target[0]:g} x {target[1]:g} mm. Pass the file, or "
                     "nibabel.Nifti1Image(array, affine)"
                 )
-            return values
-        check_right_angles(found.affine, found.source)
+            return found.values
         sizes = voxel_sizes(found.affine)
-        if sizes[2] * _COARSE < sizes[:2].max():
-            raise InputContractError(
-                f"{found.source} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm: slices are expected "
-                "along the third axis, whose voxels are the thick ones. Turn the volume (numpy.moveaxis, with its "
-                "affine)"
-            )
         factors = (sizes[0] / target[0], sizes[1] / target[1])
         if max(*factors, *(1 / factor for factor in factors)) > _COARSE:
             log.warning(
                 "%s has pixels of %.3g x %.3g mm, far from the %.3g x %.3g mm that the network knows",
                 *(found.source, *sizes[:2], *target),
             )
-        return resample_in_plane(values, factors)
+        return resample_in_plane(found.values, factors)
 
     def __repr__(self) -> str:
         facts = self.preprocessing
         height, width = facts.size
         spacing = " x ".join(f"{size:g}" for size in facts.spacing or ())
         steps = {
-            "read": "NIfTI, nibabel image, array or tensor (i, j, slices)",
+            "read": f"NIfTI, {facts.modality or 'no'} series of DICOM, nibabel image, array or tensor (i, j, slices)",
             "normalise": f"percentiles {LOW} and {HIGH} of the volume to 0 and 1, not clipped",
+            "turn": f"axial slices to {facts.orientation}, others alike" if facts.orientation else "nothing",
             "resample": f"in the plane to {spacing} mm, linear",
             "fit": f"centre crop or zero pad to {height} x {width}",
             "output": f"float32 (slices, 1, {height}, {width}): {facts.channels[0]}",
         }
         return "SliceTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+
+
+def _sides(values: NDArray[Any]) -> tuple[int, int, int]:
+    first, second, third = values.shape
+    return first, second, third
 
 
 def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> NDArray[Any]:

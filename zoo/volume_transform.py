@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
+from zoo.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
+from zoo.hounsfield import check_hounsfield, fill_padding
 from zoo.images import is_dicom
 from zoo.volume_grid import to_atlas, to_spacing
-from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes, z_score
+from zoo.volume_kinds import check_kind
+from zoo.volumes import SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,21 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-GREY_MATTER = "modulated grey-matter density"
 HOUNSFIELD = "HU"
 _UNITS = (GREY_MATTER, HOUNSFIELD)
-
-_CAT12 = (
-    "Run CAT12 (or SPM12) on the T1 first: segmentation, with modulated normalised grey matter at 1.5 mm written out, "
-    "and pass that file (mwp1*.nii of CAT12, mwc1*.nii of SPM12)"
-)
-_ROUNDING = 0.01
-_MOST_DENSITY = 10.0  # no registration shrinks a place tenfold in volume; percentages and scans lie above
-_LEAST_DENSITY = 0.3  # below it a map was scaled, or holds no brain
-_UNMODULATED = (0.99, 1.001)  # the largest value of a probability map; volume changes move that of a modulated one
-_USUAL_ML = (300.0, 1100.0)  # adults have 450 to 900 ml of grey matter; nilearn's ICBM152 map adds up to 1008
-_MOST_ML = 2000.0  # no human skull holds more, of everything
-_NO_AIR = -200.0  # HU; lung lies near -800 and the air around the patient at -1000, in every CT
 
 
 def build_volume_transform(preprocessing: Preprocessing) -> VolumeTransform:
@@ -101,13 +91,13 @@ class VolumeTransform:
         With an `affine` in the facts, a file is brought to that grid of MNI152 by `volume_grid.to_atlas`: bit by bit
         where its voxels are voxels of the grid, in any order and direction of its axes, else by linear interpolation
         where its header names the atlas. Without one its axes are turned to `orientation` and it is resampled to
-        `spacing`, by splines of the degree that the facts say.
+        `spacing`, by splines of the degree that the facts say; of a CT all below -1024 HU, padding, becomes air before.
 
         Args:
             volume: A path to NIfTI or `.npy`, a nibabel image of NIfTI, an array or a tensor; for HU also a folder with
                 a DICOM series of CT; see `volumes.read_volume`. An array or a tensor has no place in the world: it must
-                have the shape of the grid, and its voxels are taken to be in the grid's order, which cannot be checked.
-                A tensor's result is on its device.
+                have the shape of the grid, and its voxels are taken to be in the grid's order; of a brain's only the
+                order of SimpleITK, (z, y, x), is noticed. A tensor's result is on its device.
 
         Raises:
             InputContractError: the volume cannot be what the network was trained on, or cannot be read.
@@ -117,15 +107,14 @@ class VolumeTransform:
         import torch
 
         facts = self.preprocessing
-        found = _read(volume, facts)
-        odd = check_values(found, facts)
+        found, odd = admit(read_input(volume, facts), facts)
         if facts.affine is None and facts.size:
             placed = _as_it_is(found, facts)
         elif facts.affine is None:
             placed = to_spacing(found, facts.orientation, facts.spacing, facts.spline or 1)
         else:
-            placed = to_atlas(found, facts.size, np.array(facts.affine), _CAT12)
-            odd += _check_amount(placed, facts, found.source)
+            placed = to_atlas(found, facts.size, np.array(facts.affine), CAT12)
+            odd += check_placed(placed, facts, found.source) if facts.units == GREY_MATTER else []
         for line in () if self.quiet else odd:  # only now that nothing refused the volume
             log.warning("%s", line)
         output = torch.from_numpy(np.ascontiguousarray(_scale(placed, facts)))[None]
@@ -161,15 +150,20 @@ def _place_in_words(facts: Preprocessing) -> str:
     return f"on the grid of {voxels} voxels of {sizes} mm in MNI152, axes {''.join(nibabel.aff2axcodes(matrix))}"
 
 
-def _read(volume: VolumeInput, facts: Preprocessing) -> Volume:
+def read_input(volume: VolumeInput, facts: Preprocessing, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
+    """Read a volume as `volumes.read_volume` does, but for DICOM where a density map is due, which is refused unread.
+
+    Raises:
+        InputContractError: As `read_volume`; `FileNotFoundError` too.
+    """
     if facts.units == GREY_MATTER and isinstance(volume, (str, PathLike)):
         path = Path(volume)
         if path.is_dir() or (path.suffix != ".npy" and path.exists() and is_dicom(path)):
             raise InputContractError(
                 f"{path} is {'a folder' if path.is_dir() else 'DICOM'}, as raw scans come: one file of {facts.units} "
-                f"is expected. {_CAT12}"
+                f"is expected. {CAT12}"
             )
-    return read_volume(volume)
+    return read_volume(volume, least=least)
 
 
 def _as_it_is(volume: Volume, facts: Preprocessing) -> NDArray[Any]:
@@ -183,17 +177,18 @@ def _as_it_is(volume: Volume, facts: Preprocessing) -> NDArray[Any]:
     return volume.values
 
 
-def check_values(volume: Volume, facts: Preprocessing) -> list[str]:
-    """Check that the values can be in the units of the facts, as far as they tell.
+def admit(volume: Volume, facts: Preprocessing) -> tuple[Volume, list[str]]:
+    """Check that a volume can be what the facts say, as far as its header and its values tell; the one reading of it.
 
     Returns:
-        What is merely odd about them, to be logged.
+        The volume, that of a CT with its padding as air, and what is merely odd about it, to be logged.
 
     Raises:
-        InputContractError: They are not finite, all the same, or cannot be in these units.
+        InputContractError: It is of another modality, no image, not finite, all the same, or cannot be in these units.
     """
     import numpy as np
 
+    check_kind(volume, facts, estimates=facts.units == GREY_MATTER)
     values = volume.values
     if wrong := int((~np.isfinite(values)).sum()):
         raise InputContractError(
@@ -202,68 +197,9 @@ def check_values(volume: Volume, facts: Preprocessing) -> list[str]:
         )
     if values.min() == values.max():
         raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
-    check = _check_grey_matter if facts.units == GREY_MATTER else _check_hounsfield
-    return check(volume, facts)
-
-
-def _check_grey_matter(volume: Volume, facts: Preprocessing) -> list[str]:
-    """Tell a modulated density map from what else a brain's file may hold, by its values alone."""
-    import numpy as np
-
-    values, (low, high) = volume.values, facts.value_range
-    least, most = float(values.min()), float(values.max())
-    are_whole = bool((values == np.rint(values)).all())
-    said = f"{volume.source} has {'whole numbers' if are_whole else 'values'} from {least:g} to {most:g}"
-    if least < low - _ROUNDING:
-        raise InputContractError(
-            f"{said}: a {facts.units} has no negative values. If the volume is z-scored already and on the grid, pass "
-            f"it to the network as it is, without this transform. {_CAT12}"
-        )
-    if most > _MOST_DENSITY or (are_whole and most > 1):
-        raise InputContractError(
-            f"{said}, as raw scans, label maps and percentages have: a {facts.units} is expected, fractions of which "
-            f"the largest lie between 1 and 3. {_CAT12}"
-        )
-    if are_whole:
-        return [f"{said}, a mask: a {facts.units} is expected, and features of a mask may mean little"]
-    if most > high:
-        return [f"{said}, where a {facts.units} has {low:g} to {high:g}: is the registration right?"]
-    if _UNMODULATED[0] <= most <= _UNMODULATED[1]:
-        return [f"{said}, as a map that is not modulated (wp1): a {facts.units} (mwp1) is expected"]
-    if most < _LEAST_DENSITY and facts.affine is None:  # elsewhere the amount of grey matter tells
-        return [f"{said}: of a {facts.units} the largest lie between 1 and 3, were these scaled, or no brain?"]
-    return []
-
-
-def _check_hounsfield(volume: Volume, facts: Preprocessing) -> list[str]:
-    least, most = float(volume.values.min()), float(volume.values.max())
-    if least > _NO_AIR:
-        raise InputContractError(
-            f"{volume.source} has values from {least:g} to {most:g}: HU are expected, where air is -1000 and water 0. "
-            "Apply the rescale slope and intercept of the DICOM header, and neither window nor scale the volume before"
-        )
-    return []
-
-
-def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> list[str]:
-    """Check how much grey matter a map adds up to, density times the volume of a voxel; returns what is odd."""
-    import numpy as np
-
-    if facts.units != GREY_MATTER:
-        return []
-    amount = float(placed.sum(dtype=np.float64) * abs(np.linalg.det(np.array(facts.affine)[:3, :3])) / 1000)
-    if amount > _MOST_ML:
-        raise InputContractError(
-            f"{source} adds up to {amount:.0f} ml of grey matter, more than a skull holds: a {facts.units} is "
-            f"expected. {_CAT12}"
-        )
-    least, most = _USUAL_ML
-    if least <= amount <= most:
-        return []
-    return [
-        f"{source} adds up to {amount:.0f} ml of grey matter, where brains have {least:.0f} to {most:.0f}: is it a "
-        f"{facts.units} of a whole brain?"
-    ]
+    if facts.units == GREY_MATTER:
+        return volume, check_density(volume, facts)
+    return fill_padding(volume), check_hounsfield(volume, facts.window)
 
 
 def _scale(values: NDArray[Any], facts: Preprocessing) -> NDArray[Any]:

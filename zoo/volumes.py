@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor | Volume"
 
-_SMALLEST_SIDES = (8, 8, 8)
+SMALLEST_SIDES = (8, 8, 8)
 _VOXEL_SIZES = (0.1, 20.0)  # mm; beyond them a header is in metres or micrometres, or not filled in
 _MOST_SHEAR = 0.9  # of a box's volume is left after a shear of 26 degrees, more than any registration or gantry gives
 MNI152 = 4  # as all codes of spaces from NIFTI_XFORM_... of nifti1.h
@@ -51,7 +51,7 @@ class Volume:
     """What the values are by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
 
 
-def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_SIDES) -> Volume:
+def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
     """Return the values of one volume, scaled as its header says, and its place.
 
     Args:
@@ -59,7 +59,8 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_
             A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file.
             A folder with one DICOM series of CT, see `dicom_series`.
             A nibabel image of NIfTI.
-            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along.
+            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along, if it has
+            one, see `meta_tensors.place_of`.
             A `Volume`, read before, which is returned as it is.
             A NIfTI in the MNI152 atlas says so by code 4 of its sform or else of its qform, which is then the matrix
             taken; otherwise the sform is, or else the qform.
@@ -80,6 +81,8 @@ def _read(volume: VolumeInput) -> Volume:
     import torch
     from nibabel.spatialimages import SpatialImage
 
+    from zoo.meta_tensors import place_of
+
     if isinstance(volume, Volume):
         return volume
     if isinstance(volume, (str, PathLike)):
@@ -90,8 +93,8 @@ def _read(volume: VolumeInput) -> Volume:
         source = f"{type(volume).__name__} {tuple(volume.shape)} {volume.dtype}"
         values = volume.detach().cpu().as_subclass(torch.Tensor)
         found = _from_array((values if values.is_complex() else values.float()).numpy(), source)
-        affine = getattr(volume, "affine", None)
-        return found if affine is None else replace(found, affine=_checked(np.asarray(affine), source))
+        is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
+        return replace(found, affine=_checked(place_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
         return _from_array(volume, f"{type(volume).__name__} {volume.shape} {volume.dtype}")
     raise InputContractError(
@@ -190,7 +193,7 @@ def _from_image(image: Any, source: str) -> Volume:
         shape = shape[:-1]
     _check_shape(shape, source)
     values = np.array(np.asarray(image.dataobj, dtype=np.float32), order="C").reshape(shape)
-    return Volume(values, _checked(affine, source), space, source)
+    return Volume(values, _checked(affine, source), space, source, intent=int(image.header["intent_code"]))
 
 
 def _place(image: Nifti1Pair, source: str) -> tuple[NDArray[Any], int]:

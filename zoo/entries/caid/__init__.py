@@ -14,7 +14,7 @@ from zoo.entry import Config, Entry, Preprocessing, State
 if TYPE_CHECKING:
     from torch import nn
 
-PREPROCESSING = Preprocessing(channels=("grey", "grey", "grey"), size=(224, 224), resize=256)
+PREPROCESSING = Preprocessing(channels=("grey", "grey", "grey"), size=(224, 224), resize=256, modality="CR")
 
 _UNUSED = {
     r"(.*\.)?encoder_k\..*": "key network",

@@ -27,6 +27,7 @@ PREPROCESSING = Preprocessing(
     spacing=(1.0, 1.0, 1.0),
     spline=3,
     window=WINDOW,
+    modality="CT",
 )
 """A whole CT on the axes of the atlas, as arrays have them, (z, y, x): z to the top, y to the front, x to the left."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,13 @@ from zoo.entries.drasclr import PREPROCESSING, WINDOW
 from zoo.errors import InputContractError, OptionError
 from zoo.extras import install_hint
 from zoo.volume_grid import check_right_angles, reorient, warn_of_spacing
-from zoo.volume_transform import check_values
+from zoo.volume_transform import admit
 from zoo.volumes import Volume, voxel_sizes
 
 if TYPE_CHECKING:
     import SimpleITK
+
+log = logging.getLogger("zoo")
 
 Matrix = npt.NDArray[np.float64]
 
@@ -44,7 +47,7 @@ class Scan:
 
 
 def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
-    """Check a CT and turn its axes to those of the atlas; no voxel moves in the world.
+    """Check a CT as its transform does and turn its axes to those of the atlas; no voxel moves in the world.
 
     Patches are cut along the axes of the voxels, so a CT whose axes run otherwise than the atlas' would give mirrored
     or turned patches that begin at another corner. The authors' scans all had one order.
@@ -53,7 +56,7 @@ def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
         InputContractError: The values are not HU or do not fit int16, the place is unknown, or the slices lie more than
             5 mm apart.
     """
-    check_values(volume, PREPROCESSING)
+    volume, odd = admit(volume, PREPROCESSING)
     if volume.affine is None:
         raise InputContractError(
             f"{volume.source} comes without the size and direction of its voxels, so left and right are unknown: pass "
@@ -73,6 +76,8 @@ def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
             f"{volume.source} has values from {volume.values.min():g} to {volume.values.max():g}, which do not fit "
             "int16: HU are expected, which do. Look at the rescale slope and intercept of its header"
         )
+    for line in odd:  # only now that nothing refused the scan
+        log.warning("%s", line)
     values, affine = reorient(whole.astype(np.int16), volume.affine, nibabel.io_orientation(atlas_affine))
     return Scan(np.ascontiguousarray(values), affine, volume.source)
 

@@ -7,12 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from zoo.entries.glcl.layouts import DATASETS, Case, DataSet, choose, find_cases, read_cases
 from zoo.entries.glcl.model import MOMENTUM, STRIDE
-from zoo.entries.glcl.storage import CaseStore
+from zoo.entries.glcl.storage import CaseStore, StoredCase
 from zoo.entries.glcl.subjects import parse_ids
 from zoo.errors import OptionError
 from zoo.formats import open_checkpoint
@@ -110,9 +111,20 @@ def forget_averages(network: nn.Module) -> None:
             layer.reset_running_stats()
 
 
-def grid_facts(volumes: DataSet) -> dict[str, list[float]]:
-    """What a record says of the input of weights: size and pixels of the slices, also where they are the published."""
-    return {"size": [volumes.size] * 2, "spacing": [volumes.spacing] * 2}
+def grid_facts(volumes: DataSet, cases: Sequence[StoredCase]) -> dict[str, Any]:
+    """What a record says of the input of weights, also where it is the published: how slices lie, and how far apart.
+
+    Args:
+        volumes: The data set.
+        cases: What the weights were trained on.
+    """
+    steps = [case.grid.spacing[2] for case in cases]
+    return {
+        "size": [volumes.size] * 2,
+        "spacing": [volumes.spacing] * 2,
+        "orientation": volumes.orientation,
+        "thickness": [round(min(steps), 3), round(max(steps), 3)],
+    }
 
 
 def warn_of_other_pixels(model: str, checkpoint: str, volumes: DataSet) -> None:

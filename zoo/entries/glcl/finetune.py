@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         forget_averages(method.network)
     parts = {part: store.prepare(cases, args.workers) for part, cases in choose_parts(args).items()}
     command = command_of(args, "zoo.entries.glcl.finetune")
-    seen = get_entry(UNET).preprocessing.override(grid_facts(volumes))
+    seen = get_entry(UNET).preprocessing.override(grid_facts(volumes, parts["train"]))
     classes = ("background", *volumes.structures)
     header = finetuning_header(method.network, "segment", command, input=seen, classes=classes)
     results: Results = {

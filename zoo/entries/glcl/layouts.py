@@ -38,6 +38,8 @@ class DataSet:
     """What stands in a mask for the labels 1, 2, ..., where it is something else."""
     channel: int | None = None
     """Which to take of files with a fourth axis; None where there is none."""
+    orientation: str = "LP"
+    """Where the axes of its axial slices point to, see `zoo.stacks.turn_of`: volumes are turned to lie so."""
 
     @property
     def num_classes(self) -> int:
@@ -63,6 +65,7 @@ DATASETS = {
         layout=(("*/img", "*/mask"), ("imagesTr/prostate_*", "labelsTr/prostate_*")),
         digits=3,
         channel=0,  # T2; the other is the diffusion coefficient
+        orientation="RA",
     ),
     "mmwhs": DataSet(
         "mmwhs",
@@ -76,7 +79,11 @@ DATASETS = {
         values=(205, 420, 500, 550, 600, 820, 850),
     ),
 }
-"""ACDC (end-diastole: frame 1, or 4 where there is no such file), Decathlon's Task05_Prostate, MM-WHS (MR)."""
+"""ACDC (end-diastole: frame 1, or 4 where there is no such file), Decathlon's Task05_Prostate, MM-WHS (MR).
+
+The authors took the axes as the files have them. Those of the first two are on record by the signs of the matrices that
+scripts/create_cropped_imgs.py writes; those of MM-WHS are not, and as ACDC's is this zoo's choice.
+"""
 
 
 @dataclass(frozen=True)

@@ -125,10 +125,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
     torch.manual_seed(args.seed)
     cases = named_cases("--subjects", args.subjects, all_cases(args), pretraining(args.dataset, args.split))
     unlabelled = [replace(case, mask=None) for case in cases]
-    batches = build_batches(args, args.open_store().prepare(unlabelled, args.workers))
+    stored = args.open_store().prepare(unlabelled, args.workers)
+    batches = build_batches(args, stored)
     base = base_of(LoadReport("glcl-encoder", source=args.encoder)) if args.encoder else RANDOM
     command, models = command_of(args, "zoo.entries.glcl.pretrain"), MODELS[args.stage]
-    header = pretraining_header(models[-1], command, input=grid_facts(args.volumes), base=base)
+    header = pretraining_header(models[-1], command, input=grid_facts(args.volumes, stored), base=base)
     fit(build_method(args), batches, args, processes=processes, header=header)
     metrics = publish_run(args, processes, models=models, header=header)
     distributed.stop()

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 import zoo
 from zoo.entries.glcl.placing import find_labels
-from zoo.entries.glcl.volumes import correct_bias, read_image
+from zoo.entries.glcl.volumes import as_volume, correct_bias, read_image
 from zoo.errors import InputContractError, OptionError
 from zoo.files import write_atomically
 from zoo.image_files import find_images
@@ -45,7 +45,6 @@ from zoo.training.args import run_command
 from zoo.training.evaluate import judging
 from zoo.training.finetune import check_trained
 from zoo.training.runlog import say
-from zoo.volumes import Volume
 
 UNET = "glcl-unet"
 
@@ -67,13 +66,11 @@ def segment_volume(
     """
     image, grid = read_image(Path(path), channel)
     image = correct_bias(image, grid.spacing) if n4 else image
-    slices, resampled = transform.place(Volume(image, np.array(grid.affine), 0, str(path)))
+    placed = transform.place(as_volume(image, grid, str(path), transform.preprocessing.orientation))
+    slices = placed.tensor.to(next(model.parameters()).device)
     with judging(model):
-        labels = find_labels(
-            model, slices.to(next(model.parameters()).device), resampled, (grid.shape[0], grid.shape[1])
-        )
-    found: npt.NDArray[np.uint8] = labels.cpu().numpy()
-    return found
+        labels = find_labels(model, slices, placed.resampled, placed.shape[:2])
+    return placed.at_home(labels.cpu().numpy())
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:

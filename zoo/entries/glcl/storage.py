@@ -11,11 +11,11 @@ from typing import Any
 
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.entries.glcl.placing import place_image, place_mask
-from zoo.entries.glcl.volumes import Array, Grid, read_image, read_mask
+from zoo.entries.glcl.volumes import Array, Grid, check_image, read_image, read_mask, turn_values
 from zoo.files import write_atomically
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept on disk: what was kept under another number is not read."""
 
 
@@ -24,7 +24,7 @@ class CaseStore:
 
     Args:
         folder: Where the arrays are kept; several runs may share it.
-        dataset: What the labels mean, which channel to take.
+        dataset: What the labels mean, which channel to take, where axes point to.
         size: Side S of the slices in pixels.
         spacing: Side of a pixel in mm.
         n4: Correct the bias field of each volume first.
@@ -49,33 +49,38 @@ class CaseStore:
         Raises:
             InputContractError: It cannot be used.
         """
-        key = digest_of([case.image], FORMAT, self.dataset.channel, self.size, self.spacing, self.n4)
+        turned = self.dataset.orientation
+        key = digest_of([case.image], FORMAT, self.dataset.channel, self.size, self.spacing, self.n4, turned)
         file = self.folder / f"{key}.json"
         if not file.is_file():
             self._add_image(case, key)
         facts = json.loads(file.read_text())
-        grid = Grid(tuple(facts["shape"]), tuple(facts["spacing"]), tuple(map(tuple, facts["affine"])))
+        affine = tuple(map(tuple, facts["affine"]))
+        grid = Grid(tuple(facts["shape"]), tuple(facts["spacing"]), affine, facts["is_placed"], facts["intent"])
         label_key = ""
         if case.mask is not None:
             label_key = digest_of([case.mask], key, self.dataset.num_classes, self.dataset.values)
             if not (self.folder / f"{label_key}.label.npy").is_file():
                 self._add_mask(case, grid, label_key)
         height, width = facts["resampled"]
-        return StoredCase(case.name, self.folder, key, label_key, grid, (height, width))
+        return StoredCase(case.name, self.folder, key, label_key, grid.turned(turned), (height, width))
 
     def _add_image(self, case: Case, key: str) -> None:
         image, grid = read_image(case.image, self.dataset.channel)
-        source = f"{case.name} ({case.image})"
-        slices, resampled = place_image(image, grid, source, self.size, self.spacing, n4=self.n4)
+        source, turned = f"{case.name} ({case.image})", self.dataset.orientation
+        check_image(image, grid, source)
+        image = turn_values(image, grid, turned)
+        slices, resampled = place_image(image, grid.turned(turned), source, self.size, self.spacing, n4=self.n4)
         facts = {"image": str(case.image), **asdict(grid), "resampled": resampled}
         keep_array(self.folder / f"{key}.image.npy", slices)
         text = json.dumps(facts)
         write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
 
     def _add_mask(self, case: Case, grid: Grid, key: str) -> None:
-        mask = read_mask(case, self.dataset, grid)
+        turned = self.dataset.orientation
+        mask = turn_values(read_mask(case, self.dataset, grid), grid, turned)
         keep_array(self.folder / f"{key}.truth.npy", mask)
-        keep_array(self.folder / f"{key}.label.npy", place_mask(mask, grid, self.size, self.spacing))
+        keep_array(self.folder / f"{key}.label.npy", place_mask(mask, grid.turned(turned), self.size, self.spacing))
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class StoredCase:
     label_key: str
     """Empty for a volume without a mask."""
     grid: Grid
-    """Of the volume as it was scanned."""
+    """Of the volume as it was scanned, turned to how the network knows slices."""
     resampled: tuple[int, int]
     """Pixels of the slices at the network's spacing, before they were cropped or padded to S x S."""
 
@@ -107,7 +112,7 @@ class StoredCase:
 
     @cached_property
     def truth(self) -> Array:
-        """(X, Y, Z) uint8, as it was drawn."""
+        """(X, Y, Z) uint8, as it was drawn, but for its axes, which are the grid's."""
         return map_array(self.folder / f"{self.label_key}.truth.npy")
 
     @property

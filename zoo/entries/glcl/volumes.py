@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,18 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel import orientations
 from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import HeaderDataError
 
+from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.errors import InputContractError, OptionError
 from zoo.extras import install_hint
+from zoo.stacks import check_stack, turn_of
+from zoo.volume_kinds import check_labels
+from zoo.volumes import Volume
 
 log = logging.getLogger("zoo")
 
@@ -40,10 +46,48 @@ class Grid:
     """Between voxels in mm, three numbers."""
     affine: tuple[tuple[float, ...], ...]
     """Rows (4, 4) of the header's matrix."""
+    is_placed: bool = True
+    """Whether the header says where the axes point to; without, the matrix has the sizes of the voxels alone."""
+    intent: int = 0
+    """What the header says the values are, by NIfTI's intent codes."""
+
+    def turn(self, orientation: str) -> Array | None:
+        """The turn to how a network knows slices, as `zoo.stacks.turn_of` has it; None for axes that are not known."""
+        return turn_of(np.array(self.affine), orientation) if self.is_placed else None
+
+    def turned(self, orientation: str) -> Grid:
+        """The voxels once a volume was turned."""
+        turn = self.turn(orientation)
+        if turn is None:
+            return self
+        order = np.argsort(turn[:, 0])
+        affine = np.array(self.affine) @ orientations.inv_ornt_aff(turn, self.shape)
+        return replace(
+            self,
+            shape=tuple(self.shape[axis] for axis in order),
+            spacing=tuple(self.spacing[axis] for axis in order),
+            affine=tuple(tuple(map(float, row)) for row in affine),
+        )
+
+
+def turn_values(values: Array, grid: Grid, orientation: str) -> Array:
+    """Return voxels (X, Y, Z) of a grid, an image's or its mask's, turned to how a network knows slices."""
+    turn = grid.turn(orientation)
+    return values if turn is None else np.ascontiguousarray(orientations.apply_orientation(values, turn))
+
+
+def as_volume(image: Array, grid: Grid, source: str, orientation: str | None) -> Volume:
+    """Return an image with its place, for `zoo.slices`; of unknown axes with that of a stack that needs no turn."""
+    if grid.is_placed:
+        affine = np.array(grid.affine)
+    else:
+        across, down = (1 if letter in "RA" else -1 for letter in orientation or "RA")
+        affine = np.diag([*np.array(grid.spacing) * (across, down, 1), 1.0])
+    return Volume(image, affine, 0, source, intent=grid.intent)
 
 
 def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.float32], Grid]:
-    """Read a volume (X, Y, Z). Pixel sizes are the header's; nothing is turned.
+    """Read a volume (X, Y, Z), an image or a mask, as the file has it. Pixel sizes are the header's.
 
     Args:
         path: NIfTI.
@@ -70,7 +114,22 @@ def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.f
     if not all(0 < size < np.inf for size in spacing):
         raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
     affine = tuple(tuple(map(float, row)) for row in file.affine)
-    return values, Grid(values.shape, spacing, affine)
+    is_nifti = isinstance(file, Nifti1Pair)
+    is_placed = not is_nifti or bool(file.header["sform_code"] or file.header["qform_code"])
+    intent = int(file.header["intent_code"]) if is_nifti else 0
+    return values, Grid(values.shape, spacing, affine, is_placed, intent)
+
+
+def check_image(image: Array, grid: Grid, source: str) -> None:
+    """Hold an image to train on against the input contract; what is odd about it is logged.
+
+    Raises:
+        InputContractError: It is a CT, a label map or a statistic map, or its third axis is not that of the slices.
+    """
+    facts = replace(PREPROCESSING, thickness=None)  # what a network is trained on is for its user to choose
+    volume = as_volume(image, grid, source, facts.orientation)
+    for line in (*check_stack(volume, facts), *check_labels(volume)):
+        log.warning("%s", line)
 
 
 def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]:

@@ -47,6 +47,7 @@ PRETRAINING = Preprocessing(
     units="HU",
     spacing=(2.0, 2.0, 2.0),
     window=(-57.0, 164.0),
+    modality="CT",
 )
 """What the auto-encoder was trained on (vit_unetr_ssl/ssl_train.ipynb): axes as the file has them."""
 FINE_TUNING = Preprocessing(
@@ -56,6 +57,7 @@ FINE_TUNING = Preprocessing(
     orientation="RAS",
     spacing=(1.5, 1.5, 2.0),
     window=(-175.0, 250.0),
+    modality="CT",
 )
 """What segmentation is trained on (vit_unetr_ssl/ssl_finetune.ipynb): another window, other voxels."""
 

@@ -1,0 +1,159 @@
+"""Whether the values of a volume can be the HU of a CT, and what stands for no value among them.
+
+Real files decide the limits: scanners and converters write -2000, -2048, -3024 or -32768 where nothing was measured,
+so that the smallest value alone says little. What is left without such padding must look like air and tissue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InputContractError
+from zoo.volumes import Volume
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CT = "CT"
+"""DICOM's Modality of what is measured in HU."""
+LOWEST = -1024.0
+"""HU below which nothing is told apart: air is -1000, and the 12 bits of a CT begin at -1024."""
+
+_NO_AIR = -200.0  # HU; lung lies near -800 and the air around the patient at -1000, in every CT
+_PADDING = -1100.0  # below it lies no air, but for the noise of sharp kernels; what is frequent there was written in
+_AIR = (_PADDING, -700.0)  # lung included
+_LUNG = (_PADDING, -600.0)  # lung and air
+_SOFT = (-200.0, 200.0)  # fat -100, water 0, muscle and organs 20 to 80, with noise
+_STORED = (824.0, 1224.0)  # where soft tissue lies as long as the usual intercept of -1024 was not added
+_DENSEST = 3100.0  # 12 bits end at 3071; metal is beyond
+_BRIGHT = 2000.0  # bone ends about here
+_AIRLESS = 1e-4  # share of a volume below which there is hardly any air
+_MOST_SAMPLED = 1_000_000
+
+_WAY = (
+    "HU are expected, where air is -1000 and water 0. Apply the rescale slope and intercept of the DICOM header, and "
+    "neither window nor scale the volume before"
+)
+
+
+def fill_padding(volume: Volume) -> Volume:
+    """Return a CT in HU with all that lies below -1024 at -1024, as air.
+
+    What is there is padding, or noise of air. It has to go before a volume is resampled: splines ring at a jump from
+    -3024 into the body, and linear interpolation makes fat of padding and bone.
+    """
+    import numpy as np
+
+    if volume.values.min() >= LOWEST:
+        return volume
+    return replace(volume, values=np.maximum(volume.values, np.float32(LOWEST)))
+
+
+def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list[str]:
+    """Check that values can be HU.
+
+    Args:
+        volume: With finite values. Where its header says CT, its scaled values are HU by definition: that they look
+            otherwise is odd then, unless it is plain that the header's intercept is wrong.
+        window: HU that the network tells apart.
+
+    Returns:
+        What is merely odd about them, to be logged.
+
+    Raises:
+        InputContractError: They cannot be HU: stored values before the rescale, scaled or windowed ones, MRI, PET.
+    """
+    import numpy as np
+
+    sample = _sample(volume.values)
+    kept = sample[sample >= _PADDING]
+    least = float(volume.values.min())
+    if least < _PADDING:
+        least = float(np.min(volume.values, where=volume.values >= _PADDING, initial=np.inf))
+    said = _range(volume, least)
+    if least > _NO_AIR:
+        raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
+    if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
+        raise InputContractError(f"{said}: {stored}")
+    is_cut = least > _AIR[1] and float((kept == least).mean()) > 0.01
+    if is_cut and window is not None and least <= window[0]:
+        return [f"{said}, cut off at {least:g}: this network tells no lower HU apart, others do"]
+    if problem := f"cut off at {least:g}" if is_cut else _problem(sample, kept):
+        if volume.modality != CT:
+            raise InputContractError(f"{said}, {problem}: {_WAY}")
+        return [f"{said}, {problem}: HU are expected, is the rescale of its header right?"]
+    return [f"{said}, {odd}: is it a CT in HU?" for odd in _oddities(kept)]
+
+
+def looks_like_ct(volume: Volume) -> bool:
+    """Whether a volume holds what in nature only a CT in HU does: much at -1000, much near 0, and little elsewhere."""
+    sample = _sample(volume.values)
+    kept = sample[sample >= _PADDING]
+    if not len(kept) or kept.min() > -900 or _problem(sample, kept):
+        return False
+    return _share(kept, *_AIR) >= 0.01 and _share(kept, *_SOFT) >= 0.01
+
+
+def _sample(values: NDArray[Any]) -> NDArray[Any]:
+    """Return at most a million values at even steps; the step is odd, so that it does not follow one column."""
+    flat = values.reshape(-1)
+    return flat[:: max(1, flat.size // _MOST_SAMPLED) | 1]
+
+
+def _share(values: NDArray[Any], low: float, high: float) -> float:
+    return float(((values >= low) & (values <= high)).mean())
+
+
+def _range(volume: Volume, least: float) -> str:
+    lowest, most = float(volume.values.min()), float(volume.values.max())
+    said = f"{volume.source} has values from {lowest:g} to {most:g}"
+    return said if least == lowest else f"{said}, above the padding from {least:g} on"
+
+
+def _stored_values(kept: NDArray[Any]) -> str:
+    """Say that soft tissue lies where it is stored, if much does: in a CT that is dense bone, with more of other."""
+    stored = _share(kept, *_STORED) if len(kept) else 0.0
+    if stored < 0.1 or stored < 4 * _share(kept, 300.0, 700.0):
+        return ""
+    return (
+        "tissue lies near 1024 and no air at -1000, as in stored values before the rescale. Apply the rescale slope "
+        "and intercept of the DICOM header, mostly slope 1 and RescaleIntercept -1024: image - 1024. HU are expected"
+    )
+
+
+def _has_air_at_zero(kept: NDArray[Any]) -> bool:
+    """Whether what would be soft tissue is air: nothing lies below it, where lung and fat are, but padding."""
+    soft, stored = _share(kept, *_SOFT), _share(kept, *_STORED)
+    return soft >= 0.01 and stored >= 0.5 * soft and _share(kept, -900.0, -30.0) < 0.02
+
+
+def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
+    """Say why values, whose smallest lie where air does, are no HU all the same; empty if they may be."""
+    import numpy as np
+
+    counts = np.sort(np.unique(sample[sample < _PADDING], return_counts=True)[1])
+    below = float(counts[:-2].sum()) / len(sample)  # the most frequent two are padding
+    if below > 0.05 and _share(sample, _SOFT[0], np.inf) < 0.2:
+        return "as if the rescale intercept had been added twice"
+    if below > 0.1:
+        return f"{below:.0%} of them spread below {_PADDING:g}, as in phase images"
+    if (beyond := _share(kept, _DENSEST, np.inf)) > 0.1:
+        return f"{beyond:.0%} of them above {_DENSEST:g}, where only metal is, as in MRI and PET"
+    if (usual := _share(kept, _PADDING, 300.0)) < 0.2:
+        return f"{usual:.0%} of them air, fat, water or soft tissue"
+    if _share(kept, *_AIR) >= _AIRLESS:
+        return ""
+    if (bright := float((kept > _BRIGHT).mean())) > 1e-3:
+        return f"hardly any of them near -1000, but {bright:.1%} above {_BRIGHT:g}, as in resampled MRI and PET"
+    if (soft := _share(kept, *_SOFT)) < 0.5:
+        return f"hardly any of them near -1000, and {soft:.0%} soft tissue"
+    return ""
+
+
+def _oddities(kept: NDArray[Any]) -> list[str]:
+    if _share(kept, *_AIR) < _AIRLESS:
+        return ["hardly any of them near -1000, where air is"]
+    if _share(kept, *_SOFT) < 0.01 and _share(kept, *_LUNG) < 0.8:
+        return ["hardly any of them near 0, where soft tissue is, as in cone-beam CT that is not calibrated"]
+    return []

@@ -1,0 +1,68 @@
+"""Where a MONAI MetaTensor lies: its affine, where a file or its user gave it one, and not MONAI's default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InputContractError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_TAG = re.compile(r"[0-9A-Fa-f]{8}")  # how MONAI's PydicomReader calls what a DICOM header holds
+_DICOM_PLACE = ("00200032", "00200037")  # ImagePositionPatient, ImageOrientationPatient
+_FILES = re.compile(r"\.(nii|nii\.gz|hdr|img|mgh|mgz|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
+_LPS = ("LPS", "LEFT-POSTERIOR-SUPERIOR")
+
+
+def place_of(tensor: Any, source: str) -> NDArray[Any]:
+    """Return the matrix of a MetaTensor as nibabel has it, x to the right and y to the front.
+
+    MONAI gives every tensor a matrix: one that was made of an array, or read from a file of arrays or pictures, or from
+    DICOM without ImageOrientationPatient, has an identity, its axes perhaps exchanged, which says nothing. Of a NIfTI
+    file without sform and qform nibabel's guess comes along. So the matrix counts where the header that came along
+    speaks for it, or, without one, where it is no identity, which nobody makes up.
+
+    Args:
+        tensor: With MONAI's `affine` and `meta`.
+        source: What messages call it.
+
+    Raises:
+        InputContractError: The matrix is made up.
+    """
+    import numpy as np
+
+    matrix: NDArray[Any] = tensor.affine.detach().cpu().numpy().astype(np.float64)
+    meta = {str(key): value for key, value in tensor.meta.items()}
+    if not _is_known(matrix, meta):
+        raise InputContractError(
+            f"{source} comes without the size and direction of its voxels: its affine is the identity that MONAI gives "
+            "where no file says one, so left and right are unknown. Pass the file, or "
+            "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
+            "expects, tensor.as_tensor()"
+        )
+    is_lps = str(meta.get("space", "")).upper() in _LPS
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix if is_lps else matrix
+
+
+def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any]) -> bool:
+    if "sform_code" in meta or "qform_code" in meta:
+        return bool(meta.get("sform_code", 0) or meta.get("qform_code", 0))
+    if any(_TAG.fullmatch(key) for key in meta):
+        return all(tag in meta for tag in _DICOM_PLACE)
+    file, read = str(meta.get("filename_or_obj", "")), meta.get("original_affine")
+    if file and read is None:  # its reader knows no places
+        return False
+    return not _is_unit(matrix if read is None else read) or bool(_FILES.search(file))
+
+
+def _is_unit(affine: Any) -> bool:
+    """Whether a matrix is an identity but for the order and direction of the axes, with the origin at the corner."""
+    import numpy as np
+
+    matrix = np.asarray(affine, dtype=np.float64)
+    size = np.abs(matrix)
+    is_order = np.isin(size, (0, 1)).all() and (size.sum(0) == 1).all() and (size.sum(1) == 1).all()
+    return bool(is_order and not matrix[:3, 3].any())
