@@ -34,7 +34,7 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
     """
     import numpy as np
 
-    matrix = tensor.affine.detach().cpu().numpy().astype(np.float64)
+    matrix: NDArray[Any] = tensor.affine.detach().cpu().numpy().astype(np.float64)
     meta = {str(key): value for key, value in tensor.meta.items()}
     if not _is_known(matrix, meta):
         raise InputContractError(
@@ -43,8 +43,9 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
             "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
             "expects, tensor.as_tensor()"
         )
-    is_lps = str(meta.get("space", "")).upper() in _LPS
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix if is_lps else matrix
+    if str(meta.get("space", "")).upper() in _LPS:
+        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    return matrix
 
 
 def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any]) -> bool:
