@@ -161,6 +161,13 @@ def test_a_ct_is_known_by_its_values(name):
     assert looks_like_ct(volume(GOOD[name]))
 
 
+def test_signed_mri_is_no_ct_and_as_one_it_is_doubted():
+    """Phase-sensitive images, around 0 with tails on both sides: refused where MRI is due, silent where CT is."""
+    values = 400 * noise(1)
+    assert not looks_like_ct(volume(values))
+    assert "phase-sensitive MRI" in check_hounsfield(volume(values), WIDE)[0]
+
+
 @pytest.mark.parametrize("name", ["a phase image", "a resampled T1", "12 bits", "PET"])
 def test_an_mri_with_negative_values_is_no_ct(name):
     """Refusing phases and resampled scans as CT where MRI is due."""

@@ -87,10 +87,10 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
 
 
 def looks_like_ct(volume: Volume) -> bool:
-    """Whether a volume holds what in nature only a CT in HU does: much at -1000, much near 0, and little elsewhere."""
+    """Whether a volume holds what in nature only a CT in HU does: much near -1000, much near 0, little elsewhere."""
     sample = _sample(volume.values)
     kept = sample[sample >= _PADDING]
-    if not len(kept) or kept.min() > -900 or _problem(sample, kept):
+    if not len(kept) or kept.min() > _AIR[1] or _problem(sample, kept) or _between(kept) > 2:
         return False
     return _share(kept, *_AIR) >= 0.01 and _share(kept, *_SOFT) >= 0.01
 
@@ -103,6 +103,11 @@ def _sample(values: NDArray[Any]) -> NDArray[Any]:
 
 def _share(values: NDArray[Any], low: float, high: float) -> float:
     return float(((values >= low) & (values <= high)).mean())
+
+
+def _between(values: NDArray[Any]) -> float:
+    """How much lies between air and tissue for what lies near air: less than 1 but in a diseased lung, or no CT."""
+    return _share(values, -650.0, -300.0) / max(_share(values, _PADDING, -800.0), _AIRLESS)
 
 
 def _range(volume: Volume, least: float) -> str:
@@ -154,6 +159,8 @@ def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
 def _oddities(kept: NDArray[Any]) -> list[str]:
     if _share(kept, *_AIR) < _AIRLESS:
         return ["hardly any of them near -1000, where air is"]
+    if _between(kept) > 5 and _share(kept, -650.0, -300.0) > 0.05:
+        return ["more of them near -500 than near -1000, as in phase-sensitive MRI or diseased lungs"]
     if _share(kept, *_SOFT) < 0.01 and _share(kept, *_LUNG) < 0.8:
         return ["hardly any of them near 0, where soft tissue is, as in cone-beam CT that is not calibrated"]
     return []

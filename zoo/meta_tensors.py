@@ -43,8 +43,9 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
             "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
             "expects, tensor.as_tensor()"
         )
-    is_lps = str(meta.get("space", "")).upper() in _LPS
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix if is_lps else matrix
+    if str(meta.get("space", "")).upper() in _LPS:
+        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    return matrix
 
 
 def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any]) -> bool:
