@@ -126,7 +126,8 @@ class StoredState:
             return
         keys = self.archive.outline.storage_keys(self.containers)
         origin = {id(tensor): keys.get(name) for name, tensor in self.tensors.items()}
-        needed = {origin.get(id(base_of(tensor))) for tensor in (wanted or self.tensors).values()}
+        tensors = (wanted or self.tensors).values()
+        needed = {origin.get(id(tensor), origin.get(id(base_of(tensor)))) for tensor in tensors}
         try:
             self.archive.check(None if None in needed else {key for key in needed if key is not None})
         except ZipProblem as problem:
