@@ -146,9 +146,10 @@ class StoredState:
                 yield from ((name, _float32(name, file.get_tensor(stored))) for name, (stored, _) in wanted.items())
             return
         tensors: State = {}
-        used = _CHUNK
+        most = max(_CHUNK, sum(size for _, size in wanted.values()) // 10)  # opening takes time, mapped pages memory
+        used = most
         for name, (stored, size) in wanted.items():
-            if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
+            if used + size > most:  # a new mapping in place of one whose pages count as memory by now
                 tensors, used = find_tensors(load_torch(self.path, self.format, mapped=True), self.path)[0], 0
             used += size
             yield name, _float32(name, tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
