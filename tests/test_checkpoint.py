@@ -17,6 +17,7 @@ import zoo
 from zoo.building import build_network
 from zoo.checkpoint import (
     adapt_input_channels,
+    convert,
     export_safetensors,
     find_prefix,
     fingerprint,
@@ -28,6 +29,7 @@ from zoo.checkpoint import (
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.formats import open_checkpoint
+from zoo.locate import write_converted
 from zoo.mounts import is_on_network
 from zoo.sniffing import sniff
 
@@ -260,6 +262,65 @@ def test_other_types_become_float32():
     assert report.loaded["norm.num_batches_tracked"] == "as stored"
     assert {t.dtype for t in model.state_dict().values()} == {torch.float32, torch.int64}
     assert torch.equal(model.norm.weight, stored["norm.weight"].float())
+
+
+@pytest.mark.parametrize("cast", [torch.Tensor.half, torch.Tensor.double, lambda t: t * 0.5 + t * 0.5])
+def test_counters_that_were_cast_with_the_weights_are_counted_again(cast, tmp_path):
+    """A state dict that was cast or averaged as a whole loads, from memory and from a file, and the report says so."""
+    net = Net()
+    net.norm.num_batches_tracked.fill_(41)
+    state = {name: cast(tensor) for name, tensor in net.state_dict().items()}
+    model = empty_net()
+    report = load_into(model, dict(state), entry())
+    assert model.norm.num_batches_tracked.dtype == torch.int64
+    assert model.norm.num_batches_tracked.item() == 41
+    assert report.loaded["norm.num_batches_tracked"].startswith("a count, rounded from float")
+    torch.save(state, tmp_path / "a.pth")
+    stored = open_checkpoint(tmp_path / "a.pth")
+    converted = tmp_path / "copy.safetensors"
+    write_converted(entry(), stored, *convert(entry(), stored.tensors), converted)
+    assert open_checkpoint(converted).tensors["norm.num_batches_tracked"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(("stored", "counted"), [(2.4, 2), (2.6, 3), (float("inf"), 0), (float("nan"), 0), (1e30, 0)])
+def test_what_can_be_no_count_is_zero(stored, counted):
+    """float16 ends at 65504: a longer run's counter became infinite when it was cast."""
+    model = empty_net()
+    load_into(model, Net().state_dict() | {"norm.num_batches_tracked": torch.tensor(stored)}, entry())
+    assert model.norm.num_batches_tracked.item() == counted
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("stem.weight", torch.int32),
+        ("stem.weight", torch.complex64),
+        ("stem.weight", torch.bool),
+        ("norm.num_batches_tracked", torch.complex64),
+        ("norm.num_batches_tracked", torch.bool),
+    ],
+)
+def test_other_sorts_of_numbers_stay_errors(name, kind):
+    """Weights that are whole or complex numbers, and counters that are complex or truth values, are another file's."""
+    state = Net().state_dict()
+    with pytest.raises(CheckpointMismatchError, match=rf"shapes that differ \(1\): {name} is"):
+        load_into(empty_net(), state | {name: state[name].to(kind)}, entry())
+
+
+def test_a_counter_of_another_shape_is_an_error():
+    """Cast or not."""
+    with pytest.raises(CheckpointMismatchError, match="num_batches_tracked is 3 in the file"):
+        load_into(empty_net(), Net().state_dict() | {"norm.num_batches_tracked": torch.ones(3)}, entry())
+
+
+def test_values_beyond_float32_are_refused():
+    """float64 that would become infinite, by name; what float32 holds is taken, and infinity is not blamed on it."""
+    state = Net().state_dict()
+    large = torch.full((4,), 3e38, dtype=torch.float64)
+    load_into(empty_net(), state | {"norm.bias": large}, entry())
+    with pytest.raises(CheckpointFormatError, match=r"norm\.bias has values beyond the range of float32.*3\.6e\+38"):
+        load_into(empty_net(), state | {"norm.bias": large * 1.2}, entry())
+    load_into(empty_net(), state | {"norm.bias": large / 0}, entry())
 
 
 # --- building a network -----------------------------------------------------------------------------------------------

@@ -196,8 +196,10 @@ def test_values_are_read_through_views(prefix, small):
         assert float(open_checkpoint(prefix).tensors["step"]) == float(small["step"])
 
 
-def test_inspection_reads_no_values(prefix, small):
-    """Names, sizes of all files; a flipped bit in a value does not show yet."""
+def test_inspection_compares_checksums(prefix, small):
+    """Names, sizes of all files; a flipped bit in a value is the problem that a load would have."""
+    flip(shard_of(prefix), 3)
+    assert "is damaged: the checksum of the values of 'a/bias'" in zoo.inspect_checkpoint(prefix).problem
     flip(shard_of(prefix), 3)
     summary = zoo.inspect_checkpoint(prefix)
     assert (summary.format, summary.tensors, summary.problem) == ("TensorFlow checkpoint", len(small), "")
@@ -293,6 +295,23 @@ def test_a_partitioned_variable_is_refused_by_name_where_it_is_needed(tmp_path, 
     stored = open_checkpoint(tmp_path / "model")
     with pytest.raises(CheckpointFormatError, match=r"'parted' of .*model cannot be read: it is stored in slices"):
         stored.read({"a": stored.tensors["parted"]})
+
+
+@pytest.mark.parametrize("shape", [(1 << 24, 1 << 25), (0, 1 << 47, 1 << 47), (1 << 49,)])
+@pytest.mark.parametrize("facts", [{"kind": 14}, {"kind": 1, "slices": 2}, {"kind": 1}])
+def test_a_shape_that_no_memory_holds_is_refused(shape, facts, tmp_path, small):
+    """Whatever the type, and where the size in bytes is not compared with it."""
+    facts = dict(facts)
+    index = write_bundle(tmp_path / "model", small, extra={"huge": entry(facts.pop("kind"), shape, size=0, **facts)})
+    with pytest.raises(CheckpointFormatError, match="cut short or damaged"):
+        open_checkpoint(index)
+
+
+def test_an_index_has_as_many_variables_as_a_checkpoint(tmp_path, small, monkeypatch):
+    """More would take gigabytes in memory for megabytes in the file."""
+    monkeypatch.setattr("zoo.tensorflow_index._MOST_VARIABLES", len(small) - 1)
+    with pytest.raises(CheckpointFormatError, match="more than 4 variables"):
+        open_checkpoint(write_bundle(tmp_path / "model", small))
 
 
 def test_an_unknown_type_is_refused_where_it_is_needed(tmp_path, small):

@@ -33,7 +33,7 @@ class OfflineError(ZooError):
 
 
 class CheckpointFormatError(ZooError):
-    """The file is not a checkpoint, is empty, or is cut short."""
+    """The file is not a checkpoint, is empty, cut short or damaged, or holds values that no network computes with."""
 
 
 class UnsafeCheckpointError(ZooError):

@@ -132,7 +132,8 @@ class StoredState:
             return
         keys = self.archive.outline.storage_keys(self.containers)
         origin = {id(tensor): keys.get(name) for name, tensor in self.tensors.items()}
-        needed = {origin.get(id(base_of(tensor))) for tensor in (wanted or self.tensors).values()}
+        tensors = (wanted or self.tensors).values()
+        needed = {origin.get(id(tensor), origin.get(id(base_of(tensor)))) for tensor in tensors}
         try:
             self.archive.check(None if None in needed else {key for key in needed if key is not None})
         except ZipProblem as problem:
@@ -151,9 +152,10 @@ class StoredState:
                 yield from ((name, _float32(name, file.get_tensor(stored))) for name, (stored, _) in wanted.items())
             return
         tensors: State = {}
-        used = _CHUNK
+        most = max(_CHUNK, sum(size for _, size in wanted.values()) // 10)  # opening takes time, mapped pages memory
+        used = most
         for name, (stored, size) in wanted.items():
-            if used + size > _CHUNK:  # a new mapping in place of one whose pages count as memory by now
+            if used + size > most:  # a new mapping in place of one whose pages count as memory by now
                 tensors, used = find_tensors(load_torch(self.path, self.format, mapped=True), self.path)[0], 0
             used += size
             yield name, _float32(name, tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()

@@ -227,7 +227,7 @@ def _coverage(
     """How far a state dict fills a network, and what of it cannot be read from its file."""
     own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
     set_aside(own, rest, entry, keep_head=head_required)
-    wanted = {id(base_of(tensor)) for tensor in rest.values()}
+    wanted = {id(each) for tensor in rest.values() for each in (tensor, base_of(tensor))}
     unreadable = [name for name in obstacles if id(stored.tensors[name]) in wanted]
     problem = f"{first_names(unreadable)} cannot be read: {obstacles[unreadable[0]]}" if unreadable else ""
     useless = [name for name in bad if id(stored.tensors[name]) in wanted]

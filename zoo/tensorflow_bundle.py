@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _INDEX = ".index"
 _PART = re.compile(r"(.+)(\.data-\d{5}-of-\d{5}|\.meta)")
 _SHARDS = ".data-[0-9][0-9][0-9][0-9][0-9]-of-[0-9][0-9][0-9][0-9][0-9]"
-_MOST_INDEX = 1 << 30  # bytes; that of a network of a hundred layers has 50 KB
+_MOST_INDEX = 16 << 20  # bytes; that of a network of a hundred layers has 50 KB
 
 
 @dataclass(frozen=True)

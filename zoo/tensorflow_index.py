@@ -26,7 +26,8 @@ _FOOTER = 48
 _TRAILER = 5  # bytes after a block: its compression and its checksum
 _MOST_SHARDS = 99_999  # five digits
 _MOST_AXES = 32
-_LONGEST_AXIS = 1 << 48  # -1, for a length that is not known, is larger in this encoding
+_MOST_VALUES = 1 << 48  # of one variable, or along an axis; -1, for a length that is not known, is larger here
+_MOST_VARIABLES = 200_000  # each takes a hundred times the bytes in memory that an index can hold it in
 _LONGEST_NAME = 4096
 _MOST_NAMES = 64 << 20  # bytes; what names share is stored once, so a small file can hold more than memory does
 
@@ -80,8 +81,13 @@ def decode_index(data: bytes) -> tuple[int, dict[str, Variable]]:
     if not 1 <= shards <= _MOST_SHARDS:
         raise _DamageError
     pieces = b"\0"  # with which the names of parts of partitioned variables begin
-    variables = (pair for pair in table if not pair[0].startswith(pieces))
-    return shards, {key.decode("utf-8", "backslashreplace"): _variable(value, shards) for key, value in variables}
+    variables: dict[str, Variable] = {}
+    for key, value in table:
+        if not key.startswith(pieces):
+            variables[key.decode("utf-8", "backslashreplace")] = _variable(value, shards)
+        if len(variables) > _MOST_VARIABLES:
+            raise IndexProblem(f"it has more than {_MOST_VARIABLES} variables, too many for a checkpoint")
+    return shards, variables
 
 
 def _variable(value: bytes, shards: int) -> Variable:
@@ -109,7 +115,7 @@ def _item_size(kind: str) -> int:
 def _shape(entry: _Fields) -> tuple[int, ...]:
     axes = [axis for shape in entry.get(2, []) for axis in _fields(_message(shape)).get(2, [])]
     lengths = tuple(_number(_fields(_message(axis)), 1) for axis in axes)
-    if len(lengths) > _MOST_AXES or any(length > _LONGEST_AXIS for length in lengths):
+    if len(lengths) > _MOST_AXES or prod(max(length, 1) for length in lengths) > _MOST_VALUES:
         raise _DamageError
     return lengths
 
