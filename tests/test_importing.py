@@ -11,7 +11,7 @@ from drasclr_files import NAME, filled_encoder, training_checkpoint, training_st
 
 import zoo
 from zoo.cache import cache_home, hash_file
-from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
 from zoo.files import write_text
 from zoo.imported import lock_of, put_record
 from zoo.importing import import_weights, remove_weights
@@ -53,6 +53,12 @@ def test_a_file_of_a_tag_on_record_keeps_what_is_known_of_it(authors):
     report = zoo.load_report(zoo.load_model(NAME, offline=True))
     assert (report.tag, report.trained_by, report.sha256) == ("copdgene", "authors", hash_file(authors))
     assert record.sha256_note in str(report)
+
+
+def test_the_advice_is_to_import_under_the_tag_on_record():
+    """Also to those who asked by the plain name: without the tag the file would lose all that is known of it."""
+    with pytest.raises(OfflineError, match=f"`zoo import {FULL} FILE`"):
+        zoo.load_model(NAME, offline=True)
 
 
 def test_another_file_of_an_unpublished_digest_is_refused_once_one_is_kept(authors, saved):

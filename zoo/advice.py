@@ -71,7 +71,7 @@ def _named(file: RemoteFile) -> str:
 def _other_ways(file: RemoteFile, request: str, target: Path) -> list[str]:
     ways = []
     if isinstance(file, WeightsFile):
-        name = f"{request.partition('.')[0]}.{file.tag}"  # under its tag it keeps licences, input and assets
+        name = request if "." in request else f"{request}.{file.tag}"  # where it keeps licences, input and assets
         ways.append(
             "fetch it with a browser, or on another machine, and hand it over: "
             f"load_model({name!r}, checkpoint='FILE'), or for good `zoo import {printable(name)} FILE`"

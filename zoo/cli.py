@@ -13,6 +13,7 @@ import typer
 
 from zoo import __version__
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
+from zoo.messages import printable
 from zoo.stopping import Stopped, stoppable
 from zoo.wording import error_text, escaped, fact_lines, input_facts, start_log, table_lines
 
@@ -162,7 +163,7 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_js
     if as_json:
         _print_json(asdict(summary))
     else:
-        _say(str(summary))
+        print(escaped(str(summary)))
     if summary.problem:
         raise SystemExit(1)
 
@@ -324,8 +325,9 @@ def _examine(
         if found.facts:
             _print_table([asdict(fact) for fact in found.facts])
         for line in found.warnings:
-            _say(f"odd: {line}")
-        _say(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives}, of it")
+            print(escaped(f"odd: {line}"))
+        fits = f"fits: load_transform makes {found.gives}, of it"
+        print(escaped(f"does not fit: {found.problem}" if found.problem else fits))
     if not found.fits:
         raise SystemExit(1)
 
@@ -346,9 +348,10 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    _say("\n".join(table_lines(rows)))
+    for line in table_lines(rows):
+        _say(line)
 
 
-def _say(text: str) -> None:
-    """Print lines in which what a file says of itself cannot steer the terminal."""
-    print(escaped(text))
+def _say(line: str) -> None:
+    """Print a line in which what a file says of itself can neither steer the terminal nor forge another line."""
+    print(printable(line))
