@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
-from zoo.wording import error_text, fact_lines, input_facts, table_lines
+from zoo.messages import printable
+from zoo.wording import error_text, fact_lines, input_facts, listed, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -241,11 +242,13 @@ def embed_command(
     if found.paths:
         write_features(found, out)
         count, width = found.values.shape
-        print(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
+        print(
+            f"{printable(out)}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}"
+        )
     if found.failed:
         rest = f"the others are in {out}" if found.paths else "nothing was written"
         raise InputContractError(
-            f"{len(found.failed)} image(s) have no features, {rest}:\n  - " + "\n  - ".join(found.failed.values())
+            f"{len(found.failed)} image(s) have no features, {rest}:{listed(found.failed.values())}"
         )
 
 
@@ -297,12 +300,16 @@ def _examine(
     if as_json:
         _print_json(asdict(found))
     else:
-        print(f"{found.path} for {found.model}")
+        print(f"{printable(found.path)} for {found.model}")
         if found.facts:
             _print_table([asdict(fact) for fact in found.facts])
         for line in found.warnings:
-            print(f"odd: {line}")
-        print(f"does not fit: {found.problem}" if found.problem else f"fits: load_transform makes {found.gives}, of it")
+            print(f"odd: {printable(line)}")
+        print(
+            f"does not fit: {printable(found.problem)}"
+            if found.problem
+            else f"fits: load_transform makes {found.gives}, of it"
+        )
     if not found.fits:
         raise SystemExit(1)
 

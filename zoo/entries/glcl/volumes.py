@@ -6,21 +6,18 @@ Constants as krishnabits001/domain_specific_cl has them (dataloaders.py, scripts
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.errors import InputContractError, OptionError
+from zoo.nifti_files import read_header, read_voxels
 
 log = logging.getLogger("zoo")
 
@@ -51,11 +48,10 @@ def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.f
     Raises:
         InputContractError: It cannot be read, or is no volume of several slices; the message names it.
     """
-    try:
-        file: Any = nibabel.load(path, mmap=False)
-        values = np.asarray(file.dataobj, dtype=np.float32)
-    except (EOFError, HeaderDataError, ImageFileError, OSError, TypeError, ValueError, zlib.error) as error:
-        raise InputContractError(f"cannot read {path} as a volume: {error}") from error
+    header = read_header(path)
+    if header.get_data_dtype().kind not in "buif":
+        raise InputContractError(f"cannot read {path} as a volume: real numbers are expected")
+    values = read_voxels(path, header)
     shape = values.shape
     if values.ndim == 4 and channel is not None and shape[3] > channel:
         values = values[..., channel]
@@ -65,10 +61,10 @@ def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.f
         raise InputContractError(
             f"{path} has shape {shape}: one volume (X, Y, slices) of several slices is expected. Leave it out"
         )
-    spacing = tuple(float(size) for size in file.header.get_zooms()[:3])
+    spacing = tuple(float(size) for size in header.get_zooms()[:3])
     if not all(0 < size < np.inf for size in spacing):
         raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
-    affine = tuple(tuple(map(float, row)) for row in file.affine)
+    affine = tuple(tuple(map(float, row)) for row in header.get_best_affine())
     return values, Grid(values.shape, spacing, affine)
 
 
