@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,13 +53,13 @@ def read_values(path: Path, mapped: NDArray[Any], shape: tuple[int, ...]) -> NDA
     import numpy as np
 
     found: Any = mapped
-    values = np.empty(shape, np.float32)
     is_fortran = found.flags.f_contiguous and not found.flags.c_contiguous
     with refused(f"cannot read {path} as an array"), path.open("rb") as file:
+        values = np.empty(shape, np.float32)
         file.seek(found.offset)
 
         def read(part: tuple[int, ...]) -> NDArray[Any]:
-            return np.fromfile(file, found.dtype, int(np.prod(part))).reshape(part)
+            return np.fromfile(file, found.dtype, prod(part)).reshape(part)
 
         with np.errstate(over="ignore", invalid="ignore"):
             fill(values.T if is_fortran else values, read)

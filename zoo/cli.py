@@ -242,9 +242,8 @@ def embed_command(
     if found.paths:
         write_features(found, out)
         count, width = found.values.shape
-        print(
-            f"{printable(out)}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}"
-        )
+        images = f"{len(set(found.paths))} image(s), by {found.facts['model']}"
+        print(f"{printable(out)}: {count} x {width} features of {images}")
     if found.failed:
         rest = f"the others are in {out}" if found.paths else "nothing was written"
         raise InputContractError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -66,8 +68,20 @@ def decode_pixels(dataset: Any, path: Path, *, most: int = MOST_VOXELS) -> NDArr
         raise ValueError("frames that are deflated each are not read: decompress the file first")
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
-    pixels: NDArray[Any] = pixel_array(dataset)
+    with _silent():
+        pixels: NDArray[Any] = pixel_array(dataset)
     return pixels
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep pydicom from logging the traceback of an error that it raises besides."""
+    logger = logging.getLogger("pydicom.pixels.decoders.base")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
 
 
 def _is_deflated(file: BinaryIO) -> bool:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 _MOST_FRAMES = 100
+_TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
+"""How PIL warns of tags that a TIFF lacks bytes for; it then goes by defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
 _OTHERS = (
     f". Formats read are {', '.join(PIL_FORMATS)} and DICOM with its preamble; open anything else yourself and pass "
@@ -52,10 +54,13 @@ def read_picture(path: Path) -> NDArray[Any]:
 def _picture(path: Path) -> NDArray[Any]:
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our bound is lower
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         image = Image.open(path, formats=PIL_FORMATS)
     with image:
+        lost = [said for warning in heard if (said := str(warning.message)).startswith(_TAGS_LOST)]
+        if image.format == "TIFF" and lost:
+            raise ValueError(lost[0])
         check_count((image.height, image.width), MOST_PIXELS, path, unit="pixels")
         if getattr(image, "is_animated", False):
             raise InputContractError(

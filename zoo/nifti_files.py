@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import isfinite, isnan
+from math import isfinite, isnan, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -88,14 +88,14 @@ def read_voxels(path: Path, header: Nifti1Header) -> NDArray[Any]:
     if header.is_single:
         offset = max(offset, header.single_vox_offset)
     shape = header.get_data_shape()
-    values = np.empty(shape, np.float32)
     with refused(f"cannot read {path} as a volume", _DAMAGED), _opened(file) as stream:
-        _check_length(file, offset + values.size * dtype.itemsize)
+        _check_length(file, offset + prod(shape) * dtype.itemsize)
+        values = np.empty(shape, np.float32)
         scaling = header.get_slope_inter()
         _exactly(stream, offset)
 
         def read(part: tuple[int, ...]) -> NDArray[Any]:
-            content = _exactly(stream, int(np.prod(part)) * dtype.itemsize)
+            content = _exactly(stream, prod(part) * dtype.itemsize)
             spec = (part, dtype, 0, *((1.0, 0.0) if scaling[0] is None else scaling))
             scaled: NDArray[Any] = np.asarray(ArrayProxy(io.BytesIO(content), spec, order="C"), dtype=np.float32)
             return scaled

@@ -9,6 +9,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +114,7 @@ def check_count(shape: tuple[int, ...], most: int, source: object, *, unit: str)
     Raises:
         InputContractError: More than `most`, voxels or pixels, as `unit` says.
     """
-    count = 1
-    for side in shape:
-        count *= int(side)
-    if count > most:
+    if (count := prod(map(int, shape))) > most:
         raise InputContractError(
             f"{source} declares {' x '.join(map(str, shape))} {unit}, {count:.3g}: at most {most:.3g} are read. If "
             "it is that large, cut it or resample it first; otherwise its header is damaged"

@@ -52,8 +52,8 @@ def read_datalists(
     files = dict.fromkeys(file for entries in found.values() for entry in entries for file in entry.values())
     if missing := [str(file) for file in files if not file.exists()]:
         raise InputContractError(
-            f"{len(missing)} of {len(files)} files that {path} lists do not exist: {first_names(missing, 10)}. The paths in "
-            f"a list are relative to the folder of the data, {root}"
+            f"{len(missing)} of {len(files)} files that {path} lists do not exist: {first_names(missing, 10)}. The "
+            f"paths in a list are relative to the folder of the data, {root}"
         )
     return found
 
@@ -98,9 +98,8 @@ def _entries(found: Any, section: str, path: Path, root: Path, keys: Sequence[st
         times = Counter(entry[key] for entry in entries for key in keys)
         problems = [f"{file} stands {count} times" for file, count in times.items() if count > 1]
     if problems:
-        raise OptionError(
-            f"{path}, section {section!r}: {'; '.join(problems[:10])}{f'; ... ({len(problems)} in all)' if len(problems) > 10 else ''}"
-        )
+        rest = f"; ... ({len(problems)} in all)" if len(problems) > 10 else ""
+        raise OptionError(f"{path}, section {section!r}: {'; '.join(problems[:10])}{rest}")
     return [{key: root / entry[key] for key in keys} for entry in entries]
 
 
