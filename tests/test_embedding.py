@@ -1,9 +1,13 @@
 """Features of files: the rows of every family, what is left out and named, the two formats, folders."""
 
+import csv
 import json
 import logging
+import os
 import re
 import shutil
+import signal
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -20,6 +24,7 @@ from zoo.embedding import embed
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.feature_files import write_features
 from zoo.image_files import find_images
+from zoo.preprocessing import ImageTransform
 from zoo.registry import input_of
 
 NAME = "caid-resnet50.chestxray14-800"
@@ -296,3 +301,58 @@ def test_the_transforms_warnings_are_heard(films, caplog):
         found = embed(NAME, [films / "flat.png"])
     assert len(found.paths) == 1
     assert any("flat.png is constant" in message for message in caplog.messages)
+
+
+def test_one_bad_image_ends_no_run(films, monkeypatch):
+    """Whatever a reader raises, and whatever the transform: the image is named, all others have their rows."""
+    (films / "bomb.png").write_bytes((films / "a.png").read_bytes())
+    os.mkfifo(films / "pipe.png")
+    (films / "lost.png").symlink_to("nowhere")
+    raised = {"bomb.png": MemoryError(), "a.png": RecursionError("too deep")}
+    plain = ImageTransform.__call__
+
+    def call(self, image):
+        if error := raised.get(Path(image).name):
+            raise error
+        return plain(self, image)
+
+    monkeypatch.setattr(ImageTransform, "__call__", call)
+    found = embed(NAME, [films])
+    assert [Path(path).name for path in found.paths] == ["b.png", "c.jpg"]
+    said = {Path(path).name: reason for path, reason in found.failed.items()}
+    assert set(said) == {"a.png", "bomb.png", "broken.png", "lost.png", "pipe.png"}
+    assert said["bomb.png"] == f"{films / 'bomb.png'}: MemoryError"
+    assert "named pipe" in said["pipe.png"]
+
+
+def test_a_reader_that_dies_ends_no_run(films, monkeypatch):
+    """A loader process killed by a decoder or for want of memory costs the one image that it was at."""
+    for i in range(3):
+        write_film(films / f"{i}.png", i)
+    plain = ImageTransform.__call__
+
+    def call(self, image):
+        if Path(image).name == "1.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, image)
+
+    monkeypatch.setattr(ImageTransform, "__call__", call)
+    paths = [films / name for name in ("0.png", "1.png", "2.png", "a.png", "b.png")]
+    found = embed(NAME, paths, workers=1, batch_size=1)
+    assert [Path(path).name for path in found.paths] == ["0.png", "2.png", "a.png", "b.png"]
+    assert list(found.failed) == [str(films / "1.png")]
+    assert "the process that read it died" in found.failed[str(films / "1.png")]
+
+
+def test_names_of_files_are_text_in_tables(films, tmp_path, monkeypatch):
+    """Formulas, line ends and bytes that are no text: a row each, that a spreadsheet shows."""
+    names = ["=cmd|x.png", "a\nb.png", os.fsdecode(b"\xff.png")]
+    monkeypatch.chdir(films)
+    for i, name in enumerate(names):
+        write_film(films / "x.png", i).rename(films / name)
+    found = embed(NAME, names)
+    write_features(found, tmp_path / "f.csv")
+    rows = list(csv.reader((tmp_path / "f.csv").read_text("utf-8").splitlines()))
+    assert [row[0] for row in rows[1:]] == ["'=cmd|x.png", "a\\nb.png", "\\udcff.png"]
+    write_features(found, tmp_path / "f.npz")
+    assert read(tmp_path / "f.npz")["paths"].tolist() == names

@@ -15,7 +15,7 @@ from zoo import __version__
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
 from zoo.messages import printable
 from zoo.stopping import Stopped, stoppable
-from zoo.wording import error_text, escaped, fact_lines, input_facts, start_log, table_lines
+from zoo.wording import error_text, escaped, fact_lines, input_facts, listed, start_log, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -269,7 +269,7 @@ def embed_command(
     if found.failed:
         rest = f"the others are in {out}" if found.paths else "nothing was written"
         raise InputContractError(
-            f"{len(found.failed)} image(s) have no features, {rest}:\n  - " + "\n  - ".join(found.failed.values())
+            f"{len(found.failed)} image(s) have no features, {rest}:{listed(found.failed.values())}"
         )
 
 

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.dicom_files import decode_pixels, read_dataset
 from zoo.errors import InputContractError
 from zoo.images import is_dicom
+from zoo.reading import MOST_VOXELS, check_count, refused
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 _UNEVEN = 0.05  # of the distance between slices; positions are often rounded to 0.1 mm, a lost slice gives 1
-
-_PYDICOM_ERRORS = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def read_series(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -30,7 +30,11 @@ def read_series(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
         InputContractError: there is no CT slice, a slice cannot be decoded, or the slices are not one stack: several
             series, another modality, several orientations or sizes, a slice missing or twice.
     """
-    slices = _slices(folder)
+    with refused(f"cannot read the series in {folder}"):
+        return _stack(_slices(folder), folder)
+
+
+def _stack(slices: list[Any], folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     _check_same(slices, folder)
     across, normal = _directions(slices[0])
     slices.sort(key=lambda dataset: float(normal @ _position(dataset)))
@@ -39,15 +43,10 @@ def read_series(folder: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _slices(folder: Path) -> list[Any]:
-    import pydicom
-
     slices: list[Any] = []
     left_out: list[str] = []
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        try:
-            dataset: Any = pydicom.dcmread(path) if is_dicom(path) else {}
-        except _PYDICOM_ERRORS as error:
-            raise InputContractError(f"cannot read {path} as DICOM: {error}") from error
+        dataset: Any = read_dataset(path) if is_dicom(path) else {}
         if "PixelData" in dataset:
             slices.append(dataset)
         else:
@@ -122,15 +121,13 @@ def _step(slices: list[Any], normal: NDArray[Any], folder: Path) -> NDArray[Any]
 
 def _hounsfield(slices: list[Any], folder: Path) -> NDArray[Any]:
     import numpy as np
-    from pydicom.pixels.utils import pixel_array
 
     first = slices[0]
+    check_count((first.Columns, first.Rows, len(slices)), MOST_VOXELS, folder, unit="voxels")
     values = np.empty((first.Columns, first.Rows, len(slices)), np.float32)
     for index, dataset in enumerate(slices):
-        try:
-            stored = pixel_array(dataset)
-        except _PYDICOM_ERRORS as error:
-            raise InputContractError(f"cannot read the pixels of {dataset.filename}: {error}") from error
+        with refused(f"cannot read the pixels of {dataset.filename}"):
+            stored = decode_pixels(dataset, dataset.filename)
         if stored.shape != (first.Rows, first.Columns):
             raise InputContractError(f"{dataset.filename} holds pixels {stored.shape}: one grey slice is expected")
         values[:, :, index] = stored.T * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)

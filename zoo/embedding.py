@@ -7,18 +7,20 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo import __version__
 from zoo.entry import Entry
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import OptionError, ZooError
 from zoo.feature_files import Features
 from zoo.image_files import find_images
 from zoo.loading import load_model
 from zoo.preprocessing import ImageTransform, build_transform
+from zoo.reading import reason_of
 from zoo.registry import entries, get_entry, input_of
 from zoo.report import load_report, with_path
 from zoo.slices import SliceTransform
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
 
     from zoo.entry import Transform
 
+log = logging.getLogger("zoo")
+
 _IMAGES_AT_ONCE, _VOLUMES_AT_ONCE = 32, 4
+_PARTS_AHEAD = 2
+"""Parts that each reading process has under way."""
 
 
 def embed(
@@ -113,8 +119,8 @@ def _embedded(
         for file in files:
             try:
                 yield file, entry.embed(model, transform, file, batch_size).float().cpu()
-            except (InputContractError, OSError) as error:
-                yield file, str(error)
+            except Exception as error:  # of whatever kind: one file never ends the run
+                yield file, _reason(error)
 
 
 def _in_batches(
@@ -122,14 +128,12 @@ def _in_batches(
 ) -> Iterator[tuple[Path, Tensor | str]]:
     """Embed what the transform makes of the files: several images together, or the slices of a volume in parts."""
     import torch
-    from torch.utils.data import DataLoader
 
     device = next(model.parameters()).device
     size = batch_size or (_IMAGES_AT_ONCE if len(transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE)
     at_once = 1 if isinstance(transform, SliceTransform) else size
-    read: Any = _Inputs(tuple(files), transform)
     left = iter(files)
-    for inputs in DataLoader(read, at_once, num_workers=workers, collate_fn=list):
+    for inputs in _read_all(files, transform, at_once, workers):
         good = [x for x in inputs if not isinstance(x, str)]
         parts = torch.split(torch.cat(good), size) if good else ()
         rows = [row for part in parts for row in model(part.to(device)).float().cpu()]
@@ -137,6 +141,47 @@ def _in_batches(
             count = 0 if isinstance(x, str) else len(x)
             yield next(left), x if isinstance(x, str) else torch.stack(rows[:count])
             del rows[:count]
+
+
+def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterator[list[Tensor | str]]:
+    """Yield what the transform makes of the files, in parts.
+
+    A reading process that dies, of a fault in a decoder or for want of memory, takes with it what the others have read;
+    which file it was of is found by reading those that were under way one by one, each in a process of its own.
+    """
+    done = 0
+    while done < len(files):
+        try:
+            for inputs in _loader(files[done:], transform, at_once, workers):
+                done += len(inputs)
+                yield inputs
+        except RuntimeError as error:
+            if not workers:
+                raise
+            log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
+            for file in files[done : done + at_once * workers * _PARTS_AHEAD]:
+                done += 1
+                yield _read_alone(file, transform)
+
+
+def _read_alone(file: Path, transform: Transform) -> list[Tensor | str]:
+    try:
+        inputs: list[Tensor | str] = next(iter(_loader([file], transform, 1, 1)))
+    except RuntimeError as error:
+        return [f"the process that read it died: {reason_of(error)}"]
+    return inputs
+
+
+def _loader(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterable[list[Tensor | str]]:
+    from torch.utils.data import DataLoader
+
+    read: Any = _Inputs(tuple(files), transform)
+    ahead = _PARTS_AHEAD if workers else None
+    return DataLoader(read, at_once, num_workers=workers, collate_fn=list, prefetch_factor=ahead)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, (ZooError, OSError)) else reason_of(error)
 
 
 @dataclass(frozen=True)
@@ -152,8 +197,8 @@ class _Inputs:
     def __getitem__(self, index: int) -> Tensor | str:
         try:
             made = self.transform(self.files[index])
-        except (InputContractError, OSError) as error:
-            return str(error)
+        except Exception as error:  # of whatever kind: one file never ends the run
+            return _reason(error)
         return made if isinstance(self.transform, SliceTransform) else made[None]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
 from zoo.files import replacing
+from zoo.messages import csv_cell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +45,8 @@ def write_features(features: Features, out: Path) -> None:
     """Write features, whole or not at all; a file that is there is replaced.
 
     `.npz`: arrays `features` float32 (N, D), `paths` (N,), for slices `slices` (N,), and `zoo`, the facts as JSON.
-    `.csv`: columns path, for slices slice, f0, f1, ..., with as many digits as float32 has.
+    `.csv`: columns path, for slices slice, f0, f1, ..., with as many digits as float32 has; paths as `csv_cell` writes
+    them, with an apostrophe where a spreadsheet would take them for a formula.
 
     Raises:
         OptionError: The name ends otherwise, or its folder does not exist.
@@ -66,10 +68,10 @@ def _write_npz(features: Features, place: Path) -> None:
 
 
 def _write_csv(features: Features, place: Path) -> None:
-    columns: list[Sequence[Any]] = [features.paths]
+    columns: list[Sequence[Any]] = [[csv_cell(path) for path in features.paths]]
     columns += [] if features.slices is None else [features.slices]
     names = ["path", *(["slice"] if features.slices is not None else [])]
-    with place.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with place.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow([*names, *(f"f{i}" for i in range(features.values.shape[1]))])
         for *labels, row in zip(*columns, features.values, strict=True):

@@ -6,11 +6,14 @@ Only decoding and what a file's header says about its grey scale; what a network
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.dicom_files import decode_pixels, read_dataset
 from zoo.errors import InputContractError
 from zoo.films import check_film
+from zoo.reading import MOST_PIXELS, check_count, reason_of, refused, start_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+_MOST_FRAMES = 100
+_TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
+"""How PIL warns of tags that a TIFF lacks bytes for; it then goes by defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
+_OTHERS = (
+    f". Formats read are {', '.join(PIL_FORMATS)} and DICOM with its preamble; open anything else yourself and pass "
+    "the array"
+)
 
 
 def is_dicom(path: Path) -> bool:
@@ -26,14 +36,9 @@ def is_dicom(path: Path) -> bool:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputContractError: the path is a folder.
+        InputContractError: it is no file that can be read, see `reading.start_of`.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"no image at {path}: the file does not exist")
-    if path.is_dir():
-        raise InputContractError(f"{path} is a folder: one 2D image is expected, pass its files one at a time")
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    return start_of(path, "image", may_be_empty=True)[128:132] == b"DICM"
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -42,22 +47,40 @@ def read_picture(path: Path) -> NDArray[Any]:
     Raises:
         InputContractError: the file cannot be read, or holds more than one image.
     """
+    start_of(path, "image")
+    with refused(f"cannot read {path} as an image", _OTHERS):
+        return _picture(path)
+
+
+def _picture(path: Path) -> NDArray[Any]:
     from PIL import Image
 
-    try:
-        with Image.open(path, formats=PIL_FORMATS) as image:
-            frames = getattr(image, "n_frames", 1)
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputContractError(
-            f"cannot read {path} as an image ({error}). Formats read are {', '.join(PIL_FORMATS)} and DICOM with its "
-            "preamble; open anything else yourself and pass the array"
-        ) from error
-    if frames > 1:
-        raise InputContractError(f"{path} holds {frames} frames, one is expected: open it with PIL, seek, pass that")
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        image = Image.open(path, formats=PIL_FORMATS)
+    with image:
+        lost = [said for warning in heard if (said := str(warning.message)).startswith(_TAGS_LOST)]
+        if image.format == "TIFF" and lost:
+            raise ValueError(lost[0])
+        check_count((image.height, image.width), MOST_PIXELS, path, unit="pixels")
+        if getattr(image, "is_animated", False):
+            raise InputContractError(
+                f"{path} holds {_frames(image)} frames, one is expected: open it with PIL, seek, pass that"
+            )
+        image.load()
     pixels = pil_pixels(image, str(path))
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
     return 65535 - pixels if white_is_zero and image.mode == "I;16" else pixels  # PIL turns only up to 8 bits over
+
+
+def _frames(image: Image.Image) -> str:
+    """How many there are, as far as one cares: PIL takes a time for all that grows with the square of their number."""
+    for index in range(1, _MOST_FRAMES):
+        try:
+            image.seek(index)
+        except EOFError:
+            return str(index)
+    return f"{_MOST_FRAMES} or more"
 
 
 def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
@@ -106,15 +129,12 @@ def read_dicom(path: Path) -> NDArray[Any]:
         InputContractError: no film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
             compression, or a header without meaning.
     """
-    import pydicom
-    from pydicom.pixels.utils import pixel_array
+    with refused(f"cannot read {path} as DICOM"):
+        return _film(read_dataset(path), path)
 
-    pydicom_errors = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
-    try:
-        dataset = pydicom.dcmread(path)
-        frames = int(dataset.get("NumberOfFrames") or 1)
-    except pydicom_errors as error:
-        raise InputContractError(f"cannot read {path} as DICOM: {error}") from error
+
+def _film(dataset: Any, path: Path) -> NDArray[Any]:
+    frames = int(dataset.get("NumberOfFrames") or 1)
     if "PixelData" not in dataset:
         raise InputContractError(f"{path} is DICOM without an image: modality {dataset.get('Modality', 'not given')}")
     for line in check_film(path, dataset):
@@ -125,21 +145,21 @@ def read_dicom(path: Path) -> NDArray[Any]:
             "pydicom.dcmread(path).pixel_array, scale it to [0, 1] and pass that"
         )
     try:
-        stored = pixel_array(dataset)
-    except pydicom_errors as error:
+        stored = decode_pixels(dataset, path, most=MOST_PIXELS)
+    except InputContractError:
+        raise
+    except Exception as error:
         raise InputContractError(_undecodable(path, dataset, error)) from error
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
         log.warning("%s is raw detector output (FOR PROCESSING): its contrast is not that of a film", path)
-    try:
+    with refused(f"{path}: the grey scale in its DICOM header has no meaning"):
         return _dicom_fractions(stored, dataset)
-    except pydicom_errors as error:
-        raise InputContractError(f"{path}: the grey scale in its DICOM header has no meaning ({error})") from error
 
 
 def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
     """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    reason = " ".join(str(error).split())
+    reason = reason_of(error)
     if syntax is None or not syntax.is_compressed or not isinstance(error, RuntimeError):
         return f"cannot read the pixels of {path}: {reason}"
     return (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
+from zoo.reading import MOST_VOXELS, check_count
 from zoo.stacks import check_stack, turn_slices
 from zoo.volume_kinds import check_labels
 from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes
@@ -145,7 +146,10 @@ class SliceTransform:
                 "%s has pixels of %.3g x %.3g mm, far from the %.3g x %.3g mm that the network knows",
                 *(found.source, *sizes[:2], *target),
             )
-        return resample_in_plane(found.values, factors)
+        slices = found.values
+        resampled = (round(slices.shape[0] * factors[0]), round(slices.shape[1] * factors[1]), slices.shape[2])
+        check_count(resampled, MOST_VOXELS, f"{found.source}, resampled as the network needs it,", unit="voxels")
+        return resample_in_plane(slices, factors)
 
     def __repr__(self) -> str:
         facts = self.preprocessing
@@ -180,7 +184,10 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
 
     if wrong := int((~np.isfinite(volume)).sum()):
         raise InputContractError(f"{source} has {wrong} NaN or infinite value(s): finite ones are expected")
-    low, high = np.percentile(volume.astype(np.float64), (LOW, HIGH))
+    if volume.min() == volume.max():
+        low = high = float(volume.min())  # at once: percentiles of a large one take three times its memory
+    else:
+        low, high = np.percentile(volume.astype(np.float64), (LOW, HIGH), overwrite_input=True)
     if low == high:
         raise InputContractError(
             f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, and no mask"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
+from zoo.reading import MOST_VOXELS, check_count
 from zoo.volumes import MNI152, SCANNER, Volume, voxel_sizes
 
 if TYPE_CHECKING:
@@ -102,8 +103,9 @@ def to_spacing(
     warn_of_spacing(volume, spacing)
     target = affine.copy()
     target[:3, :3] *= np.asarray(spacing) / sizes
-    shape = np.rint((np.array(values.shape) - 1) * sizes / spacing + 1)
-    return resample(values, affine, tuple(map(int, shape)), target, mode="nearest", degree=degree)
+    shape = tuple(map(int, np.rint((np.array(values.shape) - 1) * sizes / spacing + 1)))
+    check_count(shape, MOST_VOXELS, f"{volume.source}, resampled as the network needs it,", unit="voxels")
+    return resample(values, affine, shape, target, mode="nearest", degree=degree)
 
 
 def check_right_angles(affine: NDArray[Any], source: str) -> None:

@@ -5,17 +5,19 @@ Only decoding, what a header says about place, and the z-score; what a network a
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoo.array_files import map_npy, read_values
 from zoo.errors import InputContractError
-from zoo.images import is_dicom
+from zoo.nifti_files import read_header, read_voxels
+from zoo.reading import MOST_VOXELS, check_count, refused, start_of
 
 if TYPE_CHECKING:
-    from nibabel.nifti1 import Nifti1Pair
+    from nibabel.nifti1 import Nifti1Header
     from nibabel.spatialimages import SpatialImage
     from numpy.typing import NDArray
     from torch import Tensor
@@ -134,49 +136,32 @@ def voxel_sizes(affine: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_path(path: Path) -> Volume:
-    if not path.exists():
-        raise FileNotFoundError(f"no volume at {path}: the path does not exist")
     if path.is_dir():
         from zoo.dicom_series import read_series
 
         values, affine = read_series(path)
         _check_shape(values.shape, str(path))
         return Volume(values, _checked(affine, str(path)), SCANNER, str(path))
+    start = start_of(path, "volume")
     if path.suffix == ".npy":
         return _read_npy(path)
-    if is_dicom(path):
+    if start[128:132] == b"DICM":
         raise InputContractError(
             f"{path} is one DICOM file, a slice: a volume is expected, pass the folder with its series"
         )
-    return _read_nifti(path)
+    header = read_header(path)
+    return _from_header(header, str(path), lambda: read_voxels(path, header))
 
 
 def _read_npy(path: Path) -> Volume:
-    import numpy as np
-
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, OSError, ValueError) as error:
-        raise InputContractError(f"cannot read {path} as an array: {error}") from error
-    return _from_array(array, str(path))
-
-
-def _read_nifti(path: Path) -> Volume:
-    import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        return _from_image(nibabel.load(path, mmap=False), str(path))
-    except (EOFError, HeaderDataError, ImageFileError, OSError, zlib.error) as error:
-        raise InputContractError(
-            f"cannot read {path} as a volume ({error}). NIfTI, a NumPy file and a folder with a DICOM series are read; "
-            "convert anything else, for example with dcm2niix, or open it yourself and pass a nibabel image"
-        ) from error
+    mapped = map_npy(path)
+    shape = _planes(mapped, str(path)).shape
+    return Volume(read_values(path, mapped, shape), None, 0, str(path))
 
 
 def _from_image(image: Any, source: str) -> Volume:
     import numpy as np
+    from nibabel import is_proxy
     from nibabel.nifti1 import Nifti1Pair
 
     if not isinstance(image, Nifti1Pair):
@@ -184,25 +169,37 @@ def _from_image(image: Any, source: str) -> Volume:
             f"{source} is a {type(image).__name__}: NIfTI is expected, whose header says left from right and names the "
             "atlas. If its affine is right, pass nibabel.Nifti1Image(image.dataobj, image.affine)"
         )
-    affine, space = _place(image, source)
-    dtype = image.get_data_dtype()
+
+    def read() -> NDArray[Any]:
+        if is_proxy(image.dataobj):
+            check_count(image.shape, MOST_VOXELS, source, unit="voxels")
+        with refused(f"cannot read {source} as a volume"):
+            return np.array(np.asarray(image.dataobj, dtype=np.float32), order="C")
+
+    return _from_header(image.header, source, read)
+
+
+def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[Any]]) -> Volume:
+    """Check what the header of a NIfTI says before its voxels are read."""
+    affine, space = _place(header, source)
+    dtype = header.get_data_dtype()
     if dtype.kind not in "buif":
         raise InputContractError(f"{source} holds {'colours' if dtype.fields else dtype}: real numbers are expected")
-    shape = image.shape
+    shape = header.get_data_shape()
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     _check_shape(shape, source)
-    values = np.array(np.asarray(image.dataobj, dtype=np.float32), order="C").reshape(shape)
-    return Volume(values, _checked(affine, source), space, source, intent=int(image.header["intent_code"]))
+    checked, intent = _checked(affine, source), int(header["intent_code"])
+    return Volume(read().reshape(shape), checked, space, source, intent=intent)
 
 
-def _place(image: Nifti1Pair, source: str) -> tuple[NDArray[Any], int]:
+def _place(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
     """Return the matrix to go by, and the code of the space it leads to."""
     import numpy as np
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        forms = [form for form in (image.get_sform(coded=True), image.get_qform(coded=True)) if form[0] is not None]
+        forms = [form for form in (header.get_sform(coded=True), header.get_qform(coded=True)) if form[0] is not None]
     except (HeaderDataError, ValueError) as error:
         raise InputContractError(f"{source}: the orientation in its header has no meaning ({error})") from error
     if not forms:
@@ -236,11 +233,16 @@ def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
 def _from_array(array: NDArray[Any], source: str) -> Volume:
     import numpy as np
 
+    return Volume(np.array(_planes(array, source), dtype=np.float32, order="C"), None, 0, source)
+
+
+def _planes(array: NDArray[Any], source: str) -> NDArray[Any]:
+    """Return an array `(i, j, k)` or `(1, i, j, k)` of real numbers without its first axis of 1."""
     if array.dtype.kind not in "buif":
         raise InputContractError(f"{source} holds {array.dtype} values: real numbers are expected")
     planes = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
     _check_shape(planes.shape, source)
-    return Volume(np.array(planes, dtype=np.float32, order="C"), None, 0, source)
+    return planes
 
 
 def _check_shape(shape: tuple[int, ...], source: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 def error_text(error: Exception, *, as_page: bool) -> str:
     """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
+    lines = [printable(line) for line in str(error).split("\n")]
     if as_page:
         return escaped(f"zoo: {error}")
     text = "zoo:"
-    for line in filter(None, map(str.strip, str(error).split("\n"))):
+    for line in filter(None, map(str.strip, lines)):
         glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
         text += f"{glue} {line.removeprefix('- ')}"
     return printable(text)
@@ -84,3 +85,10 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(printable, value)) or "any"
     return printable(value) if value not in (None, "") else "-"
+
+
+def listed(lines: Iterable[str], *, most: int = 10) -> str:
+    """Lines below each other for a message: the first ten, and how many more there are."""
+    given = list(lines)
+    rest = [f"... and {len(given) - most} more"] if len(given) > most else []
+    return "".join(f"\n  - {printable(line)}" for line in [*given[:most], *rest])

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from zoo.errors import InputContractError
 from zoo.files import remove_leftovers, write_atomically
 from zoo.training import distributed
+from zoo.wording import listed
 
 Item = TypeVar("Item")
 
@@ -74,7 +75,7 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
     problems = [problem for problem in map(everything.__getitem__, range(len(items))) if problem]
     distributed.barrier()
     if problems:
-        raise InputContractError(f"{len(problems)} of {len(items)} volumes cannot be used:\n  " + "\n  ".join(problems))
+        raise InputContractError(f"{len(problems)} of {len(items)} volumes cannot be used:{listed(problems)}")
 
 
 class _Preparation(Dataset[str], Generic[Item]):

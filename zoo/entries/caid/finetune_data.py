@@ -19,6 +19,7 @@ from torchvision import transforms
 from zoo.entries.caid.data import PUBLISHED_SIZE, Sample, read_grey, read_list, rgb
 from zoo.errors import OptionError
 from zoo.images import is_dicom, read_dicom
+from zoo.messages import csv_cell
 from zoo.training.data import Key, seeded
 
 CHESTXRAY14 = (
@@ -143,9 +144,9 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def write_predictions(path: Path, samples: Sequence[Sample], names: Sequence[str], scores: Tensor) -> None:
-    """Write a CSV: the file, each label, each probability."""
-    with path.open("w", newline="") as file:
+    """Write a CSV: the file, each label, each probability; texts as `messages.csv_cell` writes them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", *names, *(f"{name}_probability" for name in names)])
+        writer.writerow(["file", *map(csv_cell, names), *(csv_cell(f"{name}_probability") for name in names)])
         for sample, row in zip(samples, scores.tolist(), strict=True):
-            writer.writerow([sample.file.name, *(int(v) for v in sample.labels), *(f"{p:.6f}" for p in row)])
+            writer.writerow([csv_cell(sample.file.name), *(int(v) for v in sample.labels), *(f"{p:.6f}" for p in row)])

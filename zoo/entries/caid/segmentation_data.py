@@ -13,11 +13,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.dicom_files import read_dataset
 from zoo.entries.caid.data import Sample
 from zoo.entries.caid.finetune_data import normalized, read_film
 from zoo.entries.caid.warps import augment
 from zoo.errors import InputContractError, OptionError
-from zoo.images import is_dicom, read_picture
+from zoo.images import PIL_FORMATS, is_dicom, read_picture
+from zoo.reading import refused
 from zoo.training.data import Key, seeded
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -53,15 +55,10 @@ def find_masks(samples: list[Sample], folder: str) -> list[Path]:
 def size_of(path: Path) -> tuple[int, int]:
     """Width and height of an image file, from its header."""
     if is_dicom(path):
-        import pydicom
-
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+        header = read_dataset(path)
         return header.get("Columns", 0), header.get("Rows", 0)
-    try:
-        with Image.open(path) as image:
-            return image.width, image.height
-    except OSError as error:
-        raise InputContractError(f"cannot read {path} as an image: {error}") from error
+    with refused(f"cannot read {path} as an image"), Image.open(path, formats=PIL_FORMATS) as image:
+        return image.width, image.height
 
 
 class MaskedImages(Dataset[dict[str, Tensor]]):

@@ -35,6 +35,7 @@ from zoo.entries.drasclr.finetune_method import (
 )
 from zoo.errors import OptionError
 from zoo.files import write_atomically
+from zoo.messages import csv_cell
 from zoo.training.args import arg, parse_args, run_command
 from zoo.training.finetune import Results, write_results
 from zoo.training.table import EMPTY, check_columns, read_table
@@ -124,20 +125,21 @@ def match(args: Args, features: Features) -> tuple[Rows, Results]:
 def write_predictions(path: Path, sids: Sequence[str], target: Target, found: Validation) -> None:
     """Write a CSV: subject, fold, what was to be predicted, and what was.
 
-    Decisions and risks have no unit; within a fold the higher is the more likely class, or at the higher risk.
+    Texts are as `messages.csv_cell` has them. Decisions and risks have no unit; within a fold the higher is the more
+    likely class, or at the higher risk.
     """
     many = found.scores.ndim == 2
-    columns = [f"{name}_decision" for name in target.classes] if many else ["prediction"]
+    columns = [csv_cell(f"{name}_decision") for name in target.classes] if many else ["prediction"]
 
     def write(place: Path) -> None:
-        with place.open("w", newline="") as file:
+        with place.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["subject", "fold", "value", *(["event"] if target.event is not None else []), *columns])
             for i, sid in enumerate(sids):
-                value = target.classes[int(target.values[i])] if target.classes else f"{target.values[i]:g}"
+                value = csv_cell(target.classes[int(target.values[i])]) if target.classes else f"{target.values[i]:g}"
                 event = [int(target.event[i])] if target.event is not None else []
                 numbers = [f"{score:.6g}" for score in np.atleast_1d(found.scores[i]).tolist()]
-                writer.writerow([sid, int(found.of_fold[i]), value, *event, *numbers])
+                writer.writerow([csv_cell(sid), int(found.of_fold[i]), value, *event, *numbers])
 
     write_atomically(path, write)
 

@@ -40,6 +40,7 @@ from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
 from zoo.errors import InputContractError, OptionError, ZooError
 from zoo.files import write_atomically
 from zoo.training.args import run_command
+from zoo.wording import listed
 
 log = logging.getLogger("zoo")
 
@@ -176,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         keep_volumes=args.keep_volumes,
     )
     if failures:
-        lines = "".join(f"\n  {sid}: {reason}" for sid, reason in failures.items())
+        lines = listed(f"{sid}: {reason}" for sid, reason in failures.items())
         raise InputContractError(f"{len(failures)} of {len(subjects)} subject(s) failed:{lines}")
 
 

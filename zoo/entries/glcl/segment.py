@@ -21,9 +21,7 @@ import gzip
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -37,6 +35,7 @@ from zoo.entries.glcl.volumes import as_volume, correct_bias, read_image
 from zoo.errors import InputContractError, OptionError
 from zoo.files import write_atomically
 from zoo.image_files import find_images
+from zoo.nifti_files import read_header
 from zoo.registry import get_entry, input_of
 from zoo.report import with_path
 from zoo.slices import SliceTransform, build_slice_transform
@@ -45,6 +44,7 @@ from zoo.training.args import run_command
 from zoo.training.evaluate import judging
 from zoo.training.finetune import check_trained
 from zoo.training.runlog import say
+from zoo.wording import listed
 
 UNET = "glcl-unet"
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         say(f"{args.out}: labels of {len(files)} volume(s), {_origin(model, transform)}")
     if failed:
         rest = f"the others are in {args.out}" if files else "nothing was written"
-        raise InputContractError(f"{len(failed)} volume(s) have no labels, {rest}:\n  - " + "\n  - ".join(failed))
+        raise InputContractError(f"{len(failed)} volume(s) have no labels, {rest}:{listed(failed)}")
     return files
 
 
@@ -149,8 +149,8 @@ def load_network(name: str, checkpoint: str | None, device: torch.device) -> nn.
 
 def write_labels(labels: npt.NDArray[np.uint8], image: Path, file: Path) -> Path:
     """Write labels `(X, Y, Z)` with the place and the header of the image that they are of; returns the file."""
-    scan: Any = nibabel.load(image)
-    found = Nifti1Image(labels, scan.affine, scan.header, dtype=np.uint8)
+    header = read_header(image)
+    found = Nifti1Image(labels, header.get_best_affine(), header, dtype=np.uint8)
     found.header["cal_min"] = found.header["cal_max"] = 0  # grey levels, in which viewers would show no label
     write_atomically(file, lambda temporary: temporary.write_bytes(gzip.compress(found.to_bytes(), mtime=0)))
     return file

@@ -6,25 +6,21 @@ Constants as krishnabits001/domain_specific_cl has them (dataloaders.py, scripts
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
-from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Pair
-from nibabel.spatialimages import HeaderDataError
 
 from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.errors import InputContractError, OptionError
 from zoo.extras import install_hint
+from zoo.nifti_files import read_header, read_voxels
 from zoo.stacks import check_stack, turn_of
 from zoo.volume_kinds import check_labels
 from zoo.volumes import Volume
@@ -96,11 +92,10 @@ def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.f
     Raises:
         InputContractError: It cannot be read, or is no volume of several slices; the message names it.
     """
-    try:
-        file: Any = nibabel.load(path, mmap=False)
-        values = np.asarray(file.dataobj, dtype=np.float32)
-    except (EOFError, HeaderDataError, ImageFileError, OSError, TypeError, ValueError, zlib.error) as error:
-        raise InputContractError(f"cannot read {path} as a volume: {error}") from error
+    header = read_header(path)
+    if header.get_data_dtype().kind not in "buif":
+        raise InputContractError(f"cannot read {path} as a volume: real numbers are expected")
+    values = read_voxels(path, header)
     shape = values.shape
     if values.ndim == 4 and channel is not None and shape[3] > channel:
         values = values[..., channel]
@@ -110,14 +105,12 @@ def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.f
         raise InputContractError(
             f"{path} has shape {shape}: one volume (X, Y, slices) of several slices is expected. Leave it out"
         )
-    spacing = tuple(float(size) for size in file.header.get_zooms()[:3])
+    spacing = tuple(float(size) for size in header.get_zooms()[:3])
     if not all(0 < size < np.inf for size in spacing):
         raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
-    affine = tuple(tuple(map(float, row)) for row in file.affine)
-    is_nifti = isinstance(file, Nifti1Pair)
-    is_placed = not is_nifti or bool(file.header["sform_code"] or file.header["qform_code"])
-    intent = int(file.header["intent_code"]) if is_nifti else 0
-    return values, Grid(values.shape, spacing, affine, is_placed, intent)
+    affine = tuple(tuple(map(float, row)) for row in header.get_best_affine())
+    is_placed = bool(header["sform_code"] or header["qform_code"])
+    return values, Grid(values.shape, spacing, affine, is_placed, int(header["intent_code"]))
 
 
 def check_image(image: Array, grid: Grid, source: str) -> None:

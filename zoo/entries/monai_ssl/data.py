@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.storage import VolumeCache
 from zoo.errors import InputContractError, OptionError
+from zoo.report import first_names
 from zoo.training.data import Key, seed_of
 
 Entry = dict[str, Path]
@@ -51,8 +52,8 @@ def read_datalists(
     files = dict.fromkeys(file for entries in found.values() for entry in entries for file in entry.values())
     if missing := [str(file) for file in files if not file.exists()]:
         raise InputContractError(
-            f"{len(missing)} of {len(files)} files that {path} lists do not exist: {', '.join(missing)}. The paths in "
-            f"a list are relative to the folder of the data, {root}"
+            f"{len(missing)} of {len(files)} files that {path} lists do not exist: {first_names(missing, 10)}. The "
+            f"paths in a list are relative to the folder of the data, {root}"
         )
     return found
 
@@ -97,7 +98,8 @@ def _entries(found: Any, section: str, path: Path, root: Path, keys: Sequence[st
         times = Counter(entry[key] for entry in entries for key in keys)
         problems = [f"{file} stands {count} times" for file, count in times.items() if count > 1]
     if problems:
-        raise OptionError(f"{path}, section {section!r}: {'; '.join(problems)}")
+        rest = f"; ... ({len(problems)} in all)" if len(problems) > 10 else ""
+        raise OptionError(f"{path}, section {section!r}: {'; '.join(problems[:10])}{rest}")
     return [{key: root / entry[key] for key in keys} for entry in entries]
 
 

@@ -22,6 +22,7 @@ from zoo.entries.monai_ssl.cases import Case, StoredCase
 from zoo.entries.monai_ssl.data import read_datalist, read_datalists
 from zoo.entries.monai_ssl.placing import Array
 from zoo.errors import InputContractError, OptionError
+from zoo.report import first_names
 from zoo.training.data import Key
 
 log = logging.getLogger("zoo")
@@ -67,7 +68,7 @@ def read_cases(path: str | Path, root: str | Path, labelled: int = 0) -> dict[st
     if twice := sorted(
         str(case.image) for case in parts["train"] if any(case in parts[p] for p in parts if p != "train")
     ):
-        raise InputContractError(f"{path}: {len(twice)} training volumes are judged, too: {', '.join(twice)}")
+        raise InputContractError(f"{path}: {len(twice)} training volumes are judged, too: {first_names(twice, 10)}")
     if labelled > len(parts["train"]):
         raise OptionError(f"--labelled {labelled}: {path} lists {len(parts['train'])} training volumes")
     parts["train"] = parts["train"][: labelled or None]

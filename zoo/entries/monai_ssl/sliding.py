@@ -34,6 +34,7 @@ from zoo.entries.monai_ssl.windows import ENCODER, extract_features, margins, se
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.registry import get_entry, input_of
+from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.finetune import check_trained
@@ -95,11 +96,11 @@ def names_of(images: Sequence[str]) -> dict[str, Path]:
     """
     paths = [Path(image) for image in images]
     if missing := [str(path) for path in paths if not path.exists()]:
-        raise OptionError(f"{len(missing)} of {len(paths)} images do not exist: {', '.join(missing)}")
+        raise OptionError(f"{len(missing)} of {len(paths)} images do not exist: {first_names(missing, 10)}")
     names = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
     if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise OptionError(
-            f"several images are called {', '.join(twice)}, as what is written would be: one call for each"
+            f"several images are called {first_names(twice, 10)}, as what is written would be: one call for each"
         )
     return dict(zip(names, paths, strict=True))
 

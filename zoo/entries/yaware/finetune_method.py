@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from zoo.entries.yaware.data import Cohort
 from zoo.entries.yaware.splits import Indices
 from zoo.errors import OptionError
+from zoo.messages import csv_cell
 from zoo.training.data import Key
 from zoo.training.evaluate import linear_probe, mean_auroc
 from zoo.training.finetune import Results
@@ -127,12 +128,13 @@ def summarise(tests: Sequence[Results]) -> Results:
 
 
 def write_predictions(path: Path, data: LabelledVolumes, classes: Sequence[str], scores: Floats) -> None:
-    """Write a CSV: the volume, its class, and the probability of each class."""
-    with path.open("w", newline="") as file:
+    """Write a CSV: the volume, its class, and the probability of each class; texts as `messages.csv_cell` has them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["volume", "label", *(f"{name}_probability" for name in classes)])
+        writer.writerow(["volume", "label", *(csv_cell(f"{name}_probability") for name in classes)])
         for name, code, row in zip(data.cohort.names, data.codes, scores.tolist(), strict=True):
-            writer.writerow([name, classes[code], *(f"{p:.9g}" for p in row)])  # many are next to 0 and must not tie
+            numbers = [f"{p:.9g}" for p in row]  # many are next to 0 and must not tie
+            writer.writerow([csv_cell(name), csv_cell(classes[code]), *numbers])
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[Indices, Floats]:
@@ -143,7 +145,8 @@ def read_predictions(path: Path, classes: Sequence[str]) -> tuple[Indices, Float
     """
     if not path.is_file():
         raise OptionError(f"{path} of a finished run is gone: remove results.json beside it, and the run is done again")
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    codes = np.array([classes.index(row["label"]) for row in rows])
-    return codes, np.array([[float(row[f"{name}_probability"]) for name in classes] for row in rows])
+    cells = [csv_cell(name) for name in classes]
+    codes = np.array([cells.index(row["label"]) for row in rows])
+    return codes, np.array([[float(row[csv_cell(f"{name}_probability")]) for name in classes] for row in rows])
