@@ -8,11 +8,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import torch
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from dicom_files import write_series
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
@@ -543,31 +541,6 @@ def test_thick_slices_are_warned_of(caplog):
 
 
 # DICOM series
-
-
-def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), **elements):
-    """Write `hu` (columns, rows, slices) as CT slices of 0.7 x 0.9 mm in a shuffled order of file names."""
-    hu = (np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16) if hu is None else hu
-    folder.mkdir(exist_ok=True)
-    series, order = generate_uid(), np.random.default_rng(0).permutation(hu.shape[2])
-    for place, index in enumerate(order):
-        dataset = pydicom.Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-        dataset.SeriesInstanceUID, dataset.Modality = series, "CT"
-        dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
-        dataset.Columns, dataset.Rows = hu.shape[:2]
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
-        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -3000
-        dataset.PixelSpacing, dataset.ImageOrientationPatient = [0.9, 0.7], [1, 0, 0, 0, 1, 0]
-        dataset.ImagePositionPatient = [round(p + index * s, 3) for p, s in zip((-50, 20, -400), step, strict=True)]
-        dataset.PixelData = ((hu[:, :, index].T.astype(int) + 3000) // 2).astype("<u2").tobytes()
-        for keyword, value in elements.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(folder / f"IM{place:04d}", enforce_file_format=True)
-    return folder
 
 
 def test_a_series_becomes_hu_in_its_place(tmp_path):

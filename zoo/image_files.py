@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from zoo.dicom_files import INDEX
 from zoo.errors import OptionError
 from zoo.images import is_dicom
 from zoo.report import first_names
@@ -12,8 +13,6 @@ from zoo.report import first_names
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
 """Of a pair `.hdr` and `.img` the first stands for both."""
-_INDEX = "DICOMDIR"
-"""List of what a CD holds: DICOM, but no image (PS3.10)."""
 
 
 def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
@@ -62,7 +61,7 @@ def _volumes_in(folder: Path) -> Iterator[Path]:
 
 
 def _is_slice(path: Path) -> bool:
-    return path.name.upper() != _INDEX and is_dicom(path)
+    return path.name.upper() != INDEX and is_dicom(path)
 
 
 def _is_volume(path: Path) -> bool:

@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.dicom_files import READING_ERRORS, SNIFFED, element, read_dataset, starts_as_dicom
 from zoo.errors import InputContractError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, becau
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell DICOM by the four letters behind its 128-byte preamble, whatever the file's name.
+    """Tell DICOM by its content, whatever the file's name; see `dicom_files.starts_as_dicom`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -32,7 +33,7 @@ def is_dicom(path: Path) -> bool:
     if path.is_dir():
         raise InputContractError(f"{path} is a folder: one 2D image is expected, pass its files one at a time")
     with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        return starts_as_dicom(file.read(SNIFFED))
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -49,8 +50,8 @@ def read_picture(path: Path) -> NDArray[Any]:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputContractError(
-            f"cannot read {path} as an image ({error}). Formats read are {', '.join(PIL_FORMATS)} and DICOM with its "
-            "preamble; open anything else yourself and pass the array"
+            f"cannot read {path} as an image ({error}). Formats read are {', '.join(PIL_FORMATS)} and DICOM; "
+            "open anything else yourself and pass the array"
         ) from error
     if frames > 1:
         raise InputContractError(f"{path} holds {frames} frames, one is expected: open it with PIL, seek, pass that")
@@ -108,14 +109,12 @@ def read_dicom(path: Path) -> NDArray[Any]:
     Raises:
         InputContractError: no pixels, several frames, no decoder for the compression, or a header without meaning.
     """
-    import pydicom
     from pydicom.pixels.utils import pixel_array
 
-    pydicom_errors = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError)
+    dataset = read_dataset(path)
     try:
-        dataset = pydicom.dcmread(path)
         frames = int(dataset.get("NumberOfFrames") or 1)
-    except pydicom_errors as error:
+    except READING_ERRORS as error:
         raise InputContractError(f"cannot read {path} as DICOM: {error}") from error
     if dataset.get("Modality") in _NOT_FILMS:
         raise InputContractError(f"{path} is of modality {dataset.Modality}; a radiograph (CR, DX) is expected")
@@ -130,17 +129,18 @@ def read_dicom(path: Path) -> NDArray[Any]:
         )
     try:
         stored = pixel_array(dataset)
-    except pydicom_errors as error:
-        raise InputContractError(_undecodable(path, dataset, error)) from error
+    except READING_ERRORS as error:
+        raise InputContractError(undecodable(path, dataset, error)) from error
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
         log.warning("%s is raw detector output (FOR PROCESSING): its contrast is not that of a film", path)
     try:
+        _drop_empty(dataset)
         return _dicom_fractions(stored, dataset)
-    except pydicom_errors as error:
+    except READING_ERRORS as error:
         raise InputContractError(f"{path}: the grey scale in its DICOM header has no meaning ({error})") from error
 
 
-def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
+def undecodable(path: Path, dataset: Any, error: Exception) -> str:
     """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     reason = " ".join(str(error).split())
@@ -150,6 +150,24 @@ def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
         f"{path} is compressed as {syntax.name!r}, and no decoder installed here reads it. Install one "
         f'(pip install "pylibjpeg[all]", or python-gdcm) or decompress the file first. pydicom said: {reason}'
     )
+
+
+def _drop_empty(dataset: Any) -> None:
+    """Take out what a grey scale has no values for: empty tables, half a rescale or half a window count as absent."""
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        tables = [table for table in element(dataset, name) or () if _has_all(table, "LUTDescriptor", "LUTData")]
+        if tables:
+            setattr(dataset, name, tables)
+        elif name in dataset:
+            delattr(dataset, name)
+    for names in (("RescaleSlope", "RescaleIntercept"), ("WindowCenter", "WindowWidth")):
+        if not _has_all(dataset, *names):
+            for name in names:
+                dataset.pop(name, None)
+
+
+def _has_all(dataset: Any, *names: str) -> bool:
+    return all(element(dataset, name) is not None for name in names)
 
 
 def _dicom_fractions(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:

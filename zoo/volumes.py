@@ -57,7 +57,7 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_
     Args:
         volume: One of these.
             A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file.
-            A folder with one DICOM series of CT, see `dicom_series`.
+            A folder with one DICOM series of CT or MR, or one multi-frame file of them, see `dicom_series`.
             A nibabel image of NIfTI.
             An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along.
             A `Volume`, read before, which is returned as it is.
@@ -133,18 +133,14 @@ def voxel_sizes(affine: NDArray[Any]) -> NDArray[Any]:
 def _read_path(path: Path) -> Volume:
     if not path.exists():
         raise FileNotFoundError(f"no volume at {path}: the path does not exist")
-    if path.is_dir():
+    if path.suffix == ".npy" and not path.is_dir():
+        return _read_npy(path)
+    if path.is_dir() or is_dicom(path):
         from zoo.dicom_series import read_series
 
-        values, affine = read_series(path)
-        _check_shape(values.shape, str(path))
-        return Volume(values, _checked(affine, str(path)), SCANNER, str(path))
-    if path.suffix == ".npy":
-        return _read_npy(path)
-    if is_dicom(path):
-        raise InputContractError(
-            f"{path} is one DICOM file, a slice: a volume is expected, pass the folder with its series"
-        )
+        series = read_series(path)
+        _check_shape(series.values.shape, str(path))
+        return Volume(series.values, _checked(series.affine, str(path)), SCANNER, str(path), series.modality)
     return _read_nifti(path)
 
 
