@@ -32,7 +32,7 @@ def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), edit=None, **elements):
 
 
 def image(plane, sop_class, series):
-    """Return a dataset with pixels (columns, rows), or (columns, rows, frames), of HU stored by slope 2, offset -3000."""
+    """Return a dataset with pixels (columns, rows[, frames]) of HU, stored for slope 2 and intercept -3000."""
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

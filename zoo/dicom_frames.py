@@ -104,7 +104,8 @@ def _joined(shared: Any, own: Any) -> Any:
     """Return the shared elements of all frames with those of one frame over them."""
     from pydicom.dataset import Dataset
 
-    joined = Dataset(shared)
+    joined = Dataset()  # one made of another would share its elements
+    joined.update(shared)
     joined.update(own)
     return joined
 
@@ -116,9 +117,9 @@ def _plane(dataset: Any, frame: int | None, groups: Any) -> Plane:
     name, is_ct = f"{printable(plane.path.parent)}: {plane.name}", dataset.get("Modality") == "CT"
     if missing := [keyword for keyword in (*_PLACE, *(_HOUNSFIELD if is_ct else ())) if plane.get(keyword) is None]:
         raise InputContractError(
-            f"{name} lacks {', '.join(missing)}, so its {'place or its HU are' if is_ct else 'place is'} unknown. Slices "
-            "of a CT or MR as the scanner wrote them are expected; take the original series, or convert this one, for "
-            "example with dcm2niix"
+            f"{name} lacks {', '.join(missing)}, so its {'place or its HU are' if is_ct else 'place is'} unknown. "
+            "Slices of a CT or MR as the scanner wrote them are expected; take the original series, or convert this "
+            "one, for example with dcm2niix"
         )
     try:
         values = [np.array(plane.get(keyword), dtype=np.float64) for keyword in _PLACE]

@@ -126,7 +126,7 @@ def _padding(plane: Plane) -> tuple[int, int] | None:
 
 def _as_stored(plane: Plane, value: Any) -> int | None:
     """Return an element in the sign of the pixels: its own (US or SS) often is another one."""
-    values = 2 ** int(plane.get("BitsAllocated"))
+    values = 1 << int(plane.get("BitsAllocated"))
     if isinstance(value, bytes):  # written without a value representation
         value = int.from_bytes(value, "little")
     if not isinstance(value, int):
