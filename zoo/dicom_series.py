@@ -166,6 +166,7 @@ def _main_stack(planes: Sequence[Plane], path: Path) -> list[Plane]:
         raise InputContractError(
             f"{path} holds {len(stacks)} series or stacks: {'; '.join(map(describe, stacks[:5]))}"
             f"{'; ...' if len(stacks) > 5 else ''}. One is expected: move each into a folder of its own"
+            f"{', or pass one multi-frame file' if any(plane.frame is not None for plane in planes) else ''}"
         )
     if len(main) < 2:
         raise InputContractError(_single(main[0], path))
