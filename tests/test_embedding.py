@@ -13,11 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_series
 from drasclr_patches import LANDMARKS, write_subjects
 from PIL import Image
 from safetensors.torch import save_file
 from test_cli import one_line
-from test_volumes import write_series
 
 import zoo as package
 from zoo.embedding import embed

@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from dicom_files import write_series
 from monai.transforms import (
     Compose,
     CropForegroundd,
@@ -16,7 +17,6 @@ from monai.transforms import (
     ScaleIntensityRanged,
     Spacingd,
 )
-from test_volumes import write_series
 
 import zoo
 from zoo.cache import hash_file

@@ -457,6 +457,45 @@ def test_a_voi_lookup_table_is_applied(tmp_path):
     assert np.abs(build_transform(PLAIN)(path)[0].numpy() - expected).max() < 1e-6
 
 
+@pytest.mark.parametrize("empty", ["item", "descriptor", "data", "sequence", "window", "rescale"])
+def test_what_a_grey_scale_leaves_empty_counts_as_absent(empty, tmp_path):
+    """As de-identified films have it: the scale is what the rest of the header says, here that of the stored bits."""
+    table = pydicom.Dataset()
+    if empty == "data":
+        table.LUTDescriptor = [0, 0, 16]
+        table.add_new("LUTData", "OW", b"")
+    elif empty == "descriptor":
+        table.add_new("LUTData", "US", [1, 2, 3])
+    elements = {
+        "sequence": {"VOILUTSequence": [], "ModalityLUTSequence": []},
+        "window": {"WindowCenter": None, "WindowWidth": 100},
+        "rescale": {"RescaleSlope": None, "RescaleIntercept": 3},
+    }.get(empty, {"VOILUTSequence": [table], "ModalityLUTSequence": [table]})
+    values = ramp("uint16", 4095)
+    image = build_transform(PLAIN)(write_dicom(tmp_path / "film", values, bits=12, **elements))[0].numpy()
+    assert np.abs(image - values / 4095).max() < 1e-6
+
+
+def test_the_table_beside_an_empty_one_is_applied(tmp_path):
+    """The first that has values; a table shorter than it says is an error."""
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [256, 0, 8]
+    table.add_new("LUTData", "US", list(range(255, -1, -1)))
+    values = ramp("uint8", 255)
+    path = write_dicom(tmp_path / "film", values, bits=8, VOILUTSequence=[pydicom.Dataset(), table])
+    assert np.abs(build_transform(PLAIN)(path)[0].numpy() - (1 - values / 255)).max() < 1e-6
+    table.LUTDescriptor, table.LUTData = [0, 0, 8], [1, 2, 3]
+    with pytest.raises(InputContractError, match="the grey scale in its DICOM header has no meaning"):
+        build_transform(PLAIN)(write_dicom(tmp_path / "short", values, bits=8, VOILUTSequence=[table]))
+
+
+def test_a_film_without_preamble_is_read(tmp_path):
+    """Cut off as some archives do; the pixels are the same."""
+    path = write_dicom(tmp_path / "film", ramp("uint16", 4095), bits=12)
+    (tmp_path / "bare").write_bytes(path.read_bytes()[132:])
+    assert torch.equal(build_transform(PLAIN)(tmp_path / "bare"), build_transform(PLAIN)(path))
+
+
 def test_dicom_that_is_no_frontal_film(tmp_path, caplog):
     """A CT slice is refused by its modality; a lateral film is warned of."""
     values = np.tile(np.arange(64, dtype=np.uint16) * 64, (64, 1))

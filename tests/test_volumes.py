@@ -8,11 +8,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import pydicom
 import pytest
 import torch
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from dicom_files import write_series
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
@@ -547,31 +545,6 @@ def test_thick_slices_are_warned_of(caplog):
 # DICOM series
 
 
-def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), **elements):
-    """Write `hu` (columns, rows, slices) as CT slices of 0.7 x 0.9 mm in a shuffled order of file names."""
-    hu = (np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16) if hu is None else hu
-    folder.mkdir(exist_ok=True)
-    series, order = generate_uid(), np.random.default_rng(0).permutation(hu.shape[2])
-    for place, index in enumerate(order):
-        dataset = pydicom.Dataset()
-        dataset.file_meta = FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = CTImageStorage
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-        dataset.SeriesInstanceUID, dataset.Modality = series, "CT"
-        dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
-        dataset.Columns, dataset.Rows = hu.shape[:2]
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
-        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -3000
-        dataset.PixelSpacing, dataset.ImageOrientationPatient = [0.9, 0.7], [1, 0, 0, 0, 1, 0]
-        dataset.ImagePositionPatient = [round(p + index * s, 3) for p, s in zip((-50, 20, -400), step, strict=True)]
-        dataset.PixelData = ((hu[:, :, index].T.astype(int) + 3000) // 2).astype("<u2").tobytes()
-        for keyword, value in elements.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(folder / f"IM{place:04d}", enforce_file_format=True)
-    return folder
-
-
 def test_a_series_becomes_hu_in_its_place(tmp_path):
     """Slices in order of their position, columns first, stored values rescaled, DICOM's left and back turned over."""
     hu = (2 * np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16)
@@ -607,7 +580,7 @@ def test_a_tilted_gantry_is_refused_where_it_would_be_resampled(tmp_path):
 @pytest.mark.parametrize(
     ("elements", "message"),
     [
-        ({"Modality": "MR"}, "holds modality MR: a CT series is expected"),
+        ({"Modality": "PT"}, "holds modality PT, positron emission tomography: a CT or MR series is expected"),
         ({"RescaleSlope": None}, "lacks RescaleSlope, so its place or its HU are unknown"),
         ({"ImagePositionPatient": None}, "lacks ImagePositionPatient"),
         ({"ImagePositionPatient": [0, 0, 0]}, "lie 0 to 0 mm apart: even steps are expected"),
@@ -626,13 +599,14 @@ def test_a_folder_with_gaps_or_several_series_is_refused(tmp_path):
     (gap / "IM0004").unlink()
     with pytest.raises(InputContractError, match=r"8 slices lie 2.5 to 5 mm apart"):
         build_transform(CT)(gap)
-    twice = write_series(tmp_path / "twice")
-    (twice / "copy").write_bytes((twice / "IM0003").read_bytes())
-    with pytest.raises(InputContractError, match=r"10 slices lie 0 to 2.5 mm apart"):
+    twice = write_series(tmp_path / "twice", SeriesInstanceUID="1.2.3")
+    more = write_series(tmp_path / "more", SeriesInstanceUID="1.2.3")
+    (twice / "copy").write_bytes((more / "IM0003").read_bytes())
+    with pytest.raises(InputContractError, match="IM0003 and copy lie at one place"):
         build_transform(CT)(twice)
     two = write_series(tmp_path / "two")
     (two / "other").write_bytes((gap / "IM0000").read_bytes())
-    with pytest.raises(InputContractError, match="2 values of SeriesInstanceUID"):
+    with pytest.raises(InputContractError, match="2 series or stacks: "):
         build_transform(CT)(two)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputContractError, match=r"holds 0 DICOM slice\(s\)"):

@@ -1,120 +1,79 @@
-"""Reads DICOM files within bounds: pydicom takes the lengths that a file declares, and what it unpacks to, on trust."""
+"""Tells DICOM files by their first bytes and opens them, with the 128-byte preamble of PS3.10 and without it."""
 
 from __future__ import annotations
 
-import logging
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
-from zoo.reading import MOST_VOXELS, check_count, refused, start_of
+from zoo.dicom_bounds import check_file
+from zoo.reading import refused
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+INDEX = "DICOMDIR"
+"""List of what a CD holds: DICOM, but no image (PS3.10)."""
+SNIFFED = 1024
+"""Bytes that `starts_as_dicom` wants to see."""
+_LARGE = 2**16  # bytes; larger elements, pixels above all, stay in the file until they are asked for
+_ELEMENTS = 3  # that must look right in a row; no picture, text or array starts so
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # 2 reserved bytes, then a length of 4 (PS3.5 7.1)
 
-_MOST_BYTES = 5 * 2**28
-"""Of a file: as many voxels of two bytes as are read at all, and a header."""
-_MOST_INFLATED = 2**28
-"""Bytes that a deflated file may unpack to; pydicom has them in memory three times over. A film has some 30 million."""
-_MOST_ITEMS = 200_000
-"""Of all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
-_ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000) in little endian
-_MOST_RLE = 2**25
-"""Bytes of a run-length encoded image, which can unpack to 64 times as many before pydicom counts them."""
-_AT_ONCE = 2**20
-_RLE = "1.2.840.10008.1.2.5"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_DEFLATED_PIXELS = "1.2.840.10008.1.2.8.1"
+
+def starts_as_dicom(start: bytes) -> bool:
+    """Tell DICOM from the first `SNIFFED` bytes of a file: `DICM` behind the preamble, or a data set from byte 0 on.
+
+    A data set without preamble counts where it is little-endian, begins with group 0002 or 0008, and its first elements
+    have ascending tags, and value representations or lengths that lead from one to the next.
+    """
+    return start[128:132] == b"DICM" or _starts_as_data_set(start)
+
+
+def _starts_as_data_set(start: bytes) -> bool:
+    offset, last = 0, (0, 0)
+    for _ in range(_ELEMENTS):
+        if len(start) < offset + 12:
+            return False
+        group, element = struct.unpack_from("<HH", start, offset)
+        if group not in (2, 8) or (group, element) <= last:
+            return False
+        last, kind = (group, element), start[offset + 4 : offset + 6]
+        if kind in _SHORT:
+            offset += 8 + struct.unpack_from("<H", start, offset + 6)[0]
+        elif kind in _LONG:
+            offset += 12 + struct.unpack_from("<I", start, offset + 8)[0]
+        elif group == 8:  # implicit representation, which the elements of group 2 never have
+            offset += 8 + struct.unpack_from("<I", start, offset + 4)[0]
+        else:
+            return False
+    return True
 
 
 def read_dataset(path: Path) -> Any:
-    """Return a DICOM file as pydicom's data set, with its pixels, still encoded.
+    """Return pydicom's dataset of a DICOM file, its pixels still in the file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputContractError: It cannot be read, or unpacks to more than a file may.
+        InputContractError: It cannot be read, or declares more than a file may, see `dicom_bounds`.
     """
     import pydicom
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    start_of(path, "DICOM file")
+    check_file(path)
     with refused(f"cannot read {path} as DICOM"):
-        if (size := path.stat().st_size) > _MOST_BYTES:
-            raise ValueError(f"it has {size} bytes, at most {_MOST_BYTES} are read")
-        with path.open("rb") as file:
-            _check_items(_inflated(file) if _is_deflated(file) else iter(lambda: file.read(_AT_ONCE), b""))
-        return pydicom.dcmread(path)
+        dataset = pydicom.dcmread(path, defer_size=_LARGE, force=True)
+        if not dataset.file_meta.get("TransferSyntaxUID"):
+            is_implicit, is_little = dataset.original_encoding
+            explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if is_implicit else explicit
+    return dataset
 
 
-def decode_pixels(dataset: Any, path: Path, *, most: int = MOST_VOXELS) -> NDArray[Any]:
-    """Return the stored values of an image, after a check of how many its header declares.
-
-    Args:
-        dataset: From `read_dataset`.
-        path: What messages call it.
-        most: Pixels of all frames that are read.
+def element(dataset: Any, keyword: str) -> Any:
+    """Return the value of a data element, None where it is absent or empty.
 
     Raises:
-        InputContractError: There are more, or fewer bytes than these take. Other errors are pydicom's: it has no
-            decoder, or the pixels are damaged.
+        InputContractError: It cannot be read as what the standard says it is.
     """
-    from pydicom.pixels.utils import pixel_array
-
-    rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
-    check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
-    syntax, size = str(dataset.file_meta.TransferSyntaxUID), len(dataset.PixelData)
-    if syntax == _DEFLATED_PIXELS:
-        raise ValueError("frames that are deflated each are not read: decompress the file first")
-    if syntax == _RLE and size > _MOST_RLE:
-        raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
-    with _silent():
-        pixels: NDArray[Any] = pixel_array(dataset)
-    return pixels
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep pydicom from logging the traceback of an error that it raises besides."""
-    logger = logging.getLogger("pydicom.pixels.decoders.base")
-    was_disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = was_disabled
-
-
-def _is_deflated(file: BinaryIO) -> bool:
-    """Whether the data set is, and the file stands where it begins; otherwise at the start."""
-    from pydicom.filereader import read_dataset as read_elements
-
-    file.seek(132)
-    meta: Any = read_elements(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
-    if meta.get("TransferSyntaxUID") == _DEFLATED:
-        return True
-    file.seek(0)
-    return False
-
-
-def _inflated(file: BinaryIO) -> Iterator[bytes]:
-    """Inflate in parts, for pydicom does so at once, whatever comes of it.
-
-    Raises:
-        ValueError: It unpacks to more than a file may.
-    """
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(2**16)):
-        yield (content := inflater.decompress(chunk, _AT_ONCE))
-        size += len(content)
-        if size > _MOST_INFLATED:
-            raise ValueError(f"it is deflated and unpacks to more than {_MOST_INFLATED} bytes")
-
-
-def _check_items(chunks: Iterator[bytes]) -> None:
-    count, rest = 0, b""
-    for chunk in chunks:
-        content = rest + chunk
-        count += content.count(_ITEM)
-        rest = content[-3:]
-    if count > _MOST_ITEMS:
-        raise ValueError(f"it has {count} items in sequences, at most {_MOST_ITEMS} are read")
+    with refused(f"cannot read {keyword} of {getattr(dataset, 'filename', None) or 'a DICOM file'}"):
+        value = dataset.get(keyword)
+    return value if value is None or not hasattr(value, "__len__") or len(value) else None

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from zoo.dicom_files import INDEX
 from zoo.errors import InputContractError, OptionError
 from zoo.images import is_dicom
 from zoo.messages import printable
@@ -16,8 +17,6 @@ VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
 """Of a pair `.hdr` and `.img` the first stands for both."""
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
 """And numbers, where files are named by their UID."""
-_INDEX = "DICOMDIR"
-"""List of what a CD holds: DICOM, but no image (PS3.10)."""
 
 
 def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
@@ -95,7 +94,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_slice(path: Path) -> bool:
     """Whether a file is DICOM by its content; by its name where that cannot be read, as of pointers of Git LFS."""
-    if not path.is_file() or path.name.upper() == _INDEX:
+    if not path.is_file() or path.name.upper() == INDEX:
         return False
     try:
         return is_dicom(path)

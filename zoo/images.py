@@ -10,10 +10,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.dicom_files import decode_pixels, read_dataset
+from zoo.dicom_bounds import decode_pixels
+from zoo.dicom_files import element, read_dataset, starts_as_dicom
 from zoo.errors import InputContractError
 from zoo.films import check_film
-from zoo.reading import MOST_PIXELS, check_count, reason_of, refused, start_of
+from zoo.reading import MOST_PIXELS, check_count, refused, start_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,13 +33,13 @@ _OTHERS = (
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell DICOM by the four letters behind its 128-byte preamble, whatever the file's name.
+    """Tell DICOM by its content, whatever the file's name; see `dicom_files.starts_as_dicom`.
 
     Raises:
         FileNotFoundError: there is no such file.
         InputContractError: it is no file that can be read, see `reading.start_of`.
     """
-    return start_of(path, "image", may_be_empty=True)[128:132] == b"DICM"
+    return starts_as_dicom(start_of(path, "image", may_be_empty=True))
 
 
 def read_picture(path: Path) -> NDArray[Any]:
@@ -144,28 +145,30 @@ def _film(dataset: Any, path: Path) -> NDArray[Any]:
             f"{path} holds {frames} frames, one image is expected: choose a frame of "
             "pydicom.dcmread(path).pixel_array, scale it to [0, 1] and pass that"
         )
-    try:
-        stored = decode_pixels(dataset, path, most=MOST_PIXELS)
-    except InputContractError:
-        raise
-    except Exception as error:
-        raise InputContractError(_undecodable(path, dataset, error)) from error
+    stored = decode_pixels(dataset, path, most=MOST_PIXELS)
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
         log.warning("%s is raw detector output (FOR PROCESSING): its contrast is not that of a film", path)
     with refused(f"{path}: the grey scale in its DICOM header has no meaning"):
+        _drop_empty(dataset)
         return _dicom_fractions(stored, dataset)
 
 
-def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
-    """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
-    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
-    reason = reason_of(error)
-    if syntax is None or not syntax.is_compressed or not isinstance(error, RuntimeError):
-        return f"cannot read the pixels of {path}: {reason}"
-    return (
-        f"{path} is compressed as {syntax.name!r}, and no decoder installed here reads it. Install one "
-        f'(pip install "pylibjpeg[all]", or python-gdcm) or decompress the file first. pydicom said: {reason}'
-    )
+def _drop_empty(dataset: Any) -> None:
+    """Take out what a grey scale has no values for: empty tables, half a rescale or half a window count as absent."""
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        tables = [table for table in element(dataset, name) or () if _has_all(table, "LUTDescriptor", "LUTData")]
+        if tables:
+            setattr(dataset, name, tables)
+        elif name in dataset:
+            delattr(dataset, name)
+    for names in (("RescaleSlope", "RescaleIntercept"), ("WindowCenter", "WindowWidth")):
+        if not _has_all(dataset, *names):
+            for name in names:
+                dataset.pop(name, None)
+
+
+def _has_all(dataset: Any, *names: str) -> bool:
+    return all(element(dataset, name) is not None for name in names)
 
 
 def _dicom_fractions(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:

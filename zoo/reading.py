@@ -26,14 +26,14 @@ MOST_PIXELS = 2**26
 _AT_ONCE = 2**24
 """Bytes of a file that are turned into values at once."""
 _LONGEST_REASON = 300
-_START = 160
+_START = 1024
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _LFS = (b"version https://git-lfs", b"version https://hawser")
 _ANNEX = (b"/annex/objects/", b"/.git/annex/objects/")
 
 
 def start_of(path: Path, what: str, *, may_be_empty: bool = False) -> bytes:
-    """Check that a path is a file that can be read and holds something, and return its first 160 bytes.
+    """Check that a path is a file that can be read and holds something, and return its first 1024 bytes.
 
     Args:
         path: Any path. What is no regular file is not opened, for a pipe would never end.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.array_files import map_npy, read_values
+from zoo.dicom_files import starts_as_dicom
 from zoo.errors import InputContractError
 from zoo.nifti_files import read_header, read_voxels
 from zoo.reading import MOST_VOXELS, check_count, refused, start_of
@@ -59,7 +60,7 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
     Args:
         volume: One of these.
             A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file.
-            A folder with one DICOM series of CT, see `dicom_series`.
+            A folder with one DICOM series of CT or MR, or one multi-frame file of them, see `dicom_series`.
             A nibabel image of NIfTI.
             An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along, if it has
             one, see `meta_tensors.place_of`.
@@ -136,19 +137,15 @@ def voxel_sizes(affine: NDArray[Any]) -> NDArray[Any]:
 
 
 def _read_path(path: Path) -> Volume:
-    if path.is_dir():
+    start = b"" if path.is_dir() else start_of(path, "volume")
+    if path.is_dir() or (path.suffix != ".npy" and starts_as_dicom(start)):
         from zoo.dicom_series import read_series
 
-        values, affine = read_series(path)
-        _check_shape(values.shape, str(path))
-        return Volume(values, _checked(affine, str(path)), SCANNER, str(path))
-    start = start_of(path, "volume")
+        series = read_series(path)
+        _check_shape(series.values.shape, str(path))
+        return Volume(series.values, _checked(series.affine, str(path)), SCANNER, str(path), series.modality)
     if path.suffix == ".npy":
         return _read_npy(path)
-    if start[128:132] == b"DICM":
-        raise InputContractError(
-            f"{path} is one DICOM file, a slice: a volume is expected, pass the folder with its series"
-        )
     header = read_header(path)
     return _from_header(header, str(path), lambda: read_voxels(path, header))
 

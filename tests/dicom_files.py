@@ -1,0 +1,83 @@
+"""Writes DICOM: series of CT and MR, and Enhanced multi-frame files."""
+
+import numpy as np
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+ORIGIN = (-50, 20, -400)
+HU = (2 * np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16)
+"""What a slope of 2 and an intercept of -3000 store exactly; `(columns, rows, slices)`."""
+
+
+def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), edit=None, **elements):
+    """Write `hu` (columns, rows, slices) as CT slices of 0.7 x 0.9 mm in a shuffled order of file names.
+
+    `elements` are set in all slices, and `edit(index, dataset)` is called on each.
+    """
+    hu = (np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16) if hu is None else hu
+    folder.mkdir(exist_ok=True)
+    series, order = generate_uid(), np.random.default_rng(0).permutation(hu.shape[2])
+    for place, index in enumerate(order):
+        dataset = image(hu[:, :, index], CTImageStorage, series)
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2, -3000
+        dataset.PixelSpacing, dataset.ImageOrientationPatient = [0.9, 0.7], [1, 0, 0, 0, 1, 0]
+        dataset.ImagePositionPatient = [round(p + index * s, 3) for p, s in zip(ORIGIN, step, strict=True)]
+        for keyword, value in elements.items():
+            setattr(dataset, keyword, value)
+        if edit is not None:
+            edit(int(index), dataset)
+        dataset.save_as(folder / f"IM{place:04d}", enforce_file_format=True)
+    return folder
+
+
+def image(plane, sop_class, series):
+    """Return a dataset with pixels (columns, rows[, frames]) of HU, stored for slope 2 and intercept -3000."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.SeriesInstanceUID, dataset.Modality = series, "CT"
+    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
+    dataset.Columns, dataset.Rows = plane.shape[:2]
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+    dataset.PixelData = ((plane.T.astype(int) + 3000) // 2).astype("<u2").tobytes()
+    return dataset
+
+
+def store(dataset, stored):
+    """Put integers (rows, columns) into a dataset as they are, signed where their type is."""
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.PixelData = stored.astype(f"<{stored.dtype.kind}2").tobytes()
+
+
+def item(**elements):
+    """Return a dataset to be an item of a sequence."""
+    dataset = pydicom.Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
+
+
+def write_frames(path, hu, positions, *, own=(), shared=None, sop_class=EnhancedCTImageStorage, **elements):
+    """Write frames `hu` (columns, rows, frames) into one Enhanced file, frame i at `positions[i]`.
+
+    `own[i]` are further functional groups of frame i, `shared` those that replace the usual shared ones by name.
+    """
+    dataset = image(hu, sop_class, generate_uid())
+    dataset.NumberOfFrames = hu.shape[2]
+    groups = {
+        "PixelMeasuresSequence": [item(PixelSpacing=[0.9, 0.7], SliceThickness=2.5)],
+        "PlaneOrientationSequence": [item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+        "PixelValueTransformationSequence": [item(RescaleSlope=2, RescaleIntercept=-3000, RescaleType="HU")],
+    }
+    dataset.SharedFunctionalGroupsSequence = [item(**{**groups, **(shared or {})})]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        item(PlanePositionSequence=[item(ImagePositionPatient=list(position))], **(own[index] if own else {}))
+        for index, position in enumerate(positions)
+    ]
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
