@@ -4,7 +4,6 @@ import logging
 import pickle
 from dataclasses import replace
 from itertools import permutations, product
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -14,7 +13,7 @@ from dicom_files import write_series
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.importing import _input_of
+from zoo.importing import _resized
 from zoo.loading import load_transform
 from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
@@ -688,4 +687,4 @@ def test_a_side_in_pixels_is_refused_for_a_model_of_volumes():
     """`zoo import --size` is for images; what a file of volumes was trained on is a grid."""
     entry = replace(get_entry("caid-resnet50"), name="volumes", preprocessing=PUBLISHED)
     with pytest.raises(OptionError, match="size=96 for 'volumes': it takes volumes"):
-        _input_of(entry, Path("weights.pth"), 96)
+        _resized(entry, 96)

@@ -234,14 +234,18 @@ def _input_of(
 
     What the user said when the same file was imported before under this tag (`earlier`) still holds.
     """
-    said = input_for(entry.name, open_checkpoint(source).input) or dict(facts.get("input", {}))
-    on_record = dict(earlier.input) if earlier else said
-    if size is None:
-        return on_record
+    said = {} if size is None else _resized(entry, size)
+    if earlier:
+        return {**earlier.input, **said}
+    return {**(input_for(entry.name, open_checkpoint(source).input) or facts.get("input", {})), **said}
+
+
+def _resized(entry: Entry, size: int) -> dict[str, Any]:
+    """Fields of the input of images of another side than the entry's, in pixels."""
+    published = entry.preprocessing
     if size < 1:
         raise OptionError(f"size={size}: expected the side of the images in pixels")
-    published = entry.preprocessing
     if len(published.size) != 2:
         raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
     resize = published.resize and round(published.resize * size / min(published.size))
-    return on_record | {"size": [size] * len(published.size), "resize": resize}
+    return {"size": [size] * len(published.size), "resize": resize}
