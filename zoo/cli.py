@@ -210,11 +210,14 @@ def export(
     """Write a model's weights as safetensors, under the names of the library class it is built from."""
     from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
+    from zoo.report import load_report
+    from zoo.settling import header_of
 
     if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
         raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
     model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
-    print(export_safetensors(full_state(name, model) if full else model.state_dict(), out, half=half))
+    state, header = full_state(name, model) if full else model.state_dict(), header_of(load_report(model).options)
+    print(export_safetensors(state, out, half=half, metadata=header))
 
 
 @app.command("embed")

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 Mmap: TypeAlias = "bool | Literal['auto']"
 
 CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+HEADER = "zoo"
+"""Key at the top of what `torch.save` wrote under which the zoo keeps what safetensors have in their header."""
 
 _DAMAGE = (
     *(RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError, EOFError, OSError, MemoryError),
@@ -53,6 +55,7 @@ class StoredState:
     beside: tuple[str, ...] = ()
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    """The header: of safetensors its metadata, of what `torch.save` wrote the texts under `HEADER` at the top."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -73,15 +76,27 @@ class StoredState:
         Raises:
             CheckpointFormatError: The header has something else there.
         """
-        text = self.metadata.get("input", "{}")
+        return self._said("input", "For the model's own input name no file")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of the network that names and shapes do not tell, see `zoo.settling`; empty where nobody wrote them.
+
+        Raises:
+            CheckpointFormatError: The header has something else there.
+        """
+        return self._said("options", "Save the file anew without them")
+
+    def _said(self, what: str, advice: str) -> dict[str, Any]:
+        text = self.metadata.get(what, "{}")
         try:
             stored: Any = json.loads(text)
         except ValueError:
             stored = None
         if not isinstance(stored, dict):
             raise CheckpointFormatError(
-                f"{self.path} says of its input {text[:80]!r} in its header: fields as JSON are expected, as the "
-                "recipes write them. For the model's own input name no file"
+                f"{self.path} says of its {what} {text[:80]!r} in its header: fields as JSON are expected, as the "
+                f"recipes write them. {advice}"
             )
         return stored
 
@@ -239,7 +254,12 @@ def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:
         ) from error
     tensors, containers = find_tensors(content, path)
     beside = tuple(str(key) for key in content if key not in containers) if containers else ()
-    return StoredState(path, kind, tensors, mapped, containers, beside)
+    return StoredState(path, kind, tensors, mapped, containers, beside, _header(content.get(HEADER)))
+
+
+def _header(content: object) -> dict[str, str]:
+    pairs = content.items() if isinstance(content, dict) else ()
+    return {key: value for key, value in pairs if isinstance(key, str) and isinstance(value, str)}
 
 
 def _open_bundle(path: Path, kind: str) -> StoredBundle:

@@ -29,8 +29,9 @@ class Match:
 
     model: str
     matched: int
-    """How many of the tensors that the model needs are in the file, with the right shape."""
+    """How many of the tensors that the file must have are in it, with the right shape."""
     needed: int
+    """Tensors of the model, but for those of parts that it can do without and of which the file has nothing."""
     complete: bool
     """Whether `load_model` takes the file."""
     prefix: str
@@ -159,7 +160,7 @@ def _match(entry: Entry, stored: StoredState) -> Match | None:
         call += " (with projection=True it returns what its head does)" if is_whole else ""
     return Match(
         model=entry.name,
-        matched=found.matched,
+        matched=found.matched(found.needed),
         needed=len(found.needed),
         complete=loads,
         prefix=prefix,

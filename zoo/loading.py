@@ -23,7 +23,8 @@ from zoo.locate import Located, find_file
 from zoo.manifest import WeightsFile, find_weights
 from zoo.pinning import unpinning
 from zoo.registry import chosen_record, get_entry, input_of, split_name
-from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
+from zoo.report import ATTRIBUTE, HEAD_MISFIT, NOT_SAID, LoadReport, first_names, unwrap
+from zoo.settling import DEFAULT, HEADER, NAMES, RECORD, settle
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +80,7 @@ def load_model(
     place = _check_place(device, mmap)
     named = dict(record.options) if record and split_name(name)[1] else {}
     if checkpoint is None and not pretrained:
-        return _finish(*_random(entry, {**named, **asked}), place)
+        return _finish(*_random(entry, named, asked), place)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
@@ -87,12 +88,14 @@ def load_model(
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
-        config = {**entry.config, **named, **located.options, **facts, **asked}
+        said = {RECORD: located.options, HEADER: located.said(stored), NAMES: facts}
+        options, said_by = settle(entry, said, asked, named=named)
+        config = {**entry.config, **named, **located.options, **facts, **options, **asked}
         model = build_network(entry, config)
         if config.get("projection"):
             _check_projection(entry, model, state)
         report = _fill(model, state, entry, stored, config)
-    report = replace(report, dropped=dropped | report.dropped, **located.facts())
+    report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, place)
 
@@ -162,9 +165,12 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
         )
 
 
-def _random(entry: Entry, asked: Config) -> tuple[nn.Module, LoadReport]:
-    model = build_network(entry, {**entry.config, **asked}, meta=False)
-    return model, LoadReport(entry.name, fresh=dict.fromkeys(model.state_dict(), "random"), source="random")
+def _random(entry: Entry, named: Config, asked: Config) -> tuple[nn.Module, LoadReport]:
+    model = build_network(entry, {**entry.config, **named, **asked}, meta=False)
+    options, said_by = settle(entry, {}, asked, named=named)
+    said_by = {name: DEFAULT if who == NOT_SAID else who for name, who in said_by.items()}
+    fresh = dict.fromkeys(model.state_dict(), "random")
+    return model, LoadReport(entry.name, fresh=fresh, source="random", options=options, said_by=said_by)
 
 
 def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:
@@ -260,6 +266,13 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
         report.source,
         "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}",
     )
+    for option, value in report.options.items():
+        if report.said_by[option] == NOT_SAID:
+            log.warning(
+                "%s: %s does not say its %s, which makes another network of the same tensors: %s=%r is taken. The card "
+                "(%s) says what else there is",
+                *(report.name, report.source, option, option, value, get_entry(report.model).card),
+            )
     misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
     if misfits and num_classes != 0:
         log.warning("%s: the file's head was dropped. %s", report.name, first_names(misfits, 1))

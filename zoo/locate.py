@@ -19,11 +19,14 @@ from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
+from zoo.report import NOT_SAID
+from zoo.settling import HEADER, NAMES, settle
 from zoo.sniffing import SAFETENSORS
 
 log = logging.getLogger("zoo")
 
-_DROPPED = "dropped"
+_NOTE = "converted"
+"""The one entry in the header of a copy, so that all copies have the same bytes: JSON of what the file itself said."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,12 @@ class Located:
 
     def dropped(self, stored: StoredState) -> dict[str, str]:
         """What was left out when the copy was made."""
-        found: dict[str, str] = json.loads(stored.metadata.get(_DROPPED, "{}")) if self.converted else {}
+        found: dict[str, str] = _note(stored)["dropped"] if self.converted else {}
         return found
+
+    def said(self, stored: StoredState) -> Mapping[str, Any]:
+        """What the header of the file says of the options that names and shapes do not tell, see `zoo.settling`."""
+        return stored.options | _note(stored)["options"]
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
@@ -110,7 +117,7 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
         state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
         return located  # not this model's, as the load that follows says in full
-    if entry.stem not in state:
+    if state.keys().isdisjoint((entry.stem, *entry.side_stems)):
         return located
     try:
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -123,8 +130,13 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
     return replace(located, path=copy, converted=True)
 
 
+def _note(stored: StoredState) -> dict[str, Any]:
+    note: dict[str, Any] = {"dropped": {}, "options": {}} | json.loads(stored.metadata.get(_NOTE, "{}"))
+    return note
+
+
 def write_converted(entry: Entry, stored: StoredState, state: State, facts: Config, target: Path) -> None:
-    """Write what `convert` made of a file as safetensors, with a note of what it left out.
+    """Write what `convert` made of a file as safetensors, with a note of what it left out and what else it says.
 
     Args:
         entry: Whose `convert` it was.
@@ -134,10 +146,13 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
         target: The file to write.
 
     Raises:
+        CheckpointMismatchError: The header of the file contradicts the names in it.
         OSError: It cannot be written.
     """
-    dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
+    options, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
+    said = {name: value for name, value in options.items() if said_by[name] != NOT_SAID}
+    note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said})
     values = stored.read(state)
     for name, why in (entry.correct(values, facts) if entry.correct else {}).items():
         log.debug("%s: %s", name, why)
-    export_safetensors(values, target, metadata={_DROPPED: dropped})
+    export_safetensors(values, target, metadata={_NOTE: note})

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import chain, takewhile, zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
 
@@ -19,6 +19,7 @@ HEAD_MISFIT = "the head does not fit"
 """How the reason begins for which a head of the file was dropped against the user's expectation."""
 
 AS_STORED = "as stored"
+NOT_SAID = "not said, so the default was taken"
 
 _WRAPPERS = {
     "DataParallel": "module",
@@ -58,6 +59,10 @@ class LoadReport:
     """Digest that the file was verified by; None for `checkpoint=`."""
     trained_by: str = ""
     """`authors`, `zoo` or `user`; empty where nobody said."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that names and shapes of a file do not tell, as the network was built."""
+    said_by: dict[str, str] = field(default_factory=dict)
+    """Who said each of the options; `NOT_SAID` where nobody did."""
 
     @property
     def name(self) -> str:
@@ -67,6 +72,7 @@ class LoadReport:
     def __str__(self) -> str:
         digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""
         lines = [f"{self.name} from {self.source or 'a state dict'}{digest}", *_table(self)]
+        lines += [f"  option   {name}={value!r}: {self.said_by.get(name, '')}" for name, value in self.options.items()]
         changes = Counter(reason for reason in self.loaded.values() if reason != AS_STORED)
         lines += [f"  loaded   {count} of them {reason}" for reason, count in changes.items()]
         for part in _PARTS:

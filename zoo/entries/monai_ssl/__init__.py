@@ -10,7 +10,9 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entries.monai_ssl.names import (
+    CLASSIFYING,
     PATCH,
+    RESTORED,
     RESTORING,
     SEGMENTING,
     STEM,
@@ -107,7 +109,8 @@ def build_swin(config: Config) -> nn.Module:
     from zoo.entries.monai_ssl.segmenters import swin_unetr
 
     _check_options(config)
-    return swin_unetr(**{name: config[name] for name in ("in_channels", "feature_size", "num_classes")})
+    options = {name: config[name] for name in ("in_channels", "feature_size", "num_classes", "merging")}
+    return swin_unetr(**options, two_convolutions=config.get("two_convolutions", False))
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
@@ -218,7 +221,7 @@ ENTRIES = (
             *((f"decoder{i}.",) for i in (4, 3, 2)),
         ),
         preprocessing=FINE_TUNING,
-        unused=UNUSED | RESTORING,
+        unused=UNUSED | RESTORING | CLASSIFYING,
         correct=settle_stem,
         complete=complete_unetr,
     ),
@@ -228,11 +231,14 @@ ENTRIES = (
         family="monai_ssl",
         build=build_swin,
         convert=convert_swin,
-        config={"num_classes": 14, "in_channels": 1, "feature_size": 48},
+        config={"num_classes": 14, "in_channels": 1, "feature_size": 48, "merging": "duplicated"},
         required=("swinViT.",),
         head=("out.",),
         stem="swinViT.patch_embed.proj.weight",
-        side_stems=("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
+        side_stems=(
+            "swinViT.patch_embed.proj.conv1.conv.weight",
+            *("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
+        ),
         stages=(
             ("swinViT.patch_embed.", "encoder1."),
             *((f"swinViT.layers{i}.", f"encoder{i + 1}.") for i in (1, 2, 3)),
@@ -240,7 +246,8 @@ ENTRIES = (
             *((f"decoder{i}.",) for i in (5, 4, 3, 2, 1)),
         ),
         preprocessing=FINE_TUNING,
-        unused=UNUSED_BY_SWIN,
+        settled=("merging",),
+        unused=UNUSED_BY_SWIN | RESTORED,
         complete=complete_swin,
     ),
 )
