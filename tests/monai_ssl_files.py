@@ -138,7 +138,7 @@ def _nest(match):
 
 
 def paper_swin(state):
-    """The network of "Disruptive Autoencoders" in that form: two convolutions first, shortcuts nobody uses, fc1, fc2."""
+    """The network of "Disruptive Autoencoders" in that form: two convolutions first, dead shortcuts, fc1, fc2."""
     content = published_swin(state)
     names = {n.replace(".linear1.", ".fc1.").replace(".linear2.", ".fc2."): t for n, t in content["model"].items()}
     width = len(names.pop("encoder.patch_embed.proj.weight"))

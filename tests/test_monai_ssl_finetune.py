@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import gloo
@@ -238,6 +239,7 @@ def test_a_swin_unetr_is_fine_tuned():
         (["--img-size", "40"], "multiple of 16"),
         (["--model", "monai-ssl-swinunetr", "--img-size", "32"], "multiple of 32 from 64 on"),
         (["--model", "monai-ssl-swinunetr", "--hidden-size", "64"], "monai-ssl-swinunetr has --feature-size alone"),
+        (["--merging", "complete"], "--merging complete is of monai-ssl-swinunetr"),
         (["--num-classes", "1"], "at least 2"),
         (["--num-classes", "4"], r"names the labels 0, 1, 2: 0 to 3 are expected"),
         (["--labelled", "4"], "lists 3 training volumes"),
@@ -267,6 +269,9 @@ def test_what_comes_next_says_what_no_file_does(tmp_path, monkeypatch):
     line = next_steps(swin)
     assert line.startswith(f"next: zoo.load_model('monai-ssl-swinunetr', checkpoint={best!r}), or")
     assert line.endswith(f"--checkpoint {best} --model monai-ssl-swinunetr --spacing 1,1,2`")
+    line = next_steps(replace(swin, merging="complete"))
+    assert f"checkpoint={best!r}, merging='complete'), or" in line
+    assert line.endswith("--spacing 1,1,2 --merging complete`")
     line = next_steps(Args(data="d", list="l", out="o", num_heads=4, img_size=64))
     assert f"checkpoint={best!r}, num_heads=4), or" in line
     assert line.endswith(f"--checkpoint {best} --spacing 3,3,3.5 --window 64 --num-heads 4`")

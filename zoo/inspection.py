@@ -15,8 +15,9 @@ from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.formats import StoredState, base_of, open_checkpoint
 from zoo.registry import entries
-from zoo.report import first_names
+from zoo.report import NOT_SAID, first_names
 from zoo.safety import refused_globals
+from zoo.settling import HEADER, NAMES, settle
 from zoo.sniffing import sniff
 
 if TYPE_CHECKING:
@@ -42,13 +43,16 @@ class Match:
     """How to load it; empty unless `complete`."""
     problem: str = ""
     """Why a file with all tensors does not load: what an option must say, or one that cannot be read. Else empty."""
+    unsaid: tuple[str, ...] = ()
+    """Options that make another network of the same tensors, and of which the file says nothing."""
 
     def __str__(self) -> str:
         place = f" behind {self.prefix!r}" if self.prefix else ""
         head = f", head {self.head}" if self.head else ""
         problem = f": {self.problem}" if self.problem else ""
         verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
-        return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
+        unsaid = f"\n  does not say its {', '.join(self.unsaid)}, see the card" if self.unsaid else ""
+        return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}{unsaid}"
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,9 @@ def _match(entry: Entry, stored: StoredState) -> Match | None:
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:
+        _, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
         found, problem = _coverage(entry, state, config, stored)
-    except (CheckpointMismatchError, OptionError) as error:
+    except (CheckpointFormatError, CheckpointMismatchError, OptionError) as error:
         count = sum(name.startswith(entry.required) for name in state)
         return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
     loads = found.complete and not problem
@@ -167,6 +172,7 @@ def _match(entry: Entry, stored: StoredState) -> Match | None:
         head=heads[-1] if heads else "",
         call=call,
         problem=problem if found.complete else "",
+        unsaid=tuple(name for name, who in said_by.items() if who == NOT_SAID) if loads else (),
     )
 
 

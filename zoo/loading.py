@@ -23,8 +23,8 @@ from zoo.locate import Located, find_file
 from zoo.manifest import WeightsFile, find_weights
 from zoo.pinning import unpinning
 from zoo.registry import chosen_record, get_entry, input_of, split_name
-from zoo.report import ATTRIBUTE, HEAD_MISFIT, NOT_SAID, LoadReport, first_names, unwrap
-from zoo.settling import DEFAULT, HEADER, NAMES, RECORD, settle
+from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
+from zoo.settling import HEADER, NAMES, RECORD, settle, warn_of_silence
 
 if TYPE_CHECKING:
     import torch
@@ -168,7 +168,6 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
 def _random(entry: Entry, named: Config, asked: Config) -> tuple[nn.Module, LoadReport]:
     model = build_network(entry, {**entry.config, **named, **asked}, meta=False)
     options, said_by = settle(entry, {}, asked, named=named)
-    said_by = {name: DEFAULT if who == NOT_SAID else who for name, who in said_by.items()}
     fresh = dict.fromkeys(model.state_dict(), "random")
     return model, LoadReport(entry.name, fresh=fresh, source="random", options=options, said_by=said_by)
 
@@ -266,13 +265,7 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
         report.source,
         "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}",
     )
-    for option, value in report.options.items():
-        if report.said_by[option] == NOT_SAID:
-            log.warning(
-                "%s: %s does not say its %s, which makes another network of the same tensors: %s=%r is taken. The card "
-                "(%s) says what else there is",
-                *(report.name, report.source, option, option, value, get_entry(report.model).card),
-            )
+    warn_of_silence(report, get_entry(report.model))
     misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
     if misfits and num_classes != 0:
         log.warning("%s: the file's head was dropped. %s", report.name, first_names(misfits, 1))

@@ -7,15 +7,17 @@ its header, where `header_of` puts them, or by the names of its tensors, as far 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from zoo.entry import Config, Entry
 from zoo.errors import CheckpointMismatchError
-from zoo.report import NOT_SAID
+from zoo.report import NOT_SAID, LoadReport
+
+log = logging.getLogger("zoo")
 
 ASKED = "as asked for"
-DEFAULT = "the default"
 NAMED = "the tag that was named"
 RECORD = "the record of the weights"
 HEADER = "the file's header"
@@ -62,6 +64,17 @@ def _check_agreement(name: str, voices: Mapping[str, Any]) -> None:
         f"{name} is contradicted: {listed}. With the same tensors it makes another network: leave {name}= out to take "
         "what the file was trained with, or correct what is wrong in its record or header"
     )
+
+
+def warn_of_silence(report: LoadReport, entry: Entry) -> None:
+    """Log a warning of each option that nobody said, though it makes another network of the same tensors."""
+    for name, who in report.said_by.items():
+        if who == NOT_SAID:
+            log.warning(
+                "%s: %s does not say its %s, which makes another network of the same tensors: %s=%r is taken. The card "
+                "(%s) says what else there is",
+                *(report.name, report.source, name, name, report.options[name], entry.card),
+            )
 
 
 def header_of(options: Mapping[str, Any]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""What tells the published Swin transformers apart and MONAI's class does not build alike in every version.
+"""What published Swin transformers have otherwise than the class of the MONAI that happens to be installed.
 
-The merging of patches: MONAI's `PatchMerging` of 0.9 to 1.4 takes two of a cube's eight voxels twice and two not at all,
-since 1.5 it takes each once (MONAI pull request 8285), with the same names and shapes. So what a network computes
-depends on which of them it was trained with, and both are built here, whatever MONAI is installed.
+Between two stages MONAI's `PatchMerging` of 0.9 to 1.4 takes two of a cube's eight voxels twice and two not at all,
+since 1.5 it takes each once (MONAI pull request 8285), with the same names and shapes. What weights compute depends on
+the one that they were trained with, so both are built here, whatever MONAI is installed.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 PREPROCESSING = Preprocessing(channels=("grey", "grey", "grey"), size=(224, 224), resize=256)
 
 _UNUSED = {
-    r"(.*\.)?encoder_k\..*": "key network",
-    r"(.*\.)?queue(_ptr)?": "queue of negatives",
-    r"(.*\.)?fc\.[02]\.(weight|bias)": "projection head",
+    r"encoder_k\..*": "key network",
+    r"queue(_ptr)?": "queue of negatives",
+    r"fc\.[02]\.(weight|bias)": "projection head",
 }
-_UNUSED_BY_ENCODER = _UNUSED | {r"(.*\.)?(decoder|segmentation_head)\..*": "decoder: not part of the encoder"}
+_UNUSED_BY_ENCODER = _UNUSED | {r"(decoder|segmentation_head)\..*": "decoder: not part of the encoder"}
 _RESNET = ("conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight")
 _STAGES = (("conv1.", "bn1."), ("layer1.",), ("layer2.",), ("layer3.",), ("layer4.",))
 

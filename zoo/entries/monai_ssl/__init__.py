@@ -12,24 +12,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoo.entries.monai_ssl.names import (
     CLASSIFYING,
     PATCH,
-    RESTORED,
     RESTORING,
     SEGMENTING,
     STEM,
     UNUSED,
-    UNUSED_BY_SWIN,
     VIT,
-    complete_swin,
     complete_unetr,
     complete_vit,
     convert_autoencoder,
     convert_encoder,
-    convert_swin,
     convert_unetr,
     cube_side,
     settle_stem,
 )
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
+from zoo.entries.monai_ssl.swin_names import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entry import Config, Entry, Preprocessing
 from zoo.errors import CheckpointMismatchError, OptionError
 

@@ -97,6 +97,7 @@ class Args(TrainArgs):
     mlp_dim: int = arg("width inside a block's perceptron; 0 for that of the weights, 3072", 0)
     num_heads: int = arg("attention heads; 0 for one for each 64 of --hidden-size", 0)
     feature_size: int = arg("channels of the decoder's last maps; 0 for 16 (UNETR) or 48 (Swin UNETR)", 0)
+    merging: str = arg("of a Swin UNETR: duplicated or complete, where the weights do not say; empty for theirs", "")
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -116,6 +117,8 @@ class Args(TrainArgs):
             raise OptionError(
                 f"--hidden-size, --mlp-dim and --num-heads are of the ViT; {SWIN} has --feature-size alone"
             )
+        if self.merging and not self.is_swin:
+            raise OptionError(f"--merging {self.merging} is of {SWIN}; {UNETR} merges no patches")
 
     @property
     def is_swin(self) -> bool:
@@ -158,7 +161,7 @@ def resolve(args: Args, *, has_validation: bool) -> Args:
 
 def build_network(args: Args) -> nn.Module:
     """The network to start from."""
-    options = {name: getattr(args, name) for name in SIZES if getattr(args, name)}
+    options = {name: getattr(args, name) for name in (*SIZES, "merging") if getattr(args, name)}
     if args.is_swin:
         options.pop("img_size", None)
     return zoo.load_model(
@@ -222,14 +225,14 @@ def next_steps(args: Args) -> str:
     """What loads the network, and what segments with it: its file says neither voxels nor windows nor heads."""
     best = Path(args.out) / "best.pt"
     flags = [f"--checkpoint {best}", *([f"--model {SWIN}"] if args.is_swin else [])]
-    said = {"window": args.img_size, "num_heads": args.num_heads}
+    said = {"window": args.img_size, "num_heads": args.num_heads, "merging": args.merging}
     seen = build_transform(input_of(args), args.spacing).preprocessing.spacing or ()
     if seen != get_entry(args.model).preprocessing.spacing:
         flags += [f"--spacing {','.join(f'{size:g}' for size in seen)}"]
     flags += [f"--{name.replace('_', '-')} {value}" for name, value in said.items() if value]
-    heads = f", num_heads={args.num_heads}" if args.num_heads else ""
+    options = [f", {name}={said[name]!r}" for name in ("num_heads", "merging") if said[name]]
     return (
-        f"{how_to_load(args.model, best).removesuffix(')')}{heads}), or for whole volumes "
+        f"{how_to_load(args.model, best).removesuffix(')')}{''.join(options)}), or for whole volumes "
         f"`python -m zoo.entries.monai_ssl.sliding segment --image CT --out labels {' '.join(flags)}`"
     )
 

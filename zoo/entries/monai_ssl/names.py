@@ -1,6 +1,7 @@
 """From the tensor names of any MONAI since 0.8 to those of its networks without dead parameters. Pure.
 
-What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr,swin_unetr}.py and the blocks they use.
+What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr}.py and the blocks they use. The Swin
+UNETR has rules of its own, `zoo.entries.monai_ssl.swin_names`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ _TABLE = "patch_embedding.position_embeddings"
 _PERCEPTRON = "patch_embedding.patch_embeddings.1"
 _ANCHORS = (_TABLE, "patch_embedding.patch_embeddings.bias", "blocks.0.attn.qkv.weight", "norm.weight")
 _PERCEPTRON_ANCHORS = (_TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
-_SWIN_STEM, _SWIN_TWO_STEM = "patch_embed.proj.weight", "patch_embed.proj.conv1.conv.weight"
-_SWIN_END = "downsample.reduction.weight"
-_SWIN_V2 = re.compile(r"layers\d+c\..+")
 UNUSED = {
     r"(vit\.)?patch_embedding\.cls_token": "class token, which no forward pass used (MONAI 0.8)",
     r"(vit\.)?blocks\.\d+\.(norm_)?cross_attn\..+": "cross attention, which no forward pass used (MONAI 1.4 and later)",
@@ -36,16 +34,6 @@ SEGMENTING = {r"(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder o
 CLASSIFYING = {r"classification_head\.(weight|bias)": "classifier on the ViT"}
 WIDTHS = ("hidden_size", "mlp_dim", "num_layers", "feature_size")
 """Options that a file settles."""
-_TASKS = "head of a task of the pre-training"
-_TRANSFORMER = r"(swinViT\.|encoder\.)?"
-UNUSED_BY_SWIN = {
-    rf"{_TRANSFORMER}mask_token": "token of the masked voxels in pre-training",
-    rf"{_TRANSFORMER}norm\.(weight|bias)": "last norm of the pre-training, which a Swin UNETR has not",
-    rf"{_TRANSFORMER}(rotation_head|contrastive_head|convTrans3d)\.(weight|bias)": _TASKS,
-    r"conv\.\d+\.(weight|bias)": _TASKS,
-    r"encoder(2|3|4|10)\.layer\.conv3\.conv\.weight": "shortcut, which no forward pass used (MONAI 0.8)",
-}
-RESTORED = {r"out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training, or is not asked for"}
 
 
 def convert_encoder(state: State) -> tuple[State, Config]:
@@ -58,8 +46,8 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     if found is None:
         return dict(state), {}
     _, network, facts = found
-    vit = _without(network, RESTORING)
-    return vit, _said(facts) | _classes(vit, "classification_head.weight")
+    vit = without(network, RESTORING)
+    return vit, with_widths(facts) | classes_of(vit, "classification_head.weight")
 
 
 def convert_autoencoder(state: State) -> tuple[State, Config]:
@@ -73,7 +61,7 @@ def convert_autoencoder(state: State) -> tuple[State, Config]:
         return dict(state), {}
     _, network, facts = found
     last = network.get("conv3d_transpose_1.weight")
-    return network, _said(facts) | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
+    return network, with_widths(facts) | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
 
 
 def convert_unetr(state: State) -> tuple[State, Config]:
@@ -86,66 +74,13 @@ def convert_unetr(state: State) -> tuple[State, Config]:
     if found is None:
         return dict(state), {}
     prefix, vit, facts = found
-    network = {f"vit.{name}": tensor for name, tensor in _without(vit, RESTORING | CLASSIFYING).items()}
+    network = {f"vit.{name}": tensor for name, tensor in without(vit, RESTORING | CLASSIFYING).items()}
     if prefix == "vit." or prefix.endswith(".vit."):
-        network |= _without(_beside(state, prefix, prefix.removesuffix("vit.")), UNUSED)
+        network |= without(parts_beside(state, prefix, prefix.removesuffix("vit.")), UNUSED)
     del facts["num_layers"]  # a UNETR has twelve
     first = network.get("encoder1.layer.conv1.conv.weight")
     facts |= {} if first is None else {"feature_size": first.shape[0]}
-    return network, _said(facts) | _classes(network, "out.conv.conv.weight")
-
-
-def convert_swin(state: State) -> tuple[State, Config]:
-    """Keep the Swin UNETR of a file, or put a file's Swin transformer where a Swin UNETR has it.
-
-    Four forms: MONAI's own names; the transformer alone, its perceptrons called `fc1` and `fc2` (as `load_from` of
-    MONAI's class reads it); the published pre-training, `encoder.layers1.0.0.…` beside a decoder whose last convolution
-    restored the volume and is left out (as `filter_swinunetr` of the same module reads it); and the network of its
-    paper, the same with two convolutions at the beginning. All but the first are from before MONAI had another merging.
-
-    Raises:
-        CheckpointMismatchError: The file holds several networks that it could mean, or a Swin v2.
-    """
-    found = _find_swin(state)
-    if found is None:
-        return dict(state), {}
-    prefix, swin, facts = found
-    network = {f"swinViT.{name}": tensor for name, tensor in swin.items()}
-    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", prefix)
-    if owner != prefix:
-        network |= _beside(state, prefix, owner)
-    classes = _classes(network, "out.conv.conv.weight")
-    if "merging" in facts and classes == {"num_classes": 1}:  # the authors' own names: it restores the volume
-        network, classes = _without(network, RESTORED), {}
-    return _without(network, UNUSED_BY_SWIN), _said(facts) | classes
-
-
-def _find_swin(state: State) -> tuple[str, State, Config] | None:
-    """Return what stands in front of the Swin transformer of a file, all that is behind it, and what that says.
-
-    Blocks are under MONAI's names. None where there is no Swin transformer.
-    """
-    has_two = any(name.endswith(_SWIN_TWO_STEM) for name in state)
-    stem = _SWIN_TWO_STEM if has_two else _SWIN_STEM
-    nested = find_prefix(state, (stem, f"layers1.0.0.{_SWIN_END}", f"layers4.0.0.{_SWIN_END}"))
-    prefix = find_prefix(state, (stem, f"layers1.0.{_SWIN_END}", f"layers4.0.{_SWIN_END}"))
-    place = nested if nested is not None else prefix
-    if place is None:
-        return None
-    swin = strip_prefix(state, place)
-    if v2 := [name for name in swin if _SWIN_V2.fullmatch(name)]:
-        raise CheckpointMismatchError(
-            f"the file holds a Swin v2 network ({len(v2)} tensors of convolutions before its stages, as {place}{v2[0]}; "
-            "VoCo's files are such), expected one without them: without them the same transformer computes something "
-            "else. It is none of this model's files"
-        )
-    if nested is not None:
-        swin = rename_keys(swin, {f"layers{i}.0.0": f"layers{i}.0" for i in range(1, 5)})
-    linear = _linear_names(swin)
-    facts: Config = {"merging": "duplicated"} if linear or nested is not None else {}
-    if stem in swin:
-        facts |= {"feature_size": swin[stem].shape[0]}
-    return place, rename_keys(swin, linear), facts | ({"two_convolutions": True} if has_two else {})
+    return network, with_widths(facts) | classes_of(network, "out.conv.conv.weight")
 
 
 def complete_vit(state: State) -> State:
@@ -162,12 +97,7 @@ def complete_unetr(state: State) -> State:
 
     So `UNETR(channels, classes, size)` loads it strictly, without classes `UNETR(channels, feature_size, size)`.
     """
-    return state | _neutral_norms(state) | _keeping_head(state)
-
-
-def complete_swin(state: State) -> State:
-    """Without classes, add a last convolution that changes nothing, so that MONAI's class loads it strictly."""
-    return state | _keeping_head(state)
+    return state | _neutral_norms(state) | keeping_head(state)
 
 
 def cube_side(positions: int) -> int | None:
@@ -191,7 +121,7 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
             "classification=True), expected one that pools its tokens. Their features are not interchangeable: load "
             "the file with MONAI's own class"
         )
-    vit = _without(network, UNUSED)
+    vit = without(network, UNUSED)
     projected = _as_convolution(vit)
     return prefix, projected, _facts(projected) | ({"was_perceptron": True} if projected is not vit else {})
 
@@ -219,12 +149,12 @@ def settle_stem(values: State, config: Config) -> dict[str, str]:
     return {name: "a linear layer's weight as a convolution's"}
 
 
-def _without(network: State, unused: Mapping[str, str]) -> State:
+def without(network: State, unused: Mapping[str, str]) -> State:
     """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
     return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}
 
 
-def _beside(state: State, prefix: str, owner: str) -> State:
+def parts_beside(state: State, prefix: str, owner: str) -> State:
     """What stands behind `owner` and not behind `prefix`, which is longer: the other parts of the same network."""
     return {n: t for n, t in strip_prefix(state, owner).items() if not f"{owner}{n}".startswith(prefix)}
 
@@ -240,20 +170,15 @@ def _facts(vit: State) -> Config:
     return facts
 
 
-def _said(facts: Config) -> Config:
+def with_widths(facts: Config) -> Config:
     """Facts, and under `in_file` once more those that no option can change, to be compared with the options."""
     return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
 
 
-def _classes(network: State, name: str) -> Config:
+def classes_of(network: State, name: str) -> Config:
+    """How many outputs the last layer has, the weight of which is called so; nothing where there is none."""
     weight = network.get(name)
     return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
-
-
-def _linear_names(swin: State) -> dict[str, str]:
-    """Names of the two layers of each perceptron in the files of the Swin transformer alone -> MONAI's."""
-    places = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
-    return {f"{place}.fc{i}": f"{place}.linear{i}" for place in places for i in (1, 2)}
 
 
 def _neutral_norms(state: State) -> State:
@@ -263,7 +188,7 @@ def _neutral_norms(state: State) -> State:
     return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
 
 
-def _keeping_head(state: State) -> State:
+def keeping_head(state: State) -> State:
     """A last convolution that returns the decoder's maps; nothing where there is one already."""
     import torch
 
