@@ -211,12 +211,13 @@ def export(
     from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
     from zoo.report import load_report
-    from zoo.settling import header_of
+    from zoo.settling import header_of, without_guesses
 
     if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
         raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
     model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
-    state, header = full_state(name, model) if full else model.state_dict(), header_of(load_report(model).options)
+    state, report = full_state(name, model) if full else model.state_dict(), load_report(model)
+    header = header_of(without_guesses(report.options, report.said_by))
     print(export_safetensors(state, out, half=half, metadata=header))
 
 

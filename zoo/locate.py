@@ -19,8 +19,7 @@ from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
-from zoo.report import NOT_SAID
-from zoo.settling import HEADER, NAMES, settle
+from zoo.settling import HEADER, NAMES, settle, without_guesses
 from zoo.sniffing import SAFETENSORS
 
 log = logging.getLogger("zoo")
@@ -53,7 +52,8 @@ class Located:
 
     def said(self, stored: StoredState) -> Mapping[str, Any]:
         """What the header of the file says of the options that names and shapes do not tell, see `zoo.settling`."""
-        return stored.options | _note(stored)["options"]
+        found: dict[str, Any] = _note(stored)["options"]
+        return stored.options | found
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
@@ -149,8 +149,7 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
         CheckpointMismatchError: The header of the file contradicts the names in it.
         OSError: It cannot be written.
     """
-    options, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
-    said = {name: value for name, value in options.items() if said_by[name] != NOT_SAID}
+    said = without_guesses(*settle(entry, {HEADER: stored.options, NAMES: facts}, {}))
     note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said})
     values = stored.read(state)
     for name, why in (entry.correct(values, facts) if entry.correct else {}).items():

@@ -77,10 +77,15 @@ def warn_of_silence(report: LoadReport, entry: Entry) -> None:
             )
 
 
-def header_of(options: Mapping[str, Any]) -> dict[str, str]:
+def without_guesses(options: Config, said_by: Mapping[str, str]) -> Config:
+    """Return the options that somebody said: a default is no fact about a file that others trained."""
+    return {name: value for name, value in options.items() if said_by[name] != NOT_SAID}
+
+
+def header_of(options: Config) -> dict[str, str]:
     """Return what the header of a file must say, so that its network is built alike again.
 
     Args:
-        options: `options` of the network's load report.
+        options: Those of the load report; of a network that was not trained on since, `without_guesses`.
     """
-    return {"options": json.dumps(dict(options))} if options else {}
+    return {"options": json.dumps(options)} if options else {}

@@ -7,8 +7,8 @@ the one that they were trained with, so both are built here, whatever MONAI is i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
@@ -62,8 +62,8 @@ class PatchMerging(nn.Module):
         return reduced
 
 
-def patch_merging(merging: str) -> Callable[..., PatchMerging]:
-    """Return what MONAI's Swin networks take as `downsample`.
+def patch_merging(merging: object) -> Any:
+    """Return what MONAI's Swin networks take as `downsample`: a function that makes a `PatchMerging`.
 
     Args:
         merging: A name in `MERGINGS`.
@@ -71,7 +71,7 @@ def patch_merging(merging: str) -> Callable[..., PatchMerging]:
     Raises:
         OptionError: It is none.
     """
-    if merging not in MERGINGS:
+    if not isinstance(merging, str) or merging not in MERGINGS:
         raise OptionError(f"merging={merging!r}: expected {' or '.join(map(repr, MERGINGS))}")
     return partial(PatchMerging, offsets=MERGINGS[merging])
 

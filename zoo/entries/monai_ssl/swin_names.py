@@ -71,8 +71,8 @@ def _find_swin(state: State) -> tuple[str, State, Config] | None:
     swin = strip_prefix(state, place)
     if v2 := [name for name in swin if _V2.fullmatch(name)]:
         raise CheckpointMismatchError(
-            f"the file holds a Swin v2 network ({len(v2)} tensors of convolutions before its stages, as {place}{v2[0]}; "
-            "VoCo's files are such), expected one that has none. It is another network: left without them, the same "
+            f"the file holds a Swin v2 network ({len(v2)} tensors of convolutions before its stages: {place}{v2[0]}) "
+            "as VoCo's files do, expected one that has none. It is another network: left without them, the same "
             "transformer would compute something else"
         )
     if nested is not None:
