@@ -137,11 +137,47 @@ def _nest(match):
     return f"encoder.{match[1]}0." if match[1] else "encoder."
 
 
+def paper_swin(state):
+    """The network of "Disruptive Autoencoders" in that form: two convolutions first, dead shortcuts, fc1, fc2."""
+    content = published_swin(state)
+    names = {n.replace(".linear1.", ".fc1.").replace(".linear2.", ".fc2."): t for n, t in content["model"].items()}
+    width = len(names.pop("encoder.patch_embed.proj.weight"))
+    del names["encoder.patch_embed.proj.bias"]
+    stem = {"conv1.conv.weight": (width, 1, 3, 3, 3), "conv2.conv.weight": (width, width, 3, 3, 3)}
+    stem |= {f"norm{i}.{leaf}": (width,) for i in (1, 2) for leaf in ("weight", "bias")}
+    return content | {"model": names | filled(behind("encoder.patch_embed.proj.", stem)) | dead_shortcuts(width)}
+
+
+def dead_shortcuts(width):
+    """What MONAI 0.8 made for each block of the decoder's skips, and never used."""
+    widths = {2: width, 3: 2 * width, 4: 4 * width, 10: 16 * width}
+    return {f"encoder{i}.layer.conv3.conv.weight": torch.ones(w, w, 1, 1, 1) for i, w in widths.items()}
+
+
+def swin_keys(form):
+    """Names and shapes of a published file, or of the U-Net around the transformer (`unet`)."""
+    return json.loads((PARITY / f"swin_{form}_keys.json").read_text("utf-8"))
+
+
+def filled_form(form):
+    """The tensors of a published file at full size, which `swin_<form>_0.npz` was computed from."""
+    return filled_swin(swin_keys(form))
+
+
+def ssl_head(ct5050):
+    """The same transformer as today's SSLHead saves it: as `swinViT.` under MONAI's names, beside other heads."""
+    names = {n.replace(".fc1.", ".linear1.").replace(".fc2.", ".linear2."): t for n, t in ct5050.items()}
+    swin = {f"swinViT.{n}": t for n, t in names.items() if n.startswith(("patch_embed.", "layers"))}
+    heads = {"rotation_head.weight": (4, 8), "contrastive_head.weight": (512, 8), "conv.0.weight": (4, 8, 3, 3, 3)}
+    return {"state_dict": behind("module.", swin | {name: torch.zeros(shape) for name, shape in heads.items()})}
+
+
 def bare_swin(state):
     """The transformer alone as `SwinUNETR.load_from` reads it: behind `module.`, perceptrons fc1 and fc2, a head."""
     swin = {n.removeprefix("swinViT."): t for n, t in state.items() if n.startswith("swinViT.")}
     renamed = {n.replace(".linear1.", ".fc1.").replace(".linear2.", ".fc2."): t for n, t in swin.items()}
     heads = {"rotation_head.weight": torch.zeros(4, 8), "norm.weight": torch.ones(8)}
+    heads |= {"contrastive_head.bias": torch.zeros(512), "convTrans3d.weight": torch.zeros(8, 1, 4, 4, 4)}
     return {"state_dict": behind("module.", renamed | heads)}
 
 

@@ -1,5 +1,7 @@
 """CAiD's networks: the authors' outputs from every form of file, heads, channels, and the plain library classes."""
 
+import re
+
 import numpy as np
 import pytest
 import timm
@@ -323,3 +325,24 @@ def test_random_weights_start_as_the_authors_network_does():
     assert abs(first.conv1.weight.std().item() / expected - 1) < 0.05
     torch.manual_seed(0)
     assert torch.equal(zoo.load_model("caid-resnet50", pretrained=False).conv1.weight, first.conv1.weight)
+
+
+@pytest.mark.parametrize("name", ["caid-resnet50", "caid-resnet50-unet"])
+@pytest.mark.parametrize(
+    "stray", ["encoder.layer1.0.se.fc.0.weight", "encoder.layer2.0.conv4.weight", "encoder.layer3.0.queue"]
+)
+def test_a_tensor_that_the_network_does_not_have_is_refused(name, stray, unet_state, saved):
+    """A ResNet with squeeze-and-excitation is no ResNet: what stands inside the network is named, not passed over."""
+    path = saved(behind("module.", unet_state | {stray: torch.ones(3)}))
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"unexpected \(1\): .*{re.escape(stray.removeprefix('encoder.'))}"
+    ):
+        zoo.load_model(name, checkpoint=path)
+
+
+def test_a_decoder_s_own_stray_is_refused_by_the_unet_alone(unet_state, saved):
+    """The encoder has nothing to do with it."""
+    path = saved(unet_state | {"decoder.blocks.0.attention1.attention.weight": torch.ones(3)})
+    with pytest.raises(CheckpointMismatchError, match=r"unexpected \(1\): decoder\.blocks\.0\.attention1"):
+        zoo.load_model("caid-resnet50-unet", checkpoint=path)
+    assert len(zoo.load_report(zoo.load_model("caid-resnet50", checkpoint=path)).loaded) == 318

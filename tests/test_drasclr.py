@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -688,3 +689,10 @@ def test_what_is_no_ct_in_hu_is_refused(caplog):
         transform(np.asarray(scan().dataobj))
     transform(nibabel.Nifti1Image(np.asarray(scan().dataobj)[:, :, ::4], np.diag([-1.0, 1.0, 5.0, 1.0])))
     assert "5 mm" in warnings(caplog)[0]
+
+
+@pytest.mark.parametrize("stray", ["downsample1.queue", "conv2.encoder_k.weight", "conv5.weight"])
+def test_a_tensor_that_the_network_does_not_have_is_refused(stray, encoder_state, saved):
+    """What stands behind the network's prefix is named, not passed over, whatever its name ends with."""
+    with pytest.raises(CheckpointMismatchError, match=rf"unexpected \(1\): {re.escape(stray)}"):
+        zoo.load_model(NAME, checkpoint=saved(behind("module.encoder_q.", encoder_state | {stray: torch.ones(3)})))

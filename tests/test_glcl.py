@@ -742,3 +742,34 @@ def test_records_describe_the_files():
         record = next(r for r in read_manifest(packaged_manifest()) if model in r.models and r.tag == "acdc")
         assert record.fingerprint[model] == fingerprint(get_entry(model).convert(state)[0])
     assert len(ENCODER) == 12
+
+
+@pytest.mark.parametrize("name", [ENCODER_NAME, UNET])
+@pytest.mark.parametrize("stray", ["enc_c1_a/gate", "enc_c2_b/enc_c2_b_bn/offset", "enc_c7_a/W"])
+def test_a_variable_that_the_network_does_not_have_is_refused(name, stray, bundle):
+    """Under a layer of the network, in a bundle too, nothing is passed over but what optimisers keep."""
+    variables = filled("seg_unet") | {stray: np.ones((1, 1, 16, 16), np.float32)}
+    with pytest.raises(CheckpointMismatchError, match=rf"unexpected \(1\): {stray.replace('/W', '.weight')}"):
+        zoo.load_model(name, checkpoint=bundle(variables))
+
+
+def test_a_decoder_s_own_stray_is_refused_by_the_unet_alone(bundle, unet, tmp_path):
+    """In a bundle and under PyTorch's names; the encoder has nothing to do with it."""
+    gate = np.ones((3,), np.float32)
+    torch.save(unet.state_dict() | {"dec_c5_a.gate": torch.from_numpy(gate)}, tmp_path / "unet.pth")
+    for path in (bundle(filled("seg_unet") | {"dec_c5_a/gate": gate}), tmp_path / "unet.pth"):
+        with pytest.raises(CheckpointMismatchError, match=r"unexpected \(1\): dec_c5_a[./]gate"):
+            zoo.load_model(UNET, checkpoint=path)
+        assert (
+            "decoder: not part of the encoder"
+            in zoo.load_report(zoo.load_model(ENCODER_NAME, checkpoint=path)).dropped.values()
+        )
+
+
+def test_other_optimisers_state_is_left_out(bundle):
+    """A network that was fine-tuned with momentum is the same network."""
+    variables = filled("seg_unet")
+    slots = {f"{name}/{slot}": value for name, value in variables.items() for slot in ("Momentum", "RMSProp_1")}
+    report = zoo.load_report(zoo.load_model(UNET, checkpoint=bundle(variables | slots)))
+    assert set(report.dropped.values()) == {"optimiser state"}
+    assert set(report.fresh.values()) == {"counts from 0"}

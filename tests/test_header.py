@@ -214,7 +214,7 @@ def test_a_segmentation_of_one_class_has_logits(tmp_path, one_channel, caplog, z
         file = as_run(path, one_channel, made(UNET, task, options=options, classes=()))
         with torch.no_grad():
             made_of[task] = package.load_model(UNET, checkpoint=file)(image)
-        assert package.inspect_checkpoint(file).matches[0].unclear == ()
+        assert package.inspect_checkpoint(file).matches[0].unclear == {}
     torch.testing.assert_close(made_of["segment"].sigmoid(), made_of["pretrain"])
     assert "num_classes" not in caplog.text
 
@@ -223,7 +223,7 @@ def test_a_segmentation_of_one_class_has_logits(tmp_path, one_channel, caplog, z
         assert torch.equal(package.load_model(UNET, checkpoint=path)(image), made_of["pretrain"])
     assert f"{path} does not say its num_classes: its one output is taken for the reconstruction's" in caplog.text
     code, out, _ = zoo("inspect", path)
-    assert (code, "cannot be told: its one output" in out) == (0, True)
+    assert (code, "does not say its num_classes: its one output" in out) == (0, True)
     assert zoo("import", f"{UNET}.lungs", path, "--num-classes", 1)[0] == 0
     with torch.no_grad():
         assert torch.equal(package.load_model(f"{UNET}.lungs")(image), made_of["segment"])

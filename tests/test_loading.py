@@ -463,14 +463,14 @@ def test_inspection_says_what_a_file_is_and_fits(tmp_path, unet_state):
     assert summary.types["float32"] == 4 * sum(t.numel() for t in unet_state.values() if t.is_floating_point())
     assert summary.prefixes == ("module.encoder_q.backbone.", "module.encoder_q.backbone.encoder.")
     unet, encoder = summary.matches
-    assert (unet.model, unet.matched, unet.needed, unet.complete) == ("caid-resnet50-unet", 378, 378, True)
+    assert (unet.model, unet.matched, unet.needed, unet.complete) == ("caid-resnet50-unet", 380, 380, True)
     assert (encoder.model, encoder.matched, encoder.needed) == ("caid-resnet50", 318, 318)
     assert unet.head == "segmentation_head.0.weight 1x16x3x3"
     assert unet.call == f"load_model('caid-resnet50-unet', checkpoint='{path}')"
     for part in (
         "PyTorch zip",
         "380 under 'model'",
-        "378 of 378 tensors behind 'module.encoder_q.backbone.'",
+        "380 of 380 tensors behind 'module.encoder_q.backbone.'",
         unet.call,
     ):
         assert part in str(summary)

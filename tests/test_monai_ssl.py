@@ -52,6 +52,7 @@ from zoo.entries.monai_ssl.windows import window_of
 from zoo.errors import CheckpointMismatchError, InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.loading import full_state
 from zoo.manifest import records
+from zoo.networks.swin import patch_merging
 from zoo.registry import get_entry
 
 TOLERANCE = 1e-5
@@ -247,8 +248,8 @@ def test_what_monai_saves_today_loads(saved):
     path = saved(plain.state_dict())
     assert torch.equal(load(UNETR, path)(x), plain(x))
     plain = SwinUNETR(in_channels=1, out_channels=5, feature_size=12).eval()
-    path = saved(plain.state_dict())
-    assert torch.equal(load(SWIN, path)(volume(64, 32, 32)), plain(volume(64, 32, 32)))
+    path = saved(plain.state_dict())  # since 1.5 MONAI merges all eight voxels
+    assert torch.equal(load(SWIN, path, merging="complete")(volume(64, 32, 32)), plain(volume(64, 32, 32)))
 
 
 @pytest.mark.parametrize("name", [ENCODER, AUTOENCODER, UNETR])
@@ -321,7 +322,8 @@ def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
     converted, facts = get_entry(SWIN).convert(published_swin(state)["model"])
     assert set(shapes) - set(converted) == {"out.conv.conv.weight", "out.conv.conv.bias"}
     assert weights.fingerprint == {SWIN: fingerprint(converted)}
-    assert facts == {"feature_size": 48, "in_file": {"feature_size": 48}}
+    assert facts == {"feature_size": 48, "merging": "duplicated", "in_file": {"feature_size": 48}}
+    assert (weights.bytes, weights.options) == (753973445, {"merging": "duplicated"})
     assert weights.sha256.startswith("c3564f40a6a051d3")
     assert (weights.state, zoo.model_info(SWIN).default) == ("hosted", True)
     assert weights.sources[0].endswith("/0.8.1/ssl_pretrained_weights.pth")
@@ -650,10 +652,11 @@ def test_the_full_export_is_monais_classes(vit_state, unetr_state, swin_state, s
     maps = MonaiUNETR(1, 16, 32, 16, 64, 128, 1).eval()
     maps.load_state_dict(full_state(UNETR, headless), strict=True)
     assert torch.equal(maps(x), headless(x))
-    swin = load(SWIN, saved(swin_state, "swin.pth"), num_classes=0)
-    theirs = SwinUNETR(in_channels=1, out_channels=12, feature_size=12).eval()
-    theirs.load_state_dict(full_state(SWIN, swin), strict=True)
-    assert torch.equal(theirs(volume(64, 32, 32)), swin(volume(64, 32, 32)))
+    for merging, options in (("complete", {}), ("duplicated", {"downsample": patch_merging("duplicated")})):
+        swin = load(SWIN, saved(swin_state, "swin.pth"), num_classes=0, merging=merging)
+        theirs = SwinUNETR(in_channels=1, out_channels=12, feature_size=12, **options).eval()
+        theirs.load_state_dict(full_state(SWIN, swin), strict=True)
+        assert torch.equal(theirs(volume(64, 32, 32)), swin(volume(64, 32, 32)))
     path = export_safetensors(full_state(UNETR, whole), tmp_path / "full.safetensors")
     assert same(load(UNETR, path).state_dict(), whole.state_dict())
 
@@ -725,7 +728,7 @@ def test_files_without_a_decoder_make_no_auto_encoder(unetr_state, saved):
     with pytest.raises(CheckpointMismatchError) as caught:
         load(AUTOENCODER, saved(unetr_state))
     assert "conv3d_transpose.weight" in str(caught.value)
-    assert f"That loads with load_model('{ENCODER}'" in str(caught.value)
+    assert f"That loads with load_model('{UNETR}'" in str(caught.value)
 
 
 def test_a_file_of_another_family_is_told_apart(vit_state, saved):
@@ -734,6 +737,37 @@ def test_a_file_of_another_family_is_told_apart(vit_state, saved):
         load(ENCODER, saved(filled_unet()))
     with pytest.raises(CheckpointMismatchError, match=rf"load_model\('{AUTOENCODER}'|load_model\('{ENCODER}'"):
         zoo.load_model("caid-resnet50", checkpoint=saved(vit_state))
+
+
+@pytest.mark.parametrize("front", ["", "module."])
+@pytest.mark.parametrize(
+    ("name", "kind", "stray"),
+    [
+        (ENCODER, "vit", "register_tokens"),
+        (ENCODER, "vit", "patch_embedding.norm.weight"),
+        (ENCODER, "vit", "blocks.0.adapter.patch_embedding.cls_token"),
+        (ENCODER, "unetr", "vit.blocks.3.adapter.weight"),
+        (AUTOENCODER, "vit", "conv3d_transpose_2.weight"),
+        (AUTOENCODER, "vit", "norm_pre.weight"),
+        (UNETR, "vit", "register_tokens"),
+        (UNETR, "unetr", "vit.pos_norm.weight"),
+        (UNETR, "unetr", "decoder1.conv_block.conv1.conv.weight"),
+        (UNETR, "unetr", "encoder1.layer.norm1.weight"),
+        (UNETR, "unetr", "attention.weight"),
+    ],
+)
+def test_a_tensor_that_the_network_does_not_have_is_refused(name, kind, stray, front, vit_state, unetr_state, saved):
+    """Behind the network's prefix, or beside its parts: what the file's own network used there, ours cannot."""
+    state = {"vit": vit_state, "unetr": unetr_state}[kind] | {stray: torch.ones(3)}
+    with pytest.raises(CheckpointMismatchError, match=rf"unexpected \(1\): .*{re.escape(stray.removeprefix('vit.'))}"):
+        load(name, saved(behind(front, state)))
+
+
+def test_a_classifier_is_no_part_of_a_unetr(vit_state, saved):
+    """A fine-tuned ViT fills it all the same, and the report says what stayed behind."""
+    head = {"classification_head.weight": torch.ones(2, 64), "classification_head.bias": torch.ones(2)}
+    model = load(UNETR, saved(encoder_part(vit_state) | head))
+    assert [zoo.load_report(model).dropped[name] for name in head] == ["classifier on the ViT"] * 2
 
 
 def test_a_truncated_file_is_refused(vit_state, unetr_state, saved):
@@ -751,7 +785,10 @@ def test_inspection_names_the_models_that_a_file_fits(name, vit_state, unetr_sta
     """Whatever its projection is."""
     for state in (vit_state, with_perceptron(vit_state), unetr_state):
         summary = zoo.inspect_checkpoint(saved(behind("module.", state)))
-        assert name in [match.model for match in summary.matches if match.complete]
+        match = next(match for match in summary.matches if match.model == name)
+        assert match.complete
+        whole = name == UNETR and state is unetr_state
+        assert (match.matched, match.needed) == ((170, 170) if whole else (137, 137))
 
 
 # --- input and records ------------------------------------------------------------------------------------------------

@@ -252,6 +252,7 @@ def test_a_swin_unetr_is_fine_tuned():
         (["--img-size", "40"], "multiple of 16"),
         (["--model", "monai-ssl-swinunetr", "--img-size", "32"], "multiple of 32 from 64 on"),
         (["--model", "monai-ssl-swinunetr", "--hidden-size", "64"], "monai-ssl-swinunetr has --feature-size alone"),
+        (["--merging", "complete"], "--merging complete is of monai-ssl-swinunetr"),
         (["--num-classes", "1"], "at least 2"),
         (["--num-classes", "4"], r"names the labels 0, 1, 2: 0 to 3 are expected"),
         (["--labelled", "4"], "lists 3 training volumes"),

@@ -494,3 +494,14 @@ def test_two_files_of_unknown_digest_do_not_collide(encoder_state, tmp_path, mon
             assert same(zoo.load_model(f"{NAME}.{tag}").state_dict(), monai(features(state)))
     assert zoo.load_report(zoo.load_model(NAME)).tag == "first"
     assert len({zoo.load_report(zoo.load_model(f"{NAME}.{tag}")).sha256 for tag in sources}) == 2
+
+
+@pytest.mark.parametrize(
+    "stray", ["features.norm6.weight", "features.denseblock1.denselayer1.head_projection.weight", "attention.weight"]
+)
+def test_a_tensor_that_the_network_does_not_have_is_refused(stray, encoder_state, saved):
+    """What stands behind the network's prefix is named, not passed over, whatever its name ends with."""
+    with pytest.raises(
+        CheckpointMismatchError, match=rf"unexpected \(1\): .*{stray.rpartition('.')[0].split('.')[-1]}"
+    ):
+        load(saved(behind("module.", encoder_state | {stray: torch.ones(3)})))

@@ -27,6 +27,8 @@ KEY_NETWORKS = frozenset(
 )
 """Names of slowly moving copies that contrastive methods keep beside the network they train."""
 
+_ANY_PREFIX = r"(?:.*\.)?"
+
 
 def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | None:
     """Find what stands in front of a network's names in a file, whatever wrappers it was saved in.
@@ -98,7 +100,7 @@ def convert(entry: Entry, tensors: State) -> tuple[State, Config]:
         CheckpointMismatchError: The file holds several networks that it could mean.
     """
     state, facts = entry.convert(tensors)
-    stem = state.get(entry.stem)
+    stem = next((state[name] for name in (entry.stem, *entry.side_stems) if name in state), None)
     axis = entry.stem_axis
     known: Config = {} if stem is None or stem.ndim < axis + 2 else {"in_channels": stem.shape[axis]}
     return state, known | facts
@@ -114,11 +116,11 @@ def left_out(stored: State, kept: State, unused: Mapping[str, str]) -> dict[str,
     """
     keeps = {id(each) for tensor in kept.values() for each in (tensor, base_of(tensor))}
     names = (name for name, tensor in stored.items() if id(tensor) not in keeps)
-    return {name: _reason(name, unused) or "beside the network" for name in names}
+    return {name: _reason(name, unused, behind=_ANY_PREFIX) or "beside the network" for name in names}
 
 
-def _reason(name: str, unused: Mapping[str, str]) -> str | None:
-    return next((why for pattern, why in unused.items() if re.fullmatch(pattern, name)), None)
+def _reason(name: str, unused: Mapping[str, str], *, behind: str = "") -> str | None:
+    return next((why for pattern, why in unused.items() if re.fullmatch(f"{behind}(?:{pattern})", name)), None)
 
 
 def adapt_input_channels(weight: Tensor, channels: int, axis: int = 1) -> Tensor:

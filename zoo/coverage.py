@@ -23,17 +23,18 @@ _COUNTER = "num_batches_tracked"
 class Coverage:
     """How far a state dict fills a network."""
 
+    required: tuple[str, ...]
+    """Names of the network that every file must fill."""
     needed: tuple[str, ...]
-    """Names of the network that a file must fill."""
+    """Names that this file must fill: the required ones, and those of other groups that it has a part of."""
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     misshapen: tuple[str, ...]
     """Names with another shape or kind of number than the network's."""
 
-    @property
-    def matched(self) -> int:
-        """How many of the needed names are filled."""
-        return len(set(self.needed) - {*self.missing, *self.misshapen})
+    def matched(self, names: tuple[str, ...]) -> int:
+        """How many of some names, `required` or `needed`, are filled."""
+        return len(set(names) - {*self.missing, *self.misshapen})
 
     @property
     def complete(self) -> bool:
@@ -52,9 +53,11 @@ def compare(own: Tensors, state: Tensors, entry: Entry, *, head_required: bool =
     """
     required = (*entry.required, *entry.head) if head_required else entry.required
     present = {group_of(name, entry) for name in state}
+    needed = tuple(n for n in own if n in state or not _may_lack(n, state, present, required, entry))
     return Coverage(
-        needed=tuple(name for name in own if name.startswith(required)),
-        missing=tuple(n for n in own if n not in state and not _may_lack(n, state, present, required, entry)),
+        required=tuple(name for name in own if name.startswith(required)),
+        needed=needed,
+        missing=tuple(name for name in needed if name not in state),
         unexpected=tuple(name for name in state if name not in own),
         misshapen=tuple(n for n, target in own.items() if n in state and not _fits(n, state[n], target, entry)),
     )
@@ -77,7 +80,8 @@ def check_coverage(own: Tensors, state: Tensors, entry: Entry, *, head_required:
         return
     shapes = [f"{n} is {shape_text(state[n])} in the file, {shape_text(own[n])} expected" for n in found.misshapen]
     raise CheckpointMismatchError(
-        f"{found.matched} of the {len(found.needed)} required tensors of {entry.name!r} match; nothing was loaded.\n"
+        f"{found.matched(found.required)} of the {len(found.required)} required tensors of {entry.name!r} match; "
+        "nothing was loaded.\n"
         f"  missing ({len(found.missing)}): {first_names(found.missing)}\n"
         f"  unexpected ({len(found.unexpected)}): {first_names(found.unexpected)}\n"
         f"  shapes that differ ({len(shapes)}): {first_names(shapes)}"

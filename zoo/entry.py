@@ -162,10 +162,13 @@ class Entry:
     """Axis of the stem's weight that counts input channels: 1 but for convolutions with several kernels."""
     side_stems: tuple[str, ...] = ()
     """Weights of further convolutions that read the input, which are adapted as the stem is."""
-    unused: Mapping[str, str] = field(default_factory=dict)
-    """Pattern (anchored regular expression) of names in published files that are left out on purpose -> why."""
     settled: tuple[str, ...] = ()
-    """Options that names and shapes of a file do not tell, and that the header of one may say therefore."""
+    """Options that names and shapes of a file do not tell: its record or its header says them, see `zoo.settling`."""
+    unused: Mapping[str, str] = field(default_factory=dict)
+    """Pattern (anchored regular expression) of names that published files have beside the network's -> why they go.
+
+    A pattern begins where the network's own names do: what stands in front of them in a file is no part of it.
+    """
     correct: Callable[[State, Config], dict[str, str]] | None = None
     """Changes values of the network's state dict, once they are read, that the file has in a form of its own.
 

@@ -48,6 +48,7 @@ from zoo.manifest import (
 from zoo.messages import printable
 from zoo.registry import get_entry, split_name
 from zoo.report import LoadReport, load_report
+from zoo.settling import without_guesses
 from zoo.tensorflow_bundle import find_bundle
 
 log = logging.getLogger("zoo")
@@ -96,7 +97,7 @@ def import_weights(
     request = f"{entry.name}.{published.tag}" if published else entry.name
     report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
     _check_head(entry, report, source, num_classes)
-    options = dict(report.options) if entry.settled else {}
+    options = without_guesses(report.options, report.said_by)
     with _as_one_file(entry, source, cache_dir) as single:
         record = _import_file(entry, name, single, source, size, options, default, cache_dir)
     _bring_assets(record, source, cache_dir)

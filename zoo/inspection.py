@@ -21,6 +21,7 @@ from zoo.messages import printable
 from zoo.registry import entries
 from zoo.report import first_names
 from zoo.safety import refused_globals
+from zoo.settling import HEADER, NAMES, settle, silences
 from zoo.sniffing import sniff
 from zoo.values import faults
 
@@ -38,8 +39,9 @@ class Match:
 
     model: str
     matched: int
-    """How many of the tensors that the model needs are in the file, with the right shape."""
+    """How many of the tensors that the file must have are in it, with the right shape."""
     needed: int
+    """Tensors of the model, but for those of parts that it can do without and of which the file has nothing."""
     complete: bool
     """Whether `load_model` takes the file."""
     prefix: str
@@ -50,15 +52,15 @@ class Match:
     """How to load it; empty unless `complete`."""
     problem: str = ""
     """Why a file with all tensors does not load: what an option must say, or one that cannot be read. Else empty."""
-    unclear: tuple[str, ...] = ()
-    """What neither names and shapes nor the header tell of the network, what is assumed, and what to say otherwise."""
+    unclear: Mapping[str, str] = field(default_factory=dict)
+    """Options that make another network of the same tensors and of which the file says nothing -> what is assumed."""
 
     def __str__(self) -> str:
         place = f" behind {self.prefix!r}" if self.prefix else ""
         head = f", head {self.head}" if self.head else ""
         problem = f": {self.problem}" if self.problem else ""
         verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
-        verdict += "".join(f"\n  cannot be told: {text}" for text in self.unclear)
+        verdict += "".join(f"\n  does not say its {option}: {text}" for option, text in self.unclear.items())
         return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
 
 
@@ -192,8 +194,9 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match |
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:
+        _, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
         found, problem = _coverage(entry, state, config, stored, bad)
-    except (CheckpointMismatchError, OptionError) as error:
+    except (CheckpointFormatError, CheckpointMismatchError, OptionError) as error:
         count = sum(name.startswith(entry.required) for name in state)
         return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
     loads = found.complete and not problem
@@ -204,14 +207,14 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match |
         call += " (with projection=True it returns what its head does)" if is_whole else ""
     return Match(
         model=entry.name,
-        matched=found.matched,
+        matched=found.matched(found.needed),
         needed=len(found.needed),
         complete=loads,
         prefix=prefix,
         head=heads[-1] if heads else "",
         call=call,
         problem=problem if found.complete else "",
-        unclear=tuple(t for option, t in facts.get("unclear", {}).items() if loads and option not in stored.options),
+        unclear=silences(facts, said_by) if loads else {},
     )
 
 

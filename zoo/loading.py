@@ -24,6 +24,7 @@ from zoo.manifest import WeightsFile, find_weights
 from zoo.pinning import unpinning
 from zoo.registry import chosen_record, get_entry, input_of, split_name
 from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
+from zoo.settling import HEADER, NAMES, RECORD, settle, warn_of_silence
 from zoo.values import check_values
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def load_model(
     place = _check_place(device, mmap)
     named = dict(record.options) if record and split_name(name)[1] else {}
     if checkpoint is None and not pretrained:
-        return _finish(*_random(entry, {**named, **asked}), place)
+        return _finish(*_random(entry, named, asked), place)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
@@ -90,16 +91,15 @@ def load_model(
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
-        told = _told(entry, stored)
-        config = {**entry.config, **named, **told, **located.options, **facts, **asked}
-        if located.record is None:
-            _warn_of_unclear(located, facts, {**named, **told, **asked})
+        said = {RECORD: located.options, HEADER: _told(entry, located.said(stored), stored.path), NAMES: facts}
+        options, said_by = settle(entry, said, asked, named=named)
+        config = {**entry.config, **named, **located.options, **facts, **options, **asked}
         model = build_network(entry, config)
         if config.get("projection"):
             _check_projection(entry, model, state)
         report = _fill(model, state, entry, stored, config, are_finite=located.are_finite)
-    settled = {option: config[option] for option in entry.settled}
-    report = replace(report, dropped=dropped | report.dropped, options=settled, **located.facts())
+    report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
+    warn_of_silence(report, facts)
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, place)
 
@@ -162,30 +162,23 @@ def full_state(name: str, model: nn.Module) -> State:
     return complete(state) if complete else state
 
 
-def _told(entry: Entry, stored: StoredState) -> Config:
+def _told(entry: Entry, said: Mapping[str, Any], path: Path) -> Config:
     """What the header of a file says of those options that nothing else in it tells.
 
     Raises:
-        CheckpointFormatError: A value is none that the option can have.
+        CheckpointFormatError: An option cannot have such a value.
     """
     told: Config = {
         option: tuple(value) if isinstance(value, list) else value
-        for option, value in stored.options.items()
+        for option, value in said.items()
         if option in entry.settled
     }
     others = {option: value for option, value in told.items() if option not in ("num_classes", "in_channels")}
     try:
         _check_arguments(entry, told.get("num_classes"), told.get("in_channels"), others)
     except OptionError as error:
-        raise CheckpointFormatError(f"{stored.path} has a header that cannot be right: {error}") from error
+        raise CheckpointFormatError(f"{path} has a header that cannot be right: {error}") from error
     return told
-
-
-def _warn_of_unclear(located: Located, facts: Config, said: Config) -> None:
-    """Tell what is assumed of a file of the user's own where neither it nor the user says."""
-    for option, assumed in facts.get("unclear", {}).items():
-        if option not in said:
-            log.warning("%s does not say its %s: %s", located.path, option, assumed)
 
 
 def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
@@ -197,12 +190,11 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
         )
 
 
-def _random(entry: Entry, asked: Config) -> tuple[nn.Module, LoadReport]:
-    config = {**entry.config, **asked}
-    model = build_network(entry, config, meta=False)
-    settled = {option: config[option] for option in entry.settled}
+def _random(entry: Entry, named: Config, asked: Config) -> tuple[nn.Module, LoadReport]:
+    model = build_network(entry, {**entry.config, **named, **asked}, meta=False)
+    options, said_by = settle(entry, {}, asked, named=named)
     fresh = dict.fromkeys(model.state_dict(), "random")
-    return model, LoadReport(entry.name, fresh=fresh, source="random", options=settled)
+    return model, LoadReport(entry.name, fresh=fresh, source="random", options=options, said_by=said_by)
 
 
 def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:

@@ -32,12 +32,14 @@ from zoo.files import user_path
 from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
+from zoo.settling import HEADER, NAMES, settle, without_guesses
 from zoo.sniffing import SAFETENSORS
 from zoo.values import as_counts, check_values, faults
 
 log = logging.getLogger("zoo")
 
-_DROPPED = "dropped"
+_NOTE = "converted"
+"""The one entry in the header of a copy, so that all copies have the same bytes: JSON of what the file itself said."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,13 @@ class Located:
 
     def dropped(self, stored: StoredState) -> dict[str, str]:
         """What was left out when the copy was made."""
-        found: dict[str, str] = json.loads(stored.metadata.get(_DROPPED, "{}")) if self.converted else {}
+        found: dict[str, str] = _note(stored)["dropped"] if self.converted else {}
         return found
+
+    def said(self, stored: StoredState) -> Mapping[str, Any]:
+        """What the header of the file says of the options that names and shapes do not tell, see `zoo.settling`."""
+        found: dict[str, Any] = _note(stored)["options"]
+        return stored.options | found
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
@@ -129,7 +136,7 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
         state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
         return located  # not this model's, as the load that follows says in full
-    if entry.stem not in state:
+    if state.keys().isdisjoint((entry.stem, *entry.side_stems)):
         return located
     try:
         make_folder(copy.parent)
@@ -157,8 +164,15 @@ def _are_finite(stored: StoredState, located: Located, cache_dir: str | Path | N
     return True
 
 
+def _note(stored: StoredState) -> dict[str, Any]:
+    note: dict[str, Any] = {"dropped": {}, "options": {}} | json.loads(stored.metadata.get(_NOTE, "{}"))
+    return note
+
+
 def write_converted(entry: Entry, stored: StoredState, state: State, facts: Config, target: Path) -> None:
-    """Write what `convert` made of a file as safetensors, with a note of what it left out. Values are checked.
+    """Write what `convert` made of a file as safetensors, with a note of what it left out and what else it says.
+
+    Values are checked.
 
     Args:
         entry: Whose `convert` it was.
@@ -169,13 +183,15 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
 
     Raises:
         CheckpointFormatError: A value is not finite, or not what was written.
+        CheckpointMismatchError: The header of the file contradicts the names in it.
         OSError: It cannot be written.
     """
     stored.check_records(state)
-    dropped = json.dumps(left_out(stored.tensors, state, entry.unused))
+    said = without_guesses(*settle(entry, {HEADER: stored.options, NAMES: facts}, {}))
+    note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said})
     values = stored.read(state)
     as_counts(values)
     check_values(values, stored.path)
     for name, why in (entry.correct(values, facts) if entry.correct else {}).items():
         log.debug("%s: %s", name, why)
-    export_safetensors(values, target, metadata={_DROPPED: dropped})
+    export_safetensors(values, target, metadata={_NOTE: note})

@@ -14,6 +14,7 @@ from zoo.loading import download_weights
 from zoo.manifest import WeightsFile, records
 from zoo.registry import get_entry, input_of
 from zoo.report import LoadReport, load_report
+from zoo.settling import without_guesses
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,7 +65,7 @@ def header_of_export(
         **said,
         "model": model,
         "input": json.dumps(asdict(input_of(name, checkpoint, cache_dir))),
-        "options": json.dumps(dict(report.options)),
+        "options": json.dumps(without_guesses(report.options, report.said_by)),
     }
 
 

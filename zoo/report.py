@@ -20,6 +20,7 @@ HEAD_MISFIT = "the head does not fit"
 """How the reason begins for which a head of the file was dropped against the user's expectation."""
 
 AS_STORED = "as stored"
+NOT_SAID = "not said, so the default was taken"
 
 _WRAPPERS = {
     "DataParallel": "module",
@@ -61,6 +62,8 @@ class LoadReport:
     """`authors`, `zoo` or `user`; empty where nobody said."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options that the network was built with and that the names and shapes of its tensors do not tell."""
+    said_by: dict[str, str] = field(default_factory=dict)
+    """Who said each of the options; `NOT_SAID` where nobody did."""
     note: str = ""
     """On whose word the digest is, where nobody has published one."""
 
@@ -73,6 +76,7 @@ class LoadReport:
         digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""
         lines = [f"{self.name} from {self.source or 'a state dict'}{digest}", *_table(self)]
         lines += [f"  note     {self.note}"] if self.note else []
+        lines += [f"  option   {name}={value!r}: {self.said_by.get(name, '')}" for name, value in self.options.items()]
         changes = Counter(reason for reason in self.loaded.values() if reason != AS_STORED)
         lines += [f"  loaded   {count} of them {reason}" for reason, count in changes.items()]
         for part in _PARTS:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 PREPROCESSING = Preprocessing(channels=("grey", "grey", "grey"), size=(224, 224), resize=256, modality="CR")
 
 _UNUSED = {
-    r"(.*\.)?encoder_k\..*": "key network",
-    r"(.*\.)?queue(_ptr)?": "queue of negatives",
-    r"(.*\.)?fc\.[02]\.(weight|bias)": "projection head",
+    r"encoder_k\..*": "key network",
+    r"queue(_ptr)?": "queue of negatives",
+    r"fc\.[02]\.(weight|bias)": "projection head",
 }
-_UNUSED_BY_ENCODER = _UNUSED | {r"(.*\.)?(decoder|segmentation_head)\..*": "decoder: not part of the encoder"}
+_UNUSED_BY_ENCODER = _UNUSED | {r"(decoder|segmentation_head)\..*": "decoder: not part of the encoder"}
 _ONE_CHANNEL = (
     "its one output is taken for the reconstruction's, behind a sigmoid; where it is that of a segmentation, "
     "num_classes=1 gives its logits"

@@ -123,8 +123,8 @@ ENTRIES = (
         preprocessing=PREPROCESSING,
         embed=embed_patient,
         unused={
-            r"(.*\.)?encoder_k\..*": "key network",
-            r"(.*\.)?queue(_ptr)?": "queue of negatives",
+            r"encoder_k\..*": "key network",
+            r"queue(_ptr)?": "queue of negatives",
             r"fc\.(\d+\.)?(weight|bias)": "projection head",
         },
     ),

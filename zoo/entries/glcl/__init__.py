@@ -16,6 +16,7 @@ from zoo.entries.glcl.names import (
     HEAD,
     LEVELS,
     LOGITS,
+    OPTIMISER,
     PROJECTION,
     REGION,
     correct_averages,
@@ -47,7 +48,11 @@ writes a matrix with two negative entries), and its stacks are 5 to 10 mm apart.
 _STRIDE = 32
 _ANCHORS = (f"{ENCODER[0]}.weight", f"{ENCODER[-1]}.weight")
 _LEVELS = tuple(ENCODER[i : i + 2] for i in range(0, len(ENCODER), 2))
-_OPTIMISER = {r"(.*/)?(Adam(_\d+)?|beta[12]_power(_\d+)?)": "optimiser state"}
+_LEAF = (
+    r"(/(W|b|kernel|\w+_bn/(beta|gamma|.+/ExponentialMovingAverage))"
+    r"|\.(weight|bias|running_mean|running_var|num_batches_tracked))"
+)
+"""What follows a layer's name in a bundle, and under PyTorch's names; anything else is no part of the layer."""
 _OTHER_HEAD = "head, which is not asked for or is that of the local loss"
 
 
@@ -161,10 +166,10 @@ ENTRIES = (
         stem=f"{ENCODER[0]}.weight",
         stages=tuple(map(_prefixes, _LEVELS)),
         preprocessing=PREPROCESSING,
-        unused=_OPTIMISER
+        unused=OPTIMISER
         | {
-            r"(.*\.)?(dec|seg)_\w+[./].*": "decoder: not part of the encoder",
-            r"(.*\.)?reg_(nn1|pred)[./].*": "projection head",
+            r"(dec|seg)_\w+[./].*": "decoder: not part of the encoder",
+            rf"reg_(nn1|pred){_LEAF}": "projection head",
         },
         correct=correct_averages,
         reset=reset,
@@ -181,12 +186,12 @@ ENTRIES = (
         stem=f"{ENCODER[0]}.weight",
         stages=tuple(map(_prefixes, (*_LEVELS, *BLOCKS, HEAD))),
         preprocessing=PREPROCESSING,
-        unused=_OPTIMISER
+        unused=OPTIMISER
         | {
-            r"(.*\.)?reg_(nn1|pred)[./].*": "projection head",
-            r"(.*\.)?seg_(c1_[ab](_bn)?|pred|fin_layer)[./].*": _OTHER_HEAD,
-            r"(.*\.)?dec_(dc[2-6]|c[1-5]_[ab])(_bn)?[./].*": "block of the decoder that is not asked for",
-            r"(.*\.)?classifier\..*": "head of the encoder",
+            rf"reg_(nn1|pred){_LEAF}": "projection head",
+            rf"seg_(c1_[ab](_bn)?|pred|fin_layer){_LEAF}": _OTHER_HEAD,
+            rf"dec_(dc[2-6]|c[1-5]_[ab])(_bn)?{_LEAF}": "block of the decoder that is not asked for",
+            r"classifier\.(weight|bias)": "head of the encoder",
         },
         correct=correct_averages,
         reset=reset,

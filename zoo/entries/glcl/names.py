@@ -35,6 +35,11 @@ PROJECTION = ("reg_nn1", "reg_pred")
 """The head of the global loss."""
 REGION = "seg_pred"
 """The layer that the local loss may put on a region of 3 x 3."""
+OPTIMISER = {
+    r"(.*/)?(Adam|Adagrad|Momentum|RMSProp)(_\d+)?": "optimiser state",
+    r"beta[12]_power(_\d+)?": "optimiser state",
+}
+"""What TensorFlow's optimisers keep of each variable, behind its name: pattern -> what it is."""
 
 log = logging.getLogger("zoo")
 
@@ -43,6 +48,7 @@ _VARIABLE = re.compile(
     r"|(?P=layer)_bn/(?:(?P<norm>beta|gamma)"
     r"|(?P=layer)/(?P=layer)_bn/moments/(?P<average>Squeeze|Squeeze_1)/ExponentialMovingAverage))"
 )
+_LAYER = re.compile(r"(enc|dec|seg|reg)_\w+/")
 _LEAVES = {
     **{"W": ".weight", "kernel": ".weight", "b": ".bias", "gamma": "_bn.weight", "beta": "_bn.bias"},
     **{"Squeeze": "_bn.running_mean", "Squeeze_1": "_bn.running_var"},
@@ -57,13 +63,15 @@ def from_tensorflow(state: State) -> State:
 
     Kernels (H, W, in, out) become (out, in, H, W), dense ones (in, out) become (out, in); the inputs of `reg_nn1` and
     `seg_pred` stay in their order (row, column, channel), in which this network's modules take them. What is no part of
-    a layer, such as the state of the optimiser, is left out.
+    a layer, such as the state of the optimiser, is left out; what a layer has and is not known keeps its name.
     """
     layers: State = {}
     for name, tensor in state.items():
         if found := _VARIABLE.fullmatch(name):
             leaf = found["leaf"] or found["norm"] or found["average"]
             layers[f"{found['layer']}{_LEAVES[leaf]}"] = _in_pytorch_layout(leaf, tensor)
+        elif _LAYER.match(name) and not any(re.fullmatch(pattern, name) for pattern in OPTIMISER):
+            layers[name] = tensor
     return layers
 
 

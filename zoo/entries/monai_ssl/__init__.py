@@ -10,24 +10,23 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entries.monai_ssl.names import (
+    CLASSIFYING,
     PATCH,
     RESTORING,
     SEGMENTING,
     STEM,
     UNUSED,
-    UNUSED_BY_SWIN,
     VIT,
-    complete_swin,
     complete_unetr,
     complete_vit,
     convert_autoencoder,
     convert_encoder,
-    convert_swin,
     convert_unetr,
     cube_side,
     settle_stem,
 )
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
+from zoo.entries.monai_ssl.swin_names import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entry import Config, Entry, Preprocessing
 from zoo.errors import CheckpointMismatchError, OptionError
 
@@ -111,7 +110,8 @@ def build_swin(config: Config) -> nn.Module:
     from zoo.entries.monai_ssl.segmenters import swin_unetr
 
     _check_options(config)
-    return swin_unetr(**{name: config[name] for name in ("in_channels", "feature_size", "num_classes")})
+    options = {name: config[name] for name in ("in_channels", "feature_size", "num_classes", "merging")}
+    return swin_unetr(**options, two_convolutions=config.get("two_convolutions", False))
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
@@ -225,7 +225,7 @@ ENTRIES = (
             *((f"decoder{i}.",) for i in (4, 3, 2)),
         ),
         preprocessing=FINE_TUNING,
-        unused=UNUSED | RESTORING,
+        unused=UNUSED | RESTORING | CLASSIFYING,
         correct=settle_stem,
         complete=complete_unetr,
     ),
@@ -235,11 +235,14 @@ ENTRIES = (
         family="monai_ssl",
         build=build_swin,
         convert=convert_swin,
-        config={"num_classes": 14, "in_channels": 1, "feature_size": 48},
+        config={"num_classes": 14, "in_channels": 1, "feature_size": 48, "merging": "duplicated"},
         required=("swinViT.",),
         head=("out.",),
         stem="swinViT.patch_embed.proj.weight",
-        side_stems=("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
+        side_stems=(
+            "swinViT.patch_embed.proj.conv1.conv.weight",
+            *("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
+        ),
         stages=(
             ("swinViT.patch_embed.", "encoder1."),
             *((f"swinViT.layers{i}.", f"encoder{i + 1}.") for i in (1, 2, 3)),
@@ -247,7 +250,8 @@ ENTRIES = (
             *((f"decoder{i}.",) for i in (5, 4, 3, 2, 1)),
         ),
         preprocessing=FINE_TUNING,
-        unused=UNUSED_BY_SWIN,
+        settled=("merging",),
+        unused=UNUSED_BY_SWIN | RESTORED,
         complete=complete_swin,
     ),
 )

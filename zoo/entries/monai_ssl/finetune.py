@@ -98,6 +98,7 @@ class Args(TrainArgs):
     mlp_dim: int = arg("width inside a block's perceptron; 0 for that of the weights, 3072", 0)
     num_heads: int = arg("attention heads; 0 for one for each 64 of --hidden-size", 0)
     feature_size: int = arg("channels of the decoder's last maps; 0 for 16 (UNETR) or 48 (Swin UNETR)", 0)
+    merging: str = arg("of a Swin UNETR: duplicated or complete, where the weights do not say; empty for theirs", "")
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -117,6 +118,8 @@ class Args(TrainArgs):
             raise OptionError(
                 f"--hidden-size, --mlp-dim and --num-heads are of the ViT; {SWIN} has --feature-size alone"
             )
+        if self.merging and not self.is_swin:
+            raise OptionError(f"--merging {self.merging} is of {SWIN}; {UNETR} merges no patches")
 
     @property
     def is_swin(self) -> bool:
@@ -162,7 +165,7 @@ def resolve(args: Args, *, has_validation: bool) -> Args:
 
 def build_network(args: Args) -> nn.Module:
     """The network to start from."""
-    options = {name: getattr(args, name) for name in SIZES if getattr(args, name)}
+    options = {name: getattr(args, name) for name in (*SIZES, "merging") if getattr(args, name)}
     if args.is_swin:
         options.pop("img_size", None)
     return zoo.load_model(

@@ -1,11 +1,13 @@
 """From the tensor names of any MONAI since 0.8 to those of its networks without dead parameters. Pure.
 
-What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr,swin_unetr}.py and the blocks they use.
+What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr}.py and the blocks they use. The Swin
+UNETR has rules of its own, `zoo.entries.monai_ssl.swin_names`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
 from zoo.entry import Config, State
@@ -16,40 +18,22 @@ PATCH = 16
 STEM = "patch_embedding.patch_embeddings.weight"
 VIT = ("patch_embedding.", "blocks.", "norm.")
 """Parts of every network with a ViT."""
-UNETR_DECODER = (
-    *("encoder1.", "encoder2.", "encoder3.", "encoder4."),
-    *("decoder5.", "decoder4.", "decoder3.", "decoder2."),
-)
-"""What a UNETR has beside its ViT and its last convolution."""
-SWIN_DECODER = (
-    *("encoder1.", "encoder2.", "encoder3.", "encoder4.", "encoder10."),
-    *("decoder5.", "decoder4.", "decoder3.", "decoder2.", "decoder1."),
-)
-"""What a Swin UNETR has beside its Swin transformer and its last convolution."""
 
 _TABLE = "patch_embedding.position_embeddings"
 _PERCEPTRON = "patch_embedding.patch_embeddings.1"
 _ANCHORS = (_TABLE, "patch_embedding.patch_embeddings.bias", "blocks.0.attn.qkv.weight", "norm.weight")
 _PERCEPTRON_ANCHORS = (_TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
-_DEAD_VIT = re.compile(r"patch_embedding\.cls_token|blocks\.\d+\.(norm_)?cross_attn\..+")
-_DEAD_UNETR = re.compile(r"encoder[23]\.blocks\.\d+\.1\.conv3\..+")
-_SWIN = re.compile(r"patch_embed\.proj\..+|layers[1-4]\.0\.(blocks|downsample)\..+")
-_SWIN_STEM, _SWIN_END = "patch_embed.proj.weight", "downsample.reduction.weight"
 UNUSED = {
-    r"(.*\.)?patch_embedding\.cls_token": "class token, which no forward pass used (MONAI 0.8)",
-    r"(.*\.)?blocks\.\d+\.(norm_)?cross_attn\..+": "cross attention, which no forward pass used (MONAI 1.4 and later)",
-    r"(.*\.)?encoder[23]\.blocks\.\d+\.1\.conv3\..+": "shortcut, which no forward pass used (MONAI 0.8)",
+    r"(vit\.)?patch_embedding\.cls_token": "class token, which no forward pass used (MONAI 0.8)",
+    r"(vit\.)?blocks\.\d+\.(norm_)?cross_attn\..+": "cross attention, which no forward pass used (MONAI 1.4 and later)",
+    r"encoder[23]\.blocks\.\d+\.1\.conv3\..+": "shortcut, which no forward pass used (MONAI 0.8)",
 }
 """Dead parameters: pattern -> what they are."""
-RESTORING = {r"(.*\.)?conv3d_transpose(_1)?\..+": "decoder of the auto-encoder"}
-SEGMENTING = {r"(.*\.)?(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder of a UNETR"}
+RESTORING = {r"conv3d_transpose(_1)?\.(weight|bias)": "decoder of the auto-encoder"}
+SEGMENTING = {r"(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder of a UNETR"}
+CLASSIFYING = {r"classification_head\.(weight|bias)": "classifier on the ViT"}
 WIDTHS = ("hidden_size", "mlp_dim", "num_layers", "feature_size")
 """Options that a file settles."""
-UNUSED_BY_SWIN = {
-    r"(.*\.)?mask_token": "token of the masked voxels in pre-training",
-    r"(.*\.)?norm\.(weight|bias)": "last norm of the pre-training, which a Swin UNETR has not",
-    r"(.*\.)?out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training",
-}
 
 
 def convert_encoder(state: State) -> tuple[State, Config]:
@@ -61,8 +45,9 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     found = _find_vit(state)
     if found is None:
         return dict(state), {}
-    _, vit, facts = found
-    return vit, _said(facts) | _classes(vit, "classification_head.weight")
+    _, network, facts = found
+    vit = without(network, RESTORING)
+    return vit, with_widths(facts) | classes_of(vit, "classification_head.weight")
 
 
 def convert_autoencoder(state: State) -> tuple[State, Config]:
@@ -74,10 +59,9 @@ def convert_autoencoder(state: State) -> tuple[State, Config]:
     found = _find_vit(state)
     if found is None:
         return dict(state), {}
-    prefix, vit, facts = found
-    decoder = _parts(strip_prefix(state, prefix), ("conv3d_transpose.", "conv3d_transpose_1."))
-    last = decoder.get("conv3d_transpose_1.weight")
-    return vit | decoder, _said(facts) | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
+    _, network, facts = found
+    last = network.get("conv3d_transpose_1.weight")
+    return network, with_widths(facts) | ({} if last is None or last.ndim != 5 else {"out_channels": last.shape[1]})
 
 
 def convert_unetr(state: State) -> tuple[State, Config]:
@@ -90,43 +74,13 @@ def convert_unetr(state: State) -> tuple[State, Config]:
     if found is None:
         return dict(state), {}
     prefix, vit, facts = found
-    network = {f"vit.{name}": tensor for name, tensor in vit.items()}
+    network = {f"vit.{name}": tensor for name, tensor in without(vit, RESTORING | CLASSIFYING).items()}
     if prefix == "vit." or prefix.endswith(".vit."):
-        rest = _parts(strip_prefix(state, prefix.removesuffix("vit.")), (*UNETR_DECODER, "out."))
-        network |= {name: tensor for name, tensor in rest.items() if not _DEAD_UNETR.fullmatch(name)}
+        network |= without(parts_beside(state, prefix, prefix.removesuffix("vit.")), UNUSED)
     del facts["num_layers"]  # a UNETR has twelve
     first = network.get("encoder1.layer.conv1.conv.weight")
     facts |= {} if first is None else {"feature_size": first.shape[0]}
-    return network, _said(facts) | _classes(network, "out.conv.conv.weight")
-
-
-def convert_swin(state: State) -> tuple[State, Config]:
-    """Keep the Swin UNETR of a file, or put a file's Swin transformer where a Swin UNETR has it.
-
-    Three forms: MONAI's own names; the transformer alone, its perceptrons called `fc1` and `fc2` (as `load_from` of
-    MONAI's class reads it); and the published pre-training, `encoder.layers1.0.0.…` beside a decoder whose last
-    convolution restored the volume and is left out (as `filter_swinunetr` of the same module reads it).
-
-    Raises:
-        CheckpointMismatchError: The file holds several networks that it could mean.
-    """
-    nested = find_prefix(state, (_SWIN_STEM, f"layers1.0.0.{_SWIN_END}", f"layers4.0.0.{_SWIN_END}"))
-    prefix = find_prefix(state, (_SWIN_STEM, f"layers1.0.{_SWIN_END}", f"layers4.0.{_SWIN_END}"))
-    place = nested if nested is not None else prefix
-    if place is None:
-        return dict(state), {}
-    swin = strip_prefix(state, place)
-    if nested is not None:
-        swin = rename_keys(swin, {f"layers{i}.0.0": f"layers{i}.0" for i in range(1, 5)})
-    swin = rename_keys(swin, _linear_names(swin))
-    network = {f"swinViT.{name}": tensor for name, tensor in swin.items() if _SWIN.fullmatch(name)}
-    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", place)
-    if owner != place:
-        parts = SWIN_DECODER if nested is not None else (*SWIN_DECODER, "out.")
-        network |= _parts(strip_prefix(state, owner), parts)
-    width = network.get(f"swinViT.{_SWIN_STEM}")
-    facts = {} if width is None else {"feature_size": width.shape[0]}
-    return network, _said(facts) | _classes(network, "out.conv.conv.weight")
+    return network, with_widths(facts) | classes_of(network, "out.conv.conv.weight")
 
 
 def complete_vit(state: State) -> State:
@@ -143,12 +97,7 @@ def complete_unetr(state: State) -> State:
 
     So `UNETR(channels, classes, size)` loads it strictly, without classes `UNETR(channels, feature_size, size)`.
     """
-    return state | _neutral_norms(state) | _keeping_head(state)
-
-
-def complete_swin(state: State) -> State:
-    """Without classes, add a last convolution that changes nothing, so that MONAI's class loads it strictly."""
-    return state | _keeping_head(state)
+    return state | _neutral_norms(state) | keeping_head(state)
 
 
 def cube_side(positions: int) -> int | None:
@@ -158,9 +107,9 @@ def cube_side(positions: int) -> int | None:
 
 
 def _find_vit(state: State) -> tuple[str, State, Config] | None:
-    """Return what stands in front of the ViT of a file, the ViT under today's names, and what its shapes say.
+    """Return what stands in front of the ViT of a file, all that is behind it but dead parameters, and what it says.
 
-    None where there is no ViT.
+    Its tensors are under today's names. None where there is no ViT.
     """
     prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else _ANCHORS)
     if prefix is None:
@@ -172,7 +121,7 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
             "classification=True), expected one that pools its tokens. Their features are not interchangeable: load "
             "the file with MONAI's own class"
         )
-    vit = {name: t for name, t in _parts(network, (*VIT, "classification_head.")).items() if not _DEAD_VIT.match(name)}
+    vit = without(network, UNUSED)
     projected = _as_convolution(vit)
     return prefix, projected, _facts(projected) | ({"was_perceptron": True} if projected is not vit else {})
 
@@ -200,8 +149,14 @@ def settle_stem(values: State, config: Config) -> dict[str, str]:
     return {name: "a linear layer's weight as a convolution's"}
 
 
-def _parts(network: State, prefixes: tuple[str, ...]) -> State:
-    return {name: tensor for name, tensor in network.items() if name.startswith(prefixes)}
+def without(network: State, unused: Mapping[str, str]) -> State:
+    """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
+    return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}
+
+
+def parts_beside(state: State, prefix: str, owner: str) -> State:
+    """What stands behind `owner` and not behind `prefix`, which is longer: the other parts of the same network."""
+    return {n: t for n, t in strip_prefix(state, owner).items() if not f"{owner}{n}".startswith(prefix)}
 
 
 def _facts(vit: State) -> Config:
@@ -215,20 +170,15 @@ def _facts(vit: State) -> Config:
     return facts
 
 
-def _said(facts: Config) -> Config:
+def with_widths(facts: Config) -> Config:
     """Facts, and under `in_file` once more those that no option can change, to be compared with the options."""
     return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
 
 
-def _classes(network: State, name: str) -> Config:
+def classes_of(network: State, name: str) -> Config:
+    """How many outputs the last layer has, the weight of which is called so; nothing where there is none."""
     weight = network.get(name)
     return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
-
-
-def _linear_names(swin: State) -> dict[str, str]:
-    """Names of the two layers of each perceptron in the files of the Swin transformer alone -> MONAI's."""
-    places = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
-    return {f"{place}.fc{i}": f"{place}.linear{i}" for place in places for i in (1, 2)}
 
 
 def _neutral_norms(state: State) -> State:
@@ -238,7 +188,7 @@ def _neutral_norms(state: State) -> State:
     return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
 
 
-def _keeping_head(state: State) -> State:
+def keeping_head(state: State) -> State:
     """A last convolution that returns the decoder's maps; nothing where there is one already."""
     import torch
 

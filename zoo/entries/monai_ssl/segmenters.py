@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from zoo.entries.monai_ssl.model import as_map, trim
 from zoo.entries.monai_ssl.sizes import check_volumes, check_whole, check_widths
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.swin import patch_merging, two_convolution_stem
 
 UNETR_LAYERS = 12
 """Transformer blocks of a UNETR (monai/networks/nets/unetr.py)."""
@@ -48,6 +49,8 @@ class SegmentingViT(UNETR):
 class SegmentingSwin(SwinUNETR):
     """MONAI's `SwinUNETR`, which says by a contract error what volumes it takes; `swin_unetr` makes it."""
 
+    in_channels: int
+
     def forward(self, x_in: Tensor) -> Tensor:
         """Return logits `(N, num_classes, D, H, W)`, without classes the decoder's maps `(N, feature_size, D, H, W)`.
 
@@ -58,7 +61,7 @@ class SegmentingSwin(SwinUNETR):
         Raises:
             InputContractError: They are not, or there are other channels than the network takes.
         """
-        check_volumes(x_in, self.swinViT.patch_embed.proj.in_channels, SWIN_STEP)
+        check_volumes(x_in, self.in_channels, SWIN_STEP)
         if tuple(x_in.shape[2:]) == (SWIN_STEP,) * 3:
             raise InputContractError(
                 f"the volumes have {SWIN_STEP} voxels on each axis, of which the last map would be one voxel, which no "
@@ -104,21 +107,38 @@ def unetr(
     return network
 
 
-def swin_unetr(*, in_channels: int = 1, feature_size: int = 48, num_classes: int = 14) -> SegmentingSwin:
+def swin_unetr(
+    *,
+    in_channels: int = 1,
+    feature_size: int = 48,
+    num_classes: int = 14,
+    merging: str = "duplicated",
+    two_convolutions: bool = False,
+) -> SegmentingSwin:
     """Return a Swin UNETR, for volumes whose sides divide by 32.
 
     Args:
         in_channels: Channels of the volumes.
         feature_size: Channels of the first stage and of the decoder's last maps; a multiple of 12.
         num_classes: Outputs, background included; 0 for the decoder's maps.
+        merging: How a stage ends, `duplicated` or `complete`; see `zoo.networks.swin`.
+        two_convolutions: Whether it begins with two, as the network of "Disruptive Autoencoders", not with one.
 
     Raises:
-        OptionError: `feature_size` is no multiple of 12.
+        OptionError: `feature_size` is no multiple of 12, or there is no such merging.
     """
     check_whole(feature_size=feature_size)
     if feature_size % 12:
         raise OptionError(f"feature_size={feature_size}: expected a multiple of 12, for 3 to 24 heads")
-    network = SegmentingSwin(in_channels=in_channels, out_channels=num_classes or 1, feature_size=feature_size)
+    network = SegmentingSwin(
+        in_channels=in_channels,
+        out_channels=num_classes or 1,
+        feature_size=feature_size,
+        downsample=patch_merging(merging),
+    )
+    network.in_channels = in_channels
+    if two_convolutions:
+        network.swinViT.patch_embed.proj = two_convolution_stem(in_channels, feature_size)
     if not num_classes:
         network.out = nn.Identity()  # type: ignore[assignment]
     return network

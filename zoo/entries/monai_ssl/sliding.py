@@ -5,8 +5,8 @@
 
 An image is a NIfTI file in HU or a folder with one DICOM series. It is brought to the input contract of the model's
 weights (`zoo.load_transform`); with `--checkpoint` to that in the file's header, which the recipes write, else to the
-model's. `--spacing`, `--window` and `--num-heads` are for files that do not say; `--window` also for a Swin UNETR that
-was trained on other crops than 96, for none of its files does.
+model's. `--spacing`, `--window`, `--num-heads` and `--merging` are for files that do not say; `--window` also for a
+Swin UNETR that was trained on other crops than 96, for none of its files does.
 
 Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map`
 (768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm.
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     images = names_of(args.image)
     processes = distributed.start(args.device)
     transform = build_transform(input_of(args.model, args.checkpoint), args.spacing)
-    model = load_network(args.task, args.model, args.checkpoint, processes.device, args.num_heads)
+    options = {"num_heads": args.num_heads, "merging": args.merging}
+    model = load_network(args.task, args.model, args.checkpoint, processes.device, **options)
     files = []
     for name in tqdm(list(images)[processes.rank :: processes.world], desc="images", disable=None):
         placed, target = place(images[name], transform), Path(args.out) / name
@@ -73,6 +74,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="file to take instead of the model's own weights")
     parser.add_argument("--spacing", default="", help="voxels in mm, x,y,z; by default those the weights know")
     parser.add_argument("--num-heads", type=int, help="attention heads of a ViT; by default one for each 64 channels")
+    parser.add_argument("--merging", help="of a Swin UNETR: duplicated or complete; by default as its weights say")
     parser.add_argument("--window", type=int, help="voxels along a side; by default what the network was built for")
     parser.add_argument("--batch-size", type=int, default=4, help="windows at once")
     parser.add_argument("--overlap", type=float, help="share of a window that the next one covers too")
@@ -105,17 +107,22 @@ def names_of(images: Sequence[str]) -> dict[str, Path]:
     return dict(zip(names, paths, strict=True))
 
 
-def load_network(
-    task: str, name: str, checkpoint: str | None, device: torch.device, num_heads: int | None = None
-) -> nn.Module:
+def load_network(task: str, name: str, checkpoint: str | None, device: torch.device, **options: Any) -> nn.Module:
     """The network of a task, whole.
+
+    Args:
+        task: One of `TASKS`.
+        name: The model, with or without a tag.
+        checkpoint: A file to take instead of the model's own weights.
+        device: Where the network is moved to.
+        **options: Of `load_model`; None for what the weights say.
 
     Raises:
         OptionError: The weights are those of an encoder alone, and segmentation is asked for.
     """
-    options: dict[str, Any] = {} if num_heads is None else {"num_heads": num_heads}
+    asked = {option: value for option, value in options.items() if value is not None}
     classes = 0 if task == "features" else None
-    model = zoo.load_model(name, checkpoint=checkpoint, num_classes=classes, device=device, **options)
+    model = zoo.load_model(name, checkpoint=checkpoint, num_classes=classes, device=device, **asked)
     check_trained(model, "zoo.entries.monai_ssl.finetune")
     return model
 

@@ -134,7 +134,7 @@ ENTRIES = (
         stem="features.conv0.weight",
         stages=_STAGES,
         preprocessing=PREPROCESSING,
-        unused={r"(.*\.)?(hidden_representation|head_projection)\.(weight|bias)": "projection head"},
+        unused={r"(hidden_representation|head_projection)\.(weight|bias)": "projection head"},
         reset=reset_head,
         complete=complete,
     ),

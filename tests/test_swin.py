@@ -1,0 +1,389 @@
+"""The published Swin UNETR: the authors' arrays, its merging, its first layer, and what is no part of it."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from caid_files import PARITY, behind, filled, relative_error
+from monai_ssl_files import (
+    SWIN,
+    bare_swin,
+    dead_shortcuts,
+    filled_form,
+    filled_swin,
+    paper_swin,
+    published_swin,
+    ssl_head,
+    swin_keys,
+    swin_shapes,
+)
+from parity.fill import image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import zoo
+from zoo.cache import hash_file
+from zoo.entries.monai_ssl.segmenters import swin_unetr
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
+from zoo.formats import open_checkpoint
+from zoo.loading import full_state
+from zoo.manifest import records
+from zoo.networks.swin import MERGINGS, patch_merging
+from zoo.registry import get_entry
+
+TOLERANCE = 1e-5
+"""Relative. Sums in another order differ by some 2e-6 after eight blocks and the decoder; the other merging by 0.2."""
+FORMS = {
+    "dae": lambda state: {"model": state, "epoch": 1, "optimizer": {"param_groups": []}},
+    "dae_drive": lambda state: {"model": behind("module.", state)},
+    "ct5050": lambda state: {"state_dict": behind("module.", state)},
+}
+"""Published files at full size -> what they hold around the names."""
+OUT = ("out.conv.conv.weight", "out.conv.conv.bias")
+
+
+def load(path, **options):
+    return zoo.load_model(SWIN, checkpoint=path, mmap=True, **options)
+
+
+def volume(*sides):
+    return torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(0))
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A small Swin UNETR under MONAI's names."""
+    return filled_swin(swin_shapes())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save content as a checkpoint."""
+
+    def save(content, name="checkpoint.pth"):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def published(request, scratch):
+    """A published file at full size, its name, and what the authors' code makes of it."""
+    form = request.param
+    path = scratch / f"{form}.pt"
+    torch.save(FORMS[form](filled_form(form)), path)
+    with np.load(PARITY / f"swin_{form}_0.npz") as stored:
+        arrays = dict(stored)
+    yield form, path, arrays
+    path.unlink()
+
+
+# --- the authors' arrays ----------------------------------------------------------------------------------------------
+
+
+def reference_input():
+    """The volumes that the arrays were computed from, `(2, 1, 64, 32, 96)` in [0, 1]."""
+    return torch.from_numpy(np.clip(0.5 + 0.25 * image("x", (2, 1, 64, 32, 96), 0), 0, 1).astype(np.float32))
+
+
+@torch.no_grad()
+def test_published_files_compute_what_the_authors_networks_do(published):
+    """Every stage, the decoder, the logits; with all eight slices it is the network of MONAI 1.6.1, and not theirs.
+
+    Catches the merging of today's MONAI under the old weights, a wrong or forgotten first layer, `fc1` and `fc2` left
+    out, a decoder that is not in its place.
+    """
+    form, path, arrays = published
+    x, unet = reference_input(), swin_keys("unet")
+    model = load(path)
+    assert zoo.load_report(model).options == {"merging": "duplicated"}
+    assert zoo.load_report(model).fresh.keys() == (unet.keys() if form == "ct5050" else set(OUT))
+    model.load_state_dict(filled({name: unet[name] for name in OUT}), strict=False)
+    stages = model.swinViT(x)
+    assert relative_error(stages[4], arrays["map"]) < TOLERANCE
+    assert relative_error(stages[4].mean((2, 3, 4)), arrays["pooled"]) < TOLERANCE
+    for i, step in ((1, 2), (2, 2), (3, 1)):
+        if f"stage{i}" in arrays:
+            assert relative_error(stages[i][:1, ::4, ::step, ::step, ::step], arrays[f"stage{i}"]) < TOLERANCE
+    if form == "ct5050":  # whose decoder is not in the file
+        return
+    seen = {}
+    model.decoder1.register_forward_hook(lambda module, inputs, output: seen.update(map=output))
+    logits = model(x[:1])
+    assert relative_error(logits[..., ::8, ::8, ::8], arrays["logits"]) < TOLERANCE
+    if form == "dae":
+        assert relative_error(seen["map"][:, ::2, ::8, ::8, ::8], arrays["decoder"]) < TOLERANCE
+        other = swin_unetr(merging="complete").eval()
+        other.load_state_dict(model.state_dict(), strict=True)
+        found = other.swinViT(x)[4]
+        assert relative_error(found, arrays["map_complete"]) < TOLERANCE
+        assert relative_error(found, arrays["map"]) > 0.1
+
+
+def test_the_heads_of_today_s_pre_training_are_no_part_of_it(saved):
+    """`SSLHead` of the authors' code: the same transformer under MONAI's names, beside other heads."""
+    alone, whole = filled_form("ct5050"), saved(FORMS["ct5050"](filled_form("ct5050")))
+    again = load(saved(ssl_head(alone), "head.pt"))
+    expected = {n: t for n, t in load(whole).state_dict().items() if n.startswith("swinViT.")}
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in expected.items())
+    dropped = zoo.load_report(again).dropped
+    assert set(dropped.values()) == {"head of a task of the pre-training"}
+    assert len(dropped) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("merging", MERGINGS)
+def test_a_merging_lays_the_slices_side_by_side_in_its_order(merging):
+    """Each voxel of a cube by its place; odd sides are filled up with zeros, as MONAI does."""
+    layer = patch_merging(merging)(dim=1, norm_layer=torch.nn.LayerNorm, spatial_dims=3)
+    layer.norm, layer.reduction = torch.nn.Identity(), torch.nn.Identity()
+    cube = torch.tensor([[[0.0, 1.0], [10.0, 11.0]], [[100.0, 101.0], [110.0, 111.0]]])[None, ..., None]
+    order = {
+        "duplicated": [0, 100, 10, 1, 101, 10, 1, 111],
+        "complete": [0, 100, 10, 1, 110, 101, 11, 111],
+    }
+    assert layer(cube).flatten().tolist() == order[merging]
+    assert layer(torch.ones(1, 3, 1, 2, 1)).shape == (1, 2, 1, 1, 8)
+    assert layer(torch.ones(1, 1, 1, 1, 1)).sum() == 1
+
+
+# --- who says the merging ---------------------------------------------------------------------------------------------
+
+
+def said(model):
+    report = zoo.load_report(model)
+    return report.options["merging"], report.said_by["merging"]
+
+
+def offsets(model):
+    return model.swinViT.layers1[0].downsample.offsets
+
+
+@pytest.mark.parametrize("form", [published_swin, paper_swin, bare_swin], ids=["dae", "paper", "ct5050"])
+def test_the_authors_names_say_their_merging(form, state, saved, caplog):
+    """They are from before there was another; nothing is warned of, and another is not built."""
+    path = saved(form(state))
+    model = load(path)
+    assert said(model) == ("duplicated", "the names in the file")
+    assert offsets(model) == MERGINGS["duplicated"]
+    assert not [text for text in warnings(caplog) if "merging" in text]
+    with pytest.raises(
+        CheckpointMismatchError, match=r"merging is contradicted: 'duplicated' \(the names in the file\)"
+    ):
+        load(path, merging="complete")
+
+
+def test_a_file_that_does_not_say_its_merging_is_warned_of(state, saved, caplog):
+    """It is built as the published ones are, which the report says; what the user says is taken without a word."""
+    path = saved(state)
+    model = load(path)
+    assert said(model) == ("duplicated", "not said, so the default was taken")
+    (text,) = warnings(caplog)
+    assert "does not say its merging" in text
+    assert "merging='duplicated' is taken" in text
+    assert "option   merging='duplicated': not said" in str(zoo.load_report(model))
+    caplog.clear()
+    other = load(path, merging="complete")
+    assert said(other) == ("complete", "as asked for")
+    assert offsets(other) == MERGINGS["complete"]
+    assert not warnings(caplog)
+    with torch.no_grad():
+        assert not torch.allclose(other(volume(64, 32, 32)), model(volume(64, 32, 32)), atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_the_header_says_the_merging(kind, state, tmp_path, saved, caplog):
+    """Of safetensors its metadata, of what torch.save wrote the texts under `zoo`; another is refused."""
+    header = {"options": json.dumps({"merging": "complete", "of_another_model": 1})}
+    if kind == "torch":
+        path = saved({"model": state, "zoo": header})
+    else:
+        path = tmp_path / "file.safetensors"
+        save_file({name: tensor.clone() for name, tensor in state.items()}, path, metadata=header)
+    assert open_checkpoint(path).options == {"merging": "complete", "of_another_model": 1}
+    assert said(load(path)) == ("complete", "the file's header")
+    assert said(load(path, merging="complete")) == ("complete", "as asked for")
+    assert said(zoo.load_model(f"{SWIN}.dae", checkpoint=path)) == ("complete", "the file's header")
+    assert not warnings(caplog)
+    with pytest.raises(
+        CheckpointMismatchError, match=r"'complete' \(the file's header\), 'duplicated' \(as asked for\)"
+    ):
+        load(path, merging="duplicated")
+
+
+def test_a_header_that_contradicts_the_names_is_refused(state, saved):
+    """Of two words one is wrong, and nobody can tell which."""
+    content = published_swin(state) | {"zoo": {"model": SWIN, "recipe": "mine", "options": '{"merging": "complete"}'}}
+    with pytest.raises(CheckpointMismatchError, match=r"'complete' \(the file's header\), 'duplicated' \(the names"):
+        load(saved(content))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '"complete"'])
+def test_a_header_that_is_no_json_object_is_refused(text, state, saved):
+    """By the file's name and what stands there."""
+    with pytest.raises(CheckpointFormatError, match=r"checkpoint\.pth says of its options"):
+        load(saved({"model": state, "zoo": {"options": text}}))
+
+
+def test_a_tag_says_the_merging_of_a_file_that_does_not(state, saved, caplog):
+    """Whoever names published weights means their network, for a file of their own and for random weights too."""
+    model = zoo.load_model(f"{SWIN}.dae", checkpoint=saved(state))
+    assert said(model) == ("duplicated", "the tag that was named")
+    random = zoo.load_model(f"{SWIN}.dae", pretrained=False, feature_size=12)
+    assert said(random) == ("duplicated", "the tag that was named")
+    assert said(zoo.load_model(SWIN, pretrained=False, feature_size=12)) == (
+        "duplicated",
+        "not said, so the default was taken",
+    )
+    assert not [text for text in warnings(caplog) if "merging" in text]
+
+
+@pytest.mark.parametrize(("form", "options"), [(published_swin, {}), (dict, {"merging": "complete"})])
+def test_what_a_record_or_a_file_says_survives_the_copy_in_the_cache(
+    form, options, state, saved, tmp_path, monkeypatch
+):
+    """The copy has MONAI's names, which say nothing: what the file's own said is carried along."""
+    path = saved(form(state))
+    facts = {"tag": "mine", "models": [SWIN], "state": "hosted", "sources": [f"file:{path}"], "bytes": None}
+    record = facts | {"sha256": hash_file(path), "options": options}
+    (tmp_path / "mine.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "mine.json"))
+    expected = options.get("merging", "duplicated")
+    for _ in ("fetched", "from the cache"):
+        model = zoo.load_model(SWIN)
+        assert said(model) == (expected, "the record of the weights" if options else "the file's header")
+        assert offsets(model) == MERGINGS[expected]
+    other = next(name for name in MERGINGS if name != expected)
+    with pytest.raises(CheckpointMismatchError, match="merging is contradicted"):
+        zoo.load_model(SWIN, merging=other)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_an_export_says_its_merging(full, state, saved, tmp_path, zoo, caplog):
+    """Where the file does. A default that was taken is not written down as a fact: it is warned of again."""
+    out, flags = tmp_path / "out.safetensors", ["--full"] if full else []
+    said_so = saved({"model": state, "zoo": {"options": '{"merging": "complete"}'}})
+    assert zoo("export", SWIN, out, "--checkpoint", said_so, *flags)[0] == 0
+    with safe_open(out, framework="pt") as file:
+        assert json.loads(file.metadata()["options"]) == {"merging": "complete"}
+    assert said(load(out)) == ("complete", "the file's header")
+    assert not warnings(caplog)
+    assert zoo("export", SWIN, out, "--checkpoint", saved(state), *flags)[0] == 0
+    with safe_open(out, framework="pt") as file:
+        assert "options" not in file.metadata()
+
+
+def test_no_other_merging_is_built(state, saved):
+    """By the option's name and what there is; of `mergingv2` of MONAI too, which is a third order."""
+    for wrong in ("mergingv2", "Complete", None, ["complete"]):
+        with pytest.raises(OptionError, match=r"expected 'duplicated' or 'complete'"):
+            load(saved(state), merging=wrong)
+
+
+def test_inspection_says_what_the_file_does_not(state, saved):
+    """The call that it prints loads the file, but perhaps not the network that was trained."""
+    for content, unsaid in ((state, ("merging",)), (bare_swin(state), ())):
+        summary = zoo.inspect_checkpoint(saved(content))
+        match = next(match for match in summary.matches if match.model == SWIN)
+        assert (match.complete, tuple(match.unclear)) == (True, unsaid)
+        assert ("does not say its merging" in str(summary)) == bool(unsaid)
+    content = published_swin(state) | {"zoo": {"model": SWIN, "recipe": "mine", "options": '{"merging": "complete"}'}}
+    (match,) = zoo.inspect_checkpoint(saved(content)).matches
+    assert (match.complete, tuple(match.unclear)) == (False, ())
+    assert "merging is contradicted" in str(match)
+
+
+def test_records_say_what_names_do_not():
+    """The zoo's own weights are never built by guess."""
+    silent = [
+        f"{name}.{record.tag}: {option}"
+        for name in zoo.list_models()
+        for record in records(name)
+        for option in get_entry(name).settled
+        if option not in record.options
+    ]
+    assert silent == []
+    assert zoo.model_info(f"{SWIN}.dae").options["merging"] == "duplicated"
+
+
+# --- the first layer, and what is no part of the network --------------------------------------------------------------
+
+
+def test_the_network_of_the_paper_is_built(state, saved, tmp_path):
+    """Its first layer is in no class of MONAI's: for other channels it is adapted, and no plain class is promised."""
+    path = saved(paper_swin(state))
+    model = load(path)
+    assert set(zoo.load_report(model).fresh) == set(OUT)
+    x = volume(64, 32, 32)
+    with torch.no_grad():
+        expected = model(x)
+        saved(model.state_dict(), "again.pth")
+        again = load(tmp_path / "again.pth", merging="duplicated")
+        assert torch.equal(again(x), expected)
+        two = load(path, in_channels=2)
+        two.load_state_dict({name: model.state_dict()[name] for name in OUT}, strict=False)
+        assert relative_error(two(x.expand(-1, 2, -1, -1, -1)), expected.numpy()) < TOLERANCE
+    assert len(zoo.load_report(two).adapted) == 3
+    with pytest.raises(OptionError, match="two convolutions"):
+        full_state(SWIN, model)
+
+
+def test_the_network_of_the_paper_is_converted_once(state, saved, tmp_path, monkeypatch):
+    """Into the cache, as every other file that is not safetensors."""
+    path = saved(paper_swin(state))
+    facts = {"tag": "mine", "models": [SWIN], "state": "hosted", "sources": [f"file:{path}"], "bytes": None}
+    (tmp_path / "mine.json").write_text(json.dumps({"schema": 1, "weights": [facts | {"sha256": hash_file(path)}]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "mine.json"))
+    zoo.load_model(SWIN)
+    assert list((tmp_path / "zoo-home").rglob(f"*{SWIN}*.safetensors"))
+
+
+def test_shortcuts_that_nobody_used_are_left_out(state, saved):
+    """MONAI 0.8 made them; they are in the report with the reason, whatever the form."""
+    for form in (dict, lambda names: published_swin(names)["model"]):
+        model = load(saved(form(state) | dead_shortcuts(12)), merging="duplicated")
+        dropped = zoo.load_report(model).dropped
+        assert [dropped[name] for name in dead_shortcuts(12)] == [
+            "shortcut, which no forward pass used (MONAI 0.8)"
+        ] * 4
+        assert all(torch.equal(model.state_dict()[n], t) for n, t in state.items() if n not in OUT)
+
+
+def test_a_voco_file_is_refused_by_name(saved):
+    """Its convolutions before the stages make another network; without them it would load and be wrong."""
+    names = {name: torch.zeros(1) for name in swin_keys("voco_b")}
+    training = behind("module.backbone.", names) | {"module.teacher.layer.0.weight": torch.zeros(1)}
+    for content in (names, {"global_step": 1, "state_dict": training}):
+        with pytest.raises(CheckpointMismatchError, match=r"a Swin v2 network .*layers1c\.0\.layer\.conv1.*VoCo"):
+            load(saved(content))
+        assert SWIN not in [match.model for match in zoo.inspect_checkpoint(saved(content)).matches]
+
+
+@pytest.mark.parametrize(
+    ("form", "stray"),
+    [
+        (lambda s: s, "swinViT.patch_embed.norm.weight"),
+        (lambda s: s, "swinViT.layers1.0.blocks.0.extra.norm.weight"),
+        (lambda s: s, "swinViT.layers5.0.blocks.0.norm1.weight"),
+        (lambda s: s, "decoder6.conv_block.conv1.conv.weight"),
+        (lambda s: s, "encoder2.layer.conv4.conv.weight"),
+        (lambda s: behind("module.", s), "module.encoder1.layer.norm1.weight"),
+        (lambda s: published_swin(s)["model"], "encoder.absolute_pos_embed"),
+        (lambda s: published_swin(s)["model"], "encoder2.layer.attention.weight"),
+        (lambda s: bare_swin(s)["state_dict"], "module.gate.weight"),
+    ],
+)
+def test_a_tensor_that_the_network_does_not_have_is_refused(form, stray, state, saved):
+    """Under the network's own prefix nothing is passed over but what the entry names, as it would be used there."""
+    with pytest.raises(CheckpointMismatchError) as caught:
+        load(saved(form(state) | {stray: torch.ones(3)}))
+    name = stray.removeprefix("module.").removeprefix("encoder.").removeprefix("swinViT.")
+    assert f"unexpected (1): {stray if stray.startswith('swinViT.') else ''}" in str(caught.value)
+    assert name in str(caught.value)

@@ -1,0 +1,1 @@
+"""Blocks that several entries build their networks with."""
