@@ -25,8 +25,8 @@ from zoo.entries.monai_ssl.names import (
     cube_side,
     settle_stem,
 )
+from zoo.entries.monai_ssl.names_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
-from zoo.entries.monai_ssl.swin_names import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entry import Config, Entry, Preprocessing
 from zoo.errors import CheckpointMismatchError, OptionError
 
