@@ -458,13 +458,19 @@ BOMBS = {
     "a text of four gigabytes": b"X\xff\xff\xff\xffabc",
     "a number of two gigabytes": b"\x8b\xff\xff\xff\x7fabc",
     "a step of another protocol": b"\x96" + struct.pack("<Q", 1 << 40),
-    "a dictionary with another get": b"}" + text(b"a") + b"K\1s0"
-    + CALL % (b"collections", b"OrderedDict") + b")R}" + text(b"get") + CALL % (b"builtins", b"bytearray") + b"sb",
+    "a dictionary with another get": CALL % (b"collections", b"OrderedDict") + b")R}" + text(b"get") + CALL % (b"builtins", b"bytearray") + b"sb",
     "a tensor with another detach": CALL % (b"torch._tensor", b"_rebuild_from_type_v2")
     + b"(" + CALL % (b"torch._utils", b"_rebuild_tensor_v2") + CALL % (b"torch", b"Tensor") + b")"
     + b"}" + text(b"detach") + CALL % (b"builtins", b"bytearray") + b"stR",
 }  # fmt: skip
-SURE = {"storage that is too short": "reaches beyond its storage", "bytearray of a size": "bytearray of a size"}
+SURE = {
+    "storage that is too short": "reaches beyond its storage",
+    "bytearray of a size": "bytearray of a size",
+    "a dictionary with another get": "replaces 'get' of a OrderedDict",
+    "a tensor with another detach": "replaces 'detach' of a Parameter",
+    "a quantised tensor": "holds a quantised tensor",
+    "tuples that take years to hash": "nested tuples as keys",
+}
 
 
 @pytest.fixture
