@@ -458,7 +458,8 @@ BOMBS = {
     "a text of four gigabytes": b"X\xff\xff\xff\xffabc",
     "a number of two gigabytes": b"\x8b\xff\xff\xff\x7fabc",
     "a step of another protocol": b"\x96" + struct.pack("<Q", 1 << 40),
-    "a dictionary with another get": CALL % (b"collections", b"OrderedDict") + b")R}" + text(b"get") + CALL % (b"builtins", b"bytearray") + b"sb",
+    "a dictionary with another get": CALL % (b"collections", b"OrderedDict")
+    + b")R}" + text(b"get") + CALL % (b"builtins", b"bytearray") + b"sb",
     "a tensor with another detach": CALL % (b"torch._tensor", b"_rebuild_from_type_v2")
     + b"(" + CALL % (b"torch._utils", b"_rebuild_tensor_v2") + CALL % (b"torch", b"Tensor") + b")"
     + b"}" + text(b"detach") + CALL % (b"builtins", b"bytearray") + b"stR",
