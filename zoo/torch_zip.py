@@ -115,8 +115,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         except _DAMAGE as error:
             raise ZipProblem(f"its directory is cut short or damaged: {printable(error)}") from error
         file.seek(-_END.size, io.SEEK_END)
-        signature, *_, offset, comment = _END.unpack(file.read(_END.size))
-        if signature != b"PK\5\6" or comment or offset not in (archive.start_dir, 0xFFFFFFFF):
+        signature, *_, offset, _ = _END.unpack(file.read(_END.size))
+        if signature != b"PK\5\6" or offset not in (archive.start_dir, 0xFFFFFFFF):
             raise ZipProblem("its directory is not where it says, or something stands behind it")
         yield archive
 
