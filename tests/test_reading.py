@@ -448,6 +448,20 @@ def test_pictures_that_declare_too_much(tmp_path, little_memory):
         read_picture(many_frames(tmp_path / "a.tif", 500_000))
 
 
+def test_a_tiff_without_its_tags_is_no_negative(tmp_path):
+    """Without the tag that says whether 0 is black PIL takes it for white, and only warns."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(path)
+    content = bytearray(path.read_bytes())
+    first = struct.unpack_from("<I", content, 4)[0] + 2
+    tags = range(first, first + 12 * struct.unpack_from("<H", content, first - 2)[0], 12)
+    place = next(tag for tag in tags if struct.unpack_from("<H", content, tag)[0] == 262)
+    struct.pack_into("<II", content, place + 4, 10_000, 10_000)
+    path.write_bytes(content)
+    with pytest.raises(InputContractError, match="Skipping tag 262"):
+        read_picture(path)
+
+
 def test_damaged_pictures_are_refused_or_read(tmp_path):
     """Bytes changed or cut in every format: a picture or one sentence, never another error."""
     film = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8))
