@@ -480,6 +480,9 @@ def test_multi_frame_files_of_other_kinds_are_refused_by_name(tmp_path):
         ({"Modality": "US"}, "modality US, ultrasound"),
         ({"Modality": "XA"}, "modality XA, X-ray angiography"),
         ({"sop_class": MultiFrameGrayscaleWordSecondaryCaptureImageStorage}, "is a secondary capture: a CT or MR"),
-        ({"PerFrameFunctionalGroupsSequence": None}, "holds 9 frames in one file, and says of 0 where they lie"),
+        (
+            {"PerFrameFunctionalGroupsSequence": None, "ImageType": ["DERIVED", "SECONDARY"]},
+            "holds 9 frames in one file, and says of 0 where they lie",
+        ),
     ):
         assert said in refused(write_frames(tmp_path / "frames", HU, POSITIONS, **elements))

@@ -47,7 +47,6 @@ _BESIDE = ("SEG", "RTDOSE", "SC", "OT")  # made from a series, and often kept in
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"  # and the multi-frame ones below it (PS3.4 B.5)
 _UNPLACED = "a derived image without ImagePositionPatient"
 _FEW = 3  # images that are no series: scout views, dose reports
-_FRAMES = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _MOST_STACKS = 20
 _PARALLEL = 0.99  # cosine of 8 degrees
 _SAME = 1e-3  # of mm and of unit vectors, between slices of one stack
@@ -142,8 +141,9 @@ def _reason_beside(dataset: Any) -> str:
         return "a secondary capture"
     if "LOCALIZER" in kinds:
         return "a scout view (LOCALIZER)"
-    is_placed = any(name in dataset for name in ("ImagePositionPatient", "ImageOrientationPatient", *_FRAMES))
-    return "" if is_placed or not {"DERIVED", "SECONDARY"}.intersection(kinds) else _UNPLACED
+    is_placed = any(name in dataset for name in ("ImagePositionPatient", "ImageOrientationPatient"))
+    is_report = not is_placed and element(dataset, "NumberOfFrames") in (None, 1)
+    return _UNPLACED if is_report and {"DERIVED", "SECONDARY"}.intersection(kinds) else ""
 
 
 def _log_left_out(path: Path, names: dict[str, str]) -> None:
