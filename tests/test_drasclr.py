@@ -662,7 +662,7 @@ def test_scans_are_resampled_by_cubic_splines():
     """As ITK does, which cut the authors' patches; clipped after, for splines overshoot."""
     itk = pytest.importorskip("SimpleITK")
     values = np.random.default_rng(0).normal(-400, 400, (28, 24, 26)).astype(np.float32)
-    values[0, 0, 0] = -1000
+    values = values.clip(-1024)  # what lies below is padding, which is made air before
     volume = zoo.load_transform(NAME)(nibabel.Nifti1Image(values, np.diag([-1.5, 1.5, 1.5, 1.0])))[0].numpy()
     image = itk.GetImageFromArray(values.transpose(2, 1, 0))
     image.SetSpacing([1.5] * 3)

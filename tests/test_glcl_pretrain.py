@@ -123,7 +123,8 @@ def test_the_printed_record_is_a_manifest_s(stage, models, request, monkeypatch)
     file = out / f"{models[-1]}.{out.name}.safetensors"
     assert (record["tag"], record["models"]) == (out.name, models)
     assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
-    assert record["input"] == {"size": [32, 32], "spacing": [2.5, 2.5]}
+    pixels = {"size": [32, 32], "spacing": [2.5, 2.5]}
+    assert record["input"] == {**pixels, "orientation": "LP", "thickness": [8.0, 8.0]}
     assert record["provenance"]["metrics"] == metrics
     assert "--size 32 --spacing 2.5 --cache cache --stage" in record["provenance"]["command"]
     assert str(out.parent) not in printed

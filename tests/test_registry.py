@@ -72,7 +72,7 @@ def test_what_is_known_of_a_model():
     assert info.sources == ()
     assert info.licences["weights"]["commercial"] is False
     assert "MIDL 2022" in info.citation
-    assert info.input == Preprocessing(("grey", "grey", "grey"), (224, 224), 256)
+    assert info.input == Preprocessing(("grey", "grey", "grey"), (224, 224), 256, modality="CR")
     assert info.options["in_channels"] == 3
     assert asdict(info)["input"]["size"] == (224, 224)
     with pytest.raises(UnknownModelError, match="no weights with the tag 'x'"):

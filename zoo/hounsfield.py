@@ -29,6 +29,8 @@ _STORED = (824.0, 1224.0)  # where soft tissue lies as long as the usual interce
 _DENSEST = 3100.0  # 12 bits end at 3071; metal is beyond
 _BRIGHT = 2000.0  # bone ends about here
 _AIRLESS = 1e-4  # share of a volume below which there is hardly any air
+_DEEP = -1500.0  # no noise of air reaches it
+_TWICE = "as if the rescale intercept had been added twice"
 _MOST_SAMPLED = 1_000_000
 
 _WAY = (
@@ -76,14 +78,18 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
         raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
         raise InputContractError(f"{said}: {stored}")
-    is_cut = least > _AIR[1] and float((kept == least).mean()) > 0.01
-    if is_cut and window is not None and least <= window[0]:
-        return [f"{said}, cut off at {least:g}: this network tells no lower HU apart, others do"]
-    if problem := f"cut off at {least:g}" if is_cut else _problem(sample, kept):
+    lowest = float((kept == least).mean())
+    is_cut = least > _AIR[1] and lowest > 0.01 and lowest > 0.5 * _share(kept, least, least + 50)
+    problem = _problem(sample, kept)
+    if is_cut and not problem:
+        if window is not None and least <= window[0]:
+            return [f"{said}, cut off at {least:g}: this network tells no lower HU apart, others do"]
+        problem = f"cut off at {least:g}"
+    if problem:
         if volume.modality != CT:
             raise InputContractError(f"{said}, {problem}: {_WAY}")
         return [f"{said}, {problem}: HU are expected, is the rescale of its header right?"]
-    return [f"{said}, {odd}: is it a CT in HU?" for odd in _oddities(kept)]
+    return [f"{said}, {odd}: is it a CT in HU?" for odd in _oddities(sample, kept)]
 
 
 def looks_like_ct(volume: Volume) -> bool:
@@ -137,11 +143,13 @@ def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
     """Say why values, whose smallest lie where air does, are no HU all the same; empty if they may be."""
     import numpy as np
 
-    counts = np.sort(np.unique(sample[sample < _PADDING], return_counts=True)[1])
-    below = float(counts[:-2].sum()) / len(sample)  # the most frequent two are padding
-    if below > 0.05 and _share(sample, _SOFT[0], np.inf) < 0.2:
-        return "as if the rescale intercept had been added twice"
-    if below > 0.1:
+    low, counts = np.unique(sample[sample < _PADDING], return_counts=True)
+    spread = np.argsort(counts)[:-2]  # the most frequent two are padding
+    below = float(counts[spread].sum()) / len(sample)
+    deep = float(counts[spread][low[spread] < _DEEP].sum()) / len(sample)
+    if deep > 0.05 and _share(sample, _SOFT[0], np.inf) < 0.2:
+        return _TWICE
+    if deep > 0.1 or (below > 0.1 and float((sample > -_PADDING).mean()) > 0.05):
         return f"{below:.0%} of them spread below {_PADDING:g}, as in phase images"
     if (beyond := _share(kept, _DENSEST, np.inf)) > 0.1:
         return f"{beyond:.0%} of them above {_DENSEST:g}, where only metal is, as in MRI and PET"
@@ -151,12 +159,15 @@ def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
         return ""
     if (bright := float((kept > _BRIGHT).mean())) > 1e-3:
         return f"hardly any of them near -1000, but {bright:.1%} above {_BRIGHT:g}, as in resampled MRI and PET"
-    if (soft := _share(kept, *_SOFT)) < 0.5:
-        return f"hardly any of them near -1000, and {soft:.0%} soft tissue"
+    if (dense := float((kept > 300).mean())) > 0.3:
+        return f"hardly any of them near -1000, and {dense:.0%} above 300, where bone is, as in resampled MRI"
     return ""
 
 
-def _oddities(kept: NDArray[Any]) -> list[str]:
+def _oddities(sample: NDArray[Any], kept: NDArray[Any]) -> list[str]:
+    is_padded, tissue = len(kept) < 0.9 * len(sample), _share(kept, _PADDING, -900.0)
+    if is_padded and tissue > 0.5 and float((kept > _SOFT[0]).mean()) < 0.05:
+        return [_TWICE]
     if _share(kept, *_AIR) < _AIRLESS:
         return ["hardly any of them near -1000, where air is"]
     if _between(kept) > 5 and _share(kept, -650.0, -300.0) > 0.05:
