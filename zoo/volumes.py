@@ -59,7 +59,7 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
 
     Args:
         volume: One of these.
-            A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file, of
+            A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or `.npy`, of
             at most `reading.MOST_VOXELS` voxels.
             A folder with one DICOM series of CT or MR, or one multi-frame file of them, see `dicom_series`.
             A nibabel image of NIfTI.
