@@ -45,7 +45,6 @@ from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
@@ -60,6 +59,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -135,13 +135,12 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser.add_argument("task", choices=list(TASKS), help="TASK --help lists the flags of a task")
     task = parser.parse_args(argv[:1]).task
     args = resolve(parse_args(TASKS[task], argv[1:], TASKS[task].__doc__))
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
-    results = {"task": task, **results, "arguments": asdict(args)}
-    if processes.is_main:
-        write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt"))
-    distributed.stop()
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
+        results = {"task": task, **results, "arguments": asdict(args)}
+        if processes.is_main:
+            write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt"))
     return results
 
 

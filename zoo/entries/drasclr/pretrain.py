@@ -36,6 +36,7 @@ from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.loop import fit
 from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -67,26 +68,24 @@ class Args(TrainArgs):
     warm_up: int = arg("passes over the data before the neighbour loss counts", 0)
     mlp: bool = arg("two-layer projection head", True)
     key_batches: int = arg("parts the keys' batch norm sees separately; at least 2 for a run on one process", 1)
-    half: bool = arg("export the weights in half precision", False)
+    half: bool = arg("export the weights in half precision", False, free=True)
     upstream: bool = arg("the published behaviour: landmarks and subjects in their own order", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
-    """Train, then export the query network and print its manifest record; returns the metrics of the last epoch."""
+    """Train, then export the query network and write its manifest record; returns the metrics of the last epoch."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    check_share(args, processes.world)
-    torch.manual_seed(args.seed)
-    landmarks = load_landmarks(args.landmarks or None)
-    table = neighbours(landmarks, args.neighbours)
-    patches = build_patches(args, table)
-    method = build_method(args, landmarks, table, patches.locations)
-    keep_table(Path(args.out), landmarks, table, patches.locations)
-    fit(method, patches, args, processes=processes)
-    command = command_of(args, "zoo.entries.drasclr.pretrain")
-    metrics = publish_run(args, processes, models=(NAME,), input={}, command=command)
-    distributed.stop()
-    return metrics
+    with running(args) as processes:
+        check_share(args, processes.world)
+        torch.manual_seed(args.seed)
+        landmarks = load_landmarks(args.landmarks or None)
+        table = neighbours(landmarks, args.neighbours)
+        patches = build_patches(args, table)
+        method = build_method(args, landmarks, table, patches.locations)
+        keep_table(Path(args.out), landmarks, table, patches.locations)
+        fit(method, patches, args, processes=processes)
+        command = command_of(args, "zoo.entries.drasclr.pretrain")
+        return publish_run(args, processes, models=(NAME,), input={}, command=command)
 
 
 def resolve(args: Args) -> Args:

@@ -62,7 +62,8 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
-from zoo.training.runlog import say
+from zoo.training.progress import say
+from zoo.training.session import running
 
 SPLITS = ("stratified", "leave-site-out")
 PREDICTIONS = "predictions.csv"
@@ -141,23 +142,22 @@ def main(argv: Sequence[str] | None = None) -> Results:
     """Train and test on each split, write and print the results."""
     args = parse_args(Args, argv, __doc__)
     task = read_task(args)
-    processes = distributed.start(args.device)
-    if args.freeze:
-        check_probes(task)
-    else:
-        check_steps(args, task, processes)
-    begin(args, processes)
-    features = cache(lambda: frozen_features(args, task, processes))
-    runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
-    results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
-    if args.splits == "leave-site-out":
-        results["pooled"] = pool(args, task)
-    results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
-    if processes.is_main:
-        last = Path(args.out) / task.splits[-1].name / judged_of(args)
-        hint = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
-        write_results(results, args.out, hint=hint)
-    distributed.stop()
+    with running(args) as processes:
+        if args.freeze:
+            check_probes(task)
+        else:
+            check_steps(args, task, processes)
+        begin(args, processes)
+        features = cache(lambda: frozen_features(args, task, processes))
+        runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
+        results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
+        if args.splits == "leave-site-out":
+            results["pooled"] = pool(args, task)
+        results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
+        if processes.is_main:
+            last = Path(args.out) / task.splits[-1].name / judged_of(args)
+            hint = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
+            write_results(results, args.out, hint=hint)
     return results
 
 
