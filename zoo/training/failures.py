@@ -6,33 +6,36 @@ import os
 
 from zoo.errors import ZooError
 
-_PEERS = ("gloo/transport", "Connection closed by peer", "NCCL")
-_LOADERS = ("DataLoader worker (pid", "unable to open shared memory", "insufficient shared memory")
+_ADVICE = {
+    ("out of memory", "can't allocate memory", "not enough memory"): (
+        "There is too little memory: give a smaller --batch-size, or a larger --accumulate, which computes a step in "
+        "more parts"
+    ),
+    ("DataLoader worker (pid", "unable to open shared memory", "insufficient shared memory"): (
+        "A loader process was ended, most often for want of memory: give fewer --workers"
+    ),
+    ("gloo/transport", "Connection closed by peer", "NCCL"): (
+        "Another process of the run has ended or cannot be reached; its own message says why"
+    ),
+}
+"""Words of PyTorch's errors, which are of one class, and what to do."""
 
 
 def in_one_line(error: BaseException) -> str | None:
-    """What a command says of an error instead of a traceback; None where the traceback is due."""
+    """What a command says of an error instead of a traceback, with advice below it; None where the traceback is due."""
     if isinstance(error, ModuleNotFoundError):
         return _of_package(error)
-    text = f"{type(error).__name__}: {own_words(error)}"
-    if isinstance(error, MemoryError) or is_out_of_memory(error):
-        return f"{text.partition(chr(10))[0]}\nThere is too little memory: give a smaller --batch-size, or a larger "\
-            "--accumulate, which computes a step in parts"
-    if isinstance(error, OSError):
-        return f"{type(error).__name__}: {of_system(error)}"
-    if isinstance(error, ZooError | FloatingPointError):
+    text = f"{type(error).__name__}: {of_system(error) if isinstance(error, OSError) else own_words(error)}"
+    if isinstance(error, MemoryError):
+        return f"{text}\n{next(iter(_ADVICE.values()))}"
+    if isinstance(error, ZooError | FloatingPointError | OSError):
         return text
-    if isinstance(error, RuntimeError) and any(word in str(error) for word in _LOADERS):
-        return f"{text.partition(chr(10))[0]}\nA loader process was ended, most often for want of memory: give fewer --workers"
-    if _is_of_peers(error):
-        return f"{text.partition(chr(10))[0]}\nAnother process of the run has ended, or cannot be reached; its own message says why"
+    for words, advice in _ADVICE.items():
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in words):
+            return f"{text.partition(chr(10))[0]}\n{advice}"
+    if "DistError" in {kind.__name__ for kind in type(error).__mro__}:  # of torch.distributed
+        return text.partition("\n")[0]
     return None
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch found no memory for a tensor, on a GPU or not."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def of_system(error: OSError) -> str:
@@ -56,8 +59,3 @@ def _of_package(error: ModuleNotFoundError) -> str | None:
     if error.name is None or error.name.partition(".")[0] == "zoo":
         return None
     return f"this needs the package {error.name!r}, which is not installed: pip install 'medssl-zoo[train]'"
-
-
-def _is_of_peers(error: BaseException) -> bool:
-    is_known = "DistError" in {kind.__name__ for kind in type(error).__mro__}
-    return is_known or (isinstance(error, RuntimeError) and any(word in str(error) for word in _PEERS))

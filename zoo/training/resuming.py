@@ -71,7 +71,7 @@ def take_up(run: Run) -> list[Any]:
     """
     last, file = run.out / "last.pt", run.out / "args.json"
     with _showing_a_way_on(run):
-        state, began = read_state(last, KEYS), read_args(file)
+        state, began = read_state(last, KEYS), read_json(file)
         read_finished(run.out / "log.jsonl", state["epoch"])
         changed = changes_of(began, run.args, file)
         check_network(run.method, state["model"], last)
@@ -120,21 +120,21 @@ def _showing_a_way_on(run: Run) -> Iterator[None]:
         raise type(error)(f"{error}. Put a good copy back, or begin anew in another --out{start}") from error
 
 
-def read_args(file: Path) -> Arguments:
-    """Read the arguments that a run began with.
+def read_json(file: Path) -> dict[str, Any]:
+    """Read what a run noted in OUT, such as the arguments that it began with.
 
     Raises:
-        CheckpointFormatError: They are missing or damaged.
+        CheckpointFormatError: It is missing or damaged.
     """
     try:
-        began = json.loads(file.read_text("utf-8"))
+        noted = json.loads(file.read_text("utf-8"))
     except OSError as error:
-        raise CheckpointFormatError(f"{file}, with the arguments that the run began with, cannot be read") from error
+        raise CheckpointFormatError(f"{file}, which the run in its folder wrote, cannot be read") from error
     except ValueError:
-        began = None
-    if not isinstance(began, dict) or not isinstance(began.get(HISTORY, []), list):
-        raise CheckpointFormatError(f"{file} is damaged: the arguments that the run began with are expected, as JSON")
-    return began
+        noted = None
+    if not isinstance(noted, dict) or not isinstance(noted.get(HISTORY, []), list):
+        raise CheckpointFormatError(f"{file} is damaged: what the run in its folder wrote is expected, as JSON")
+    return noted
 
 
 def write_args(file: Path, args: TrainArgs, history: list[Any]) -> None:
@@ -181,5 +181,5 @@ def check_network(method: nn.Module, state: Mapping[str, Tensor], last: Path) ->
     if other := [name for name in {**own, **stored} if own.get(name) != stored.get(name)]:
         raise OptionError(
             f"{last} is of another network: {len(other)} of its tensors are missing, too many or of another shape, "
-            f"{first_names([printable(name) for name in other])}. Give the arguments that it was trained with, or another --out"
+            f"{first_names(map(printable, other))}. Give the arguments that it was trained with, or another --out"
         )

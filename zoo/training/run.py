@@ -24,6 +24,7 @@ from zoo.training.stopping import Stopped
 
 log = logging.getLogger("zoo")
 
+
 class Run:
     """The method, its optimiser and how far they got: what `last.pt` holds."""
 
@@ -76,7 +77,8 @@ class Run:
         found = distributed.gather(position).tolist()
         if found.count(found[0]) < len(found):
             raise OptionError(
-                f"the processes found epochs {[epoch for epoch, _ in found]} in {self.out}: all must see the same folder"
+                f"the processes found epochs {[epoch for epoch, _ in found]} in {self.out}: all must see the same "
+                "folder"
             )
         if self.processes.is_main:
             write_args(self.out / "args.json", self.args, self.history)

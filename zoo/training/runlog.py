@@ -91,7 +91,9 @@ def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
         except (ValueError, IndexError):
             line = None
         if not isinstance(line, dict) or line.get("epoch") != epoch:
-            raise CheckpointFormatError(f"{path}, line {epoch + 1}: the metrics of epoch {epoch} are missing or damaged")
+            raise CheckpointFormatError(
+                f"{path}, line {epoch + 1}: the metrics of epoch {epoch} are missing or damaged"
+            )
         lines.append(line)
     return lines
 

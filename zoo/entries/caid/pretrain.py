@@ -24,8 +24,8 @@ from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
-from zoo.training.finetune import share_buffers
 from zoo.training.data import build_loader
+from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import publish_run
 from zoo.training.runlog import Metrics

@@ -29,12 +29,13 @@ from zoo.entries.drasclr.data import ORDERS, Patches
 from zoo.entries.drasclr.method import COMBINATIONS, QUEUE_DTYPES, DrasCLR
 from zoo.entries.drasclr.model import EXPERT_INITS
 from zoo.errors import OptionError
-from zoo.files import write_atomically
+from zoo.files import write_text
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.loop import fit
 from zoo.training.publish import publish_run
+from zoo.training.resuming import read_json
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
 
@@ -181,13 +182,13 @@ def keep_table(out: Path, landmarks: Indices, table: Indices, locations: Sequenc
         "neighbours": table[list(locations)].tolist(),
     }
     file = out / "neighbours.json"
-    if (out / "last.pt").exists() and file.exists() and json.loads(file.read_text()) != record:
+    if (out / "last.pt").exists() and file.exists() and read_json(file) != record:
         raise OptionError(
             f"{out} holds a run with other landmarks or neighbours ({file.name}): give the same --landmarks, "
             "--locations and --neighbours, or another --out"
         )
     if distributed.rank() == 0:
-        write_atomically(file, lambda path: path.write_text(json.dumps(record)))
+        write_text(file, json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ from zoo.entries.monai_ssl.storage import DTYPES, VolumeCache
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import Batches, build_loader
 from zoo.training.distributed import Processes

@@ -22,7 +22,6 @@ loop's files, whose `last.pt` (with --val-share, `best.pt`) `load_model(checkpoi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -63,6 +62,7 @@ from zoo.training.finetune import (
 )
 from zoo.training.loop import autocast
 from zoo.training.progress import say
+from zoo.training.resuming import read_json
 from zoo.training.session import running
 
 SPLITS = ("stratified", "leave-site-out")
@@ -156,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
         if processes.is_main:
             last = Path(args.out) / task.splits[-1].name / judged_of(args)
-            hint = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
+            hint = (
+                f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
+            )
             write_results(results, args.out, hint=hint)
     return results
 
@@ -190,8 +192,7 @@ def run_split(
     split = task.splits[number]
     folder = Path(args.out) / split.name
     if (folder / "results.json").is_file():
-        done: Results = json.loads((folder / "results.json").read_text())
-        return done
+        return read_json(folder / "results.json")
     if processes.is_main:
         counts = f"{len(split.train)} volumes to train on, {len(split.test)} to test on"
         say(f"{split.name}, one of {len(task.splits)} runs: {counts}")
