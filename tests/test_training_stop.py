@@ -139,11 +139,16 @@ def test_signals_end_at_once_what_has_nothing_to_save():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Stopped, match="75"), heeding_signals():
         os.kill(os.getpid(), signal.SIGTERM)
-    with heeding_signals(), deferring():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stopping.asked_by() == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
+        with heeding_signals(), deferring():
             os.kill(os.getpid(), signal.SIGINT)
+            assert stopping.asked_by() == "SIGINT"
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Stopped):  # for the first, after the block
+        interrupted()
     assert signal.getsignal(signal.SIGTERM) is before
     with heeding_signals():
         assert not stopping.asked_by(), "a signal of an earlier run"

@@ -72,12 +72,18 @@ def interrupted_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def deferring() -> Iterator[None]:
-    """Have the signals of `heeding_signals` only noted inside the block, for `asked_by`."""
+    """Have the signals of `heeding_signals` only noted inside the block, for `asked_by`.
+
+    Raises:
+        Stopped: At the end of the block, where one was noted and nobody has asked.
+    """
     _Noted.deferring += 1
     try:
         yield
     finally:
         _Noted.deferring -= 1
+    if _Noted.asked and not _Noted.deferring:
+        raise Stopped(_words(_Noted.asked))
 
 
 def asked_by() -> str:
@@ -110,4 +116,8 @@ def _note(number: int, _: FrameType | None) -> None:
         raise KeyboardInterrupt
     _Noted.asked = signal.Signals(number)
     if not _Noted.deferring:
-        raise Stopped(f"stopped by {_Noted.asked.name}; what is done is kept: the same command with --resume goes on")
+        raise Stopped(_words(_Noted.asked))
+
+
+def _words(number: signal.Signals) -> str:
+    return f"stopped by {number.name}; what is done is kept: the same command with --resume goes on"
