@@ -115,7 +115,9 @@ def test_classification_from_a_checkpoint(task, checkpoint, out, capsys):
     results = main([*argv, *SMALL])
     written = json.loads((out / "results.json").read_text())
     assert written == results
-    assert json.loads(capsys.readouterr().out.partition("\n")[2]) == written
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == f"results: {out / 'results.json'}"
+    assert [line.partition(":")[0] for line in lines[:-1]] == ["best", "test"]
     assert (written["task"], written["model"], written["tag"]) == ("classify", "caid-resnet50", "")
     assert written["source"] == str(checkpoint)
     assert written["arguments"]["size"] == SIZE

@@ -121,13 +121,15 @@ def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, 
     state = torch.load(out / "last.pt", weights_only=True)["model"]
     assert "encoder_k.backbone.decoder.blocks.0.conv1.0.weight" in state
     assert state["queue_ptr"].tolist() == [(2 * 4 + 4) % 8]  # two steps of 4, and one whole batch of 5 images
-    printed = capsys.readouterr().out
-    record = json.loads(printed[printed.index('{\n  "tag"') :])
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) < 6
+    assert f"their record for a manifest: {out / 'record.json'}" in printed
+    record = json.loads((out / "record.json").read_text())
     file = out / f"caid-resnet50-unet.{out.name}.safetensors"
     assert (record["tag"], record["models"]) == ("run", ["caid-resnet50", "caid-resnet50-unet"])
     assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
     assert f"--data {images.name} --out {out.name}" in record["provenance"]["command"]
-    assert str(images) not in printed
+    assert str(images) not in str(record)
     (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(out / "manifest.json"))
     for model in record["models"]:

@@ -31,7 +31,7 @@ from zoo.entries.drasclr.model import DrasCLREncoder
 from zoo.entries.drasclr.patient import preprocess_ct
 from zoo.entries.drasclr.preprocess import main
 from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engine, overlap, register
-from zoo.entries.drasclr.scan import PAD, place_scan, to_millimetres
+from zoo.entries.drasclr.scan import PAD, Scan, place_scan, to_millimetres
 from zoo.entries.drasclr.subjects import read_subjects
 from zoo.errors import InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.training.args import run_command
@@ -226,6 +226,17 @@ def test_landmarks_can_be_mapped_by_their_centres():
     theirs = world_of(locate(landmarks, np.eye(4), larger, grid) + half, grid)
     assert np.abs(ours - centre).max() <= 0.5 + 1e-6
     assert np.abs(np.abs(theirs - centre) - 15.5 * np.array([0.3, 0.2, 0.1])).max() <= 0.5 + 1e-6
+
+
+def test_points_between_two_voxels_go_to_the_upper_one():
+    """As ITK rounds, not to the even one of the two; in voxels of 1 mm half of the landmarks' grid lies so."""
+    grid = Scan(np.zeros((60, 60, 60), np.int16), np.eye(4), "grid")
+    half_a_voxel = Affine(np.eye(4) + 0.5 * np.eye(4, k=3), "given")  # along the first axis
+    landmarks = np.array([[10, 5, 7], [11, 5, 7], [12, 5, 7]])
+    found = locate(landmarks, np.eye(4), half_a_voxel, grid)
+    assert found.tolist() == [[11, 5, 7], [12, 5, 7], [13, 5, 7]]
+    below = Affine(np.eye(4) + -0.5 * np.eye(4, k=3), "given")
+    assert locate(np.array([[0, 0, 0]]), np.eye(4), below, grid).tolist() == [[0, 0, 0]]
 
 
 def test_boxes_outside_are_counted_by_side(grid):

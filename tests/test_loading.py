@@ -393,6 +393,16 @@ def test_a_record_sets_defaults_that_the_user_overrides(manifest, unet_safetenso
     assert zoo.load_model("caid-resnet50", num_classes=6).fc.out_features == 6
 
 
+def test_what_a_file_says_of_its_network_wins_over_the_record(manifest, tmp_path):
+    """A file of two experts is loaded as such under a record of three, by its tag and beside it."""
+    network = zoo.load_model("drasclr-cnn3d", pretrained=False, experts=2)
+    save_file(network.state_dict(), tmp_path / "two.safetensors")
+    options = {"experts": 3, "projection": False}
+    manifest(record(tmp_path / "two.safetensors", models=["drasclr-cnn3d"], options=options))
+    for given in ({}, {"checkpoint": tmp_path / "two.safetensors"}):
+        assert zoo.load_model("drasclr-cnn3d.mine", **given).conv1.weight.shape[0] == 2
+
+
 def test_a_record_of_another_file_is_found_out(manifest, unet_safetensors):
     """The fingerprint on record is not the file's: said before anything is built; a user's file is not held to it."""
     manifest(record(unet_safetensors, fingerprint={"caid-resnet50": "0" * 64}))

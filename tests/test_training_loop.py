@@ -29,6 +29,43 @@ def test_clipping_bounds_the_gradient_of_the_step(tmp_path, accumulate, precisio
         assert method.weight.tolist() == pytest.approx([-moved, 0.0], rel=1e-5)
 
 
+def test_clipping_is_by_the_norm_of_all_tensors(tmp_path):
+    """Gradients of norms 3 and 4 are 5 together: clipped to 2.5 each moves by half of it, none by its own norm."""
+    method = Scripted(slope=3.0)
+    method.other = nn.Parameter(torch.zeros(1))
+    forward = method.forward
+
+    def both(batch):
+        outputs = forward(batch)
+        outputs["loss"] = outputs["loss"] + 4 * method.other[0]
+        return outputs
+
+    method.forward = both
+    run(method, tmp_path, clip_grad=2.5)
+    assert method.weight[0].item() == pytest.approx(-0.15, rel=1e-5)
+    assert method.other.item() == pytest.approx(-0.2, rel=1e-5)
+
+
+def test_processes_draw_apart(tmp_path):
+    """The method's draws at one step are another process's own: dropout and noise of two are not one's twice."""
+
+    def work():
+        class Drawing(Scripted):
+            def forward(self, batch):
+                draws.append(torch.rand(()).item())
+                return super().forward(batch)
+
+        draws: list[float] = []
+        processes = distributed.Processes(distributed.rank(), 2, torch.device("cpu"))
+        args = TrainArgs(data="", out=str(tmp_path / "run"), batch_size=4, epochs=1)
+        fit(Drawing(), Numbers(), args, processes=processes)
+        return draws
+
+    first, second = gloo.run(work, 2, tmp_path / "group")
+    assert len(first) == len(second) == 2
+    assert not set(first) & set(second)
+
+
 def test_warm_up_and_cosine_reach_the_optimiser(tmp_path):
     """Gradient 1 and plain SGD: the weight is minus the sum of the learning rates, 1/2 + 1 + 1 + 1/2 of the peak."""
     method = Scripted()

@@ -20,7 +20,8 @@ def test_a_run_leaves_its_record(tmp_path):
     args = json.loads((tmp_path / "args.json").read_text())
     assert (args["seed"], args["batch_size"], args["out"]) == (3, 8, str(tmp_path))
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["args.json", "best.pt", "curves.png", "last.pt", "log.jsonl"]
+    files = ["args.json", "best.pt", "curves.png", "last.pt", "log.jsonl", "run.log"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == files
 
 
 def test_a_log_that_a_kill_cut_short_is_taken_up(tmp_path):
@@ -29,7 +30,7 @@ def test_a_log_that_a_kill_cut_short_is_taken_up(tmp_path):
     (tmp_path / "log.jsonl").write_text(text + '{"epoch": 4, "lo')
     assert len(read_log(tmp_path / "log.jsonl")) == 4
     log = RunLog(tmp_path, first_epoch=3, enabled=True, tensorboard=False)
-    log.write({"epoch": 3, "loss": 9.0})
+    log.write({"epoch": 3, "loss": 9.0, "seconds": 1.0})
     assert [(line["epoch"], line["loss"]) for line in read_log(tmp_path / "log.jsonl")] == [
         (0, 0),
         (1, 1),

@@ -12,8 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from zoo.training import distributed
-from zoo.training.args import TrainArgs, arg, parse_args
+from zoo.training.args import TrainArgs, arg, parse_args, run_command
 from zoo.training.contrastive import update_momentum
 from zoo.training.data import Key, seeded
 from zoo.training.loop import fit, mean_losses
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 
 @dataclass(kw_only=True)
@@ -42,9 +42,10 @@ class ToyArgs(TrainArgs):
         "without batch norm, dropout, memory and draws: the loss of a batch is a mean over samples", False
     )
     validate: bool = arg("measure the loss on fixed samples after each epoch", False)
-    pause: float = arg("seconds that every step takes", 0.0)
-    kill_step: int = arg("call of the method in which the last process kills itself", 0)
-    kill_save: int = arg("writing of last.pt in which the first process kills itself", 0)
+    pause: float = arg("seconds that every step takes", 0.0, free=True)
+    kill_step: int = arg("call of the method in which the last process gets --kill-signal", 0, free=True)
+    kill_signal: int = arg("that", signal.SIGKILL, free=True)
+    kill_save: int = arg("writing of last.pt in which the first process kills itself", 0, free=True)
 
 
 class ToyData(Dataset[tuple[Tensor, Tensor]]):
@@ -80,7 +81,7 @@ class Toy(nn.Module):
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls == self.args.kill_step and distributed.rank() == distributed.world() - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.args.kill_signal)
         time.sleep(self.args.pause)
         images, classes = batch
         features = self.body(images)
@@ -99,31 +100,30 @@ class Toy(nn.Module):
 def main(argv: list[str]) -> Metrics:
     """Run, as a recipe does."""
     args = parse_args(ToyArgs, argv)
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    data = ToyData(args)
-    held_out = Subset(ToyData(args), [(0, 1000 + i) for i in range(processes.rank, 10, processes.world)])
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        data = ToyData(args)
+        held_out = Subset(ToyData(args), [(0, 1000 + i) for i in range(processes.rank, 10, processes.world)])
 
-    def validate(method: nn.Module, epoch: int) -> Metrics:
-        return mean_losses(method, DataLoader(held_out, 3, generator=torch.Generator()), processes)
+        def validate(method: nn.Module, epoch: int) -> Metrics:
+            return mean_losses(method, DataLoader(held_out, 3, generator=torch.Generator()), processes)
 
-    if args.kill_save:
-        die_in_save(args.kill_save)
-    metrics = fit(Toy(args), data, args, processes=processes, validate=validate if args.validate else None)
-    distributed.stop()
-    return metrics
+        if args.kill_save:
+            die_in_save(args.kill_save)
+        return fit(Toy(args), data, args, processes=processes, validate=validate if args.validate else None)
 
 
 def die_in_save(number: int) -> None:
     """Have this process kill itself halfway through writing `last.pt` for the `number`-th time."""
     save, left = torch.save, [number]
 
-    def patched(state: Any, path: Path) -> None:
-        left[0] -= "last.pt" in path.name
+    def patched(state: Any, file: BinaryIO) -> None:
+        left[0] -= "last.pt" in file.name
         if left[0]:
-            save(state, path)
+            save(state, file)
         else:
-            path.write_bytes(b"PK half a file")
+            file.write(b"PK half a file")
+            file.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
     torch.save = patched
@@ -131,4 +131,4 @@ def die_in_save(number: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(sys.argv[1:])
+    run_command(lambda: main(sys.argv[1:]))

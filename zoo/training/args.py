@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import signal
+import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from zoo.errors import OptionError, ZooError
-from zoo.extras import install_hint
+from zoo.errors import OptionError
+from zoo.training.failures import in_one_line
+from zoo.training.stopping import interrupted_by_sigterm
 
 
 class Arguments(Protocol):
@@ -31,9 +34,19 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-per-step", "constant", "plateau")
 
 
-def arg(help: str, default: Any = dataclasses.MISSING, choices: Sequence[str] | None = None) -> Any:
-    """Declare a field with the help text and the legal values of its flag."""
-    return field(default=default, metadata={"help": help, "choices": choices})
+def arg(
+    help: str, default: Any = dataclasses.MISSING, choices: Sequence[str] | None = None, *, free: bool = False
+) -> Any:
+    """Declare a field with the help text and the legal values of its flag.
+
+    Args:
+        help: What it is.
+        default: Its value where none is given; without one the flag is required.
+        choices: Its legal values; None for any.
+        free: Whether a resumed run may have it otherwise, because no number that the run computes follows from it. So
+            it is in every class that declares the field again.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "free": free})
 
 
 @dataclass(kw_only=True)
@@ -41,8 +54,8 @@ class TrainArgs:
     """What every run has. `batch_size` and `lr` are for the whole step, over all processes: nothing is scaled."""
 
     data: str = arg("folder with the images")
-    out: str = arg("folder for checkpoints, log and results")
-    epochs: int = arg("length of the run", 100)
+    out: str = arg("folder for checkpoints, log and results", free=True)
+    epochs: int = arg("length of the run", 100, free=True)
     steps_per_epoch: int = arg("steps in one epoch of the run; 0 for one pass over the data", 0)
     batch_size: int = arg("samples per optimiser step, over all processes and accumulated parts", 256)
     accumulate: int = arg("parts a step is computed in; momentum copies and queues move once a part", 1)
@@ -61,12 +74,17 @@ class TrainArgs:
     monitor: str = arg(
         "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "loss"
     )
-    patience: int = arg("stop after this many epochs without improvement; 0 for never", 0)
+    patience: int = arg("stop after this many epochs without improvement; 0 for never", 0, free=True)
     seed: int = arg("seed of every draw", 0)
-    workers: int = arg("loader processes per process", 0)
-    device: str = arg("cpu, cuda or auto", "auto")
-    resume: bool = arg("go on from OUT/last.pt if it is there", False)
-    tensorboard: bool = arg("also write TensorBoard events to OUT/tensorboard", False)
+    workers: int = arg("loader processes per process", 0, free=True)
+    device: str = arg("cpu, cuda or auto", "auto", free=True)
+    resume: bool = arg("go on from OUT/last.pt if it is there", False, free=True)
+    allow_changes: str = arg(
+        "arguments that a resumed run may have otherwise than it began with, though they change its result: lr,data",
+        "",
+        free=True,
+    )
+    tensorboard: bool = arg("also write TensorBoard events to OUT/tensorboard", False, free=True)
 
     def check(self) -> None:
         """Raise one `OptionError` that names everything wrong with the values."""
@@ -87,8 +105,14 @@ class TrainArgs:
             problems.append(f"--plateau-factor must lie between 0 and 1, not {self.plateau_factor}")
         if not self.lr > 0:
             problems.append(f"--lr must be positive, not {self.lr}")
+        if unknown := [name for name in self.allowed_changes() if name not in {f.name for f in fields(self)}]:
+            problems.append(f"--allow-changes {','.join(unknown)}: no argument of this run has such a name")
         if problems:
             raise OptionError("wrong arguments:\n  " + "\n  ".join(problems))
+
+    def allowed_changes(self) -> list[str]:
+        """Names of the fields that `allow_changes` names, in which dashes may stand for underscores."""
+        return [name.strip().replace("-", "_") for name in self.allow_changes.split(",") if name.strip()]
 
 
 def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str | None = None) -> A:
@@ -132,29 +156,23 @@ def _processors() -> int:
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run a recipe's `main` from the command line: an error on purpose is one line on stderr, not a traceback.
+    """Run a recipe's `main` from the command line, where what can go wrong for anybody is a line and not a traceback.
 
-    So is a package that is not there, as recipes need more than the zoo itself does.
+    Raises:
+        SystemExit: 1 with the line on stderr; 75 of a training run that a signal has stopped; 130 after Ctrl-C, 143
+            after SIGTERM, where there is nothing to go on with.
     """
-    try:
-        main()
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "zoo":
-            raise
-        raise SystemExit(
-            f"this needs the package {error.name!r}, which is not installed: {install_hint(error.name, 'train')}"
-        ) from error
-    except (ZooError, FloatingPointError) as error:
-        raise SystemExit(f"{type(error).__name__}: {_own_words(error)}") from error
-
-
-def _own_words(error: Exception) -> str:
-    """What an error says, without the traceback that a loader's worker process puts before it."""
-    text = str(error)
-    if not text.startswith("Caught "):
-        return text
-    last = text.strip().splitlines()[-1]
-    return last.partition(": ")[2] or last
+    with interrupted_by_sigterm():
+        try:
+            main()
+        except KeyboardInterrupt as interrupt:
+            number = signal.SIGTERM if "SIGTERM" in interrupt.args else signal.SIGINT
+            print(f"ended by {number.name}", file=sys.stderr)
+            raise SystemExit(128 + number) from None
+        except Exception as error:
+            if (line := in_one_line(error)) is None:
+                raise
+            raise SystemExit(line) from error
 
 
 def command_of(args: TrainArgs, module: str) -> str:
@@ -162,7 +180,7 @@ def command_of(args: TrainArgs, module: str) -> str:
     words = ["python", "-m", module]
     for f in fields(args):
         value, flag = getattr(args, f.name), "--" + f.name.replace("_", "-")
-        if value == f.default or f.name in ("resume", "tensorboard"):
+        if value == f.default or f.name in ("resume", "allow_changes", "tensorboard"):
             continue
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))

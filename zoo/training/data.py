@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.errors import OptionError
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
+from zoo.training.stopping import leave_to_parent
 
 Key = tuple[int, int]
 """(pass over the data, index of the sample): what a training data set is indexed with."""
@@ -64,18 +65,18 @@ class Batches:
         self.order = order or self._shuffle
         self.steps_per_pass = len(self.order(0, self.step_size)) // self.step_size
         self.steps = args.steps_per_epoch or self.steps_per_pass
-        self.first = 0
+        self.first, self.done = 0, 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Yield the steps of this epoch of the run."""
-        self.first = epoch * self.steps
+    def set_epoch(self, epoch: int, done: int = 0) -> None:
+        """Yield the steps of this epoch of the run, but for the first ones that are done."""
+        self.first, self.done = epoch * self.steps, done
 
     def __len__(self) -> int:
-        return self.steps * self.accumulate
+        return max(0, self.steps - self.done) * self.accumulate
 
     def __iter__(self) -> Iterator[list[Key]]:
         current, order = -1, np.empty(0, dtype=np.int64)
-        for step in range(self.first, self.first + self.steps):
+        for step in range(self.first + self.done, self.first + self.steps):
             data_pass, position = divmod(step, self.steps_per_pass)
             if data_pass != current:
                 current, order = data_pass, self.order(data_pass, self.step_size)
@@ -88,15 +89,21 @@ class Batches:
         return np.random.default_rng([self.seed, data_pass]).permutation(self.length)
 
 
-def build_loader(dataset: Dataset[Any], batches: Batches, workers: int) -> DataLoader[Any]:
-    """Loader over a training data set indexed by `Key`."""
-    # Its own generator: a loader draws a seed at each start, which must not move the method's draws.
+def build_loader(dataset: Dataset[Any], workers: int, **batches: Any) -> DataLoader[Any]:
+    """Loader whose start moves no draws of the method's, and whose processes leave signals to their parent.
+
+    Args:
+        dataset: What `batches` has keys of.
+        workers: Loader processes; 0 for none.
+        **batches: What says so of a `DataLoader`: `batch_sampler`; or `batch_size`, and `sampler` or nothing.
+    """
     return DataLoader(
         dataset,
-        batch_sampler=batches,
         num_workers=workers,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # its own: a loader draws a seed at each start
+        worker_init_fn=leave_to_parent,
         pin_memory=torch.cuda.is_available(),
+        **batches,
     )
 
 
@@ -121,11 +128,12 @@ def place(batch: Any, device: torch.device, *, channels_last: bool = False) -> A
 
 def batch_size_of(batch: Any) -> int:
     """Length of the first tensor of a (nested) batch."""
-    return len(next(_tensors(batch)))
+    return len(next(tensors_of(batch)))
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def tensors_of(batch: Any) -> Iterator[Tensor]:
+    """The tensors of a (nested) batch, in their order."""
     if isinstance(batch, Tensor):
         yield batch
     for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ():
-        yield from _tensors(part)
+        yield from tensors_of(part)

@@ -6,14 +6,15 @@ Everything is read from torchrun's environment, so one process, several GPUs and
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zoo.errors import OptionError
+from zoo.errors import OptionError, ZooError
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,36 @@ def gather_with_gradient(x: Tensor) -> Tensor:
     The gradient that reaches `x` is summed over the processes' copies of the loss; DDP then divides by their number.
     """
     return x if world() == 1 else _Gather.apply(x)
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is true on any process; the same on all."""
+    if world() == 1:
+        return flag
+    count = torch.tensor(int(flag), device=device)
+    dist.all_reduce(count)
+    return bool(count.item())
+
+
+@contextmanager
+def raising_together() -> Iterator[None]:
+    """Have an error of the zoo's inside the block raised on all processes, so that none waits for one that ended.
+
+    Raises:
+        ZooError: This process's own, or one in its words where that is another's.
+    """
+    own: ZooError | None = None
+    try:
+        yield
+    except ZooError as error:
+        own = error
+    everyone: list[str | None] = [None] * world()
+    if world() > 1:
+        dist.all_gather_object(everyone, str(own) if own else None)
+    if own:
+        raise own
+    if words := next(filter(None, everyone), None):
+        raise OptionError(words)
 
 
 def broadcast(x: Tensor) -> Tensor:

@@ -10,15 +10,14 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 import zoo
 from zoo import registry
 from zoo.coverage import is_counter
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
-from zoo.files import write_atomically
+from zoo.files import write_text
 from zoo.header import Task
 from zoo.header import header as make_header
 from zoo.provenance import base_of
@@ -26,10 +25,12 @@ from zoo.registry import get_entry, split_name
 from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
-from zoo.training.data import length_of, place
+from zoo.training.data import build_loader, length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
-from zoo.training.runlog import Metrics, last_metrics, say
+from zoo.training.progress import follow, say
+from zoo.training.runlog import Metrics, in_words, last_metrics
+from zoo.training.saving import read_state, writing
 
 Results = dict[str, Any]
 
@@ -105,8 +106,7 @@ def train_and_test(
     )
     results: Results = {"best": best} if judged == "best.pt" else {"last": last_metrics(Path(args.out))}
     if "test" in data:
-        stored = torch.load(Path(args.out) / judged, map_location="cpu", weights_only=True)
-        method.load_state_dict(stored["model"])
+        method.load_state_dict(read_state(Path(args.out) / judged, mmap=True)["model"])
         method.eval()
         with torch.no_grad(), autocast(args.precision, processes.device):
             results["test"] = evaluate("test", 0)
@@ -169,15 +169,27 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
     Args:
         results: What JSON can hold.
         out: The folder.
-        hint: What to do next, which may be nothing, where the run is at its end: the results are printed, then it is
-            said. None for a part of a run, of which nothing is printed.
+        hint: What to do next, which may be nothing, where the run is at its end: the results are printed in a few
+            lines, then it is said. None for a part of a run, of which nothing is printed.
+
+    Raises:
+        OSError: The file cannot be written.
     """
-    text = json.dumps(results, indent=2)
-    write_atomically(Path(out) / "results.json", lambda place: place.write_text(text))
+    file = Path(out) / "results.json"
+    with writing(file):
+        write_text(file, json.dumps(results, indent=2))
     if hint is not None:
-        print(text, flush=True)
+        print("\n".join([*in_lines(results), f"results: {file}"]), flush=True)
     if hint:
         say(hint)
+
+
+def in_lines(results: Results) -> list[str]:
+    """The numbers of a run in three lines at most: those of its parts, and means with their deviations."""
+    parts = {name: in_words(value) for name, value in results.items() if isinstance(value, dict)}
+    means = [f"{name} {words}" for name, words in parts.items() if "mean" in results[name]]
+    lines = [f"{name}: {parts[name]}" for name in ("best", "last", "val", "test") if parts.get(name)]
+    return [*lines, *([", ".join(means)] if means else [])][-3:]
 
 
 def how_to_load(model: str, file: str | Path, **options: Any) -> str:
@@ -208,15 +220,9 @@ def collect(
     count, world = length_of(dataset), processes.world
     share = math.ceil(count / world)  # equal shares, so that they can be gathered: the last rows may be done twice
     keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
-    loader = DataLoader(
-        dataset,
-        max(1, args.batch_size // world),
-        sampler=keys,
-        num_workers=args.workers,
-        generator=torch.Generator(),
-    )
-    bar = tqdm(loader, desc="evaluating", disable=None if processes.is_main else True, leave=False)
-    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in bar])
+    loader = build_loader(dataset, args.workers, batch_size=max(1, args.batch_size // world), sampler=keys)
+    batches = follow(loader, "evaluating, batch", len(loader))
+    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in batches])
     everyone: Tensor = distributed.gather(own).view(world, share, -1)
     return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()
 

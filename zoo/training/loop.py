@@ -5,16 +5,20 @@ that. What follows from where: the samples of a step from (seed, step), the view
 the method's own draws from (seed, epoch, step, rank). Nothing else is drawn, so nothing else needs saving.
 
 Files in OUT: `last.pt` and `best.pt` (the weights; `load_model(checkpoint=...)` reads both; `last.pt` also holds what
-a resumed run needs), `ranks/` (the buffers of the other processes), `log.jsonl` (one line an epoch), `args.json`,
-`curves.png`.
+a resumed run needs), `ranks/` (what is the other processes' own), `log.jsonl` (one line an epoch), `run.log` (what the
+run has said), `args.json`, `curves.png`; and `run.lock` while a run is at work.
+
+SIGTERM, SIGUSR1 and SIGINT save `last.pt` after the step and end the process with 75; a signal in a validation, after
+the epoch; a second SIGINT at once.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from zoo.errors import OptionError
 from zoo.training import distributed
@@ -31,8 +34,12 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import Batches, batch_size_of, build_loader, length_of, place, seed_of
 from zoo.training.distributed import Processes
 from zoo.training.optim import lr_factor
+from zoo.training.pace import Pace, base_of, begin
+from zoo.training.progress import follow
 from zoo.training.run import Run
 from zoo.training.runlog import Metrics, RunLog
+from zoo.training.session import at_work
+from zoo.training.stopping import deferring
 
 Validate = Callable[[nn.Module, int], Metrics]
 
@@ -46,6 +53,7 @@ def fit(
     validate: Validate | None = None,
     params: Iterable[nn.Parameter] | list[dict[str, Any]] | None = None,
     header: Mapping[str, str] = MappingProxyType({}),
+    base: str = "",
 ) -> Metrics:
     """Train `method` on `dataset` as `args` say and return the metrics of the best epoch.
 
@@ -59,54 +67,61 @@ def fit(
             metrics over the processes is logged as `val_<name>`.
         params: Parameters or parameter groups to train; default all that require a gradient.
         header: What `best.pt` and `last.pt` say of the network, from `zoo.header`; it is not looked at.
+        base: The weights that the run starts from, for its first line; default those that the zoo filled a part of the
+            method with.
 
     Raises:
-        OptionError: OUT holds a run and `resume` is off, the run was started in another way, the arguments do not fit
-            the method or the machine, or there is no metric of the name `monitor`.
+        OptionError: OUT holds a run and `resume` is off, another run is at work there, the run was started in another
+            way, the arguments do not fit the method or the machine, or there is no metric of the name `monitor`.
+        CheckpointFormatError: What is to be gone on with is missing or damaged; `IntegrityError` by its digest.
         FloatingPointError: The loss is not finite (the message has the step), or `monitor` was never a number.
+        OSError: OUT cannot be written. What was saved before stays.
+        Stopped: A signal asked for the end; `last.pt` has the step that was computed then, and `resume` goes on.
     """
     if validate is None and args.monitor.lstrip("+").startswith("val_"):
         raise OptionError(f"--monitor {args.monitor}: this run has no validation")
-    run = Run(method, args, processes, params, header)
-    batches = Batches(length_of(dataset), args, processes, getattr(dataset, "order", None))
-    run.begin()
-    record = RunLog(Path(args.out), first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
-    loader = build_loader(dataset, batches, args.workers)
-    for epoch in range(run.epoch, args.epochs):
-        if run.is_exhausted():
-            break
-        batches.set_epoch(epoch)
-        started = time.perf_counter()
-        metrics = train_epoch(run, loader, epoch, batches.steps)
-        if validate is not None:
-            metrics |= {f"val_{k}": v for k, v in _validate(run, validate, epoch).items()}
-        record.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
-        run.finish_epoch(epoch, metrics)
-    record.close()
+    with at_work(Path(args.out), processes), deferring():
+        run = Run(method, args, processes, params, header, samples=length_of(dataset))
+        batches = Batches(run.samples, args, processes, getattr(dataset, "order", None))
+        run.begin()
+        record = RunLog(run.out, first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
+        loader = build_loader(dataset, args.workers, batch_sampler=batches)
+        pace = begin(run, dataset, batches, base or base_of(method))
+        for epoch in range(run.epoch, args.epochs):
+            if run.is_exhausted():
+                break
+            batches.set_epoch(epoch, run.step)
+            started = time.perf_counter()
+            metrics = train_epoch(run, loader, epoch, pace)
+            if validate is not None:
+                metrics |= {f"val_{k}": v for k, v in _validate(run, validate, epoch).items()}
+            run.check_folder()
+            record.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
+            run.finish_epoch(epoch, metrics)
+            run.stop_if_asked()
+        record.close()
     if run.best == math.inf:
         raise FloatingPointError(f"--monitor {args.monitor} was a number after no epoch: none can be called the best")
     return run.best_metrics
 
 
-def train_epoch(run: Run, loader: Iterable[Any], epoch: int, steps: int) -> Metrics:
+def train_epoch(run: Run, loader: Iterable[Any], epoch: int, pace: Pace) -> Metrics:
     """One optimiser step for each `accumulate` batches; returns the mean of what the method returned."""
     run.method.train()
-    total: dict[str, Tensor] = {}
-    parts = run.args.accumulate
-    bar = tqdm(loader, desc=f"epoch {epoch}", disable=None if run.processes.is_main else True, leave=False)
-    for i, batch in enumerate(bar):
+    parts, steps, done = run.args.accumulate, pace.steps, run.step
+    shown = follow(loader, f"epoch {epoch}", steps * parts, done=done * parts, line=partial(pace.line, run, epoch))
+    for i, batch in enumerate(shown, start=done * parts):
         step, part = divmod(i, parts)
         torch.manual_seed(seed_of(run.args.seed, epoch, i, run.processes.rank, 1))  # the 1: no sample has this seed
         is_last_part = part == parts - 1
         outputs = _forward_backward(run, batch, sync=is_last_part)
         _check_finite(run, outputs["loss"], epoch, step)
-        for name, value in outputs.items():
-            total[name] = total.get(name, torch.zeros((), device=value.device)) + value.detach().float()
+        run.add(outputs)
         if is_last_part:
             _step(run, lr_factor(run.args, epoch, step, steps))
-    metrics = {name: value.item() / (steps * parts) for name, value in total.items()}
-    metrics = distributed.mean(metrics, 1.0, run.processes.device)
-    return metrics | {"lr": run.optimizer.param_groups[0]["lr"]}
+            run.step = step + 1
+            run.stop_if_asked()
+    return run.mean_of_sums()
 
 
 def _forward_backward(run: Run, batch: Any, *, sync: bool) -> dict[str, Tensor]:
@@ -121,7 +136,8 @@ def _forward_backward(run: Run, batch: Any, *, sync: bool) -> dict[str, Tensor]:
 
 def _check_finite(run: Run, loss: Tensor, epoch: int, step: int) -> None:
     if not torch.isfinite(loss):
-        kept = f"the weights before this epoch are in {run.out / 'last.pt'}" if epoch else "nothing is saved yet"
+        last = run.out / "last.pt"
+        kept = f"the weights that were saved before are in {last}" if last.exists() else "nothing is saved yet"
         raise FloatingPointError(
             f"the loss is {loss.item()} at epoch {epoch}, step {step} (process {run.processes.rank}); {kept}. "
             f"A smaller --lr or --clip-grad 1 may help."
@@ -161,7 +177,7 @@ def mean_losses(
 ) -> Metrics:
     """Mean of what the method returns over a loader, weighted by batch size, over all processes."""
     total, count = Metrics(), 0
-    for batch in loader:
+    for batch in follow(loader, "validating", len(loader) if isinstance(loader, Sized) else 0):
         size = batch_size_of(batch)
         for name, value in method(place(batch, processes.device, channels_last=channels_last)).items():
             total[name] = total.get(name, 0.0) + value.item() * size

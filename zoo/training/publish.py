@@ -8,18 +8,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from zoo.cache import hash_file
 from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.entry import State
+from zoo.files import write_text
 from zoo.header import RANDOM
 from zoo.header import header as make_header
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.distributed import Processes
-from zoo.training.runlog import Metrics, last_metrics, say
+from zoo.training.progress import say
+from zoo.training.runlog import Metrics, in_words, last_metrics
+from zoo.training.saving import read_state, writing
+
+RECORD = "record.json"
 
 
 class Run(Protocol):
@@ -76,7 +80,7 @@ def publish_run(
     metrics = last_metrics(out) if best is None else best
     if processes.is_main:
         file = out / ("last.pt" if best is None else "best.pt")
-        trained = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        trained = read_state(file, mmap=True)
         publish(trained["model"], out, models=models, header=header, metrics=metrics, half=args.half)
     return metrics
 
@@ -90,7 +94,7 @@ def publish(
     metrics: Mapping[str, float],
     half: bool = False,
 ) -> Path:
-    """Export what the entries keep of a method's state, and print the manifest record to paste.
+    """Export what the entries keep of a method's state, and write the manifest record to paste, `OUT/record.json`.
 
     Args:
         state: State dict of the method.
@@ -121,7 +125,9 @@ def publish(
         "input": json.loads(header["input"]),
         "provenance": {"command": header["command"], "metrics": dict(metrics)},
     }
-    print(json.dumps(record, indent=2))
+    with writing(out / RECORD):
+        write_text(out / RECORD, json.dumps(record, indent=2))
+    print(f"{in_words(metrics)}\nweights: {path}\ntheir record for a manifest: {out / RECORD}", flush=True)
     others = models[:-1]
     too = f"; {' and '.join(others)} {'take' if len(others) > 1 else 'takes'} it too" if others else ""
     say(how_to_take(models[-1], path) + too)

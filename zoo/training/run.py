@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
-from zoo.files import write_atomically
 from zoo.header import KEY
-from zoo.training import distributed
+from zoo.training import distributed, stopping
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
+from zoo.training.lock import check_held
 from zoo.training.optim import Plateau, build_optimizer
+from zoo.training.resuming import must_resume, rank_file, take_up, write_args
 from zoo.training.runlog import Metrics
+from zoo.training.saving import write_state
+from zoo.training.stopping import Stopped
 
 log = logging.getLogger("zoo")
-
-FIXED = ("batch_size", "accumulate", "steps_per_epoch", "seed", "optimizer")
-"""Arguments that a resumed run must share with its beginning; the others may change and then hold from there on."""
 
 
 class Run:
     """The method, its optimiser and how far they got: what `last.pt` holds."""
 
     def __init__(
-        self, method: nn.Module, args: TrainArgs, processes: Processes, params: Any, header: Mapping[str, str]
+        self,
+        method: nn.Module,
+        args: TrainArgs,
+        processes: Processes,
+        params: Any,
+        header: Mapping[str, str],
+        *,
+        samples: int = 0,
     ) -> None:
-        self.args, self.processes, self.out, self.header = args, processes, Path(args.out), dict(header)
+        self.args, self.processes, self.out, self.samples = args, processes, Path(args.out), samples
+        self.header = dict(header)
         is_3d = any(p.ndim == 5 for p in method.parameters())
         if args.channels_last and is_3d:
             raise OptionError("--channels-last is for 2D networks; this one has 3D convolutions")
@@ -63,25 +69,33 @@ class Run:
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.plateau = Plateau(args)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=args.precision == "fp16")
-        self.epoch, self.waited, self.best, self.best_metrics = 0, 0, math.inf, Metrics()
+        self.epoch, self.step, self.waited, self.best, self.best_metrics = 0, 0, 0, math.inf, Metrics()
+        self.sums: dict[str, Tensor] = {}
+        """Of what the method returned in the steps of this epoch, on this process."""
 
     def begin(self) -> None:
-        """Start afresh in an empty folder, or take up the run that lies there."""
-        last = self.out / "last.pt"
-        if last.exists() and not self.args.resume:
-            raise OptionError(f"{last} exists; give --resume to go on from it, or another --out")
-        if last.exists():
-            self._load(last)
-        epochs = distributed.gather(torch.tensor([self.epoch], device=self.processes.device)).tolist()
-        if len(set(epochs)) > 1:
-            raise OptionError(f"the processes found epochs {epochs} in {self.out}: all must see the same folder")
+        """Start afresh in an empty folder, or take up the run that lies there.
+
+        Raises:
+            OptionError: A run lies there and `resume` is off; or one of other arguments, another network, or another
+                number of processes.
+            CheckpointFormatError: What lies there is missing or damaged; `IntegrityError` by its digest.
+        """
+        with distributed.raising_together():
+            self.history = take_up(self) if must_resume(self.out, resume=self.args.resume) else []
+        position = torch.tensor([[self.epoch, self.step]], device=self.processes.device)
+        found = distributed.gather(position).tolist()
+        if found.count(found[0]) < len(found):
+            raise OptionError(
+                f"the processes found epochs {[epoch for epoch, _ in found]} in {self.out}: all must see the same "
+                "folder"
+            )
         if self.processes.is_main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.out / "args.json", lambda p: p.write_text(json.dumps(asdict(self.args), indent=1)))
+            write_args(self.out / "args.json", self.args, self.history)
         distributed.barrier()
 
     def finish_epoch(self, epoch: int, metrics: Metrics) -> None:
-        """Note the result, then save: `best.pt` first, so that a kill between the two repeats the epoch."""
+        """Note the result of an epoch, then save."""
         name, sign = self.args.monitor.lstrip("+"), -1.0 if self.args.monitor.startswith("+") else 1.0
         if name not in metrics:
             raise OptionError(f"--monitor {name}: no such metric; there are {', '.join(metrics)}")
@@ -93,37 +107,72 @@ class Run:
         self.plateau.observe(value)
         if improved:
             self.best, self.best_metrics = value, {"epoch": epoch, **metrics}
-        self.epoch = epoch + 1
-        self._save(improved)
+        self.epoch, self.step, self.sums = epoch + 1, 0, {}
+        self._save()
 
     def is_exhausted(self) -> bool:
         """Whether `patience` epochs went by without improvement."""
         return 0 < self.args.patience <= self.waited
 
-    def _rank_file(self, rank: int, epoch: int) -> Path:
-        return self.out / "ranks" / f"epoch{epoch}-rank{rank}.pt"
+    def stop_if_asked(self) -> None:
+        """Save and raise `Stopped` where a signal has asked any of the processes to end; called by all of them."""
+        if not distributed.any_of(bool(stopping.asked_by()), self.processes.device):
+            return
+        if self.step:
+            self.check_folder()
+            self._save()
+        raise Stopped(
+            f"stopped by {stopping.asked_by() or 'a signal to another process'} after step {self.step} of epoch "
+            f"{self.epoch}, which {self.out / 'last.pt'} has: the same command with --resume goes on"
+        )
 
-    def _save(self, improved: bool) -> None:
-        # last.pt is written last and says which epoch the other processes' files are of: it is the commit.
+    def check_folder(self) -> None:
+        """Raise `OptionError` on all processes where OUT is no longer the run's own."""
+        with distributed.raising_together():
+            if self.processes.is_main:
+                check_held(self.out)
+
+    def add(self, outputs: dict[str, Tensor]) -> None:
+        """Count what the method returned for one part of a step."""
+        for name, value in outputs.items():
+            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach().float()
+
+    def mean_of_sums(self) -> Metrics:
+        """Means over the steps of this epoch and over the processes, and the learning rate."""
+        count = self.step * self.args.accumulate
+        metrics = {name: value.item() / count for name, value in self.sums.items()}
+        return distributed.mean(metrics, 1.0, self.processes.device) | {"lr": self.optimizer.param_groups[0]["lr"]}
+
+    def _weights(self) -> dict[str, Any]:
+        weights = {"epoch": self.epoch, "model": self.method.state_dict(), "metrics": self.best_metrics}
+        return weights | ({KEY: self.header} if self.header else {})
+
+    def _save(self) -> None:
+        # last.pt says which position the other processes' files are of: it is the commit. best.pt comes after it, and
+        # is made again from it if the process is killed between the two.
         if not self.processes.is_main:
-            write_atomically(
-                self._rank_file(self.processes.rank, self.epoch),
-                lambda p: torch.save(dict(self.method.named_buffers()), p),
-            )
+            own = {"buffers": dict(self.method.named_buffers()), "sums": self.sums}
+            write_state(rank_file(self.out, self.epoch, self.step, self.processes.rank), own)
         distributed.barrier()
         if self.processes.is_main:
-            weights = {"epoch": self.epoch, "model": self.method.state_dict(), "metrics": self.best_metrics}
-            weights |= {KEY: self.header} if self.header else {}
-            if improved:
-                write_atomically(self.out / "best.pt", lambda p: torch.save(weights, p))
-            write_atomically(self.out / "last.pt", lambda p: torch.save(weights | self._resume_state(), p))
+            write_state(self.out / "last.pt", self._weights() | self._resume_state())
+            if self._is_best():
+                write_state(self.out / "best.pt", self._weights())
+            others = {rank_file(self.out, self.epoch, self.step, rank) for rank in range(1, self.processes.world)}
             for file in (self.out / "ranks").glob("epoch*-rank*.pt"):
-                if not file.name.startswith(f"epoch{self.epoch}-"):
+                if file not in others:
                     file.unlink()
         distributed.barrier()
 
+    def _is_best(self) -> bool:
+        """Whether the weights are those of the best epoch."""
+        return self.step == 0 and self.best_metrics.get("epoch") == self.epoch - 1
+
     def _resume_state(self) -> dict[str, Any]:
         return {
+            "step": self.step,
+            "sums": self.sums,
+            "samples": self.samples,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "plateau": self.plateau.state_dict(),
@@ -132,36 +181,22 @@ class Run:
             "world": self.processes.world,
         }
 
-    def _load(self, last: Path) -> None:
-        state = torch.load(last, map_location="cpu", weights_only=True)
-        if state["world"] != self.processes.world:
-            raise OptionError(
-                f"{last} was written by {state['world']} process(es), this run has {self.processes.world}: it would "
-                f"not end with the same weights. Start as many, or begin a new run from its weights."
-            )
-        began, now = json.loads((self.out / "args.json").read_text()), asdict(self.args)
-        if other := [
-            f"{k} {began[k]!r}, now {getattr(self.args, k)!r}" for k in FIXED if began[k] != getattr(self.args, k)
-        ]:
-            raise OptionError(
-                f"{last} is of a run with other arguments ({'; '.join(other)}): give the same, or another --out"
-            )
-        if changed := [
-            f"{k} {v!r} -> {now[k]!r}" for k, v in began.items() if k in now and k != "resume" and now[k] != v
-        ]:
-            log.warning("resumed with other arguments than before: %s", ", ".join(changed))
+    def fill(self, state: dict[str, Any], own: dict[str, Any]) -> None:
+        """Take up the state of `last.pt`, and of this process's own file; the first process has none."""
         self.method.load_state_dict(state["model"])
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        # The arguments of this run, not of the one that is resumed; but the rate is the last step's until the next.
+        settings = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(own)  # the arguments of this run, not of the one that is resumed
-        self.scaler.load_state_dict(state["scaler"])
+        for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(ours)
+        if state["scaler"]:  # empty but for fp16
+            self.scaler.load_state_dict(state["scaler"])
         self.plateau.load_state_dict(state["plateau"])
-        self.epoch, self.waited, self.best = state["epoch"], state["waited"], state["best"]
+        self.epoch, self.step, self.waited, self.best = (state[k] for k in ("epoch", "step", "waited", "best"))
         self.best_metrics = state["metrics"]
-        if not self.processes.is_main:
-            buffers = torch.load(
-                self._rank_file(self.processes.rank, self.epoch), map_location="cpu", weights_only=True
-            )
-            for name, buffer in self.method.named_buffers():
-                buffer.copy_(buffers[name])
+        sums = own["sums"] if own else state["sums"]
+        self.sums = {name: value.to(self.processes.device) for name, value in sums.items()}
+        for name, buffer in self.method.named_buffers() if own else ():
+            buffer.copy_(own["buffers"][name])
+        if self.processes.is_main and self._is_best():
+            write_state(self.out / "best.pt", self._weights())

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import OptionError
+from zoo.errors import CheckpointFormatError, OptionError
 from zoo.extras import install_hint
-from zoo.files import write_atomically
+from zoo.files import write_atomically, write_text
+from zoo.training.progress import duration, say_in_time
+from zoo.training.saving import writing
 
 Metrics = dict[str, float]
+
+MOST_NUMBERS = 8
+"""In a line of metrics; some tasks have a number for each class."""
 
 
 class RunLog:
@@ -27,25 +32,28 @@ class RunLog:
         for package in ("matplotlib", *(["tensorboard"] if tensorboard else [])):
             if find_spec(package) is None:  # said now: the curves are drawn after days
                 raise OptionError(f"the record of a run needs the package {package}: {install_hint(package, 'train')}")
-        self.lines = [line for line in read_log(self.file) if line["epoch"] < first_epoch]
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        write_atomically(self.file, lambda path: path.write_text(text))
+        self.lines = read_finished(self.file, first_epoch)
+        self._write()
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add one epoch, on disk and on screen."""
+        """Add one epoch, on disk, where it is before `last.pt` says that it is done, and on screen."""
         if not self.enabled:
             return
         self.lines.append(line)
-        with self.file.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        print(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in line.items()}), flush=True)
+        self._write()
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in line.items() if k not in ("epoch", "seconds"))
+        say_in_time(f"epoch {line['epoch']}: {shown}, {duration(line['seconds'])}")
         if self.writer is not None:
             for name, value in line.items():
                 self.writer.add_scalar(name, value, line["epoch"])
+
+    def _write(self) -> None:
+        with writing(self.file):
+            write_text(self.file, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def close(self) -> None:
         """Draw `curves.png`."""
@@ -56,15 +64,10 @@ class RunLog:
         plot_curves(self.lines, self.file.with_name("curves.png"))
 
 
-def say(text: str) -> None:
-    """Tell whoever follows a run how it goes, or what to do after it: on stderr, for stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the lines of a log; a last line that a kill cut short is left out."""
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else ():
         try:
             lines.append(json.loads(text))
         except ValueError:
@@ -72,9 +75,41 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
+    """Read the lines of the epochs that a run has finished; what stands behind them is of one that is done again.
+
+    Raises:
+        CheckpointFormatError: A line is missing or damaged.
+    """
+    try:
+        texts = path.read_text("utf-8", "replace").splitlines() if epochs else []
+    except OSError as error:
+        raise CheckpointFormatError(f"{path} cannot be read, which has a line for each of {epochs} epochs") from error
+    lines: list[dict[str, Any]] = []
+    for epoch in range(epochs):
+        try:
+            line = json.loads(texts[epoch])
+        except (ValueError, IndexError):
+            line = None
+        if not isinstance(line, dict) or line.get("epoch") != epoch:
+            raise CheckpointFormatError(
+                f"{path}, line {epoch + 1}: the metrics of epoch {epoch} are missing or damaged"
+            )
+        lines.append(line)
+    return lines
+
+
 def last_metrics(out: Path) -> Metrics:
     """Metrics of the last epoch of the run in a folder, which has finished."""
     return {name: value for name, value in read_log(out / "log.jsonl")[-1].items() if name != "seconds"}
+
+
+def in_words(metrics: Mapping[str, Any]) -> str:
+    """The first few numbers among metrics, or a mean and its deviation."""
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    if "mean" in numbers:
+        return f"{numbers['mean']:.4g}" + (f" ± {numbers['std']:.2g}" if "std" in numbers else "")
+    return ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:MOST_NUMBERS])
 
 
 def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:

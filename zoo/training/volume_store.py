@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from zoo.errors import InputContractError
 from zoo.files import remove_leftovers, write_atomically
 from zoo.training import distributed
+from zoo.training.progress import follow
+from zoo.training.stopping import end_cleanly
 from zoo.wording import listed
 
 Item = TypeVar("Item")
@@ -68,8 +69,11 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
     if distributed.rank() == 0:
         remove_leftovers(folder)
     share = _Preparation(items[distributed.rank() :: distributed.world()], make)
-    loader = DataLoader(share, batch_size=None, num_workers=workers, generator=torch.Generator())
-    list(tqdm(loader, desc="volumes", disable=None if distributed.rank() == 0 else True, leave=False))
+    loader = DataLoader(
+        share, batch_size=None, num_workers=workers, generator=torch.Generator(), worker_init_fn=end_cleanly
+    )
+    for _ in follow(loader, "volumes prepared", len(share)):
+        pass
     distributed.barrier()
     everything = _Preparation(items, make)  # again what failed, so that every process says so
     problems = [problem for problem in map(everything.__getitem__, range(len(items))) if problem]

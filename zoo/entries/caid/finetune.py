@@ -49,7 +49,6 @@ from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.header import Task
 from zoo.registry import get_entry
-from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
@@ -65,6 +64,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -142,14 +142,13 @@ def main(argv: Sequence[str] | None = None) -> Results:
     parser.add_argument("task", choices=list(TASKS), help="TASK --help lists the flags of a task")
     task = parser.parse_args(argv[:1]).task
     args = resolve(parse_args(TASKS[task], argv[1:], TASKS[task].__doc__))
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
-    results = {"task": task, **results, "arguments": asdict(args)}
-    if processes.is_main:
-        said = {"num_classes": 1} if task == "segment" else {}  # logits; without it some will take it for the sigmoid's
-        write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt", **said))
-    distributed.stop()
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
+        results = {"task": task, **results, "arguments": asdict(args)}
+        if processes.is_main:
+            said = {"num_classes": 1} if task == "segment" else {}  # logits; some may take it for the sigmoid's else
+            write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt", **said))
     return results
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 from zoo.entries.caid import PREPROCESSING
 from zoo.entries.caid.data import JITTER, PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
@@ -24,10 +24,12 @@ from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
+from zoo.training.data import build_loader
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 
 @dataclass(kw_only=True)
@@ -60,30 +62,28 @@ class Args(TrainArgs):
     key_full_unet: bool = arg("give the key network its unused decoder", False)
     validate_mutates_state: bool = arg("let validation write the queue and move the key network", False)
     val_random: bool = arg("draw new validation views each epoch", False)
-    half: bool = arg("export the weights in half precision", False)
+    half: bool = arg("export the weights in half precision", False, free=True)
     upstream: bool = arg("the published behaviour in all four: target, key decoder, validation state and views", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
-    """Train, then export the query network and print its manifest record."""
+    """Train, then export the query network and write its manifest record."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    warn_of_unshuffled_keys(processes.world, args.key_batches)
-    torch.manual_seed(args.seed)
-    method = build_method(args)
-    command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
-    header = pretraining_header(models[-1], command, input=input_of(args))
-    best = fit(
-        method,
-        build_views(args, args.list, args.split),
-        args,
-        processes=processes,
-        validate=validation(args, processes),
-        header=header,
-    )
-    metrics = publish_run(args, processes, models=models, header=header, best=best)
-    distributed.stop()
-    return metrics
+    with running(args) as processes:
+        warn_of_unshuffled_keys(processes.world, args.key_batches)
+        torch.manual_seed(args.seed)
+        method = build_method(args)
+        command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
+        header = pretraining_header(models[-1], command, input=input_of(args))
+        best = fit(
+            method,
+            build_views(args, args.list, args.split),
+            args,
+            processes=processes,
+            validate=validation(args, processes),
+            header=header,
+        )
+        return publish_run(args, processes, models=models, header=header, best=best)
 
 
 def resolve(args: Args) -> Args:
@@ -143,7 +143,7 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     def validate(method: nn.Module, epoch: int) -> Metrics:
         share_buffers(method)
         fixed = Subset(FixedViews(views, epoch if args.val_random else 0), mine)
-        loader = DataLoader(fixed, batch, num_workers=args.workers, generator=torch.Generator())
+        loader = build_loader(fixed, args.workers, batch_size=batch)
         return mean_losses(method, loader, processes, channels_last=args.channels_last)
 
     return validate

@@ -29,13 +29,15 @@ from zoo.entries.drasclr.data import ORDERS, Patches
 from zoo.entries.drasclr.method import COMBINATIONS, QUEUE_DTYPES, DrasCLR
 from zoo.entries.drasclr.model import EXPERT_INITS
 from zoo.errors import OptionError
-from zoo.files import write_atomically
+from zoo.files import write_text
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run
+from zoo.training.resuming import read_json
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -67,26 +69,24 @@ class Args(TrainArgs):
     warm_up: int = arg("passes over the data before the neighbour loss counts", 0)
     mlp: bool = arg("two-layer projection head", True)
     key_batches: int = arg("parts the keys' batch norm sees separately; at least 2 for a run on one process", 1)
-    half: bool = arg("export the weights in half precision", False)
+    half: bool = arg("export the weights in half precision", False, free=True)
     upstream: bool = arg("the published behaviour: landmarks and subjects in their own order", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
-    """Train, then export the query network and print its manifest record; returns the metrics of the last epoch."""
+    """Train, then export the query network and write its manifest record; returns the metrics of the last epoch."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    check_share(args, processes.world)
-    torch.manual_seed(args.seed)
-    landmarks = load_landmarks(args.landmarks or None)
-    table = neighbours(landmarks, args.neighbours)
-    patches = build_patches(args, table)
-    method = build_method(args, landmarks, table, patches.locations)
-    keep_table(Path(args.out), landmarks, table, patches.locations)
-    header = pretraining_header(NAME, command_of(args, "zoo.entries.drasclr.pretrain"), input={})
-    fit(method, patches, args, processes=processes, header=header)
-    metrics = publish_run(args, processes, models=(NAME,), header=header)
-    distributed.stop()
-    return metrics
+    with running(args) as processes:
+        check_share(args, processes.world)
+        torch.manual_seed(args.seed)
+        landmarks = load_landmarks(args.landmarks or None)
+        table = neighbours(landmarks, args.neighbours)
+        patches = build_patches(args, table)
+        method = build_method(args, landmarks, table, patches.locations)
+        keep_table(Path(args.out), landmarks, table, patches.locations)
+        header = pretraining_header(NAME, command_of(args, "zoo.entries.drasclr.pretrain"), input={})
+        fit(method, patches, args, processes=processes, header=header)
+        return publish_run(args, processes, models=(NAME,), header=header)
 
 
 def resolve(args: Args) -> Args:
@@ -182,13 +182,13 @@ def keep_table(out: Path, landmarks: Indices, table: Indices, locations: Sequenc
         "neighbours": table[list(locations)].tolist(),
     }
     file = out / "neighbours.json"
-    if (out / "last.pt").exists() and file.exists() and json.loads(file.read_text()) != record:
+    if (out / "last.pt").exists() and file.exists() and read_json(file) != record:
         raise OptionError(
             f"{out} holds a run with other landmarks or neighbours ({file.name}): give the same --landmarks, "
             "--locations and --neighbours, or another --out"
         )
     if distributed.rank() == 0:
-        write_atomically(file, lambda path: path.write_text(json.dumps(record)))
+        write_text(file, json.dumps(record))
 
 
 if __name__ == "__main__":

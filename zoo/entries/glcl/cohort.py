@@ -44,7 +44,7 @@ class CohortArgs(TrainArgs):
     size: int = arg("side of the slices in pixels, a multiple of 32; 0 for the data set's", 0)
     spacing: float = arg("side of a pixel in mm; 0 for the data set's", 0.0)
     n4: bool = arg("correct the bias field of the volumes first, once", False)
-    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "")
+    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""

@@ -50,7 +50,6 @@ from zoo.entries.glcl.subjects import Split, split
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.registry import get_entry, split_name
-from zoo.training import distributed
 from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
@@ -64,6 +63,8 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.publish import export, how_to_take
+from zoo.training.saving import read_state
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -113,42 +114,41 @@ class Args(CohortArgs):
 def main(argv: Sequence[str] | None = None) -> Results:
     """Fine-tune, judge the best checkpoint, write and print the results."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    volumes, store = args.volumes, args.open_store()
-    method = Segmenter(
-        load_network(args, volumes.num_classes), volumes.num_classes, args.loss, upstream=args.upstream_loss
-    )
-    origin = origin_of(method.network)
-    if not args.from_scratch:
-        warn_of_other_pixels(args.model, args.checkpoint, volumes)
-    set_momentum(method.network, args.norm_momentum)
-    if args.reset_averages:
-        forget_averages(method.network)
-    parts = {part: store.prepare(cases, args.workers) for part, cases in choose_parts(args).items()}
-    command = command_of(args, "zoo.entries.glcl.finetune")
-    seen = get_entry(UNET).preprocessing.override(grid_facts(volumes, parts["train"]))
-    classes = ("background", *volumes.structures)
-    header = finetuning_header(method.network, "segment", command, input=seen, classes=classes)
-    results: Results = {
-        "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
-        **origin,
-        **tune(method, parts, args, processes, header),
-        "structures": volumes.structures,
-        "arguments": asdict(args),
-    }
-    if processes.is_main:
-        if "test" in parts:
-            draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-        write_results(results, args.out, hint=next_steps(args, export_best(args, header)))
-    distributed.stop()
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        volumes, store = args.volumes, args.open_store()
+        method = Segmenter(
+            load_network(args, volumes.num_classes), volumes.num_classes, args.loss, upstream=args.upstream_loss
+        )
+        origin = origin_of(method.network)
+        if not args.from_scratch:
+            warn_of_other_pixels(args.model, args.checkpoint, volumes)
+        set_momentum(method.network, args.norm_momentum)
+        if args.reset_averages:
+            forget_averages(method.network)
+        parts = {part: store.prepare(cases, args.workers) for part, cases in choose_parts(args).items()}
+        command = command_of(args, "zoo.entries.glcl.finetune")
+        seen = get_entry(UNET).preprocessing.override(grid_facts(volumes, parts["train"]))
+        classes = ("background", *volumes.structures)
+        header = finetuning_header(method.network, "segment", command, input=seen, classes=classes)
+        results: Results = {
+            "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
+            **origin,
+            **tune(method, parts, args, processes, header),
+            "structures": volumes.structures,
+            "arguments": asdict(args),
+        }
+        if processes.is_main:
+            if "test" in parts:
+                draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
+            write_results(results, args.out, hint=next_steps(args, export_best(args, header)))
     return results
 
 
 def export_best(args: Args, header: Mapping[str, str]) -> Path:
     """Write the best network, as tested, and nothing of the training; returns the file."""
     out = Path(args.out)
-    best = torch.load(out / "best.pt", map_location="cpu", weights_only=True)["model"]
+    best = read_state(out / "best.pt", mmap=True)["model"]
     return export(best, out, header)
 
 

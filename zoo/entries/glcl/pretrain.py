@@ -58,11 +58,11 @@ from zoo.errors import OptionError
 from zoo.header import RANDOM
 from zoo.provenance import base_of
 from zoo.report import LoadReport
-from zoo.training import distributed
 from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 STAGES = ("encoder", "decoder")
 MODELS = {"encoder": ("glcl-encoder",), "decoder": ("glcl-encoder", "glcl-unet")}
@@ -97,7 +97,7 @@ class Args(CohortArgs):
     independent_sets: bool = arg("encoder's D: draw both sets of volumes without regard to each other", False)
     legacy_blank_rows: bool = arg("encoder's D: leave the last block of rows blank", False)
     upstream: bool = arg("the published behaviour: the last four, and the losses' literals", False)
-    half: bool = arg("export the weights in half precision", False)
+    half: bool = arg("export the weights in half precision", False, free=True)
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -119,21 +119,19 @@ class Args(CohortArgs):
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
-    """Train one stage, export its weights and print their manifest record; returns the metrics of the last epoch."""
+    """Train one stage, export its weights and write their manifest record; returns the metrics of the last epoch."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    cases = named_cases("--subjects", args.subjects, all_cases(args), pretraining(args.dataset, args.split))
-    unlabelled = [replace(case, mask=None) for case in cases]
-    stored = args.open_store().prepare(unlabelled, args.workers)
-    batches = build_batches(args, stored)
-    base = base_of(LoadReport("glcl-encoder", source=args.encoder)) if args.encoder else RANDOM
-    command, models = command_of(args, "zoo.entries.glcl.pretrain"), MODELS[args.stage]
-    header = pretraining_header(models[-1], command, input=grid_facts(args.volumes, stored), base=base)
-    fit(build_method(args), batches, args, processes=processes, header=header)
-    metrics = publish_run(args, processes, models=models, header=header)
-    distributed.stop()
-    return metrics
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        cases = named_cases("--subjects", args.subjects, all_cases(args), pretraining(args.dataset, args.split))
+        unlabelled = [replace(case, mask=None) for case in cases]
+        stored = args.open_store().prepare(unlabelled, args.workers)
+        batches = build_batches(args, stored)
+        base = base_of(LoadReport("glcl-encoder", source=args.encoder)) if args.encoder else RANDOM
+        command, models = command_of(args, "zoo.entries.glcl.pretrain"), MODELS[args.stage]
+        header = pretraining_header(models[-1], command, input=grid_facts(args.volumes, stored), base=base)
+        fit(build_method(args), batches, args, processes=processes, header=header, base=args.encoder)
+        return publish_run(args, processes, models=models, header=header)
 
 
 def resolve(args: Args) -> Args:

@@ -43,7 +43,7 @@ from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.evaluate import judging
 from zoo.training.finetune import check_trained
-from zoo.training.runlog import say
+from zoo.training.progress import say
 from zoo.wording import listed
 
 UNET = "glcl-unet"

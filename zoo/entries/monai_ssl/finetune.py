@@ -43,7 +43,6 @@ from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.registry import get_entry
-from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
@@ -59,6 +58,8 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
+from zoo.training.saving import read_state
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -90,7 +91,7 @@ class Args(TrainArgs):
     labelled: int = arg("training volumes to take, the first of the list; 0 for all", 0)
     num_classes: int = arg("classes, background included", 14)
     crops: int = arg("crops of each volume in a step", CROPS)
-    cache: str = arg("folder for the volumes on the network's grid; empty for OUT/cache", "")
+    cache: str = arg("folder for the volumes on the network's grid; empty for OUT/cache", "", free=True)
     spacing: str = arg("voxels in mm, one number or x,y,z; empty for those the weights know, 1.5,1.5,2", "")
     upstream_dice: bool = arg("Dice as published: cases weighted by their order, background counted", False)
     img_size: int = arg("side of the crops and windows; 0 for that of the weights, 96", 0)
@@ -134,24 +135,23 @@ def main(argv: Sequence[str] | None = None) -> Results:
     names = class_names(args.list, args.num_classes)
     args = resolve(args, has_validation="val" in cases)
     store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(input_of(args), args.spacing))
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    network = build_network(args)
-    window = args.img_size or crop_size(network)
-    Batches(len(cases["train"]), args, processes)  # said before volumes are prepared: whether they fill a step
-    store.prepare([case for part in cases.values() for case in part], args.num_classes, args.workers)
-    stored = {part: [store.open(case) for case in chosen] for part, chosen in cases.items()}
-    train = Crops(stored["train"], size=window, crops=args.crops, seed=args.seed)
-    judged = {part: WholeVolumes(chosen) for part, chosen in stored.items() if part != "train"}
-    method = Segmenter(network, args.num_classes, window, freeze=args.freeze)
-    command = command_of(args, "zoo.entries.monai_ssl.finetune")
-    seen = store.transform.preprocessing
-    header = finetuning_header(network, "segment", command, input=seen, classes=names)
-    results = tune(method, train, judged, names, args, processes, header)
-    results |= {"classes": names, "arguments": asdict(args)}
-    if processes.is_main:
-        write_results(results, args.out, hint=next_steps(args))
-    distributed.stop()
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        network = build_network(args)
+        window = args.img_size or crop_size(network)
+        Batches(len(cases["train"]), args, processes)  # said before volumes are prepared: whether they fill a step
+        store.prepare([case for part in cases.values() for case in part], args.num_classes, args.workers)
+        stored = {part: [store.open(case) for case in chosen] for part, chosen in cases.items()}
+        train = Crops(stored["train"], size=window, crops=args.crops, seed=args.seed)
+        judged = {part: WholeVolumes(chosen) for part, chosen in stored.items() if part != "train"}
+        method = Segmenter(network, args.num_classes, window, freeze=args.freeze)
+        command = command_of(args, "zoo.entries.monai_ssl.finetune")
+        seen = store.transform.preprocessing
+        header = finetuning_header(network, "segment", command, input=seen, classes=names)
+        results = tune(method, train, judged, names, args, processes, header)
+        results |= {"classes": names, "arguments": asdict(args)}
+        if processes.is_main:
+            write_results(results, args.out, hint=next_steps(args))
     return results
 
 
@@ -215,8 +215,7 @@ def tune(
         **origin_of(method.network),
         **train_and_test(method, data, evaluate, args, processes, header=header),
     }
-    best = torch.load(Path(args.out) / "best.pt", map_location="cpu", weights_only=True)
-    method.load_state_dict(best["model"])
+    method.load_state_dict(read_state(Path(args.out) / "best.pt", mmap=True)["model"])
     method.eval()
     with torch.no_grad(), autocast(args.precision, processes.device):
         if "val" in judged:

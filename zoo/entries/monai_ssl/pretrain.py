@@ -29,7 +29,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from zoo.entries.monai_ssl import PRETRAINING
 from zoo.entries.monai_ssl.augment import Corrupt
@@ -41,13 +40,13 @@ from zoo.entries.monai_ssl.storage import DTYPES, VolumeCache
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training import distributed
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
-from zoo.training.data import Batches
+from zoo.training.data import Batches, build_loader
 from zoo.training.distributed import Processes
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
@@ -71,7 +70,7 @@ class Args(TrainArgs):
     seed: int = arg("seed of every draw", 123)
     workers: int = arg("loader processes per process", 4)
     monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_reconstruction")
-    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "")
+    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
     cache_dtype: str = arg("numbers of the prepared volumes; float16 takes half of the disk", "float32", tuple(DTYPES))
     spacing: float = arg("voxels that volumes are resampled to, in mm", 2.0)
     crops: int = arg("crops of each volume", 2)
@@ -89,30 +88,28 @@ class Args(TrainArgs):
     mlp_dim: int = arg("width inside the perceptron of a block", 3072)
     num_layers: int = arg("transformer blocks; a UNETR needs 12", 12)
     num_heads: int = arg(f"attention heads; 0 for one for each {HEAD_WIDTH} of --hidden-size", 0)
-    half: bool = arg("export the weights in half precision", False)
+    half: bool = arg("export the weights in half precision", False, free=True)
     upstream: bool = arg("the published behaviour in three: --val-random, --overlap keep, --no-gather", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
-    """Train, then export the auto-encoder and print its manifest record; returns the metrics of the exported epoch."""
+    """Train, then export the auto-encoder and write its manifest record; returns the metrics of the exported epoch."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    check_share(args, processes.world)
-    torch.manual_seed(args.seed)
-    method = build_method(args)
-    training, validation = read_volumes(args, processes)
-    train, val = build_crops(args, training, validation)
-    validate = validation_of(args, val, processes)
-    args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
-    Batches(len(train), args, processes)  # said before volumes are prepared for hours: whether they fill a step
-    train.cache.fill([*training, *validation], args.workers)
-    command = command_of(args, "zoo.entries.monai_ssl.pretrain")
-    header = pretraining_header(MODELS[-1], command, input=input_of(args), options=options_of(args))
-    best = fit(method, train, args, processes=processes, validate=validate, header=header)
-    judged = best if validate else None  # the loss on what it is trained on does not say which epoch is best
-    metrics = publish_run(args, processes, models=MODELS, header=header, best=judged)
-    distributed.stop()
-    return metrics
+    with running(args) as processes:
+        check_share(args, processes.world)
+        torch.manual_seed(args.seed)
+        method = build_method(args)
+        training, validation = read_volumes(args, processes)
+        train, val = build_crops(args, training, validation)
+        validate = validation_of(args, val, processes)
+        args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
+        Batches(len(train), args, processes)  # said before volumes are prepared for hours: whether they fill a step
+        train.cache.fill([*training, *validation], args.workers)
+        command = command_of(args, "zoo.entries.monai_ssl.pretrain")
+        header = pretraining_header(MODELS[-1], command, input=input_of(args), options=options_of(args))
+        best = fit(method, train, args, processes=processes, validate=validate, header=header)
+        judged = best if validate else None  # the loss on what it is trained on does not say which epoch is best
+        return publish_run(args, processes, models=MODELS, header=header, best=judged)
 
 
 def resolve(args: Args) -> Args:
@@ -211,7 +208,7 @@ def validation_of(args: Args, crops: Crops, processes: Processes) -> Validate | 
     def validate(method: nn.Module, epoch: int) -> Metrics:
         data_pass = epoch if args.val_random else 0
         keys = [[(data_pass, i) for i in mine[first : first + batch]] for first in range(0, len(mine), batch)]
-        loader = DataLoader(crops, batch_sampler=keys, num_workers=args.workers, generator=torch.Generator())
+        loader = build_loader(crops, args.workers, batch_sampler=keys)
         return mean_losses(method, loader, processes)
 
     return validate

@@ -22,7 +22,6 @@ loop's files, whose `last.pt` (with --val-share, `best.pt`) `load_model(checkpoi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -63,7 +62,9 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
-from zoo.training.runlog import say
+from zoo.training.progress import say
+from zoo.training.resuming import read_json
+from zoo.training.session import running
 
 SPLITS = ("stratified", "leave-site-out")
 PREDICTIONS = "predictions.csv"
@@ -142,23 +143,24 @@ def main(argv: Sequence[str] | None = None) -> Results:
     """Train and test on each split, write and print the results."""
     args = parse_args(Args, argv, __doc__)
     task = read_task(args)
-    processes = distributed.start(args.device)
-    if args.freeze:
-        check_probes(task)
-    else:
-        check_steps(args, task, processes)
-    begin(args, processes)
-    features = cache(lambda: frozen_features(args, task, processes))
-    runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
-    results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
-    if args.splits == "leave-site-out":
-        results["pooled"] = pool(args, task)
-    results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
-    if processes.is_main:
-        last = Path(args.out) / task.splits[-1].name / judged_of(args)
-        hint = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
-        write_results(results, args.out, hint=hint)
-    distributed.stop()
+    with running(args) as processes:
+        if args.freeze:
+            check_probes(task)
+        else:
+            check_steps(args, task, processes)
+        begin(args, processes)
+        features = cache(lambda: frozen_features(args, task, processes))
+        runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
+        results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
+        if args.splits == "leave-site-out":
+            results["pooled"] = pool(args, task)
+        results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
+        if processes.is_main:
+            last = Path(args.out) / task.splits[-1].name / judged_of(args)
+            hint = (
+                f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
+            )
+            write_results(results, args.out, hint=hint)
     return results
 
 
@@ -191,8 +193,7 @@ def run_split(
     split = task.splits[number]
     folder = Path(args.out) / split.name
     if (folder / "results.json").is_file():
-        done: Results = json.loads((folder / "results.json").read_text())
-        return done
+        return read_json(folder / "results.json")
     if processes.is_main:
         counts = f"{len(split.train)} volumes to train on, {len(split.test)} to test on"
         say(f"{split.name}, one of {len(task.splits)} runs: {counts}")

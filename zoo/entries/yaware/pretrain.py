@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from zoo.entries.yaware.augment import TRANSFORMS
 from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, Volumes, check_apart, read_cohort
@@ -26,10 +25,12 @@ from zoo.entries.yaware.splits import class_codes
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.data import build_loader
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
+from zoo.training.session import running
 
 
 @dataclass(kw_only=True)
@@ -67,26 +68,24 @@ class Args(TrainArgs):
     )
     normalize: str = arg("each anchor's weights sum to 1, or the authors' other axis", "anchor", NORMALIZATIONS)
     val_random: bool = arg("draw new validation views each epoch", False)
-    half: bool = arg("export the weights in half precision", False)
+    half: bool = arg("export the weights in half precision", False, free=True)
     upstream: bool = arg("the published behaviour in both: normalisation and validation views", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
-    """Train, then export the network and print its manifest record."""
+    """Train, then export the network and write its manifest record."""
     args = resolve(parse_args(Args, argv, __doc__))
-    processes = distributed.start(args.device)
-    torch.manual_seed(args.seed)
-    method = build_method(args)
-    volumes = build_volumes(args, args.data, args.table, args.rows)
-    check_parts(args, volumes.cohort.shape, processes)
-    validate = validation(args, volumes.cohort, processes)
-    command = command_of(args, "zoo.entries.yaware.pretrain")
-    header = pretraining_header(MODEL, command, input=volumes.cohort.differences())
-    best = fit(method, volumes, args, processes=processes, validate=validate, header=header)
-    judged = best if validate else None  # the loss of training says nothing of that: the last, as published
-    metrics = publish_run(args, processes, models=(MODEL,), header=header, best=judged)
-    distributed.stop()
-    return metrics
+    with running(args) as processes:
+        torch.manual_seed(args.seed)
+        method = build_method(args)
+        volumes = build_volumes(args, args.data, args.table, args.rows)
+        check_parts(args, volumes.cohort.shape, processes)
+        validate = validation(args, volumes.cohort, processes)
+        command = command_of(args, "zoo.entries.yaware.pretrain")
+        header = pretraining_header(MODEL, command, input=volumes.cohort.differences())
+        best = fit(method, volumes, args, processes=processes, validate=validate, header=header)
+        judged = best if validate else None  # the loss of training says nothing of that: the last, as published
+        return publish_run(args, processes, models=(MODEL,), header=header, best=judged)
 
 
 def resolve(args: Args) -> Args:
@@ -163,7 +162,7 @@ def validation(args: Args, trained: Cohort, processes: distributed.Processes) ->
         share_buffers(method)
         data_pass = epoch if args.val_random else 0
         keys = [[(data_pass, i) for i in part] for part in parts]
-        loader = DataLoader(volumes, batch_sampler=keys, num_workers=args.workers, generator=torch.Generator())
+        loader = build_loader(volumes, args.workers, batch_sampler=keys)
         return mean_losses(method, loader, processes)
 
     return validate

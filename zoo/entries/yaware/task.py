@@ -25,10 +25,11 @@ from zoo.entries.yaware.splits import (
 from zoo.entries.yaware.storage import in_words, is_same_place
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
-from zoo.files import write_atomically
+from zoo.files import write_text
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of
+from zoo.training.resuming import read_json
 
 if TYPE_CHECKING:
     from zoo.entries.yaware.finetune import Args
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 RECIPE = "zoo.entries.yaware.finetune"
-FREE = ("out", "device", "workers", "resume", "tensorboard")
-"""Arguments that a resumed run may have otherwise."""
+FREE = ("out", "device", "workers", "resume", "allow_changes", "tensorboard")
+"""Arguments that a resumed run may have otherwise: not its length, for parts that are finished had the old one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ def begin(args: Args, processes: Processes) -> None:
     """
     file = Path(args.out) / "args.json"
     now = {"recipe": RECIPE, **asdict(args), "table_sha256": hash_file(Path(args.table)), **start_of(args)}
-    began = json.loads(file.read_text()) if file.is_file() else {}
+    began = read_json(file) if file.exists() else {}
     if began and began.get("recipe") != RECIPE:
         raise OptionError(f"{file} is not of a run of {RECIPE}; give another --out")
     if began and any(file.parent.glob("*/*.json")):
@@ -152,7 +153,7 @@ def begin(args: Args, processes: Processes) -> None:
             )
     distributed.barrier()
     if processes.is_main:
-        write_atomically(file, lambda p: p.write_text(json.dumps(now, indent=1)))
+        write_text(file, json.dumps(now, indent=1))
 
 
 def start_of(args: Args) -> dict[str, str]:

@@ -1,0 +1,65 @@
+"""What a run says of itself: one line when it begins, and how fast it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from zoo.report import ATTRIBUTE, LoadReport
+from zoo.training.data import Batches, tensors_of
+from zoo.training.progress import duration, say
+from zoo.training.run import Run
+
+
+class Pace:
+    """Steps since this process began, for the cases that are done in a second and the time that is left."""
+
+    def __init__(self, run: Run, steps: int) -> None:
+        self.steps, self.started, self.first = steps, time.monotonic(), run.epoch * steps + run.step
+
+    def line(self, run: Run, epoch: int, parts: int) -> str:
+        """How far a run is, after so many parts of steps of an epoch."""
+        args, step = run.args, parts // run.args.accumulate
+        done = epoch * self.steps + step
+        rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
+        left = f", at most {duration((args.epochs * self.steps - done) / rate)} left" if rate else ""
+        loss = run.sums["loss"].item() / parts
+        return (
+            f"epoch {epoch} of 0 to {args.epochs - 1}, step {step} of {self.steps}: loss {loss:.4g}, "
+            f"{rate * args.batch_size:.3g} cases/s{left}"
+        )
+
+
+def begin(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> Pace:
+    """Say what is trained, on how much, where and from which weights; returns the pace from here on."""
+    if run.processes.is_main:
+        args, epoch = run.args, min(run.epoch, run.args.epochs - 1)
+        batches.set_epoch(epoch)
+        size = size_of(dataset[next(iter(batches))[0]], run.method)
+        where = f"{run.processes.world} processes on {run.processes.device.type}" if run.processes.world > 1 else ""
+        on = f"going on with epoch {run.epoch}, step {run.step}" if run.epoch or run.step else f"from {base}"
+        say(
+            f"training: {run.samples} cases{size}, {args.epochs} epochs of {batches.steps} steps of {args.batch_size} "
+            f"cases, {where or run.processes.device.type}, {on}"
+        )
+    return Pace(run, batches.steps)
+
+
+def size_of(sample: Any, method: nn.Module) -> str:
+    """How large the images of a sample are, in words; empty where it has none."""
+    dims, unit = (3, "voxels") if any(p.ndim >= 5 for p in method.parameters()) else (2, "pixels")
+    shapes = (tensor.shape for tensor in tensors_of(sample) if tensor.ndim > dims)
+    sides = next(shapes, ())[-dims:]
+    return f" of {' x '.join(map(str, sides))} {unit}" if sides else ""
+
+
+def base_of(method: nn.Module) -> str:
+    """The weights that the zoo filled a part of a method with, in words."""
+    reports: Iterator[LoadReport] = (vars(m)[ATTRIBUTE] for m in method.modules() if ATTRIBUTE in vars(m))
+    if not (report := next(reports, None)) or report.source == "random":
+        return "random weights"
+    return f"{report.model}.{report.tag}" if report.tag else report.source

@@ -1,0 +1,185 @@
+"""What must be right in OUT before a run begins there or goes on: nothing is overwritten, no other run gone on with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from zoo.errors import CheckpointFormatError, IntegrityError, OptionError, UnsafeCheckpointError
+from zoo.files import write_text
+from zoo.messages import printable
+from zoo.report import first_names
+from zoo.training.args import TrainArgs
+from zoo.training.runlog import read_finished
+from zoo.training.saving import check_seal, read_state, writing
+
+if TYPE_CHECKING:
+    from zoo.training.run import Run
+
+log = logging.getLogger("zoo")
+
+KEYS = (
+    *("model", "epoch", "metrics", "step", "sums", "samples", "optimizer", "scaler", "plateau", "waited", "best"),
+    "world",
+)
+"""What `last.pt` holds; `best.pt` has the first three."""
+HISTORY = "changes"
+"""Key of `args.json`: what `--allow-changes` let through, the oldest first."""
+ABSENT = "absent"
+
+Arguments = dict[str, Any]
+
+
+def must_resume(out: Path, *, resume: bool) -> bool:
+    """Whether a run lies in OUT that is to be gone on with.
+
+    Raises:
+        OptionError: One lies there, and would be overwritten.
+    """
+    last, best = out / "last.pt", out / "best.pt"
+    if not (last.exists() or best.exists()):
+        return False
+    if not resume:
+        there = last if last.exists() else best
+        raise OptionError(f"{there} exists; give --resume to go on from {last}, or another --out")
+    if not last.exists():
+        raise OptionError(
+            f"{best} exists, but no {last.name} to go on from, and a new run would overwrite it: give another --out"
+        )
+    return True
+
+
+def take_up(run: Run) -> list[Any]:
+    """Go on with the run in OUT, after all that must be right for that was looked at.
+
+    Returns:
+        How its arguments have changed since it began, the oldest change first.
+
+    Raises:
+        OptionError: It is a run of other arguments, samples, or processes, or of another network.
+        CheckpointFormatError: A file is missing, or is not what a run writes.
+        IntegrityError: A file is damaged.
+        UnsafeCheckpointError: Opening a file would run code.
+    """
+    last, file = run.out / "last.pt", run.out / "args.json"
+    with _showing_a_way_on(run):
+        state, began = read_state(last, KEYS), read_json(file)
+        read_finished(run.out / "log.jsonl", state["epoch"])
+        changed = changes_of(began, run.args, file)
+        check_network(run.method, state["model"], last)
+        check_course(run, state, changed, last)
+        place = rank_file(run.out, state["epoch"], state["step"], run.processes.rank)
+        own = {} if run.processes.is_main else read_state(place, ("buffers", "sums"))
+        run.fill(state, own)
+        if run.processes.is_main and math.isfinite(run.best):
+            check_seal(run.out / "best.pt")
+    history: list[Any] = began.get(HISTORY, [])
+    if changed:
+        log.warning("the run goes on with other arguments than it began with: %s", ", ".join(changed))
+        history = [*history, {"epoch": state["epoch"], "step": state["step"], **changed}]
+    return history
+
+
+def rank_file(out: Path, epoch: int, step: int, rank: int) -> Path:
+    """Where a process other than the first keeps what is its own, of a step in an epoch."""
+    return out / "ranks" / f"epoch{epoch}{f'-step{step}' if step else ''}-rank{rank}.pt"
+
+
+def check_course(run: Run, state: Mapping[str, Any], changed: Arguments, last: Path) -> None:
+    """Raise `OptionError` where the run would not end with the same weights, though its arguments are the same."""
+    if state["world"] != run.processes.world:
+        raise OptionError(
+            f"{last} was written by {state['world']} process(es), this run has {run.processes.world}: it would "
+            f"not end with the same weights. Start as many, or begin a new run from its weights."
+        )
+    if state["samples"] != run.samples and not changed:
+        raise OptionError(
+            f"{last} is of a run on {state['samples']} samples, and now there are {run.samples}: give the data that it "
+            "began with, or another --out"
+        )
+    if "optimizer" in changed:
+        raise OptionError(f"{last} has the state of another --optimizer, which no other can go on with; give the same")
+
+
+@contextmanager
+def _showing_a_way_on(run: Run) -> Iterator[None]:
+    """Add to errors of damaged files what can be done."""
+    try:
+        yield
+    except (CheckpointFormatError, IntegrityError, UnsafeCheckpointError) as error:
+        best = run.out / "best.pt"
+        start = f", from {best} by --checkpoint" if best.is_file() and hasattr(run.args, "checkpoint") else ""
+        raise type(error)(f"{error}. Put a good copy back, or begin anew in another --out{start}") from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read what a run noted in OUT, such as the arguments that it began with.
+
+    Raises:
+        CheckpointFormatError: It is missing or damaged.
+    """
+    try:
+        noted = json.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointFormatError(f"{file}, which the run in its folder wrote, cannot be read") from error
+    except ValueError:
+        noted = None
+    if not isinstance(noted, dict) or not isinstance(noted.get(HISTORY, []), list):
+        raise CheckpointFormatError(f"{file} is damaged: what the run in its folder wrote is expected, as JSON")
+    return noted
+
+
+def write_args(file: Path, args: TrainArgs, history: list[Any]) -> None:
+    """Write the arguments of a run, and how they have changed.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with writing(file):
+        write_text(file, json.dumps(asdict(args) | ({HISTORY: history} if history else {}), indent=1))
+
+
+def free_names(args: TrainArgs) -> set[str]:
+    """Arguments that a resumed run may have otherwise: no number that it computes follows from them."""
+    kinds = [kind for kind in type(args).__mro__ if is_dataclass(kind)]
+    free = {f.name for kind in kinds for f in fields(kind) if f.metadata.get("free")}
+    # The rates of a cosine follow from its length.
+    return free - {"epochs"} if args.schedule.startswith("cosine") else free
+
+
+def changes_of(began: Arguments, args: TrainArgs, file: Path) -> dict[str, list[Any]]:
+    """Arguments with their values before and now, where they differ and change what the run computes.
+
+    Raises:
+        OptionError: There are some that `--allow-changes` does not name.
+    """
+    now = json.loads(json.dumps(asdict(args)))
+    names = [name for name in {**began, **now} if name not in free_names(args) | {HISTORY}]
+    changed = {name: [began.get(name, ABSENT), now.get(name, ABSENT)] for name in names}
+    changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
+    if other := {name: pair for name, pair in changed.items() if name not in args.allowed_changes()}:
+        told = "; ".join(printable(f"{name} {before!r}, now {after!r}") for name, (before, after) in other.items())
+        raise OptionError(
+            f"{file} is of a run with other arguments ({told}): give the same, or another --out; or "
+            f"--allow-changes {','.join(map(printable, other))}, if the run is to go on otherwise than it began"
+        )
+    return changed
+
+
+def check_network(method: nn.Module, state: Mapping[str, Tensor], last: Path) -> None:
+    """Raise `OptionError` where a state is of another network."""
+    own = {name: tensor.shape for name, tensor in method.state_dict().items()}
+    stored = {name: getattr(tensor, "shape", None) for name, tensor in state.items()}
+    if other := [name for name in {**own, **stored} if own.get(name) != stored.get(name)]:
+        raise OptionError(
+            f"{last} is of another network: {len(other)} of its tensors are missing, too many or of another shape, "
+            f"{first_names(map(printable, other))}. Give the arguments that it was trained with, or another --out"
+        )

@@ -1,0 +1,121 @@
+"""How the files of a run are written and read: whole or not at all, with a digest of every byte."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import CheckpointFormatError, IntegrityError
+from zoo.files import replacing
+from zoo.sniffing import sniff
+from zoo.torch_files import check_torch, load_torch
+from zoo.training.failures import of_system
+
+_MARK = b"sha256 of what is before these words: "
+_SEAL = len(_MARK) + 64
+"""Bytes of the comment at the end of the zip archive that `torch.save` writes; whoever reads the archive skips it."""
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write what `torch.save` can, with a digest at its end that `read_state` checks.
+
+    Raises:
+        OSError: The file cannot be written; what was there before is untouched.
+    """
+    with writing(path), replacing(path) as temporary:
+        with temporary.open("wb") as file:  # by its name torch would write that into it, and no two were equal
+            torch.save(state, file)
+        _seal(temporary)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Have an error of the system inside the block name the file that is written and say what remains.
+
+    Raises:
+        OSError: The same.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch's writer hides the first behind the second
+        causes = [cause for cause in (error, error.__context__) if isinstance(cause, OSError)]
+        if not causes:
+            raise
+        raise OSError(
+            f"{path} cannot be written: {of_system(causes[0])}. What was saved before stays; once there is room, the "
+            "same command with --resume goes on"
+        ) from error
+
+
+def read_state(path: Path, keys: Collection[str] = (), *, mmap: bool = False) -> dict[str, Any]:
+    """Read what `write_state` wrote, tensors on the CPU.
+
+    Args:
+        path: The file.
+        keys: What must be in it.
+        mmap: Whether tensors are mapped, so that those that nobody looks at take no memory.
+
+    Raises:
+        CheckpointFormatError: It is not what `write_state` wrote, or lacks keys.
+        IntegrityError: Its digest is wrong.
+        UnsafeCheckpointError: Opening it would run code.
+    """
+    check_seal(path)
+    check_torch(path, kind := sniff(path))
+    state = load_torch(path, kind, mapped=mmap)
+    if missing := [key for key in keys if not isinstance(state, dict) or key not in state]:
+        raise CheckpointFormatError(f"{path} is not what a run goes on from: it lacks {', '.join(missing)}")
+    read: dict[str, Any] = state
+    return read
+
+
+def check_seal(path: Path) -> None:
+    """Compare a file with the digest at its end.
+
+    Raises:
+        CheckpointFormatError: There is no such file, or no digest in it.
+        IntegrityError: It is another.
+    """
+    if not path.is_file():
+        raise CheckpointFormatError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a file is expected")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size - _SEAL
+        file.seek(max(0, size))
+        mark, stored = file.read(len(_MARK)), file.read().decode("ascii", "replace")
+        if size < 0 or mark != _MARK:
+            raise CheckpointFormatError(
+                f"{path} ({sniff(path)}) lacks the digest that a run writes at the end of its files: it is cut short, "
+                "or not a run's"
+            )
+        file.seek(0)
+        digest = _digest(file, size)
+    if digest != stored:
+        raise IntegrityError(f"{path} is damaged: its sha256 is {digest}, and was {stored!r} when it was written")
+
+
+def _seal(path: Path) -> None:
+    """Put the digest of a zip archive, with the length of the comment in it, into the comment."""
+    with path.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)  # the last field of an archive without a comment: how long that is
+        file.write(struct.pack("<H", _SEAL))
+        size = file.tell()
+        file.seek(0)
+        digest = _digest(file, size)
+        file.seek(0, os.SEEK_END)
+        file.write(_MARK + digest.encode("ascii"))
+
+
+def _digest(file: Any, size: int) -> str:
+    """Digest of the next `size` bytes of a file."""
+    found = hashlib.sha256()
+    while piece := file.read(min(size, 1 << 20)):
+        found.update(piece)
+        size -= len(piece)
+    return found.hexdigest()
