@@ -47,7 +47,7 @@ def test_clipping_is_by_the_norm_of_all_tensors(tmp_path):
 
 
 def test_processes_draw_apart(tmp_path):
-    """The method's draws at one step are another process's own: dropout and noise of two are not one's twice."""
+    """A method's draws at a step, and a validation's, are each process's own: noise of two is not one's twice."""
 
     def work():
         class Drawing(Scripted):
@@ -55,15 +55,19 @@ def test_processes_draw_apart(tmp_path):
                 draws.append(torch.rand(()).item())
                 return super().forward(batch)
 
+        def validate(method, epoch):
+            draws.append(torch.rand(()).item())
+            return {"a": 1.0}
+
         draws: list[float] = []
         processes = distributed.Processes(distributed.rank(), 2, torch.device("cpu"))
         args = TrainArgs(data="", out=str(tmp_path / "run"), batch_size=4, epochs=1)
-        fit(Drawing(), Numbers(), args, processes=processes)
+        fit(Drawing(), Numbers(), args, processes=processes, validate=validate)
         return draws
 
     first, second = gloo.run(work, 2, tmp_path / "group")
-    assert len(first) == len(second) == 2
-    assert not set(first) & set(second)
+    assert len(first) == len(second) == 3
+    assert len({*first, *second}) == 6
 
 
 def test_warm_up_and_cosine_reach_the_optimiser(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -175,11 +177,10 @@ def test_our_own_faults_keep_their_traceback(error):
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_command_that_a_signal_ends_says_so(name, code, capsys):
     """Where there is nothing to go on with; the exit code is the shell's for it."""
-    import os
-    import signal
-
     before = signal.getsignal(signal.SIGTERM)
+    of_job = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     with pytest.raises(SystemExit, match=str(code)):
         run_command(lambda: os.kill(os.getpid(), getattr(signal, name)))
+    signal.signal(signal.SIGINT, of_job)
     assert capsys.readouterr().err == f"ended by {name}\n"
     assert signal.getsignal(signal.SIGTERM) is before

@@ -45,6 +45,14 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert sorted(f.name for f in first.iterdir()) == sorted(f.name for f in second.iterdir())
 
 
+@pytest.fixture(autouse=True)
+def foreground():
+    """SIGINT as in a foreground job: one in the background, as of a shell's `&`, inherits that it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """An uninterrupted run."""
