@@ -319,6 +319,18 @@ def test_a_file_that_is_not_the_pinned_one_says_what_to_delete(home, checkpoint)
     assert fetch(file, request=NAME, offline=True).sha256 == sha256(checkpoint)
 
 
+def test_a_file_and_its_name_are_on_the_disk_before_it_counts(home, tmp_path, monkeypatch):
+    """A rename that a power cut undoes, or that is older than the bytes, would leave a stamp for what is not there."""
+    (tmp_path / "w").write_bytes(DATA)
+    file = remote_file(DATA, f"file:{tmp_path}/w")
+    happened, rename = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: happened.append(Path(os.readlink(f"/proc/self/fd/{handle}"))))
+    monkeypatch.setattr(os, "replace", lambda a, b: (happened.append("renamed"), rename(a, b)))
+    target = fetch(file, request=NAME).path
+    assert happened[0].name.startswith(f".{target.name}.")
+    assert happened[1:3] == ["renamed", target.parent]
+
+
 def test_the_ways_out_of_a_failed_download(home):
     """A link that a browser opens, the file by hand in three ways, and a whole cache."""
     with pytest.raises(OfflineError) as caught:

@@ -1,5 +1,6 @@
 """What `zoo import` keeps of the record of a tag, what the plain name stands for after it, and what a kill leaves."""
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -11,11 +12,12 @@ from drasclr_files import NAME, filled_encoder, training_checkpoint, training_st
 
 import zoo
 from zoo.cache import cache_home, hash_file
+from zoo.download import fetch
 from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
-from zoo.files import write_text
+from zoo.files import temporary_name, write_text
 from zoo.imported import lock_of, put_record
 from zoo.importing import import_weights, remove_weights
-from zoo.manifest import find_asset, find_weights, packaged_manifest, records, user_manifest
+from zoo.manifest import RemoteFile, find_asset, find_weights, packaged_manifest, records, user_manifest
 from zoo.processes import this_process
 
 ENCODER = "caid-resnet50"
@@ -71,15 +73,10 @@ def test_another_file_of_an_unpublished_digest_is_refused_once_one_is_kept(autho
     assert import_weights(FULL, other).sha256 == hash_file(other)
 
 
-def test_a_file_of_other_names_is_not_what_is_on_record(saved):
+def test_a_file_of_other_names_is_not_what_is_on_record(classifier):
     """A fine-tuned network loads, but cannot be the authors' file."""
-    state = filled_encoder()
-    tuned = {n: t for n, t in state.items() if not n.startswith("fc.")} | {
-        "head.weight": torch.zeros(2, 128),
-        "head.bias": torch.zeros(2),
-    }
-    with pytest.raises(CheckpointMismatchError):
-        import_weights(FULL, saved(tuned))
+    with pytest.raises(CheckpointMismatchError, match=f"the file loads, but is not {ENCODER}.chestxray14"):
+        import_weights(f"{ENCODER}.chestxray14", classifier)
     assert not user_manifest().exists()
 
 
@@ -199,17 +196,33 @@ def fork(target, *arguments):
     return process
 
 
+def import_again(file):
+    import_weights(f"{ENCODER}.mine", file)
+
+
+def fetch_another(file):
+    (file.parent / "other").write_bytes(b"other")
+    fetch(RemoteFile((f"file:{file.parent}/other",), 5, hashlib.sha256(b"other").hexdigest()), request="other")
+
+
+def convert_another(file):
+    zoo.load_model(f"{ENCODER}.chestxray14-800")
+
+
+def download_what_is_there(file):
+    zoo.download_weights(f"{ENCODER}.chestxray14-800")
+
+
 @pytest.mark.parametrize("step", ["zoo.download.copy_file", "zoo.locate.export_safetensors"])
-def test_what_a_killed_import_left_is_cleared_by_the_next(step, unet_file, monkeypatch):
-    """Of the copy and of the conversion, which are as long as the file."""
+@pytest.mark.parametrize("then", [import_again, convert_another, download_what_is_there, fetch_another])
+def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, unet_file, monkeypatch):
+    """Of the copy and of the conversion, which are as long as the file; a fetch clears the folder that it writes to."""
 
     def killed(*arguments, **named):
         if step.endswith("copy_file"):
             arguments[1].write(b"half")
             arguments[1]._file.flush()
         else:
-            from zoo.files import temporary_name
-
             temporary_name(arguments[1]).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -224,5 +237,5 @@ def test_what_a_killed_import_left_is_cleared_by_the_next(step, unet_file, monke
     assert process.exitcode == -signal.SIGKILL
     left = [path for path in cache_home().rglob("*") if path.is_file() and path.read_bytes() == b"half"]
     assert len(left) == 1
-    import_weights(f"{ENCODER}.mine", unet_file)
-    assert not left[0].exists()
+    then(unet_file)
+    assert left[0].exists() == (then is fetch_another and left[0].parent.name == "converted")
