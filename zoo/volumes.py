@@ -58,8 +58,8 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = _SMALLEST_
 
     Args:
         volume: One of these.
-            A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file, of
-            at most `reading.MOST_VOXELS` voxels.
+            A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or to a `.npy` file,
+            of at most `reading.MOST_VOXELS` voxels.
             A folder with one DICOM series of CT, see `dicom_series`.
             A nibabel image of NIfTI.
             An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along.
