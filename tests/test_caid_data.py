@@ -274,7 +274,7 @@ def test_workers_do_not_matter(folder):
     for workers in (0, 2):
         args = TrainArgs(data="", out="", batch_size=3, workers=workers)
         sampler = Batches(6, args, Processes(0, 1, torch.device("cpu")))
-        batches[workers] = list(build_loader(Views(read_list(folder), size=32), sampler, workers))
+        batches[workers] = list(build_loader(Views(read_list(folder), size=32), workers, batch_sampler=sampler))
     assert len(batches[0]) == 2
     assert all(same(a, b) for a, b in zip(batches[0], batches[2], strict=True))
 

@@ -218,7 +218,7 @@ def test_every_step_is_at_one_landmark_and_scored_there(cohort, workers, order):
     patches = Patches(cohort / "grouped", TABLE, order=order)
     args = TrainArgs(data="d", out="o", batch_size=4, workers=workers)
     found = Batches(len(patches), args, Processes(0, 1, torch.device("cpu")), patches.order)
-    loader, visited = build_loader(patches, found, workers), []
+    loader, visited = build_loader(patches, workers, batch_sampler=found), []
     for data_pass in (0, 1):
         found.set_epoch(data_pass)
         for batch in loader:

@@ -109,7 +109,7 @@ def test_a_sample_s_draws_follow_from_its_key(workers):
     """Workers change nothing, the next pass draws anew, and the global generator does not move."""
     args = TrainArgs(data="d", out="o", batch_size=4, workers=workers)
     batches = Batches(12, args, Processes(0, 1, torch.device("cpu")))
-    loader = build_loader(Draws(), batches, workers)
+    loader = build_loader(Draws(), workers, batch_sampler=batches)
     before = torch.get_rng_state()
     drawn = []
     for epoch in (0, 1):

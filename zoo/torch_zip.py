@@ -114,7 +114,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             archive = zipfile.ZipFile(file)
         except _DAMAGE as error:
             raise ZipProblem(f"its directory is cut short or damaged: {printable(error)}") from error
-        file.seek(-_END.size, io.SEEK_END)
+        file.seek(-_END.size - len(archive.comment), io.SEEK_END)
         signature, *_, offset, _ = _END.unpack(file.read(_END.size))
         if signature != b"PK\5\6" or offset not in (archive.start_dir, 0xFFFFFFFF):
             raise ZipProblem("its directory is not where it says, or something stands behind it")
