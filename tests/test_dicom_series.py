@@ -105,7 +105,7 @@ def test_an_mr_is_rescaled_slice_by_slice_or_as_stored(tmp_path):
         ({"PixelSpacing": [0, 1]}, "where it lies has no meaning"),
         ({"PixelSpacing": [1]}, "where it lies has no meaning"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "where it lies has no meaning"),
-        ({"Rows": 65535, "Columns": 65535}, "declares 9 slices of 65535 x 65535 pixels: at most"),
+        ({"Rows": 65535, "Columns": 65535}, "declares 65535 x 65535 x 9 voxels, 3.87e+10: at most"),
     ],
 )
 def test_what_is_no_ct_or_mr_in_its_units_is_refused_by_name(elements, said, tmp_path):

@@ -620,7 +620,7 @@ def done(tmp_path_factory):
 def test_a_cohort_goes_on_after_failures_and_names_them(done):
     """Two of four: one without a lung, one without a file."""
     folder, _, message = done
-    assert "2 of 4 subject(s) failed:\n  a2: " in message
+    assert "2 of 4 subject(s) failed:\n  - a2: " in message
     assert "half.nii.gz misses the left lung" in message
     assert "a3: no volume at" in message
     assert sorted(file.name for file in (folder / "out" / "patch").iterdir()) == ["a1_patch.npy", "a4_patch.npy"]
@@ -745,7 +745,7 @@ def test_one_image_that_fails_ends_with_a_message(done, caplog):
     folder, words, _ = done
     with pytest.raises(SystemExit) as ended:
         run_command(lambda: main([f"--image={folder / 'half.nii.gz'}", *words]))
-    assert str(ended.value).startswith("InputContractError: 1 of 1 subject(s) failed:\n  half: ")
+    assert str(ended.value).startswith("InputContractError: 1 of 1 subject(s) failed:\n  - half: ")
     assert (str(ended.value) + caplog.text).count("misses the left lung") == 1
 
 
