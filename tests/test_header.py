@@ -124,7 +124,8 @@ def test_an_option_that_cannot_be_is_refused(tmp_path, one_channel):
     [
         *({"size": size} for size in (64, ["a", "b"], [0, 64], [64.5, 64])),
         *({"resize": "x"}, {"mean": 0.5}, {"std": [1, 2, "c"]}, {"spacing": "x"}, {"value_range": [0]}),
-        *({"window": [0, float("nan")]}, {"lion": 1}),
+        *({"window": [0, float("nan")]}, {"window": [1]}, {"thickness": 5}, {"channels": 5}, {"affine": 3}),
+        *({"orientation": 5}, {"lion": 1}, {ENCODER: 5}),
     ],
 )
 def test_an_input_that_cannot_be_is_refused(tmp_path, wrong):
@@ -132,6 +133,14 @@ def test_an_input_that_cannot_be_is_refused(tmp_path, wrong):
     path = as_run(tmp_path / "a.pt", {"w": torch.zeros(2)}, made(input=wrong))
     with pytest.raises(CheckpointFormatError, match=rf"a\.pt has a header that cannot be right: .*{next(iter(wrong))}"):
         package.load_transform(ENCODER, checkpoint=path)
+
+
+@pytest.mark.parametrize("text", ["2024-01-01", "[]", '{"options": 3}', '{"dropped": []}'])
+def test_a_strangers_note_is_no_copy_s(tmp_path, classifier, text):
+    """The entry that the cache writes into its copies may be anybody's: a sentence, no traceback."""
+    save_file(classifier, tmp_path / "a.safetensors", metadata={"converted": text})
+    with pytest.raises(CheckpointFormatError, match=r"a\.safetensors (says of its converted|has under 'converted')"):
+        package.load_model(ENCODER, checkpoint=tmp_path / "a.safetensors")
 
 
 # --- obeying

@@ -187,7 +187,9 @@ def import_command(
     if record.sha256_note:
         _say(record.sha256_note)
     volumes = f"volumes of {contract.size}" if contract.size else f"the input that `zoo info {full_name}` says"
-    takes = f"images of {contract.size}, --size says otherwise" if len(contract.size) == 2 else volumes
+    sides = " x ".join(map(str, contract.size))
+    images = f"images of {sides} pixels (import it with --size if it was trained on others)"
+    takes = images if len(contract.size) == 2 else volumes
     _say(f"load it with zoo.load_model({full_name!r}); it takes {takes}")
     _say_default(name, cache_dir)
     _say(f"undo: zoo remove {full_name}")
@@ -201,7 +203,8 @@ def remove(
     from zoo.importing import remove_weights
 
     record = remove_weights(name, cache_dir=cache_dir)
-    _say(f"removed {record.models[0]}.{record.tag} (sha256 {record.sha256}); {record.sources[0]} was not touched")
+    own = record.provenance.get("file") or record.sources[0].removeprefix("file:")
+    _say(f"removed {record.models[0]}.{record.tag} (sha256 {record.sha256}); {own} was not touched")
     _say_default(name, cache_dir)
 
 

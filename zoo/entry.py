@@ -116,7 +116,12 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     "size": _are_sides,
     "resize": lambda value: value is None or _are_sides((value,)),
     "value_range": lambda value: _are_numbers(value) and len(value) == 2,
-    **dict.fromkeys(("mean", "std", "spacing", "window"), lambda value: value is None or _are_numbers(value)),
+    **dict.fromkeys(("mean", "std", "spacing"), lambda value: value is None or _are_numbers(value)),
+    **dict.fromkeys(("window", "thickness"), lambda value: value is None or (_are_numbers(value) and len(value) == 2)),
+    **dict.fromkeys(("orientation", "normalise", "modality"), lambda value: value is None or isinstance(value, str)),
+    "affine": lambda value: value is None or (isinstance(value, tuple) and all(map(_are_numbers, value))),
+    "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
+    "units": lambda value: isinstance(value, str),
 }
 """What a field may hold, where a transform would not say it: records and headers are written by anybody."""
 

@@ -128,7 +128,7 @@ class StoredState:
         Raises:
             CheckpointFormatError: One of them is not what was written.
         """
-        if self.archive is None:
+        if self.archive is None or self.in_memory:  # what was read when it was opened was compared then
             return
         keys = self.archive.outline.storage_keys(self.containers)
         origin = {id(tensor): keys.get(name) for name, tensor in self.tensors.items()}
@@ -198,8 +198,9 @@ class StoredBundle(StoredState):
         """
         import torch
 
-        for name in self.tensors.keys() - self.obstacles.keys():
-            yield name, torch.from_numpy(self.bundle.read(name))
+        for name in self.tensors:
+            if name not in self.obstacles:
+                yield name, torch.from_numpy(self.bundle.read(name))
 
     def _values(self, name: str | None, view: Tensor) -> Tensor:
         """Return a tensor with values in place of one without, laid out as `view` is."""

@@ -74,6 +74,8 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     if least < _PADDING:
         least = float(np.min(volume.values, where=volume.values >= _PADDING, initial=np.inf))
     said = _range(volume, least)
+    if not kept.size:
+        raise InputContractError(f"{said}: hardly anything but padding. {_WAY}")
     if least > _NO_AIR:
         raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):

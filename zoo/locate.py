@@ -27,9 +27,10 @@ from zoo.cache import (
 from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
 from zoo.entry import Config, Entry, State
-from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
 from zoo.files import user_path
 from zoo.formats import StoredState, open_checkpoint, other_float
+from zoo.header import told
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
 from zoo.settling import HEADER, NAMES, settle, without_guesses
@@ -63,13 +64,11 @@ class Located:
 
     def dropped(self, stored: StoredState) -> dict[str, str]:
         """What was left out when the copy was made."""
-        found: dict[str, str] = _note(stored)["dropped"] if self.converted else {}
-        return found
+        return _note(stored)["dropped"] if self.converted else {}
 
     def said(self, stored: StoredState) -> Mapping[str, Any]:
         """What the header of the file says of the options that names and shapes do not tell, see `zoo.settling`."""
-        found: dict[str, Any] = _note(stored)["options"]
-        return stored.options | found
+        return stored.options | _note(stored)["options"]
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
@@ -164,8 +163,15 @@ def _are_finite(stored: StoredState, located: Located, cache_dir: str | Path | N
     return True
 
 
-def _note(stored: StoredState) -> dict[str, Any]:
-    note: dict[str, Any] = {"dropped": {}, "options": {}} | json.loads(stored.metadata.get(_NOTE, "{}"))
+def _note(stored: StoredState) -> dict[str, dict[str, Any]]:
+    """What a copy says that was dropped of its file and said there; of a header that anybody wrote, too.
+
+    Raises:
+        CheckpointFormatError: There is something else.
+    """
+    note: dict[str, Any] = {"dropped": {}, "options": {}} | told(stored.metadata, _NOTE, dict, stored.path)
+    if not all(isinstance(note[key], dict) for key in ("dropped", "options")):
+        raise CheckpointFormatError(f"{stored.path} has under {_NOTE!r} in its header what no zoo wrote")
     return note
 
 
@@ -186,7 +192,8 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
         CheckpointMismatchError: The header of the file contradicts the names in it.
         OSError: It cannot be written.
     """
-    stored.check_records(state)
+    if stored.mapped:  # else they are read, and compared, below
+        stored.check_records(state)
     said = without_guesses(*settle(entry, {HEADER: stored.options, NAMES: facts}, {}))
     note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said})
     values = stored.read(state)

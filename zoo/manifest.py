@@ -135,7 +135,8 @@ def input_for(model: str, facts: Mapping[str, Any]) -> dict[str, Any]:
             the name of a model the fields that are its own.
     """
     shared = {name: value for name, value in facts.items() if not isinstance(value, Mapping)}
-    return shared | dict(facts.get(model, {}))
+    own = facts.get(model)
+    return shared | (dict(own) if isinstance(own, Mapping) else {})
 
 
 def find_weights(model: str, tag: str = "", cache_dir: str | Path | None = None) -> WeightsFile:

@@ -198,7 +198,7 @@ def _left_by_the_dead(target: Path, source: str) -> list[tuple[Path, str]]:
 
 
 def _remove_stale(folder: Path) -> None:
-    for path in (*folder.glob("*.part"), *folder.glob("*.tmp")):
+    for path in folder.glob("*.part"):
         try:
             old = time.time() - path.stat().st_mtime > STALE
         except OSError:

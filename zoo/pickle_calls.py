@@ -160,7 +160,7 @@ class Maker:
         """A view of a storage, if it lies inside."""
         sizes, steps = expect(shape, TupleNode).items, expect(strides, TupleNode).items
         if not are_sizes((offset, *sizes, *steps)) or len(sizes) != len(steps) or len(sizes) > _MOST_AXES:
-            raise Damage("it has a tensor whose shape is none")
+            raise Damage("it has a tensor whose shape is not made of whole numbers")
         if prod(max(size, 1) for size in sizes) >= LONGEST_AXIS:
             raise PickleProblem("it has a tensor of more numbers than a memory can hold")
         count, available = prod(sizes), expect(storage, Storage).size

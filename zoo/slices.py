@@ -141,14 +141,14 @@ class SliceTransform:
             return found.values
         sizes = voxel_sizes(found.affine)
         factors = (sizes[0] / target[0], sizes[1] / target[1])
+        slices = found.values
+        resampled = (round(slices.shape[0] * factors[0]), round(slices.shape[1] * factors[1]), slices.shape[2])
+        check_count(resampled, MOST_VOXELS, f"{found.source}, resampled as the network needs it,", unit="voxels")
         if max(*factors, *(1 / factor for factor in factors)) > _COARSE:
             log.warning(
                 "%s has pixels of %.3g x %.3g mm, far from the %.3g x %.3g mm that the network knows",
                 *(found.source, *sizes[:2], *target),
             )
-        slices = found.values
-        resampled = (round(slices.shape[0] * factors[0]), round(slices.shape[1] * factors[1]), slices.shape[2])
-        check_count(resampled, MOST_VOXELS, f"{found.source}, resampled as the network needs it,", unit="voxels")
         return resample_in_plane(slices, factors)
 
     def __repr__(self) -> str:

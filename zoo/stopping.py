@@ -29,7 +29,11 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _stop) for number in WORDS}
+    handlers = {number: signal.getsignal(number) for number in WORDS}
+    # Ignored before, as SIGINT is in a shell's background jobs, it stays so.
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, _stop)
     try:
         yield
     finally:

@@ -126,7 +126,7 @@ def _records(archive: zipfile.ZipFile) -> tuple[dict[str, ZipInfo], str]:
     infos = archive.infolist()
     prefix = infos[0].filename.partition("/")[0] if infos else ""
     if any(info.filename != info.orig_filename for info in infos):
-        raise ZipProblem("it has records with names that are none")
+        raise ZipProblem("it has records whose names end at a null character or are not written as zip has them")
     if len({info.filename.lower() for info in infos}) < len(infos):
         raise ZipProblem("it has several records of one name")
     return {

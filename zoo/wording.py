@@ -15,11 +15,10 @@ if TYPE_CHECKING:
 
 def error_text(error: Exception, *, as_page: bool) -> str:
     """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
-    lines = [printable(line) for line in str(error).split("\n")]
     if as_page:
         return escaped(f"zoo: {error}")
     text = "zoo:"
-    for line in filter(None, map(str.strip, lines)):
+    for line in filter(None, map(str.strip, str(error).split("\n"))):
         glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
         text += f"{glue} {line.removeprefix('- ')}"
     return printable(text)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from zoo.errors import OptionError
 from zoo.training.failures import in_one_line
 from zoo.training.stopping import interrupted_by_sigterm
+from zoo.wording import escaped
 
 
 class Arguments(Protocol):
@@ -172,7 +173,7 @@ def run_command(main: Callable[[], object]) -> None:
         except Exception as error:
             if (line := in_one_line(error)) is None:
                 raise
-            raise SystemExit(line) from error
+            raise SystemExit(escaped(line)) from error
 
 
 def command_of(args: TrainArgs, module: str) -> str:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zoo.errors import OptionError, ZooError
+from zoo.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ def any_of(flag: bool, device: torch.device) -> bool:
 
 @contextmanager
 def raising_together() -> Iterator[None]:
-    """Have an error of the zoo's inside the block raised on all processes, so that none waits for one that ended.
+    """Have an error inside the block raised on all processes, so that none waits for one that ended.
 
     Raises:
-        ZooError: This process's own, or one in its words where that is another's.
+        Exception: This process's own; `OptionError` in its words where that is another's.
     """
-    own: ZooError | None = None
+    own: Exception | None = None
     try:
         yield
-    except ZooError as error:
+    except Exception as error:
         own = error
     everyone: list[str | None] = [None] * world()
     if world() > 1:

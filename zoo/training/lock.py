@@ -73,8 +73,12 @@ def _create(lock: Path) -> bool:
         handle = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
-    with os.fdopen(handle, "w") as file:
-        file.write(f"{this_process()} process {os.getpid()} on {socket.gethostname()}")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{this_process()} process {os.getpid()} on {socket.gethostname()}")
+    except OSError:  # a full disk
+        lock.unlink(missing_ok=True)
+        raise
     return True
 
 

@@ -100,6 +100,7 @@ def fit(
             run.finish_epoch(epoch, metrics)
             run.stop_if_asked()
         record.close()
+        run.stop_if_asked()
     if run.best == math.inf:
         raise FloatingPointError(f"--monitor {args.monitor} was a number after no epoch: none can be called the best")
     return run.best_metrics

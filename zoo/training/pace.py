@@ -29,7 +29,7 @@ class Pace:
         left = f", at most {duration((args.epochs * self.steps - done) / rate)} left" if rate else ""
         loss = run.sums["loss"].item() / parts
         return (
-            f"epoch {epoch} of 0 to {args.epochs - 1}, step {step} of {self.steps}: loss {loss:.4g}, "
+            f"epoch {epoch} (the last is {args.epochs - 1}), step {step} of {self.steps}: loss {loss:.4g}, "
             f"{rate * args.batch_size:.3g} cases/s{left}"
         )
 

@@ -134,20 +134,19 @@ def publish(
     return path
 
 
-def export(state: Mapping[str, Tensor], out: Path, header: Mapping[str, str], *, half: bool = False) -> Path:
+def export(state: Mapping[str, Tensor], out: Path, header: Mapping[str, str]) -> Path:
     """Write what an entry keeps of a method's state as safetensors.
 
     Args:
         state: State dict of the method.
         out: Folder of the run.
         header: What the file says of itself, from `zoo.header`; under the names of its model it has its tensors.
-        half: Half precision; 1-D tensors stay float32.
 
     Returns:
         The file, `OUT/<model>.<name of OUT>.safetensors`.
     """
     kept, _ = get_entry(header["model"]).convert(dict(state))
-    return _write(kept, out, header, half=half)
+    return _write(kept, out, header, half=False)
 
 
 def _write(kept: State, out: Path, header: Mapping[str, str], *, half: bool) -> Path:

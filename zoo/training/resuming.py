@@ -107,6 +107,15 @@ def check_course(run: Run, state: Mapping[str, Any], changed: Arguments, last: P
         )
     if "optimizer" in changed:
         raise OptionError(f"{last} has the state of another --optimizer, which no other can go on with; give the same")
+    then, now = (
+        [len(group["params"]) for group in groups]
+        for groups in (state["optimizer"]["param_groups"], run.optimizer.param_groups)
+    )
+    if then != now:
+        raise OptionError(
+            f"{last} has an optimizer of {sum(then)} parameters in {len(then)} group(s), this run one of {sum(now)} in "
+            f"{len(now)}: what changed decides what is trained. Begin a new run from its weights"
+        )
 
 
 @contextmanager

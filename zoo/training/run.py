@@ -121,9 +121,10 @@ class Run:
         if self.step:
             self.check_folder()
             self._save()
+        where = f"step {self.step} of epoch {self.epoch}" if self.step else f"epoch {self.epoch - 1}"
         raise Stopped(
-            f"stopped by {stopping.asked_by() or 'a signal to another process'} after step {self.step} of epoch "
-            f"{self.epoch}, which {self.out / 'last.pt'} has: the same command with --resume goes on"
+            f"stopped by {stopping.asked_by() or 'a signal to another process'} after {where}, which "
+            f"{self.out / 'last.pt'} has: the same command with --resume goes on"
         )
 
     def check_folder(self) -> None:

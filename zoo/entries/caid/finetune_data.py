@@ -18,6 +18,7 @@ from torchvision import transforms
 
 from zoo.entries.caid.data import PUBLISHED_SIZE, Sample, read_grey, read_list, rgb
 from zoo.errors import OptionError
+from zoo.files import replacing
 from zoo.images import is_dicom, read_dicom
 from zoo.messages import csv_cell
 from zoo.training.data import Key, seeded
@@ -145,7 +146,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def write_predictions(path: Path, samples: Sequence[Sample], names: Sequence[str], scores: Tensor) -> None:
     """Write a CSV: the file, each label, each probability; texts as `messages.csv_cell` writes them."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *map(csv_cell, names), *(csv_cell(f"{name}_probability") for name in names)])
         for sample, row in zip(samples, scores.tolist(), strict=True):

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from zoo.entries.yaware.data import Cohort
 from zoo.entries.yaware.splits import Indices
 from zoo.errors import OptionError
+from zoo.files import replacing
 from zoo.messages import csv_cell
 from zoo.training.data import Key
 from zoo.training.evaluate import linear_probe, mean_auroc
@@ -129,7 +130,7 @@ def summarise(tests: Sequence[Results]) -> Results:
 
 def write_predictions(path: Path, data: LabelledVolumes, classes: Sequence[str], scores: Floats) -> None:
     """Write a CSV: the volume, its class, and the probability of each class; texts as `messages.csv_cell` has them."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["volume", "label", *(csv_cell(f"{name}_probability") for name in classes)])
         for name, code, row in zip(data.cohort.names, data.codes, scores.tolist(), strict=True):
