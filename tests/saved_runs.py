@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from zoo.formats import open_checkpoint
 from zoo.header import KEYS
+from zoo.training.saving import read_state, write_state
 
 
 def header_of(file):
@@ -41,10 +42,16 @@ def copy_of(run, target):
 
 
 def mark(file):
-    """Add 1 to the floating-point tensors of `best.pt` or `last.pt`, so that whatever is made of it can be told."""
-    content = torch.load(file, weights_only=True)
+    """Add 1 to the floating-point tensors of `best.pt` or `last.pt`, so that whatever is made of it can be told.
+
+    A resumed run makes `best.pt` again where the last epoch is the best: `last.pt` says then that it is another.
+    """
+    content = read_state(file)
     model = {n: value + 1 if value.is_floating_point() else value for n, value in content["model"].items()}
-    torch.save(content | {"model": model}, file)
+    write_state(file, content | {"model": model})
+    last = file.with_name("last.pt")
+    content = read_state(last)
+    write_state(last, content | {"metrics": content["metrics"] | {"epoch": -1}})
 
 
 def comes_from(export, file, prefix):

@@ -29,10 +29,16 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: The file cannot be written; what was there before is untouched.
     """
-    with writing(path), replacing(path) as temporary:
-        with temporary.open("wb") as file:  # by its name torch would write that into it, and no two were equal
-            torch.save(state, file)
-        _seal(temporary)
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)  # `ranks`; an OUT that was removed is not made again
+        with replacing(path) as temporary:
+            _write_sealed(temporary, state)
+
+
+def _write_sealed(path: Path, state: dict[str, Any]) -> None:
+    with path.open("wb") as file:  # by its name torch would write that into it, and no two were equal
+        torch.save(state, file)
+    _seal(path)
 
 
 @contextmanager
