@@ -30,6 +30,7 @@ def read(tmp_path, caplog, **elements):
         *({"Modality": modality} for modality in ("CR", "DX", "DR", "RG", "dx")),
         *({"SOPClassUID": CLASSES + kind} for kind in ("1", "1.1", "1.1.1", "7", "7.2")),
         *({"BodyPartExamined": part} for part in ("CHEST", "Thorax", "CHEST PA", "LUNG", "RIBS", "TORAX AP", "", None)),
+        *({"BodyPartExamined": part} for part in ("PORT CHEST", "CXR", "T\xd3RAX", "THX", "PORTCHEST")),
     ],
 )
 def test_a_film_of_the_chest_passes_without_a_word(tmp_path, caplog, elements):

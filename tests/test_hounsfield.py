@@ -106,6 +106,12 @@ BAD = {
         for value in (*PADDINGS, -1000)
     },
     "stored values of a body without air, padded": (np.where(OUTSIDE, -2000, brain() + 1024), "RescaleIntercept"),
+    "stored values of a chest, padding cut off at -1024": (np.where(OUTSIDE, -1024, STORED), "RescaleIntercept -1024"),
+    "stored values of a chest, padded with -1000": (np.where(OUTSIDE, -1000, STORED), "RescaleIntercept -1024"),
+    "8 bits of a window, padded with -1024": (
+        np.where(OUTSIDE, -1024, ((chest() + 160) / 400 * 255).clip(0, 255).round()),
+        "the rest from 0 to 255, as of a window",
+    ),
     "the intercept twice": (np.maximum(head() - 1024, -2048), "added twice"),
     "a resampled T1": (np.where(FIELD[0, 0, 0] == FIELD, -610, 9000 + noise(2500)), "above 3100"),
     "a resampled T1 with background": (
@@ -137,6 +143,21 @@ def test_cutting_below_the_window_is_no_fault_and_hardly_any_air_is_said():
     values = 40 + noise(12)
     values[3, 3, 3] = -400
     assert "near -1000" in check_hounsfield(volume(values), WIDE)[0]
+
+
+def test_padding_at_the_largest_value_is_said():
+    """4095 stored, 3071 HU, around a round field of view would be a ring of bone."""
+    (odd,) = check_hounsfield(volume(np.where(OUTSIDE, 3071, chest())), NARROW)
+    assert "at the largest value, 3071" in odd
+
+
+def test_a_crop_inside_the_body_is_taken_where_the_header_says_ct():
+    """Fat and organs without any air: nobody can apply a rescale that was applied; without the header it is refused."""
+    inside = volume(np.where(FIELD < 8, 55, -95) + noise(10))
+    (odd,) = check_hounsfield(replace(inside, modality="CT"), NARROW)
+    assert "no air, which a CT has but for crops inside the body" in odd
+    with pytest.raises(InputContractError, match="HU are expected"):
+        check_hounsfield(inside, NARROW)
 
 
 def test_cone_beam_ct_that_is_not_calibrated_is_said():

@@ -119,6 +119,20 @@ def test_an_atlas_without_an_intent_is_refused(block, regions):
         build_transform(MRI)(volume(atlas(regions, block)))
 
 
+@pytest.mark.parametrize("scale", [lambda v: v * 0.5, lambda v: v / 300, lambda v: v - 150, lambda v: v + 0.1])
+def test_an_atlas_that_was_scaled_or_shifted_is_one_still(scale):
+    """Fractions and negative values are no sign of an image: neighbours of one value are what a label map has."""
+    with pytest.raises(InputContractError, match="as a label map"):
+        check_labels(volume(scale(atlas(300, (12, 9, 8)).astype(np.float32))))
+
+
+def test_a_background_of_any_value_is_no_region():
+    """That of an image whose mean was taken off is below 0, and alike all the same."""
+    image = RNG.normal(100, 20, SHAPE)
+    image[:, : SHAPE[1] // 2] = -70.5
+    assert check_labels(volume(image)) == []
+
+
 def test_small_regions_are_said():
     """Where it may be either."""
     assert "as a label map" in check_labels(volume(atlas(100, (4, 4, 1))))[0]
@@ -192,6 +206,20 @@ def test_an_affine_that_monai_makes_up_is_no_place(affine, meta):
 def test_an_affine_of_a_file_or_of_the_user_counts(affine, meta):
     """Refusing files of 1 mm, resampled ones, and what a user wrote in."""
     assert np.array_equal(place_of(meta_tensor(affine, **meta), "it"), affine)
+
+
+def test_a_made_up_affine_stays_made_up_after_a_transform():
+    """MONAI's Spacing or Flip makes another matrix of the identity that it gave an array; no file speaks for it."""
+    changed = meta_tensor(np.diag([2.0, 2.0, 2.0, 1.0]))
+    changed.applied_operations = [{"class": "Spacing"}]
+    with pytest.raises(InputContractError, match="nothing says that its affine is a file's"):
+        place_of(changed, "it")
+
+
+def test_an_affine_of_a_plane_is_none_of_a_volume():
+    """3 x 3 numbers, as of a picture: a sentence, no traceback."""
+    with pytest.raises(InputContractError, match=r"an affine of \(3, 3\): 4 x 4 numbers are expected"):
+        place_of(meta_tensor(np.eye(3)), "it")
 
 
 def test_an_affine_in_lps_is_turned_to_ras():

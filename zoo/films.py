@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ _FILM_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7.4",
 )
 _STANDARD = "1.2.840.10008."
-_CHEST = re.compile(r"CHEST|THORA|TORAX|TORAC|LUNG|RIB|HEART|CLAVIC|STERN")
+_CHEST = re.compile(r".*(CHEST|THORA|TORAX|TORAC|LUNG|HEART|CLAVIC|STERN)|RIB|CXR|THX|BRUSTKORB|POUMON|PECHO")
 _ELSEWHERE = """
     ABDOMEN ABDOMENPELVIS ACETABULUM ANKLE ARM BACK BLADDER BRAIN BREAST BUTTOCK CALCANEUS CALF CAROTID CERVICALSPINE
     COCCYX COLON CORONARY CORONARYARTERY CSPINE CTSPINE DENTAL EAR ELBOW EXTREMITY EYE FACE FACIALBONES FEET FEMUR
@@ -95,13 +96,15 @@ def _part(dataset: Any) -> str:
 
 
 def _check_part(path: Path, part: str) -> list[str]:
-    words = [word for word in re.findall("[A-Z]+", part.upper()) if not _SIDE.fullmatch(word)]
+    plain = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode("ascii").upper()
+    words = [word for word in re.findall("[A-Z]+", plain) if not _SIDE.fullmatch(word)]
     joined = "".join(words)
-    if not joined or (_CHEST.search(joined) and "SPINE" not in joined):
+    is_chest = "SPINE" not in joined and any(map(_CHEST.match, (*words, joined)))
+    if not joined or (is_chest and not set(words).intersection(_ELSEWHERE.split())):
         return []
     said = f"{path} is of the body part {printable(part.strip())}"
     singular = [word.removesuffix("S") for word in (*words, joined)]
-    if set(_ELSEWHERE.split()).intersection(
+    if not is_chest and set(_ELSEWHERE.split()).intersection(
         (*words, joined, *singular, *(word[1:] for word in singular if word[0] in "LR"))
     ):
         raise InputContractError(f"{said}, as its header says; a radiograph of the chest is expected")
@@ -109,6 +112,6 @@ def _check_part(path: Path, part: str) -> list[str]:
 
 
 def _check_view(path: Path, view: str) -> list[str]:
-    if view.strip().upper() not in _LATERAL:
+    if not any(word in _LATERAL or word.startswith(("LAT", "SEIT")) for word in re.findall("[A-Z]+", view.upper())):
         return []
     return [f"{path} is a lateral view ({printable(view)}); the networks know frontal ones"]

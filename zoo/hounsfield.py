@@ -29,6 +29,8 @@ _STORED = (824.0, 1224.0)  # where soft tissue lies as long as the usual interce
 _DENSEST = 3100.0  # 12 bits end at 3071; metal is beyond
 _BRIGHT = 2000.0  # bone ends about here
 _AIRLESS = 1e-4  # share of a volume below which there is hardly any air
+_EIGHT_BITS = 255.0
+_FLAT = 10.0  # HU that anything measured spreads over, by noise alone
 _DEEP = -1500.0  # no noise of air reaches it
 _TWICE = "as if the rescale intercept had been added twice"
 _MOST_SAMPLED = 1_000_000
@@ -76,10 +78,21 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     said = _range(volume, least)
     if not kept.size:
         raise InputContractError(f"{said}: hardly anything but padding. {_WAY}")
+    if volume.modality == CT and _NO_AIR < least < 0 and not _stored_values(kept):
+        return [f"{said}: no air, which a CT has but for crops inside the body"]
     if least > _NO_AIR:
         raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
         raise InputContractError(f"{said}: {stored}")
+    if written := _written_air(kept):
+        rest = kept[kept > least]
+        if np.ptp(rest) > _FLAT and (stored := _stored_values(rest)):
+            raise InputContractError(f"{said}: {stored}")
+        if rest.min() == 0 and rest.max() <= _EIGHT_BITS and float((rest == 0).mean()) > 0.01:
+            windowed = f"{said}, {written} and the rest from 0 to {rest.max():g}, as of a window"
+            if volume.modality != CT:
+                raise InputContractError(f"{windowed}: {_WAY}")
+            return [f"{windowed}: HU are expected, is the rescale of its header right?"]
     lowest = float((kept == least).mean())
     is_cut = least > _AIR[1] and lowest > 0.01 and lowest > 0.5 * _share(kept, least, least + 50)
     problem = _problem(sample, kept)
@@ -141,6 +154,19 @@ def _has_air_at_zero(kept: NDArray[Any]) -> bool:
     return soft >= 0.01 and stored >= 0.5 * soft and _share(kept, -900.0, -30.0) < 0.02
 
 
+def _written_air(kept: NDArray[Any]) -> str:
+    """Say that all that seems air has one value, as what is written around a mask or a round field of view has.
+
+    Air that was measured has noise, and lung and fat lie between it and water.
+    """
+    least = kept.min()
+    rest = kept[kept > least]
+    share = 1 - rest.size / kept.size
+    if least > _AIR[1] or share < 0.005 or not rest.size or rest.min() <= _NO_AIR:
+        return ""
+    return f"{share:.0%} of them {least:g}, where air is"
+
+
 def _problem(sample: NDArray[Any], kept: NDArray[Any]) -> str:
     """Say why values, whose smallest lie where air does, are no HU all the same; empty if they may be."""
     import numpy as np
@@ -170,6 +196,8 @@ def _oddities(sample: NDArray[Any], kept: NDArray[Any]) -> list[str]:
     is_padded, tissue = len(kept) < 0.9 * len(sample), _share(kept, _PADDING, -900.0)
     if is_padded and tissue > 0.5 and float((kept > _SOFT[0]).mean()) < 0.05:
         return [_TWICE]
+    if (most := float(kept.max())) > _BRIGHT and (top := float((kept == most).mean())) > 0.02:
+        return [f"{top:.0%} of them at the largest value, {most:g}, as where padding is written so"]
     if _share(kept, *_AIR) < _AIRLESS:
         return ["hardly any of them near -1000, where air is"]
     if _between(kept) > 5 and _share(kept, -650.0, -300.0) > 0.05:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 
 from zoo.dicom_files import INDEX
@@ -32,7 +33,7 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
     Raises:
         OptionError: A path does not exist (ten are named), a folder has nothing of the kind in it, or cannot be listed.
     """
-    given = [Path(path) for path in paths]
+    given = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
     if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
         raise OptionError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
     found: dict[Path, None] = {}

@@ -78,6 +78,8 @@ def load_model(
         CheckpointMismatchError: The file does not fill the network.
         OptionError: An argument has no meaning for this model.
     """
+    if not isinstance(pretrained, bool):
+        raise OptionError(f"pretrained={pretrained!r} for {name!r}: expected True or False")
     entry, record = get_entry(name), chosen_record(name, cache_dir)  # checked, even where neither is loaded from
     asked = _check_arguments(entry, num_classes, in_channels, options)
     place = _check_place(device, mmap)

@@ -23,7 +23,7 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
     MONAI gives every tensor a matrix: one that was made of an array, or read from a file of arrays or pictures, or from
     DICOM without ImageOrientationPatient, has an identity, its axes perhaps exchanged, which says nothing. Of a NIfTI
     file without sform and qform nibabel's guess comes along. So the matrix counts where the header that came along
-    speaks for it, or, without one, where it is no identity, which nobody makes up.
+    speaks for it, or, without one, where it is no identity and no transform made it of one.
 
     Args:
         tensor: With MONAI's `affine` and `meta`.
@@ -35,11 +35,15 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
     import numpy as np
 
     matrix: NDArray[Any] = tensor.affine.detach().cpu().numpy().astype(np.float64)
+    if matrix.shape != (4, 4):
+        raise InputContractError(f"{source} has an affine of {matrix.shape}: 4 x 4 numbers are expected")
     meta = {str(key): value for key, value in tensor.meta.items()}
-    if not _is_known(matrix, meta):
+    is_changed = bool(getattr(tensor, "applied_operations", None))
+    if not _is_known(matrix, meta, is_changed=is_changed):
         raise InputContractError(
-            f"{source} comes without the size and direction of its voxels: its affine is the identity that MONAI gives "
-            "where no file says one, so left and right are unknown. Pass the file, or "
+            f"{source} comes without the size and direction of its voxels: nothing says that its affine is a file's, "
+            "and not the identity that MONAI gives where no file says one, so left and right are unknown. Pass the "
+            "file, or "
             "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
             "expects, tensor.as_tensor()"
         )
@@ -48,13 +52,13 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
     return matrix
 
 
-def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any]) -> bool:
+def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any], *, is_changed: bool) -> bool:
     if "sform_code" in meta or "qform_code" in meta:
         return bool(meta.get("sform_code", 0) or meta.get("qform_code", 0))
     if any(_TAG.fullmatch(key) for key in meta):
         return all(tag in meta for tag in _DICOM_PLACE)
     file, read = str(meta.get("filename_or_obj", "")), meta.get("original_affine")
-    if file and read is None:  # its reader knows no places
+    if read is None and (file or is_changed):  # its reader knows no places, or a transform moved MONAI's identity
         return False
     return not _is_unit(matrix if read is None else read) or bool(_FILES.search(file))
 

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo, Preprocessing
-from zoo.errors import CheckpointFormatError, OptionError, UnknownModelError
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnknownModelError
 from zoo.manifest import WeightsFile, input_for, plain_record, records, tagged_record
 from zoo.messages import printable
 
@@ -102,6 +102,7 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
         CheckpointFormatError: The file cannot be read, or its header says an input that cannot be.
+        CheckpointMismatchError: Its header says that it is of another family.
     """
     from zoo.formats import open_checkpoint
 
@@ -115,6 +116,9 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
             "train or export with this version, or import the file with what it was trained on",
             *(checkpoint, name),
         )
+    theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
+    if theirs and theirs.family != entry.family:
+        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r}, as its header says, not of {entry.name!r}")
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
         try:
             return entry.preprocessing.override(input_for(entry.name, stored.input))

@@ -63,10 +63,11 @@ def intent_name(intent: int) -> str:
 
 
 def check_labels(volume: Volume) -> list[str]:
-    """Tell a label map without an intent by its look: whole numbers, and nearly all neighbours the same.
+    """Tell a label map without an intent by its look: nearly all neighbours are the same.
 
-    Looked at are pairs along the first two axes that are neither the background, 0, nor both at the largest value,
-    which clipping makes alike. In an image noise parts neighbours, or they differ by one step where it is smooth.
+    Looked at are pairs along the first two axes that are neither background, 0 or the most frequent value, nor both at
+    the largest value, which clipping makes alike. In an image noise parts neighbours, or they differ by one step where
+    it is smooth.
 
     Returns:
         What is odd, to be logged: it may be one.
@@ -78,28 +79,31 @@ def check_labels(volume: Volume) -> list[str]:
 
     values = volume.values
     sample = values.reshape(-1)[:: max(1, values.size // _MOST_SAMPLED) | 1]
-    if values.min() < 0 or (sample != np.rint(sample)).any():
-        return []
-    steps = np.concatenate([_steps(values, axis) for axis in (0, 1)])
+    found, counts = np.unique(sample, return_counts=True)
+    are_whole = bool((found == np.rint(found)).all())
+    background = float(found[counts.argmax()])
+    steps = np.concatenate([_steps(values, axis, background) for axis in (0, 1)])
     if not len(steps):
         return []
     same = float((steps == 0).mean())
     changes = np.abs(steps[steps != 0])
-    jumps = float((changes > 1).mean()) if len(changes) else 1.0
+    jumps = float((changes > 1).mean()) if len(changes) and are_whole else 1.0
     if same < _MAYBE or jumps < 0.5:
         return []
-    said = f"{volume.source} has whole numbers of which {same:.0%} are those of their neighbours, as a label map"
+    kind = "whole numbers" if are_whole else "values"
+    said = f"{volume.source} has {kind} of which {same:.0%} are those of their neighbours, as a label map"
     if same >= _SAME:
         raise InputContractError(f"{said}: an image is expected, and no mask or atlas")
     return [f"{said}: an image is expected"]
 
 
-def _steps(values: NDArray[Any], axis: int) -> NDArray[Any]:
+def _steps(values: NDArray[Any], axis: int, background: float) -> NDArray[Any]:
     """Differences of neighbours along an axis, of a sample of slices."""
     import numpy as np
 
     slices = np.moveaxis(values[:, :, :: max(1, values.size // _MOST_COMPARED)], axis, 0)
     first, second = slices[:-1], slices[1:]
-    told = (first != 0) & (second != 0) & ~((first == second) & (first == slices.max()))
+    told = (first != 0) & (second != 0) & (first != background) & (second != background)
+    told &= ~((first == second) & (first == slices.max()))
     steps: NDArray[Any] = (second - first)[told]
     return steps

@@ -95,8 +95,10 @@ def _read(volume: VolumeInput) -> Volume:
         return _from_image(volume, volume.get_filename() or f"{type(volume).__name__} {volume.shape}")
     if isinstance(volume, torch.Tensor):
         source = f"{type(volume).__name__} {tuple(volume.shape)} {volume.dtype}"
-        values = volume.detach().cpu().as_subclass(torch.Tensor)
-        found = _from_array((values if values.is_complex() else values.float()).numpy(), source)
+        with refused(f"cannot take {source} as a volume"):
+            values = volume.detach().cpu().as_subclass(torch.Tensor)
+            array = (values if values.is_complex() else values.float()).resolve_conj().numpy()
+        found = _from_array(array, source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
         return replace(found, affine=_checked(place_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
