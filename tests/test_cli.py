@@ -316,7 +316,7 @@ def test_import_knows_the_input_of_the_file(zoo, unet_file, unet_state, tmp_path
     assert package.load_transform("caid-resnet50.small").preprocessing.size == (64, 64)
     save_file(unet_state, tmp_path / "u.safetensors", metadata={"input": '{"size": [96, 96], "resize": 110}'})
     _, out, _ = zoo("import", "caid-resnet50.exported", tmp_path / "u.safetensors")
-    assert "(96, 96)" in out
+    assert "96 x 96" in out
     assert package.model_info("caid-resnet50.exported").input.resize == 110
 
 

@@ -183,8 +183,13 @@ def _ways_out(request: str, candidates: tuple[WeightsFile, ...]) -> str:
         by_tag = f"; load {model}.{record.tag} by its full name" if record.sources else ""
         facts = f"{record.state}, trained by {record.trained_by}"
         lines.append(printable(f"  {record.tag} ({facts}){by_tag}. {record.notes}".rstrip()))
+    theirs = [record.tag for record in candidates if record.trained_by == "authors"]
     lines += [
         "What you can do:",
+        *(
+            f"  - the authors' file, if you have it: `zoo import {model}.{tag} FILE` keeps its record"
+            for tag in theirs[:1]
+        ),
         f"  - a file of your own: load_model({model!r}, checkpoint='FILE'), or for good `zoo import {model} FILE`, "
         "which gives it a tag, and with --default the plain name",
         f"  - no weights at all: load_model({model!r}, pretrained=False)",

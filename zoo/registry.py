@@ -60,8 +60,8 @@ def get_entry(name: str) -> Entry:
         return entries()[model]
     if _is_file(name):
         raise UnknownModelError(
-            f"{name!r} is a file, and the zoo's models have names: load_model(MODEL, checkpoint={name!r}) loads it, "
-            f"and `zoo inspect {printable(name)}` says which MODEL it is of"
+            f"{name!r} is the name of a file, not of a model: load_model(MODEL, checkpoint={name!r}) loads it, and "
+            f"`zoo inspect {printable(name)}` says which MODEL it is of"
         )
     near = get_close_matches(model.lower().replace("_", "-"), entries(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the names are {', '.join(entries())}."
