@@ -186,12 +186,9 @@ def _ways_out(request: str, candidates: tuple[WeightsFile, ...]) -> str:
     theirs = [record.tag for record in candidates if record.trained_by == "authors"]
     lines += [
         "What you can do:",
-        *(
-            f"  - the authors' file, if you have it: `zoo import {model}.{tag} FILE` keeps its record"
-            for tag in theirs[:1]
-        ),
         f"  - a file of your own: load_model({model!r}, checkpoint='FILE'), or for good `zoo import {model} FILE`, "
         "which gives it a tag, and with --default the plain name",
+        *(f"  - the authors' file, if you have it: `zoo import {model}.{t} FILE` keeps its record" for t in theirs[:1]),
         f"  - no weights at all: load_model({model!r}, pretrained=False)",
         "  - train them: the recipe beside the entry, see `zoo info " + model + "`",
     ]

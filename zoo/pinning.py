@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.cache import hash_file, read_stamp, stamp_path, write_stamp
 from zoo.manifest import WeightsFile
 from zoo.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
-from zoo.torch_zip import ZipProblem, open_archive
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
@@ -51,9 +51,9 @@ def misfit(file: RemoteFile, path: Path) -> str:
     kind = sniff(path)
     if kind == TORCH_ZIP:
         try:
-            with open_archive(path) as archive:
+            with zipfile.ZipFile(path) as archive:
                 is_saved = any(name.endswith("data.pkl") for name in archive.namelist())
-        except ZipProblem:
+        except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, OSError, MemoryError):
             return "it begins like a PyTorch checkpoint, but is cut short"
         return "" if is_saved else "it is a zip archive that torch.save did not write"
     may_be = kind in (SAFETENSORS, TORCH_LEGACY) or kind.startswith("TensorFlow")
