@@ -279,7 +279,7 @@ def test_an_array_of_simpleitk_is_noticed_by_its_symmetry(tmp_path, noise):
 @pytest.mark.parametrize("values", [symmetric(shift=1), symmetric(0.8), 0.3 * RNG.random(CUBE.size), symmetric() > 0.2])
 def test_brains_in_the_right_order_pass(values):
     """Refusing what is shifted, noisy, mere noise, a mask."""
-    build_transform(CUBE)(np.float32(values))
+    assert build_transform(CUBE)(np.float32(values)).shape == (1, *CUBE.size)
 
 
 @pytest.mark.parametrize("part", [np.s_[:60], np.s_[60:], np.s_[:, :70], np.s_[:, :, :60], np.s_[30:60, 40:90, 40:80]])

@@ -53,7 +53,7 @@ def misfit(file: RemoteFile, path: Path) -> str:
         try:
             with zipfile.ZipFile(path) as archive:
                 is_saved = any(name.endswith("data.pkl") for name in archive.namelist())
-        except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, OSError, MemoryError):
+        except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, OSError, MemoryError):  # if damaged
             return "it begins like a PyTorch checkpoint, but is cut short"
         return "" if is_saved else "it is a zip archive that torch.save did not write"
     may_be = kind in (SAFETENSORS, TORCH_LEGACY) or kind.startswith("TensorFlow")

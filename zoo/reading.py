@@ -97,7 +97,7 @@ def refused(request: str, advice: str = "", *, but: type[Exception] = InputContr
         yield
     except (InputContractError, but):
         raise
-    except Exception as error:
+    except Exception as error:  # the purpose of this block
         raise InputContractError(f"{request} ({reason_of(error)}){advice}") from error
 
 

@@ -170,7 +170,7 @@ def run_command(main: Callable[[], object]) -> None:
             number = signal.SIGTERM if "SIGTERM" in interrupt.args else signal.SIGINT
             print(f"ended by {number.name}", file=sys.stderr)
             raise SystemExit(128 + number) from None
-        except Exception as error:
+        except Exception as error:  # which of them are a line is for `in_one_line` to say
             if (line := in_one_line(error)) is None:
                 raise
             raise SystemExit(escaped(line)) from error

@@ -122,7 +122,7 @@ def raising_together() -> Iterator[None]:
     own: Exception | None = None
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # of whatever kind: the others wait for this process
         own = error
     everyone: list[str | None] = [None] * world()
     if world() > 1:
