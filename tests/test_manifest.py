@@ -1,13 +1,14 @@
 """The manifest that ships holds what is promised, and manifests of the user's come before it."""
 
 import json
+import os
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 import zoo
-from zoo.cache import hash_file
+from zoo.cache import hash_file, read_stamp
 from zoo.checkpoint import fingerprint
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
@@ -268,3 +269,13 @@ def test_what_ships_fills_its_models():
             assert (report.tag, report.sha256) == (record.tag, record.sha256)
             assert (report.trained_by, bool(report.fresh)) == ("zoo", False)
             assert list(zoo.load_transform(name).preprocessing.size) == record.input["size"]
+
+
+def test_a_pipe_in_the_place_of_the_imports_is_named_and_not_waited_for(tmp_path, monkeypatch):
+    """`zoo list` waited for a writer that never comes."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path))
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(OptionError, match=r"manifest\.json cannot be read: .*a pipe or a device"):
+        zoo.model_info("glcl-unet")
+    os.mkfifo(tmp_path / "stamp.json")
+    assert read_stamp(tmp_path / "stamp.json") is None

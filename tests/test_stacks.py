@@ -15,7 +15,7 @@ from zoo.entries.glcl.layouts import DATASETS, Case
 from zoo.entries.glcl.segment import segment_volume
 from zoo.entries.glcl.storage import CaseStore
 from zoo.entry import Preprocessing
-from zoo.errors import OptionError
+from zoo.errors import InputContractError, OptionError
 from zoo.preprocessing import build_transform
 from zoo.registry import get_entry, input_of
 from zoo.stacks import turn_of
@@ -136,6 +136,38 @@ def test_an_isotropic_brain_is_no_short_axis_stack(caplog):
         assert caplog.text == ""
         zoo.load_transform("glcl-unet")(head)
     assert "voxels of 1 x 1 x 1 mm, where the network knows slices 5 to 10 mm apart" in caplog.text
+
+
+def chest():
+    """Return HU as of a CT of the chest: air, fat, muscle, lungs, bone, with noise."""
+    y, x = np.mgrid[:96, :96] - 48
+    values = np.full((96, 96, 6), -1000.0)
+    for value, centre, radii in [(-100, 0, (40, 32)), (40, 0, (36, 28)), (-850, 17, (12, 18)), (-850, -17, (12, 18))]:
+        values[((x - centre) / radii[0]) ** 2 + (y / radii[1]) ** 2 < 1] = value
+    values[(x / 6) ** 2 + ((y - 20) / 5) ** 2 < 1] = 700
+    return np.clip(values + np.random.default_rng(0).normal(0, 15, values.shape), -1024, 3071).round()
+
+
+@pytest.mark.parametrize(
+    ("convert", "said"),
+    [
+        (lambda hu: hu + 1024, "as a CT before its rescale"),
+        (lambda hu: np.where(hu > -900, hu + 1024, -2000), "as a CT before its rescale"),
+        (lambda hu: hu.clip(-200, 300), "cut off at both ends as a windowed CT"),
+        (lambda hu: (hu.clip(-160, 240) + 160) / 400 * 255, "cut off at both ends as a windowed CT"),
+        (lambda hu: np.random.default_rng(0).gamma(3, 150, hu.shape), ""),
+        (lambda hu: np.random.default_rng(0).gamma(3, 400, hu.shape).clip(0, 3000), ""),
+        (lambda hu: np.where(hu > -900, 600 + np.random.default_rng(0).normal(0, 250, hu.shape), 5).clip(0, 1500), ""),
+    ],
+)
+def test_a_ct_that_is_not_in_hu_is_warned_of_where_mri_is_due(convert, said, caplog):
+    """Stored or windowed values without a header are no proof of a CT, and none of MRI; magnitudes of MRI pass."""
+    image = nibabel.Nifti1Image(convert(chest()), np.diag([1.4, 1.4, 8, 1]))
+    zoo.load_transform("glcl-unet")(image)
+    assert said in caplog.text and ("CT" in caplog.text) == bool(said)
+    caplog.clear()
+    with pytest.raises(InputContractError, match="as a CT"):
+        zoo.load_transform("glcl-unet")(nibabel.Nifti1Image(chest(), image.affine))
 
 
 def test_the_data_sets_orientations_stand_once():

@@ -285,10 +285,8 @@ def test_brains_in_the_right_order_pass(values):
 @pytest.mark.parametrize("part", [np.s_[:60], np.s_[60:], np.s_[:, :70], np.s_[:, :, :60], np.s_[30:60, 40:90, 40:80]])
 def test_the_atlas_itself_passes_with_any_part_missing(part):
     """Grey matter of ICBM152: whole, a hemisphere, a half, a lesion, smoothed, turned; not when swapped."""
-    datasets = pytest.importorskip("nilearn.datasets")
     facts = get_entry("yaware-densenet121").preprocessing
-    template = datasets.load_mni152_gm_template(resolution=2)
-    whole = np.asarray(_on_grid(template, facts))
+    whole = _atlas(facts)
     transform = build_transform(replace(facts, normalise=None))
     with_hole = whole.copy()
     with_hole[part] = 0
@@ -298,6 +296,37 @@ def test_the_atlas_itself_passes_with_any_part_missing(part):
         transform(brain_)
     with pytest.raises(InputContractError, match="SimpleITK"):
         transform(np.ascontiguousarray(whole.transpose(2, 1, 0)))
+
+
+@pytest.mark.parametrize("shift", [0, 3, 6, -5])
+def test_a_brain_off_the_centre_of_its_grid_is_told_by_its_own_centre(shift, caplog):
+    """4.5 and 9 mm to one side: silent in the right order, refused in the order of SimpleITK."""
+    facts = get_entry("yaware-densenet121").preprocessing
+    transform, moved = build_transform(facts), np.roll(_atlas(facts), shift, 0)
+    transform(moved)
+    assert "cannot be told" not in caplog.text
+    with pytest.raises(InputContractError, match="SimpleITK"):
+        transform(np.ascontiguousarray(moved.transpose(2, 1, 0)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_order_that_cannot_be_told_is_said(turned, caplog):
+    """One hemisphere, or a head tilted by 15 degrees, is no mirror image along any axis: a warning, swapped or not."""
+    facts = get_entry("yaware-densenet121").preprocessing
+    half = _atlas(facts)
+    if turned:
+        half = ndimage.rotate(half, 15, axes=(0, 2), reshape=False, order=1).clip(0)
+    else:
+        half[:60] = 0
+    for values in (half, half.transpose(2, 1, 0)):
+        caplog.clear()
+        build_transform(facts)(np.ascontiguousarray(values))
+        assert "(x, y, z), as expected, or (z, y, x), as SimpleITK has them, cannot be told" in caplog.text
+
+
+def _atlas(facts):
+    datasets = pytest.importorskip("nilearn.datasets")
+    return np.asarray(_on_grid(datasets.load_mni152_gm_template(resolution=2), facts))
 
 
 def _on_grid(template, facts):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo import __version__
-from zoo.files import remove_leftovers, replacing, user_path
+from zoo.files import read_text, remove_leftovers, replacing, user_path
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
@@ -119,7 +119,7 @@ def stamp_path(path: Path) -> Path:
 def read_stamp(stamp: Path) -> Stamp | None:
     """Read a stamp; None where there is none or it is unreadable, which only means that the file is hashed again."""
     try:
-        content = json.loads(stamp.read_text("utf-8"))
+        content = json.loads(read_text(stamp))
         return Stamp(**{f.name: content[f.name] for f in fields(Stamp) if f.name in content})
     except (OSError, ValueError, TypeError, RecursionError):
         return None

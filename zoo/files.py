@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,26 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that no other write has; see `temporary_beside`."""
     return path.with_name(f".{path.name}.{this_process()}.{secrets.token_hex(4)}.tmp")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, in UTF-8.
+
+    Raises:
+        OSError: It cannot be read, or is a folder, a pipe or a device.
+        UnicodeDecodeError: It is no text.
+    """
+    with open(path, encoding="utf-8", opener=_open_regular) as file:
+        return file.read()
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file for reading; a pipe without waiting for its writer, to refuse it."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(f"{path} is a folder, a pipe or a device: a file is expected")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -25,12 +25,11 @@ _LEAST_DENSITY = 0.3  # below it a map was scaled, or holds no brain
 _UNMODULATED = (0.99, 1.001)  # the largest value of a probability map; volume changes move that of a modulated one
 _USUAL_ML = (300.0, 1100.0)  # adults have 450 to 900 ml of grey matter; nilearn's ICBM152 map adds up to 1008
 _MOST_ML = 2000.0  # no human skull holds more, of everything
-_MIRRORED, _CLEARLY = 0.72, 0.15
+_MIRRORED, _CLEARLY = 0.72, 0.1
 """Correlation with the own mirror image from which on a map is one, and by how much more than along the other axis.
 
-nilearn's ICBM152 map, in blocks of 6 mm, has 0.98 from left to right and 0.51 from top to bottom; 0.77 if it lies 3 mm
-off centre. With noise as large as the densities, lesions or a hemisphere missing, and smoothed by 10 mm, it keeps below
-0.70 from top to bottom.
+nilearn's ICBM152 map, in blocks of 6 mm and about its own centre, has 0.98 from left to right and 0.65 from top to
+bottom; 0.85 and 0.65 if its head is tilted by 5 degrees. With a hemisphere missing, 0.62 and 0.70: none of the two.
 """
 _BLOCKS = 30  # along the first axis, coarse enough for folds to be alike on both sides
 
@@ -79,26 +78,36 @@ def check_placed(placed: NDArray[Any], facts: Preprocessing, source: str) -> lis
     Raises:
         InputContractError: It is more than a skull holds, or the axes are in the order of SimpleITK.
     """
-    _check_order(placed, source)
-    return _check_amount(placed, facts, source)
+    return _check_order(placed, source) + _check_amount(placed, facts, source)
 
 
-def _check_order(values: NDArray[Any], source: str) -> None:
+def _check_order(values: NDArray[Any], source: str) -> list[str]:
     """Refuse a map whose left and right lie along its third axis, where the grid's shape cannot tell.
 
     A brain is its own mirror image from left to right alone, which has to be the first axis. Files are looked at as
     well: an array of SimpleITK gets into one with the grid's matrix.
+
+    Returns:
+        That the order cannot be told, for a map that is no mirror image along the first axis.
     """
     if values.shape[0] != values.shape[2]:
-        return
+        return []
     coarse = _in_blocks(values, max(1, values.shape[0] // _BLOCKS))
     first, third = (_mirrored(coarse, axis) for axis in (0, 2))
-    if third > _MIRRORED and third > first + _CLEARLY:
+    if first >= _MIRRORED and first > third + _CLEARLY:
+        return []
+    found = (
+        f"{source} has correlation {first:.2f} with its mirror image along the first axis, {third:.2f} along the third"
+    )
+    if third >= _MIRRORED and third > first + _CLEARLY:
         raise InputContractError(
-            f"{source} is its own mirror image along the third axis (correlation {third:.2f}) and not along the first "
-            f"({first:.2f}), so its axes are (z, y, x), as SimpleITK has them: (x, y, z), as nibabel has them, are "
-            "expected. Pass the file that the segmentation wrote, or array.transpose(2, 1, 0)"
+            f"{found}: left and right lie along the third, so its axes are (z, y, x), as SimpleITK has them. (x, y, z) "
+            "are expected, as nibabel has them. Pass the file that the segmentation wrote, or array.transpose(2, 1, 0)"
         )
+    return [
+        f"{found}: whether its axes are (x, y, z), as expected, or (z, y, x), as SimpleITK has them, cannot be told. "
+        "Is it a whole brain, upright and normalised?"
+    ]
 
 
 def _in_blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
@@ -110,10 +119,25 @@ def _in_blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def _mirrored(values: NDArray[Any], axis: int) -> float:
+    """Correlation with the mirror image along an axis, of the planes near the centre of mass the best one."""
     import numpy as np
 
+    lines = np.moveaxis(values, axis, 0)
+    places = np.arange(len(lines))
+    mass = lines.reshape(len(lines), -1).sum(axis=1)
+    twice = round(2 * float(mass @ places) / float(mass.sum()))
+    return max(_correlation(lines, total - places) for total in range(twice - 2, twice + 3))
+
+
+def _correlation(lines: NDArray[Any], mirrored: NDArray[Any]) -> float:
+    """Correlation of planes with those at the places `mirrored`; beyond the grid there is nothing."""
+    import numpy as np
+
+    inside = (mirrored >= 0) & (mirrored < len(lines))
+    image = np.zeros_like(lines)
+    image[inside] = lines[mirrored[inside]]
     with np.errstate(invalid="ignore"):  # NaN of what is constant, which is neither
-        return float(np.corrcoef(values.ravel(), np.flip(values, axis).ravel())[0, 1])
+        return float(np.nan_to_num(np.corrcoef(lines.ravel(), image.ravel())[0, 1]))
 
 
 def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> list[str]:

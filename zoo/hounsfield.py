@@ -31,6 +31,7 @@ _BRIGHT = 2000.0  # bone ends about here
 _AIRLESS = 1e-4  # share of a volume below which there is hardly any air
 _EIGHT_BITS = 255.0
 _FLAT = 10.0  # HU that anything measured spreads over, by noise alone
+_CUT_LOW, _CUT_HIGH = 0.05, 0.002  # shares of values at the ends of a window, in air and in bone
 _DEEP = -1500.0  # no noise of air reaches it
 _TWICE = "as if the rescale intercept had been added twice"
 _MOST_SAMPLED = 1_000_000
@@ -114,6 +115,23 @@ def looks_like_ct(volume: Volume) -> bool:
     if not len(kept) or kept.min() > _AIR[1] or _problem(sample, kept) or _between(kept) > 2:
         return False
     return _share(kept, *_AIR) >= 0.01 and _share(kept, *_SOFT) >= 0.01
+
+
+def is_like_ct(volume: Volume) -> str:
+    """Say in what a volume is like a CT that is not in HU, which MRI may be as well: stored values, a window.
+
+    Empty where it is in neither: values as they are stored have air near 0 and soft tissue near 1024, those of a window
+    are cut off at both ends, inside air and inside bone.
+    """
+    sample = _sample(volume.values)
+    kept = sample[sample >= _PADDING]
+    if len(kept) and _stored_values(kept) and _share(kept, -900.0, -30.0) < 0.02 < _share(kept, -30.0, 300.0):
+        return "much near 0 and near 1024 and little between, as a CT before its rescale"
+    least, most = float(sample.min()), float(sample.max())
+    low, high = float((sample == least).mean()), float((sample == most).mean())
+    if low > _CUT_LOW and high > _CUT_HIGH:
+        return f"{low:.0%} of them {least:g} and {high:.1%} of them {most:g}, cut off at both ends as a windowed CT"
+    return ""
 
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:

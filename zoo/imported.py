@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cache import write_shared
+from zoo.files import read_text
 from zoo.locks import held
 from zoo.manifest import WeightsFile, read_manifest, user_manifest
 
@@ -38,7 +39,7 @@ def changed_records(cache_dir: str | Path | None = None) -> Iterator[list[dict[s
     manifest.parent.mkdir(parents=True, exist_ok=True)
     with held(lock_of(manifest)):
         imported_records(cache_dir)  # checked
-        there = json.loads(manifest.read_text("utf-8"))["weights"] if manifest.is_file() else []
+        there = json.loads(read_text(manifest))["weights"] if manifest.is_file() else []
         yield there
         write_shared(manifest, json.dumps({"schema": 1, "weights": there}, indent=2) + "\n")
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.cache import cache_home
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
-from zoo.files import user_path
+from zoo.files import read_text, user_path
 from zoo.messages import printable
 from zoo.record import RemoteFile as RemoteFile
 from zoo.record import WeightsFile as WeightsFile
@@ -57,13 +57,13 @@ def manifests(cache_dir: str | Path | None = None) -> Iterator[Path]:
 def _is_readable(manifest: Path) -> bool:
     """Whether there is a manifest of imports that can be read; another user's private one counts as none."""
     try:
-        manifest.open("rb").close()
+        read_text(manifest)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except PermissionError:
         _warn_of_private(manifest)
         return False
-    except OSError:
+    except (OSError, ValueError):
         return True  # as `read_manifest` says in full
     return True
 

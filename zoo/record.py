@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
+from zoo.files import read_text
 from zoo.messages import printable
 
 STATES = ("hosted", "on-request", "withdrawn", "not-published")
@@ -71,7 +72,7 @@ def read_manifest(path: Path, *, imported: bool = False) -> tuple[WeightsFile, .
         OptionError: The file cannot be read, is not JSON of schema 1, or a record lacks a required field.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"the weights manifest {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != 1 or not isinstance(content.get("weights"), list):

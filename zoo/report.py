@@ -76,7 +76,8 @@ class LoadReport:
         digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""
         lines = [f"{self.name} from {self.source or 'a state dict'}{digest}", *_table(self)]
         lines += [f"  note     {self.note}"] if self.note else []
-        lines += [f"  option   {name}={value!r}: {self.said_by.get(name, '')}" for name, value in self.options.items()]
+        said = {name: value for name, value in self.options.items() if value is not None}  # None changes nothing
+        lines += [f"  option   {name}={value!r}: {self.said_by.get(name, '')}" for name, value in said.items()]
         changes = Counter(reason for reason in self.loaded.values() if reason != AS_STORED)
         lines += [f"  loaded   {count} of them {reason}" for reason, count in changes.items()]
         for part in _PARTS:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.hounsfield import CT, looks_like_ct
+from zoo.hounsfield import CT, is_like_ct, looks_like_ct
 from zoo.volume_grid import check_right_angles
 from zoo.volume_kinds import check_kind
 from zoo.volumes import Volume, voxel_sizes
@@ -29,13 +29,19 @@ def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
             it holds labels or statistics; or its third axis is not that of the slices.
     """
     check_kind(volume, facts)
-    if facts.modality != CT and not volume.modality and looks_like_ct(volume):
-        raise InputContractError(
-            f"{volume.source} has values like HU, air at -1000 and soft tissue near 0, as a CT: {facts.channels[0]} is "
-            "expected, the network knows nothing else"
-        )
+    odd = []
+    if facts.modality != CT and not volume.modality:
+        if looks_like_ct(volume):
+            raise InputContractError(
+                f"{volume.source} has values like HU, air at -1000 and soft tissue near 0, as a CT: "
+                f"{facts.channels[0]} is expected, the network knows nothing else"
+            )
+        if likeness := is_like_ct(volume):
+            odd.append(
+                f"{volume.source} has values with {likeness}: {facts.channels[0]} is expected, as the scan has it"
+            )
     if volume.affine is None:
-        return []
+        return odd
     check_right_angles(volume.affine, volume.source)
     sizes = voxel_sizes(volume.affine)
     said = f"{volume.source} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm"
@@ -46,10 +52,11 @@ def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
         )
     least, most = facts.thickness or (sizes[2], sizes[2])
     if sizes[2] * _COARSE >= least and sizes[2] <= most * _COARSE:
-        return []
+        return odd
     return [
+        *odd,
         f"{said}, where the network knows slices {least:g} to {most:g} mm apart: is it a stack of {facts.channels[0]} "
-        "slices as those it was trained on?"
+        "slices as those it was trained on?",
     ]
 
 
