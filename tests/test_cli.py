@@ -259,8 +259,8 @@ def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
 
 def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_file, unet_safetensors):
     """With `--default` it moves to the import and back; the list marks it; the user's own file stays."""
-    from zoo.cache import cache_home
     from zoo.manifest import records
+    from zoo.settings import cache_home
 
     def default():
         rows = json.loads(zoo("list", "caid-resnet50-unet", "--json")[1])

@@ -16,19 +16,11 @@ import pytest
 from servers import NAME, Server, leftovers, prepare, remote_file, sha256, some_bytes, status, whole
 
 import zoo.sources
-from zoo.cache import (
-    cache_home,
-    converted_path,
-    file_path,
-    hash_file,
-    proven_digest,
-    read_stamp,
-    stamp_path,
-    write_stamp,
-)
-from zoo.download import fetch, is_offline, verify_file
+from zoo.cache import converted_path, file_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp
+from zoo.download import fetch, verify_file
 from zoo.errors import DownloadError, IntegrityError, OfflineError
 from zoo.manifest import WeightsFile
+from zoo.settings import cache_home, is_offline
 
 DATA = some_bytes()
 

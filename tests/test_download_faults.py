@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from servers import (
@@ -38,6 +39,7 @@ import zoo.client
 import zoo.partial
 import zoo.transfer
 from zoo.cache import file_path
+from zoo.client import CHUNK, read_chunks
 from zoo.download import fetch
 from zoo.errors import DownloadError, IntegrityError, OptionError
 from zoo.processes import is_alive, this_machine, this_process
@@ -532,6 +534,16 @@ def test_the_partial_of_a_running_process_is_left_alone(home):
     assert (process.returncode, out.strip()) == (0, sha256(DATA)), err
     assert file_path(file).read_bytes() == DATA
     assert leftovers(home) == []
+
+
+@pytest.mark.parametrize("pieces", [(1, 70_000, 131_072), (65_535, 65_537, 131_072), (40_000, 131_071, 131_072)])
+def test_a_body_is_yielded_in_whole_chunks_however_it_comes(pieces):
+    """What came in pieces of another size waited for more: a partial had less than was on the machine."""
+    given = [DATA[a:b] for a, b in zip((0, *pieces), pieces, strict=False)]
+    raw = SimpleNamespace(read1=lambda *_, **__: given.pop(0) if given else b"")
+    chunks = list(read_chunks(SimpleNamespace(raw=raw)))
+    assert [len(chunk) for chunk in chunks] == [CHUNK, CHUNK]
+    assert b"".join(chunks) == DATA[: 2 * CHUNK]
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -11,7 +11,7 @@ import torch
 from drasclr_files import NAME, filled_encoder, training_checkpoint, training_state
 
 import zoo
-from zoo.cache import cache_home, hash_file
+from zoo.cache import hash_file
 from zoo.download import fetch
 from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
 from zoo.files import temporary_name, write_text
@@ -19,6 +19,7 @@ from zoo.imported import lock_of, put_record
 from zoo.importing import import_weights, remove_weights
 from zoo.manifest import RemoteFile, find_asset, find_weights, packaged_manifest, records, user_manifest
 from zoo.processes import this_process
+from zoo.settings import cache_home
 
 ENCODER = "caid-resnet50"
 FULL = f"{NAME}.copdgene"

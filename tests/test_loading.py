@@ -16,7 +16,7 @@ from torch import nn
 
 import zoo
 import zoo.locate
-from zoo.cache import cache_home, converted_path, hash_file, read_stamp, stamp_path
+from zoo.cache import converted_path, hash_file, read_stamp, stamp_path
 from zoo.checkpoint import export_safetensors
 from zoo.errors import (
     CheckpointFormatError,
@@ -28,6 +28,7 @@ from zoo.errors import (
 )
 from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
+from zoo.settings import cache_home
 
 NAMES = ("caid-resnet50", "caid-resnet50-unet")
 

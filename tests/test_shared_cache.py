@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.cache import cache_home
 from zoo.importing import import_weights
 from zoo.manifest import user_manifest
+from zoo.settings import cache_home
 
 MODEL = "caid-resnet50.chestxray14-800"
 NOBODY = 65534

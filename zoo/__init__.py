@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from zoo.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from zoo import embedding as embedding
     from zoo import errors as errors
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from zoo.registry import list_models as list_models
     from zoo.registry import model_info as model_info
     from zoo.report import load_report as load_report
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "download_weights": "loading",

@@ -14,18 +14,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo import __version__
-from zoo.files import read_text, remove_leftovers, replacing, user_path
+from zoo.files import read_text, remove_leftovers, replacing
+from zoo.settings import cache_home
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
 
 log = logging.getLogger("zoo")
-
-
-def cache_home(cache_dir: str | Path | None = None) -> Path:
-    """Folder of the cache: the argument, else `$ZOO_HOME`, else `~/.cache/medssl-zoo`. Creates nothing."""
-    return user_path(cache_dir or os.environ.get("ZOO_HOME") or "~/.cache/medssl-zoo").absolute()
 
 
 def make_folder(folder: Path) -> None:

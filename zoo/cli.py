@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo import __version__
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
 from zoo.messages import printable
 from zoo.stopping import Stopped, stoppable
+from zoo.version import __version__
 from zoo.wording import error_text, escaped, fact_lines, input_facts, listed, start_log, table_lines
 
 app = typer.Typer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import os
 import re
 import ssl
 import time
@@ -13,10 +12,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from zoo import __version__
-from zoo.errors import OptionError
 from zoo.messages import printable
+from zoo.settings import least_speed
 from zoo.sources import Remote, SourceError, check_url
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     import requests
@@ -190,9 +189,9 @@ def read_chunks(response: requests.Response) -> Iterator[bytes]:
         if not piece:
             break
         gathered += piece
-        if len(gathered) >= CHUNK:
-            yield bytes(gathered)
-            gathered.clear()
+        while len(gathered) >= CHUNK:
+            yield bytes(gathered[:CHUNK])
+            del gathered[:CHUNK]
     if gathered:
         yield bytes(gathered)
     if failure:
@@ -203,7 +202,7 @@ class _Meter:
     """Takes the speed of a body, over the time in which nothing but the next bytes is waited for."""
 
     def __init__(self) -> None:
-        self.least = _least_speed()
+        self.least = least_speed(LEAST_SPEED)
         self.waited = self.received = 0.0
 
     def time(self, read: Callable[[], bytes]) -> bytes:
@@ -220,14 +219,6 @@ class _Meter:
                 )
             self.waited = self.received = 0.0
         return piece
-
-
-def _least_speed() -> float:
-    text = os.environ.get("ZOO_LEAST_SPEED") or str(LEAST_SPEED)
-    try:
-        return float(text)
-    except ValueError as error:
-        raise OptionError(f"ZOO_LEAST_SPEED={text!r} is not a number of bytes a second") from error
 
 
 def is_page(response: requests.Response) -> bool:

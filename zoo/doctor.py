@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from zoo.cache import cache_home
-from zoo.download import is_offline, verify_file
+from zoo.download import verify_file
 from zoo.errors import ZooError
 from zoo.manifest import manifests, read_manifest, records
 from zoo.registry import list_models
+from zoo.settings import cache_home, is_offline, those_set
 
 LIBRARIES = (
     "torch",
@@ -67,8 +67,7 @@ def _cache(home: Path) -> list[Check]:
 
 
 def _settings(home: Path) -> list[Check]:
-    names = ("ZOO_HOME", "ZOO_MANIFEST", "ZOO_MIRROR", "ZOO_OFFLINE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "ZOO_RETRY_WAIT")
-    said = ", ".join(f"{n}={os.environ[n]}" for n in names if n in os.environ)
+    said = ", ".join(f"{name}={value}" for name, value in those_set().items())
     return [
         Check("settings", True, said or "none"),
         Check("connections", True, "forbidden" if is_offline() else "allowed"),

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.advice import cannot_store, no_source_left
-from zoo.cache import (
-    cache_home,
-    file_path,
-    hash_file,
-    invalidate_stamp,
-    proven_digest,
-    read_stamp,
-    stamp_path,
-    write_stamp,
-)
+from zoo.cache import file_path, hash_file, invalidate_stamp, proven_digest, read_stamp, stamp_path, write_stamp
 from zoo.errors import DownloadError
 from zoo.partial import Partial, StorageError
 from zoo.pinning import misfit, pin, recorded_digest, why_unused
+from zoo.settings import cache_home, is_offline
 from zoo.sources import (
     Remote,
     SourceError,
@@ -59,14 +51,6 @@ class Verification:
     """The files that were hashed; empty if nothing was downloaded yet."""
     problems: tuple[str, ...]
     """One line per file that is not what it must be, naming it; empty if all is well."""
-
-
-def is_offline(offline: bool | None = None) -> bool:
-    """Whether connections are forbidden: the argument, else `ZOO_OFFLINE` or `HF_HUB_OFFLINE`."""
-    if offline is not None:
-        return offline
-    said = (os.environ.get("ZOO_OFFLINE", ""), os.environ.get("HF_HUB_OFFLINE", ""))
-    return any(value.lower() in ("1", "true", "yes", "on") for value in said)
 
 
 def fetch(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo import __version__
 from zoo.entry import Entry
 from zoo.errors import OptionError, ZooError
 from zoo.feature_files import Features
@@ -24,6 +23,7 @@ from zoo.reading import reason_of
 from zoo.registry import entries, get_entry, input_of
 from zoo.report import load_report, with_path
 from zoo.slices import SliceTransform
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     import torch

@@ -9,15 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import (
-    cache_home,
-    clear_leftovers,
-    converted_path,
-    file_path,
-    hash_file,
-    stamp_path,
-    write_stamp,
-)
+from zoo.cache import clear_leftovers, converted_path, file_path, hash_file, stamp_path, write_stamp
 from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
@@ -48,6 +40,7 @@ from zoo.manifest import (
 from zoo.messages import printable
 from zoo.registry import get_entry, split_name
 from zoo.report import LoadReport, load_report
+from zoo.settings import cache_home
 from zoo.settling import without_guesses
 from zoo.tensorflow_bundle import find_bundle
 

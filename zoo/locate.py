@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from zoo import __version__
 from zoo.cache import (
     clear_leftovers,
     converted_path,
@@ -36,6 +35,7 @@ from zoo.registry import split_name
 from zoo.settling import HEADER, NAMES, settle, without_guesses
 from zoo.sniffing import SAFETENSORS
 from zoo.values import as_counts, check_values, faults
+from zoo.version import __version__
 
 log = logging.getLogger("zoo")
 

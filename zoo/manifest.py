@@ -8,20 +8,19 @@ loaded by its tag; the plain name of a model stands for it only where its record
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import cache_home
-from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
-from zoo.files import read_text, user_path
+from zoo.errors import UnknownModelError, WeightsUnavailableError
+from zoo.files import read_text
 from zoo.messages import printable
 from zoo.record import RemoteFile as RemoteFile
 from zoo.record import WeightsFile as WeightsFile
 from zoo.record import read_manifest as read_manifest
+from zoo.settings import cache_home, further_manifest
 
 log = logging.getLogger("zoo")
 
@@ -44,11 +43,8 @@ def manifests(cache_dir: str | Path | None = None) -> Iterator[Path]:
     Raises:
         OptionError: `ZOO_MANIFEST` names a file that does not exist.
     """
-    if extra := os.environ.get("ZOO_MANIFEST"):
-        path = user_path(extra)
-        if not os.path.isfile(path):
-            raise OptionError(f"ZOO_MANIFEST={extra} does not exist; unset it or name a manifest file")
-        yield path
+    if further := further_manifest():
+        yield further
     if _is_readable(user_manifest(cache_dir)):
         yield user_manifest(cache_dir)
     yield packaged_manifest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 
 from zoo.files import user_path
 from zoo.messages import printable
+from zoo.settings import hugging_face, mirror
 
 if TYPE_CHECKING:
     from zoo.manifest import RemoteFile
@@ -53,11 +53,11 @@ class Remote:
 
 def candidates(file: RemoteFile) -> tuple[str, ...]:
     """The sources to try, in order: the mirror in front where there is one and the digest is known."""
-    mirror = os.environ.get("ZOO_MIRROR")
-    if not mirror or not file.sha256:
+    place = mirror()
+    if not place or not file.sha256:
         return file.sources
-    inside = f"{mirror.rstrip('/')}/{file.sha256}"
-    return (inside if "://" in mirror else f"file:{user_path(inside).absolute()}", *file.sources)
+    inside = f"{place}/{file.sha256}"
+    return (inside if "://" in place else f"file:{user_path(inside).absolute()}", *file.sources)
 
 
 def shown(source: str) -> str:
@@ -102,8 +102,7 @@ def _hugging_face(source: str) -> Remote:
     from huggingface_hub import get_token, hf_hub_url
 
     repo, revision, name = match.groups()
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint)
+    url = hf_hub_url(repo, name, revision=revision, endpoint=hugging_face())
     hint = f"if {repo} is private or gated, ask for access on its page, then log in (`hf auth login`, or set HF_TOKEN)"
     return Remote(check_url(url), token=get_token() or "", hint=hint)
 

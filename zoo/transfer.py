@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo.client import CHUNK, TransientError, is_page, new_session, open_remote, read_chunks
-from zoo.errors import OptionError
 from zoo.partial import Partial
+from zoo.settings import retry_wait
 from zoo.sources import Remote, SourceError, WrongFileError, refuse_page
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def transfer(remote: Remote, part: Partial, size: int | None, advance: Advance) 
         OptionError: `ZOO_RETRY_WAIT` is not a number.
     """
     attempts = failures = 0
-    wait = _retry_wait()
+    wait = retry_wait()
     with new_session() as session:
         while True:
             attempts += 1
@@ -150,14 +150,6 @@ def _check_length(length: int | None, size: int | None) -> None:
     if length is not None and size is not None and length != size:
         than = "shorter" if length < size else "longer"
         raise SourceError(f"the file there is {than} than on record: {length:,} bytes instead of {size:,}")
-
-
-def _retry_wait() -> float:
-    text = os.environ.get("ZOO_RETRY_WAIT") or "1"
-    try:
-        return max(0.0, float(text))
-    except ValueError as error:
-        raise OptionError(f"ZOO_RETRY_WAIT={text!r} is not a number of seconds") from error
 
 
 @contextmanager

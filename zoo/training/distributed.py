@@ -5,7 +5,6 @@ Everything is read from torchrun's environment, so one process, several GPUs and
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zoo.errors import OptionError
+from zoo.settings import is_of_torchrun, local_rank
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def start(device: str = "auto") -> Processes:
         raise OptionError("device 'cuda' was asked for, but this machine has no usable GPU")
     place = torch.device("cpu")
     if device != "cpu" and torch.cuda.is_available():
-        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        place = torch.device("cuda", local_rank())
         torch.cuda.set_device(place)
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+    if is_of_torchrun() and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     return Processes(rank(), world(), place)
 

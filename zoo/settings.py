@@ -1,0 +1,103 @@
+"""What the environment says: every variable that the zoo reads, and nothing else reads one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from zoo.errors import OptionError
+from zoo.files import user_path
+
+NAMES = (
+    "ZOO_HOME",
+    "ZOO_MANIFEST",
+    "ZOO_MIRROR",
+    "ZOO_OFFLINE",
+    "ZOO_RETRY_WAIT",
+    "ZOO_LEAST_SPEED",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+)
+"""The variables that a user sets. HF_TOKEN is read by huggingface_hub, those of torchrun are set by it."""
+
+
+def those_set() -> Mapping[str, str]:
+    """The variables that are set, by name."""
+    return {name: os.environ[name] for name in NAMES if name in os.environ}
+
+
+def cache_home(cache_dir: str | Path | None = None) -> Path:
+    """Folder of the cache: the argument, else `$ZOO_HOME`, else `~/.cache/medssl-zoo`. Creates nothing."""
+    return user_path(cache_dir or os.environ.get("ZOO_HOME") or "~/.cache/medssl-zoo").absolute()
+
+
+def is_offline(offline: bool | None = None) -> bool:
+    """Whether connections are forbidden: the argument, else `ZOO_OFFLINE` or `HF_HUB_OFFLINE`."""
+    if offline is not None:
+        return offline
+    said = (os.environ.get("ZOO_OFFLINE", ""), os.environ.get("HF_HUB_OFFLINE", ""))
+    return any(value.lower() in ("1", "true", "yes", "on") for value in said)
+
+
+def further_manifest() -> Path | None:
+    """The manifest that `ZOO_MANIFEST` names, whose records come first.
+
+    Raises:
+        OptionError: There is no such file.
+    """
+    named = os.environ.get("ZOO_MANIFEST")
+    if not named:
+        return None
+    path = user_path(named)
+    if not path.is_file():
+        raise OptionError(f"ZOO_MANIFEST={named} does not exist; unset it or name a manifest file")
+    return path
+
+
+def mirror() -> str:
+    """Address or folder of `ZOO_MIRROR`, which holds files under their digests; empty where there is none."""
+    return os.environ.get("ZOO_MIRROR", "").rstrip("/")
+
+
+def hugging_face() -> str:
+    """Address of the Hugging Face hub, or of the one in its place that `HF_ENDPOINT` names."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def retry_wait() -> float:
+    """Seconds before a download that failed is tried again: `ZOO_RETRY_WAIT`, else 1.
+
+    Raises:
+        OptionError: It is no number.
+    """
+    return max(0.0, _number("ZOO_RETRY_WAIT", 1.0, "seconds"))
+
+
+def least_speed(default: float) -> float:
+    """Bytes a second below which a source is given up: `ZOO_LEAST_SPEED`, else the default.
+
+    Raises:
+        OptionError: It is no number.
+    """
+    return _number("ZOO_LEAST_SPEED", default, "bytes a second")
+
+
+def _number(name: str, default: float, unit: str) -> float:
+    text = os.environ.get(name)
+    if not text:
+        return default
+    try:
+        return float(text)
+    except ValueError as error:
+        raise OptionError(f"{name}={text!r} is not a number of {unit}") from error
+
+
+def is_of_torchrun() -> bool:
+    """Whether torchrun, or another launcher that sets WORLD_SIZE, started this process as one of several."""
+    return "WORLD_SIZE" in os.environ
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, as torchrun sets it; 0 without it."""
+    return int(os.environ.get("LOCAL_RANK", 0))
