@@ -29,7 +29,6 @@ from torch import nn
 from tqdm import tqdm
 
 import zoo
-from zoo.checkpoint import export_safetensors
 from zoo.entries.drasclr import NAME, dense
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
@@ -41,6 +40,7 @@ from zoo.entries.drasclr.lungs import by_threshold
 from zoo.entries.drasclr.probe import fit_probe
 from zoo.entries.drasclr.scan import Scan
 from zoo.entries.drasclr.storage import open_patches
+from zoo.export import export_safetensors
 from zoo.training.evaluate import bootstrap_by_group
 from zoo.training.table import read_table
 

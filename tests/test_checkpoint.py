@@ -15,20 +15,12 @@ from torch import nn
 
 import zoo
 from zoo.building import build_network
-from zoo.checkpoint import (
-    adapt_input_channels,
-    convert,
-    export_safetensors,
-    find_prefix,
-    fingerprint,
-    left_out,
-    load_into,
-    rename_keys,
-    strip_prefix,
-)
+from zoo.checkpoint import adapt_input_channels, load_into
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.export import export_safetensors, fingerprint
 from zoo.formats import open_checkpoint
+from zoo.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
 from zoo.locate import write_converted
 from zoo.mounts import is_on_network
 from zoo.sniffing import sniff

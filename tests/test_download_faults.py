@@ -42,7 +42,7 @@ from zoo.cache import file_path
 from zoo.client import CHUNK, read_chunks
 from zoo.download import fetch
 from zoo.errors import DownloadError, IntegrityError, OptionError
-from zoo.processes import is_alive, this_machine, this_process
+from zoo.files import is_alive, this_machine, this_process
 
 DATA = some_bytes()
 OTHER = some_bytes(seed=1)

@@ -33,11 +33,11 @@ from drasclr_files import (
 
 import zoo
 from zoo.cache import hash_file
-from zoo.checkpoint import fingerprint
 from zoo.entries.drasclr.atlas import atlas_mask, load_landmarks, neighbours, normalise
 from zoo.entries.drasclr.condconv import ConditionalConv3d, arrange
 from zoo.entries.drasclr.model import DrasCLREncoder, check_locations
 from zoo.errors import CheckpointMismatchError, InputContractError, OfflineError, OptionError
+from zoo.export import fingerprint
 from zoo.manifest import records
 from zoo.preprocessing import build_transform
 from zoo.registry import get_entry

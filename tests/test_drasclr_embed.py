@@ -11,7 +11,6 @@ from drasclr_patches import LANDMARKS, write_subjects
 
 import zoo
 from zoo.cache import hash_file
-from zoo.checkpoint import export_safetensors
 from zoo.entries.drasclr import NAME, embed
 from zoo.entries.drasclr import patient as patient_module
 from zoo.entries.drasclr.atlas import normalise
@@ -20,6 +19,7 @@ from zoo.entries.drasclr.embed import embed_cohort, embed_patient, pool
 from zoo.entries.drasclr.features import Features, merge, read_features, write_features
 from zoo.entries.drasclr.model import DrasCLREncoder
 from zoo.errors import InputContractError, OptionError
+from zoo.export import export_safetensors
 from zoo.training.args import run_command
 
 PLACES = torch.from_numpy(normalise(LANDMARKS))

@@ -20,7 +20,6 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 
 from zoo.cache import hash_file
-from zoo.checkpoint import export_safetensors
 from zoo.entries.drasclr import dense
 from zoo.entries.drasclr import lungs as lungs_module
 from zoo.entries.drasclr import registration as registration_module
@@ -34,6 +33,7 @@ from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engin
 from zoo.entries.drasclr.scan import PAD, Scan, place_scan, to_millimetres
 from zoo.entries.drasclr.subjects import read_subjects
 from zoo.errors import InputContractError, IntegrityError, OfflineError, OptionError
+from zoo.export import export_safetensors
 from zoo.training.args import run_command
 from zoo.volumes import read_volume
 

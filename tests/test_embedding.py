@@ -24,8 +24,8 @@ from zoo.embedding import embed
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.feature_files import write_features
 from zoo.image_files import find_images
+from zoo.loading import input_of
 from zoo.preprocessing import ImageTransform
-from zoo.registry import input_of
 
 NAME = "caid-resnet50.chestxray14-800"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -29,7 +29,6 @@ from parity.fill import tfill
 from torch.nn import functional as F
 
 import zoo
-from zoo.checkpoint import fingerprint
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder, GLCLUNet
 from zoo.entries.glcl.names import ENCODER, from_tensorflow, trained_steps
 from zoo.errors import (
@@ -39,6 +38,7 @@ from zoo.errors import (
     OptionError,
     WeightsUnavailableError,
 )
+from zoo.export import fingerprint
 from zoo.manifest import packaged_manifest, read_manifest
 from zoo.registry import get_entry
 from zoo.slices import build_slice_transform, crop_or_pad, normalise_percentiles, resample_in_plane

@@ -14,11 +14,10 @@ import zoo
 from zoo.cache import hash_file
 from zoo.download import fetch
 from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
-from zoo.files import temporary_name, write_text
+from zoo.files import temporary_name, this_process, write_text
 from zoo.imported import lock_of, put_record
 from zoo.importing import import_weights, remove_weights
 from zoo.manifest import RemoteFile, find_asset, find_weights, packaged_manifest, records, user_manifest
-from zoo.processes import this_process
 from zoo.settings import cache_home
 
 ENCODER = "caid-resnet50"

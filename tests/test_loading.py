@@ -17,7 +17,6 @@ from torch import nn
 import zoo
 import zoo.locate
 from zoo.cache import converted_path, hash_file, read_stamp, stamp_path
-from zoo.checkpoint import export_safetensors
 from zoo.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -26,6 +25,7 @@ from zoo.errors import (
     UnknownModelError,
     WeightsUnavailableError,
 )
+from zoo.export import export_safetensors
 from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
 from zoo.settings import cache_home

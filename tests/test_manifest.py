@@ -9,9 +9,9 @@ import pytest
 
 import zoo
 from zoo.cache import hash_file, read_stamp
-from zoo.checkpoint import fingerprint
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
+from zoo.export import fingerprint
 from zoo.manifest import find_weights, manifests, packaged_manifest, read_manifest, records, user_manifest
 from zoo.registry import entries, get_entry
 

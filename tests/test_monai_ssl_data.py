@@ -27,7 +27,7 @@ from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.data import Crops, of_training_patients, read_datalist, read_datalists
 from zoo.entries.monai_ssl.storage import VolumeCache, prepare_volume
 from zoo.errors import InputContractError, OptionError
-from zoo.processes import this_process
+from zoo.files import this_process
 from zoo.volume_transform import build_volume_transform
 
 TRANSFORM = build_volume_transform(PRETRAINING)

@@ -25,10 +25,10 @@ from zoo.entries.glcl.volumes import read_image
 from zoo.errors import InputContractError
 from zoo.image_files import find_images
 from zoo.images import read_dicom, read_picture
-from zoo.messages import csv_cell
-from zoo.reading import MOST_VOXELS, reason_of
+from zoo.messages import csv_cell, listed, reason_of
+from zoo.reading import MOST_VOXELS
 from zoo.volumes import read_volume
-from zoo.wording import error_text, listed
+from zoo.wording import error_text
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 372098432\n"
 LITTLE = 2**30

@@ -321,7 +321,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, monkeypatch):
 def test_a_dead_run_holds_nothing(tmp_path):
     """After kill -9 the lock stays, and is taken over with what its holder had half written; so is an empty one."""
     dead = subprocess.Popen(
-        [sys.executable, "-c", "from zoo.processes import this_process; print(this_process())"],
+        [sys.executable, "-c", "from zoo.files import this_process; print(this_process())"],
         stdout=subprocess.PIPE,
         text=True,
     )

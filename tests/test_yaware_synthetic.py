@@ -31,7 +31,7 @@ from zoo.entries.yaware.synthetic import (
     main,
 )
 from zoo.errors import OptionError
-from zoo.processes import this_machine
+from zoo.files import this_machine
 from zoo.training.args import run_command
 
 CENTRES = [(side * x, y, z) for (x, y, z), _, _ in DISEASE_REGIONS for side in (1, -1)]

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
-from zoo.messages import printable
+from zoo.messages import escaped, listed, printable
 from zoo.stopping import Stopped, stoppable
 from zoo.version import __version__
-from zoo.wording import error_text, escaped, fact_lines, input_facts, listed, start_log, table_lines
+from zoo.wording import error_text, fact_lines, input_facts, start_log, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -232,7 +232,7 @@ def export(
 
     The header says what the weights take and where they are from, and of a recipe's file what it says itself.
     """
-    from zoo.checkpoint import export_safetensors
+    from zoo.export import export_safetensors
     from zoo.loading import full_state, load_model
     from zoo.provenance import header_of_export
 

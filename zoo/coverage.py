@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from zoo.errors import CheckpointMismatchError
-from zoo.report import first_names
+from zoo.messages import first_names
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo.errors import InputContractError
-from zoo.reading import MOST_VOXELS, check_count, reason_of, refused, start_of
+from zoo.messages import reason_of
+from zoo.reading import MOST_VOXELS, check_count, refused, start_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,9 +13,8 @@ from zoo.dicom_stack import check_single_volume, describe, ordered, step_of
 from zoo.dicom_values import check_scale, stored_values, values_of
 from zoo.errors import InputContractError
 from zoo.images import is_dicom
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 from zoo.reading import refused
-from zoo.report import first_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

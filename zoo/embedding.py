@@ -17,11 +17,11 @@ from zoo.entry import Entry
 from zoo.errors import OptionError, ZooError
 from zoo.feature_files import Features
 from zoo.image_files import find_images
-from zoo.loading import load_model
+from zoo.loading import input_of, load_model
+from zoo.messages import reason_of, with_path
 from zoo.preprocessing import ImageTransform, build_transform
-from zoo.reading import reason_of
-from zoo.registry import entries, get_entry, input_of
-from zoo.report import load_report, with_path
+from zoo.registry import entries, get_entry
+from zoo.report import load_report
 from zoo.slices import SliceTransform
 from zoo.version import __version__
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from zoo.errors import OptionError
 
@@ -14,13 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from zoo.preprocessing import ImageTransform
-    from zoo.slices import SliceTransform
-    from zoo.volume_transform import VolumeTransform
-
 State: TypeAlias = "dict[str, Tensor]"
 Config: TypeAlias = dict[str, Any]
-Transform: TypeAlias = "ImageTransform | SliceTransform | VolumeTransform"
 
 PERCENTILES = "percentile"
 """What `Preprocessing.normalise` calls (x - p1) / (p99 - p1) over the volume; `zoo.slices` does it."""
@@ -128,6 +123,22 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+class Transform(Protocol):
+    """Makes one image or volume the input of a network, as `load_transform` returns it; printing shows its steps."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The facts that it executes."""
+
+    def __call__(self, image: Any, /) -> Tensor:
+        """Return float32 `(C, *space)`, of a volume whose network takes slices `(slices, C, H, W)`.
+
+        Raises:
+            InputContractError: It cannot be what the network was trained on, or cannot be read.
+            FileNotFoundError: The path does not exist.
+        """
 
 
 @dataclass(frozen=True)

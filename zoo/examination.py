@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import PIL_FORMATS, is_dicom, read_dicom, read_picture
+from zoo.loading import input_of
 from zoo.messages import printable
 from zoo.preprocessing import SMALLEST_SIDE, ImageTransform, build_transform
-from zoo.registry import chosen_record, get_entry, input_of
+from zoo.registry import chosen_record, get_entry
 from zoo.volume_kinds import intent_name
 from zoo.volume_transform import read_input
 from zoo.volumes import MNI152, Volume, voxel_sizes

@@ -1,17 +1,25 @@
-"""Writes files so that each is whole or absent, whoever else writes it and whenever the process is killed."""
+"""Writes files whole or not at all, whoever else writes them and whenever the process is killed.
+
+Whether a writer lives is told by the name of its process, which holds across machines, containers and reboots.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
+import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from zoo.errors import OptionError
-from zoo.processes import is_alive, this_process
+
+SILENT = 3600
+"""Seconds without a write after which a writer that cannot be looked up counts as dead: longer than any retry waits."""
 
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}-\d+-\d*)\.[0-9a-f]{8}\.tmp")
 
@@ -137,3 +145,51 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise OptionError(f"{os.fspath(path)!r} begins with the home of a user unknown to this machine") from error
+
+
+def this_process() -> str:
+    """Name of the running process: machine, number and start time, for `is_alive`. Made of letters, digits and `-`."""
+    return f"{this_machine()}-{os.getpid()}-{_start_time(str(os.getpid()))}"
+
+
+def this_machine() -> str:
+    """Twelve digits for what a process number is good for: one boot of one machine, and one container on it."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux: the start time is unknown too, so that silence alone tells
+        boot = socket.gethostname()
+    return hashlib.sha256(boot.encode()).hexdigest()[:12]
+
+
+def is_alive(process: str, last_write: float) -> bool:
+    """Whether a process is still running; one that cannot be looked up is, until it has written nothing for an hour.
+
+    Args:
+        process: Its name, from `this_process`.
+        last_write: When it last wrote, in seconds since the epoch.
+    """
+    machine, pid, started = process.split("-")
+    if machine == this_machine() and started and (now := _start_time(pid)):
+        return now == started
+    return time.time() - last_write < SILENT
+
+
+def _start_time(pid: str) -> str:
+    """When a process of this machine started, in clock ticks; 0 if it is no longer running; empty if nobody can say."""
+    try:
+        state, *numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return "0" if _is_gone(pid) else ""
+    return "0" if state in "ZX" else numbers[18]
+
+
+def _is_gone(pid: str) -> bool:
+    if not Path("/proc/self/stat").exists():
+        return False
+    try:
+        os.kill(int(pid), 0)  # another user's process may be hidden from /proc
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return False

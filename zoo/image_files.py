@@ -10,8 +10,7 @@ from pathlib import Path
 from zoo.dicom_files import INDEX
 from zoo.errors import InputContractError, OptionError
 from zoo.images import is_dicom
-from zoo.messages import printable
-from zoo.report import first_names
+from zoo.messages import first_names, printable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")

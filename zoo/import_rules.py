@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cache import file_path
-from zoo.checkpoint import convert, fingerprint
 from zoo.entry import Config, Entry
 from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.export import fingerprint
 from zoo.formats import open_checkpoint
 from zoo.imported import imported_records
+from zoo.keys import convert
 from zoo.manifest import WeightsFile, packaged_manifest, records
 from zoo.pinning import recorded_digest, unpinning
 

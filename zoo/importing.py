@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from zoo.cache import clear_leftovers, converted_path, file_path, hash_file, stamp_path, write_stamp
-from zoo.checkpoint import convert
 from zoo.download import fetch
 from zoo.entry import Entry
 from zoo.errors import (
@@ -26,6 +25,7 @@ from zoo.files import temporary_beside, user_path
 from zoo.formats import open_checkpoint
 from zoo.import_rules import check_default, check_file, check_tag, facts_on_record, published_record
 from zoo.imported import changed_records, imported_records, put_record
+from zoo.keys import convert
 from zoo.loading import load_model
 from zoo.locate import write_converted
 from zoo.manifest import (

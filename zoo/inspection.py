@@ -10,16 +10,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from zoo.building import build_network
-from zoo.checkpoint import convert, set_aside
+from zoo.checkpoint import set_aside
 from zoo.coverage import compare, shape_text
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.files import user_path
 from zoo.formats import StoredState, base_of, open_checkpoint
 from zoo.header import KEYS
-from zoo.messages import printable
+from zoo.keys import convert
+from zoo.messages import first_names, printable
 from zoo.registry import entries
-from zoo.report import first_names
 from zoo.safety import refused_globals
 from zoo.settling import HEADER, NAMES, settle, silences
 from zoo.sniffing import sniff

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.building import build_network
 from zoo.cache import clear_leftovers, file_path
-from zoo.checkpoint import convert, fingerprint, left_out, load_into
+from zoo.checkpoint import load_into
 from zoo.coverage import is_counter
 from zoo.download import fetch
-from zoo.entry import Config, Entry, State, Transform
+from zoo.entry import Config, Entry, Preprocessing, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.export import fingerprint
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
 from zoo.inspection import guess
+from zoo.keys import convert, left_out
 from zoo.locate import Located, find_file
-from zoo.manifest import WeightsFile, find_weights
+from zoo.manifest import WeightsFile, find_weights, input_for
+from zoo.messages import first_names
 from zoo.pinning import unpinning
-from zoo.registry import chosen_record, get_entry, input_of, split_name
-from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, first_names, unwrap
+from zoo.registry import chosen_record, entries, get_entry, split_name
+from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, unwrap
 from zoo.settling import HEADER, NAMES, RECORD, settle, warn_of_silence
 from zoo.values import check_values
 
@@ -317,3 +320,43 @@ def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Mod
     if any(other_float(tensor) or tensor.device != place for tensor in tensors.values()):  # a walk takes a while
         model = model.to(device=place, dtype=torch.float32)
     return model.eval()
+
+
+def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
+    """Return the input that weights were trained on.
+
+    Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
+    was named, else the model's: what was imported, and may stand behind the plain name, plays no part. A warning tells
+    of a file that a recipe wrote and that does not say.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`.
+        checkpoint: The file; None for the weights that the name stands for.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        UnknownModelError: No such model, or no weights with this tag.
+        CheckpointFormatError: The file cannot be read, or its header says an input that cannot be.
+        CheckpointMismatchError: Its header says that it is of another family.
+    """
+    from zoo.formats import open_checkpoint
+
+    entry = get_entry(name)
+    record = chosen_record(name, cache_dir) if checkpoint is None or split_name(name)[1] else None
+    stored = None if checkpoint is None else open_checkpoint(checkpoint)
+    if stored is not None and stored.lacks_header:
+        log.warning(
+            "%s was saved by a run that did not note its input, so that of %s is taken. Where the run had other "
+            "pixels, voxels, window or normalisation (args.json beside the file says so), images are made wrongly: "
+            "train or export with this version, or import the file with what it was trained on",
+            *(checkpoint, name),
+        )
+    theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
+    if theirs and theirs.family != entry.family:
+        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r}, as its header says, not of {entry.name!r}")
+    if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
+        try:
+            return entry.preprocessing.override(input_for(entry.name, stored.input))
+        except OptionError as error:
+            raise CheckpointFormatError(f"{checkpoint} has a header that cannot be right: {error}") from error
+    return entry.preprocessing.override(record.input if record else {})

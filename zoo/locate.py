@@ -23,13 +23,14 @@ from zoo.cache import (
     stamp_path,
     write_stamp,
 )
-from zoo.checkpoint import convert, export_safetensors, left_out
 from zoo.download import fetch
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
+from zoo.export import export_safetensors
 from zoo.files import user_path
 from zoo.formats import StoredState, open_checkpoint, other_float
 from zoo.header import told
+from zoo.keys import convert, left_out
 from zoo.manifest import WeightsFile, find_weights
 from zoo.registry import split_name
 from zoo.settling import HEADER, NAMES, settle, without_guesses

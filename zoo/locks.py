@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zoo.errors import ZooError
-from zoo.processes import is_alive, this_process
+from zoo.files import is_alive, this_process
 
 PATIENCE = 60.0
 """Seconds to wait for another process; what is done under a lock takes some milliseconds."""

@@ -1,9 +1,13 @@
-"""How text from outside is put into messages and tables: what a file says of itself is shown, never obeyed."""
+"""Texts for messages and tables: what comes from outside is shown, never obeyed; lists are cut short."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """What spreadsheets take a cell that begins so for, the last four where they read East Asian text."""
+_LONGEST_REASON = 300
+_MOST_LINES = 10
 
 
 def printable(text: object) -> str:
@@ -34,3 +38,59 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return text.isprintable()
+
+
+def with_path(path: object, error: object) -> str:
+    """What went wrong with a file: the message of an error, behind the path where it lacks it."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def first_names(names: Iterable[str], count: int = 5) -> str:
+    """The first few names, for a message; what a file calls its tensors is never printed raw."""
+    listed = list(names)
+    return (
+        ", ".join(map(printable, listed[:count])) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")
+        or "none"
+    )
+
+
+def escaped(text: str) -> str:
+    """A text of several lines with everything else in it escaped that could steer a terminal."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def listed(lines: Iterable[str]) -> str:
+    """Lines below each other for a message: the first ten, and how many more there are."""
+    given = list(lines)
+    rest = [f"... and {len(given) - _MOST_LINES} more"] if len(given) > _MOST_LINES else []
+    return "".join(f"\n  - {printable(line)}" for line in [*given[:_MOST_LINES], *rest])
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of a library says, in one line that no file can forge or make long; else what it is called."""
+    text = printable(" ".join(str(error).split()))
+    short = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+    return short if len(short.split()) > 1 else f"{type(error).__name__}{f': {short}' if short else ''}"
+
+
+def install_hint(package: str, extra: str) -> str:
+    """Return the command that installs an extra, for a message about one of its packages that is missing.
+
+    The packages are named themselves: the zoo is installed from a checkout or an address, and a registry that
+    `pip install 'medssl-zoo[extra]'` would ask does not have it.
+
+    Args:
+        package: The missing one, which is all that is named where the zoo was not installed.
+        extra: One of `[project.optional-dependencies]`.
+    """
+    import re
+    import shlex
+    from importlib import metadata
+
+    try:
+        lines = metadata.requires("medssl-zoo") or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    parts = (line.partition(";") for line in lines)
+    wanted = [need.strip() for need, _, marker in parts if re.search(rf"""extra == ["']{extra}["']""", marker)]
+    return f"pip install {shlex.join(wanted or [package])}"

@@ -22,8 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from zoo.cache import make_folder, remove_quietly, share
-from zoo.files import remove_leftovers, sync, temporary_name
-from zoo.processes import is_alive, this_process
+from zoo.files import is_alive, remove_leftovers, sync, temporary_name, this_process
 from zoo.sources import SourceError
 
 log = logging.getLogger("zoo")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.cache import hash_file
 from zoo.formats import open_checkpoint
 from zoo.header import RANDOM, told
-from zoo.loading import download_weights
+from zoo.loading import download_weights, input_of
 from zoo.manifest import WeightsFile, records
-from zoo.registry import get_entry, input_of
+from zoo.registry import get_entry
 from zoo.report import LoadReport, load_report
 from zoo.settling import without_guesses
 

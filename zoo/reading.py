@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
-from zoo.messages import printable
+from zoo.messages import reason_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,7 +25,6 @@ MOST_PIXELS = 2**26
 """Of a picture: 0.8 GB as three float32. A film of 43 x 35 cm digitised at 50 micrometres has 60 million."""
 _AT_ONCE = 2**24
 """Bytes of a file that are turned into values at once."""
-_LONGEST_REASON = 300
 _START = 1024
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 _LFS = (b"version https://git-lfs", b"version https://hawser")
@@ -99,13 +98,6 @@ def refused(request: str, advice: str = "", *, but: type[Exception] = InputContr
         raise
     except Exception as error:  # the purpose of this block
         raise InputContractError(f"{request} ({reason_of(error)}){advice}") from error
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of a library says, in one line that no file can forge or make long; else what it is called."""
-    text = printable(" ".join(str(error).split()))
-    short = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
-    return short if len(short.split()) > 1 else f"{type(error).__name__}{f': {short}' if short else ''}"
 
 
 def check_count(shape: tuple[int, ...], most: int, source: object, *, unit: str) -> None:

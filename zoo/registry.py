@@ -11,9 +11,9 @@ from importlib import import_module
 from os import PathLike
 from pathlib import Path
 
-from zoo.entry import Entry, ModelInfo, Preprocessing
-from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnknownModelError
-from zoo.manifest import WeightsFile, input_for, plain_record, records, tagged_record
+from zoo.entry import Entry, ModelInfo
+from zoo.errors import OptionError, UnknownModelError
+from zoo.manifest import WeightsFile, plain_record, records, tagged_record
 from zoo.messages import printable
 
 log = logging.getLogger("zoo")
@@ -85,46 +85,6 @@ def chosen_record(name: str, cache_dir: str | Path | None = None) -> WeightsFile
     if tag:
         return tagged_record(model, tag, cache_dir)
     return plain_record(model, cache_dir) or next(iter(records(model, cache_dir, imported=False)), None)
-
-
-def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
-    """Return the input that weights were trained on.
-
-    Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
-    was named, else the model's: what was imported, and may stand behind the plain name, plays no part. A warning tells
-    of a file that a recipe wrote and that does not say.
-
-    Args:
-        name: `MODEL` or `MODEL.TAG`.
-        checkpoint: The file; None for the weights that the name stands for.
-        cache_dir: Cache folder; default `$ZOO_HOME`.
-
-    Raises:
-        UnknownModelError: No such model, or no weights with this tag.
-        CheckpointFormatError: The file cannot be read, or its header says an input that cannot be.
-        CheckpointMismatchError: Its header says that it is of another family.
-    """
-    from zoo.formats import open_checkpoint
-
-    entry = get_entry(name)
-    record = chosen_record(name, cache_dir) if checkpoint is None or split_name(name)[1] else None
-    stored = None if checkpoint is None else open_checkpoint(checkpoint)
-    if stored is not None and stored.lacks_header:
-        log.warning(
-            "%s was saved by a run that did not note its input, so that of %s is taken. Where the run had other "
-            "pixels, voxels, window or normalisation (args.json beside the file says so), images are made wrongly: "
-            "train or export with this version, or import the file with what it was trained on",
-            *(checkpoint, name),
-        )
-    theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
-    if theirs and theirs.family != entry.family:
-        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r}, as its header says, not of {entry.name!r}")
-    if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
-        try:
-            return entry.preprocessing.override(input_for(entry.name, stored.input))
-        except OptionError as error:
-            raise CheckpointFormatError(f"{checkpoint} has a header that cannot be right: {error}") from error
-    return entry.preprocessing.override(record.input if record else {})
 
 
 def model_info(name: str) -> ModelInfo:

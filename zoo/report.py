@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain, takewhile, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,11 +104,6 @@ def _word(name: str) -> str:
     return re.split(r"[._/]", name, maxsplit=1)[0]
 
 
-def with_path(path: object, error: object) -> str:
-    """What went wrong with a file: the message of an error, behind the path where it lacks it."""
-    return str(error) if str(path) in str(error) else f"{path}: {error}"
-
-
 def summarise(reasons: dict[str, str]) -> list[str]:
     """One line for all names of one group that share a reason: `encoder_k.* (384): key network`.
 
@@ -158,12 +153,3 @@ def load_report(model: nn.Module) -> LoadReport:
             "Inside a network of your own, ask for the part that came from the zoo"
         )
     return report
-
-
-def first_names(names: Iterable[str], count: int = 5) -> str:
-    """The first few names, for a message; what a file calls its tensors is never printed raw."""
-    listed = list(names)
-    return (
-        ", ".join(map(printable, listed[:count])) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")
-        or "none"
-    )

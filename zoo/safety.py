@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from zoo.errors import CheckpointFormatError, UnsafeCheckpointError
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 from zoo.pickle_calls import is_harmless, plain_name
 from zoo.pickle_nodes import Damage, PickleProblem
 from zoo.pickles import MOST_STEPS, Stream
-from zoo.report import first_names
 from zoo.torch_legacy import Within
 from zoo.torch_zip import MOST_PICKLE, ZipProblem, open_archive
 

@@ -10,7 +10,7 @@ from zoo.coverage import is_counter
 from zoo.entry import State
 from zoo.errors import CheckpointFormatError
 from zoo.formats import is_finite, other_float
-from zoo.report import first_names
+from zoo.messages import first_names
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo.messages import printable
+from zoo.messages import escaped, printable
 
 if TYPE_CHECKING:
     from zoo.entry import Preprocessing
@@ -22,11 +22,6 @@ def error_text(error: Exception, *, as_page: bool) -> str:
         glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
         text += f"{glue} {line.removeprefix('- ')}"
     return printable(text)
-
-
-def escaped(text: str) -> str:
-    """A text of several lines with everything else in it escaped that could steer a terminal."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def start_log(debug: bool) -> None:
@@ -84,10 +79,3 @@ def _words(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(printable, value)) or "any"
     return printable(value) if value not in (None, "") else "-"
-
-
-def listed(lines: Iterable[str], *, most: int = 10) -> str:
-    """Lines below each other for a message: the first ten, and how many more there are."""
-    given = list(lines)
-    rest = [f"... and {len(given) - most} more"] if len(given) > most else []
-    return "".join(f"\n  - {printable(line)}" for line in [*given[:most], *rest])

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.errors import OptionError
+from zoo.messages import escaped
 from zoo.training.failures import in_one_line
 from zoo.training.stopping import interrupted_by_sigterm
-from zoo.wording import escaped
 
 
 class Arguments(Protocol):

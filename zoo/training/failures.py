@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from zoo.errors import ZooError
-from zoo.extras import install_hint
+from zoo.messages import install_hint
 
 _ADVICE = {
     ("out of memory", "can't allocate memory", "not enough memory"): (

@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import zoo
-from zoo import registry
+from zoo import loading
 from zoo.coverage import is_counter
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.files import write_text
 from zoo.header import Task
 from zoo.header import header as make_header
+from zoo.messages import first_names
 from zoo.provenance import base_of
 from zoo.registry import get_entry, split_name
-from zoo.report import first_names
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.data import build_loader, length_of, place
@@ -144,13 +144,13 @@ def finetuning_header(
 
 
 def input_of(args: Start) -> Preprocessing:
-    """What a run's images or volumes must be: the input of the weights that it starts from, see `registry.input_of`.
+    """What a run's images or volumes must be: the input of the weights that it starts from, see `loading.input_of`.
 
     Of random weights that is the model's, or of the tag that was named.
     """
     if args.from_scratch and not split_name(args.model)[1]:
         return get_entry(args.model).preprocessing
-    return registry.input_of(args.model, args.checkpoint or None)
+    return loading.input_of(args.model, args.checkpoint or None)
 
 
 def load_network(args: Start, num_classes: int) -> nn.Module:

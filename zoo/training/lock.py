@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zoo.errors import OptionError
+from zoo.files import is_alive, this_process
 from zoo.messages import printable
-from zoo.processes import is_alive, this_process
 from zoo.training.failures import of_system
 
 LOCK = "run.lock"

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from zoo.cache import hash_file
-from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.entry import State
+from zoo.export import export_safetensors, fingerprint
 from zoo.files import write_text
 from zoo.header import RANDOM
 from zoo.header import header as make_header

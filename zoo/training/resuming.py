@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from zoo.errors import CheckpointFormatError, IntegrityError, OptionError, UnsafeCheckpointError
 from zoo.files import write_text
-from zoo.messages import printable
-from zoo.report import first_names
+from zoo.messages import first_names, printable
 from zoo.training.args import TrainArgs
 from zoo.training.runlog import read_finished
 from zoo.training.saving import check_seal, read_state, writing

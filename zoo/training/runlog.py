@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import CheckpointFormatError, OptionError
-from zoo.extras import install_hint
 from zoo.files import write_atomically, write_text
+from zoo.messages import install_hint
 from zoo.training.progress import duration, say_in_time
 from zoo.training.saving import writing
 

@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.errors import InputContractError
 from zoo.files import remove_leftovers, write_atomically
+from zoo.messages import listed
 from zoo.training import distributed
 from zoo.training.progress import follow
 from zoo.training.stopping import end_cleanly
-from zoo.wording import listed
 
 Item = TypeVar("Item")
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import find_prefix, strip_prefix
 from zoo.entry import Config, Entry, Preprocessing, State
+from zoo.keys import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path

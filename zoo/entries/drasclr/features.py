@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from zoo.entries.drasclr.arrays import save_array, save_arrays
 from zoo.errors import InputContractError, OptionError
-from zoo.extras import install_hint
 from zoo.files import write_atomically
+from zoo.messages import install_hint
 
 SUFFIXES = (".parquet", ".npz")
 _SUBJECT, _FACTS = "sid", "zoo"

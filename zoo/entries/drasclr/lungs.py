@@ -17,8 +17,8 @@ from zoo.download import fetch
 from zoo.entries.drasclr.lung_masks import LEAST_ML, LEFT, RIGHT, Labels, Mask, split_at
 from zoo.entries.drasclr.scan import Scan, to_itk
 from zoo.errors import DownloadError, InputContractError, IntegrityError, OfflineError, OptionError
-from zoo.extras import install_hint
 from zoo.manifest import RemoteFile
+from zoo.messages import install_hint
 from zoo.volume_grid import reorient
 from zoo.volumes import voxel_sizes
 

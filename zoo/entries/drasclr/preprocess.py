@@ -39,8 +39,8 @@ from zoo.entries.drasclr.registration import ENGINES, choose_engine
 from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
 from zoo.errors import InputContractError, OptionError, ZooError
 from zoo.files import write_atomically
+from zoo.messages import listed
 from zoo.training.args import run_command
-from zoo.wording import listed
 
 log = logging.getLogger("zoo")
 

@@ -21,7 +21,7 @@ from nibabel.nifti1 import Nifti1Image
 
 from zoo.entries.drasclr.scan import Matrix, import_itk, to_itk
 from zoo.errors import InputContractError, OptionError
-from zoo.extras import install_hint
+from zoo.messages import install_hint
 
 log = logging.getLogger("zoo")
 

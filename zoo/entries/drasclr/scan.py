@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from zoo.entries.drasclr import PREPROCESSING, WINDOW
 from zoo.errors import InputContractError, OptionError
-from zoo.extras import install_hint
+from zoo.messages import install_hint
 from zoo.volume_grid import check_right_angles, reorient, warn_of_spacing
 from zoo.volume_transform import admit
 from zoo.volumes import Volume, voxel_sizes

@@ -17,7 +17,8 @@ from zoo.entries.glcl.storage import CaseStore, StoredCase
 from zoo.entries.glcl.subjects import parse_ids
 from zoo.errors import OptionError
 from zoo.formats import open_checkpoint
-from zoo.registry import input_of, split_name
+from zoo.loading import input_of
+from zoo.registry import split_name
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
 
 log = logging.getLogger("zoo")

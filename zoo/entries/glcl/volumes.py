@@ -19,7 +19,7 @@ from nibabel import orientations
 from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.errors import InputContractError, OptionError
-from zoo.extras import install_hint
+from zoo.messages import install_hint
 from zoo.nifti_files import read_header, read_voxels
 from zoo.stacks import check_stack, turn_of
 from zoo.volume_kinds import check_labels

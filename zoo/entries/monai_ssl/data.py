@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.storage import VolumeCache
 from zoo.errors import InputContractError, OptionError
-from zoo.report import first_names
+from zoo.messages import first_names
 from zoo.training.data import Key, seed_of
 
 Entry = dict[str, Path]

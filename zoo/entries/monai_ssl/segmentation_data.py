@@ -22,7 +22,7 @@ from zoo.entries.monai_ssl.cases import Case, StoredCase
 from zoo.entries.monai_ssl.data import read_datalist, read_datalists
 from zoo.entries.monai_ssl.placing import Array
 from zoo.errors import InputContractError, OptionError
-from zoo.report import first_names
+from zoo.messages import first_names
 from zoo.training.data import Key
 
 log = logging.getLogger("zoo")

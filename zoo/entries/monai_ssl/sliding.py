@@ -33,8 +33,9 @@ from zoo.entries.monai_ssl.placing import Placed, build_transform, place
 from zoo.entries.monai_ssl.windows import ENCODER, extract_features, margins, segment, window_of
 from zoo.errors import OptionError
 from zoo.files import write_atomically
-from zoo.registry import get_entry, input_of
-from zoo.report import first_names
+from zoo.loading import input_of
+from zoo.messages import first_names
+from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.finetune import check_trained

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from zoo.entries.monai_ssl.placing import place
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.report import with_path
+from zoo.messages import with_path
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 from zoo.volume_transform import VolumeTransform, build_volume_transform
 

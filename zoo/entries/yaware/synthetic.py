@@ -27,8 +27,8 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from zoo.errors import OptionError
-from zoo.extras import install_hint
 from zoo.files import write_atomically
+from zoo.messages import install_hint
 from zoo.training.args import run_command
 
 Array = npt.NDArray[np.float64]
