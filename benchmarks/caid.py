@@ -113,7 +113,7 @@ def all_features(args: argparse.Namespace, samples: list[Sample]) -> dict[str, n
 
 def batches(model: str, samples: list[Sample], size: int) -> Iterator[torch.Tensor]:
     """Images as the model's own transform makes them, at `size`."""
-    from zoo.preprocessing import build_transform
+    from zoo.transforms import build_transform
 
     contract = zoo.model_info(model).input
     scale = size / contract.size[0]

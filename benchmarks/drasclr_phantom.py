@@ -29,9 +29,11 @@ from torch import nn
 from tqdm import tqdm
 
 import zoo
-from zoo.entries.drasclr import NAME, dense
+from zoo.checkpoint import export_safetensors
+from zoo.entries.drasclr import dense
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
+from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort
 from zoo.entries.drasclr.features import read_features
@@ -40,7 +42,6 @@ from zoo.entries.drasclr.lungs import by_threshold
 from zoo.entries.drasclr.probe import fit_probe
 from zoo.entries.drasclr.scan import Scan
 from zoo.entries.drasclr.storage import open_patches
-from zoo.export import export_safetensors
 from zoo.training.evaluate import bootstrap_by_group
 from zoo.training.table import read_table
 

@@ -29,7 +29,7 @@ from zoo.entries.glcl.layouts import DATASETS
 from zoo.entries.glcl.phantom import MYOCARDIUM
 from zoo.entries.glcl.segment import segment_volume
 from zoo.registry import get_entry
-from zoo.slices import build_slice_transform
+from zoo.transforms import build_slice_transform
 
 MODEL = "glcl-unet"
 STARTS = ("nothing", "global", "global + local")

@@ -8,7 +8,7 @@ import torch
 from caid_files import PARITY
 from parity.fill import image, tfill
 
-from zoo.crc32c import crc32c, masked
+from zoo.formats.crc32c import crc32c, masked
 
 KEYS = json.loads((PARITY / "glcl_keys.json").read_text("utf-8"))
 INDEX = PARITY / "glcl_seg_unet.ckpt.index"

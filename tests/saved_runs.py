@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from zoo.formats import open_checkpoint
-from zoo.header import KEYS
+from zoo.formats.header import KEYS
+from zoo.formats.opening import open_checkpoint
 from zoo.training.saving import read_state, write_state
 
 

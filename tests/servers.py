@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import zoo
-from zoo.manifest import RemoteFile
+from zoo.record import RemoteFile
 
 REPOSITORY = Path(zoo.__file__).parents[1]
 NAME = "net.tag"
@@ -62,7 +62,7 @@ def leftovers(home: Path) -> list[Path]:
 FETCH = """
 import json, sys
 from pathlib import Path
-from zoo.download import fetch
+from zoo.fetching import fetch
 from zoo.manifest import RemoteFile
 import requests
 sources, size, digest = json.loads(sys.argv[1])

@@ -9,8 +9,8 @@ from PIL import Image
 from test_preprocessing import write_dicom
 from test_volumes import write_series
 
+from zoo.commands.examination import examine
 from zoo.errors import InputContractError
-from zoo.examination import examine
 from zoo.loading import load_transform
 
 MODELS = ("caid-resnet50", "yaware-densenet121", "monai-ssl-unetr", "drasclr-cnn3d", "glcl-unet")

@@ -20,7 +20,6 @@ from saved_runs import header_of
 from torch import nn
 
 import zoo
-from zoo.cache import hash_file
 from zoo.entries.caid import PREPROCESSING, warps
 from zoo.entries.caid.data import Sample, read_list
 from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs, main, read_parts, resolve, seen_by
@@ -36,11 +35,12 @@ from zoo.entries.caid.finetune_method import (
 )
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks, read_mask
 from zoo.errors import InputContractError, OptionError
-from zoo.preprocessing import build_transform
+from zoo.fetching.cache import hash_file
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.finetune import collect, share_buffers
 from zoo.training.loop import fit
+from zoo.transforms.image import build_transform
 
 SIZE = 32
 SMALL = ["--optimizer", "sgd", "--momentum", "0"]  # nothing of the optimiser in the checkpoints

@@ -14,16 +14,16 @@ from safetensors.torch import save_file
 from torch import nn
 
 import zoo
-from zoo.building import build_network
-from zoo.checkpoint import adapt_input_channels, load_into
+from zoo.checkpoint.building import build_network
+from zoo.checkpoint.export import export_safetensors, fingerprint
+from zoo.checkpoint.filling import adapt_input_channels, load_into
+from zoo.checkpoint.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.export import export_safetensors, fingerprint
-from zoo.formats import open_checkpoint
-from zoo.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
+from zoo.formats.mounts import is_on_network
+from zoo.formats.opening import open_checkpoint
+from zoo.formats.sniffing import sniff
 from zoo.locate import write_converted
-from zoo.mounts import is_on_network
-from zoo.sniffing import sniff
 
 
 def tensors(*names):
@@ -561,7 +561,7 @@ def test_reading_gives_the_values_as_float32(suffix, mmap, tmp_path):
 
 def test_small_pieces_give_the_same(tmp_path, monkeypatch):
     """A file that is mapped anew for every tensor is read right."""
-    monkeypatch.setattr("zoo.formats._CHUNK", 1)
+    monkeypatch.setattr("zoo.formats.opening._CHUNK", 1)
     made = {f"t{i}": torch.randn(9, 9).half() for i in range(5)}
     torch.save(made, tmp_path / "x.pth")
     stored = open_checkpoint(tmp_path / "x.pth", mmap=True)

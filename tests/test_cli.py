@@ -381,7 +381,8 @@ def test_the_version(zoo):
 def test_a_signal_ends_a_command_in_one_line(tmp_path, number, code, word):
     """With the shell's exit code, no traceback, and no temporary file, whatever was being written."""
     program = (
-        "import pathlib, sys, time\nfrom zoo import cli, loading\nfrom zoo.files import replacing\n"
+        "import pathlib, signal, sys, time\nfrom zoo import cli, loading\nfrom zoo.files import replacing\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a background job begins without
         "def slow(name, cache_dir):\n"
         f"    with replacing(pathlib.Path({str(tmp_path)!r}) / 'file') as place:\n"
         "        place.write_text('half')\n        print('ready', flush=True)\n        time.sleep(60)\n"

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from zoo import demo
+from zoo.commands import demo
+from zoo.commands.phantom import chest_phantom
 from zoo.entry import Preprocessing
-from zoo.phantom import chest_phantom
-from zoo.preprocessing import build_transform
+from zoo.transforms.image import build_transform
 
 
 def test_the_phantom_is_deterministic_and_seeded():

@@ -19,11 +19,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from zoo.dicom_files import starts_as_dicom
-from zoo.dicom_series import read_series
 from zoo.errors import InputContractError
-from zoo.images import is_dicom
-from zoo.volumes import read_volume
+from zoo.images.dicom_files import starts_as_dicom
+from zoo.images.dicom_series import read_series
+from zoo.images.pictures import is_dicom
+from zoo.images.volumes import read_volume
 
 AFFINE = [[-0.7, 0, 0, 50], [0, -0.9, 0, -20], [0, 0, 2.5, -400], [0, 0, 0, 1]]
 CORONAL = [1, 0, 0, 0, 0, -1]

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from servers import NAME, Server, leftovers, prepare, remote_file, sha256, some_bytes, status, whole
 
-import zoo.sources
-from zoo.cache import converted_path, file_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp
-from zoo.download import fetch, verify_file
+import zoo.fetching.sources
 from zoo.errors import DownloadError, IntegrityError, OfflineError
-from zoo.manifest import WeightsFile
+from zoo.fetching.cache import converted_path, file_path, hash_file, proven_digest, read_stamp, stamp_path, write_stamp
+from zoo.fetching.download import fetch, verify_file
+from zoo.record import WeightsFile
 from zoo.settings import cache_home, is_offline
 
 DATA = some_bytes()
@@ -60,7 +60,7 @@ def test_file_names_hold_the_digest(home):
 
 def test_importing_is_free():
     """The modules of fetching load neither torch nor numpy nor requests."""
-    code = "import sys, zoo.cache, zoo.download; print([m for m in ('torch', 'numpy', 'requests') if m in sys.modules])"
+    code = "import sys, zoo.fetching; print([m for m in ('torch', 'numpy', 'requests') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -96,7 +96,7 @@ def test_cache_dir_comes_before_the_environment(tmp_path, home):
 
 def test_packaged_files_are_read_in_place(monkeypatch, tmp_path, home):
     """`package:` copies nothing; the stamp lies in the cache, names the file, and notices when that changes."""
-    monkeypatch.setattr(zoo.sources, "PACKAGED", tmp_path)
+    monkeypatch.setattr(zoo.fetching.sources, "PACKAGED", tmp_path)
     (tmp_path / "small.safetensors").write_bytes(DATA)
     file = remote_file(DATA, "package:small.safetensors")
     fetched = fetch(file, request=NAME, offline=True)
@@ -114,7 +114,7 @@ def test_packaged_files_are_read_in_place(monkeypatch, tmp_path, home):
 
 def test_a_bad_packaged_file_gives_way_to_the_next_source(monkeypatch, tmp_path, home):
     """A package that was damaged does not stand in the way of a download."""
-    monkeypatch.setattr(zoo.sources, "PACKAGED", tmp_path)
+    monkeypatch.setattr(zoo.fetching.sources, "PACKAGED", tmp_path)
     (tmp_path / "w").write_bytes(b"damaged")
     with Server({"/w": whole(DATA)}) as server:
         fetched = fetch(remote_file(DATA, "package:w", f"{server.root}/w"), request=NAME)
@@ -211,7 +211,7 @@ def forbid(event, _):
         raise SystemExit(f"a socket: {event}")
 sys.addaudithook(forbid)
 from pathlib import Path
-from zoo.download import fetch
+from zoo.fetching import fetch
 from zoo.errors import OfflineError
 from zoo.manifest import RemoteFile
 sources = ("https://example.org/w.pth", "hf://owner/name@main/w.pth", "gdrive:abc", "http://127.0.0.1:9/w")
@@ -431,7 +431,7 @@ def test_verify_looks_at_converted_copies(home):
 
 def test_verify_looks_at_packaged_files(monkeypatch, tmp_path):
     """A packaged file is hashed in its place, and the remedy is another one."""
-    monkeypatch.setattr(zoo.sources, "PACKAGED", tmp_path)
+    monkeypatch.setattr(zoo.fetching.sources, "PACKAGED", tmp_path)
     (tmp_path / "w").write_bytes(DATA)
     file = remote_file(DATA, "package:w")
     assert verify_file(file).problems == ()

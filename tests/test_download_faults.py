@@ -35,13 +35,13 @@ from servers import (
     whole,
 )
 
-import zoo.client
-import zoo.partial
-import zoo.transfer
-from zoo.cache import file_path
-from zoo.client import CHUNK, read_chunks
-from zoo.download import fetch
+import zoo.fetching.client
+import zoo.fetching.partial
+import zoo.fetching.transfer
 from zoo.errors import DownloadError, IntegrityError, OptionError
+from zoo.fetching.cache import file_path
+from zoo.fetching.client import CHUNK, read_chunks
+from zoo.fetching.download import fetch
 from zoo.files import is_alive, this_machine, this_process
 
 DATA = some_bytes()
@@ -133,7 +133,7 @@ def test_five_attempts_then_the_next_source(code):
 def test_the_backoff_doubles(monkeypatch):
     """The pauses begin at ZOO_RETRY_WAIT and double; nonsense there is an error that names it."""
     pauses = []
-    monkeypatch.setattr(zoo.transfer.time, "sleep", pauses.append)
+    monkeypatch.setattr(zoo.fetching.transfer.time, "sleep", pauses.append)
     monkeypatch.setenv("ZOO_RETRY_WAIT", "3")
     with Server({"/w": status(503)}) as server:
         file = remote_file(DATA, f"{server.root}/w")
@@ -149,7 +149,7 @@ def test_the_backoff_doubles(monkeypatch):
 def test_retry_after_is_honoured_up_to_a_minute(monkeypatch, header, low, high):
     """429 with Retry-After sets the pause; what is no number of seconds sets none."""
     pauses = []
-    monkeypatch.setattr(zoo.transfer.time, "sleep", pauses.append)
+    monkeypatch.setattr(zoo.fetching.transfer.time, "sleep", pauses.append)
     with Server({"/w": [status(429, Retry_After=header), whole(DATA)]}) as server:
         assert fetch(remote_file(DATA, f"{server.root}/w"), request=NAME).path.read_bytes() == DATA
     (pause,) = pauses
@@ -160,7 +160,7 @@ def test_retry_after_is_honoured_up_to_a_minute(monkeypatch, header, low, high):
 def test_a_server_that_asks_for_more_than_a_minute_is_left_at_once(monkeypatch, header):
     """Nobody sits before a terminal for a day: the next source is tried at once, the error says how long."""
     pauses = []
-    monkeypatch.setattr(zoo.transfer.time, "sleep", pauses.append)
+    monkeypatch.setattr(zoo.fetching.transfer.time, "sleep", pauses.append)
     with Server({"/busy": status(429, Retry_After=header), "/good": whole(DATA)}) as server:
         busy, good = f"{server.root}/busy", f"{server.root}/good"
         assert fetch(remote_file(DATA, busy, good), request=NAME).source == good
@@ -184,7 +184,7 @@ def dripping(data: bytes, times: int, pause: float):
 
 def test_a_server_that_drips_is_left_for_the_next_source(home, monkeypatch):
     """Each byte comes in time, so that no time-out sees it, and the file would take years; what came is not lost."""
-    monkeypatch.setattr(zoo.client, "SLOW_AFTER", 0.3)
+    monkeypatch.setattr(zoo.fetching.client, "SLOW_AFTER", 0.3)
     monkeypatch.setenv("ZOO_LEAST_SPEED", "500")
     with Server({"/drips": dripping(DATA, 1000, 0.01), "/good": whole(DATA)}) as server:
         file = remote_file(DATA, f"{server.root}/drips", f"{server.root}/good")
@@ -196,10 +196,11 @@ def test_a_server_that_drips_is_left_for_the_next_source(home, monkeypatch):
 
 def test_a_slow_consumer_is_not_a_slow_server(monkeypatch):
     """Time that passes while bytes are hashed and written does not count."""
-    monkeypatch.setattr(zoo.client, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(zoo.fetching.client, "SLOW_AFTER", 0.2)
     monkeypatch.setenv("ZOO_LEAST_SPEED", "1e9")
-    write = zoo.partial.Partial.write
-    monkeypatch.setattr(zoo.partial.Partial, "write", lambda self, chunk: (time.sleep(0.1), write(self, chunk)))
+    part = zoo.fetching.partial.Partial
+    write = part.write
+    monkeypatch.setattr(part, "write", lambda self, chunk: (time.sleep(0.1), write(self, chunk)))
     with Server({"/w": whole(DATA)}) as server:
         assert fetch(remote_file(DATA, f"{server.root}/w"), request=NAME).path.read_bytes() == DATA
 
@@ -214,7 +215,7 @@ def test_what_is_no_speed_is_said(monkeypatch):
 @pytest.mark.parametrize("promised", [True, False])
 def test_a_file_of_unknown_size_has_a_bound_too(home, monkeypatch, promised):
     """A server that never ends its answer, or promises terabytes, does not fill the disk."""
-    monkeypatch.setattr(zoo.transfer, "LARGEST", 1 << 18)
+    monkeypatch.setattr(zoo.fetching.transfer, "LARGEST", 1 << 18)
     body = whole(DATA) if promised else chunked([DATA[: 1 << 16]] * 100)
     with Server({"/w": body}) as server, pytest.raises(DownloadError, match=r"262,144"):
         fetch(remote_file(DATA, f"{server.root}/w", known=False), request=NAME)
@@ -235,7 +236,7 @@ def test_a_server_cannot_steer_the_terminal():
 
 def test_a_server_that_falls_silent(monkeypatch):
     """A connection that is open and brings nothing is given up and gone on from."""
-    monkeypatch.setattr(zoo.client, "TIMEOUT", (5.0, 0.3))
+    monkeypatch.setattr(zoo.fetching.client, "TIMEOUT", (5.0, 0.3))
     arrived, never = threading.Event(), threading.Event()
     with Server({"/w": [waiting(DATA, 1 << 17, arrived, never), whole(DATA)]}) as server:
         assert fetch(remote_file(DATA, f"{server.root}/w"), request=NAME).path.read_bytes() == DATA
@@ -608,7 +609,7 @@ def test_a_full_disk(home, monkeypatch):
         os.dup2(os.open("/dev/full", os.O_RDWR), file.fileno())
         return file
 
-    monkeypatch.setattr(zoo.partial, "open", on_a_full_disk, raising=False)
+    monkeypatch.setattr(zoo.fetching.partial, "open", on_a_full_disk, raising=False)
     with Server({"/a": whole(DATA), "/b": whole(DATA)}) as server:
         file = remote_file(DATA, f"{server.root}/a", f"{server.root}/b")
         with pytest.raises(DownloadError) as caught:

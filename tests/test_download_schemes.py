@@ -12,8 +12,8 @@ import requests
 import trustme
 from servers import NAME, Server, leftovers, page, prepare, redirect, remote_file, sha256, some_bytes, status, whole
 
-from zoo.download import fetch
 from zoo.errors import DownloadError, IntegrityError
+from zoo.fetching.download import fetch
 
 DATA = some_bytes()
 HALF = len(DATA) // 2

@@ -32,15 +32,15 @@ from drasclr_files import (
 )
 
 import zoo
-from zoo.cache import hash_file
+from zoo.checkpoint.export import fingerprint
 from zoo.entries.drasclr.atlas import atlas_mask, load_landmarks, neighbours, normalise
 from zoo.entries.drasclr.condconv import ConditionalConv3d, arrange
 from zoo.entries.drasclr.model import DrasCLREncoder, check_locations
 from zoo.errors import CheckpointMismatchError, InputContractError, OfflineError, OptionError
-from zoo.export import fingerprint
+from zoo.fetching.cache import hash_file
 from zoo.manifest import records
-from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
+from zoo.transforms.image import build_transform
 
 TOLERANCE = 1e-5
 """Relative. Sums in another order differ by some 3e-7; a wrong tensor or softmax for the sigmoids by more than 0.01."""

@@ -10,16 +10,17 @@ import torch
 from drasclr_patches import LANDMARKS, write_subjects
 
 import zoo
-from zoo.cache import hash_file
-from zoo.entries.drasclr import NAME, embed
+from zoo.checkpoint.export import export_safetensors
+from zoo.entries.drasclr import embed
 from zoo.entries.drasclr import patient as patient_module
 from zoo.entries.drasclr.atlas import normalise
+from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort, embed_patient, pool
 from zoo.entries.drasclr.features import Features, merge, read_features, write_features
 from zoo.entries.drasclr.model import DrasCLREncoder
 from zoo.errors import InputContractError, OptionError
-from zoo.export import export_safetensors
+from zoo.fetching.cache import hash_file
 from zoo.training.args import run_command
 
 PLACES = torch.from_numpy(normalise(LANDMARKS))

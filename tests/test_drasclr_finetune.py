@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense, finetune
 from zoo.entries.drasclr.atlas import normalise
 from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
@@ -26,7 +27,6 @@ from zoo.entries.drasclr.model import DrasCLREncoder
 from zoo.entries.drasclr.probe import best_threshold, fit_probe, load_probe
 from zoo.entries.drasclr.survival import concordance, fit_cox, partial_likelihood
 from zoo.errors import InputContractError, OptionError
-from zoo.export import export_safetensors
 from zoo.training.args import run_command
 
 COUNT = 60

@@ -19,7 +19,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 
-from zoo.cache import hash_file
+from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense
 from zoo.entries.drasclr import lungs as lungs_module
 from zoo.entries.drasclr import registration as registration_module
@@ -33,9 +33,9 @@ from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engin
 from zoo.entries.drasclr.scan import PAD, Scan, place_scan, to_millimetres
 from zoo.entries.drasclr.subjects import read_subjects
 from zoo.errors import InputContractError, IntegrityError, OfflineError, OptionError
-from zoo.export import export_safetensors
+from zoo.fetching.cache import hash_file
+from zoo.images.volumes import read_volume
 from zoo.training.args import run_command
-from zoo.volumes import read_volume
 
 RIGHT, LEFT = ((37, 0, -8), (28, 42, 66)), ((-35, 0, -8), (26, 40, 62))  # centre and half axes in mm: unequal lungs
 HEART = ((-12, 12, -20), (24, 22, 22))

@@ -20,12 +20,12 @@ from safetensors.torch import save_file
 from test_cli import one_line
 
 import zoo as package
-from zoo.embedding import embed
+from zoo.embedding.embedder import embed
 from zoo.errors import CheckpointFormatError, OptionError
-from zoo.feature_files import write_features
-from zoo.image_files import find_images
+from zoo.features import write_features
+from zoo.images.finding import find_images
 from zoo.loading import input_of
-from zoo.preprocessing import ImageTransform
+from zoo.transforms.image import ImageTransform
 
 NAME = "caid-resnet50.chestxray14-800"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -12,7 +12,7 @@ from test_cli import one_line
 from test_preprocessing import write_dicom
 from test_volumes import GRID, brain, image, write_series
 
-from zoo.examination import examine
+from zoo.commands.examination import examine
 
 
 def facts(found):

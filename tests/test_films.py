@@ -9,8 +9,8 @@ from test_preprocessing import write_dicom
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images import read_dicom
-from zoo.preprocessing import build_transform
+from zoo.images.pictures import read_dicom
+from zoo.transforms.image import build_transform
 
 PIXELS = (np.random.default_rng(0).random((64, 64)) * 4095).astype(np.uint16)
 CLASSES = "1.2.840.10008.5.1.4.1.1."

@@ -29,6 +29,7 @@ from parity.fill import tfill
 from torch.nn import functional as F
 
 import zoo
+from zoo.checkpoint.export import fingerprint
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder, GLCLUNet
 from zoo.entries.glcl.names import ENCODER, from_tensorflow, trained_steps
 from zoo.errors import (
@@ -38,10 +39,10 @@ from zoo.errors import (
     OptionError,
     WeightsUnavailableError,
 )
-from zoo.export import fingerprint
-from zoo.manifest import packaged_manifest, read_manifest
+from zoo.manifest import packaged_manifest
+from zoo.record import read_manifest
 from zoo.registry import get_entry
-from zoo.slices import build_slice_transform, crop_or_pad, normalise_percentiles, resample_in_plane
+from zoo.transforms.slices import build_slice_transform, crop_or_pad, normalise_percentiles, resample_in_plane
 
 ENCODER_NAME, UNET = "glcl-encoder", "glcl-unet"
 TOLERANCE = 1e-5
@@ -544,7 +545,7 @@ def test_a_partitioned_head_is_not_offered(tmp_path):
 
 def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
     """Of safetensors, with averages set right, that loads by name when the bundle is gone."""
-    from zoo.importing import import_weights
+    from zoo.commands.importing import import_weights
 
     steps = 200
     path = bundle(as_trained(with_averages(filled("seg_unet"), share(steps)), steps))
@@ -564,7 +565,7 @@ def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
 
 def test_an_imported_encoder_keeps_its_projection(encoder_bundle):
     """Under a tag on record it has that one's input, authors and licences; the plain name loads nothing, as before."""
-    from zoo.importing import import_weights
+    from zoo.commands.importing import import_weights
 
     record = import_weights(f"{ENCODER_NAME}.prostate", encoder_bundle)
     assert (record.trained_by, record.provenance["file"]) == ("authors", str(encoder_bundle))

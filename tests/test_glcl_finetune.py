@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import zoo
+from zoo.commands.importing import import_weights
 from zoo.entries.glcl import finetune, segment
 from zoo.entries.glcl.cohort import CohortArgs, set_momentum, warn_of_other_pixels
 from zoo.entries.glcl.data import WholeVolumes
@@ -37,7 +38,6 @@ from zoo.entries.glcl.finetune_method import (
 from zoo.entries.glcl.layouts import DATASETS, find_cases
 from zoo.entries.glcl.storage import CaseStore
 from zoo.errors import InputContractError, OptionError
-from zoo.importing import import_weights
 from zoo.training.args import parse_args
 from zoo.training.data import place
 from zoo.training.runlog import read_log

@@ -11,13 +11,13 @@ from glcl_volumes import SHAPE, draw, save, write_subject
 from torch import nn
 
 import zoo
+from zoo.checkpoint.export import export_safetensors
 from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.layouts import DATASETS, find_cases
 from zoo.entries.glcl.segment import command_for, load_network, main, names_of, segment_volume
 from zoo.entries.glcl.storage import CaseStore
 from zoo.errors import InputContractError, OptionError
-from zoo.export import export_safetensors
-from zoo.slices import build_slice_transform
+from zoo.transforms.slices import build_slice_transform
 
 ACDC = DATASETS["acdc"]
 GRID = {"size": [32, 32], "spacing": [2.5, 2.5]}

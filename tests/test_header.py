@@ -11,14 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import zoo as package
-from zoo.cache import hash_file
-from zoo.embedding import embed
+from zoo.commands.importing import import_weights
+from zoo.embedding.embedder import embed
 from zoo.entries.caid import PREPROCESSING
 from zoo.entries.monai_ssl.segmenters import unetr
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError
-from zoo.formats import open_checkpoint
-from zoo.header import KEY, RANDOM, header
-from zoo.importing import import_weights
+from zoo.fetching.cache import hash_file
+from zoo.formats.header import KEY, RANDOM, make_header
+from zoo.formats.opening import open_checkpoint
 from zoo.provenance import base_of
 from zoo.registry import get_entry
 
@@ -30,7 +30,7 @@ VIT = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128, "feature_size": 4}
 
 def made(model=ENCODER, task="classify", **facts):
     facts = {"input": SMALL, "options": {}, "base": RANDOM, "classes": ("Edema", "Mass")} | facts
-    return header(model, task, COMMAND, **facts)
+    return make_header(model, task, COMMAND, **facts)
 
 
 def as_run(path, state, said=None, **more):

@@ -9,9 +9,9 @@ import pytest
 from zoo.entries.drasclr.scan import place_scan
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.hounsfield import check_hounsfield, fill_padding, looks_like_ct
-from zoo.preprocessing import build_transform
-from zoo.volumes import Volume
+from zoo.images.volumes import Volume
+from zoo.transforms.hounsfield import check_hounsfield, fill_padding, looks_like_ct
+from zoo.transforms.image import build_transform
 
 WIDE, NARROW = (-1024.0, 240.0), (-175.0, 250.0)
 PADDINGS = (-1024, -2000, -2048, -3024, -32768)

@@ -11,13 +11,14 @@ import torch
 from drasclr_files import NAME, filled_encoder, training_checkpoint, training_state
 
 import zoo
-from zoo.cache import hash_file
-from zoo.download import fetch
+from zoo.commands.imported import lock_of, put_record
+from zoo.commands.importing import import_weights, remove_weights
 from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
+from zoo.fetching.cache import hash_file
+from zoo.fetching.download import fetch
 from zoo.files import temporary_name, this_process, write_text
-from zoo.imported import lock_of, put_record
-from zoo.importing import import_weights, remove_weights
-from zoo.manifest import RemoteFile, find_asset, find_weights, packaged_manifest, records, user_manifest
+from zoo.manifest import find_asset, find_weights, packaged_manifest, records, user_manifest
+from zoo.record import RemoteFile
 from zoo.settings import cache_home
 
 ENCODER = "caid-resnet50"
@@ -213,7 +214,7 @@ def download_what_is_there(file):
     zoo.download_weights(f"{ENCODER}.chestxray14-800")
 
 
-@pytest.mark.parametrize("step", ["zoo.download.copy_file", "zoo.locate.export_safetensors"])
+@pytest.mark.parametrize("step", ["zoo.fetching.download.copy_file", "zoo.locate.export_safetensors"])
 @pytest.mark.parametrize("then", [import_again, convert_another, download_what_is_there, fetch_another])
 def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, unet_file, monkeypatch):
     """Of the copy and of the conversion, which are as long as the file; a fetch clears the folder that it writes to."""

@@ -16,7 +16,7 @@ from torch import nn
 
 import zoo
 import zoo.locate
-from zoo.cache import converted_path, hash_file, read_stamp, stamp_path
+from zoo.checkpoint.export import export_safetensors
 from zoo.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -25,10 +25,10 @@ from zoo.errors import (
     UnknownModelError,
     WeightsUnavailableError,
 )
-from zoo.export import export_safetensors
-from zoo.preprocessing import build_transform
+from zoo.fetching.cache import converted_path, hash_file, read_stamp, stamp_path
 from zoo.registry import get_entry
 from zoo.settings import cache_home
+from zoo.transforms.image import build_transform
 
 NAMES = ("caid-resnet50", "caid-resnet50-unet")
 

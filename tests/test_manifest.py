@@ -8,11 +8,12 @@ import jsonschema
 import pytest
 
 import zoo
-from zoo.cache import hash_file, read_stamp
+from zoo.checkpoint.export import fingerprint
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
-from zoo.export import fingerprint
-from zoo.manifest import find_weights, manifests, packaged_manifest, read_manifest, records, user_manifest
+from zoo.fetching.cache import hash_file, read_stamp
+from zoo.manifest import find_weights, manifests, packaged_manifest, records, user_manifest
+from zoo.record import read_manifest
 from zoo.registry import entries, get_entry
 
 SCHEMA = json.loads((Path(__file__).parent / "manifest.schema.json").read_text("utf-8"))

@@ -42,14 +42,14 @@ from monai_ssl_files import (
 from safetensors.torch import save_file
 
 import zoo
-from zoo.building import build_network
-from zoo.cache import hash_file
+from zoo.checkpoint.building import build_network
+from zoo.checkpoint.export import export_safetensors, fingerprint
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import vit_autoencoder, vit_encoder
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.windows import window_of
 from zoo.errors import CheckpointMismatchError, InputContractError, IntegrityError, OfflineError, OptionError
-from zoo.export import export_safetensors, fingerprint
+from zoo.fetching.cache import hash_file
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.networks.swin import patch_merging

@@ -28,7 +28,7 @@ from zoo.entries.monai_ssl.data import Crops, of_training_patients, read_datalis
 from zoo.entries.monai_ssl.storage import VolumeCache, prepare_volume
 from zoo.errors import InputContractError, OptionError
 from zoo.files import this_process
-from zoo.volume_transform import build_volume_transform
+from zoo.transforms.volume import build_volume_transform
 
 TRANSFORM = build_volume_transform(PRETRAINING)
 

@@ -16,7 +16,6 @@ from saved_runs import header_of, mark
 from torch.nn import functional as F
 
 import zoo
-from zoo.cache import hash_file
 from zoo.entries.monai_ssl import FINE_TUNING
 from zoo.entries.monai_ssl.cases import Case, CaseStore
 from zoo.entries.monai_ssl.finetune import Args, crop_size, main, next_steps
@@ -42,6 +41,7 @@ from zoo.entries.monai_ssl.segmentation_data import (
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.windows import segment
 from zoo.errors import InputContractError, OptionError
+from zoo.fetching.cache import hash_file
 
 SIZE = 32
 NETWORK = ["--img-size", "32", "--hidden-size", "64", "--mlp-dim", "128", "--feature-size", "4"]

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
+from zoo.commands.importing import import_weights
 from zoo.entries.monai_ssl import FINE_TUNING, pretrain
 from zoo.entries.monai_ssl.method import ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.pretrain import Args, build_crops, build_method, check_share, read_volumes, resolve
 from zoo.errors import OptionError
-from zoo.importing import import_weights
 from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log

@@ -19,7 +19,7 @@ from monai.transforms import (
 )
 
 import zoo
-from zoo.cache import hash_file
+from zoo.checkpoint.export import export_safetensors
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import vit_encoder
 from zoo.entries.monai_ssl.placing import check_grid, foreground_box, grid_of, place, place_labels
@@ -27,9 +27,9 @@ from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.sliding import main
 from zoo.entries.monai_ssl.windows import extract_features, segment, slide, window_of
 from zoo.errors import InputContractError, OptionError
-from zoo.export import export_safetensors
-from zoo.preprocessing import build_transform
-from zoo.volumes import read_volume
+from zoo.fetching.cache import hash_file
+from zoo.images.volumes import read_volume
+from zoo.transforms.image import build_transform
 
 SIZE = 32
 SMALL = {"img_size": SIZE, "hidden_size": 64, "mlp_dim": 128}

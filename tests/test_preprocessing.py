@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, SecondaryCapture
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.preprocessing import build_transform
+from zoo.transforms.image import build_transform
 
 FILM = Preprocessing(channels=("grey", "grey", "grey"), size=(224, 224), resize=256)
 PLAIN = Preprocessing(channels=("grey",), size=(64, 64))  # 64 x 64 images pass through it unresized

@@ -21,14 +21,14 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 from test_preprocessing import write_dicom
 
+from zoo.commands.printing import error_text
 from zoo.entries.glcl.volumes import read_image
 from zoo.errors import InputContractError
-from zoo.image_files import find_images
-from zoo.images import read_dicom, read_picture
+from zoo.images.finding import find_images
+from zoo.images.pictures import read_dicom, read_picture
+from zoo.images.reading import MOST_VOXELS
+from zoo.images.volumes import read_volume
 from zoo.messages import csv_cell, listed, reason_of
-from zoo.reading import MOST_VOXELS
-from zoo.volumes import read_volume
-from zoo.wording import error_text
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64 + b"\nsize 372098432\n"
 LITTLE = 2**30
@@ -236,7 +236,7 @@ def test_every_form_of_nifti_is_read(tmp_path, kind, order):
 @pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "u2", "i4", "u4", "i8", "f4", "f8"])
 def test_values_are_nibabels_to_the_bit(tmp_path, monkeypatch, dtype):
     """Of every type, scaled, and read in so small parts that rows are split: a part in a wrong place is found."""
-    monkeypatch.setattr("zoo.reading._AT_ONCE", 64)
+    monkeypatch.setattr("zoo.images.reading._AT_ONCE", 64)
     made = nibabel.Nifti1Image(
         (np.random.default_rng(1).normal(0, 60, (9, 10, 11))).astype(dtype), np.eye(4), dtype=dtype
     )
@@ -400,7 +400,7 @@ def test_arrays_that_declare_too_much(tmp_path, little_memory):
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
 def test_every_form_of_npy_is_read(tmp_path, monkeypatch, dtype, order, version):
     """All types, orders and versions, in parts as in one."""
-    monkeypatch.setattr("zoo.reading._AT_ONCE", 100)
+    monkeypatch.setattr("zoo.images.reading._AT_ONCE", 100)
     values = np.random.default_rng(0).integers(0, 2, (1, 9, 10, 11)).astype(dtype)
     values = np.asarray(values, order=order)
     with (tmp_path / "a.npy").open("wb") as file:

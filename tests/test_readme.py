@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import zoo
-from zoo.phantom import chest_phantom
+from zoo.commands.phantom import chest_phantom
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.building import build_network
+from zoo.checkpoint.building import build_network
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError, UnknownModelError
 from zoo.registry import FAMILIES, entries, get_entry

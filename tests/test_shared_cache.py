@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import zoo
-from zoo.importing import import_weights
+from zoo.commands.importing import import_weights
 from zoo.manifest import user_manifest
 from zoo.settings import cache_home
 

@@ -17,9 +17,9 @@ from zoo.entries.glcl.storage import CaseStore
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.loading import input_of
-from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
-from zoo.stacks import turn_of
+from zoo.transforms.image import build_transform
+from zoo.transforms.stacks import turn_of
 
 FACTS = get_entry("glcl-unet").preprocessing.override({"size": [48, 48], "spacing": [2.0, 2.0]})
 STACKS = ["".join(axes) for names in permutations(("RL", "AP", "IS")) for axes in product(*names)]

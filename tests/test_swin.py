@@ -24,10 +24,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import zoo
-from zoo.cache import hash_file
 from zoo.entries.monai_ssl.segmenters import swin_unetr
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
-from zoo.formats import open_checkpoint
+from zoo.fetching.cache import hash_file
+from zoo.formats.opening import open_checkpoint
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.networks.swin import MERGINGS, patch_merging

@@ -23,12 +23,12 @@ from glcl_files import (
 )
 
 import zoo
-from zoo.crc32c import crc32c, masked
 from zoo.errors import CheckpointFormatError, ZooError
-from zoo.formats import open_checkpoint
-from zoo.sniffing import sniff
-from zoo.tensorflow_bundle import find_bundle, open_bundle
-from zoo.tensorflow_index import IndexProblem, decode_index
+from zoo.formats.crc32c import crc32c, masked
+from zoo.formats.opening import open_checkpoint
+from zoo.formats.sniffing import sniff
+from zoo.formats.tensorflow_bundle import find_bundle, open_bundle
+from zoo.formats.tensorflow_index import IndexProblem, decode_index
 
 DRAW = np.random.default_rng(0)
 
@@ -309,7 +309,7 @@ def test_a_shape_that_no_memory_holds_is_refused(shape, facts, tmp_path, small):
 
 def test_an_index_has_as_many_variables_as_a_checkpoint(tmp_path, small, monkeypatch):
     """More would take gigabytes in memory for megabytes in the file."""
-    monkeypatch.setattr("zoo.tensorflow_index._MOST_VARIABLES", len(small) - 1)
+    monkeypatch.setattr("zoo.formats.tensorflow_index._MOST_VARIABLES", len(small) - 1)
     with pytest.raises(CheckpointFormatError, match="more than 4 variables"):
         open_checkpoint(write_bundle(tmp_path / "model", small))
 

@@ -20,9 +20,9 @@ from torch import nn
 
 import zoo
 from zoo.errors import CheckpointFormatError, UnsafeCheckpointError
-from zoo.formats import open_checkpoint
-from zoo.pickles import outline
-from zoo.torch_zip import ZipProblem, open_torch_zip
+from zoo.formats.opening import open_checkpoint
+from zoo.formats.pickles import outline
+from zoo.formats.torch_zip import ZipProblem, open_torch_zip
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -521,12 +521,12 @@ def test_bombs_need_no_memory(tmp_path):
     script = """
 import resource, sys, pathlib, torch, zoo
 zoo.inspect_checkpoint
-import zoo.formats
+import zoo.formats.opening
 limit = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (1 << 30)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sorted(pathlib.Path(sys.argv[1]).glob("*.pth")):
     try:
-        zoo.formats.open_checkpoint(path)
+        zoo.formats.opening.open_checkpoint(path)
     except zoo.errors.CheckpointFormatError:
         continue
     sys.exit(f"{path} was read")
@@ -564,7 +564,7 @@ def test_drawn_pickles_are_no_surprise(tmp_path):
 def test_a_pickle_has_as_many_steps_as_a_checkpoint(tmp_path):
     """More are refused, not walked for hours."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.pickles.MOST_STEPS", 50)
+        patch.setattr("zoo.formats.pickles.MOST_STEPS", 50)
         as_zip(b"\x80\2](" + b"N" * 60 + b"e.", tmp_path / "a.pth")
         with pytest.raises(CheckpointFormatError, match="more than 50 steps"):
             open_checkpoint(tmp_path / "a.pth")
@@ -594,7 +594,7 @@ def test_the_walk_knows_the_storages(tmp_path):
 
 def test_a_directory_of_gigabytes_is_not_read(tmp_path, monkeypatch):
     """Its size is said by the file, and bounded."""
-    monkeypatch.setattr("zoo.torch_zip._MOST_DIRECTORY", 200)
+    monkeypatch.setattr("zoo.formats.torch_zip._MOST_DIRECTORY", 200)
     save_zip(tmp_path / "a.pth")
     with pytest.raises(ZipProblem, match="directory has"):
         open_torch_zip(tmp_path / "a.pth")

@@ -15,8 +15,8 @@ from scripted import Scripted, run
 from test_training_resume import toy
 from torch import nn
 
+from zoo.checkpoint.report import ATTRIBUTE, LoadReport
 from zoo.errors import InputContractError, OptionError
-from zoo.report import ATTRIBUTE, LoadReport
 from zoo.training import progress
 from zoo.training.args import run_command
 from zoo.training.failures import in_one_line

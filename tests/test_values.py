@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 
 import zoo
 import zoo.loading
-from zoo.cache import stamp_path
+from zoo.checkpoint.values import faults
+from zoo.commands.importing import import_weights
 from zoo.errors import CheckpointFormatError
-from zoo.formats import is_finite, open_checkpoint
-from zoo.importing import import_weights
-from zoo.values import faults
+from zoo.fetching.cache import stamp_path
+from zoo.formats.opening import is_finite, open_checkpoint
 
 MODEL = "caid-resnet50"
 
@@ -82,7 +82,7 @@ def recorded(weights, tmp_path, monkeypatch):
     def record(state, name):
         path = write(state, tmp_path / name)
         facts = {"tag": "t", "models": [MODEL], "state": "hosted", "sources": [f"file:{path}"]}
-        digest = zoo.cache.hash_file(path)
+        digest = zoo.fetching.cache.hash_file(path)
         weights_ = [facts | {"bytes": path.stat().st_size, "sha256": digest}]
         (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": weights_}))
         monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))

@@ -12,11 +12,11 @@ from test_volumes import SIZE, SMALL, brain, image
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.meta_tensors import place_of
-from zoo.preprocessing import build_transform
+from zoo.images.meta_tensors import place_of
+from zoo.images.volumes import Volume, read_volume
 from zoo.registry import get_entry
-from zoo.volume_kinds import check_intent, check_kind, check_labels
-from zoo.volumes import Volume, read_volume
+from zoo.transforms.image import build_transform
+from zoo.transforms.kinds import check_intent, check_kind, check_labels
 
 MRI = get_entry("glcl-unet").preprocessing
 CT = get_entry("monai-ssl-unetr").preprocessing

@@ -11,14 +11,14 @@ import pytest
 import torch
 from dicom_files import write_series
 
+from zoo.commands.importing import _resized
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.importing import _resized
+from zoo.images.volumes import read_volume, z_score
 from zoo.loading import load_transform
-from zoo.preprocessing import build_transform
 from zoo.registry import get_entry
-from zoo.volume_grid import to_atlas
-from zoo.volumes import read_volume, z_score
+from zoo.transforms.grid import to_atlas
+from zoo.transforms.image import build_transform
 
 PUBLISHED = Preprocessing(
     channels=("grey-matter density",),

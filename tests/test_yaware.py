@@ -26,9 +26,9 @@ from yaware_files import (
 )
 
 import zoo
-from zoo.cache import file_path
+from zoo.checkpoint.export import export_safetensors, fingerprint
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.export import export_safetensors, fingerprint
+from zoo.fetching.cache import file_path
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.registry import get_entry

@@ -15,9 +15,10 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import zoo
-from zoo.cache import hash_file
+from zoo.checkpoint.export import export_safetensors
+from zoo.entries.yaware.args import Args
 from zoo.entries.yaware.data import MODEL, read_cohort
-from zoo.entries.yaware.finetune import Args, main
+from zoo.entries.yaware.finetune import main
 from zoo.entries.yaware.finetune_method import (
     Classifier,
     LabelledVolumes,
@@ -30,7 +31,7 @@ from zoo.entries.yaware.finetune_method import (
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
 from zoo.entries.yaware.task import begin, check_steps, read_task
 from zoo.errors import OptionError
-from zoo.export import export_safetensors
+from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of, train_and_test
 

@@ -16,28 +16,28 @@ from zoo.version import __version__ as __version__
 if TYPE_CHECKING:
     from zoo import embedding as embedding
     from zoo import errors as errors
-    from zoo import examination as examination
-    from zoo.groups import param_groups as param_groups
-    from zoo.inspection import inspect_checkpoint as inspect_checkpoint
+    from zoo.checkpoint import inspect_checkpoint as inspect_checkpoint
+    from zoo.checkpoint import load_report as load_report
+    from zoo.commands import examination as examination
+    from zoo.learning_rates import param_groups as param_groups
     from zoo.loading import download_weights as download_weights
     from zoo.loading import load_model as load_model
     from zoo.loading import load_transform as load_transform
     from zoo.registry import list_models as list_models
     from zoo.registry import model_info as model_info
-    from zoo.report import load_report as load_report
 
 _HOMES = {
     "download_weights": "loading",
-    "inspect_checkpoint": "inspection",
+    "inspect_checkpoint": "checkpoint",
     "list_models": "registry",
     "load_model": "loading",
-    "load_report": "report",
+    "load_report": "checkpoint",
     "load_transform": "loading",
     "model_info": "registry",
-    "param_groups": "groups",
+    "param_groups": "learning_rates",
 }
 
-_MODULES = ("embedding", "errors", "examination")
+_MODULES = {"embedding": "embedding", "errors": "errors", "examination": "commands.examination"}
 
 __all__ = [
     "__version__",
@@ -49,7 +49,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used, so that `import zoo` costs nothing."""
     if name in _MODULES:
-        return import_module(f"zoo.{name}")
+        return import_module(f"zoo.{_MODULES[name]}")
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value: object = getattr(import_module(f"zoo.{_HOMES[name]}"), name)

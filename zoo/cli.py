@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
+from zoo.commands.printing import error_text, fact_lines, input_facts, start_log, table_lines
+from zoo.commands.stopping import Stopped, stoppable
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
 from zoo.messages import escaped, listed, printable
-from zoo.stopping import Stopped, stoppable
 from zoo.version import __version__
-from zoo.wording import error_text, fact_lines, input_facts, start_log, table_lines
 
 app = typer.Typer(
     help="Self-supervised models for medical images: list, fetch, prove and use them.",
@@ -135,7 +135,7 @@ def verify(
     cache_dir: CacheDir = None,
 ) -> None:
     """Hash what was downloaded again; exit 1 and name the file if any is not what it must be."""
-    from zoo.download import verify_file
+    from zoo.fetching import verify_file
     from zoo.manifest import records, tagged_record
     from zoo.registry import get_entry, list_models, split_name
 
@@ -178,7 +178,7 @@ def import_command(
     cache_dir: CacheDir = None,
 ) -> None:
     """Put a checkpoint of your own into the cache, so that `load_model(MODEL.TAG)` finds it."""
-    from zoo.importing import import_weights
+    from zoo.commands.importing import import_weights
     from zoo.registry import get_entry
 
     record = import_weights(name, file, size=size, num_classes=num_classes, default=default, cache_dir=cache_dir)
@@ -200,7 +200,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="MODEL.TAG, as it was imported.")], cache_dir: CacheDir = None
 ) -> None:
     """Undo an import: forget the name, and delete the copy in the cache. Your own file stays where it is."""
-    from zoo.importing import remove_weights
+    from zoo.commands.importing import remove_weights
 
     record = remove_weights(name, cache_dir=cache_dir)
     own = record.provenance.get("file") or record.sources[0].removeprefix("file:")
@@ -232,7 +232,7 @@ def export(
 
     The header says what the weights take and where they are from, and of a recipe's file what it says itself.
     """
-    from zoo.export import export_safetensors
+    from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
     from zoo.provenance import header_of_export
 
@@ -260,7 +260,7 @@ def embed_command(
     What cannot be embedded is left out, and named at the end: exit code 1, with all other rows written.
     """
     from zoo.embedding import embed
-    from zoo.feature_files import check_out, write_features
+    from zoo.features import check_out, write_features
 
     check_out(out)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache_dir": cache_dir}
@@ -298,7 +298,7 @@ def doctor(
 
     Of the installation: libraries, cache, manifests, and the weights here.
     """
-    from zoo.doctor import diagnose
+    from zoo.commands.doctor import diagnose
 
     if file is not None or name is not None:
         return _examine(file, name, checkpoint, as_json, cache_dir)
@@ -316,7 +316,7 @@ def _examine(
     file: Path | None, name: str | None, checkpoint: Path | None, as_json: bool, cache_dir: Path | None
 ) -> None:
     """Print what is found of an image against what a model's input is."""
-    from zoo.examination import examine
+    from zoo.commands.examination import examine
 
     if file is None or name is None:
         raise OptionError("an image and a model are expected together: zoo doctor FILE --for NAME")
@@ -341,7 +341,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("zoo-demo.png"),
 ) -> None:
     """Load both CAiD networks and draw what they make of an image."""
-    from zoo.demo import run_demo
+    from zoo.commands.demo import run_demo
 
     _say(f"picture: {run_demo(image, out)}")
 

@@ -18,7 +18,7 @@ State: TypeAlias = "dict[str, Tensor]"
 Config: TypeAlias = dict[str, Any]
 
 PERCENTILES = "percentile"
-"""What `Preprocessing.normalise` calls (x - p1) / (p99 - p1) over the volume; `zoo.slices` does it."""
+"""What `Preprocessing.normalise` calls (x - p1) / (p99 - p1) over the volume; `zoo.transforms.slices` does it."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Entry:
     side_stems: tuple[str, ...] = ()
     """Weights of further convolutions that read the input, which are adapted as the stem is."""
     settled: tuple[str, ...] = ()
-    """Options that names and shapes of a file do not tell: its record or its header says them, see `zoo.settling`."""
+    """Options that names and shapes of a file do not tell; its record or header does, see `checkpoint.settling`."""
     unused: Mapping[str, str] = field(default_factory=dict)
     """Pattern (anchored regular expression) of names that published files have beside the network's -> why they go.
 

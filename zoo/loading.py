@@ -10,25 +10,34 @@ from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.building import build_network
-from zoo.cache import clear_leftovers, file_path
-from zoo.checkpoint import load_into
-from zoo.coverage import is_counter
-from zoo.download import fetch
+from zoo.checkpoint import (
+    ATTRIBUTE,
+    HEAD_MISFIT,
+    HEADER,
+    NAMES,
+    RECORD,
+    LoadReport,
+    build_network,
+    check_values,
+    convert,
+    fingerprint,
+    guess,
+    is_counter,
+    left_out,
+    load_into,
+    settle,
+    unwrap,
+    warn_of_silence,
+)
 from zoo.entry import Config, Entry, Preprocessing, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.export import fingerprint
+from zoo.fetching import clear_leftovers, fetch, file_path, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
-from zoo.inspection import guess
-from zoo.keys import convert, left_out
 from zoo.locate import Located, find_file
-from zoo.manifest import WeightsFile, find_weights, input_for
+from zoo.manifest import find_weights, input_for
 from zoo.messages import first_names
-from zoo.pinning import unpinning
+from zoo.record import WeightsFile
 from zoo.registry import chosen_record, entries, get_entry, split_name
-from zoo.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, unwrap
-from zoo.settling import HEADER, NAMES, RECORD, settle, warn_of_silence
-from zoo.values import check_values
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +133,7 @@ def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transf
         UnknownModelError: No such model, or no weights with this tag.
         CheckpointFormatError: The file cannot be read.
     """
-    from zoo.preprocessing import build_transform
+    from zoo.transforms import build_transform
 
     return build_transform(input_of(name, checkpoint))
 

@@ -10,9 +10,24 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from zoo.cache import (
+from zoo.checkpoint import (
+    HEADER,
+    NAMES,
+    as_counts,
+    check_values,
+    convert,
+    export_safetensors,
+    faults,
+    left_out,
+    settle,
+    without_guesses,
+)
+from zoo.entry import Config, Entry, State
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
+from zoo.fetching import (
     clear_leftovers,
     converted_path,
+    fetch,
     file_path,
     hash_file,
     make_folder,
@@ -23,19 +38,11 @@ from zoo.cache import (
     stamp_path,
     write_stamp,
 )
-from zoo.download import fetch
-from zoo.entry import Config, Entry, State
-from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
-from zoo.export import export_safetensors
 from zoo.files import user_path
-from zoo.formats import StoredState, open_checkpoint, other_float
-from zoo.header import told
-from zoo.keys import convert, left_out
-from zoo.manifest import WeightsFile, find_weights
+from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, other_float, told
+from zoo.manifest import find_weights
+from zoo.record import WeightsFile
 from zoo.registry import split_name
-from zoo.settling import HEADER, NAMES, settle, without_guesses
-from zoo.sniffing import SAFETENSORS
-from zoo.values import as_counts, check_values, faults
 from zoo.version import __version__
 
 log = logging.getLogger("zoo")
@@ -68,7 +75,7 @@ class Located:
         return _note(stored)["dropped"] if self.converted else {}
 
     def said(self, stored: StoredState) -> Mapping[str, Any]:
-        """What the header of the file says of the options that names and shapes do not tell, see `zoo.settling`."""
+        """What the file's header says of options that names and shapes do not tell, see `checkpoint.settling`."""
         return stored.options | _note(stored)["options"]
 
     def facts(self) -> dict[str, Any]:

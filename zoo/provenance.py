@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.cache import hash_file
-from zoo.formats import open_checkpoint
-from zoo.header import RANDOM, told
+from zoo.checkpoint import LoadReport, load_report, without_guesses
+from zoo.fetching import hash_file
+from zoo.formats import RANDOM, open_checkpoint, told
 from zoo.loading import download_weights, input_of
-from zoo.manifest import WeightsFile, records
+from zoo.manifest import records
+from zoo.record import WeightsFile
 from zoo.registry import get_entry
-from zoo.report import LoadReport, load_report
-from zoo.settling import without_guesses
 
 if TYPE_CHECKING:
     from torch import nn

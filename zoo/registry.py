@@ -13,8 +13,9 @@ from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo
 from zoo.errors import OptionError, UnknownModelError
-from zoo.manifest import WeightsFile, plain_record, records, tagged_record
+from zoo.manifest import plain_record, records, tagged_record
 from zoo.messages import printable
+from zoo.record import WeightsFile
 
 log = logging.getLogger("zoo")
 

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-import zoo
 from zoo import loading
-from zoo.coverage import is_counter
+from zoo.checkpoint import is_counter, load_report
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.files import write_text
-from zoo.header import Task
-from zoo.header import header as make_header
+from zoo.formats import Task, make_header
 from zoo.messages import first_names
 from zoo.provenance import base_of
 from zoo.registry import get_entry, split_name
@@ -56,7 +54,7 @@ def check_trained(network: nn.Module, recipe: str) -> None:
         network: From `zoo.load_model`.
         recipe: The module that trains it.
     """
-    report = zoo.load_report(network)
+    report = load_report(network)
     if fresh := [name for name in report.fresh if not is_counter(name)]:
         raise OptionError(
             f"{report.name} from {report.source}: {len(fresh)} tensors of the network are not in the file, "
@@ -115,7 +113,7 @@ def train_and_test(
 
 def origin_of(network: nn.Module) -> Results:
     """The weights that a network of the zoo was filled with: model, tag, source and digest."""
-    report = zoo.load_report(network)
+    report = load_report(network)
     return {"model": report.model, "tag": report.tag, "source": report.source, "sha256": report.sha256}
 
 
@@ -131,7 +129,7 @@ def finetuning_header(
         input: What the run's images or volumes are.
         classes: Names of the outputs, in their order.
     """
-    report = zoo.load_report(network)
+    report = load_report(network)
     return make_header(
         report.model,
         task,
@@ -155,7 +153,7 @@ def input_of(args: Start) -> Preprocessing:
 
 def load_network(args: Start, num_classes: int) -> nn.Module:
     """The network to start from, with a head for the classes; 0 for none."""
-    return zoo.load_model(
+    return loading.load_model(
         args.model,
         pretrained=not args.from_scratch,
         checkpoint=args.checkpoint or None,

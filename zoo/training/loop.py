@@ -66,7 +66,7 @@ def fit(
         validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
             metrics over the processes is logged as `val_<name>`.
         params: Parameters or parameter groups to train; default all that require a gradient.
-        header: What `best.pt` and `last.pt` say of the network, from `zoo.header`; it is not looked at.
+        header: What `best.pt` and `last.pt` say of the network, from `zoo.formats.header`; it is not looked at.
         base: The weights that the run starts from, for its first line; default those that the zoo filled a part of the
             method with.
 

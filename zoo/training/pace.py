@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from zoo.report import ATTRIBUTE, LoadReport
+from zoo.checkpoint import ATTRIBUTE, LoadReport
 from zoo.training.data import Batches, tensors_of
 from zoo.training.progress import duration, say
 from zoo.training.run import Run

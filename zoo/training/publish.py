@@ -10,12 +10,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from zoo.cache import hash_file
+from zoo.checkpoint import export_safetensors, fingerprint
 from zoo.entry import State
-from zoo.export import export_safetensors, fingerprint
+from zoo.fetching import hash_file
 from zoo.files import write_text
-from zoo.header import RANDOM
-from zoo.header import header as make_header
+from zoo.formats import RANDOM, make_header
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.distributed import Processes
@@ -140,7 +139,7 @@ def export(state: Mapping[str, Tensor], out: Path, header: Mapping[str, str]) ->
     Args:
         state: State dict of the method.
         out: Folder of the run.
-        header: What the file says of itself, from `zoo.header`; under the names of its model it has its tensors.
+        header: What the file says of itself, from `make_header`; under the names of its model it has its tensors.
 
     Returns:
         The file, `OUT/<model>.<name of OUT>.safetensors`.

@@ -9,19 +9,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from zoo.errors import CheckpointFormatError, IntegrityError, OptionError, UnsafeCheckpointError
 from zoo.files import write_text
 from zoo.messages import first_names, printable
 from zoo.training.args import TrainArgs
+from zoo.training.distributed import Processes
 from zoo.training.runlog import read_finished
 from zoo.training.saving import check_seal, read_state, writing
-
-if TYPE_CHECKING:
-    from zoo.training.run import Run
 
 log = logging.getLogger("zoo")
 
@@ -35,6 +34,21 @@ HISTORY = "changes"
 ABSENT = "absent"
 
 Arguments = dict[str, Any]
+
+
+class Resumable(Protocol):
+    """What of a run is looked at and filled to go on with it; `zoo.training.run.Run`."""
+
+    out: Path
+    args: TrainArgs
+    method: nn.Module
+    optimizer: torch.optim.Optimizer
+    processes: Processes
+    samples: int
+    best: float
+
+    def fill(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Take up a state, and what a further process has of its own."""
 
 
 def must_resume(out: Path, *, resume: bool) -> bool:
@@ -56,7 +70,7 @@ def must_resume(out: Path, *, resume: bool) -> bool:
     return True
 
 
-def take_up(run: Run) -> list[Any]:
+def take_up(run: Resumable) -> list[Any]:
     """Go on with the run in OUT, after all that must be right for that was looked at.
 
     Returns:
@@ -92,7 +106,7 @@ def rank_file(out: Path, epoch: int, step: int, rank: int) -> Path:
     return out / "ranks" / f"epoch{epoch}{f'-step{step}' if step else ''}-rank{rank}.pt"
 
 
-def check_course(run: Run, state: Mapping[str, Any], changed: Arguments, last: Path) -> None:
+def check_course(run: Resumable, state: Mapping[str, Any], changed: Arguments, last: Path) -> None:
     """Raise `OptionError` where the run would not end with the same weights, though its arguments are the same."""
     if state["world"] != run.processes.world:
         raise OptionError(
@@ -118,7 +132,7 @@ def check_course(run: Run, state: Mapping[str, Any], changed: Arguments, last: P
 
 
 @contextmanager
-def _showing_a_way_on(run: Run) -> Iterator[None]:
+def _showing_a_way_on(run: Resumable) -> Iterator[None]:
     """Add to errors of damaged files what can be done."""
     try:
         yield

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
-from zoo.header import KEY
+from zoo.formats import KEY
 from zoo.training import distributed, stopping
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
@@ -182,7 +182,7 @@ class Run:
             "world": self.processes.world,
         }
 
-    def fill(self, state: dict[str, Any], own: dict[str, Any]) -> None:
+    def fill(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         """Take up the state of `last.pt`, and of this process's own file; the first process has none."""
         self.method.load_state_dict(state["model"])
         # The arguments of this run, not of the one that is resumed; but the rate is the last step's until the next.

@@ -14,8 +14,7 @@ import torch
 
 from zoo.errors import CheckpointFormatError, IntegrityError
 from zoo.files import replacing
-from zoo.sniffing import sniff
-from zoo.torch_files import check_torch, load_torch
+from zoo.formats import check_torch, load_torch, sniff
 from zoo.training.failures import of_system
 
 _MARK = b"sha256 of what is before these words: "

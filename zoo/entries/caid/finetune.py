@@ -47,7 +47,7 @@ from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics
 from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
-from zoo.header import Task
+from zoo.formats import Task
 from zoo.registry import get_entry
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import length_of

@@ -13,13 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.dicom_files import read_dataset
 from zoo.entries.caid.data import Sample
 from zoo.entries.caid.finetune_data import normalized, read_film
 from zoo.entries.caid.warps import augment
 from zoo.errors import InputContractError, OptionError
-from zoo.images import PIL_FORMATS, is_dicom, read_picture
-from zoo.reading import refused
+from zoo.images import PIL_FORMATS, is_dicom, read_dataset, read_picture, refused
 from zoo.training.data import Key, seeded
 
 MASK_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -7,29 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import Config, Entry, Preprocessing, State
-from zoo.keys import find_prefix, strip_prefix
+from zoo.checkpoint import find_prefix, strip_prefix
+from zoo.entries.drasclr.contract import NAME, PREPROCESSING
+from zoo.entry import Config, Entry, State
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-NAME = "drasclr-cnn3d"
-WINDOW = (-1024, 240)
-"""HU that are told apart (batmanlab/DrasCLR, data/copd_patch.py)."""
-PREPROCESSING = Preprocessing(
-    channels=("CT",),
-    size=(),
-    units="HU",
-    value_range=(-1.0, 1.0),
-    orientation="SAL",
-    spacing=(1.0, 1.0, 1.0),
-    spline=3,
-    window=WINDOW,
-    modality="CT",
-)
-"""A whole CT on the axes of the atlas, as arrays have them, (z, y, x): z to the top, y to the front, x to the left."""
 
 _ANCHORS = ("conv1.weight", "downsample3.conv3.weight", "conv4.weight")
 _STAGES = (

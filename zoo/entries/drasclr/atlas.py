@@ -9,9 +9,9 @@ import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.download import fetch
-from zoo.entries.drasclr import NAME
+from zoo.entries.drasclr.contract import NAME
 from zoo.errors import InputContractError, OptionError
+from zoo.fetching import fetch
 from zoo.manifest import find_asset
 
 if TYPE_CHECKING:

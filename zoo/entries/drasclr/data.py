@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.entries.drasclr import WINDOW
+from zoo.entries.drasclr.contract import WINDOW
 from zoo.entries.drasclr.storage import group, group_file, grouped_subjects, open_group
 from zoo.entries.drasclr.subjects import read_sids
 from zoo.errors import InputContractError, OptionError

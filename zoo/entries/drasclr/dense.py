@@ -32,10 +32,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zoo.entries.drasclr import WINDOW
 from zoo.entries.drasclr.arrays import read_numbers, save_array
 from zoo.entries.drasclr.atlas import PATCH, normalise
 from zoo.entries.drasclr.cells import Floats, Indices, dice, lay_cells, shares, spread
+from zoo.entries.drasclr.contract import WINDOW
 from zoo.entries.drasclr.embed import NetworkArgs, load_encoder
 from zoo.entries.drasclr.inputs import check_air, scale_of
 from zoo.entries.drasclr.probe import Marked, fit_probe

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import zoo
-from zoo.entries.drasclr import NAME
+from zoo.checkpoint import ATTRIBUTE, unwrap
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
+from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.features import (
     Features,
     add_part,
@@ -47,7 +48,6 @@ from zoo.entries.drasclr.storage import SUFFIX, choose_subjects, open_patches
 from zoo.entries.drasclr.subjects import read_sids
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.report import ATTRIBUTE, unwrap
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
 from zoo.training.evaluate import judging

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 Patient: TypeAlias = "str | PathLike[str] | SpatialImage | Array | Tensor"
 
-_NO_AIR = -200.0  # HU, as zoo.volume_transform has it: there is air around and in every patient, and it lies below
+_NO_AIR = -200.0  # HU, as zoo.transforms.volume has it: there is air around and in every patient, and it lies below
 
 
 def read_patient(patient: Patient) -> Array:

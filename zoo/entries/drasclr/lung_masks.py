@@ -14,8 +14,8 @@ from scipy import ndimage
 from zoo.entries.drasclr.registration import LUNGS
 from zoo.entries.drasclr.scan import Scan, sides
 from zoo.errors import InputContractError
-from zoo.volume_grid import reorient, resample
-from zoo.volumes import Volume, voxel_sizes
+from zoo.images import Volume, voxel_sizes
+from zoo.transforms import reorient, resample
 
 log = logging.getLogger("zoo")
 

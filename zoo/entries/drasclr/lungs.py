@@ -13,14 +13,14 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
-from zoo.download import fetch
 from zoo.entries.drasclr.lung_masks import LEAST_ML, LEFT, RIGHT, Labels, Mask, split_at
 from zoo.entries.drasclr.scan import Scan, to_itk
 from zoo.errors import DownloadError, InputContractError, IntegrityError, OfflineError, OptionError
-from zoo.manifest import RemoteFile
+from zoo.fetching import fetch
+from zoo.images import voxel_sizes
 from zoo.messages import install_hint
-from zoo.volume_grid import reorient
-from zoo.volumes import voxel_sizes
+from zoo.record import RemoteFile
+from zoo.transforms import reorient
 
 if TYPE_CHECKING:
     from lungmask import LMInferer

@@ -23,7 +23,7 @@ from zoo.entries.drasclr.lungs import choose_segmenter, segment
 from zoo.entries.drasclr.registration import LUNGS, Affine, check_overlap, choose_engine, overlap, register
 from zoo.entries.drasclr.scan import PAD, import_itk, place_scan, to_millimetres
 from zoo.errors import OptionError
-from zoo.volumes import VolumeInput, read_volume, voxel_sizes
+from zoo.images import VolumeInput, read_volume, voxel_sizes
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zoo.entries.drasclr import NAME
 from zoo.entries.drasclr.atlas import load_landmarks, neighbours, normalise
 from zoo.entries.drasclr.augment import Augment
+from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.data import ORDERS, Patches
 from zoo.entries.drasclr.method import COMBINATIONS, QUEUE_DTYPES, DrasCLR
 from zoo.entries.drasclr.model import EXPERT_INITS

@@ -11,12 +11,11 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr import PREPROCESSING, WINDOW
+from zoo.entries.drasclr.contract import PREPROCESSING, WINDOW
 from zoo.errors import InputContractError, OptionError
+from zoo.images import Volume, voxel_sizes
 from zoo.messages import install_hint
-from zoo.volume_grid import check_right_angles, reorient, warn_of_spacing
-from zoo.volume_transform import admit
-from zoo.volumes import Volume, voxel_sizes
+from zoo.transforms import admit, check_right_angles, reorient, warn_of_spacing
 
 if TYPE_CHECKING:
     import SimpleITK

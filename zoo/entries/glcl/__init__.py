@@ -9,6 +9,7 @@ import math
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from zoo.checkpoint import find_prefix, strip_prefix
 from zoo.entries.glcl.names import (
     BLOCKS,
     ENCODER,
@@ -24,7 +25,6 @@ from zoo.entries.glcl.names import (
 )
 from zoo.entry import PERCENTILES, Config, Entry, Preprocessing, State
 from zoo.errors import CheckpointMismatchError
-from zoo.keys import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
     from torch import nn

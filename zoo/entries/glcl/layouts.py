@@ -39,7 +39,7 @@ class DataSet:
     channel: int | None = None
     """Which to take of files with a fourth axis; None where there is none."""
     orientation: str = "LP"
-    """Where the axes of its axial slices point to, see `zoo.stacks.turn_of`: volumes are turned to lie so."""
+    """Where the axes of its axial slices point to, see `transforms.stacks.turn_of`: volumes are turned to lie so."""
 
     @property
     def num_classes(self) -> int:

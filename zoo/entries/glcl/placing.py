@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.glcl.volumes import Array, Grid, correct_bias
-from zoo.slices import crop_or_pad, normalise_percentiles, resample_in_plane
+from zoo.transforms import crop_or_pad, normalise_percentiles, resample_in_plane
 
 CHUNK = 20
 """Slices that go through the network at once."""
@@ -63,7 +63,7 @@ def find_labels(network: nn.Module, slices: Tensor, resampled: tuple[int, int], 
     Args:
         network: Slices (N, 1, S, S) to logits (N, C, S, S), in eval mode.
         slices: All of the volume's (Z, 1, S, S), on the network's device; the labels are put there too.
-        resampled: Their pixels before they were cropped or padded, as `place_image` and `zoo.slices` return them.
+        resampled: Their pixels before crop and padding, as `place_image` and `SliceTransform.place` return them.
         shape: X and Y.
     """
     parts = []
@@ -75,7 +75,7 @@ def find_labels(network: nn.Module, slices: Tensor, resampled: tuple[int, int], 
 
 
 def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Undo `zoo.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
+    """Undo `zoo.transforms.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
     margins = []
     for side, wanted in zip(maps.shape[2:], shape, strict=True):
         before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2

@@ -36,6 +36,7 @@ import torch
 from torch import nn
 
 import zoo
+from zoo.checkpoint import LoadReport
 from zoo.entries.glcl.augment import BOX, PUBLISHED_SIZE
 from zoo.entries.glcl.batches import Rows, global_rows, local_rows
 from zoo.entries.glcl.cohort import (
@@ -55,9 +56,8 @@ from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder
 from zoo.entries.glcl.storage import StoredCase
 from zoo.entries.glcl.subjects import pretraining
 from zoo.errors import OptionError
-from zoo.header import RANDOM
+from zoo.formats import RANDOM
 from zoo.provenance import base_of
-from zoo.report import LoadReport
 from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run

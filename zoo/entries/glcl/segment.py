@@ -34,17 +34,16 @@ from zoo.entries.glcl.placing import find_labels
 from zoo.entries.glcl.volumes import as_volume, correct_bias, read_image
 from zoo.errors import InputContractError, OptionError
 from zoo.files import write_atomically
-from zoo.image_files import find_images
+from zoo.images import find_images, read_header
 from zoo.loading import input_of
 from zoo.messages import listed, with_path
-from zoo.nifti_files import read_header
 from zoo.registry import get_entry
-from zoo.slices import SliceTransform, build_slice_transform
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.evaluate import judging
 from zoo.training.finetune import check_trained
 from zoo.training.progress import say
+from zoo.transforms import SliceTransform, build_slice_transform
 
 UNET = "glcl-unet"
 

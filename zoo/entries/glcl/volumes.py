@@ -19,11 +19,9 @@ from nibabel import orientations
 from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.layouts import Case, DataSet
 from zoo.errors import InputContractError, OptionError
+from zoo.images import Volume, read_header, read_voxels
 from zoo.messages import install_hint
-from zoo.nifti_files import read_header, read_voxels
-from zoo.stacks import check_stack, turn_of
-from zoo.volume_kinds import check_labels
-from zoo.volumes import Volume
+from zoo.transforms import check_labels, check_stack, turn_of
 
 log = logging.getLogger("zoo")
 
@@ -48,7 +46,7 @@ class Grid:
     """What the header says the values are, by NIfTI's intent codes."""
 
     def turn(self, orientation: str) -> Array | None:
-        """The turn to how a network knows slices, as `zoo.stacks.turn_of` has it; None for axes that are not known."""
+        """The turn to how a network knows slices, see `transforms.stacks.turn_of`; None for axes that are not known."""
         return turn_of(np.array(self.affine), orientation) if self.is_placed else None
 
     def turned(self, orientation: str) -> Grid:
@@ -73,7 +71,7 @@ def turn_values(values: Array, grid: Grid, orientation: str) -> Array:
 
 
 def as_volume(image: Array, grid: Grid, source: str, orientation: str | None) -> Volume:
-    """Return an image with its place, for `zoo.slices`; of unknown axes with that of a stack that needs no turn."""
+    """Return an image with its place, for its checks; of unknown axes with that of a stack that needs no turn."""
     if grid.is_placed:
         affine = np.array(grid.affine)
     else:

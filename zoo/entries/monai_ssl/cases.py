@@ -17,9 +17,9 @@ import numpy as np
 from zoo.entries.monai_ssl.placing import Array, place, place_labels
 from zoo.errors import InputContractError
 from zoo.files import write_atomically
+from zoo.images import Volume, read_volume
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
-from zoo.volume_transform import VolumeTransform
-from zoo.volumes import Volume, read_volume
+from zoo.transforms import VolumeTransform
 
 FORMAT = 1
 """Of what is kept on disk: what was kept under another number is not read."""

@@ -15,9 +15,8 @@ from nibabel import orientations
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.volume_grid import reorient, resample, to_spacing
-from zoo.volume_transform import VolumeTransform, build_volume_transform
-from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes
+from zoo.images import Volume, VolumeInput, read_volume, voxel_sizes
+from zoo.transforms import VolumeTransform, build_volume_transform, reorient, resample, to_spacing
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

@@ -20,7 +20,7 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.messages import with_path
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
-from zoo.volume_transform import VolumeTransform, build_volume_transform
+from zoo.transforms import VolumeTransform, build_volume_transform
 
 Voxels = npt.NDArray[Any]
 

@@ -36,10 +36,10 @@ from zoo.entries.yaware.storage import (
 )
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
+from zoo.images import read_volume, z_score
 from zoo.training.data import Key, seed_of
 from zoo.training.table import EMPTY, check_columns, read_table
-from zoo.volume_transform import VolumeTransform, build_volume_transform
-from zoo.volumes import read_volume, z_score
+from zoo.transforms import VolumeTransform, build_volume_transform
 
 Voxels = npt.NDArray[np.float32]
 

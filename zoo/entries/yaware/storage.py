@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
+from zoo.images import voxel_sizes
 from zoo.training.table import EMPTY
-from zoo.volume_transform import VolumeTransform, build_volume_transform
-from zoo.volumes import voxel_sizes
+from zoo.transforms import VolumeTransform, build_volume_transform
 
 Row = dict[str, str]
 

@@ -6,12 +6,11 @@ import json
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 import zoo
-from zoo.cache import hash_file
+from zoo.entries.yaware.args import Args
 from zoo.entries.yaware.data import Cohort, read_cohort
 from zoo.entries.yaware.splits import (
     Indices,
@@ -25,14 +24,12 @@ from zoo.entries.yaware.splits import (
 from zoo.entries.yaware.storage import in_words, is_same_place
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.fetching import hash_file
 from zoo.files import write_text
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of
 from zoo.training.resuming import read_json
-
-if TYPE_CHECKING:
-    from zoo.entries.yaware.finetune import Args
 
 log = logging.getLogger("zoo")
 

@@ -1,0 +1,40 @@
+"""A state dict becomes a filled network, with proof of what came from where."""
+
+from zoo.checkpoint.building import build_network
+from zoo.checkpoint.coverage import is_counter
+from zoo.checkpoint.export import export_safetensors, fingerprint
+from zoo.checkpoint.filling import load_into
+from zoo.checkpoint.inspection import guess, inspect_checkpoint
+from zoo.checkpoint.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
+from zoo.checkpoint.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, load_report, unwrap
+from zoo.checkpoint.settling import HEADER, NAMES, RECORD, settle, warn_of_silence, without_guesses
+from zoo.checkpoint.values import as_counts, check_values, faults
+
+__all__ = [
+    "ATTRIBUTE",
+    "HEADER",
+    "HEAD_MISFIT",
+    "NAMES",
+    "RECORD",
+    "LoadReport",
+    "as_counts",
+    "build_network",
+    "check_values",
+    "convert",
+    "export_safetensors",
+    "faults",
+    "find_prefix",
+    "fingerprint",
+    "guess",
+    "inspect_checkpoint",
+    "is_counter",
+    "left_out",
+    "load_into",
+    "load_report",
+    "rename_keys",
+    "settle",
+    "strip_prefix",
+    "unwrap",
+    "warn_of_silence",
+    "without_guesses",
+]

@@ -1,0 +1,255 @@
+"""What a checkpoint holds and which models it fits, without running anything that is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from zoo.checkpoint.building import build_network
+from zoo.checkpoint.coverage import compare, shape_text
+from zoo.checkpoint.filling import set_aside
+from zoo.checkpoint.keys import convert
+from zoo.checkpoint.settling import HEADER, NAMES, settle, silences
+from zoo.checkpoint.values import faults
+from zoo.entry import Config, Entry, State
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.files import user_path
+from zoo.formats import KEYS, StoredState, base_of, open_checkpoint, refused_globals, sniff
+from zoo.messages import first_names, printable
+from zoo.registry import entries
+
+if TYPE_CHECKING:
+    from zoo.checkpoint.coverage import Coverage
+
+
+_LONGEST = 200
+"""Characters of what a header says under one key that are printed."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """How far a file fills one model."""
+
+    model: str
+    matched: int
+    """How many of the tensors that the file must have are in it, with the right shape."""
+    needed: int
+    """Tensors of the model, but for those of parts that it can do without and of which the file has nothing."""
+    complete: bool
+    """Whether `load_model` takes the file."""
+    prefix: str
+    """What stands in front of the network's names in the file."""
+    head: str
+    """Name and shape of the head in the file; empty where it has none that the model knows."""
+    call: str
+    """How to load it; empty unless `complete`."""
+    problem: str = ""
+    """Why a file with all tensors does not load: what an option must say, or one that cannot be read. Else empty."""
+    unclear: Mapping[str, str] = field(default_factory=dict)
+    """Options that make another network of the same tensors and of which the file says nothing -> what is assumed."""
+
+    def __str__(self) -> str:
+        place = f" behind {self.prefix!r}" if self.prefix else ""
+        head = f", head {self.head}" if self.head else ""
+        problem = f": {self.problem}" if self.problem else ""
+        verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
+        verdict += "".join(f"\n  does not say its {option}: {text}" for option, text in self.unclear.items())
+        return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """What a checkpoint holds. Prints as a short page."""
+
+    path: str
+    format: str
+    size: int
+    """Bytes of the file, or of all of a TensorFlow checkpoint's."""
+    containers: tuple[str, ...] = ()
+    """Keys that lead from the top of the file to the tensors."""
+    beside: tuple[str, ...] = ()
+    """Other keys at the top."""
+    header: Mapping[str, str] = field(default_factory=dict)
+    """What it says of itself: task, classes, input and more, see `formats.header`; empty where no recipe wrote it."""
+    tensors: int = 0
+    types: Mapping[str, int] = field(default_factory=dict)
+    """Type of number -> bytes of tensors of that type."""
+    first_names: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    """Prefixes behind which a model of the zoo was found."""
+    faults: Mapping[str, str] = field(default_factory=dict)
+    """Tensors with values that no network computes with -> what they are: NaN, infinite, too large for float32."""
+    matches: tuple[Match, ...] = ()
+    """The models that at least one tensor fits, best first."""
+    refused: tuple[str, ...] = ()
+    """Functions and classes that opening the file would have to import, and that are refused."""
+    problem: str = ""
+    """Why the file cannot be loaded; empty if it can be read."""
+
+    def __str__(self) -> str:
+        types = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in self.types.items())
+        place = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
+        names = f"{self.tensors}{place} ({types}): {first_names(self.first_names)}, ..." if self.tensors else ""
+        reasons = Counter(self.faults.values())
+        values = [f"{why} in {first_names(n for n, w in self.faults.items() if w == why)}" for why in reasons]
+        rows = {
+            "problem": self.problem,
+            "refused": first_names(self.refused, 20) if self.refused else "",
+            "tensors": names,
+            "values": "\n".join(values),
+            "beside": first_names(self.beside, 40) if self.beside else "",
+            "header": "\n".join(f"{key}: {_short(text)}" for key, text in self.header.items()),
+            "models": "\n".join(map(str, self.matches)) or ("none of the zoo's" if self.tensors else ""),
+        }
+        lines = [f"{self.path}: {self.format}, {self.size / 1e6:.1f} MB"]
+        for label, text in rows.items():
+            lines += [f"  {label if i == 0 else '':<9} {line}" for i, line in enumerate(text.splitlines())]
+        return "\n".join(lines)
+
+
+def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
+    """Say what a file holds and which models it fits. Nothing in it is run.
+
+    Its values are read once, as `load_model` does: a file with NaN, or with a record that is not what was written, is
+    not said to load. A file that cannot be loaded gives a summary too, with the reason in `problem`.
+
+    Raises:
+        CheckpointFormatError: There is no such file, or only a pointer to it.
+    """
+    path = user_path(path)
+    kind = sniff(path)
+    size = path.stat().st_size if path.is_file() else 0
+    try:
+        stored = open_checkpoint(path, mmap=True)
+        _ = stored.input, stored.options  # a header that cannot be read is said here, and not by a model
+    except (CheckpointFormatError, UnsafeCheckpointError) as error:
+        refused = refused_globals(path) if isinstance(error, UnsafeCheckpointError) else ()
+        return CheckpointSummary(str(path), kind, size, refused=refused, problem=str(error))
+    types: Counter[str] = Counter()
+    for tensor in stored.tensors.values():
+        types[str(tensor.dtype).removeprefix("torch.")] += tensor.numel() * tensor.element_size()
+    problem, bad = _read_values(stored)
+    matches = match_all(stored, bad)
+    return CheckpointSummary(
+        path=str(path),
+        format=kind,
+        size=sum(file.stat().st_size for file in stored.files),
+        containers=stored.containers,
+        beside=stored.beside,
+        header={key: stored.metadata[key] for key in KEYS if key in stored.metadata},
+        tensors=len(stored.tensors),
+        types=dict(types),
+        first_names=tuple(stored.tensors)[:3],
+        prefixes=tuple(dict.fromkeys(match.prefix for match in matches)),
+        faults=bad,
+        matches=() if problem else matches,
+        problem=problem,
+    )
+
+
+def _short(text: str) -> str:
+    """The beginning of what a header says; what licences there are would fill a page."""
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}...")
+
+
+def _read_values(stored: StoredState) -> tuple[str, dict[str, str]]:
+    """Return why the values cannot be read, and which of them no network computes with."""
+    try:
+        stored.check_records()
+        return "", faults(stored.values())
+    except CheckpointFormatError as error:
+        return str(error), {}
+
+
+def match_all(stored: StoredState, bad: Mapping[str, str] = MappingProxyType({})) -> tuple[Match, ...]:
+    """Compare the tensors of a file with every model; those that fit at all, best first.
+
+    Args:
+        stored: The file.
+        bad: Tensors with values that no network computes with, and what they are.
+    """
+    found = (_match(entry, stored, bad) for entry in entries().values())
+    fitting = (match for match in found if match and match.matched)
+    return tuple(sorted(fitting, key=lambda m: (m.complete, m.matched / m.needed, m.needed), reverse=True))
+
+
+def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match | None:
+    try:
+        state, facts = convert(entry, stored.tensors)
+    except CheckpointMismatchError:
+        return None
+    origin = {id(tensor): name for name, tensor in stored.tensors.items()}
+    places = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
+    place, kept = next(places, ("", ""))
+    if not kept:
+        return None
+    prefix = place.removesuffix(kept) if place.endswith(kept) else ""
+    heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
+    config = {**entry.config, **facts}
+    try:
+        _, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
+        found, problem = _coverage(entry, state, config, stored, bad)
+    except (CheckpointFormatError, CheckpointMismatchError, OptionError) as error:
+        count = sum(name.startswith(entry.required) for name in state)
+        return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
+    loads = found.complete and not problem
+    call = f"load_model({entry.name!r}, checkpoint={str(stored.path)!r})" if loads else ""
+    if call and heads and "projection" in entry.config:
+        projected, obstacle = _coverage(entry, state, config | {"projection": True}, stored, bad, head_required=True)
+        is_whole = projected.complete and not obstacle
+        call += " (with projection=True it returns what its head does)" if is_whole else ""
+    return Match(
+        model=entry.name,
+        matched=found.matched(found.needed),
+        needed=len(found.needed),
+        complete=loads,
+        prefix=prefix,
+        head=heads[-1] if heads else "",
+        call=call,
+        problem=problem if found.complete else "",
+        unclear=silences(facts, said_by) if loads else {},
+    )
+
+
+def _coverage(
+    entry: Entry,
+    state: State,
+    config: Config,
+    stored: StoredState,
+    bad: Mapping[str, str],
+    *,
+    head_required: bool = False,
+) -> tuple[Coverage, str]:
+    """How far a state dict fills a network, and what of it cannot be read from its file."""
+    own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
+    set_aside(own, rest, entry, keep_head=head_required)
+    wanted = {id(each) for tensor in rest.values() for each in (tensor, base_of(tensor))}
+    unreadable = [name for name in obstacles if id(stored.tensors[name]) in wanted]
+    problem = f"{first_names(unreadable)} cannot be read: {obstacles[unreadable[0]]}" if unreadable else ""
+    useless = [name for name in bad if id(stored.tensors[name]) in wanted]
+    problem = problem or (f"{bad[useless[0]]} in {first_names(useless)}" if useless else "")
+    return compare(own, rest, entry, head_required=head_required), problem
+
+
+def guess(entry: Entry, stored: StoredState) -> str:
+    """Say what may be the cause when a file does not fill a model.
+
+    Args:
+        entry: The model that was asked for.
+        stored: The file.
+    """
+    matches, names = match_all(stored), stored.tensors
+    if not matches:
+        return f"no model of the zoo has names like {first_names(names, 3)}: another network, or renamed tensors"
+    best = matches[0]
+    if best.model == entry.name:
+        return f"a {entry.name!r} of other widths, with parts cut away, or with parts of another network added"
+    if not best.complete:
+        return f"the closest model is {best.model!r}, with {best.matched} of {best.needed} tensors"
+    absent = [part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in names)]
+    lacks = f"; it has nothing under {', '.join(absent)}" if absent else ""
+    return f"the file holds a {best.model!r} and no more{lacks}. That loads with {best.call}"

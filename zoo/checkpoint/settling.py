@@ -1,0 +1,87 @@
+"""Options that the names and shapes of a file do not tell: who says them, and what is taken where nobody does.
+
+An entry names them in `Entry.settled`. The record of published weights says them in `options`; a file of one's own in
+its header, where the recipes and `zoo export` put them, or by the names of its tensors, as far as the entry's `convert`
+can tell.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.checkpoint.report import NOT_SAID, LoadReport
+from zoo.entry import Config, Entry
+from zoo.errors import CheckpointMismatchError
+
+log = logging.getLogger("zoo")
+
+ASKED = "as asked for"
+NAMED = "the tag that was named"
+RECORD = "the record of the weights"
+HEADER = "the file's header"
+NAMES = "the names in the file"
+
+_ADAPTABLE = ("num_classes", "in_channels", "img_size")
+"""What may be asked for whatever a file says: heads are replaced, first convolutions and positions adapted."""
+
+
+def settle(
+    entry: Entry, said: Mapping[str, Mapping[str, Any]], asked: Config, *, named: Mapping[str, Any] | None = None
+) -> tuple[Config, dict[str, str]]:
+    """Find out the options that names and shapes do not tell.
+
+    Args:
+        entry: Says which they are, and what is taken by default.
+        said: Who says what of the file that is loaded, the strongest last; other options are passed over.
+        asked: What the user asked for.
+        named: The options of the tag that was named, which hold where nothing is said of the file itself.
+
+    Returns:
+        The options, and who said each: `NOT_SAID` where nobody did.
+
+    Raises:
+        CheckpointMismatchError: What is said of the file contradicts itself, or what was asked for contradicts it.
+    """
+    options: Config = {}
+    by: dict[str, str] = {}
+    for name in entry.settled:
+        voices = {who: each[name] for who, each in said.items() if name in each}
+        _check_agreement(name, voices | ({ASKED: asked[name]} if name in asked else {}))
+        lesser = {NOT_SAID: entry.config[name]} | ({NAMED: named[name]} if named and name in named else {})
+        chosen = lesser | voices | ({ASKED: asked[name]} if name in asked else {})
+        by[name], options[name] = list(chosen.items())[-1]
+    return options, by
+
+
+def _check_agreement(name: str, voices: Mapping[str, Any]) -> None:
+    """Raise where voices differ; what is adapted to the user's wish may, and None says nothing."""
+    voices = {who: value for who, value in voices.items() if value is not None}
+    if name in _ADAPTABLE or all(value == next(iter(voices.values())) for value in voices.values()):
+        return
+    listed = ", ".join(f"{value!r} ({who})" for who, value in voices.items())
+    raise CheckpointMismatchError(
+        f"{name} is contradicted: {listed}. With the same tensors it makes another network: leave {name}= out to take "
+        "what the file was trained with, or correct what is wrong in its record or header"
+    )
+
+
+def silences(facts: Config, said_by: Mapping[str, str]) -> dict[str, str]:
+    """Return the options that a file leaves open and nobody says -> what is assumed, from `convert`'s `unclear`."""
+    return {option: text for option, text in facts.get("unclear", {}).items() if said_by.get(option) == NOT_SAID}
+
+
+def warn_of_silence(report: LoadReport, facts: Config) -> None:
+    """Log a warning of each option that nobody said, though it makes another network of the same tensors.
+
+    Published weights have the published head.
+    """
+    for option, text in silences(facts, report.said_by).items():
+        if not (report.tag and option in _ADAPTABLE):
+            log.warning("%s does not say its %s: %s", report.source, option, text)
+
+
+def without_guesses(options: Mapping[str, Any], said_by: Mapping[str, str]) -> Config:
+    """Return the options that somebody said: a default is no fact about a file that others trained."""
+    return {name: value for name, value in options.items() if said_by[name] != NOT_SAID}

@@ -1,0 +1,222 @@
+"""Whether an image or a volume is what a model was trained on: what `zoo doctor FILE --for NAME` says.
+
+The verdict is that of the model's own transform, which is run; beside it stands what was found, and what is expected.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.entry import PERCENTILES, Preprocessing
+from zoo.errors import InputContractError
+from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_picture, voxel_sizes
+from zoo.loading import input_of
+from zoo.messages import printable
+from zoo.registry import chosen_record, get_entry
+from zoo.transforms import SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+log = logging.getLogger("zoo")
+
+_SPACES = {0: "not said", 1: "a scanner", 2: "aligned to another file", 3: "Talairach", MNI152: "MNI152"}
+_MOST_SAMPLED = 1_000_000
+"""Values that quantiles are taken of: their error is then below a thousandth of the distribution."""
+_ANY_SIDES = (1, 1, 1)
+_HU = "HU"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of what was found."""
+
+    what: str
+    found: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found of one image for one model."""
+
+    path: str
+    model: str
+    """With the tag of the weights whose input is meant."""
+    fits: bool
+    """Whether `load_transform` takes the image. What is merely odd is in `warnings`."""
+    facts: tuple[Fact, ...]
+    """Empty where the file cannot be read at all."""
+    warnings: tuple[str, ...]
+    problem: str
+    """Why it does not fit, and what to do; empty if it fits."""
+    gives: str
+    """Shape and range of what the network would get; empty if it does not fit."""
+
+
+def examine(
+    path: str | Path, name: str, *, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None
+) -> Examination:
+    """Read an image and hold it against the input of a model.
+
+    Args:
+        path: File or folder, as `load_transform` takes it.
+        name: `MODEL` or `MODEL.TAG`.
+        checkpoint: A file of your own, whose header may say another input; as for `load_transform`.
+        cache_dir: Cache folder, where imported weights are on record; default `$ZOO_HOME`.
+
+    Raises:
+        UnknownModelError: No such model or tag.
+        FileNotFoundError: There is nothing at `path`.
+        CheckpointFormatError: The checkpoint cannot be read.
+    """
+    entry, record, path = get_entry(name), chosen_record(name, cache_dir), Path(path)
+    transform: Any = build_transform(input_of(name, checkpoint, cache_dir))
+    look = _look_at_picture if isinstance(transform, ImageTransform) else _look_at_volume
+    image: Any = path
+    facts: tuple[Fact, ...] = ()
+    problem = gives = ""
+    with _heard() as warnings:
+        try:
+            image, facts = look(path, transform.preprocessing)
+        except InputContractError as error:  # the transform may know better what was given
+            problem = str(error)
+        try:
+            gives = _in_words(transform(image))
+            problem = ""
+        except InputContractError as error:
+            problem = str(error)
+    model = f"{entry.name}.{record.tag}" if record and checkpoint is None else name
+    return Examination(str(path), model, not problem, facts, tuple(dict.fromkeys(warnings)), problem, gives)
+
+
+def _look_at_picture(path: Path, expected: Preprocessing) -> tuple[Path, tuple[Fact, ...]]:
+    low, high = expected.value_range
+    pixels = read_dicom(path) if is_dicom(path) else read_picture(path)
+    resized = f"; shorter side to {expected.resize}, centre" if expected.resize else "; resized to"
+    kind = "DICOM, in its window" if is_dicom(path) else str(_format(path))
+    is_grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
+    scale = f"{low:g} to {high:g} of {expected.units}"
+    return path, (
+        Fact("format", kind, f"{', '.join(PIL_FORMATS)} or DICOM"),
+        Fact("pixels", _times(pixels.shape[:2]), f"at least {SMALLEST_SIDE} a side{resized} {_times(expected.size)}"),
+        Fact("channels", "grey" if is_grey else "colours", "grey; colours become luminance"),
+        Fact("values", _values(pixels, str(pixels.dtype)), scale),
+    )
+
+
+def _format(path: Path) -> str | None:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.format
+
+
+def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[Fact, ...]]:
+    import nibabel
+    import numpy as np
+
+    volume = read_input(path, expected, least=_ANY_SIDES)
+    affine, unknown = volume.affine, "not known: an array"
+    slices = len(expected.size) == 2
+    sides = f"slices of {_times(expected.size)}, cut or padded" if slices else _times(expected.size) or "any"
+    grid = None if expected.affine is None else np.array(expected.affine)
+    spacing = expected.spacing if grid is None else tuple(voxel_sizes(grid))
+    axes = expected.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))
+    facts = [
+        Fact("voxels", _times(volume.values.shape), sides),
+        Fact("size of a voxel in mm", unknown if affine is None else _times(voxel_sizes(affine)), _spacing(spacing)),
+        Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), _axes(axes)),
+        Fact("values", _values(volume.values), _range(expected)),
+    ]
+    if expected.modality is not None:
+        facts.append(Fact("modality", printable(volume.modality) or "not said", expected.modality))
+    if volume.intent:
+        facts.append(Fact("intent", f"{intent_name(volume.intent)} ({volume.intent})", "none, an image"))
+    if grid is not None:
+        facts.append(Fact("space", _SPACES.get(volume.space, str(volume.space)), "MNI152, or the same grid"))
+    if expected.window is not None:
+        low, high = expected.window
+        inside = float(((volume.values >= low) & (volume.values <= high)).mean())
+        facts.append(Fact("inside the window", f"{inside:.1%} of the voxels", f"{low:g} to {high:g} {expected.units}"))
+    return volume, tuple(facts)
+
+
+def _axes(wanted: str | None) -> str:
+    if wanted is None:
+        return "as they are"
+    return f"{wanted}{' in axial slices, others alike' if len(wanted) == 2 else ''}, turned from any"
+
+
+def _range(expected: Preprocessing) -> str:
+    low, high = expected.value_range
+    if expected.window is not None:
+        return f"{expected.units}, air at -1000 and water at 0" if expected.units == _HU else expected.units
+    return expected.units if expected.normalise == PERCENTILES else f"{expected.units}, {low:g} to {high:g}"
+
+
+def _spacing(sizes: tuple[float, ...] | None) -> str:
+    if sizes is None:
+        return "as they are"
+    return f"{_times(sizes)}{' in the plane' if len(sizes) == 2 else ''}, resampled from any"
+
+
+def _values(values: NDArray[Any], stored: str = "") -> str:
+    """Range and quantiles, and what such values usually are."""
+    import numpy as np
+
+    flat = values.ravel()
+    sample = flat[:: max(1, flat.size // _MOST_SAMPLED)]
+    if not np.isfinite(flat).all():
+        return "some are NaN or infinite"
+    least, most = float(flat.min()), float(flat.max())
+    low, middle, high = np.percentile(sample, (1, 50, 99))
+    said = f"{least:g} to {most:g}, 98 % in {low:.4g} to {high:.4g}, median {middle:.4g}"
+    looks = _looks_like(least, most, bool((sample == np.rint(sample)).all()))
+    return f"{f'{stored}, ' if stored else ''}{said}{looks and f': look like {looks}'}"
+
+
+def _looks_like(least: float, most: float, are_whole: bool) -> str:
+    """Name what values of a range usually are; empty where that is open."""
+    if least >= 0 and are_whole:
+        scales = ((1, "a mask"), (255, "8 bit, 0-255"), (4095, "12 bit, 0-4095"), (65535, "16 bit, 0-65535"))
+        return next((name for top, name in scales if most <= top), "")
+    if least >= 0:
+        return "fractions, 0-1" if most <= 1 else ""
+    if least <= -900 and most >= 100:
+        return _HU
+    return "z-scores" if least > -20 and most < 20 and not are_whole else ""
+
+
+def _in_words(made: Tensor) -> str:
+    kind = str(made.dtype).removeprefix("torch.")
+    return f"{kind} {tuple(made.shape)}, {float(made.min()):.3g} to {float(made.max()):.3g}"
+
+
+def _times(sizes: Any) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Collect what the zoo warns of, which nobody else hears meanwhile."""
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(record.getMessage())
+
+    ear, propagates = Ear(logging.WARNING), log.propagate
+    log.addHandler(ear)
+    log.propagate = False
+    try:
+        yield heard
+    finally:
+        log.removeHandler(ear)
+        log.propagate = propagates

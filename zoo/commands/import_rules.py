@@ -1,0 +1,98 @@
+"""What a file may be imported as, and what is then known of it: the records that were there before have their say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoint import convert, fingerprint
+from zoo.commands.imported import imported_records
+from zoo.entry import Config, Entry
+from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.fetching import file_path, recorded_digest, unpinning
+from zoo.formats import open_checkpoint
+from zoo.manifest import packaged_manifest, records
+from zoo.record import WeightsFile
+
+
+def published_record(model: str, tag: str, cache_dir: str | Path | None) -> WeightsFile | None:
+    """The record of a tag that nobody imported; None where there is none."""
+    return next((r for r in records(model, cache_dir, imported=False) if r.tag == tag), None)
+
+
+def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
+    """Refuse a tag that is none, or that stands for another file than the one with this digest."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
+        raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
+    ours = published_record(model, tag, cache_dir)
+    if ours is None or ours.sha256 == digest:
+        return
+    other = f"import it under another tag, for example {model}.mine"
+    if ours.sha256:
+        raise OptionError(
+            f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: {other}"
+        )
+    if ours.base != packaged_manifest().resolve().parent:
+        raise OptionError(f"{model}.{tag} is a record of ZOO_MANIFEST, which comes before what is imported: {other}")
+    place = file_path(ours, cache_dir)
+    pinned = recorded_digest(ours, place)
+    if pinned and pinned != digest:
+        raise OptionError(
+            f"{model}.{tag} has sha256 {pinned}, the file has {digest}; {unpinning(ours, place)}. Or {other}"
+        )
+    earlier = next((r for r in imported_records(cache_dir) if r.tag == tag and model in r.models), None)
+    if earlier and earlier.sha256 != digest and earlier.sha256_note:
+        raise OptionError(
+            f"{model}.{tag} was imported with sha256 {earlier.sha256}, the file has {digest}, and nobody has published "
+            f"which is right. To take this one: `zoo remove {model}.{tag}`, and import it again. Or {other}"
+        )
+
+
+def check_file(name: str, entry: Entry, single: Path, facts: Mapping[str, Any]) -> Config:
+    """Hold a file against the names and shapes on record for it; return what only the file knows of its network."""
+    state, config = convert(entry, open_checkpoint(single).tensors)
+    expected, found = facts.get("fingerprint", {}).get(entry.name), fingerprint(state)
+    if expected and expected != found:
+        raise CheckpointMismatchError(
+            f"the file loads, but is not {name}: it has not the names and shapes that are on record for these weights "
+            f"(fingerprint {expected} expected, {found} found). Import it under another tag, as {entry.name}.mine"
+        )
+    return config
+
+
+def check_default(entry: Entry, tag: str, config: Config) -> None:
+    """Refuse what a plain name must not load: whoever fine-tunes an encoder starts from no one's classes."""
+    if entry.is_encoder and (classes := config.get("num_classes")):
+        raise OptionError(
+            f"{entry.name!r} without a tag must give an encoder, and this file has a task head of {classes} outputs: "
+            f"who starts from it would start from its classes and its test patients. Without --default it is loaded as "
+            f"{entry.name}.{tag}; if that is the default already, import it under another tag"
+        )
+
+
+def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: str | Path | None) -> dict[str, Any]:
+    """What is on record of a file, or of the tag it is imported under, as a manifest has it."""
+    published = records(model, cache_dir, imported=False)
+    if known := next((r for r in published if r.sha256 == digest), None):
+        return _as_written(known, model)
+    if known := next((r for r in published if r.tag == tag), None):
+        note = (
+            f"no digest is published: this is that of {source.name}, taken as the {known.trained_by}' on the word of "
+            "the user who imported it"
+        )
+        return _as_written(known, model) | {"sha256_note": note}
+    return {"trained_by": "user"}
+
+
+def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:
+    """The facts of a record as a manifest has them, of one model."""
+    facts = {f.name: getattr(known, f.name) for f in fields(known) if f.name not in ("base", "default", "assets")}
+    facts["fingerprint"] = {name: digest for name, digest in known.fingerprint.items() if name == model}
+    facts["assets"] = {
+        name: {"sources": list(asset.sources), "bytes": asset.bytes, "sha256": asset.sha256}
+        for name, asset in known.assets.items()
+    }
+    return {key: value for key, value in facts.items() if value}

@@ -1,0 +1,234 @@
+"""`zoo import` and `zoo remove`: a checkpoint of the user's own becomes loadable by name, and is forgotten again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from zoo.checkpoint import LoadReport, convert, load_report, without_guesses
+from zoo.commands.import_rules import check_default, check_file, check_tag, facts_on_record, published_record
+from zoo.commands.imported import changed_records, imported_records, put_record
+from zoo.entry import Entry
+from zoo.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    DownloadError,
+    IntegrityError,
+    OfflineError,
+    OptionError,
+    UnknownModelError,
+)
+from zoo.fetching import clear_leftovers, converted_path, fetch, file_path, hash_file, stamp_path, write_stamp
+from zoo.files import temporary_beside, user_path
+from zoo.formats import find_bundle, open_checkpoint
+from zoo.loading import load_model
+from zoo.locate import write_converted
+from zoo.manifest import input_for, manifests, records, user_manifest
+from zoo.messages import printable
+from zoo.record import RemoteFile, WeightsFile, read_manifest
+from zoo.registry import get_entry, split_name
+from zoo.settings import cache_home
+
+log = logging.getLogger("zoo")
+
+DEFAULT_TAG = "imported"
+
+
+def import_weights(
+    name: str,
+    file: str | Path,
+    *,
+    size: int | None = None,
+    num_classes: int | None = None,
+    default: bool = False,
+    cache_dir: str | Path | None = None,
+) -> WeightsFile:
+    """Check that a file fills a model, copy it into the cache, and record it in `$ZOO_HOME/manifest.json`.
+
+    From then on `load_model` finds it under its full name. What the plain name loads stays what it was, unless
+    `default` says otherwise. A file whose digest is on record, or that is imported under a tag on record, keeps what
+    the record says of it (licences, assets, input, who trained it); any other was trained by the user. Where nobody
+    has published a digest, that of the first file imported under the tag is kept, and the record says on whose word.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`; without a tag, the one on record for the digest, else "imported".
+        file: Any form of checkpoint that `load_model(MODEL, checkpoint=...)` takes. A TensorFlow checkpoint becomes one
+            file of safetensors.
+        size: Side of the images the file was trained on, where it is not the entry's. What the recipes save says it
+            itself.
+        num_classes: Outputs of the file's head, where neither its shape nor a header says what they are.
+        default: Whether the model's name without a tag is to load this file from now on.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        OptionError: The tag is no tag, or stands for weights of the zoo that are another file; or a file with a task
+            head is to be an encoder's default.
+        CheckpointFormatError: There is no such file.
+        CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
+    """
+    entry = get_entry(name)
+    source = user_path(file).absolute()
+    if not source.is_file() and not find_bundle(source):
+        raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
+    clear_leftovers(cache_dir)
+    published = published_record(entry.name, split_name(name)[1], cache_dir)
+    request = f"{entry.name}.{published.tag}" if published else entry.name
+    report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
+    _check_head(entry, report, source, num_classes)
+    options = without_guesses(report.options, report.said_by)
+    with _as_one_file(entry, source, cache_dir) as single:
+        record = _import_file(entry, name, single, source, size, options, default, cache_dir)
+    _bring_assets(record, source, cache_dir)
+    return record
+
+
+def _import_file(
+    entry: Entry,
+    name: str,
+    single: Path,
+    source: Path,
+    size: int | None,
+    options: Mapping[str, Any],
+    default: bool,
+    cache_dir: str | Path | None,
+) -> WeightsFile:
+    """Copy a file that is known to load and record it; `source` is what the user has."""
+    digest = hash_file(single)
+    known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
+    tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
+    check_tag(entry.name, tag, digest, cache_dir)
+    earlier = next((r for r in imported_records(cache_dir) if (r.tag, r.models) == (tag, (entry.name,))), None)
+    facts = facts_on_record(entry.name, tag, digest, source, cache_dir)
+    facts |= {"options": {**facts.get("options", {}), **options}} if options else {}
+    config = check_file(f"{entry.name}.{tag}", entry, single, facts)
+    is_default = default or (earlier is not None and earlier.default)
+    if is_default:
+        check_default(entry, tag, config)
+    said = _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None)
+    kept = RemoteFile((f"file:{single}",), single.stat().st_size, digest)
+    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)
+    place = f"file:{source}"
+    if single != source:
+        write_stamp(file_path(kept, cache_dir), sha256=digest, source=place)  # not the temporary file
+        place = f"file:{file_path(kept, cache_dir)}"
+        facts |= {"provenance": {**facts.get("provenance", {}), "file": str(source)}}
+    record = facts | {
+        "tag": tag,
+        "models": [entry.name],
+        "state": "hosted",
+        "default": is_default,
+        "sources": [place],
+        "bytes": kept.bytes,
+        "sha256": digest,
+        "input": said,
+    }
+    put_record(record, cache_dir, first=default or earlier is None)
+    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)  # removed meanwhile?
+    return next(r for r in imported_records(cache_dir) if r.tag == tag and entry.name in r.models)
+
+
+def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | None) -> None:
+    """Take what belongs to the weights from beside the file, without a connection; say what is left to fetch."""
+    name = f"{record.models[0]}.{record.tag}"
+    for what, asset in record.assets.items():
+        beside = source.parent / asset.filename
+        asset = replace(asset, sources=(f"file:{beside}", *asset.sources)) if beside.is_file() else asset
+        try:
+            fetch(asset, request=name, cache_dir=cache_dir, offline=True, progress=False)
+        except (DownloadError, IntegrityError, OfflineError):
+            log.warning(
+                "%s also needs its %s, %s: it is fetched when it is needed, or now by `zoo download %s`; "
+                "for a machine without connections put it beside the file and import that again",
+                *(name, what, printable(asset.filename), name),
+            )
+
+
+@contextmanager
+def _as_one_file(entry: Entry, source: Path, cache_dir: str | Path | None) -> Iterator[Path]:
+    """The file itself; for a TensorFlow checkpoint, which is several, a temporary one with its tensors."""
+    stored = open_checkpoint(source)
+    if stored.files == (source,):
+        yield source
+        return
+    home = cache_home(cache_dir)
+    home.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(home / "import.safetensors") as single:
+        write_converted(entry, stored, *convert(entry, stored.tensors), single)
+        yield single
+
+
+def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> WeightsFile:
+    """Undo `import_weights`: take the record out of `$ZOO_HOME/manifest.json`, and the file out of the cache.
+
+    A file that another record stands for stays. The user's own file, which was copied, is not touched.
+
+    Args:
+        name: `MODEL.TAG`, as it was imported.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Returns:
+        The record that was removed.
+
+    Raises:
+        UnknownModelError: No such model, or nothing was imported under this name.
+    """
+    model, tag = get_entry(name).name, split_name(name)[1]
+    record = next((r for r in imported_records(cache_dir) if r.tag == tag and r.models == (model,)), None)
+    if record is None:
+        there = ", ".join(f"{m}.{r.tag}" for r in imported_records(cache_dir) for m in r.models) or "none"
+        raise UnknownModelError(
+            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {printable(there)}"
+        )
+    with changed_records(cache_dir) as weights:
+        weights[:] = [r for r in weights if (r["tag"], r["models"]) != (tag, [model])]
+        if record.sha256 and not _is_in_use(record.sha256, weights, cache_dir):
+            copies = converted_path(record.sha256, "*", cache_dir)
+            for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
+                path.unlink(missing_ok=True)
+                stamp_path(path).unlink(missing_ok=True)
+    return record
+
+
+def _check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int | None) -> None:
+    """Raise `CheckpointMismatchError` where a file has no head of so many classes: the name would load a fresh one."""
+    if num_classes and any(name.startswith(entry.head) for name in report.fresh):
+        raise CheckpointMismatchError(
+            f"num_classes={num_classes} for {source}: the file has no head of so many outputs as {entry.name!r}; "
+            "`zoo inspect` shows what it has. Leave num_classes out to take it as it is"
+        )
+
+
+def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path | None) -> bool:
+    """Whether a file is one of those in `weights`, the user's manifest to be, or in another one."""
+    others = (
+        r.sha256 for path in manifests(cache_dir) if path != user_manifest(cache_dir) for r in read_manifest(path)
+    )
+    return sha256 in {*others, *(r["sha256"] for r in weights)}
+
+
+def _input_of(
+    entry: Entry, source: Path, size: int | None, facts: Mapping[str, Any], earlier: WeightsFile | None
+) -> dict[str, Any]:
+    """The input that a file was trained on: as the user says, else as its header, else as the record says.
+
+    What the user said when the same file was imported before under this tag (`earlier`) still holds.
+    """
+    said = {} if size is None else _resized(entry, size)
+    if earlier:
+        return {**earlier.input, **said}
+    return {**(input_for(entry.name, open_checkpoint(source).input) or facts.get("input", {})), **said}
+
+
+def _resized(entry: Entry, size: int) -> dict[str, Any]:
+    """Fields of the input of images of another side than the entry's, in pixels."""
+    published = entry.preprocessing
+    if size < 1:
+        raise OptionError(f"size={size}: expected the side of the images in pixels")
+    if len(published.size) != 2:
+        raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
+    resize = published.resize and round(published.resize * size / min(published.size))
+    return {"size": [size] * len(published.size), "resize": resize}

@@ -1,0 +1,81 @@
+"""How the command line puts things: errors, tables, and facts below each other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo.messages import escaped, printable
+
+if TYPE_CHECKING:
+    from zoo.entry import Preprocessing
+
+
+def error_text(error: Exception, *, as_page: bool) -> str:
+    """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
+    if as_page:
+        return escaped(f"zoo: {error}")
+    text = "zoo:"
+    for line in filter(None, map(str.strip, str(error).split("\n"))):
+        glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
+        text += f"{glue} {line.removeprefix('- ')}"
+    return printable(text)
+
+
+def start_log(debug: bool) -> None:
+    """Write warnings, or with `debug` all of the log, to stderr, each as its message alone."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_EscapingFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if debug else logging.WARNING)
+
+
+class _EscapingFormatter(logging.Formatter):
+    """Says what the plain one does, without what could steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape the text of a record."""
+        return escaped(super().format(record))
+
+
+def table_lines(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows as columns of one width each, under their names; at least one row is expected."""
+    table = [list(rows[0]), *([printable(v) for v in row.values()] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def fact_lines(value: Any) -> list[str]:
+    """What stands behind a key of `zoo info`, line by line; what is within something is indented."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return [line for key, inner in value.items() if inner is not None for line in _under(key, inner)] or ["-"]
+    if isinstance(value, list | tuple):
+        return [printable(v) for v in value] or ["-"]
+    return [_words(value)]
+
+
+def input_facts(facts: Preprocessing) -> dict[str, Any]:
+    """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
+    from zoo.entry import PERCENTILES
+    from zoo.transforms import HIGH, LOW
+
+    if facts.normalise != PERCENTILES:
+        return asdict(facts)
+    return asdict(facts) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
+
+
+def _under(key: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{printable(key)}:", *(f"  {line}" for line in fact_lines(value))]
+    return [f"{printable(key)}: {_words(value)}"]
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(printable, value)) or "any"
+    return printable(value) if value not in (None, "") else "-"

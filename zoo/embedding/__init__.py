@@ -1,0 +1,7 @@
+"""Images and whole cohorts become features."""
+
+from zoo.embedding.embedder import embed
+
+__all__ = [
+    "embed",
+]

@@ -1,0 +1,21 @@
+"""What the network takes: name of the model, window and place of its input."""
+
+from __future__ import annotations
+
+from zoo.entry import Preprocessing
+
+NAME = "drasclr-cnn3d"
+WINDOW = (-1024, 240)
+"""HU that are told apart (batmanlab/DrasCLR, data/copd_patch.py)."""
+PREPROCESSING = Preprocessing(
+    channels=("CT",),
+    size=(),
+    units="HU",
+    value_range=(-1.0, 1.0),
+    orientation="SAL",
+    spacing=(1.0, 1.0, 1.0),
+    spline=3,
+    window=WINDOW,
+    modality="CT",
+)
+"""A whole CT on the axes of the atlas, as arrays have them, (z, y, x): z to the top, y to the front, x to the left."""

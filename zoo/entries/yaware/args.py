@@ -1,0 +1,82 @@
+"""The arguments of fine-tuning, with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from zoo.entries.yaware.data import GRIDS, MODEL
+from zoo.errors import OptionError
+from zoo.registry import get_entry
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
+from zoo.training.finetune import check_start
+
+SPLITS = ("stratified", "leave-site-out")
+
+
+@dataclass(kw_only=True)
+class Args(TrainArgs):
+    """Published run of `main.py --mode finetuning`."""
+
+    data: str = arg(
+        ".npy array (n, 1, D, H, W), or folder of NIfTI files; MAPS.ids.txt beside an array MAPS.npy, one identifier "
+        "of the table (sub-01, sub-01_ses-2) a line, is compared with the table's order"
+    )
+    table: str = arg("CSV or TSV with a row for each volume, an array's in its order")
+    label: str = arg("column with the class of each volume")
+    batch_size: int = arg(
+        "volumes per optimiser step, over all processes and accumulated parts; the rest of a pass that fills no step "
+        "is left out of it",
+        8,
+    )
+    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
+    lr: float = arg("learning rate at its peak", 1e-4)
+    weight_decay: float = arg("weight decay", 5e-5)
+    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
+    monitor: str = arg(
+        "metric that decides which epoch is judged, with --val-share; smaller is better unless it begins with '+'",
+        "val_loss",
+    )
+    patience: int = arg("stop after this many epochs without improvement, with --val-share; 0 for never", 0)
+    workers: int = arg("loader processes per process", 4)
+    rows: str = arg("rows of the table to use, 'column=value'; empty for all", "")
+    grid: str = arg(
+        "published: grey-matter maps, checked, and files brought to the grid of --model's weights; any: as they are",
+        "published",
+        GRIDS,
+    )
+    model: str = arg("model to start from, with or without a tag", MODEL)
+    checkpoint: str = arg("file to start from instead of the model's own weights", "")
+    from_scratch: bool = arg("start from random weights", False)
+    freeze: bool = arg("a linear probe of the frozen features, without training", False)
+    splits: str = arg("how volumes are divided into test sets", "stratified", SPLITS)
+    folds: int = arg("test sets of --splits stratified", 5)
+    site: str = arg("column with the site, for --splits leave-site-out", "site")
+    subject: str = arg(
+        "column that says which volumes are of one subject, who is never in two parts; without participant_id, or "
+        "empty, each volume is its own",
+        "participant_id",
+    )
+    labelled: int = arg("subjects to train and validate on in each fold, drawn with their share of a class; 0: all", 0)
+    repeats: int = arg("how often --labelled subjects are drawn in each fold", 1)
+    val_share: float = arg("share of them that the best epoch is chosen on; 0 for the last epoch", 0.0)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        super().check()
+        check_start(self)
+        if self.folds < 2 or self.repeats < 1 or self.labelled < 0 or not 0 <= self.val_share < 1:
+            raise OptionError(
+                f"--folds {self.folds} --repeats {self.repeats} --labelled {self.labelled} --val-share "
+                f"{self.val_share}: expected at least 2, at least 1, at least 0, and from 0 to below 1"
+            )
+        if self.repeats > 1 and not self.labelled:
+            raise OptionError(f"--repeats {self.repeats} draws --labelled subjects more than once; give their number")
+        if self.freeze and self.val_share:
+            raise OptionError(f"--val-share {self.val_share}: with --freeze there are no epochs to choose among")
+        if not self.val_share and (self.patience or self.monitor != Args.monitor):
+            raise OptionError(
+                f"--monitor {self.monitor} --patience {self.patience}: without --val-share nothing is validated, and "
+                f"the last epoch is judged; give a --val-share, or neither"
+            )
+        if get_entry(self.model).name != MODEL:
+            raise OptionError(f"--model {self.model}: this task starts from {MODEL} or {MODEL}.TAG")

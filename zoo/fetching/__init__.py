@@ -1,0 +1,37 @@
+"""A source becomes one verified file in the cache."""
+
+from zoo.fetching.cache import (
+    clear_leftovers,
+    converted_path,
+    file_path,
+    hash_file,
+    make_folder,
+    mark_finite,
+    proven_digest,
+    read_stamp,
+    share,
+    stamp_path,
+    write_shared,
+    write_stamp,
+)
+from zoo.fetching.download import fetch, verify_file
+from zoo.fetching.pinning import recorded_digest, unpinning
+
+__all__ = [
+    "clear_leftovers",
+    "converted_path",
+    "fetch",
+    "file_path",
+    "hash_file",
+    "make_folder",
+    "mark_finite",
+    "proven_digest",
+    "read_stamp",
+    "recorded_digest",
+    "share",
+    "stamp_path",
+    "unpinning",
+    "verify_file",
+    "write_shared",
+    "write_stamp",
+]

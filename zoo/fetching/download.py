@@ -1,0 +1,218 @@
+"""From the sources of a manifest record to one verified file in the cache."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.errors import DownloadError
+from zoo.fetching.advice import cannot_store, no_source_left
+from zoo.fetching.cache import (
+    file_path,
+    hash_file,
+    invalidate_stamp,
+    proven_digest,
+    read_stamp,
+    stamp_path,
+    write_stamp,
+)
+from zoo.fetching.partial import Partial, StorageError
+from zoo.fetching.pinning import misfit, pin, recorded_digest, why_unused
+from zoo.fetching.sources import (
+    Remote,
+    SourceError,
+    WrongDigestError,
+    WrongFileError,
+    candidates,
+    is_remote,
+    packaged_path,
+    resolve,
+    shown,
+)
+from zoo.fetching.transfer import copy_file, progress_bar, transfer
+from zoo.settings import cache_home, is_offline
+
+if TYPE_CHECKING:
+    from zoo.record import RemoteFile
+
+log = logging.getLogger("zoo")
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file on this machine whose digest is proved."""
+
+    path: Path
+    sha256: str
+    source: str
+    """The source string, or the mirror's address, that it came from; empty if it was put there by hand."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What re-hashing found."""
+
+    found: tuple[Path, ...]
+    """The files that were hashed; empty if nothing was downloaded yet."""
+    problems: tuple[str, ...]
+    """One line per file that is not what it must be, naming it; empty if all is well."""
+
+
+def fetch(
+    file: RemoteFile,
+    *,
+    request: str,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    progress: bool = True,
+) -> Fetched:
+    """Return the file, verified: from the package, from the cache, or else from the first source that gives it.
+
+    Any number of processes may do this at once. What is in the cache under a final name was whole and right when it
+    got that name.
+
+    Args:
+        file: What to fetch.
+        request: What the user asked for, for messages.
+        cache_dir: The cache; see `cache_home`.
+        offline: Whether connections are forbidden; see `is_offline`.
+        progress: Whether to draw a progress bar, on a terminal.
+
+    Raises:
+        OfflineError: The file is not on this machine, and connections are forbidden.
+        IntegrityError: Every source gave a file with another digest.
+        DownloadError: No source gave the file, or the cache cannot take it.
+    """
+    target = file_path(file, cache_dir)
+    if ready := _on_this_machine(file, target):
+        return ready
+    if os.path.isfile(target):
+        log.warning("%s is not used: %s", target, why_unused(file, target))
+    failures: list[tuple[str, SourceError]] = []
+    skipped: list[str] = []
+    for source in candidates(file):
+        if is_offline(offline) and is_remote(source):
+            skipped.append(source)
+            continue
+        try:
+            ready = _fetch_from(source, file, target, progress)
+        except SourceError as error:
+            failures.append((source, error))
+            ready = _on_this_machine(file, target)  # another process may have been luckier meanwhile
+        except StorageError as error:
+            raise DownloadError(cannot_store(file, request, target, error)) from error
+        if ready:
+            for failed, reason in failures:  # where none is left the error says this
+                log.warning("%s: %s: %s", request, shown(failed), reason)
+            return ready
+    raise no_source_left(file, request, target, failures, skipped)
+
+
+def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
+    expected, stamp = recorded_digest(file, target), stamp_path(target)
+    if digest := proven_digest(target, expected) if expected else pin(file, target, target):
+        known = read_stamp(stamp)
+        return Fetched(target, digest, known.source if known else "")
+    for source in file.sources:
+        place = packaged_path(source)
+        if place and (digest := proven_digest(place, expected, stamp=stamp) if expected else pin(file, place, target)):
+            return Fetched(place, digest, source)
+    return None
+
+
+def _fetch_from(source: str, file: RemoteFile, target: Path, progress: bool) -> Fetched:
+    place = resolve(source, file.base)
+    if packaged := packaged_path(source):
+        raise _refused_in_place(packaged, recorded_digest(file, target))
+    try:
+        return _bring(place, source, file, target, progress, fresh=isinstance(place, Path))
+    except _MisfitError:
+        log.warning("%s: the parts of an interrupted download do not fit; once more from byte 0", shown(source))
+        return _bring(place, source, file, target, progress, fresh=True)
+
+
+class _MisfitError(WrongDigestError):
+    """Bytes that came in several parts do not make the file; in one part they may."""
+
+
+def _bring(place: Remote | Path, source: str, file: RemoteFile, target: Path, progress: bool, fresh: bool) -> Fetched:
+    expected = recorded_digest(file, target)
+    etag = ""
+    with (
+        Partial(target, source="" if expected else source, lasting=not isinstance(place, Path)) as part,
+        progress_bar(file.filename, file.bytes, progress) as advance,
+    ):
+        if not fresh:
+            part.claim_what_is_left()
+        if isinstance(place, Path):
+            copy_file(place, part, file.bytes, advance)
+        elif not (expected and part.digest == expected):
+            etag = transfer(place, part, file.bytes, advance)
+        if part.size == 0:
+            raise SourceError("the file there is empty")
+        if expected and part.digest != expected and part.continued and not fresh:
+            raise _MisfitError
+        return _keep(part, file, target, shown(source), etag)
+
+
+def _keep(part: Partial, file: RemoteFile, target: Path, source: str, etag: str) -> Fetched:
+    """Give a right download its final name and its stamp."""
+    stat = part.finish()
+    expected = recorded_digest(file, target)  # asked again: another process may have pinned it meanwhile
+    if expected and part.digest != expected:
+        raise WrongDigestError(f"sha256 is {part.digest}, not {expected}")
+    if expected is None and (problem := misfit(file, part.path)):
+        raise WrongFileError(problem)
+    if proven_digest(target, expected):
+        return Fetched(target, part.digest, source)  # another process was faster; its file may already be in use
+    part.move_to_target()
+    write_stamp(target, sha256=part.digest, source=source, etag=etag, stat=stat)
+    log.info("fetched %s from %s", target, source)
+    return Fetched(target, part.digest, source)
+
+
+def _refused_in_place(place: Path, expected: str | None) -> SourceError:
+    if not place.is_file():
+        return SourceError(f"{place} is missing from the installed package")
+    return WrongDigestError(f"sha256 of {place} is {hash_file(place)}, not {expected}; reinstall the package")
+
+
+def verify_file(file: RemoteFile, *, cache_dir: str | Path | None = None) -> Verification:
+    """Hash a downloaded file and its converted copies again, whatever their stamps say.
+
+    The stamp of a bad one is made invalid, so that the next load replaces it.
+
+    Args:
+        file: Which file.
+        cache_dir: The cache; see `cache_home`.
+    """
+    target = file_path(file, cache_dir)
+    expected = recorded_digest(file, target)
+    places = [target, *filter(None, map(packaged_path, file.sources))]
+    found = [(p, expected, None if p == target else stamp_path(target)) for p in places if p.is_file()]
+    for copy in sorted((cache_home(cache_dir) / "converted").glob(f"{expected}.*.safetensors")):
+        stamp = read_stamp(stamp_path(copy))
+        found.append((copy, stamp.sha256 if stamp else None, None))
+    problems = [_problem(*each) for each in found]
+    return Verification(tuple(path for path, *_ in found), tuple(p for p in problems if p))
+
+
+def _problem(path: Path, expected: str | None, in_place: Path | None) -> str:
+    if expected is None:
+        return f"{path}: nobody has said what its digest must be; the next load settles that"
+    known = read_stamp(in_place or stamp_path(path))
+    try:
+        stat = path.stat()
+        digest = hash_file(path)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    if digest != expected:
+        invalidate_stamp(in_place or stamp_path(path))
+        remedy = "reinstall the package" if in_place else "the next load replaces it"
+        return f"{path}: sha256 is {digest}, must be {expected}; {remedy}"
+    source, etag = (known.source, known.etag) if known else ("", "")
+    write_stamp(path, sha256=digest, source=source, etag=etag, stat=stat, stamp=in_place)
+    return ""

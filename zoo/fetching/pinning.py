@@ -1,0 +1,80 @@
+"""Digests that nobody has published: taken at the first use of a file, which from then on must have them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.fetching.cache import hash_file, read_stamp, stamp_path, write_stamp
+from zoo.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
+from zoo.record import WeightsFile
+
+if TYPE_CHECKING:
+    from zoo.record import RemoteFile
+
+log = logging.getLogger("zoo")
+
+
+def recorded_digest(file: RemoteFile, target: Path) -> str | None:
+    """The digest a file must have: the manifest's, else the one pinned in the stamp of `target`, its cached file."""
+    pinned = None if file.sha256 else read_stamp(stamp_path(target))
+    return file.sha256 or (pinned.sha256 if pinned else None)
+
+
+def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
+    """Take the digest of a file of which none is on record, and put it on record in the stamp of `target`.
+
+    Args:
+        file: What it is a file of.
+        path: The file; None is returned if it does not exist, cannot be read, or cannot be what `file` describes.
+        target: Its place in the cache, which is `path` itself but for files that are read in place.
+    """
+    if not os.path.isfile(path) or not os.access(path, os.R_OK) or misfit(file, path):
+        return None
+    stat = path.stat()
+    digest = hash_file(path)
+    log.warning("no digest is on record for %s; from now on it must be %s", path, digest)
+    write_stamp(path, sha256=digest, source="", stat=stat, stamp=None if path == target else stamp_path(target))
+    return digest
+
+
+def misfit(file: RemoteFile, path: Path) -> str:
+    """Say why a file cannot be the one that is sought, as far as its container tells; empty where it can.
+
+    Only what would be pinned is asked, and only weights have a container that is known. Torch is not needed.
+    """
+    if file.sha256 or not isinstance(file, WeightsFile):
+        return ""
+    kind = sniff(path)
+    if kind == TORCH_ZIP:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                is_saved = any(name.endswith("data.pkl") for name in archive.namelist())
+        except (zipfile.BadZipFile, ValueError, LookupError, NotImplementedError, OSError, MemoryError):  # if damaged
+            return "it begins like a PyTorch checkpoint, but is cut short"
+        return "" if is_saved else "it is a zip archive that torch.save did not write"
+    may_be = kind in (SAFETENSORS, TORCH_LEGACY) or kind.startswith("TensorFlow")
+    return "" if may_be else f"it is a {kind}, not a checkpoint"
+
+
+def why_unused(file: RemoteFile, target: Path) -> str:
+    """Why the file at its place in the cache is not the one that is sought, and what may be done if it is."""
+    if not os.access(target, os.R_OK):
+        return "it cannot be read by this user"
+    if problem := misfit(file, target):
+        return problem
+    reason = f"its sha256 is not {recorded_digest(file, target)}"
+    return reason if file.sha256 else f"{reason}; {unpinning(file, target)}"
+
+
+def unpinning(file: RemoteFile, target: Path) -> str:
+    """How to have another file taken in place of the first that was used; empty where a digest is published."""
+    if file.sha256:
+        return ""
+    return (
+        f"no digest of this file is published, so that of the first one used is kept in {stamp_path(target)}: "
+        f"remove that to have another one taken"
+    )

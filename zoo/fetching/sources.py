@@ -1,0 +1,183 @@
+"""What a source string of the manifest stands for: an address with its rules, or a file on this machine."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from zoo.files import user_path
+from zoo.messages import printable
+from zoo.settings import hugging_face, mirror
+
+if TYPE_CHECKING:
+    from zoo.record import RemoteFile
+
+PACKAGED = Path(__file__).parent / "weights"
+"""Folder that `package:` sources name files of."""
+
+
+class SourceError(Exception):
+    """One source did not give the file. Never leaves the package: `fetch` goes on and collects what each one said."""
+
+    spoilt = False
+    """Whether what was written of the download is of no further use."""
+
+
+class WrongFileError(SourceError):
+    """What came is not the file that is on record, by its length."""
+
+    spoilt = True
+
+
+class WrongDigestError(WrongFileError):
+    """What came has another digest than the one on record."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """An address to fetch from."""
+
+    url: str
+    token: str = ""
+    """Sent as a bearer token to the host and port of `url`, and to no other after a redirect."""
+    read_page: Callable[[str], str] | None = None
+    """For hosts that put pages before a file: from the page's text to the next address."""
+    hint: str = ""
+    """What to do when access is refused."""
+
+
+def candidates(file: RemoteFile) -> tuple[str, ...]:
+    """The sources to try, in order: the mirror in front where there is one and the digest is known."""
+    place = mirror()
+    if not place or not file.sha256:
+        return file.sources
+    inside = f"{place}/{file.sha256}"
+    return (inside if "://" in place else f"file:{user_path(inside).absolute()}", *file.sources)
+
+
+def shown(source: str) -> str:
+    """A source as messages and stamps show it: without the user name and password that an address may hold."""
+    return re.sub(r"//[^/@]+@", "//", source)
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source needs a connection."""
+    return source.startswith(("https://", "http://", "hf://", "gdrive:"))
+
+
+def packaged_path(source: str) -> Path | None:
+    """The file that a `package:` source names; None for any other source."""
+    return PACKAGED / source.removeprefix("package:") if source.startswith("package:") else None
+
+
+def resolve(source: str, base: Path) -> Remote | Path:
+    """Return where a source's bytes are: an address, or a path on this machine (relative ones are relative to `base`).
+
+    Raises:
+        SourceError: The source has a form that is not known, or an address that is not allowed.
+    """
+    scheme, _, rest = source.partition(":")
+    if packaged := packaged_path(source):
+        return packaged
+    if scheme == "file":
+        return base / user_path(rest.removeprefix("//"))
+    if scheme == "hf":
+        return _hugging_face(source)
+    if scheme == "gdrive":
+        return Remote(f"https://drive.google.com/uc?id={rest}", read_page=_after_drive_page)
+    if scheme in ("https", "http"):
+        return Remote(check_url(source))
+    raise SourceError("not a known form of source (https://, hf://, gdrive:, file:, package:)")
+
+
+def _hugging_face(source: str) -> Remote:
+    match = re.fullmatch(r"hf://([^/@]+/[^/@]+)@([^/]+)/(.+)", source)
+    if not match:
+        raise SourceError("a Hugging Face source must read hf://owner/name@revision/file")
+    from huggingface_hub import get_token, hf_hub_url
+
+    repo, revision, name = match.groups()
+    url = hf_hub_url(repo, name, revision=revision, endpoint=hugging_face())
+    hint = f"if {repo} is private or gated, ask for access on its page, then log in (`hf auth login`, or set HF_TOKEN)"
+    return Remote(check_url(url), token=get_token() or "", hint=hint)
+
+
+def _after_drive_page(page: str) -> str:
+    from gdown.download import get_url_from_gdrive_confirmation
+    from gdown.exceptions import FileURLRetrievalError
+
+    try:
+        return get_url_from_gdrive_confirmation(page)
+    except FileURLRetrievalError as error:
+        busy = re.search(r"quota|too many users", page, re.IGNORECASE)
+        cause = "the file's download quota is used up for now, try again in a day" if busy else "no public access"
+        raise SourceError(f"Google Drive shows a page, not the file ({cause}): {error}") from error
+
+
+def check_url(url: str, previous: str = "") -> str:
+    r"""Refuse what is not https, but for http to this very machine.
+
+    Parsers differ over odd addresses (`http://one\@two/`): what is checked is the form that `requests` makes of the
+    address and connects to, and nothing else may be opened.
+
+    Args:
+        url: Address about to be opened.
+        previous: Address that redirects to it; nothing may lead from https to http.
+
+    Returns:
+        The address in that form.
+
+    Raises:
+        SourceError: The address is not allowed.
+    """
+    import requests
+
+    try:
+        prepared = requests.Request("GET", url).prepare().url or ""
+        parts = urlsplit(prepared)
+        host = parts.hostname or ""
+    except ValueError as error:  # every error of requests about an address is one
+        raise SourceError(
+            f"refused: not an address ({printable(error)}); only https is allowed (http to this machine alone)"
+        ) from error
+    if parts.scheme == "https" and host:
+        return prepared
+    place = f"{parts.scheme}://{host}"
+    if previous.startswith("https:"):
+        raise SourceError(f"refused: redirected from https to {place}, where anyone on the way could change the file")
+    if parts.scheme != "http" or not _is_loopback(host):
+        way = "redirected to " if previous else ""
+        raise SourceError(f"refused: {way}{place}; only https is allowed (http to this machine alone)")
+    return prepared
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def refuse_page(head: bytes) -> None:
+    """Refuse what begins like something that hosts send in a file's place.
+
+    Args:
+        head: The first bytes of the file.
+
+    Raises:
+        SourceError: They are those of an HTML page or of a Git LFS pointer.
+    """
+    start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
+        title = re.search(rb"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
+        named = f" titled {title[1].decode('utf-8', 'replace').strip()[:80]!r}" if title else ""
+        raise SourceError(f"an HTML page{named} came instead of the file")
+    if start.startswith(b"version https://git-lfs"):
+        raise SourceError("a Git LFS pointer came instead of the file (`git lfs pull` fetches what it points to)")

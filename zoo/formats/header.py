@@ -1,0 +1,112 @@
+"""What a saved network says of itself: one flat mapping from text to text, the same in `.pt` files and in safetensors.
+
+Recipes write it into all that they save, under the key `KEY` of `best.pt` and `last.pt` and as the metadata of
+safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.opening` has it, whatever the format.
+
+    model     entry whose names the tensors have
+    task      classify, regress, segment or pretrain
+    input     JSON: fields of `Preprocessing`; of one model alone under its name
+    options   JSON: the entry's options that names and shapes do not tell (`Entry.settled`)
+    classes   JSON: names of the outputs in their order, background included; none for pre-training
+    base      JSON: the weights that the run began with
+    recipe    module that trained the network
+    command   the whole command
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+from zoo.errors import CheckpointFormatError
+from zoo.messages import printable
+
+if TYPE_CHECKING:
+    from zoo.entry import Preprocessing
+
+T = TypeVar("T", dict[str, Any], list[Any])
+Task: TypeAlias = Literal["classify", "regress", "segment", "pretrain"]
+
+KEY = "zoo"
+"""Under it a `.pt` file has its header."""
+KEYS = ("model", "task", "classes", "input", "options", "base", "recipe", "command")
+RANDOM: Mapping[str, Any] = {"source": "random"}
+"""Base of a run that began with random weights."""
+
+_MARKS = ("model", "recipe")
+"""What every header of a recipe has, so that it is not taken for something of another program."""
+_JSON = {dict: "fields", list: "names"}
+
+
+def make_header(
+    model: str,
+    task: Task,
+    command: str,
+    *,
+    input: Preprocessing | Mapping[str, Any],
+    options: Mapping[str, Any],
+    base: Mapping[str, Any],
+    classes: Sequence[str] = (),
+) -> dict[str, str]:
+    """Return the header of a run.
+
+    Args:
+        model: Entry that what the run saves is of, without a tag.
+        task: What it learns.
+        command: From `zoo.training.args.command_of`.
+        input: What its images or volumes are; or the fields of that which are not the entry's.
+        options: The entry's that names and shapes do not tell; of a network from `load_model` they are in its report.
+        base: From `base_of`, or `RANDOM`.
+        classes: Names of the outputs, in their order.
+    """
+    words = command.split()
+    return {
+        "model": model,
+        "task": task,
+        "input": json.dumps(dict(input) if isinstance(input, Mapping) else asdict(input)),
+        "options": json.dumps(dict(options)),
+        "classes": json.dumps(list(classes)),
+        "base": json.dumps(dict(base)),
+        "recipe": words[words.index("-m") + 1],
+        "command": command,
+    }
+
+
+def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
+    """Return the header in what a `.pt` file of a recipe holds; of any other file nothing, whatever it has there.
+
+    Raises:
+        CheckpointFormatError: It has the marks of a header and something else than texts in it.
+    """
+    found = content.get(KEY)
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(mark), str) for mark in _MARKS):
+        return {}
+    if wrong := [key for key, value in found.items() if not (isinstance(key, str) and isinstance(value, str))]:
+        raise CheckpointFormatError(
+            f"{path} has a header under {KEY!r} that no recipe wrote: texts alone are expected, and "
+            f"{', '.join(printable(repr(key)) for key in wrong[:5])} is none. Save the file's dictionary without it"
+        )
+    return dict(found)
+
+
+def told(metadata: Mapping[str, str], key: str, kind: type[T], path: Path) -> T:
+    """Return what stands in a header as JSON under a key, a `dict` or a `list`; an empty one where nothing does.
+
+    Raises:
+        CheckpointFormatError: There is something else.
+    """
+    text = metadata.get(key, "")
+    try:
+        stored: Any = json.loads(text) if key in metadata else kind()
+        json.dumps(stored, ensure_ascii=False).encode()  # halves of characters are no text
+    except (ValueError, RecursionError):
+        stored = None
+    if not isinstance(stored, kind):
+        raise CheckpointFormatError(
+            f"{path} says of its {key} {printable(text[:80])!r} in its header: {_JSON[kind]} as JSON are expected, as "
+            "the recipes write them. Save the tensors without it, then nothing but the model's own facts is taken"
+        )
+    return stored

@@ -1,0 +1,85 @@
+"""What a checkpoint file is, told by its content and never by its name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+from zoo.errors import CheckpointFormatError
+from zoo.formats.tensorflow_bundle import find_bundle, is_index
+from zoo.formats.tensorflow_index import MAGIC
+
+SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+TENSORFLOW = "TensorFlow checkpoint"
+"""How the names begin of what stands for a bundle: its prefix, its index, its folder."""
+_MAGIC = {
+    b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
+    b"\x1f\x8b": "gzip archive",
+    b"7z\xbc\xaf": "7z archive",
+    b"BZh": "bzip2 archive",
+    b"\x93NUMPY": "NumPy array",
+}
+_ANNEX = "annex/objects/"
+"""What stands in the links and pointers of git-annex."""
+
+
+def sniff(path: Path) -> str:
+    """Name what a file is by its content: one of the formats that can be read, or a description of the rest.
+
+    Raises:
+        CheckpointFormatError: There is no such file, or only a pointer to it, or it cannot be read.
+    """
+    try:
+        return _sniff(path)
+    except OSError as error:
+        raise CheckpointFormatError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _sniff(path: Path) -> str:
+    if path.is_dir():
+        is_bundle = (path / "checkpoint").is_file() or any(map(is_index, path.glob("*.index")))
+        return f"{TENSORFLOW} folder" if is_bundle else "folder"
+    if not path.is_file():
+        if find_bundle(path):
+            return TENSORFLOW
+        if path.exists():  # opening it may wait for ever, and reading it may never end
+            return "pipe, socket or device, not a file"
+        if path.is_symlink() and _ANNEX in os.readlink(path):
+            raise _pointer(path, "git-annex", "git annex get")
+        raise CheckpointFormatError(f"{path} does not exist")
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(max(0, path.stat().st_size - 8))
+        tail = file.read(8)
+    if head.startswith(b"version https://git-lfs"):
+        raise _pointer(path, "Git LFS", "git lfs pull")
+    if head.startswith(f"/{_ANNEX}".encode()):
+        raise _pointer(path, "git-annex", "git annex get")
+    return _sniff_bytes(head, tail)
+
+
+def _pointer(path: Path, program: str, command: str) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        f"{path} is a {program} pointer: the file itself was not fetched. `{command}` in its repository fetches it"
+    )
+
+
+def _sniff_bytes(head: bytes, tail: bytes) -> str:
+    if not head:
+        return "empty file"
+    if head[:4] == b"PK\x03\x04":
+        return TORCH_ZIP
+    if head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL:
+        return TORCH_LEGACY
+    if head[257:262] == b"ustar":
+        return "tar archive (in which PyTorch before 0.1.10 saved)"
+    if tail == MAGIC:
+        return f"{TENSORFLOW} index"
+    if known := next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None):
+        return known
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return SAFETENSORS
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html", b"<head")):
+        return "HTML page"
+    return "text file" if b"\0" not in head and head.isascii() else "file of unknown format"

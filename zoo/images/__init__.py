@@ -1,0 +1,33 @@
+"""Files become arrays with a place in the world."""
+
+from zoo.images.dicom_files import read_dataset
+from zoo.images.films import FILM
+from zoo.images.finding import find_images
+from zoo.images.nifti import read_header, read_voxels
+from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
+from zoo.images.reading import MOST_VOXELS, check_count, refused
+from zoo.images.volumes import MNI152, SCANNER, SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
+
+__all__ = [
+    "FILM",
+    "MNI152",
+    "MOST_VOXELS",
+    "PIL_FORMATS",
+    "SCANNER",
+    "SMALLEST_SIDES",
+    "Volume",
+    "VolumeInput",
+    "check_count",
+    "find_images",
+    "is_dicom",
+    "pil_pixels",
+    "read_dataset",
+    "read_dicom",
+    "read_header",
+    "read_picture",
+    "read_volume",
+    "read_voxels",
+    "refused",
+    "voxel_sizes",
+    "z_score",
+]

@@ -1,0 +1,142 @@
+"""Bounds of DICOM files: pydicom takes the lengths that a file declares, and what it unpacks to, on trust."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from zoo.errors import InputContractError
+from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
+from zoo.messages import reason_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MOST_BYTES = 5 * 2**28
+"""Of a file: as many voxels of two bytes as are read at all, and a header."""
+_MOST_INFLATED = 2**28
+"""Bytes that a deflated file may unpack to; pydicom has them in memory three times over. A film has some 30 million."""
+_MOST_ITEMS = 200_000
+"""Of all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
+_ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000) in little endian
+_MOST_RLE = 2**25
+"""Bytes of a run-length encoded image, which can unpack to 64 times as many before pydicom counts them."""
+_AT_ONCE = 2**20
+_RLE = "1.2.840.10008.1.2.5"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_DEFLATED_PIXELS = "1.2.840.10008.1.2.8.1"
+
+
+def check_file(path: Path) -> None:
+    """Check a DICOM file before pydicom parses it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputContractError: It is no file, is larger, has more items or unpacks to more than a file may.
+    """
+    start_of(path, "DICOM file")
+    with refused(f"cannot read {path} as DICOM"):
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"it has {size} bytes, at most {_MOST_BYTES} are read")
+        with path.open("rb") as file:
+            _check_items(_inflated(file) if _is_deflated(file) else iter(lambda: file.read(_AT_ONCE), b""))
+
+
+def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: int = MOST_VOXELS) -> NDArray[Any]:
+    """Return the stored values of an image, after a check of how many its header declares.
+
+    Args:
+        dataset: From `dicom_files.read_dataset`.
+        path: What messages call it.
+        frame: Which frame alone is decoded; None for all.
+        most: Pixels of all frames that are read.
+
+    Raises:
+        InputContractError: There are more, or fewer bytes than these take, the pixels are damaged, or no decoder for
+            their compression is installed.
+    """
+    try:
+        return _decoded(dataset, path, frame, most)
+    except InputContractError:
+        raise
+    except Exception as error:  # decoders raise nearly everything
+        raise InputContractError(_undecodable(path, dataset, error)) from error
+
+
+def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[Any]:
+    from pydicom.pixels.utils import pixel_array
+
+    rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
+    check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
+    syntax, size = str(dataset.file_meta.TransferSyntaxUID), len(dataset.PixelData)
+    if syntax == _DEFLATED_PIXELS:
+        raise ValueError("frames that are deflated each are not read: decompress the file first")
+    if syntax == _RLE and size > _MOST_RLE:
+        raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
+    with _silent():
+        pixels: NDArray[Any] = pixel_array(dataset, index=frame)
+    return pixels
+
+
+def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
+    """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
+    syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
+    reason = reason_of(error)
+    if syntax is None or not syntax.is_compressed or not isinstance(error, RuntimeError):
+        return f"cannot read the pixels of {path}: {reason}"
+    return (
+        f"{path} is compressed as {syntax.name!r}, and no decoder installed here reads it. Install one "
+        f'(pip install "pylibjpeg[all]", or python-gdcm) or decompress the file first. pydicom said: {reason}'
+    )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep pydicom from logging the traceback of an error that it raises besides."""
+    logger = logging.getLogger("pydicom.pixels.decoders.base")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def _is_deflated(file: BinaryIO) -> bool:
+    """Whether the data set is, and the file stands where it begins; otherwise at the start."""
+    from pydicom.filereader import read_dataset as read_elements
+
+    start = file.read(132)
+    file.seek(132 if start[128:] == b"DICM" else 0)
+    meta: Any = read_elements(file, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
+    if meta.get("TransferSyntaxUID") == _DEFLATED:
+        return True
+    file.seek(0)
+    return False
+
+
+def _inflated(file: BinaryIO) -> Iterator[bytes]:
+    """Inflate in parts, for pydicom does so at once, whatever comes of it.
+
+    Raises:
+        ValueError: It unpacks to more than a file may.
+    """
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(2**16)):
+        yield (content := inflater.decompress(chunk, _AT_ONCE))
+        size += len(content)
+        if size > _MOST_INFLATED:
+            raise ValueError(f"it is deflated and unpacks to more than {_MOST_INFLATED} bytes")
+
+
+def _check_items(chunks: Iterator[bytes]) -> None:
+    count, rest = 0, b""
+    for chunk in chunks:
+        content = rest + chunk
+        count += content.count(_ITEM)
+        rest = content[-3:]
+    if count > _MOST_ITEMS:
+        raise ValueError(f"it has {count} items in sequences, at most {_MOST_ITEMS} are read")

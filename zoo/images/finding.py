@@ -1,0 +1,106 @@
+"""Which images some paths stand for: files as they are, folders for what is in them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+
+from zoo.errors import InputContractError, OptionError
+from zoo.images.dicom_files import INDEX
+from zoo.images.pictures import is_dicom
+from zoo.messages import first_names, printable
+
+PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
+VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
+"""Of a pair `.hdr` and `.img` the first stands for both."""
+_DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
+"""And numbers, where files are named by their UID."""
+
+
+def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
+    """Return the images that paths stand for, in their order, each once.
+
+    Args:
+        paths: A file stands for itself, whatever its name. A folder stands for all images in it and in the folders
+            below it, sorted, without what is hidden, each folder once whatever links lead to it: pictures by their
+            suffix and DICOM by its content; or volumes by their suffix, and each folder that has DICOM directly in it
+            as one volume, the series. What is called an image and can be none, as a broken link, is among them.
+        volumes: Whether volumes are looked for, not pictures.
+
+    Raises:
+        OptionError: A path does not exist (ten are named), a folder has nothing of the kind in it, or cannot be listed.
+    """
+    given = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
+    if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
+        raise OptionError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
+    found: dict[Path, None] = {}
+    for path in given:
+        inside = [path] if not path.is_dir() else _volumes_in(path) if volumes else _pictures_in(path)
+        if not inside:
+            kinds = f"{', '.join(VOLUMES)} or DICOM series" if volumes else f"{', '.join(PICTURES)} or DICOM"
+            raise OptionError(f"there are no images in the folder {path}: {kinds} are expected")
+        found |= dict.fromkeys(inside)
+    if not found:
+        raise OptionError("no images: name files or folders")
+    return list(found)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    entries = (path for inner in _folders(folder) for path in _entries(inner) if not path.is_dir())
+    return sorted(path for path in entries if path.suffix.lower() in PICTURES or _is_slice(path))
+
+
+def _volumes_in(folder: Path) -> list[Path]:
+    found = []
+    for inner in _folders(folder):
+        files = [path for path in _entries(inner) if not path.is_dir()]
+        volumes = [path for path in files if _is_volume(path)]
+        is_series = any(_is_slice(path) for path in files if not _is_volume(path))
+        found += [inner, *volumes] if is_series else volumes
+    return sorted(found)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and all below it, each once however many links lead to it, and by a link only if nothing else.
+
+    A link to a folder above the first is not followed: what lies beside the first was not asked for.
+    """
+    seen = set(folder.resolve().parents)
+    real, linked = deque([folder]), deque[Path]()
+    while real or linked:
+        folder = (real or linked).popleft()
+        if (place := folder.resolve()) in seen:
+            continue
+        seen.add(place)
+        yield folder
+        for path in _entries(folder):
+            if path.is_dir():
+                (linked if path.is_symlink() else real).append(path)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, sorted.
+
+    Raises:
+        OptionError: It cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise OptionError(f"cannot look for images in {folder}: {error.strerror or error}") from error
+
+
+def _is_slice(path: Path) -> bool:
+    """Whether a file is DICOM by its content; by its name where that cannot be read, as of pointers of Git LFS."""
+    if not path.is_file() or path.name.upper() == INDEX:
+        return False
+    try:
+        return is_dicom(path)
+    except (InputContractError, OSError):
+        return path.suffix.lower() in _DICOM_SUFFIXES or path.suffix[1:].isdigit()
+
+
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUMES)

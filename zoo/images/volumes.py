@@ -1,0 +1,263 @@
+"""Reads volumes into arrays and says where they lie: NIfTI, DICOM series, NumPy files, nibabel images, arrays, tensors.
+
+Only decoding, what a header says about place, and the z-score; what a network accepts is `volume_transform`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoo.errors import InputContractError
+from zoo.images.arrays import map_npy, read_values
+from zoo.images.dicom_files import starts_as_dicom
+from zoo.images.nifti import read_header, read_voxels
+from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.spatialimages import SpatialImage
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor | Volume"
+
+SMALLEST_SIDES = (8, 8, 8)
+_VOXEL_SIZES = (0.1, 20.0)  # mm; beyond them a header is in metres or micrometres, or not filled in
+_MOST_SHEAR = 0.9  # of a box's volume is left after a shear of 26 degrees, more than any registration or gantry gives
+MNI152 = 4  # as all codes of spaces from NIFTI_XFORM_... of nifti1.h
+SCANNER = 1
+_EPSILON = 1e-8  # as y-Aware's authors have it (Duplums/yAwareContrastiveLearning, augmentations.py)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One volume of real numbers, and where it lies as far as that is known."""
+
+    values: NDArray[Any]
+    """float32 `(i, j, k)`, C order, in the order in which nibabel has the axes; nobody else's memory."""
+    affine: NDArray[Any] | None
+    """`(4, 4)`, from voxel `(i, j, k, 1)` to mm; x to the patient's right, y to the front, z to the top.
+
+    None for arrays and tensors, whose place is not known.
+    """
+    space: int
+    """What `affine` leads to, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
+    source: str
+    """What messages call it."""
+    modality: str = ""
+    """DICOM's Modality, for example `"CT"` or `"MR"`; empty where the file does not say."""
+    intent: int = 0
+    """What the values are by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
+
+
+def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
+    """Return the values of one volume, scaled as its header says, and its place.
+
+    Args:
+        volume: One of these.
+            A path to NIfTI (`.nii`, `.nii.gz`, `.hdr` with `.img`; slope and intercept applied), or `.npy`, of
+            at most `reading.MOST_VOXELS` voxels.
+            A folder with one DICOM series of CT or MR, or one multi-frame file of them, see `dicom_series`.
+            A nibabel image of NIfTI.
+            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along, if it has
+            one, see `meta_tensors.place_of`.
+            A `Volume`, read before, which is returned as it is.
+            A NIfTI in the MNI152 atlas says so by code 4 of its sform or else of its qform, which is then the matrix
+            taken; otherwise the sform is, or else the qform.
+        least: Voxels that it must have along each axis.
+
+    Raises:
+        InputContractError: It cannot be read, is not one volume of real numbers with as many voxels as it must have, or
+            its header has no place, a place without meaning, or two that mirror each other.
+        FileNotFoundError: The path does not exist.
+    """
+    found = _read(volume)
+    _check_sides(found.values.shape, least, found.source)
+    return found
+
+
+def _read(volume: VolumeInput) -> Volume:
+    import numpy as np
+    import torch
+    from nibabel.spatialimages import SpatialImage
+
+    from zoo.images.meta_tensors import place_of
+
+    if isinstance(volume, Volume):
+        return volume
+    if isinstance(volume, (str, PathLike)):
+        return _read_path(Path(volume))
+    if isinstance(volume, SpatialImage):
+        return _from_image(volume, volume.get_filename() or f"{type(volume).__name__} {volume.shape}")
+    if isinstance(volume, torch.Tensor):
+        source = f"{type(volume).__name__} {tuple(volume.shape)} {volume.dtype}"
+        with refused(f"cannot take {source} as a volume"):
+            values = volume.detach().cpu().as_subclass(torch.Tensor)
+            array = (values if values.is_complex() else values.float()).resolve_conj().numpy()
+        found = _from_array(array, source)
+        is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
+        return replace(found, affine=_checked(place_of(volume, source), source)) if is_placed else found
+    if isinstance(volume, np.ndarray):
+        return _from_array(volume, f"{type(volume).__name__} {volume.shape} {volume.dtype}")
+    raise InputContractError(
+        f"cannot take {type(volume).__name__} as a volume: a path, nibabel image, array or tensor is expected"
+    )
+
+
+def z_score(volume: NDArray[Any]) -> NDArray[Any]:
+    """Return (x - mean) / (deviation + 1e-8) over the whole array as float32, the background included.
+
+    The deviation is that of the population, as y-Aware's authors have it (Duplums/yAwareContrastiveLearning,
+    augmentations.py: Normalize); mean and deviation are summed in float64, in C order, so that the layout in memory has
+    no effect.
+
+    Raises:
+        InputContractError: A value is NaN or infinite, or all are the same.
+    """
+    import numpy as np
+
+    values = np.ascontiguousarray(volume, dtype=np.float32)
+    with np.errstate(invalid="ignore"):
+        mean = values.mean(dtype=np.float64)
+    if not np.isfinite(mean):
+        raise InputContractError(f"a volume {values.shape} has NaN or infinite values: finite ones are expected")
+    if values.min() == values.max():
+        raise InputContractError(f"a volume {values.shape} is constant, {values.min():g} everywhere: it has no z-score")
+    scaled: NDArray[Any] = (values - np.float32(mean)) / np.float32(values.std(dtype=np.float64) + _EPSILON)
+    return scaled
+
+
+def voxel_sizes(affine: NDArray[Any]) -> NDArray[Any]:
+    """Return the distances in mm between neighbours along each axis, `(3,)`."""
+    import numpy as np
+
+    sizes: NDArray[Any] = np.linalg.norm(affine[:3, :3], axis=0)
+    return sizes
+
+
+def _read_path(path: Path) -> Volume:
+    start = b"" if path.is_dir() else start_of(path, "volume")
+    if path.is_dir() or (path.suffix != ".npy" and starts_as_dicom(start)):
+        from zoo.images.dicom_series import read_series
+
+        series = read_series(path)
+        _check_shape(series.values.shape, str(path))
+        return Volume(series.values, _checked(series.affine, str(path)), SCANNER, str(path), series.modality)
+    if path.suffix == ".npy":
+        return _read_npy(path)
+    header = read_header(path)
+    return _from_header(header, str(path), lambda: read_voxels(path, header))
+
+
+def _read_npy(path: Path) -> Volume:
+    mapped = map_npy(path)
+    shape = _planes(mapped, str(path)).shape
+    return Volume(read_values(path, mapped, shape), None, 0, str(path))
+
+
+def _from_image(image: Any, source: str) -> Volume:
+    import numpy as np
+    from nibabel import is_proxy
+    from nibabel.nifti1 import Nifti1Pair
+
+    if not isinstance(image, Nifti1Pair):
+        raise InputContractError(
+            f"{source} is a {type(image).__name__}: NIfTI is expected, whose header says left from right and names the "
+            "atlas. If its affine is right, pass nibabel.Nifti1Image(image.dataobj, image.affine)"
+        )
+
+    def read() -> NDArray[Any]:
+        if is_proxy(image.dataobj):
+            check_count(image.shape, MOST_VOXELS, source, unit="voxels")
+        with refused(f"cannot read {source} as a volume"):
+            return np.array(np.asarray(image.dataobj, dtype=np.float32), order="C")
+
+    return _from_header(image.header, source, read)
+
+
+def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[Any]]) -> Volume:
+    """Check what the header of a NIfTI says before its voxels are read."""
+    affine, space = _place(header, source)
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "buif":
+        raise InputContractError(f"{source} holds {'colours' if dtype.fields else dtype}: real numbers are expected")
+    shape = header.get_data_shape()
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    _check_shape(shape, source)
+    checked, intent = _checked(affine, source), int(header["intent_code"])
+    return Volume(read().reshape(shape), checked, space, source, intent=intent)
+
+
+def _place(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
+    """Return the matrix to go by, and the code of the space it leads to."""
+    import numpy as np
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        forms = [form for form in (header.get_sform(coded=True), header.get_qform(coded=True)) if form[0] is not None]
+    except (HeaderDataError, ValueError) as error:
+        raise InputContractError(f"{source}: the orientation in its header has no meaning ({error})") from error
+    if not forms:
+        raise InputContractError(
+            f"{source} does not say where it lies (sform and qform have code 0), so left and right are unknown. Give "
+            "it its matrix (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
+            "the network expects, pass the array"
+        )
+    if len(forms) == 2 and np.linalg.det(forms[0][0]) * np.linalg.det(forms[1][0]) < 0:
+        raise InputContractError(
+            f"{source} says left from right in two ways: its sform and its qform are mirror images of each other. Find "
+            "out which is right and write it into both (image.set_sform, image.set_qform)"
+        )
+    affine, space = next((form for form in forms if form[1] == MNI152), forms[0])
+    return affine, int(space)
+
+
+def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
+    import numpy as np
+
+    sizes, (least, most) = voxel_sizes(affine), _VOXEL_SIZES
+    sane = np.isfinite(affine).all() and sizes.min() >= least and sizes.max() <= most
+    if not sane or abs(np.linalg.det(affine[:3, :3] / sizes)) < _MOST_SHEAR:
+        raise InputContractError(
+            f"{source} has a place without meaning in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
+            f"{most:g} mm along axes at right angles are expected; set the matrix, or resample with the tool it is from"
+        )
+    return affine.astype(np.float64)
+
+
+def _from_array(array: NDArray[Any], source: str) -> Volume:
+    import numpy as np
+
+    return Volume(np.array(_planes(array, source), dtype=np.float32, order="C"), None, 0, source)
+
+
+def _planes(array: NDArray[Any], source: str) -> NDArray[Any]:
+    """Return an array `(i, j, k)` or `(1, i, j, k)` of real numbers without its first axis of 1."""
+    if array.dtype.kind not in "buif":
+        raise InputContractError(f"{source} holds {array.dtype} values: real numbers are expected")
+    planes = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
+    _check_shape(planes.shape, source)
+    return planes
+
+
+def _check_shape(shape: tuple[int, ...], source: str) -> None:
+    if len(shape) != 3 or min(shape) < 1:
+        way = "pass one at a time, for example array[i]; of a NIfTI, nibabel.four_to_three(image)[i]"
+        raise InputContractError(
+            f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) is expected; "
+            f"{way if len(shape) > 3 else 'an image or a few slices are none'}"
+        )
+
+
+def _check_sides(shape: tuple[int, ...], least: tuple[int, ...], source: str) -> None:
+    if any(side < few for side, few in zip(shape, least, strict=True)):
+        fewest = f"{least[0]} voxels a side" if len(set(least)) == 1 else f"{' x '.join(map(str, least))} voxels"
+        raise InputContractError(
+            f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) with at least {fewest} is expected; an "
+            "image or a few slices are none"
+        )

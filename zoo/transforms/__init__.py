@@ -1,0 +1,43 @@
+"""Arrays become the input that a network was trained on."""
+
+from zoo.transforms.grid import check_right_angles, reorient, resample, to_spacing, warn_of_spacing
+from zoo.transforms.image import SMALLEST_SIDE, ImageInput, ImageTransform, build_transform
+from zoo.transforms.kinds import check_labels, intent_name
+from zoo.transforms.slices import (
+    HIGH,
+    LOW,
+    SliceTransform,
+    build_slice_transform,
+    crop_or_pad,
+    normalise_percentiles,
+    resample_in_plane,
+)
+from zoo.transforms.stacks import check_stack, turn_of
+from zoo.transforms.volume import VolumeTransform, admit, build_volume_transform, read_input
+
+__all__ = [
+    "HIGH",
+    "LOW",
+    "SMALLEST_SIDE",
+    "ImageInput",
+    "ImageTransform",
+    "SliceTransform",
+    "VolumeTransform",
+    "admit",
+    "build_slice_transform",
+    "build_transform",
+    "build_volume_transform",
+    "check_labels",
+    "check_right_angles",
+    "check_stack",
+    "crop_or_pad",
+    "intent_name",
+    "normalise_percentiles",
+    "read_input",
+    "reorient",
+    "resample",
+    "resample_in_plane",
+    "to_spacing",
+    "turn_of",
+    "warn_of_spacing",
+]
