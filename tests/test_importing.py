@@ -17,8 +17,9 @@ from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.fetching.download import fetch
 from zoo.files import temporary_name, this_process, write_text
-from zoo.manifest import find_asset, find_weights, packaged_manifest, records, user_manifest
+from zoo.manifest import find_asset, packaged_manifest, records, user_manifest
 from zoo.record import RemoteFile
+from zoo.registry import resolve
 from zoo.settings import cache_home
 
 ENCODER = "caid-resnet50"
@@ -105,7 +106,7 @@ def test_a_record_that_lists_no_assets_does_not_hide_them(authors):
             }
         ),
     )
-    assert find_weights(NAME).trained_by == "user"
+    assert resolve(NAME).weights.trained_by == "user"
     assert find_asset(NAME, "landmarks").bytes == 14072
 
 
@@ -129,12 +130,12 @@ def test_assets_that_lie_beside_the_file_come_with_it(authors, tmp_path, monkeyp
 def test_a_task_head_never_becomes_an_encoders_default(classifier, unet_file):
     """A second fine-tuning run would start from the classes and the test patients of the first."""
     import_weights(f"{ENCODER}.tuned", classifier)
-    assert find_weights(ENCODER).tag == "chestxray14-800"
+    assert resolve(ENCODER).weights.tag == "chestxray14-800"
     with pytest.raises(OptionError, match="a task head of 3 outputs"):
         import_weights(f"{ENCODER}.tuned", classifier, default=True)
-    assert find_weights(ENCODER).tag == "chestxray14-800"
+    assert resolve(ENCODER).weights.tag == "chestxray14-800"
     import_weights(f"{ENCODER}.mine", unet_file, default=True)
-    assert find_weights(ENCODER).tag == "mine"
+    assert resolve(ENCODER).weights.tag == "mine"
     with pytest.raises(OptionError, match="a task head of 3 outputs"):
         import_weights(f"{ENCODER}.mine", classifier)
 
@@ -145,10 +146,10 @@ def test_an_import_again_keeps_or_changes_what_was_said_of_the_file(unet_file, u
     import_weights(f"{ENCODER}.mine", unet_file, size=64)
     assert zoo.load_transform(f"{ENCODER}.mine").preprocessing.size == (64, 64)
     assert import_weights(f"{ENCODER}.mine", unet_file).input["size"] == [64, 64]
-    assert find_weights(ENCODER).tag == "mine"
+    assert resolve(ENCODER).weights.tag == "mine"
     import_weights(f"{ENCODER}.other", unet_safetensors, default=True)
     import_weights(f"{ENCODER}.mine", unet_file, size=96)
-    assert find_weights(ENCODER).tag == "other"
+    assert resolve(ENCODER).weights.tag == "other"
     assert import_weights(f"{ENCODER}.chestxray14", unet_file, size=96).input["size"] == [96, 96]
 
 

@@ -8,13 +8,14 @@ import jsonschema
 import pytest
 
 import zoo
+import zoo.record
 from zoo.checkpoint.export import fingerprint
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
 from zoo.fetching.cache import hash_file, read_stamp
-from zoo.manifest import find_weights, manifests, packaged_manifest, records, user_manifest
+from zoo.manifest import manifests, packaged_manifest, records, user_manifest
 from zoo.record import read_manifest
-from zoo.registry import entries, get_entry
+from zoo.registry import entries, get_entry, resolve
 
 SCHEMA = json.loads((Path(__file__).parent / "manifest.schema.json").read_text("utf-8"))
 SHIPPED = json.loads(packaged_manifest().read_text("utf-8"))
@@ -94,18 +95,18 @@ def test_manifests_come_in_order_of_preference(tmp_path, monkeypatch):
     tags = [weights.tag for weights in records("caid-resnet50")]
     assert tags[:4] == ["a", "chestxray14", "c", "b"]
     assert len(tags) == len(set(tags))
-    assert find_weights("caid-resnet50").tag == "a"
-    assert find_weights("caid-resnet50", "a").bytes == 5
-    assert find_weights("caid-resnet50", "b").tag == "b"
+    assert resolve("caid-resnet50").weights.tag == "a"
+    assert resolve("caid-resnet50.a").weights.bytes == 5
+    assert resolve("caid-resnet50.b").weights.tag == "b"
     monkeypatch.delenv("ZOO_MANIFEST")
-    assert find_weights("caid-resnet50").tag == "b"
-    assert find_weights("caid-resnet50", "a").bytes == 6
+    assert resolve("caid-resnet50").weights.tag == "b"
+    assert resolve("caid-resnet50.a").weights.bytes == 6
 
 
 def test_the_users_manifest_follows_the_cache(tmp_path):
     """It lies in the cache that is asked for."""
     write(tmp_path / "other" / "manifest.json", record("mine"))
-    assert find_weights("caid-resnet50", "mine", tmp_path / "other").tag == "mine"
+    assert resolve("caid-resnet50.mine", tmp_path / "other").weights.tag == "mine"
     assert "mine" not in [weights.tag for weights in records("caid-resnet50")]
 
 
@@ -116,7 +117,7 @@ def test_what_was_imported_is_no_default_until_somebody_says_so(tmp_path, monkey
     assert zoo.model_info("glcl-encoder").input == before.input
     assert zoo.load_transform("glcl-encoder").preprocessing == before.input
     with pytest.raises(WeightsUnavailableError, match=r"load glcl-encoder\.mine by its full name"):
-        find_weights("glcl-encoder")
+        _ = resolve("glcl-encoder").weights
     write(user_manifest(), record("mine", models=["glcl-encoder"], input={"size": [64, 64]}, default=True))
     assert zoo.model_info("glcl-encoder").input.size == (64, 64)
 
@@ -124,14 +125,14 @@ def test_what_was_imported_is_no_default_until_somebody_says_so(tmp_path, monkey
 def test_an_import_of_a_tag_on_record_is_what_the_plain_name_loads_where_it_is_of_this_tag(tmp_path, monkeypatch):
     """The plain name keeps its tag: of two hosted ones the second, imported, does not come before the first."""
     name = "yaware-densenet121"
-    assert find_weights(name).tag == "bhb10k"
+    assert resolve(name).weights.tag == "bhb10k"
     write(user_manifest(), record("bhb10k-2021", models=[name]))
-    assert find_weights(name).tag == "bhb10k"
-    assert find_weights(name, "bhb10k-2021").bytes == 5
+    assert resolve(name).weights.tag == "bhb10k"
+    assert resolve(f"{name}.bhb10k-2021").weights.bytes == 5
     write(user_manifest(), record("bhb10k", models=[name]))
-    assert (find_weights(name).tag, find_weights(name).bytes) == ("bhb10k", 5)
+    assert (resolve(name).weights.tag, resolve(name).weights.bytes) == ("bhb10k", 5)
     monkeypatch.setenv("ZOO_MANIFEST", str(write(tmp_path / "m.json", record("bhb10k", models=[name], default=False))))
-    assert find_weights(name).tag == "bhb10k-2021"
+    assert resolve(name).weights.tag == "bhb10k-2021"
 
 
 def test_a_manifest_of_absurd_depth_is_refused(tmp_path, monkeypatch):
@@ -174,11 +175,11 @@ def test_only_hosted_default_weights_are_taken_without_a_tag(tmp_path, monkeypat
         record("plain"),
     ]
     monkeypatch.setenv("ZOO_MANIFEST", str(write(tmp_path / "m.json", *weights)))
-    assert find_weights("caid-resnet50").tag == "plain"
+    assert resolve("caid-resnet50").weights.tag == "plain"
     for tag in ("demo", "gone", "asked"):
-        assert find_weights("caid-resnet50", tag).tag == tag
+        assert resolve(f"caid-resnet50.{tag}").weights.tag == tag
     with pytest.raises(WeightsUnavailableError, match=r"'caid-resnet50\.none'.*\n.*not-published"):
-        find_weights("caid-resnet50", "none")
+        _ = resolve("caid-resnet50.none").weights
 
 
 def test_unavailable_weights_come_with_the_ways_out(tmp_path, monkeypatch):
@@ -188,7 +189,7 @@ def test_unavailable_weights_come_with_the_ways_out(tmp_path, monkeypatch):
     )
     monkeypatch.setattr("zoo.manifest.packaged_manifest", lambda: empty)
     with pytest.raises(WeightsUnavailableError) as caught:
-        find_weights("caid-resnet50")
+        _ = resolve("caid-resnet50").weights
     message = str(caught.value)
     assert "no weights can be loaded for 'caid-resnet50'" in message
     assert "chestxray14 (not-published, trained by user). Ask them." in message
@@ -199,7 +200,7 @@ def test_unavailable_weights_come_with_the_ways_out(tmp_path, monkeypatch):
 def test_a_wrong_tag_names_the_right_ones():
     """The message lists the tags of the model."""
     with pytest.raises(UnknownModelError, match=r"'caid-resnet50' has no weights with the tag 'imagenet'.*chestxray14"):
-        find_weights("caid-resnet50", "imagenet")
+        resolve("caid-resnet50.imagenet")
 
 
 @pytest.mark.parametrize(
@@ -280,3 +281,17 @@ def test_a_pipe_in_the_place_of_the_imports_is_named_and_not_waited_for(tmp_path
         zoo.model_info("glcl-unet")
     os.mkfifo(tmp_path / "stamp.json")
     assert read_stamp(tmp_path / "stamp.json") is None
+
+
+def test_two_loads_read_each_manifest_once(monkeypatch, tmp_path):
+    """A load parsed its name four times and read the manifests twice; a file that changes is read again."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path))
+    read = []
+    monkeypatch.setattr("zoo.record.read_text", lambda path: read.append(path) or path.read_text("utf-8"))
+    write(tmp_path / "manifest.json", record("mine"))
+    zoo.record._read.cache_clear()
+    for _ in range(2):
+        zoo.load_model("caid-resnet50", pretrained=False)
+    assert sorted(read) == sorted([tmp_path / "manifest.json", packaged_manifest()])
+    write(tmp_path / "manifest.json", record("other"), record("mine"))
+    assert resolve("caid-resnet50.other").record.tag == "other"

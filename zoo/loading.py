@@ -34,10 +34,10 @@ from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionErr
 from zoo.fetching import clear_leftovers, fetch, file_path, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
 from zoo.locate import Located, find_file
-from zoo.manifest import find_weights, input_for
+from zoo.manifest import input_for
 from zoo.messages import first_names
 from zoo.record import WeightsFile
-from zoo.registry import chosen_record, entries, get_entry, split_name
+from zoo.registry import entries, get_entry, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -92,14 +92,15 @@ def load_model(
     """
     if not isinstance(pretrained, bool):
         raise OptionError(f"pretrained={pretrained!r} for {name!r}: expected True or False")
-    entry, record = get_entry(name), chosen_record(name, cache_dir)  # checked, even where neither is loaded from
+    wanted = resolve(name, cache_dir)  # checked, even where nothing of it is loaded
+    entry, record = wanted.entry, wanted.record
     asked = _check_arguments(entry, num_classes, in_channels, options)
     place = _check_place(device, mmap)
-    named = dict(record.options) if record and split_name(name)[1] else {}
+    named = dict(record.options) if record and wanted.tag else {}
     if checkpoint is None and not pretrained:
         return _finish(*_random(entry, named, asked), place)
     with _named(name, checkpoint, record, cache_dir):
-        located = find_file(entry, name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
+        located = find_file(wanted, checkpoint, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
         stored = open_checkpoint(located.path, mmap=False if mmap == "auto" and checkpoint is not None else mmap)
         state, facts = convert(entry, stored.tensors)
@@ -157,7 +158,7 @@ def download_weights(
         WeightsUnavailableError: No weights can be had under this name.
         DownloadError: A file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
     """
-    record = find_weights(get_entry(name).name, split_name(name)[1], cache_dir)
+    record = resolve(name, cache_dir).weights
     clear_leftovers(cache_dir)
     for asset in record.assets.values():
         fetch(asset, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
@@ -350,8 +351,8 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     """
     from zoo.formats import open_checkpoint
 
-    entry = get_entry(name)
-    record = chosen_record(name, cache_dir) if checkpoint is None or split_name(name)[1] else None
+    wanted = resolve(name, cache_dir)
+    entry, record = wanted.entry, wanted.record if checkpoint is None or wanted.tag else None
     stored = None if checkpoint is None else open_checkpoint(checkpoint)
     if stored is not None and stored.lacks_header:
         log.warning(

@@ -40,9 +40,8 @@ from zoo.fetching import (
 )
 from zoo.files import user_path
 from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, other_float, told
-from zoo.manifest import find_weights
 from zoo.record import WeightsFile
-from zoo.registry import split_name
+from zoo.registry import Resolved
 from zoo.version import __version__
 
 log = logging.getLogger("zoo")
@@ -87,23 +86,13 @@ class Located:
         return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **place}
 
 
-def find_file(
-    entry: Entry,
-    name: str,
-    checkpoint: str | Path | None,
-    *,
-    cache_dir: str | Path | None,
-    offline: bool | None,
-    progress: bool,
-) -> Located:
+def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool | None, progress: bool) -> Located:
     """Find the file that a request is for.
 
     Args:
-        entry: The entry of the model.
-        name: The model, with or without a tag.
+        wanted: What the name stands for.
         checkpoint: The user's own file, which is neither verified nor converted; None for the one on record, which is
             both: fetched where it is not in the cache, and a float32 safetensors copy made of anything else.
-        cache_dir: The cache; see `cache_home`.
         offline: Whether connections are forbidden; see `is_offline`.
         progress: Whether to draw a progress bar.
 
@@ -114,10 +103,10 @@ def find_file(
     """
     if checkpoint is not None:
         return _own(checkpoint)
-    record = find_weights(entry.name, split_name(name)[1], cache_dir)
-    fetched = fetch(record, request=name, cache_dir=cache_dir, offline=offline, progress=progress)
+    record, cache_dir = wanted.weights, wanted.cache_dir
+    fetched = fetch(record, request=wanted.name, cache_dir=cache_dir, offline=offline, progress=progress)
     located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256)
-    return _converted(entry, located, cache_dir)
+    return _converted(wanted.entry, located, cache_dir)
 
 
 def _own(checkpoint: str | Path) -> Located:

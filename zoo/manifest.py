@@ -135,23 +135,6 @@ def input_for(model: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     return shared | (dict(own) if isinstance(own, Mapping) else {})
 
 
-def find_weights(model: str, tag: str = "", cache_dir: str | Path | None = None) -> WeightsFile:
-    """Return the record that `model` or `model.tag` stands for.
-
-    Without a tag this is `plain_record`. What lies in the cache plays no part, so that every process of a job gets the
-    same weights.
-
-    Raises:
-        UnknownModelError: The model has no weights with this tag.
-        WeightsUnavailableError: No record may be taken for the name as given.
-    """
-    if tag:
-        return _available(model, tagged_record(model, tag, cache_dir))
-    if record := plain_record(model, cache_dir):
-        return record
-    raise WeightsUnavailableError(_ways_out(model, records(model, cache_dir)))
-
-
 def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> WeightsFile:
     """Return the record of a model that has this tag, whether or not its weights can be had.
 
@@ -166,15 +149,9 @@ def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> 
     raise UnknownModelError(f"{model!r} has no weights with the tag {tag!r}; its tags are: {tags}")
 
 
-def _available(model: str, record: WeightsFile) -> WeightsFile:
-    if record.sources:
-        return record
-    raise WeightsUnavailableError(_ways_out(f"{model}.{record.tag}", (record,)))
-
-
-def _ways_out(request: str, candidates: tuple[WeightsFile, ...]) -> str:
-    model = request.split(".")[0]
-    lines = [f"no weights can be loaded for {request!r}:"]
+def ways_out(model: str, tag: str, candidates: tuple[WeightsFile, ...]) -> str:
+    """Say what is on record for a name that no weights can be loaded for, and what its user can do."""
+    lines = [f"no weights can be loaded for {f'{model}.{tag}' if tag else model!r}:"]
     for record in candidates:
         by_tag = f"; load {model}.{record.tag} by its full name" if record.sources else ""
         facts = f"{record.state}, trained by {record.trained_by}"

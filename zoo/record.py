@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class WeightsFile(RemoteFile):
 
 
 def read_manifest(path: Path, *, imported: bool = False) -> tuple[WeightsFile, ...]:
-    """Read one manifest file.
+    """Read one manifest file, once as long as it does not change.
 
     Args:
         path: The file.
@@ -71,6 +72,17 @@ def read_manifest(path: Path, *, imported: bool = False) -> tuple[WeightsFile, .
     Raises:
         OptionError: The file cannot be read, is not JSON of schema 1, or a record lacks a required field.
     """
+    try:
+        found = path.stat()
+        version = (found.st_mtime_ns, found.st_size, found.st_ino)
+    except OSError as error:
+        raise OptionError(f"the weights manifest {path} cannot be read: {error}") from error
+    return _read(path, imported, version)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, imported: bool, version: tuple[int, ...]) -> tuple[WeightsFile, ...]:
+    """Read a manifest; `version` is of the file as it is now."""
     try:
         content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:

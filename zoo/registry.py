@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -12,8 +13,8 @@ from os import PathLike
 from pathlib import Path
 
 from zoo.entry import Entry, ModelInfo
-from zoo.errors import OptionError, UnknownModelError
-from zoo.manifest import plain_record, records, tagged_record
+from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
+from zoo.manifest import plain_record, records, tagged_record, ways_out
 from zoo.messages import printable
 from zoo.record import WeightsFile
 
@@ -76,16 +77,51 @@ def _is_file(name: str) -> bool:
     )
 
 
-def chosen_record(name: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
-    """The manifest record a name stands for: of its tag, else the one the plain name loads, else the first published.
+@dataclass(frozen=True)
+class Resolved:
+    """What a name stands for."""
+
+    name: str
+    """As it was given."""
+    entry: Entry
+    tag: str
+    """That the name carries; empty where it carries none."""
+    record: WeightsFile | None
+    """Of the tag, else the one that the plain name loads, else the first published; None where nothing is on record."""
+    cache_dir: str | Path | None = None
+
+    @property
+    def weights(self) -> WeightsFile:
+        """The record, where its weights can be loaded under this name.
+
+        What lies in the cache plays no part, so that every process of a job gets the same weights.
+
+        Raises:
+            WeightsUnavailableError: They cannot; the message lists the ways out.
+        """
+        if self.record and (self.record.sources if self.tag else self.record == self._plain):
+            return self.record
+        candidates = (self.record,) if self.record and self.tag else records(self.entry.name, self.cache_dir)
+        raise WeightsUnavailableError(ways_out(self.entry.name, self.tag, candidates))
+
+    @property
+    def _plain(self) -> WeightsFile | None:
+        return plain_record(self.entry.name, self.cache_dir)
+
+
+def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
+    """Find out what a name, `MODEL` or `MODEL.TAG`, stands for.
 
     Raises:
-        UnknownModelError: The model has no weights with this tag.
+        UnknownModelError: No such model, or it has no weights with this tag.
+        OptionError: The name is no text, or a manifest cannot be read.
     """
-    model, tag = split_name(name)
+    entry, tag = get_entry(name), split_name(name)[1]
     if tag:
-        return tagged_record(model, tag, cache_dir)
-    return plain_record(model, cache_dir) or next(iter(records(model, cache_dir, imported=False)), None)
+        return Resolved(name, entry, tag, tagged_record(entry.name, tag, cache_dir), cache_dir)
+    published = records(entry.name, cache_dir, imported=False)
+    record = plain_record(entry.name, cache_dir) or (published[0] if published else None)
+    return Resolved(name, entry, "", record, cache_dir)
 
 
 def model_info(name: str) -> ModelInfo:
@@ -94,9 +130,9 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
     """
-    entry = get_entry(name)
-    known = records(entry.name)
-    record = chosen_record(name) or WeightsFile((), None, None, state="not-published", trained_by="")
+    found = resolve(name)
+    entry, known = found.entry, records(found.entry.name)
+    record = found.record or WeightsFile((), None, None, state="not-published", trained_by="")
     plain = plain_record(entry.name)
     return ModelInfo(
         name=f"{entry.name}.{record.tag}" if record.tag else entry.name,

@@ -17,7 +17,7 @@ from zoo.errors import InputContractError
 from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_picture, voxel_sizes
 from zoo.loading import input_of
 from zoo.messages import printable
-from zoo.registry import chosen_record, get_entry
+from zoo.registry import resolve
 from zoo.transforms import SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def examine(
         FileNotFoundError: There is nothing at `path`.
         CheckpointFormatError: The checkpoint cannot be read.
     """
-    entry, record, path = get_entry(name), chosen_record(name, cache_dir), Path(path)
+    wanted, path = resolve(name, cache_dir), Path(path)
     transform: Any = build_transform(input_of(name, checkpoint, cache_dir))
     look = _look_at_picture if isinstance(transform, ImageTransform) else _look_at_volume
     image: Any = path
@@ -92,7 +92,7 @@ def examine(
             problem = ""
         except InputContractError as error:
             problem = str(error)
-    model = f"{entry.name}.{record.tag}" if record and checkpoint is None else name
+    model = f"{wanted.entry.name}.{wanted.record.tag}" if wanted.record and checkpoint is None else name
     return Examination(str(path), model, not problem, facts, tuple(dict.fromkeys(warnings)), problem, gives)
 
 

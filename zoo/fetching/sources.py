@@ -17,7 +17,7 @@ from zoo.settings import hugging_face, mirror
 if TYPE_CHECKING:
     from zoo.record import RemoteFile
 
-PACKAGED = Path(__file__).parent / "weights"
+PACKAGED = Path(__file__).parents[1] / "weights"
 """Folder that `package:` sources name files of."""
 
 
