@@ -89,9 +89,13 @@ def test_parameter_groups_keep_their_own_rate(tmp_path):
     assert method.frozen.item() == 1
 
 
-def test_plateau_shrinks_the_rate(tmp_path):
-    """Epochs 1 to 3 do not improve on epoch 0: with patience 1 the rate halves after the second of them."""
-    run(Scripted([1, 2, 2, 2, 0]), tmp_path, epochs=5, schedule="plateau", plateau_patience=1)
+@pytest.mark.parametrize("monitor", ["loss", "+score"])
+def test_plateau_shrinks_the_rate(tmp_path, monitor):
+    """Epochs 1 to 3 do not improve on epoch 0: with patience 1 the rate halves after the second of them.
+
+    A metric whose larger values are the better ones was taken for a smaller one.
+    """
+    run(Scripted([1, 2, 2, 2, 0]), tmp_path, epochs=5, schedule="plateau", plateau_patience=1, monitor=monitor)
     assert [line["lr"] for line in read_log(tmp_path / "log.jsonl")] == pytest.approx([0.1, 0.1, 0.1, 0.05, 0.05])
 
 

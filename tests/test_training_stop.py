@@ -82,7 +82,7 @@ def test_ten_random_signals_then_resume_ends_with_the_same_weights(tmp_path, who
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number):
-    """One line says how to go on; last.pt is of the step that was computed; the folder is free again."""
+    """One line says how to go on; last.pt is of the step that was computed, best.pt is not; the folder is free."""
     process = start(tmp_path / "run", "--kill-step", 6, "--kill-signal", int(number), "--workers", 1)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")
@@ -92,6 +92,8 @@ def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number):
     ]
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert (last["epoch"], last["step"]) == (1, 2)
+    best = torch.load(tmp_path / "run" / "best.pt", weights_only=True)  # of the epoch before, not of this step
+    assert not torch.equal(best["model"]["head.weight"], last["model"]["head.weight"])
     assert sorted(f.name for f in (tmp_path / "run").iterdir()) == [
         "args.json",
         "best.pt",
