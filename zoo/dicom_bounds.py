@@ -6,6 +6,7 @@ import logging
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,13 +22,40 @@ _MOST_INFLATED = 2**28
 """Bytes that a deflated file may unpack to; pydicom has them in memory three times over. A film has some 30 million."""
 _MOST_ITEMS = 200_000
 """Of all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
-_ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000) in little endian
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # (FFFE,E000) in little and big endian
+_MOST_READS = 2_000_000
+"""Of a header, two or three for each element, however deep: a kilobyte in memory each. An Enhanced file of thousands of
+frames has some 500 000 to a million."""
+_MOST_SEQUENCE = 2**25
+"""Bytes of a sequence that says its length, which pydicom takes apart when it is asked for: thousands of frames."""
 _MOST_RLE = 2**25
 """Bytes of a run-length encoded image, which can unpack to 64 times as many before pydicom counts them."""
 _AT_ONCE = 2**20
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DEFLATED_PIXELS = "1.2.840.10008.1.2.8.1"
+
+
+class HeaderReader(BufferedReader):
+    """A file from which pydicom may read so often, and no more: two or three times for an element or an item.
+
+    pydicom takes it for the file itself, and opens that again for what it left there.
+
+    Raises:
+        ValueError: When it is read once more.
+    """
+
+    def __init__(self, raw: FileIO | BytesIO) -> None:
+        """Wrap a file, or what it was inflated to."""
+        super().__init__(raw)  # type: ignore[arg-type]  # which bytes in memory can be, too
+        self._left = _MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it has more elements than {_MOST_READS} readings make out")
+        return super().read(size)
 
 
 def check_file(path: Path) -> None:
@@ -41,8 +69,26 @@ def check_file(path: Path) -> None:
     with refused(f"cannot read {path} as DICOM"):
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size} bytes, at most {_MOST_BYTES} are read")
-        with path.open("rb") as file:
-            _check_items(_inflated(file) if _is_deflated(file) else iter(lambda: file.read(_AT_ONCE), b""))
+        with HeaderReader(FileIO(str(path))) as file:
+            if _is_deflated(file):
+                _check_inflated(b"".join(_inflated(file)))
+            else:
+                _check_items(iter(lambda: file.read(_AT_ONCE), b""))
+
+
+def check_sequences(dataset: Any) -> None:
+    """Check the lengths of sequences before pydicom takes them apart.
+
+    Raises:
+        ValueError: One is longer than the frames of any file need.
+    """
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    for raw in dataset.values():  # as read, not taken apart
+        if (getattr(raw, "length", None) or 0) <= _MOST_SEQUENCE:
+            continue
+        if raw.VR == "SQ" or (dictionary_has_tag(raw.tag) and dictionary_VR(raw.tag) == "SQ"):
+            raise ValueError(f"its sequence {raw.tag} has {raw.length} bytes, at most {_MOST_SEQUENCE} are read")
 
 
 def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: int = MOST_VOXELS) -> NDArray[Any]:
@@ -131,11 +177,19 @@ def _inflated(file: BinaryIO) -> Iterator[bytes]:
             raise ValueError(f"it is deflated and unpacks to more than {_MOST_INFLATED} bytes")
 
 
+def _check_inflated(content: bytes) -> None:
+    """Check the elements of an inflated data set, which pydicom reads from memory of its own."""
+    from pydicom.filereader import read_dataset as read_elements
+
+    _check_items(iter([content]))
+    read_elements(HeaderReader(BytesIO(content)), False, True, defer_size=_AT_ONCE)
+
+
 def _check_items(chunks: Iterator[bytes]) -> None:
     count, rest = 0, b""
     for chunk in chunks:
         content = rest + chunk
-        count += content.count(_ITEM)
+        count += sum(map(content.count, _ITEMS))
         rest = content[-3:]
     if count > _MOST_ITEMS:
         raise ValueError(f"it has {count} items in sequences, at most {_MOST_ITEMS} are read")
