@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo.errors import InputContractError
-from zoo.reading import MOST_VOXELS, check_count, reason_of, refused, start_of
+from zoo.reading import MOST_VOXELS, check_count, check_scans, occurrences, reason_of, refused, start_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,9 +23,9 @@ _MOST_INFLATED = 2**28
 _MOST_ITEMS = 200_000
 """Of all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # (FFFE,E000) in little and big endian
-_MOST_READS = 2_000_000
-"""Of a header, two or three for each element, however deep: a kilobyte in memory each. An Enhanced file of thousands of
-frames has some 500 000 to a million."""
+_MOST_READS = 1_000_000
+"""Of a header, one to three for each element, however deep: 10 microseconds and half a kilobyte for each. An Enhanced
+file takes some 130 for each of its frames."""
 _MOST_SEQUENCE = 2**25
 """Bytes of a sequence that says its length, which pydicom takes apart when it is asked for: thousands of frames."""
 _MOST_RLE = 2**25
@@ -114,6 +114,7 @@ def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: i
 
 def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[Any]:
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import JPEGTransferSyntaxes
 
     rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
     check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
@@ -122,6 +123,8 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
         raise ValueError("frames that are deflated each are not read: decompress the file first")
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
+    if syntax in JPEGTransferSyntaxes:
+        check_scans([dataset.PixelData], frames)
     with _silent():
         pixels: NDArray[Any] = pixel_array(dataset, index=frame)
     return pixels
@@ -181,15 +184,10 @@ def _check_inflated(content: bytes) -> None:
     """Check the elements of an inflated data set, which pydicom reads from memory of its own."""
     from pydicom.filereader import read_dataset as read_elements
 
-    _check_items(iter([content]))
+    _check_items([content])
     read_elements(HeaderReader(BytesIO(content)), False, True, defer_size=_AT_ONCE)
 
 
-def _check_items(chunks: Iterator[bytes]) -> None:
-    count, rest = 0, b""
-    for chunk in chunks:
-        content = rest + chunk
-        count += sum(map(content.count, _ITEMS))
-        rest = content[-3:]
-    if count > _MOST_ITEMS:
+def _check_items(chunks: Iterable[bytes]) -> None:
+    if (count := occurrences(chunks, *_ITEMS)) > _MOST_ITEMS:
         raise ValueError(f"it has {count} items in sequences, at most {_MOST_ITEMS} are read")
