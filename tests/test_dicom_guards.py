@@ -33,14 +33,19 @@ def stored_as(stored, *elements):
 
 
 @pytest.mark.parametrize("value", [-32768, 32767, -1, -2000])
-@pytest.mark.parametrize("kind", ["SS", "US", "UN"])
+@pytest.mark.parametrize("kind", ["SS", "US", "UN", "implicit"])
 def test_padding_at_the_ends_of_the_sign(value, kind, tmp_path):
-    """Half of the range is where a sign turns over; UN comes as bytes, little end first."""
+    """Half of the range is where a sign turns over, whatever the element is written as."""
     stored = (np.arange(12 * 10 * 9).reshape(12, 10, 9) % 997 + 500).astype(np.int16)
     stored[:3] = value
-    written = {"SS": value, "US": value % 65536, "UN": struct.pack("<h", value)}[kind]
+    written = {"SS": value, "US": value % 65536, "UN": struct.pack("<h", value), "implicit": value}[kind]
     intercept = -4000 if value == -1 else 0  # beyond tissue
-    edit = stored_as(stored, (0x00280120, kind, written))
+
+    def edit(index, dataset):
+        stored_as(stored, (0x00280120, "SS" if kind == "implicit" else kind, written))(index, dataset)
+        if kind == "implicit":
+            dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
     found = read_series(write_series(tmp_path / "ct", edit=edit, RescaleSlope=1, RescaleIntercept=intercept)).values
     assert (found[:3] == -1024).all()
     assert np.array_equal(found[3:], stored[3:].astype(np.float32) + intercept)

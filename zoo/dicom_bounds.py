@@ -47,7 +47,7 @@ class HeaderReader(BufferedReader):
 
     def __init__(self, raw: FileIO | BytesIO) -> None:
         """Wrap a file, or what it was inflated to."""
-        super().__init__(raw)  # type: ignore[arg-type]  # which bytes in memory can be, too
+        super().__init__(raw)
         self._left = _MOST_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -134,7 +134,7 @@ def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
     """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     reason = reason_of(error)
-    if syntax is None or not syntax.is_compressed or not isinstance(error, RuntimeError):
+    if syntax in (None, _RLE) or not syntax.is_compressed or not isinstance(error, RuntimeError):  # pydicom reads RLE
         return f"cannot read the pixels of {path}: {reason}"
     return (
         f"{path} is compressed as {syntax.name!r}, and no decoder installed here reads it. Install one "
