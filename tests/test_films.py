@@ -233,6 +233,12 @@ def test_a_header_cannot_forge_a_line(tmp_path, caplog):
     assert "\x1b" not in str(caught.value)
 
 
+def test_a_header_cannot_fill_the_screen(tmp_path, caplog):
+    """A free text may have any length."""
+    (line,) = read(tmp_path, caplog, PerformedProcedureStepDescription="HAND " * 400)
+    assert len(line) < 400 + len(str(tmp_path))
+
+
 def test_films_are_the_one_modality_of_pictures():
     """A record that asks for another, which nothing would check."""
     with pytest.raises(OptionError, match="modality 'MR'"):

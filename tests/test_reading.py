@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 from test_preprocessing import write_dicom
 
 from zoo import dicom_bounds
@@ -536,6 +536,19 @@ def test_sequences_that_are_too_deep_or_too_many(tmp_path):
         read_dicom(tmp_path / "deep.dcm")
 
 
+@pytest.mark.parametrize("keyword", ["WindowCenter", "BodyPartExamined", "PatientOrientation", "ImageType"])
+def test_a_long_list_is_not_taken_apart(tmp_path, keyword):
+    """Two bytes a number or word, and a kilobyte in memory."""
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((32, 32), np.uint16), bits=16, syntax=ImplicitVRLittleEndian)
+    content = path.read_bytes()
+    end = 144 + struct.unpack_from("<I", content, 140)[0]
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    head = struct.pack("<HHI", tag >> 16, tag & 0xFFFF, 2**21)
+    path.write_bytes(content[:end] + head + b"1\\" * 2**20 + content[end:])
+    with pytest.raises(InputContractError, match="has 2097152 bytes, at most 1048576 are read"):
+        read_dicom(path)
+
+
 def tiny(count):
     """Return as many elements without value, explicit, with ascending private tags."""
     numbers = np.arange(count)
@@ -586,6 +599,7 @@ def test_items_of_either_byte_order_are_counted(tmp_path):
 def test_a_long_sequence_is_not_taken_apart(tmp_path, monkeypatch, kind):
     """One that says its length is read when it is asked for, then all of it; any other element may be as long."""
     monkeypatch.setattr(dicom_bounds, "_MOST_SEQUENCE", 2**17)
+    monkeypatch.setattr(dicom_bounds, "_MOST_TEXT", 2**16)
     content = write_dicom(tmp_path / "a.dcm", np.zeros((512, 512), np.uint16), bits=16).read_bytes()
     end = 144 + struct.unpack_from("<I", content, 140)[0]
     inner = struct.pack("<HHI", 0xFFFE, 0xE000, 2**17) + tiny(2**14)

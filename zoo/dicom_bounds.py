@@ -28,6 +28,9 @@ _MOST_READS = 1_000_000
 file takes some 130 for each of its frames."""
 _MOST_SEQUENCE = 2**25
 """Bytes of a sequence that says its length, which pydicom takes apart when it is asked for: thousands of frames."""
+_MOST_TEXT = 2**20
+"""Bytes of a list of words or numbers in text, each of which becomes an object."""
+_LISTS = "AE AS AT CS DA DS DT IS LO PN SH TM UC UI"
 _MOST_RLE = 2**25
 """Bytes of a run-length encoded image, which can unpack to 64 times as many before pydicom counts them."""
 _AT_ONCE = 2**20
@@ -76,19 +79,22 @@ def check_file(path: Path) -> None:
                 _check_items(iter(lambda: file.read(_AT_ONCE), b""))
 
 
-def check_sequences(dataset: Any) -> None:
-    """Check the lengths of sequences before pydicom takes them apart.
+def check_lengths(dataset: Any) -> None:
+    """Check the lengths of elements that pydicom takes apart when it is asked for them: sequences and lists.
 
     Raises:
-        ValueError: One is longer than the frames of any file need.
+        ValueError: One is longer than any image needs.
     """
     from pydicom.datadict import dictionary_has_tag, dictionary_VR
 
     for raw in dataset.values():  # as read, not taken apart
-        if (getattr(raw, "length", None) or 0) <= _MOST_SEQUENCE:
+        length = getattr(raw, "length", None) or 0
+        if length <= _MOST_TEXT:
             continue
-        if raw.VR == "SQ" or (dictionary_has_tag(raw.tag) and dictionary_VR(raw.tag) == "SQ"):
-            raise ValueError(f"its sequence {raw.tag} has {raw.length} bytes, at most {_MOST_SEQUENCE} are read")
+        kind = dictionary_VR(raw.tag) if dictionary_has_tag(raw.tag) else raw.VR
+        most = _MOST_SEQUENCE if "SQ" in (raw.VR, kind) else _MOST_TEXT if kind in _LISTS.split() else length
+        if length > most:
+            raise ValueError(f"its element {raw.tag} has {length} bytes, at most {most} are read")
 
 
 def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: int = MOST_VOXELS) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from zoo.dicom_bounds import HeaderReader, check_file, check_sequences
+from zoo.dicom_bounds import HeaderReader, check_file, check_lengths
 from zoo.reading import refused
 
 INDEX = "DICOMDIR"
@@ -63,7 +63,7 @@ def read_dataset(path: Path) -> Any:
     with refused(f"cannot read {path} as DICOM"):
         with HeaderReader(FileIO(str(path))) as file:
             dataset = pydicom.dcmread(file, defer_size=_LARGE, force=True)
-        check_sequences(dataset)
+        check_lengths(dataset)
         if not dataset.file_meta.get("TransferSyntaxUID"):
             is_implicit, is_little = dataset.original_encoding
             explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian

@@ -32,6 +32,7 @@ _FILM_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7.3",
     "1.2.840.10008.5.1.4.1.1.7.4",
 )
+_LONGEST = 100
 _STANDARD = "1.2.840.10008."
 _TOLD = (
     "AcquisitionDeviceProcessingDescription",
@@ -70,10 +71,15 @@ def check_film(path: Path, dataset: Any) -> list[str]:
     return odd + _check_parts(path, dataset, told) + _check_view(path, dataset, told)
 
 
+def _short(text: object) -> str:
+    """A text of the header for a message: what fits a line of it."""
+    return printable(text if len(str(text)) <= _LONGEST else f"{str(text)[:_LONGEST]}...")
+
+
 def _doubt(modality: str) -> str:
     if not modality:
         return "does not say its modality"
-    return f"is of modality {printable(modality)}, {'which may be anything' if modality in _COPIES else 'unknown'}"
+    return f"is of modality {_short(modality)}, {'which may be anything' if modality in _COPIES else 'unknown'}"
 
 
 def _check_class(path: Path, uid: str) -> None:
@@ -81,7 +87,7 @@ def _check_class(path: Path, uid: str) -> None:
 
     if uid.startswith(_STANDARD) and uid not in _FILM_CLASSES:
         raise InputContractError(
-            f"{path} is an object of the kind {printable(UID(uid).name)!r}, whatever its modality says; a radiograph "
+            f"{path} is an object of the kind {_short(UID(uid).name)!r}, whatever its modality says; a radiograph "
             "(Computed Radiography, Digital X-Ray or Secondary Capture) is expected"
         )
 
@@ -93,7 +99,7 @@ def _check_parts(path: Path, dataset: Any, told: dict[str, str]) -> list[str]:
     odd = _check_part(path, part or region)
     if part and part_in(region) == ELSEWHERE:
         raise InputContractError(
-            f"{path} is of the body part {printable(part)} by its BodyPartExamined, but {printable(region)} by its "
+            f"{path} is of the body part {_short(part)} by its BodyPartExamined, but {_short(region)} by its "
             "AnatomicRegionSequence; a radiograph of the chest is expected"
         )
     return odd or _doubt_of(path, told)
@@ -103,7 +109,7 @@ def _check_part(path: Path, part: str) -> list[str]:
     named = part_in(part)
     if named in ("", CHEST):
         return []
-    said = f"{path} is of the body part {printable(part)}"
+    said = f"{path} is of the body part {_short(part)}"
     if named == ELSEWHERE:
         raise InputContractError(f"{said}, as its header says; a radiograph of the chest is expected")
     return [f"{said}, which is not known: is it a radiograph of the chest?"]
@@ -116,10 +122,10 @@ def _doubt_of(path: Path, told: dict[str, str]) -> list[str]:
     )
     if part != ELSEWHERE:
         return []
-    return [f"{path} may be of another body part ({keyword} {printable(text)}): is it a radiograph of the chest?"]
+    return [f"{path} may be of another body part ({keyword} {_short(text)}): is it a radiograph of the chest?"]
 
 
 def _check_view(path: Path, dataset: Any, told: dict[str, str]) -> list[str]:
     if not (view := other_view(dataset, told)):
         return []
-    return [f"{path} is {printable(view)}; the networks know frontal ones"]
+    return [f"{path} is {_short(view)}; the networks know frontal ones"]
