@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.reading import MOST_VOXELS, check_count
+from zoo.real_numbers import name_of, plain_tensor
 from zoo.stacks import check_stack, turn_slices
 from zoo.volume_kinds import check_labels
 from zoo.volumes import Volume, VolumeInput, read_volume, voxel_sizes
@@ -102,6 +103,8 @@ class SliceTransform:
         import torch
 
         given: Any = volume
+        if isinstance(given, torch.Tensor):
+            plain_tensor(given, name_of(given))  # others cannot be indexed
         is_slice = getattr(given, "ndim", 0) == 2
         slices = self.place(given[..., None] if is_slice else given).tensor
         output = slices[:, 0] if is_slice else slices
