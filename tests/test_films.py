@@ -100,10 +100,143 @@ def test_the_part_may_stand_in_a_code(tmp_path, caplog):
         read(tmp_path, caplog, AnatomicRegionSequence=[region])
 
 
+def code(value, scheme="SCT", meaning=None):
+    """Return an item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = value, scheme
+    if meaning is not None:
+        item.CodeMeaning = meaning
+    return item
+
+
+@pytest.mark.parametrize(
+    ("value", "scheme", "meaning", "said"),
+    [("85562004", "SCT", None, "Hand"), ("T-D8700", "SRT", None, "Hand"), ("T-D8700", "SNM3", "", "Hand"),
+     ("72696002", "SCT", "Genou", "Knee"), ("T-D4000", "SRT", None, "Abdominal"),
+     ("122495006", "SCT", None, "Thoracic s"), ("1", "99LOCAL", "Hand", "Hand"), ("0", "SCT", "Hand", "Hand")],
+)  # fmt: skip
+def test_a_code_says_the_part_without_words(tmp_path, caplog, value, scheme, meaning, said):
+    """A hand whose CodeMeaning is left out, or in another language; codes of a clinic have only words."""
+    for keyword in ("AnatomicRegionSequence", "PrimaryAnatomicStructureSequence"):
+        with pytest.raises(InputContractError, match=f"of the body part {said}"):
+            read(tmp_path, caplog, **{keyword: [code(value, scheme, meaning)]})
+
+
+@pytest.mark.parametrize("item", [code("51185008"), code("816094009"), code("T-D3000", "SRT"), code("T-28000", "SRT")])
+def test_a_code_of_the_chest_passes(tmp_path, caplog, item):
+    """Old and new codes of the chest as unknown."""
+    assert read(tmp_path, caplog, AnatomicRegionSequence=[item]) == []
+    assert read(tmp_path, caplog, AnatomicRegionSequence=[item], BodyPartExamined="CHEST") == []
+
+
+@pytest.mark.parametrize("part", ["CHEST", "ZZZ"])
+def test_a_code_against_the_name_of_the_part_is_refused(tmp_path, caplog, part):
+    """BodyPartExamined is often left at the default of the machine."""
+    with pytest.raises(InputContractError, match=f"{part} by its BodyPartExamined, but Hand by its AnatomicRegionSeq"):
+        read(tmp_path, caplog, BodyPartExamined=part, AnatomicRegionSequence=[code("85562004")])
+
+
+TOLD = (
+    "StudyDescription",
+    "RequestedProcedureDescription",
+    "PerformedProcedureStepDescription",
+    "ProtocolName",
+    "SeriesDescription",
+    "AcquisitionDeviceProcessingDescription",
+)
+"""From the widest to the one nearest to the image."""
+
+
+@pytest.mark.parametrize("keyword", TOLD)
+@pytest.mark.parametrize(
+    "text",
+    ["HAND PA", "Knie ap", "R KNEE 2 VIEWS", "XR C-SPINE", "H\xfcfte bds.", "LFOOT", "THORACIC SPINE AP", "SI JOINTS",
+     "RADIOGRAFIA DE RODILLA", "Brustwirbels\xe4ule"],
+)  # fmt: skip
+def test_free_text_of_another_part_is_warned_of(tmp_path, caplog, keyword, text):
+    """A hand as a chest, where nobody filled in the part or the machine filled in its default; words may err."""
+    for part in ("", "CHEST"):
+        (line,) = read(tmp_path, caplog, SpecificCharacterSet="ISO_IR 100", BodyPartExamined=part, **{keyword: text})
+        assert f"may be of another body part ({keyword} {text}): is it" in line
+
+
+@pytest.mark.parametrize("keyword", TOLD)
+@pytest.mark.parametrize(
+    "text", ["CHEST AND ABDOMEN", "Thorax ap liegend", "CHEST, T SPINE", "bedside", "portable", "XR RIBS LEFT", "W034"]
+)
+def test_free_text_of_the_chest_or_of_nothing_passes(tmp_path, caplog, keyword, text):
+    """Doubting what clinics write."""
+    assert read(tmp_path, caplog, **{keyword: text}) == []
+
+
+def test_the_text_nearest_to_the_image_counts(tmp_path, caplog):
+    """A film of the chest in a study of the abdomen, and the other way round."""
+    for i, wide in enumerate(TOLD[:-1]):
+        for near in TOLD[i + 1 :]:
+            assert read(tmp_path, caplog, **{wide: "ABDOMEN SERIES", near: "CHEST PA"}) == []
+            (line,) = read(tmp_path, caplog, **{wide: "CHEST AND ABDOMEN", near: "ABDOMEN"})
+            assert f"({near} ABDOMEN)" in line
+
+
+@pytest.mark.parametrize(
+    ("elements", "said"),
+    [
+        *(({"ViewPosition": view}, f"an oblique view ({view})") for view in ("LLO", "RLO", "LAO", "RAO", "LPO", "RPO")),
+        *(({"ViewPosition": view}, f"a lateral view ({view})") for view in ("LL", "RL", "LATERAL", "XTABLE LAT")),
+        ({"ViewCodeSequence": [code("399067008")]}, "a lateral view (lateral)"),
+        ({"ViewCodeSequence": [code("R-10236", "SRT")]}, "a lateral view (left lateral)"),
+        ({"ViewCodeSequence": [code("399182000")], "ViewPosition": "PA"}, "an oblique view (oblique)"),
+        ({"ViewCodeSequence": [code("1", "99X", "Lateral")]}, "a lateral view (Lateral)"),
+        ({"PatientOrientation": ["A", "F"]}, "a lateral view (PatientOrientation A/F)"),
+        ({"PatientOrientation": ["P", "F"]}, "a lateral view (PatientOrientation P/F)"),
+        ({"PatientOrientation": ["F", "A"]}, "a lateral view (PatientOrientation F/A)"),
+        ({"SeriesDescription": "CHEST LAT", "StudyDescription": "CHEST PA"}, "view (SeriesDescription CHEST LAT)"),
+    ],
+)
+def test_views_that_are_not_frontal_are_warned_of(tmp_path, caplog, elements, said):
+    """A lateral film in silence, wherever its header says so."""
+    (line,) = read(tmp_path, caplog, **elements)
+    assert said in line
+    assert line.endswith("; the networks know frontal ones")
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        *({"ViewPosition": view} for view in ("PA", "AP", "ap supine")),
+        *({"ViewCodeSequence": [code(value)]} for value in ("272479007", "399348003", "399033003")),
+        {"ViewPosition": "PA", "PatientOrientation": ["P", "F"]},
+        {"ViewCodeSequence": [code("399348003")], "PatientOrientation": ["P", "F"]},
+        *({"PatientOrientation": way} for way in (["L", "F"], ["R", "F"], ["F", "L"], ["PA", "F"], ["LA", "F"])),
+        {"PatientOrientation": ["L", "F"], "SeriesDescription": "CHEST LAT"},
+        *({"StudyDescription": text} for text in ("CHEST PA AND LATERAL", "CHEST LATE PORTABLE", "CHEST BILATERAL")),
+        {"SeriesDescription": "CHEST PA", "StudyDescription": "CHEST LATERAL"},
+    ],
+)
+def test_frontal_views_pass_without_a_word(tmp_path, caplog, elements):
+    """Doubting a film for what is said further away than its view."""
+    assert read(tmp_path, caplog, **elements) == []
+
+
 def test_a_header_cannot_forge_a_line(tmp_path, caplog):
     """Control characters of a header reach the terminal."""
-    (line,) = read(tmp_path, caplog, BodyPartExamined="AB\x1b[2JC")
-    assert "\x1b" not in line
+    for elements in (
+        {"BodyPartExamined": "AB\x1b[2JC"},
+        {"StudyDescription": "HAND\x1b[2J"},
+        {"ViewPosition": "LL\x1b[2J"},
+        {"PatientOrientation": ["A\x1b", "F"]},
+    ):
+        (line,) = read(tmp_path, caplog, **elements)
+        assert "\x1b" not in line
+    with pytest.raises(InputContractError) as caught:
+        read(tmp_path, caplog, BodyPartExamined="CHEST", AnatomicRegionSequence=[code("1", "99X", "HAND\x1b")])
+    assert "\x1b" not in str(caught.value)
+
+
+def test_a_header_cannot_fill_the_screen(tmp_path, caplog):
+    """A free text may have any length."""
+    (line,) = read(tmp_path, caplog, PerformedProcedureStepDescription="HAND " * 400)
+    assert len(line) < 400 + len(str(tmp_path))
 
 
 def test_films_are_the_one_modality_of_pictures():

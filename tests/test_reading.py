@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 from test_preprocessing import write_dicom
 
 from zoo.commands.printing import error_text
 from zoo.entries.glcl.volumes import read_image
 from zoo.errors import InputContractError
+from zoo.images import dicom_bounds
 from zoo.images.finding import find_images
 from zoo.images.pictures import read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS
@@ -448,6 +449,26 @@ def test_pictures_that_declare_too_much(tmp_path, little_memory):
         read_picture(many_frames(tmp_path / "a.tif", 500_000))
 
 
+def test_a_jpeg_of_many_scans_is_not_decoded(tmp_path):
+    """A few bytes for each, and a pass over all pixels; an ordinary progressive one is read, alone and in DICOM."""
+    path = tmp_path / "film.jpg"
+    Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64)).save(path, progressive=True)
+    content = path.read_bytes()
+    first = content.index(b"\xff\xda")
+    (tmp_path / "bomb.jpg").write_bytes(content[:first] + content[first:-2] * 90 + content[-2:])
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", np.zeros((64, 64), np.uint8), bits=8))
+    dataset.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+    for name in ("film", "bomb"):
+        stream = (tmp_path / f"{name}.jpg").read_bytes()
+        dataset.PixelData = pydicom.encaps.encapsulate([stream])
+        dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+    assert read_picture(path).shape == read_dicom(tmp_path / "film.dcm").shape == (64, 64)
+    scans = 90 * content.count(b"\xff\xda")
+    for read, suffix in ((read_picture, "jpg"), (read_dicom, "dcm")):
+        with pytest.raises(InputContractError, match=f"JPEG of {scans} scans, at most 100 an image"):
+            read(tmp_path / f"bomb.{suffix}")
+
+
 def test_a_tiff_without_its_tags_is_no_negative(tmp_path):
     """Without the tag that says whether 0 is black PIL takes it for white, and only warns."""
     path = tmp_path / "a.tif"
@@ -515,6 +536,84 @@ def test_sequences_that_are_too_deep_or_too_many(tmp_path):
         read_dicom(tmp_path / "deep.dcm")
 
 
+@pytest.mark.parametrize("keyword", ["WindowCenter", "BodyPartExamined", "PatientOrientation", "ImageType"])
+def test_a_long_list_is_not_taken_apart(tmp_path, keyword):
+    """Two bytes a number or word, and a kilobyte in memory."""
+    path = write_dicom(tmp_path / "a.dcm", np.zeros((32, 32), np.uint16), bits=16, syntax=ImplicitVRLittleEndian)
+    content = path.read_bytes()
+    end = 144 + struct.unpack_from("<I", content, 140)[0]
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    head = struct.pack("<HHI", tag >> 16, tag & 0xFFFF, 2**21)
+    path.write_bytes(content[:end] + head + b"1\\" * 2**20 + content[end:])
+    with pytest.raises(InputContractError, match="has 2097152 bytes, at most 1048576 are read"):
+        read_dicom(path)
+
+
+def tiny(count):
+    """Return as many elements without value, explicit, with ascending private tags."""
+    numbers = np.arange(count)
+    heads = np.zeros(count, [("group", "<u2"), ("element", "<u2"), ("kind", "S2"), ("length", "<u2")])
+    heads["group"], heads["element"], heads["kind"] = 9 + 2 * (numbers // 60000), 0x1000 + numbers % 60000, b"LO"
+    return heads.tobytes()
+
+
+def test_headers_of_tiny_elements_are_not_taken_apart(tmp_path, monkeypatch):
+    """Eight bytes each, and a kilobyte in memory: at the top, in an item without end, of group 2, deflated."""
+    monkeypatch.setattr(dicom_bounds, "_MOST_READS", 3000)
+    path = write_dicom(tmp_path / "a.dcm", np.arange(1024, dtype=np.uint16).reshape(32, 32), bits=16)
+    content = path.read_bytes()
+    end = 144 + struct.unpack_from("<I", content, 140)[0]
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+    opening = struct.pack("<HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    deflated = write_dicom(tmp_path / "d.dcm", np.zeros((32, 32), np.uint16), bits=16).read_bytes()
+    syntax = b"1.2.840.10008.1.2.1\0"
+    deflated = (
+        deflated[:140]
+        + struct.pack("<I", end - 144 + 2)
+        + deflated[144:end].replace(struct.pack("<H", 20) + syntax, struct.pack("<H", 22) + b"1.2.840.10008.1.2.1.99")
+    )
+    for kind, written in {
+        "top": content[:end] + tiny(4000) + content[end:],
+        "item": content[:end] + opening + tiny(4000),
+        "meta": content[:132] + struct.pack("<HH2sH", 2, 0x100, b"UI", 0) * 4000,
+        "deflated": deflated + packer.compress(tiny(4000)) + packer.flush(),
+    }.items():
+        (tmp_path / f"{kind}.dcm").write_bytes(written)
+        with pytest.raises(InputContractError, match="more elements than 3000 readings"):
+            read_dicom(tmp_path / f"{kind}.dcm")
+    assert read_dicom(path).shape == (32, 32)
+
+
+def test_items_of_either_byte_order_are_counted(tmp_path):
+    """Big-endian items take as much memory."""
+    content = write_dicom(tmp_path / "a.dcm", np.zeros((32, 32), np.uint16), bits=16).read_bytes()
+    end = 144 + struct.unpack_from("<I", content, 140)[0]
+    head = content[:end].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0")
+    opening = struct.pack(">HH2sHI", 8, 0x1140, b"SQ", 0, 0xFFFFFFFF)
+    (tmp_path / "many.dcm").write_bytes(head + opening + struct.pack(">HHI", 0xFFFE, 0xE000, 0) * 300_000)
+    with pytest.raises(InputContractError, match="300000 items"):
+        read_dicom(tmp_path / "many.dcm")
+
+
+@pytest.mark.parametrize("kind", [b"SQ", b"UN"])
+def test_a_long_sequence_is_not_taken_apart(tmp_path, monkeypatch, kind):
+    """One that says its length is read when it is asked for, then all of it; any other element may be as long."""
+    monkeypatch.setattr(dicom_bounds, "_MOST_SEQUENCE", 2**17)
+    monkeypatch.setattr(dicom_bounds, "_MOST_TEXT", 2**16)
+    content = write_dicom(tmp_path / "a.dcm", np.zeros((512, 512), np.uint16), bits=16).read_bytes()
+    end = 144 + struct.unpack_from("<I", content, 140)[0]
+    inner = struct.pack("<HHI", 0xFFFE, 0xE000, 2**17) + tiny(2**14)
+    for tag, fine in (((8, 0x2218), False), ((9, 0x2218), kind == b"UN")):
+        (tmp_path / "b.dcm").write_bytes(
+            content[:end] + struct.pack("<HH2sHI", *tag, kind, 0, len(inner)) + inner + content[end:]
+        )
+        if fine:
+            assert read_dicom(tmp_path / "b.dcm").shape == (512, 512)
+            continue
+        with pytest.raises(InputContractError, match="131080 bytes, at most 131072"):
+            read_dicom(tmp_path / "b.dcm")
+
+
 def test_dicom_that_declares_too_much(tmp_path, little_memory, caplog):
     """Rows, columns and frames without the bytes for them, encoded or not; a file of holes."""
     path = write_dicom(tmp_path / "a.dcm", np.zeros((32, 32), np.uint16), bits=16)
@@ -535,7 +634,9 @@ def test_dicom_that_declares_too_much(tmp_path, little_memory, caplog):
     dataset.Rows = dataset.Columns = 8000
     dataset.save_as(tmp_path / "c.dcm")
     caplog.clear()
-    with pytest.raises(InputContractError, match=r"(?s)c\.dcm.*doesn't match the expected amount"):
+    with pytest.raises(
+        InputContractError, match=r"(?s)cannot read the pixels of .*c\.dcm.*doesn't match the expected amount"
+    ):
         read_dicom(tmp_path / "c.dcm")
     assert not caplog.records  # pydicom logs the traceback of what it raises
     with path.open("r+b") as file:

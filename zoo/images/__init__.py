@@ -6,6 +6,7 @@ from zoo.images.finding import find_images
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
+from zoo.images.real_numbers import check_array, name_of, plain_tensor
 from zoo.images.volumes import MNI152, SCANNER, SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
 
 __all__ = [
@@ -17,10 +18,13 @@ __all__ = [
     "SMALLEST_SIDES",
     "Volume",
     "VolumeInput",
+    "check_array",
     "check_count",
     "find_images",
     "is_dicom",
+    "name_of",
     "pil_pixels",
+    "plain_tensor",
     "read_dataset",
     "read_dicom",
     "read_header",

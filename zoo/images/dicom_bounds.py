@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo.errors import InputContractError
-from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
+from zoo.images.reading import MOST_VOXELS, check_count, check_scans, occurrences, refused, start_of
 from zoo.messages import reason_of
 
 if TYPE_CHECKING:
@@ -22,13 +23,43 @@ _MOST_INFLATED = 2**28
 """Bytes that a deflated file may unpack to; pydicom has them in memory three times over. A film has some 30 million."""
 _MOST_ITEMS = 200_000
 """Of all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
-_ITEM = b"\xfe\xff\x00\xe0"  # (FFFE,E000) in little endian
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # (FFFE,E000) in little and big endian
+_MOST_READS = 1_000_000
+"""Of a header, one to three for each element, however deep: 10 microseconds and half a kilobyte for each. An Enhanced
+file takes some 130 for each of its frames."""
+_MOST_SEQUENCE = 2**25
+"""Bytes of a sequence that says its length, which pydicom takes apart when it is asked for: thousands of frames."""
+_MOST_TEXT = 2**20
+"""Bytes of a list of words or numbers in text, each of which becomes an object."""
+_LISTS = "AE AS AT CS DA DS DT IS LO PN SH TM UC UI"
 _MOST_RLE = 2**25
 """Bytes of a run-length encoded image, which can unpack to 64 times as many before pydicom counts them."""
 _AT_ONCE = 2**20
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _DEFLATED_PIXELS = "1.2.840.10008.1.2.8.1"
+
+
+class HeaderReader(BufferedReader):
+    """A file from which pydicom may read so often, and no more: two or three times for an element or an item.
+
+    pydicom takes it for the file itself, and opens that again for what it left there.
+
+    Raises:
+        ValueError: When it is read once more.
+    """
+
+    def __init__(self, raw: FileIO | BytesIO) -> None:
+        """Wrap a file, or what it was inflated to."""
+        super().__init__(raw)
+        self._left = _MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does."""
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError(f"it has more elements than {_MOST_READS} readings make out")
+        return super().read(size)
 
 
 def check_file(path: Path) -> None:
@@ -42,8 +73,29 @@ def check_file(path: Path) -> None:
     with refused(f"cannot read {path} as DICOM"):
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"it has {size} bytes, at most {_MOST_BYTES} are read")
-        with path.open("rb") as file:
-            _check_items(_inflated(file) if _is_deflated(file) else iter(lambda: file.read(_AT_ONCE), b""))
+        with HeaderReader(FileIO(str(path))) as file:
+            if _is_deflated(file):
+                _check_inflated(b"".join(_inflated(file)))
+            else:
+                _check_items(iter(lambda: file.read(_AT_ONCE), b""))
+
+
+def check_lengths(dataset: Any) -> None:
+    """Check the lengths of elements that pydicom takes apart when it is asked for them: sequences and lists.
+
+    Raises:
+        ValueError: One is longer than any image needs.
+    """
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR
+
+    for raw in dataset.values():  # as read, not taken apart
+        length = getattr(raw, "length", None) or 0
+        if length <= _MOST_TEXT:
+            continue
+        kind = dictionary_VR(raw.tag) if dictionary_has_tag(raw.tag) else raw.VR
+        most = _MOST_SEQUENCE if "SQ" in (raw.VR, kind) else _MOST_TEXT if kind in _LISTS.split() else length
+        if length > most:
+            raise ValueError(f"its element {raw.tag} has {length} bytes, at most {most} are read")
 
 
 def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: int = MOST_VOXELS) -> NDArray[Any]:
@@ -69,6 +121,7 @@ def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: i
 
 def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[Any]:
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import JPEGTransferSyntaxes
 
     rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
     check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
@@ -77,6 +130,8 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
         raise ValueError("frames that are deflated each are not read: decompress the file first")
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
+    if syntax in JPEGTransferSyntaxes:
+        check_scans([dataset.PixelData], frames)
     with _silent():
         pixels: NDArray[Any] = pixel_array(dataset, index=frame)
     return pixels
@@ -86,7 +141,7 @@ def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
     """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     reason = reason_of(error)
-    if syntax is None or not syntax.is_compressed or not isinstance(error, RuntimeError):
+    if syntax in (None, _RLE) or not syntax.is_compressed or not isinstance(error, RuntimeError):  # pydicom reads RLE
         return f"cannot read the pixels of {path}: {reason}"
     return (
         f"{path} is compressed as {syntax.name!r}, and no decoder installed here reads it. Install one "
@@ -132,11 +187,14 @@ def _inflated(file: BinaryIO) -> Iterator[bytes]:
             raise ValueError(f"it is deflated and unpacks to more than {_MOST_INFLATED} bytes")
 
 
-def _check_items(chunks: Iterator[bytes]) -> None:
-    count, rest = 0, b""
-    for chunk in chunks:
-        content = rest + chunk
-        count += content.count(_ITEM)
-        rest = content[-3:]
-    if count > _MOST_ITEMS:
+def _check_inflated(content: bytes) -> None:
+    """Check the elements of an inflated data set, which pydicom reads from memory of its own."""
+    from pydicom.filereader import read_dataset as read_elements
+
+    _check_items([content])
+    read_elements(HeaderReader(BytesIO(content)), False, True, defer_size=_AT_ONCE)
+
+
+def _check_items(chunks: Iterable[bytes]) -> None:
+    if (count := occurrences(chunks, *_ITEMS)) > _MOST_ITEMS:
         raise ValueError(f"it has {count} items in sequences, at most {_MOST_ITEMS} are read")

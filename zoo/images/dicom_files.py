@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from zoo.images.dicom_bounds import check_file
+from zoo.images.dicom_bounds import HeaderReader, check_file, check_lengths
 from zoo.images.reading import refused
 
 INDEX = "DICOMDIR"
@@ -60,7 +61,9 @@ def read_dataset(path: Path) -> Any:
 
     check_file(path)
     with refused(f"cannot read {path} as DICOM"):
-        dataset = pydicom.dcmread(path, defer_size=_LARGE, force=True)
+        with HeaderReader(FileIO(str(path))) as file:
+            dataset = pydicom.dcmread(file, defer_size=_LARGE, force=True)
+        check_lengths(dataset)
         if not dataset.file_meta.get("TransferSyntaxUID"):
             is_implicit, is_little = dataset.original_encoding
             explicit = ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _UNEVEN = 0.05  # of the step between slices; a lost slice gives 1
-_MOST_ROUNDING = 0.45  # of the smallest step: what rounded positions may add, less than a lost slice
+_MOST_ROUNDING = 0.4  # of the smallest step: what rounded positions may add; a lost one of four slices has 0.425
 _SAME = 1e-3  # mm: planes closer than this lie at one place
 _NOISE = 1e-4  # mm: positions pass through float32 on some scanners, which is no further digit
 _DECIMALS = (0, 1, 2)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import InputContractError
+from zoo.images.dicom_files import element
+from zoo.images.film_parts import CHEST, ELSEWHERE, coded, part_in, part_told
+from zoo.images.film_views import other_view
 from zoo.messages import printable
 
 FILM = "CR"
@@ -31,19 +32,17 @@ _FILM_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.7.3",
     "1.2.840.10008.5.1.4.1.1.7.4",
 )
+_LONGEST = 100
 _STANDARD = "1.2.840.10008."
-_CHEST = re.compile(r".*(CHEST|THORA|TORAX|TORAC|LUNG|HEART|CLAVIC|STERN)|RIB|CXR|THX|BRUSTKORB|POUMON|PECHO")
-_ELSEWHERE = """
-    ABDOMEN ABDOMENPELVIS ACETABULUM ANKLE ARM BACK BLADDER BRAIN BREAST BUTTOCK CALCANEUS CALF CAROTID CERVICALSPINE
-    COCCYX COLON CORONARY CORONARYARTERY CSPINE CTSPINE DENTAL EAR ELBOW EXTREMITY EYE FACE FACIALBONES FEET FEMUR
-    FIBULA FINGER FOOT FOREARM FOREFOOT HAND HEAD HEADNECK HEEL HIP HUMERUS JAW KIDNEY KNEE KUB LARYNX LEG LIVER
-    LOWEREXTREMITY LOWERLEG LOWERLIMB LSPINE LSSPINE LUMBAR LUMBARSPINE MANDIBLE MAXILLA NASALBONE NECK NOSE ORBIT
-    PANCREAS PATELLA PELVIS PENIS PROSTATE RADIUS SACRUM SCAPULA SHOULDER SIJOINT SINUS SINUSES SKIN SKULL SPINE
-    SPLEEN SSPINE STOMACH TEETH TESTIS THIGH THORACICSPINE THUMB TIBIA TIBIAFIBULA TLSPINE TMJ TOE TONGUE TOOTH TSPINE
-    ULNA UPPERARM UPPEREXTREMITY UPPERLIMB UTERUS WRIST ZYGOMA
-"""  # defined terms of PS3.16 annex L, and what is written in their place
-_SIDE = re.compile(r"LEFT|RIGHT|BILAT(ERAL)?|BOTH|LT|RT|L|R")
-_LATERAL = frozenset({"LATERAL", "LL", "RL", "LLD", "RLD"})
+_TOLD = (
+    "AcquisitionDeviceProcessingDescription",
+    "SeriesDescription",
+    "ProtocolName",
+    "PerformedProcedureStepDescription",
+    "RequestedProcedureDescription",
+    "StudyDescription",
+)
+"""Free texts, the one that is nearest to the image first: a study of the abdomen may have a film of the chest."""
 
 
 def check_film(path: Path, dataset: Any) -> list[str]:
@@ -56,25 +55,31 @@ def check_film(path: Path, dataset: Any) -> list[str]:
         dataset: Of pydicom.
 
     Returns:
-        What is merely odd, to be logged: a modality that may be anything, a part of the body that is not known, a
-        lateral view.
+        What is merely odd, to be logged: a modality that may be anything, a part of the body that is not known, a free
+        text that tells of another part, a view that is not frontal.
 
     Raises:
         InputContractError: It is of another modality, another kind of object (which counts where the modality says
-            otherwise), or of another part of the body.
+            otherwise), or of another part of the body, by BodyPartExamined or by the code of the region.
     """
     modality = str(dataset.get("Modality") or "").strip().upper()
     if modality in _OTHERS.split():
         raise InputContractError(f"{path} is of modality {modality}; a radiograph (CR, DX) is expected")
     _check_class(path, str(dataset.get("SOPClassUID") or ""))
     odd = [] if modality in _FILMS else [f"{path} {_doubt(modality)}: is it a radiograph of the chest?"]
-    return odd + _check_part(path, _part(dataset)) + _check_view(path, str(dataset.get("ViewPosition") or ""))
+    told = {keyword: text for keyword in _TOLD if (text := str(element(dataset, keyword) or "").strip())}
+    return odd + _check_parts(path, dataset, told) + _check_view(path, dataset, told)
+
+
+def _short(text: object) -> str:
+    """A text of the header for a message: what fits a line of it."""
+    return printable(text if len(str(text)) <= _LONGEST else f"{str(text)[:_LONGEST]}...")
 
 
 def _doubt(modality: str) -> str:
     if not modality:
         return "does not say its modality"
-    return f"is of modality {printable(modality)}, {'which may be anything' if modality in _COPIES else 'unknown'}"
+    return f"is of modality {_short(modality)}, {'which may be anything' if modality in _COPIES else 'unknown'}"
 
 
 def _check_class(path: Path, uid: str) -> None:
@@ -82,36 +87,45 @@ def _check_class(path: Path, uid: str) -> None:
 
     if uid.startswith(_STANDARD) and uid not in _FILM_CLASSES:
         raise InputContractError(
-            f"{path} is an object of the kind {printable(UID(uid).name)!r}, whatever its modality says; a radiograph "
+            f"{path} is an object of the kind {_short(UID(uid).name)!r}, whatever its modality says; a radiograph "
             "(Computed Radiography, Digital X-Ray or Secondary Capture) is expected"
         )
 
 
-def _part(dataset: Any) -> str:
-    """What the header says was examined; DX objects may say it by a code instead."""
-    if part := str(dataset.get("BodyPartExamined") or ""):
-        return part
-    regions = dataset.get("AnatomicRegionSequence") or []
-    return str(regions[0].get("CodeMeaning") or "") if len(regions) else ""
+def _check_parts(path: Path, dataset: Any, told: dict[str, str]) -> list[str]:
+    """Check what BodyPartExamined, a code, and free texts say of the part of the body, each where it says one."""
+    part = str(element(dataset, "BodyPartExamined") or "").strip()
+    region = coded(dataset, "AnatomicRegionSequence") or coded(dataset, "PrimaryAnatomicStructureSequence")
+    odd = _check_part(path, part or region)
+    if part and part_in(region) == ELSEWHERE:
+        raise InputContractError(
+            f"{path} is of the body part {_short(part)} by its BodyPartExamined, but {_short(region)} by its "
+            "AnatomicRegionSequence; a radiograph of the chest is expected"
+        )
+    return odd or _doubt_of(path, told)
 
 
 def _check_part(path: Path, part: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode("ascii").upper()
-    words = [word for word in re.findall("[A-Z]+", plain) if not _SIDE.fullmatch(word)]
-    joined = "".join(words)
-    is_chest = "SPINE" not in joined and any(map(_CHEST.match, (*words, joined)))
-    if not joined or (is_chest and not set(words).intersection(_ELSEWHERE.split())):
+    named = part_in(part)
+    if named in ("", CHEST):
         return []
-    said = f"{path} is of the body part {printable(part.strip())}"
-    singular = [word.removesuffix("S") for word in (*words, joined)]
-    if not is_chest and set(_ELSEWHERE.split()).intersection(
-        (*words, joined, *singular, *(word[1:] for word in singular if word[0] in "LR"))
-    ):
+    said = f"{path} is of the body part {_short(part)}"
+    if named == ELSEWHERE:
         raise InputContractError(f"{said}, as its header says; a radiograph of the chest is expected")
     return [f"{said}, which is not known: is it a radiograph of the chest?"]
 
 
-def _check_view(path: Path, view: str) -> list[str]:
-    if not any(word in _LATERAL or word.startswith(("LAT", "SEIT")) for word in re.findall("[A-Z]+", view.upper())):
+def _doubt_of(path: Path, told: dict[str, str]) -> list[str]:
+    """Doubt a film whose free text tells of another part; the first that tells of any counts."""
+    keyword, text, part = next(
+        ((keyword, text, part) for keyword, text in told.items() if (part := part_told(text))), ("", "", "")
+    )
+    if part != ELSEWHERE:
         return []
-    return [f"{path} is a lateral view ({printable(view)}); the networks know frontal ones"]
+    return [f"{path} may be of another body part ({keyword} {_short(text)}): is it a radiograph of the chest?"]
+
+
+def _check_view(path: Path, dataset: Any, told: dict[str, str]) -> list[str]:
+    if not (view := other_view(dataset, told)):
+        return []
+    return [f"{path} is {_short(view)}; the networks know frontal ones"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
+from zoo.images.real_numbers import plain_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +35,7 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
     """
     import numpy as np
 
-    matrix: NDArray[Any] = tensor.affine.detach().cpu().numpy().astype(np.float64)
+    matrix: NDArray[Any] = plain_tensor(tensor.affine, f"the affine of {source}").detach().cpu().double().numpy()
     if matrix.shape != (4, 4):
         raise InputContractError(f"{source} has an affine of {matrix.shape}: 4 x 4 numbers are expected")
     meta = {str(key): value for key, value in tensor.meta.items()}

@@ -14,7 +14,7 @@ from zoo.errors import InputContractError
 from zoo.images.dicom_bounds import decode_pixels
 from zoo.images.dicom_files import element, read_dataset, starts_as_dicom
 from zoo.images.films import check_film
-from zoo.images.reading import MOST_PIXELS, check_count, refused, start_of
+from zoo.images.reading import MOST_PIXELS, check_count, check_scans, refused, start_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 _MOST_FRAMES = 100
+_AT_ONCE = 2**20  # bytes
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
 """How PIL warns of tags that a TIFF lacks bytes for; it then goes by defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
@@ -68,6 +69,9 @@ def _picture(path: Path) -> NDArray[Any]:
             raise InputContractError(
                 f"{path} holds {_frames(image)} frames, one is expected: open it with PIL, seek, pass that"
             )
+        if image.format == "JPEG":
+            with path.open("rb") as file:
+                check_scans(iter(lambda: file.read(_AT_ONCE), b""))
         image.load()
     pixels = pil_pixels(image, str(path))
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0

@@ -16,6 +16,7 @@ from zoo.images.arrays import map_npy, read_values
 from zoo.images.dicom_files import starts_as_dicom
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
+from zoo.images.real_numbers import check_array, name_of, plain_tensor
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -94,15 +95,12 @@ def _read(volume: VolumeInput) -> Volume:
     if isinstance(volume, SpatialImage):
         return _from_image(volume, volume.get_filename() or f"{type(volume).__name__} {volume.shape}")
     if isinstance(volume, torch.Tensor):
-        source = f"{type(volume).__name__} {tuple(volume.shape)} {volume.dtype}"
-        with refused(f"cannot take {source} as a volume"):
-            values = volume.detach().cpu().as_subclass(torch.Tensor)
-            array = (values if values.is_complex() else values.float()).resolve_conj().numpy()
-        found = _from_array(array, source)
+        source = name_of(volume)
+        found = _from_array(plain_tensor(volume, source).detach().cpu().float().numpy(), source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
         return replace(found, affine=_checked(place_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
-        return _from_array(volume, f"{type(volume).__name__} {volume.shape} {volume.dtype}")
+        return _from_array(volume, name_of(volume))
     raise InputContractError(
         f"cannot take {type(volume).__name__} as a volume: a path, nibabel image, array or tensor is expected"
     )
@@ -233,13 +231,13 @@ def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
 def _from_array(array: NDArray[Any], source: str) -> Volume:
     import numpy as np
 
-    return Volume(np.array(_planes(array, source), dtype=np.float32, order="C"), None, 0, source)
+    with np.errstate(over="ignore"):  # infinite, which is judged later
+        return Volume(np.array(_planes(array, source), dtype=np.float32, order="C"), None, 0, source)
 
 
 def _planes(array: NDArray[Any], source: str) -> NDArray[Any]:
     """Return an array `(i, j, k)` or `(1, i, j, k)` of real numbers without its first axis of 1."""
-    if array.dtype.kind not in "buif":
-        raise InputContractError(f"{source} holds {array.dtype} values: real numbers are expected")
+    check_array(array, source)
     planes = array[0] if array.ndim == 4 and array.shape[0] == 1 else array
     _check_shape(planes.shape, source)
     return planes

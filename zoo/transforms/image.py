@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images import FILM, is_dicom, pil_pixels, read_dicom, read_picture
+from zoo.images import FILM, check_array, is_dicom, name_of, pil_pixels, plain_tensor, read_dicom, read_picture
 from zoo.transforms.slices import SliceTransform, build_slice_transform
 from zoo.transforms.volume import VolumeTransform, build_volume_transform
 
@@ -80,7 +80,7 @@ class ImageTransform:
                 A PIL image; mode `I` is taken as 16-bit, an alpha channel must be opaque.
                 An array or tensor `(H, W)`, `(1 or 3, H, W)` or `(H, W, 1 or 3)`; where two readings are possible, the
                 first axis is the channels. Integers are divided by their type's maximum, floats must lie in the
-                declared range. A tensor stays on its device.
+                declared range. A tensor stays on its device and in its graph.
                 Colour is converted to luminance (ITU-R 601), with a warning where the channels really differ.
 
         Raises:
@@ -111,6 +111,8 @@ class ImageTransform:
 
 def _describe(image: ImageInput) -> str:
     """Name the image for messages."""
+    import numpy as np
+    import torch
     from PIL import Image
 
     if isinstance(image, (str, PathLike)):
@@ -118,7 +120,7 @@ def _describe(image: ImageInput) -> str:
     kind = type(image).__name__
     if isinstance(image, Image.Image):
         return f"{kind} (mode {image.mode}, {image.width} x {image.height})"
-    return f"{kind} {tuple(image.shape)} {image.dtype}" if hasattr(image, "dtype") else kind
+    return name_of(image) if isinstance(image, (np.ndarray, np.generic, torch.Tensor)) else kind
 
 
 def _decode(image: ImageInput, source: str, limits: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:
@@ -128,7 +130,7 @@ def _decode(image: ImageInput, source: str, limits: tuple[float, float]) -> tupl
     from PIL import Image
 
     if isinstance(image, torch.Tensor):
-        return image.as_subclass(torch.Tensor), limits
+        return plain_tensor(image, source), limits
     if isinstance(image, (str, PathLike)):
         path = Path(image)
         if is_dicom(path):
@@ -140,10 +142,10 @@ def _decode(image: ImageInput, source: str, limits: tuple[float, float]) -> tupl
         array = image
     else:
         raise InputContractError(f"cannot take {source} as an image: a path, PIL image, array or tensor is expected")
-    if array.dtype.kind not in "buif":
-        raise InputContractError(f"{source} holds {array.dtype} values: real numbers are expected")
+    check_array(array, source)
     native = np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-    return torch.from_numpy(array.astype(native, order="C")), limits
+    with np.errstate(over="ignore"):  # infinite, which is refused
+        return torch.from_numpy(np.asarray(array).astype(native, order="C")), limits
 
 
 def _channels_first(values: Tensor, source: str) -> Tensor:
@@ -181,8 +183,6 @@ def _to_fraction(values: Tensor, limits: tuple[float, float], source: str) -> Te
     """Scale to float32 fractions: integers by their type's maximum, floats by the limits they must keep."""
     import torch
 
-    if values.dtype.is_complex:
-        raise InputContractError(f"{source} holds complex values: real numbers are expected")
     numbers = values.to(torch.float32)
     if values.dtype == torch.bool:
         return numbers
