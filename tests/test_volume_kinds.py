@@ -309,6 +309,17 @@ def test_a_brain_off_the_centre_of_its_grid_is_told_by_its_own_centre(shift, cap
         transform(np.ascontiguousarray(moved.transpose(2, 1, 0)))
 
 
+def test_an_outline_alike_above_and_below_does_not_hide_the_order():
+    """About its own centre an ellipsoid is its mirror image along every axis; at the grid's it is not."""
+    facts = get_entry("yaware-densenet121").preprocessing
+    x, y, z = np.indices(facts.size) - np.array([60, 72, 60])[:, None, None, None]
+    head = (x / 45) ** 2 + ((y + 5) / 55) ** 2 + ((z - 8) / 35) ** 2 < 1
+    values = np.float32(head * (0.5 + 0.3 * np.sin(y / 9) * np.cos(abs(x) / 7)) * (z > -25 + abs(y) / 4))
+    build_transform(facts)(values)
+    with pytest.raises(InputContractError, match="SimpleITK"):
+        build_transform(facts)(np.ascontiguousarray(values.transpose(2, 1, 0)))
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_an_order_that_cannot_be_told_is_said(turned, caplog):
     """One hemisphere, or a head tilted by 15 degrees, is no mirror image along any axis: a warning, swapped or not."""

@@ -93,13 +93,15 @@ def _check_order(values: NDArray[Any], source: str) -> list[str]:
     if values.shape[0] != values.shape[2]:
         return []
     coarse = _in_blocks(values, max(1, values.shape[0] // _BLOCKS))
-    first, third = (_mirrored(coarse, axis) for axis in (0, 2))
-    if first >= _MIRRORED and first > third + _CLEARLY:
+    pairs = [tuple(_mirrored(coarse, axis, own_centre=own) for axis in (0, 2)) for own in (False, True)]
+    is_first, is_third = (any(map(clearly, pairs)) for clearly in (_is_first, lambda pair: _is_first(pair[::-1])))
+    if is_first and not is_third:
         return []
+    first, third = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
     found = (
         f"{source} has correlation {first:.2f} with its mirror image along the first axis, {third:.2f} along the third"
     )
-    if third >= _MIRRORED and third > first + _CLEARLY:
+    if is_third and not is_first:
         raise InputContractError(
             f"{found}: left and right lie along the third, so its axes are (z, y, x), as SimpleITK has them. (x, y, z) "
             "are expected, as nibabel has them. Pass the file that the segmentation wrote, or array.transpose(2, 1, 0)"
@@ -118,12 +120,22 @@ def _in_blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
     return means
 
 
-def _mirrored(values: NDArray[Any], axis: int) -> float:
-    """Correlation with the mirror image along an axis, of the planes near the centre of mass the best one."""
+def _is_first(pair: tuple[float, ...]) -> bool:
+    return pair[0] >= _MIRRORED and pair[0] > pair[1] + _CLEARLY
+
+
+def _mirrored(values: NDArray[Any], axis: int, *, own_centre: bool) -> float:
+    """Correlation with the mirror image along an axis: at the middle of the grid, or near the centre of mass the best.
+
+    At the middle, where a normalised map has its left and right, the head's outline does not help along other axes;
+    the own centre is for maps that lie elsewhere.
+    """
     import numpy as np
 
     lines = np.moveaxis(values, axis, 0)
     places = np.arange(len(lines))
+    if not own_centre:
+        return _correlation(lines, places[::-1])
     mass = lines.reshape(len(lines), -1).sum(axis=1)
     twice = round(2 * float(mass @ places) / float(mass.sum()))
     return max(_correlation(lines, total - places) for total in range(twice - 2, twice + 3))
