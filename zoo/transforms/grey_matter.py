@@ -93,8 +93,9 @@ def _check_order(values: NDArray[Any], source: str) -> list[str]:
     if values.shape[0] != values.shape[2]:
         return []
     coarse = _in_blocks(values, max(1, values.shape[0] // _BLOCKS))
-    pairs = [tuple(_mirrored(coarse, axis, own_centre=own) for axis in (0, 2)) for own in (False, True)]
-    is_first, is_third = (any(map(clearly, pairs)) for clearly in (_is_first, lambda pair: _is_first(pair[::-1])))
+    pairs = [(_mirrored(coarse, 0, own_centre=own), _mirrored(coarse, 2, own_centre=own)) for own in (False, True)]
+    is_first = any(_is_clearly(first, third) for first, third in pairs)
+    is_third = any(_is_clearly(third, first) for first, third in pairs)
     if is_first and not is_third:
         return []
     first, third = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
@@ -120,8 +121,8 @@ def _in_blocks(values: NDArray[Any], side: int) -> NDArray[Any]:
     return means
 
 
-def _is_first(pair: tuple[float, ...]) -> bool:
-    return pair[0] >= _MIRRORED and pair[0] > pair[1] + _CLEARLY
+def _is_clearly(mirrored: float, other: float) -> bool:
+    return mirrored >= _MIRRORED and mirrored > other + _CLEARLY
 
 
 def _mirrored(values: NDArray[Any], axis: int, *, own_centre: bool) -> float:
