@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
 from zoo.training import distributed
+from zoo.training.args import TrainArgs
+from zoo.training.finetune import train_and_test
 
 
 def nt_xent(first, second, temperature=0.2):
@@ -119,3 +121,45 @@ def test_devices_that_do_not_exist_are_refused(monkeypatch):
     with pytest.raises(OptionError, match="no usable GPU"):
         distributed.start("cuda")
     assert distributed.start("auto").device.type == "cpu"
+
+
+class Apart(nn.Module):
+    """Learns nothing but the statistics of its batches, which differ from process to process."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, batch):
+        return {"loss": self.norm(batch["image"] + distributed.rank()).square().mean()}
+
+
+class Ones(torch.utils.data.Dataset):
+    """Four samples."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, key):
+        return {"image": torch.ones(1)}
+
+
+def test_what_is_judged_after_an_epoch_is_what_is_saved(tmp_path):
+    """Each process judged its part of the validation set with batch statistics of its own."""
+    args = TrainArgs(data="", out=str(tmp_path / "run"), epochs=1, batch_size=4, workers=0, lr=0.01)
+
+    def work():
+        method, judged = Apart(), []
+
+        def evaluate(part, epoch):
+            judged.append(method.norm.running_mean.item())
+            return {"loss": 0.0}
+
+        processes = distributed.Processes(distributed.rank(), 2, torch.device("cpu"))
+        train_and_test(method, {"train": Ones(), "val": Ones()}, evaluate, args, processes, header={})
+        return judged
+
+    first, second = gloo.run(work, 2, tmp_path)
+    assert first == second
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    assert first == [saved["norm.running_mean"].item()]
