@@ -21,9 +21,9 @@ from torch import nn
 
 import zoo
 from zoo.entries.caid import PREPROCESSING, warps
-from zoo.entries.caid.data import Sample, read_list
+from zoo.entries.caid.cohort import CHESTXRAY14, Sample, find_masks, read_labelled, read_list
 from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs, main, read_parts, resolve, seen_by
-from zoo.entries.caid.finetune_data import CHESTXRAY14, LabelledImages, read_film, read_labelled
+from zoo.entries.caid.finetune_data import LabelledImages, MaskedImages, read_film, read_mask
 from zoo.entries.caid.finetune_method import (
     Classifier,
     Segmenter,
@@ -33,7 +33,6 @@ from zoo.entries.caid.finetune_method import (
     label_metrics,
     overlap,
 )
-from zoo.entries.caid.segmentation_data import MaskedImages, find_masks, read_mask
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training import distributed

@@ -33,18 +33,17 @@ from torch.utils.data import Dataset
 
 import zoo
 from zoo.entries.caid import PREPROCESSING
-from zoo.entries.caid.data import PUBLISHED_SIZE, Sample, read_list
+from zoo.entries.caid.augment import PUBLISHED_SIZE
+from zoo.entries.caid.cohort import Sample, check_both_values, find_masks, read_labelled, read_list
 from zoo.entries.caid.finetune_data import (
     LARGER,
     NORMALIZATIONS,
     LabelledImages,
-    check_both_values,
-    read_labelled,
+    MaskedImages,
     split_names,
     write_predictions,
 )
 from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics, label_metrics
-from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.formats import Task

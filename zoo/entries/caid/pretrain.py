@@ -18,7 +18,9 @@ from torch import nn
 from torch.utils.data import Subset
 
 from zoo.entries.caid import PREPROCESSING
-from zoo.entries.caid.data import JITTER, PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
+from zoo.entries.caid.augment import JITTER, PUBLISHED_SIZE, SMALLEST_CROP
+from zoo.entries.caid.cohort import read_list
+from zoo.entries.caid.data import TARGET_FLIPS, FixedViews, Views
 from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
