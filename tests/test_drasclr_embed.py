@@ -12,9 +12,9 @@ from drasclr_patches import LANDMARKS, write_subjects
 import zoo
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import embed
-from zoo.entries.drasclr import patient as patient_module
 from zoo.entries.drasclr.atlas import normalise
 from zoo.entries.drasclr.contract import NAME
+from zoo.entries.drasclr.ct import patient as patient_module
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort, embed_patient, pool
 from zoo.entries.drasclr.features import Features, merge, read_features, write_features

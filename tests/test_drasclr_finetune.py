@@ -11,7 +11,6 @@ import torch
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense, finetune
 from zoo.entries.drasclr.atlas import normalise
-from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
 from zoo.entries.drasclr.dense import embed_cells, locate_cells, way_to_atlas
 from zoo.entries.drasclr.embed import embed_patient
 from zoo.entries.drasclr.features import Features, write_features
@@ -23,8 +22,9 @@ from zoo.entries.drasclr.finetune_method import (
     read_target,
     summarise,
 )
+from zoo.entries.drasclr.maps.cells import dice, lay_cells, shares, spread
+from zoo.entries.drasclr.maps.probe import best_threshold, fit_probe, load_probe
 from zoo.entries.drasclr.model import DrasCLREncoder
-from zoo.entries.drasclr.probe import best_threshold, fit_probe, load_probe
 from zoo.entries.drasclr.survival import concordance, fit_cox, partial_likelihood
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import run_command

@@ -21,17 +21,17 @@ from scipy import ndimage
 
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense
-from zoo.entries.drasclr import lungs as lungs_module
-from zoo.entries.drasclr import registration as registration_module
-from zoo.entries.drasclr.boxes import check_atlas, cut, locate
-from zoo.entries.drasclr.lung_masks import check_lungs, place_lungs, read_lungs
-from zoo.entries.drasclr.lungs import by_lungmask, by_threshold, choose_segmenter
+from zoo.entries.drasclr.cohort import read_subjects
+from zoo.entries.drasclr.ct import lungs as lungs_module
+from zoo.entries.drasclr.ct import registration as registration_module
+from zoo.entries.drasclr.ct.boxes import check_atlas, cut, locate
+from zoo.entries.drasclr.ct.lung_masks import check_lungs, place_lungs, read_lungs
+from zoo.entries.drasclr.ct.lungs import by_lungmask, by_threshold, choose_segmenter
+from zoo.entries.drasclr.ct.patient import preprocess_ct
+from zoo.entries.drasclr.ct.registration import Affine, check_overlap, choose_engine, overlap, register
+from zoo.entries.drasclr.ct.scan import PAD, Scan, place_scan, to_millimetres
 from zoo.entries.drasclr.model import DrasCLREncoder
-from zoo.entries.drasclr.patient import preprocess_ct
 from zoo.entries.drasclr.preprocess import main
-from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engine, overlap, register
-from zoo.entries.drasclr.scan import PAD, Scan, place_scan, to_millimetres
-from zoo.entries.drasclr.subjects import read_subjects
 from zoo.errors import InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.images.volumes import read_volume

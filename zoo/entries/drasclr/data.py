@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.entries.drasclr.cohort import read_sids
 from zoo.entries.drasclr.contract import WINDOW
-from zoo.entries.drasclr.storage import group, group_file, grouped_subjects, open_group
-from zoo.entries.drasclr.subjects import read_sids
+from zoo.entries.drasclr.patches import group, group_file, grouped_subjects, open_group
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import run_command
 from zoo.training.data import Key, seed_of

@@ -25,6 +25,7 @@ from tqdm import tqdm
 import zoo
 from zoo.checkpoint import ATTRIBUTE, unwrap
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
+from zoo.entries.drasclr.cohort import read_sids
 from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.features import (
     Features,
@@ -44,8 +45,7 @@ from zoo.entries.drasclr.inputs import (
     read_patient,
     scale_of,
 )
-from zoo.entries.drasclr.storage import SUFFIX, choose_subjects, open_patches
-from zoo.entries.drasclr.subjects import read_sids
+from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, open_patches
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
@@ -113,7 +113,7 @@ def embed_patient(
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patient: Patches `(L, 32, 32, 32)` in HU, axes (z, y, x), any type of real numbers; the path of a `.npy` file of
             them; or a CT: the path of a NIfTI file or of a folder with a DICOM series, or a nibabel image. From a CT
-            the patches are cut at the authors' landmarks, see `patient.preprocess_ct`, which has more choices.
+            the patches are cut at the authors' landmarks, see `ct.patient.preprocess_ct`, which has more choices.
         locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], as `atlas.normalise` has them; None for the
             authors' 581 landmarks.
         batch_size: Patches at once. On a CPU about 16 is fastest.

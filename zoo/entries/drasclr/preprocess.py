@@ -1,4 +1,4 @@
-"""Preprocess the CTs of a cohort, or one CT: from the scan to its patches at the atlas' landmarks, see `patient`.
+"""Preprocess the CTs of a cohort, or one CT: from the scan to its patches at the atlas' landmarks, see `ct.patient`.
 
     python -m zoo.entries.drasclr.preprocess --image ct.nii.gz --out cohort
     python -m zoo.entries.drasclr.preprocess --subjects subjects.csv --out cohort
@@ -32,11 +32,11 @@ from tqdm import tqdm
 from zoo.entries.drasclr import atlas
 from zoo.entries.drasclr.arrays import save_array
 from zoo.entries.drasclr.atlas import load_landmarks
-from zoo.entries.drasclr.boxes import ANCHORS
-from zoo.entries.drasclr.lungs import SEGMENTERS, choose_segmenter
-from zoo.entries.drasclr.patient import PatientPatches, digest, preprocess_ct
-from zoo.entries.drasclr.registration import ENGINES, choose_engine
-from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
+from zoo.entries.drasclr.cohort import Subject, check_names, read_subjects
+from zoo.entries.drasclr.ct.boxes import ANCHORS
+from zoo.entries.drasclr.ct.lungs import SEGMENTERS, choose_segmenter
+from zoo.entries.drasclr.ct.patient import PatientPatches, digest, preprocess_ct
+from zoo.entries.drasclr.ct.registration import ENGINES, choose_engine
 from zoo.errors import InputContractError, OptionError, ZooError
 from zoo.files import write_atomically
 from zoo.messages import listed
