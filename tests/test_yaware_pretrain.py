@@ -22,8 +22,9 @@ from safetensors.torch import load_file
 from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
-from zoo.entries.yaware import pretrain, synthetic
-from zoo.entries.yaware.data import Volumes, read_cohort
+from zoo.entries.yaware import phantom, pretrain
+from zoo.entries.yaware.cohort import read_cohort
+from zoo.entries.yaware.data import Volumes
 from zoo.entries.yaware.method import YAware
 from zoo.entries.yaware.pretrain import Args, build_method, build_volumes, check_parts, resolve, validation
 from zoo.errors import InputContractError, OptionError
@@ -39,7 +40,7 @@ ONE = Processes(0, 1, torch.device("cpu"))
 def cohort(tmp_path_factory):
     """Eight subjects of 31 x 37 x 31 voxels, half of them to train on and half to validate."""
     folder = tmp_path_factory.mktemp("cohort") / "synthetic"
-    synthetic.main(["--out", str(folder), "--healthy", "8", "--clinical", "2"])
+    phantom.main(["--out", str(folder), "--healthy", "8", "--clinical", "2"])
     rewrite(folder / "healthy.csv", folder / "healthy.csv", lambda i, row: row | {"split": "train" if i < 4 else "val"})
     return folder
 
@@ -174,7 +175,7 @@ def test_the_record_s_transform_makes_what_was_trained_on(run, cohort, monkeypat
 def test_the_record_says_where_volumes_lie(cohort):
     """Nothing on the published grid; of an array of another size the place is open, of files it is theirs."""
     array = read_cohort(*data_of(cohort)[:2])
-    published, affine = dataclasses.replace(array, shape=(121, 145, 121)), synthetic.grid(6)[1]
+    published, affine = dataclasses.replace(array, shape=(121, 145, 121)), phantom.grid(6)[1]
     assert published.differences() == {}
     assert array.differences() == {"size": [31, 37, 31], "affine": None}
     placed = dataclasses.replace(array, affine=affine)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.entries.yaware.data import GRIDS, MODEL
+from zoo.entries.yaware import MODEL
+from zoo.entries.yaware.cohort import GRIDS
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from zoo.entries.yaware import MODEL
 from zoo.entries.yaware.augment import TRANSFORMS
-from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, Volumes, check_apart, read_cohort
+from zoo.entries.yaware.cohort import GRIDS, Cohort, check_apart, read_cohort
+from zoo.entries.yaware.data import Volumes
 from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
 from zoo.entries.yaware.model import least_batch
 from zoo.entries.yaware.splits import class_codes

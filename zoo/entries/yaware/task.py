@@ -11,7 +11,8 @@ import numpy as np
 
 import zoo
 from zoo.entries.yaware.args import Args
-from zoo.entries.yaware.data import Cohort, read_cohort
+from zoo.entries.yaware.cohort import Cohort, read_cohort
+from zoo.entries.yaware.files import in_words, is_same_place
 from zoo.entries.yaware.splits import (
     Indices,
     Split,
@@ -21,7 +22,6 @@ from zoo.entries.yaware.splits import (
     site_folds,
     stratified_folds,
 )
-from zoo.entries.yaware.storage import in_words, is_same_place
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.fetching import hash_file
