@@ -13,7 +13,7 @@ import zoo
 PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("errors", "files", "locks", "messages", "settings", "version"),
+    ("errors", "files", "locks", "messages", "settings", "signals", "version"),
     ("entry", "formats", "images", "manifest", "record"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),

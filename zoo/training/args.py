@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.errors import OptionError
 from zoo.messages import escaped
+from zoo.signals import Ended, ended_by_signals
 from zoo.training.failures import in_one_line
-from zoo.training.stopping import interrupted_by_sigterm
 
 
 class Arguments(Protocol):
@@ -163,11 +163,11 @@ def run_command(main: Callable[[], object]) -> None:
         SystemExit: 1 with the line on stderr; 75 of a training run that a signal has stopped; 130 after Ctrl-C, 143
             after SIGTERM, where there is nothing to go on with.
     """
-    with interrupted_by_sigterm():
+    with ended_by_signals():
         try:
             main()
-        except KeyboardInterrupt as interrupt:
-            number = signal.SIGTERM if "SIGTERM" in interrupt.args else signal.SIGINT
+        except (Ended, KeyboardInterrupt) as end:  # the latter: a second Ctrl-C in a run
+            number = end.signal if isinstance(end, Ended) else signal.SIGINT
             print(f"ended by {number.name}", file=sys.stderr)
             raise SystemExit(128 + number) from None
         except Exception as error:  # which of them are a line is for `in_one_line` to say
