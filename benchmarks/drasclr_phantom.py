@@ -37,7 +37,7 @@ from zoo.entries.drasclr.ct.lungs import by_threshold
 from zoo.entries.drasclr.ct.scan import Scan
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort
-from zoo.entries.drasclr.features import read_features
+from zoo.entries.drasclr.features import read_subject_features
 from zoo.entries.drasclr.finetune_method import Target, cross_validate, read_target, summarise
 from zoo.entries.drasclr.maps.cells import dice, lay_cells, shares, spread
 from zoo.entries.drasclr.maps.probe import fit_probe
@@ -120,7 +120,7 @@ def embed(args: argparse.Namespace, name: str, weights: Path, sids: list[str], p
     """Pooled features (n, 128)."""
     file = args.out / f"{name.replace(', ', '-').replace(' ', '-')}.npz"
     network = zoo.load_model(NAME, checkpoint=weights)
-    found = read_features(embed_cohort(network, args.cohort / "patch", file, subjects=sids, locations=places))
+    found = read_subject_features(embed_cohort(network, args.cohort / "patch", file, subjects=sids, locations=places))
     return found.values[[found.sids.index(sid) for sid in sids]].astype(float)
 
 

@@ -13,7 +13,7 @@ from zoo.entries.drasclr import dense, finetune
 from zoo.entries.drasclr.atlas import normalise
 from zoo.entries.drasclr.dense import embed_cells, locate_cells, way_to_atlas
 from zoo.entries.drasclr.embed import embed_patient
-from zoo.entries.drasclr.features import Features, write_features
+from zoo.entries.drasclr.features import SubjectFeatures, write_subject_features
 from zoo.entries.drasclr.finetune_method import (
     Target,
     cross_validate,
@@ -237,7 +237,7 @@ def files(tmp_path):
     """Features of all subjects but one, and a table of all but another; one value is missing."""
     x, targets, groups = cohort()
     sids = tuple(f"s{i}" for i in range(1, COUNT))
-    write_features(tmp_path / "f.npz", Features(sids, np.float32(x[1:]), {"weights": "w"}))
+    write_subject_features(tmp_path / "f.npz", SubjectFeatures(sids, np.float32(x[1:]), {"weights": "w"}))
     lines = ["sid,patient,fev1,sick,years,died"]
     for i in range(COUNT - 1):
         number = "" if i == 4 else f"{targets['regression'].values[i]}"

@@ -28,7 +28,7 @@ from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.cohort import read_sids
 from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.features import (
-    Features,
+    SubjectFeatures,
     add_part,
     check_suffix,
     finished,
@@ -152,7 +152,7 @@ def embed_cohort(
     Args:
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patches: Folder of `<sid>_patch.npy` (L, 32, 32, 32) in HU.
-        out: File to write or to add to, `.parquet` or `.npz`; `features.read_features` reads it.
+        out: File to write or to add to, `.parquet` or `.npz`; `features.read_subject_features` reads it.
         subjects: Whom to take; None for all who have a file.
         locations: `(L, 3)` in [-1, 1], as for `embed_patient`.
         full: Folder for `<sid>_features.npy` (L, 128) float32; None for none.
@@ -186,7 +186,7 @@ def embed_cohort(
             for sid, own in zip(here, features, strict=True):
                 if rows is not None:
                     save_rows(rows, sid, own.numpy())
-            add_part(out, Features(tuple(here), pool(features).numpy(), facts))
+            add_part(out, SubjectFeatures(tuple(here), pool(features).numpy(), facts))
     distributed.barrier()
     if distributed.rank() == 0:
         join_parts(out)

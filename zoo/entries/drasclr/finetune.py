@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.entries.drasclr.features import Features, read_features
+from zoo.entries.drasclr.features import SubjectFeatures, read_subject_features
 from zoo.entries.drasclr.finetune_method import (
     TASKS,
     Target,
@@ -72,7 +72,7 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> Results:
     """Fit and test in each fold, write and print the results."""
     args = parse_args(Args, argv, __doc__)
-    features = read_features(args.features)
+    features = read_subject_features(args.features)
     rows, left_out = match(args, features)
     target = read_target(rows, args.target, event=args.event, task=args.task)
     groups = [row[args.group].strip() or sid for sid, row in rows.items()] if args.group else list(rows)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     return results
 
 
-def match(args: Args, features: Features) -> tuple[Rows, Results]:
+def match(args: Args, features: SubjectFeatures) -> tuple[Rows, Results]:
     """Find the subjects that have features and values.
 
     Returns:
