@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from zoo import locks
-from zoo.errors import ZooError
+from zoo.errors import OptionError, ZooError
 from zoo.locks import held
 from zoo.training.lock import LOCK, holding
 
@@ -133,6 +133,23 @@ def test_what_is_no_name_of_a_process_is_waited_for_a_while(tmp_path, monkeypatc
     with held(lock):
         pass
     assert not lock.exists()
+
+
+def test_the_name_of_a_holder_that_has_just_begun_is_waited_for(tmp_path):
+    """Its lock is empty for a moment; the refusal says who it is."""
+    lock = tmp_path / LOCK
+
+    def write_late():
+        lock.touch()
+        time.sleep(0.3)
+        lock.write_text("0123456789ab-1-1 process 1 on elsewhere")
+
+    process = fork(write_late)
+    while not lock.exists():
+        time.sleep(0.01)
+    with pytest.raises(OptionError, match=r"at work in .* \(process 1 on elsewhere\)"), holding(tmp_path):
+        pass
+    process.join(60)
 
 
 def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):

@@ -65,12 +65,12 @@ def acquire(lock: Path, *, patience: float = 0.0, signs: Sequence[Path] = ()) ->
     began = time.monotonic()
     while not _create(lock):
         content = _read(lock)
-        waits = patience
-        if content is None or _is_dead(lock, content, signs):
-            if content is not None and _bury(lock, content, signs):
-                continue
-            waits = PATIENCE  # it is gone, or another buries it: the next look finds neither
-        if time.monotonic() - began > waits:
+        is_dead = _is_dead(lock, content, signs)
+        if is_dead and _bury(lock, content, signs):
+            continue
+        # Else it is gone, or another buries it, or its holder is about to write its name: the next look tells more.
+        is_settled = not is_dead and _NAME.fullmatch(content)
+        if time.monotonic() - began > (patience if is_settled else PATIENCE):
             return False
         time.sleep(_PAUSE * (1 + secrets.randbelow(4)))
     return True
@@ -84,13 +84,13 @@ def release(lock: Path) -> None:
 
 def is_ours(lock: Path) -> bool:
     """Whether this process holds a lock."""
-    match = _NAME.fullmatch(_read(lock) or "")
+    match = _NAME.fullmatch(_read(lock))
     return match is not None and match[1] == this_process()
 
 
 def holder_of(lock: Path) -> str:
     """Process and machine of a lock's holder, in words; empty if they are not known."""
-    match = _NAME.fullmatch(_read(lock) or "")
+    match = _NAME.fullmatch(_read(lock))
     return match[2] if match else ""
 
 
@@ -112,25 +112,23 @@ def _create(lock: Path) -> bool:
     return True
 
 
-def _read(lock: Path) -> str | None:
-    """What is inside; empty if it was made a moment ago or cannot be read, None if it is gone."""
+def _read(lock: Path) -> str:
+    """What is inside; empty if the file is gone, cannot be read, or was made a moment ago."""
     try:
         return lock.read_bytes()[:200].decode("utf-8", "replace")
-    except FileNotFoundError:
-        return None
     except OSError:
         return ""
 
 
 def _is_dead(lock: Path, content: str, signs: Sequence[Path] = ()) -> bool:
-    """Whether the lock still has this content, and the process that wrote it is dead."""
-    times = []
-    for path in (lock, *signs):
-        with suppress(OSError):
-            times.append(path.stat().st_mtime)
+    """Whether the lock is there with this content, and the process that wrote it is dead."""
+    try:
+        times = [lock.stat().st_mtime, *(path.stat().st_mtime for path in signs if path.exists())]
+    except OSError:
+        return False
     if _read(lock) != content:
         return False
-    match, last_write = _NAME.fullmatch(content), max(times, default=0.0)
+    match, last_write = _NAME.fullmatch(content), max(times)
     return not is_alive(match[1], last_write) if match else time.time() - last_write > _TO_WRITE_A_NAME
 
 
@@ -143,8 +141,7 @@ def _bury(lock: Path, content: str, signs: Sequence[Path] = ()) -> bool:
     """
     claim = lock.with_name(f"{lock.name}.{hashlib.sha256(content.encode()).hexdigest()[:16]}")
     if not _create(claim):
-        rival = _read(claim)
-        if rival is not None and _is_dead(claim, rival):
+        if _is_dead(claim, rival := _read(claim)):
             _bury(claim, rival)
         return False
     try:
