@@ -103,7 +103,7 @@ def test_the_command_takes_the_subjects_of_a_table(tmp_path):
     source = write_subjects(tmp_path / "patch", 4)
     (tmp_path / "subjects.csv").write_text("sid,severity\ns2,1\ns0,0\n")
     command = ["group", "--patches", str(source), "--out", str(tmp_path / "out")]
-    data.main([*command, "--subjects", str(tmp_path / "subjects.csv")])
+    data.main([*command, "--table", str(tmp_path / "subjects.csv")])
     assert grouped_subjects(tmp_path / "out") == ["s2", "s0"]
     assert np.load(group_file(tmp_path / "out", 3))[:, 0, 0, 0].tolist() == [told(3, 2), told(3, 0)]
     with pytest.raises(OptionError, match="has groups of other subjects than the 4"):

@@ -351,7 +351,7 @@ def test_the_command(model, patches, expected, tmp_path):
     np.save(tmp_path / "landmarks.npy", LANDMARKS)
     (tmp_path / "some.csv").write_text("sid,age\ns4,60\ns1,50\n")
     given = {"patches": patches, "out": tmp_path / "f.npz", "landmarks": tmp_path / "landmarks.npy"}
-    given |= {"checkpoint": tmp_path / "own.safetensors", "subjects": tmp_path / "some.csv", "device": "cpu"}
+    given |= {"checkpoint": tmp_path / "own.safetensors", "table": tmp_path / "some.csv", "device": "cpu"}
     out = embed.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
     found = read_subject_features(out)
     assert found.sids == ("s1", "s4")
@@ -365,7 +365,7 @@ def test_the_command(model, patches, expected, tmp_path):
     ("flags", "message"),
     [
         (["--model", "caid-resnet50"], "--model caid-resnet50: expected drasclr-cnn3d"),
-        (["--subjects", "none.csv"], r"none\.csv does not exist"),
+        (["--table", "none.csv"], r"none\.csv does not exist"),
         (["--block", "0"], "block=0: at least 1 subject"),
     ],
 )

@@ -120,7 +120,7 @@ def import_pyarrow() -> tuple[Any, Any]:
 def _write_npz(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: str) -> None:
     import numpy as np
 
-    arrays = {name: np.asarray(cells, dtype=getattr(cells, "dtype", str)) for name, cells in labels.items()}
+    arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in labels.items()}
     with place.open("wb") as file:  # given a name, numpy adds a suffix to it
         np.savez(file, **arrays, features=values, **{_FACTS: np.array(facts)})
 

@@ -116,7 +116,7 @@ def read_labelled(
     counts = sorted({len(sample.labels) for sample in samples})
     if counts == [0]:
         raise OptionError(
-            f"{list_file} gives no labels: lines of 'name 0 1 ...' are expected, or a CSV and --labels a,b"
+            f"{list_file} gives no labels: lines of 'name 0 1 ...' are expected, or a CSV and --label a,b"
         )
     if len(counts) > 1:
         raise OptionError(f"{list_file}: each image needs the same number of labels, there are {counts}")
@@ -128,7 +128,7 @@ def read_labelled(
         )
     names = tuple(labels) or (CHESTXRAY14 if counts == [14] else tuple(f"label{i}" for i in range(counts[0])))
     if len(names) != counts[0]:
-        raise OptionError(f"{list_file} has {counts[0]} label(s) an image, --labels names {len(names)}")
+        raise OptionError(f"{list_file} has {counts[0]} label(s) an image, --label names {len(names)}")
     return samples, names
 
 

@@ -1,6 +1,6 @@
 """Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
 
-    python -m zoo.entries.drasclr.preprocess --subjects subjects.csv --out cohort --keep-volumes
+    python -m zoo.entries.drasclr.preprocess --table subjects.csv --out cohort --keep-volumes
     python -m zoo.entries.drasclr.dense --volumes cohort/volume --masks cohort/lungs --places cohort/patch_loc \
         --truth marked --out maps
     python -m zoo.entries.drasclr.dense --volumes phantom/volume --truth phantom/truth \

@@ -75,7 +75,7 @@ class Args(NetworkArgs):
 
     patches: str = arg("folder of <sid>_patch.npy")
     out: str = arg("file to write, .parquet or .npz")
-    subjects: str = arg("CSV with a column sid: whom to take; empty for all there are", "")
+    table: str = arg("CSV with a column sid: whom to take; empty for all there are", "", was="subjects")
     full: str = arg("folder for <sid>_features.npy, the features at each landmark; empty for none", "")
     block: int = arg("subjects at once, of whom the network takes one landmark after the other", 8)
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model,
         args.patches,
         args.out,
-        subjects=read_sids(Path(args.subjects)) if args.subjects else None,
+        subjects=read_sids(Path(args.table)) if args.table else None,
         locations=normalise(landmarks),
         full=args.full or None,
         block=args.block,
