@@ -113,6 +113,18 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, images, out,
             assert zoo.load_transform(name, checkpoint=saved).preprocessing.size == (32, 32)
 
 
+def test_without_validation_the_last_epoch_is_exported(images, out):
+    """Not that of the least training loss: it is low early, while the queue still holds random negatives."""
+    metrics = pretrain.main(flags(images, out, "--table", str(images / "train.txt"), "--key-batches", "2"))
+    mark(out / "best.pt")
+    again = pretrain.main(flags(images, out, "--table", str(images / "train.txt"), "--key-batches", "2", "--resume"))
+    assert again == metrics
+    assert "val_loss" not in metrics
+    file = out / f"caid-resnet50-unet.{out.name}.safetensors"
+    assert comes_from(file, out / "last.pt", "encoder_q.backbone.")
+    assert not comes_from(file, out / "best.pt", "encoder_q.backbone.")
+
+
 def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, monkeypatch):
     """`--upstream` with validation: whole key network, queue moved by validation; the record is a manifest's."""
     csv = str(images / "all.csv")
