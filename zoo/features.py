@@ -121,8 +121,9 @@ def _write_npz(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], 
     import numpy as np
 
     arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in labels.items()}
+    arrays |= {"features": values, _FACTS: np.array(facts)}
     with place.open("wb") as file:  # given a name, numpy adds a suffix to it
-        np.savez(file, **arrays, features=values, **{_FACTS: np.array(facts)})
+        np.savez(file, **arrays)
 
 
 def _write_csv(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], _: str) -> None:
