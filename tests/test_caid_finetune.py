@@ -21,8 +21,9 @@ from torch import nn
 
 import zoo
 from zoo.entries.caid import PREPROCESSING, warps
+from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
 from zoo.entries.caid.cohort import CHESTXRAY14, Sample, find_masks, read_labelled, read_list
-from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs, main, read_parts, resolve, seen_by
+from zoo.entries.caid.finetune import main, read_parts, resolve, seen_by
 from zoo.entries.caid.finetune_data import LabelledImages, MaskedImages, read_film, read_mask
 from zoo.entries.caid.finetune_method import (
     Classifier,

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoo.entries.caid import pretrain as caid_pretrain
-from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs
+from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
 from zoo.entries.drasclr import embed as drasclr_embed
 from zoo.entries.drasclr import finetune as drasclr_finetune
 from zoo.errors import OptionError
