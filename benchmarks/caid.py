@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.entries.caid.data import Sample, read_list
+from zoo.entries.caid.cohort import Sample, read_list
 from zoo.training.evaluate import auroc, bootstrap_by_group, extract_features, label_subsets, linear_probe, retrieval
 
 RANDOM_SEEDS = (0, 1, 2)

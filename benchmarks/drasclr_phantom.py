@@ -32,16 +32,16 @@ import zoo
 from zoo.checkpoint import export_safetensors
 from zoo.entries.drasclr import dense
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
-from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
 from zoo.entries.drasclr.contract import NAME
+from zoo.entries.drasclr.ct.lungs import by_threshold
+from zoo.entries.drasclr.ct.scan import Scan
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort
-from zoo.entries.drasclr.features import read_features
+from zoo.entries.drasclr.features import read_subject_features
 from zoo.entries.drasclr.finetune_method import Target, cross_validate, read_target, summarise
-from zoo.entries.drasclr.lungs import by_threshold
-from zoo.entries.drasclr.probe import fit_probe
-from zoo.entries.drasclr.scan import Scan
-from zoo.entries.drasclr.storage import open_patches
+from zoo.entries.drasclr.maps.cells import dice, lay_cells, shares, spread
+from zoo.entries.drasclr.maps.probe import fit_probe
+from zoo.entries.drasclr.patches import open_patches
 from zoo.training.evaluate import bootstrap_by_group
 from zoo.training.table import read_table
 
@@ -120,7 +120,7 @@ def embed(args: argparse.Namespace, name: str, weights: Path, sids: list[str], p
     """Pooled features (n, 128)."""
     file = args.out / f"{name.replace(', ', '-').replace(' ', '-')}.npz"
     network = zoo.load_model(NAME, checkpoint=weights)
-    found = read_features(embed_cohort(network, args.cohort / "patch", file, subjects=sids, locations=places))
+    found = read_subject_features(embed_cohort(network, args.cohort / "patch", file, subjects=sids, locations=places))
     return found.values[[found.sids.index(sid) for sid in sids]].astype(float)
 
 

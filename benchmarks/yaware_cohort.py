@@ -1,7 +1,7 @@
 """What y-Aware's features are worth on the synthetic cohort, against SimCLR's, random weights and raw voxels.
 
-    python -m zoo.entries.yaware.synthetic --out cohort
-    python -m zoo.entries.yaware.synthetic --out unseen --seed 1 --healthy 300 --clinical 2
+    python -m zoo.entries.yaware.phantom --out cohort
+    python -m zoo.entries.yaware.phantom --out unseen --seed 1 --healthy 300 --clinical 2
     python -m zoo.entries.yaware.pretrain --data cohort/healthy.npy --table cohort/healthy.csv --out yaware ...
     python -m zoo.entries.yaware.pretrain ... --kernel views --out simclr
     python benchmarks/yaware_cohort.py --cohort cohort --unseen unseen --yaware yaware/best.pt --simclr simclr/best.pt \
@@ -27,8 +27,8 @@ from torch import nn
 from tqdm import tqdm
 
 import zoo
-from zoo.entries.yaware import finetune
-from zoo.entries.yaware.data import MODEL, Cohort, read_cohort
+from zoo.entries.yaware import MODEL, finetune
+from zoo.entries.yaware.cohort import Cohort, read_cohort
 from zoo.training.args import parse_args
 from zoo.training.evaluate import auroc, bootstrap_by_group, extract_features, linear_probe
 
@@ -68,7 +68,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     """Flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cohort", required=True, help="folder that zoo.entries.yaware.synthetic wrote")
+    parser.add_argument("--cohort", required=True, help="folder that zoo.entries.yaware.phantom wrote")
     parser.add_argument("--unseen", required=True, help="another, with other scanners, for age")
     parser.add_argument("--yaware", required=True, help="weights pre-trained with ages")
     parser.add_argument("--simclr", required=True, help="weights pre-trained with --kernel views")

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.functional import hflip
 
+from zoo.entries.caid import augment
 from zoo.entries.caid import data as caid
-from zoo.entries.caid.data import FixedViews, Sample, Views, read_list
+from zoo.entries.caid.cohort import Sample, read_list
+from zoo.entries.caid.data import FixedViews, Views
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import TrainArgs
 from zoo.training.data import Batches, build_loader
@@ -40,7 +43,7 @@ def masked_areas(cut, number=2000):
 
 def test_inner_cut_outs_have_the_published_area():
     """Mean 18 %, range 0.4 to 41 %; the mean of 2000 with a spread of 9 % is known to 0.2 %."""
-    areas = masked_areas(caid.cut_inside)
+    areas = masked_areas(augment.cut_inside)
     assert 0.17 < areas.mean() < 0.19
     assert 100 / SIZE**2 <= areas.min() < 0.01  # one rectangle of 10 x 10 is the least there can be
     assert 0.35 < areas.max() < 0.50
@@ -48,7 +51,7 @@ def test_inner_cut_outs_have_the_published_area():
 
 def test_outer_cut_outs_have_the_published_area():
     """Mean 23 %, range 7 to 52 %; one window of 154 pixels leaves 53 %, no union of windows less than 5 %."""
-    areas = masked_areas(caid.cut_outside)
+    areas = masked_areas(augment.cut_outside)
     assert 0.22 < areas.mean() < 0.24
     assert 1 - (SIZE - 6) ** 2 / SIZE**2 <= areas.min() < 0.09
     assert 0.48 < areas.max() <= 1 - 154**2 / SIZE**2
@@ -60,7 +63,7 @@ def test_cut_outs_keep_the_border_and_the_pixels():
     pixels = rng.integers(1, 256, (SIZE, SIZE), dtype=np.uint8)
     reached = np.zeros((2, SIZE, SIZE), dtype=bool)
     for _ in range(600):
-        for i, cut in enumerate((caid.cut_inside, caid.cut_outside)):
+        for i, cut in enumerate((augment.cut_inside, augment.cut_outside)):
             out = cut(pixels, rng)
             hidden = out == 0
             assert np.array_equal(out[~hidden], pixels[~hidden])
@@ -83,7 +86,7 @@ def test_swaps_exchange_ten_pairs_of_rectangles():
     rng = np.random.default_rng(0)
     counts = []
     for _ in range(50):
-        out = caid.swap_patches(PLACES, rng)
+        out = augment.swap_patches(PLACES, rng)
         rows, columns = np.nonzero(out != PLACES)
         moves = np.stack([out[rows, columns] // SIZE - rows, out[rows, columns] % SIZE - columns], axis=1)
         vectors = {tuple(v) for v in np.unique(moves, axis=0).tolist()}
@@ -103,7 +106,7 @@ def test_swapped_pixels_are_the_same_pixels_where_patches_do_not_overlap():
     """With disjoint patches an exchange is a permutation: the multiset of pixels stays."""
     rng, permutations = np.random.default_rng(0), 0
     for _ in range(50):
-        out = caid.swap_patches(PLACES, rng)
+        out = augment.swap_patches(PLACES, rng)
         permutations += np.array_equal(np.sort(out, axis=None), PLACES.ravel())
     assert permutations > 0
 
@@ -116,7 +119,7 @@ def test_proportions_of_the_distortions():
     rng, number, counts = np.random.default_rng(0), 6000, dict.fromkeys(("inner", "outer", "swap", "none"), 0)
     pixels = (1 + np.arange(64 * 64) % 255).astype(np.uint8).reshape(64, 64)
     for _ in range(number):
-        out = caid.distort(pixels, rng)
+        out = augment.distort(pixels, rng)
         hidden = out == 0
         kind = "outer" if hidden[0].any() else "inner" if hidden.any() else "none" if out is pixels else "swap"
         counts[kind] += 1
@@ -128,9 +131,9 @@ def test_proportions_of_the_distortions():
 def test_distortions_scale_with_the_view(size):
     """The masked share is that of 224 pixels within 5 %, although sides and the border are whole pixels."""
     rng, white = np.random.default_rng(0), np.full((size, size), 255, dtype=np.uint8)
-    for cut, share in ((caid.cut_inside, 0.18), (caid.cut_outside, 0.23)):
+    for cut, share in ((augment.cut_inside, 0.18), (augment.cut_outside, 0.23)):
         assert np.mean([(cut(white, rng) == 0).mean() for _ in range(600)]) == pytest.approx(share, abs=0.05)
-    assert (caid.swap_patches(np.arange(size * size).reshape(size, size), rng) != 0).any()
+    assert (augment.swap_patches(np.arange(size * size).reshape(size, size), rng) != 0).any()
 
 
 def undistorted(monkeypatch):
@@ -138,7 +141,7 @@ def undistorted(monkeypatch):
 
     def mirror_only(image, *settings):
         flipped = bool(torch.rand(()) < 0.5)
-        return (caid.hflip(image) if flipped else image), flipped
+        return (hflip(image) if flipped else image), flipped
 
     monkeypatch.setattr(caid, "change", mirror_only)
 
@@ -212,7 +215,7 @@ def test_jitter_blur_and_mirror_have_the_published_shares():
     torch.manual_seed(0)
     shares = np.zeros(3)
     for _ in range(600):
-        image, is_mirrored = caid.change(Image.fromarray(pixels))
+        image, is_mirrored = augment.change(Image.fromarray(pixels))
         out = np.asarray(image)
         assert is_mirrored == (out[0, 0] < out[0, -1])
         out = out[:, ::-1] if is_mirrored else out
@@ -228,7 +231,7 @@ def test_the_jitter_has_the_asked_range():
     flat = Image.fromarray(np.full((32, 32), 100, dtype=np.uint8))
     torch.manual_seed(0)
     for jitter, low, high in ((0.4, 60, 140), (0.1, 90, 110), (0.0, 100, 100)):
-        values = [np.asarray(caid.change(flat, jitter)[0])[0, 0] for _ in range(300)]
+        values = [np.asarray(augment.change(flat, jitter)[0])[0, 0] for _ in range(300)]
         spread = 0.1 * (high - low)
         assert low - 1 <= min(values) <= low + spread
         assert high - spread <= max(values) <= high + 1
@@ -239,7 +242,7 @@ def test_crops_cover_the_asked_share_of_the_area():
     ramp = Image.fromarray(np.tile(np.arange(200, dtype=np.uint8), (200, 1)))
     torch.manual_seed(0)
     for least, narrowest in ((0.2, math.sqrt(0.2 * 3 / 4)), (0.9, math.sqrt(0.9 * 3 / 4))):
-        widths = [np.ptp(np.asarray(caid.random_crop(ramp, 64, least))) / 200 for _ in range(300)]
+        widths = [np.ptp(np.asarray(augment.random_crop(ramp, 64, least))) / 200 for _ in range(300)]
         assert narrowest - 0.05 < min(widths) < narrowest + 0.1
         assert 0.95 < max(widths) <= 1
 

@@ -21,9 +21,10 @@ from torch import nn
 
 import zoo
 from zoo.entries.caid import PREPROCESSING, warps
-from zoo.entries.caid.data import Sample, read_list
-from zoo.entries.caid.finetune import ClassifyArgs, SegmentArgs, main, read_parts, resolve, seen_by
-from zoo.entries.caid.finetune_data import CHESTXRAY14, LabelledImages, read_film, read_labelled
+from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
+from zoo.entries.caid.cohort import CHESTXRAY14, Sample, find_masks, read_labelled, read_list
+from zoo.entries.caid.finetune import main, read_parts, resolve, seen_by
+from zoo.entries.caid.finetune_data import LabelledImages, MaskedImages, read_film, read_mask
 from zoo.entries.caid.finetune_method import (
     Classifier,
     Segmenter,
@@ -33,7 +34,6 @@ from zoo.entries.caid.finetune_method import (
     label_metrics,
     overlap,
 )
-from zoo.entries.caid.segmentation_data import MaskedImages, find_masks, read_mask
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training import distributed
@@ -95,7 +95,7 @@ def out(tmp_path):
 
 def command(task, out, *parts, kind="classify"):
     """Arguments of a short run with the given parts of the data."""
-    flags = {"train": "--list", "val": "--val-list", "test": "--test-list"}
+    flags = {"train": "--table", "val": "--val-table", "test": "--test-table"}
     chosen = [text for part in parts for text in (flags[part], task.lists[part])]
     masks = ["--masks", task.masks] if kind == "segment" else []
     return [kind, "--data", task.images, "--out", str(out), "--size", str(SIZE), *COMMON, *chosen, *masks]
@@ -111,7 +111,7 @@ def read_csv(path):
 
 def test_classification_from_a_checkpoint(task, checkpoint, out, capsys):
     """A run ends with results, predictions of the test list, and a file that gives the same predictions again."""
-    argv = [*command(task, out, "train", "val", "test"), "--checkpoint", str(checkpoint), "--labels", "left,upper"]
+    argv = [*command(task, out, "train", "val", "test"), "--checkpoint", str(checkpoint), "--label", "left,upper"]
     results = main([*argv, *SMALL])
     written = json.loads((out / "results.json").read_text())
     assert written == results
@@ -262,7 +262,7 @@ def test_the_size_is_what_the_weights_were_trained_at(tmp_path, monkeypatch):
         (["--checkpoint", "file", "--from-scratch"], "exclude each other"),
         (["--size", "40"], "multiple of 32"),
         (["--auroc-labels", "label7"], "no such label; there are label0, label1"),
-        (["--labels", "a"], "has 2 label.* --labels names 1"),
+        (["--label", "a"], "has 2 label.* --label names 1"),
     ],
 )
 def test_wrong_arguments_are_refused(task, tmp_path, flags, message):
@@ -278,20 +278,20 @@ def test_wrong_arguments_are_refused(task, tmp_path, flags, message):
 @pytest.mark.parametrize(
     ("name", "text", "flags", "message"),
     [
-        ("l.txt", "00.png\n01.png\n", [], "l.txt gives no labels.*--labels"),
-        ("l.csv", "file,a\n00.png,1\n01.png,0\n", [], "l.csv gives no labels.*--labels"),
-        ("l.csv", "file,a\n00.png,1\n01.png,0\n", ["--labels", "b"], "lacks columns b; it has file, a"),
+        ("l.txt", "00.png\n01.png\n", [], "l.txt gives no labels.*--label"),
+        ("l.csv", "file,a\n00.png,1\n01.png,0\n", [], "l.csv gives no labels.*--label"),
+        ("l.csv", "file,a\n00.png,1\n01.png,0\n", ["--label", "b"], "lacks columns b; it has file, a"),
         ("l.txt", "00.png 1\n01.png 0 1\n", [], r"same number of labels, there are \[1, 2\]"),
         ("l.txt", "00.png 1\n01.png -1\n", [], r"0 or 1, 1 of 2 images have -1.0 \(first: 01.png\)"),
-        ("l.csv", "file,a\n00.png,nan\n01.png,0\n", ["--labels", "a"], r"0 or 1, 1 of 2 images have nan"),
-        ("l.csv", "file,a,split\n00.png,1,train\n", ["--labels", "a", "--split", "fold9"], "no images.*split fold9"),
+        ("l.csv", "file,a\n00.png,nan\n01.png,0\n", ["--label", "a"], r"0 or 1, 1 of 2 images have nan"),
+        ("l.csv", "file,a,split\n00.png,1,train\n", ["--label", "a", "--split", "fold9"], "no images.*split fold9"),
     ],
 )
 def test_bad_labels_are_refused(task, tmp_path, name, text, flags, message):
     """The message names the list, what was expected and what came."""
     (tmp_path / name).write_text(text)
     with pytest.raises(OptionError, match=message):
-        main([*command(task, tmp_path / "run"), "--list", str(tmp_path / name), "--from-scratch", *flags])
+        main([*command(task, tmp_path / "run"), "--table", str(tmp_path / name), "--from-scratch", *flags])
 
 
 def test_the_task_must_be_named(capsys):
@@ -312,7 +312,7 @@ def test_no_list_is_refused(task, tmp_path):
 def test_a_label_without_both_values_is_refused_unless_it_does_not_count(task, tmp_path):
     """Validation images that all have label0 have no AUROC of it; named labels are the only ones that must have."""
     (tmp_path / "val.txt").write_text("09.png 1 0\n11.png 1 1\n")
-    args = ClassifyArgs(data=task.images, out="", list=task.lists["train"], val_list=str(tmp_path / "val.txt"))
+    args = ClassifyArgs(data=task.images, out="", table=task.lists["train"], val_table=str(tmp_path / "val.txt"))
     with pytest.raises(OptionError, match=r"val.txt: all 2 images have the same value of label0.*--auroc-labels"):
         read_parts(args)
     samples, names = read_parts(replace(args, auroc_labels="label1"))
@@ -324,7 +324,7 @@ def test_lists_with_other_labels_are_refused(task, tmp_path):
     """Training and validation list must agree."""
     (tmp_path / "val.txt").write_text("09.png 1\n10.png 0\n")
     with pytest.raises(OptionError, match=r"val.txt has 1 labels, the training list .* has 2"):
-        main([*command(task, tmp_path / "run", "train"), "--val-list", str(tmp_path / "val.txt"), "--from-scratch"])
+        main([*command(task, tmp_path / "run", "train"), "--val-table", str(tmp_path / "val.txt"), "--from-scratch"])
 
 
 def test_masks_that_do_not_fit_are_named_at_once(task, tmp_path):

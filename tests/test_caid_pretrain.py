@@ -48,7 +48,7 @@ def flags(images, out, *more):
 def run(images, tmp_path_factory):
     """Two steps with a validation list; the folder and the metrics."""
     out = tmp_path_factory.mktemp("runs") / "first"
-    lists = ["--list", str(images / "train.txt"), "--val-list", str(images / "all.csv"), "--val-split", "val"]
+    lists = ["--table", str(images / "train.txt"), "--val-table", str(images / "all.csv"), "--val-split", "val"]
     yield out, pretrain.main(flags(images, out, *lists, "--key-batches", "2"))
     shutil.rmtree(out)
 
@@ -97,7 +97,7 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, images, out,
     """Not the last one; the header has size, command and what the one output is, in each file that is saved."""
     copy_of(run[0], out)
     mark(out / "best.pt")
-    lists = ["--list", str(images / "train.txt"), "--val-list", str(images / "all.csv"), "--val-split", "val"]
+    lists = ["--table", str(images / "train.txt"), "--val-table", str(images / "all.csv"), "--val-split", "val"]
     pretrain.main(flags(images, out, *lists, "--key-batches", "2", "--resume"))
     file = out / f"caid-resnet50-unet.{out.name}.safetensors"
     assert comes_from(file, out / "best.pt", "encoder_q.backbone.")
@@ -113,10 +113,22 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, images, out,
             assert zoo.load_transform(name, checkpoint=saved).preprocessing.size == (32, 32)
 
 
+def test_without_validation_the_last_epoch_is_exported(images, out):
+    """Not that of the least training loss: it is low early, while the queue still holds random negatives."""
+    metrics = pretrain.main(flags(images, out, "--table", str(images / "train.txt"), "--key-batches", "2"))
+    mark(out / "best.pt")
+    again = pretrain.main(flags(images, out, "--table", str(images / "train.txt"), "--key-batches", "2", "--resume"))
+    assert again == metrics
+    assert "val_loss" not in metrics
+    file = out / f"caid-resnet50-unet.{out.name}.safetensors"
+    assert comes_from(file, out / "last.pt", "encoder_q.backbone.")
+    assert not comes_from(file, out / "best.pt", "encoder_q.backbone.")
+
+
 def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, monkeypatch):
     """`--upstream` with validation: whole key network, queue moved by validation; the record is a manifest's."""
     csv = str(images / "all.csv")
-    lists = ["--list", csv, "--split", "train", "--val-list", csv, "--val-split", "val"]
+    lists = ["--table", csv, "--split", "train", "--val-table", csv, "--val-split", "val"]
     pretrain.main(flags(images, out, *lists, "--upstream"))
     state = torch.load(out / "last.pt", weights_only=True)["model"]
     assert "encoder_k.backbone.decoder.blocks.0.conv1.0.weight" in state
@@ -173,7 +185,7 @@ def test_the_defaults_are_the_published_run():
 
 def test_one_argument_speaks_for_others():
     """`--upstream` is four switches; without a validation list the training loss decides, another choice is kept."""
-    args = resolve(Args(data="d", out="o", upstream=True, val_list="v"))
+    args = resolve(Args(data="d", out="o", upstream=True, val_table="v"))
     assert (args.target_flip, args.key_full_unet) == ("upstream", True)
     assert (args.validate_mutates_state, args.val_random, args.monitor) == (True, True, "val_loss")
     assert resolve(Args(data="d", out="o")).monitor == "loss"
@@ -181,21 +193,13 @@ def test_one_argument_speaks_for_others():
     assert models_of(Args(data="d", out="o", mode="id")) == ("caid-resnet50",)
 
 
-def test_every_setting_reaches_the_method(monkeypatch):
-    """Each argument of `CAiD` but the length of the projection is a flag of its name, with the same default."""
-    seen = {}
-    names = [name for name in inspect.signature(CAiD).parameters if name != "dim"]
-    flag_of = {name: "key_momentum" if name == "momentum" else name for name in names}
-    defaults = {f.name: f.default for f in dataclasses.fields(Args)}
-    assert {n: defaults[flag_of[n]] for n in names} == {n: inspect.signature(CAiD).parameters[n].default for n in names}
-    monkeypatch.setattr(pretrain, "CAiD", lambda **settings: seen.update(settings))
-    wanted = {
-        n: "id" if n == "mode" else not v if isinstance(v, bool) else v + 1
-        for n, v in defaults.items()
-        if n in flag_of.values()
-    }
-    build_method(Args(data="d", out="o", **wanted))
-    assert seen == {n: wanted[flag_of[n]] for n in names}
+def test_every_setting_of_the_method_is_a_flag():
+    """Of its name and with the same default, but the length of the projection; `--momentum` is the optimiser's."""
+    settings = {name: p.default for name, p in inspect.signature(CAiD).parameters.items() if name != "dim"}
+    defaults = {f.name: f.default for f in dataclasses.fields(Args)} | {"momentum": Args.key_momentum}
+    assert settings == {name: defaults[name] for name in settings}
+    method = build_method(Args(data="d", out="o", mode="id", queue_size=8, key_momentum=0.5, temperature=0.3))
+    assert (method.momentum, method.temperature, method.queue.numel()) == (0.5, 0.3, 8 * 128)
 
 
 class Recorder(torch.nn.Module):
@@ -219,7 +223,7 @@ def shown(args, epoch=0):
 def test_validation_views_are_fixed_unless_asked_otherwise(images):
     """The same views at every epoch, others with `--val-random`; a whole last batch only where the queue takes them."""
     settings = {"data": str(images), "out": "o", "size": 32, "batch_size": 4, "workers": 0}
-    settings |= {"val_list": str(images / "all.csv"), "val_split": "val"}
+    settings |= {"val_table": str(images / "all.csv"), "val_split": "val"}
     fixed, random = Args(**settings), Args(**settings, val_random=True)
     assert torch.equal(shown(fixed, epoch=0), shown(fixed, epoch=7))
     assert not torch.equal(shown(random, epoch=0), shown(random, epoch=7))

@@ -11,10 +11,11 @@ from drasclr_patches import LANDMARKS, TABLE, origin, told, write_subjects
 from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
-from zoo.entries.drasclr import atlas, data, storage
+from zoo.entries.drasclr import atlas, data
+from zoo.entries.drasclr import patches as patches_module
 from zoo.entries.drasclr.augment import Augment
 from zoo.entries.drasclr.data import Patches, above_window, scale
-from zoo.entries.drasclr.storage import group, group_file, grouped_subjects
+from zoo.entries.drasclr.patches import group, group_file, grouped_subjects
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import TrainArgs, run_command
 from zoo.training.data import Batches, build_loader
@@ -79,7 +80,7 @@ def test_grouping_turns_subjects_into_landmarks(cohort):
 def test_grouping_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     """A failure in the second of three lots leaves the first; the next call writes the others alone."""
     source, calls = write_subjects(tmp_path / "patch", 3), []
-    write = storage._write_groups
+    write = patches_module._write_groups
 
     def failing(patches, out, subjects, landmarks):
         calls.append(list(landmarks))
@@ -87,7 +88,7 @@ def test_grouping_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         write(patches, out, subjects, landmarks)
 
-    monkeypatch.setattr(storage, "_write_groups", failing)
+    monkeypatch.setattr(patches_module, "_write_groups", failing)
     with pytest.raises(KeyboardInterrupt):
         group(source, tmp_path / "out", at_once=2)
     first = group_file(tmp_path / "out", 0).stat().st_mtime_ns
@@ -102,7 +103,7 @@ def test_the_command_takes_the_subjects_of_a_table(tmp_path):
     source = write_subjects(tmp_path / "patch", 4)
     (tmp_path / "subjects.csv").write_text("sid,severity\ns2,1\ns0,0\n")
     command = ["group", "--patches", str(source), "--out", str(tmp_path / "out")]
-    data.main([*command, "--subjects", str(tmp_path / "subjects.csv")])
+    data.main([*command, "--table", str(tmp_path / "subjects.csv")])
     assert grouped_subjects(tmp_path / "out") == ["s2", "s0"]
     assert np.load(group_file(tmp_path / "out", 3))[:, 0, 0, 0].tolist() == [told(3, 2), told(3, 0)]
     with pytest.raises(OptionError, match="has groups of other subjects than the 4"):

@@ -12,12 +12,12 @@ from drasclr_patches import LANDMARKS, write_subjects
 import zoo
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import embed
-from zoo.entries.drasclr import patient as patient_module
 from zoo.entries.drasclr.atlas import normalise
 from zoo.entries.drasclr.contract import NAME
+from zoo.entries.drasclr.ct import patient as patient_module
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort, embed_patient, pool
-from zoo.entries.drasclr.features import Features, merge, read_features, write_features
+from zoo.entries.drasclr.features import SubjectFeatures, merge, read_subject_features, write_subject_features
 from zoo.entries.drasclr.model import DrasCLREncoder
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
@@ -179,7 +179,7 @@ def test_a_cohort_has_a_row_for_each_subject(suffix, model, patches, expected, t
     """Sorted, the mean of its features; the file says by which weights and where."""
     out = tmp_path / f"features.{suffix}"
     assert embed_cohort(model, patches, out, locations=PLACES, block=4, full=tmp_path / "rows") == out
-    found = read_features(out)
+    found = read_subject_features(out)
     assert list(found.sids) == SUBJECTS
     assert found.values.dtype == np.float32
     torch.testing.assert_close(torch.from_numpy(found.values), expected.mean(1), **CLOSE)
@@ -215,7 +215,7 @@ def test_a_killed_run_goes_on(model, own, tmp_path):
     embed_cohort(model, own, out, locations=PLACES, block=1)
     again = write_subjects(tmp_path / "again", 3, textured=True)
     first = embed_patient(model, again / "s0_patch.npy", PLACES).mean(0).numpy()
-    found = read_features(out)
+    found = read_subject_features(out)
     assert found.sids == ("s0", "s1", "s2")
     np.testing.assert_allclose(found.values[0], first, **CLOSE)
     assert not (tmp_path / "features.npz.parts").exists()
@@ -225,10 +225,10 @@ def test_subjects_that_came_later_are_added(model, own, patches, expected, tmp_p
     """Rows that are there stay, bit by bit; a run with nothing to do changes nothing."""
     out = tmp_path / "features.parquet"
     embed_cohort(model, own, out, locations=PLACES, subjects=["s1"])
-    first = read_features(out)
+    first = read_subject_features(out)
     change(own, "s1", lambda array: array + 100)
     embed_cohort(model, own, out, locations=PLACES)
-    found, stamp = read_features(out), out.stat().st_mtime_ns
+    found, stamp = read_subject_features(out), out.stat().st_mtime_ns
     assert found.sids == ("s0", "s1", "s2")
     assert np.array_equal(found.values[1], first.values[0])
     torch.testing.assert_close(torch.from_numpy(found.values[2]), expected[2].mean(0), **CLOSE)
@@ -256,7 +256,7 @@ def test_two_processes_make_what_one_makes(model, patches, expected, tmp_path):
     out = tmp_path / "features.npz"
     embed_cohort(model, patches, out, subjects=["s3"], locations=PLACES)
     gloo.run(embed_share, 2, tmp_path / "group", model, patches, out, tmp_path / "rows")
-    found = read_features(out)
+    found = read_subject_features(out)
     assert list(found.sids) == SUBJECTS
     torch.testing.assert_close(torch.from_numpy(found.values), expected.mean(1), **CLOSE)
     assert len(list((tmp_path / "rows").glob("*_features.npy"))) == 6
@@ -307,8 +307,8 @@ def test_a_subject_that_cannot_be_embedded_is_named(edit, message, model, own, t
 
 def test_later_rows_replace_earlier_ones():
     """Sorted by subject."""
-    first = Features(("b", "a"), np.float32([[1, 1], [2, 2]]), {})
-    merged = merge([first, Features(("b", "c"), np.float32([[3, 3], [4, 4]]), {"weights": "x"})])
+    first = SubjectFeatures(("b", "a"), np.float32([[1, 1], [2, 2]]), {})
+    merged = merge([first, SubjectFeatures(("b", "c"), np.float32([[3, 3], [4, 4]]), {"weights": "x"})])
     assert merged.sids == ("a", "b", "c")
     assert merged.values.tolist() == [[2, 2], [3, 3], [4, 4]]
 
@@ -318,27 +318,27 @@ def test_files_that_hold_no_features_are_refused(suffix, tmp_path):
     """Absent, garbage, cut short, a subject twice, NaN."""
     file = tmp_path / f"f.{suffix}"
     with pytest.raises(OptionError, match=r"no features at .*drasclr\.embed"):
-        read_features(file)
-    write_features(file, Features(("a", "b"), np.ones((2, 3), np.float32), {"weights": "x"}))
-    assert read_features(file).facts == {"weights": "x"}
+        read_subject_features(file)
+    write_subject_features(file, SubjectFeatures(("a", "b"), np.ones((2, 3), np.float32), {"weights": "x"}))
+    assert read_subject_features(file).facts == {"weights": "x"}
     whole = file.read_bytes()
     for content in (b"", b"features", whole[: len(whole) // 2]):
         file.write_bytes(content)
         with pytest.raises(InputContractError, match="as features"):
-            read_features(file)
-    write_features(file, Features(("a", "a"), np.ones((2, 3), np.float32), {}))
+            read_subject_features(file)
+    write_subject_features(file, SubjectFeatures(("a", "a"), np.ones((2, 3), np.float32), {}))
     with pytest.raises(InputContractError, match=r"1 subject\(s\) stand twice"):
-        read_features(file)
-    write_features(file, Features(("a", "b"), np.float32([[1, 1], [np.nan, 0]]), {}))
+        read_subject_features(file)
+    write_subject_features(file, SubjectFeatures(("a", "b"), np.float32([[1, 1], [np.nan, 0]]), {}))
     with pytest.raises(InputContractError, match=r"1 row\(s\) are NaN or infinite, of b"):
-        read_features(file)
+        read_subject_features(file)
 
 
 def test_files_of_others_are_read(tmp_path):
     """A column of subjects beside columns of numbers, without what the zoo notes."""
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame({"sid": [7, 8], "a": [1.0, 2.0], "b": [3, 4]}).to_parquet(tmp_path / "f.parquet")
-    found = read_features(tmp_path / "f.parquet")
+    found = read_subject_features(tmp_path / "f.parquet")
     assert (found.sids, found.values.tolist(), found.facts) == (("7", "8"), [[1, 3], [2, 4]], {})
 
 
@@ -351,9 +351,9 @@ def test_the_command(model, patches, expected, tmp_path):
     np.save(tmp_path / "landmarks.npy", LANDMARKS)
     (tmp_path / "some.csv").write_text("sid,age\ns4,60\ns1,50\n")
     given = {"patches": patches, "out": tmp_path / "f.npz", "landmarks": tmp_path / "landmarks.npy"}
-    given |= {"checkpoint": tmp_path / "own.safetensors", "subjects": tmp_path / "some.csv", "device": "cpu"}
+    given |= {"checkpoint": tmp_path / "own.safetensors", "table": tmp_path / "some.csv", "device": "cpu"}
     out = embed.main([word for name, value in given.items() for word in (f"--{name}", str(value))])
-    found = read_features(out)
+    found = read_subject_features(out)
     assert found.sids == ("s1", "s4")
     torch.testing.assert_close(torch.from_numpy(found.values), expected[[1, 4]].mean(1), **CLOSE)
     assert found.facts["origin"]["source"] == str(tmp_path / "own.safetensors")
@@ -365,7 +365,7 @@ def test_the_command(model, patches, expected, tmp_path):
     ("flags", "message"),
     [
         (["--model", "caid-resnet50"], "--model caid-resnet50: expected drasclr-cnn3d"),
-        (["--subjects", "none.csv"], r"none\.csv does not exist"),
+        (["--table", "none.csv"], r"none\.csv does not exist"),
         (["--block", "0"], "block=0: at least 1 subject"),
     ],
 )

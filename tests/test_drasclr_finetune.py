@@ -11,10 +11,9 @@ import torch
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense, finetune
 from zoo.entries.drasclr.atlas import normalise
-from zoo.entries.drasclr.cells import dice, lay_cells, shares, spread
 from zoo.entries.drasclr.dense import embed_cells, locate_cells, way_to_atlas
 from zoo.entries.drasclr.embed import embed_patient
-from zoo.entries.drasclr.features import Features, write_features
+from zoo.entries.drasclr.features import SubjectFeatures, write_subject_features
 from zoo.entries.drasclr.finetune_method import (
     Target,
     cross_validate,
@@ -23,8 +22,9 @@ from zoo.entries.drasclr.finetune_method import (
     read_target,
     summarise,
 )
+from zoo.entries.drasclr.maps.cells import dice, lay_cells, shares, spread
+from zoo.entries.drasclr.maps.probe import best_threshold, fit_probe, load_probe
 from zoo.entries.drasclr.model import DrasCLREncoder
-from zoo.entries.drasclr.probe import best_threshold, fit_probe, load_probe
 from zoo.entries.drasclr.survival import concordance, fit_cox, partial_likelihood
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import run_command
@@ -237,7 +237,7 @@ def files(tmp_path):
     """Features of all subjects but one, and a table of all but another; one value is missing."""
     x, targets, groups = cohort()
     sids = tuple(f"s{i}" for i in range(1, COUNT))
-    write_features(tmp_path / "f.npz", Features(sids, np.float32(x[1:]), {"weights": "w"}))
+    write_subject_features(tmp_path / "f.npz", SubjectFeatures(sids, np.float32(x[1:]), {"weights": "w"}))
     lines = ["sid,patient,fev1,sick,years,died"]
     for i in range(COUNT - 1):
         number = "" if i == 4 else f"{targets['regression'].values[i]}"
@@ -256,9 +256,9 @@ def command(folder, *flags):
 @pytest.mark.parametrize(
     ("flags", "task", "metric", "rows"),
     [
-        (["--target", "fev1"], "regression", "r2", COUNT - 3),
-        (["--target", "sick", "--group", "patient"], "classification", "auroc", COUNT - 2),
-        (["--target", "years", "--event", "died", "--folds", "3"], "survival", "c_index", COUNT - 2),
+        (["--label", "fev1"], "regression", "r2", COUNT - 3),
+        (["--label", "sick", "--group", "patient"], "classification", "auroc", COUNT - 2),
+        (["--label", "years", "--event", "died", "--folds", "3"], "survival", "c_index", COUNT - 2),
     ],
 )
 def test_a_probe_from_a_file_and_a_table(flags, task, metric, rows, files, caplog, capsys):
@@ -292,7 +292,7 @@ def test_more_than_two_classes(files):
     text = (files / "table.csv").read_text().splitlines()
     lines = [text[0] + ",stage", *(f"{line},{'abc'[i % 3]}" for i, line in enumerate(text[1:]))]
     (files / "table.csv").write_text("\n".join(lines) + "\n")
-    results = finetune.main(command(files, "--target", "stage", "--folds", "2"))
+    results = finetune.main(command(files, "--label", "stage", "--folds", "2"))
     assert results["classes"] == ["a", "b", "c"]
     assert 0.2 < results["auroc"]["mean"] < 0.8  # features know nothing of it
     header = (files / "run" / "predictions.csv").read_text().splitlines()[0]
@@ -302,10 +302,10 @@ def test_more_than_two_classes(files):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--target", "fev2"], r"lacks columns fev2; it has sid, patient"),
-        (["--target", "fev1", "--subject", "patient"], "29 of 59 rows repeat a patient"),
-        (["--target", "fev1", "--subject", "years"], "no subject has features.*'s1' and .*--subject names the column"),
-        (["--target", "fev1", "--folds", "1"], "--folds must be at least 2"),
+        (["--label", "fev2"], r"lacks columns fev2; it has sid, patient"),
+        (["--label", "fev1", "--subject", "patient"], "29 of 59 rows repeat a patient"),
+        (["--label", "fev1", "--subject", "years"], "no subject has features.*'s1' and .*--subject names the column"),
+        (["--label", "fev1", "--folds", "1"], "--folds must be at least 2"),
     ],
 )
 def test_a_table_that_does_not_fit(flags, message, files):

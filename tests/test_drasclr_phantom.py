@@ -8,7 +8,7 @@ import pytest
 
 from zoo.entries.drasclr import phantom
 from zoo.entries.drasclr.atlas import PATCH
-from zoo.entries.drasclr.storage import open_patches
+from zoo.entries.drasclr.patches import open_patches
 from zoo.errors import OptionError
 
 

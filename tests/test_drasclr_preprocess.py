@@ -21,17 +21,17 @@ from scipy import ndimage
 
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense
-from zoo.entries.drasclr import lungs as lungs_module
-from zoo.entries.drasclr import registration as registration_module
-from zoo.entries.drasclr.boxes import check_atlas, cut, locate
-from zoo.entries.drasclr.lung_masks import check_lungs, place_lungs, read_lungs
-from zoo.entries.drasclr.lungs import by_lungmask, by_threshold, choose_segmenter
+from zoo.entries.drasclr.cohort import read_subjects
+from zoo.entries.drasclr.ct import lungs as lungs_module
+from zoo.entries.drasclr.ct import registration as registration_module
+from zoo.entries.drasclr.ct.boxes import check_atlas, cut, locate
+from zoo.entries.drasclr.ct.lung_masks import check_lungs, place_lungs, read_lungs
+from zoo.entries.drasclr.ct.lungs import by_lungmask, by_threshold, choose_segmenter
+from zoo.entries.drasclr.ct.patient import preprocess_ct
+from zoo.entries.drasclr.ct.registration import Affine, check_overlap, choose_engine, overlap, register
+from zoo.entries.drasclr.ct.scan import PAD, Scan, place_scan, to_millimetres
 from zoo.entries.drasclr.model import DrasCLREncoder
-from zoo.entries.drasclr.patient import preprocess_ct
 from zoo.entries.drasclr.preprocess import main
-from zoo.entries.drasclr.registration import Affine, check_overlap, choose_engine, overlap, register
-from zoo.entries.drasclr.scan import PAD, Scan, place_scan, to_millimetres
-from zoo.entries.drasclr.subjects import read_subjects
 from zoo.errors import InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.images.volumes import read_volume
@@ -613,7 +613,7 @@ def done(tmp_path_factory):
     words = [f"--landmarks={folder / 'landmarks.npy'}", f"--atlas-mask={folder / 'atlas.nii.gz'}"]
     words += ["--segmenter=threshold", "--engine=simpleitk", f"--out={folder / 'out'}"]
     with pytest.raises(InputContractError) as failed:
-        main([f"--subjects={folder / 'table.csv'}", *words])
+        main([f"--table={folder / 'table.csv'}", *words])
     return folder, words, str(failed.value)
 
 
@@ -651,10 +651,10 @@ def test_a_cohort_resumes(done, caplog):
     folder, words, _ = done
     before = {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()}
     with pytest.raises(InputContractError, match="2 of 4"):
-        main([f"--subjects={folder / 'table.csv'}", *words])
+        main([f"--table={folder / 'table.csv'}", *words])
     assert {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()} == before
     with pytest.raises(OptionError, match="has a1 with anchor corner, now asked for anchor centre: name another --out"):
-        main([f"--subjects={folder / 'table.csv'}", *words, "--anchor=centre"])
+        main([f"--table={folder / 'table.csv'}", *words, "--anchor=centre"])
     assert not [message for message in caplog.messages if "already" in message]
     main([f"--image={folder / 'half.nii.gz'}", "--sid=a1", *words])
     assert re.search(r"a1 is in .* already, from .*one\.nii\.gz, and is left alone: .* than .*half", caplog.text)
@@ -769,7 +769,7 @@ def test_tables_that_cannot_be_used_are_refused(tmp_path, rows, message):
 def test_arguments_that_contradict_are_refused(tmp_path):
     """A mask beside a table; an anchor that is none."""
     with pytest.raises(OptionError, match="in a table they are columns"):
-        main(["--subjects", "table.csv", "--sid", "a", "--out", str(tmp_path)])
+        main(["--table", "table.csv", "--sid", "a", "--out", str(tmp_path)])
     with pytest.raises(OptionError, match="anchor must be one of corner, centre, not 'middle'"):
         preprocess_ct(patient(), landmarks=LANDMARKS, atlas_mask=atlas(), anchor="middle")
 

@@ -195,27 +195,18 @@ def test_the_defaults_are_the_published_run():
     assert resolve(dataclasses.replace(args, upstream=True)).order == "upstream"
 
 
-def test_every_setting_reaches_the_method(monkeypatch):
-    """Each argument of `DrasCLR` but the length of the projection is a flag of its name, with the same default."""
-    seen = {}
+def test_every_setting_of_the_method_is_a_flag():
+    """Of its name and with the same default, but the length of the projection; `--momentum` is the optimiser's."""
     parameters = inspect.signature(DrasCLR).parameters
-    names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "dim"]
-    flag_of = {name: "key_momentum" if name == "momentum" else name for name in names}
-    defaults = {f.name: f.default for f in dataclasses.fields(Args)}
-    assert {n: defaults[flag_of[n]] for n in names} == {n: parameters[n].default for n in names}
-    monkeypatch.setattr(pretrain, "DrasCLR", lambda *places, **settings: seen.update(settings, places=places))
-    words = {"combine": "mean", "queue_dtype": "float16", "expert_init": "per-expert"}
-    wanted = {
-        flag: words.get(flag, not defaults[flag] if isinstance(defaults[flag], bool) else defaults[flag])
-        for flag in flag_of.values()
-    }
-    wanted = {flag: v + 1 if v == defaults[flag] else v for flag, v in wanted.items()}
-    build_method(Args(data="d", out="o", **wanted), LANDMARKS, TABLE, [3, 0])
-    locations, beside = seen.pop("places")
-    assert seen == {n: wanted[flag_of[n]] for n in names}
+    settings = {name: p.default for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY and name != "dim"}
+    defaults = {f.name: f.default for f in dataclasses.fields(Args)} | {"momentum": Args.key_momentum}
+    assert settings == {name: defaults[name] for name in settings}
+    args = Args(data="d", out="o", experts=2, queue_size=8, key_momentum=0.5, combine="mean")
+    method = build_method(args, LANDMARKS, TABLE, [3, 0])
+    assert (method.momentum, method.combine) == (0.5, "mean")
     everywhere = normalise(LANDMARKS)
-    np.testing.assert_array_equal(locations, everywhere[[3, 0]])
-    np.testing.assert_array_equal(beside, everywhere[TABLE[[3, 0]]])
+    np.testing.assert_array_equal(method.locations, everywhere[[3, 0]])
+    np.testing.assert_array_equal(method.neighbour_locations, everywhere[TABLE[[3, 0]]])
 
 
 def test_landmarks_are_chosen_by_number_or_slice():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from zoo.entries.drasclr.scan import place_scan
+from zoo.entries.drasclr.ct.scan import place_scan
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images.volumes import Volume

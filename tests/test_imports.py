@@ -13,7 +13,7 @@ import zoo
 PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("errors", "files", "locks", "messages", "settings", "version"),
+    ("errors", "files", "locks", "messages", "settings", "signals", "version"),
     ("entry", "formats", "images", "manifest", "record"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
@@ -161,11 +161,11 @@ def test_entries_know_the_vocabulary_alone(path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(PACKAGE.glob("entries/*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+    "path", sorted(PACKAGE.glob("entries/*/**/*.py")), ids=lambda path: "/".join(path.with_suffix("").parts[-2:])
 )
 def test_families_do_not_know_each_other(path):
     """A recipe imports its own family, the training code, and the core."""
-    own = f"zoo.entries.{path.parent.name}"
+    own = ".".join(name_of(path).split(".")[:3])
     for module in imports(path):
         assert not module.startswith("zoo.entries.") or module.startswith(own), f"{path} imports {module}"
 

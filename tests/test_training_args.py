@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 
 import pytest
 import torch
 from torch import nn
 
+from zoo.entries.caid import pretrain as caid_pretrain
+from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
+from zoo.entries.drasclr import embed as drasclr_embed
+from zoo.entries.drasclr import finetune as drasclr_finetune
 from zoo.errors import OptionError
-from zoo.training.args import TrainArgs, arg, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, default, facts_of, flag_of, parse_args, run_command
 from zoo.training.optim import Plateau, build_optimizer, lr_factor
+from zoo.training.resuming import changes_of
+
+CAID = {"list": "table", "val_list": "val_table", "test_list": "test_table"}
 
 
 @dataclass(kw_only=True)
@@ -36,6 +43,85 @@ def test_flags_come_from_the_fields():
     assert (args.sync_bn, args.mirror, args.mode, args.epochs) == (True, False, "right", 7)
     assert isinstance(args, Args)
     assert not args.resume
+
+
+def test_another_default_leaves_the_rest_of_an_argument():
+    """Its help, its legal values, that a resumed run may have it otherwise; also where a class does it once more."""
+
+    @dataclass(kw_only=True)
+    class Middle(Args):
+        mode: str = default("right")
+        patience: int = default(3)
+
+    @dataclass(kw_only=True)
+    class Last(Middle):
+        mode: str = default("left")
+        patience: int = arg("stop early", 5)
+
+    assert (Middle(data="d", out="o").mode, Last(data="d", out="o").mode) == ("right", "left")
+    assert facts_of(Last)["mode"] == facts_of(Args)["mode"]
+    assert facts_of(Middle)["patience"] == facts_of(TrainArgs)["patience"]
+    assert (facts_of(Last)["patience"]["help"], facts_of(Last)["patience"]["free"]) == ("stop early", True)
+    with pytest.raises(OptionError, match="--mode must be one of left, right, not 'up'"):
+        Last(data="d", out="o", mode="up").check()
+
+
+@dataclass(kw_only=True)
+class Renamed(Args):
+    """An argument that had another name, without a default."""
+
+    list_of: str = arg("what it is", was="names_of")
+
+
+@pytest.mark.parametrize("words", [["--names-of", "a=b"], ["--names-of=a=b"]])
+def test_a_flag_of_the_release_before_is_known_by_its_old_name(words, caplog):
+    """Also a required one; it is warned of."""
+    assert parse_args(Renamed, [*NEEDED, *words]).list_of == "a=b"
+    assert caplog.messages == ["--names-of is called --list-of now; the next release does not know the old name"]
+
+
+def test_a_run_of_the_release_before_goes_on(tmp_path):
+    """Its notes have the old name; another value is still another value."""
+    args = Renamed(data="d", out="o", list_of="a")
+    began = {**asdict(args), "names_of": "a"}
+    del began["list_of"]
+    assert changes_of(began, args, tmp_path / "args.json") == {}
+    with pytest.raises(OptionError, match=r"list_of 'a', now 'b'"):
+        changes_of(began, Renamed(data="d", out="o", list_of="b"), tmp_path / "args.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        *((kind, old, new) for kind in (ClassifyArgs, SegmentArgs) for old, new in CAID.items()),
+        *((caid_pretrain.Args, old, CAID[old]) for old in ("list", "val_list")),
+        (ClassifyArgs, "labels", "label"),
+        (drasclr_finetune.Args, "target", "label"),
+        (drasclr_embed.Args, "subjects", "table"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__module__.removeprefix("zoo.entries."),
+)
+def test_recipes_know_their_flags_by_their_old_names(kind, old, new, capsys):
+    """For this release; `--help` names the new ones alone."""
+    needed = [f.name for f in fields(kind) if f.default is MISSING and f.name != new]
+    words = [word for name in needed for word in (flag_of(name), "x")]
+    assert getattr(parse_args(kind, [*words, flag_of(old), "y"]), new) == "y"
+    with pytest.raises(SystemExit, match="0"):
+        parse_args(kind, ["--help"])
+    shown = capsys.readouterr().out
+    assert f"{flag_of(new)} " in shown
+    assert f"{flag_of(old)} " not in shown
+
+
+def test_settings_come_from_arguments_of_their_name():
+    """Of parameters by keyword alone, as a positional one may share a name by chance; what is given wins."""
+
+    def build(mode, *, lr, momentum=1.0, other="own"):
+        return mode, lr, momentum, other
+
+    args = Args(data="d", out="o", lr=0.5, mode="left")
+    assert build_from(args, build, "first", momentum=0.1) == ("first", 0.5, 0.1, "own")
+    assert build_from(args, build, "first", lr=2) == ("first", 2, 0.9, "own")
 
 
 def test_no_more_loader_processes_than_processors():

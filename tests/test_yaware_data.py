@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from zoo.entries.yaware import PREPROCESSING
-from zoo.entries.yaware.data import MODEL, Volumes, check_apart, read_cohort
+from zoo.entries.yaware import MODEL, PREPROCESSING
+from zoo.entries.yaware.cohort import check_apart, read_cohort
+from zoo.entries.yaware.data import Volumes
 from zoo.errors import InputContractError, OptionError
 from zoo.loading import load_transform
 from zoo.registry import get_entry

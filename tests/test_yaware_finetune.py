@@ -16,12 +16,13 @@ from torch import nn
 
 import zoo
 from zoo.checkpoint.export import export_safetensors
+from zoo.entries.yaware import MODEL
 from zoo.entries.yaware.args import Args
-from zoo.entries.yaware.data import MODEL, read_cohort
+from zoo.entries.yaware.cohort import read_cohort
 from zoo.entries.yaware.finetune import main
+from zoo.entries.yaware.finetune_data import LabelledVolumes
 from zoo.entries.yaware.finetune_method import (
     Classifier,
-    LabelledVolumes,
     class_metrics,
     probe,
     read_predictions,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,9 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.printing import error_text, fact_lines, input_facts, start_log, table_lines
-from zoo.commands.stopping import Stopped, stoppable
 from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
 from zoo.messages import escaped, listed, printable
+from zoo.signals import Ended, ended_by_signals
 from zoo.version import __version__
 
 app = typer.Typer(
@@ -36,10 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     start_log(debug)
     try:
-        with stoppable():
+        with ended_by_signals():
             app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
-    except Stopped as stopped:
-        print(f"zoo: {stopped.word}", file=sys.stderr)
+    except Ended as end:
+        print(f"zoo: {'interrupted' if end.signal == signal.SIGINT else 'terminated'}", file=sys.stderr)
         raise
     except (ZooError, OSError) as error:
         if debug:

@@ -1,4 +1,4 @@
-"""Files of features, `.npz` or `.csv`: a row for each image, and what it is of."""
+"""Files of features, `.npz`, `.csv` or Parquet: their rows, what each is of, and what they were computed with."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
-from zoo.errors import OptionError
-from zoo.files import replacing
-from zoo.messages import csv_cell
+from zoo.errors import InputContractError, OptionError
+from zoo.files import write_atomically
+from zoo.messages import csv_cell, install_hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Labels = Sequence[str] | NDArray[Any]
+
 SUFFIXES = (".npz", ".csv")
+_FACTS = "zoo"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,37 +46,116 @@ def check_out(out: Path) -> None:
 
 
 def write_features(features: Features, out: Path) -> None:
-    """Write features, whole or not at all; a file that is there is replaced.
+    """Write features by `write_rows`; a file that is there is replaced.
 
-    `.npz`: arrays `features` float32 (N, D), `paths` (N,), for slices `slices` (N,), and `zoo`, the facts as JSON.
-    `.csv`: columns path, for slices slice, f0, f1, ..., with as many digits as float32 has; paths as `csv_cell` writes
-    them, with an apostrophe where a spreadsheet would take them for a formula.
+    Labels are, in `.npz`, `paths` and for slices `slices`; in `.csv` `path` and for slices `slice`.
 
     Raises:
         OptionError: The name ends otherwise, or its folder does not exist.
         OSError: The file cannot be written.
     """
-    check_out(out)
-    with replacing(out) as temporary:
-        (_write_npz if out.suffix == ".npz" else _write_csv)(features, temporary)
-
-
-def _write_npz(features: Features, place: Path) -> None:
     import numpy as np
 
-    arrays: dict[str, Any] = {"features": features.values, "paths": np.array(features.paths, dtype=str)}
+    check_out(out)
+    labels: dict[str, Labels] = {"path": features.paths}
     if features.slices is not None:
-        arrays["slices"] = np.array(features.slices, dtype=np.int64)
-    with place.open("wb") as file:
-        np.savez(file, zoo=np.array(json.dumps(dict(features.facts))), **arrays)
+        labels["slice"] = np.array(features.slices, dtype=np.int64)
+    if out.suffix == ".npz":
+        labels = {f"{name}s": cells for name, cells in labels.items()}
+    write_rows(out, labels, features.values, features.facts)
 
 
-def _write_csv(features: Features, place: Path) -> None:
-    columns: list[Sequence[Any]] = [[csv_cell(path) for path in features.paths]]
-    columns += [] if features.slices is None else [features.slices]
-    names = ["path", *(["slice"] if features.slices is not None else [])]
+def write_rows(out: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: Mapping[str, Any]) -> None:
+    """Write rows of features, whole or not at all; the folder of OUT is made.
+
+    `.npz`: an array (N,) for each label, `features` float32 (N, D), and `zoo`, the facts as JSON. `.csv`: the labels,
+    then f0, f1, ..., with as many digits as float32 has; texts as `csv_cell` writes them, with an apostrophe where a
+    spreadsheet would take them for a formula. `.parquet`: the labels, then f000, f001, ..., and the facts as JSON in
+    the schema's metadata.
+
+    Args:
+        out: File, whose name ends in one of the three.
+        labels: Name -> what each of the N rows is of, texts or an array of numbers.
+        values: `(N, D)`.
+        facts: What they were computed with, for JSON.
+
+    Raises:
+        OptionError: pyarrow is not installed.
+        OSError: The file cannot be written.
+    """
+    write = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}[out.suffix]
+    write_atomically(out, lambda place: write(place, labels, values, json.dumps(dict(facts), sort_keys=True)))
+
+
+def read_rows(path: Path, label: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+    """Read what `write_rows` wrote as `.npz` or `.parquet`; of other files, a label and the numbers beside it.
+
+    Returns:
+        The label of each of the N rows; features `(N, D)`, unchecked; the facts, empty where the file has none.
+
+    Raises:
+        InputContractError: The file cannot be read so.
+        OptionError: pyarrow is not installed.
+    """
+    try:
+        return (_read_npz if path.suffix == ".npz" else _read_parquet)(path, label)
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:  # pyarrow's own are among them
+        raise InputContractError(f"cannot read {path} as features: {error}") from error
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Return pyarrow and its module for Parquet.
+
+    Raises:
+        OptionError: It is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise OptionError(f"Parquet needs pyarrow: name a file .npz, or {install_hint('pyarrow', 'train')}") from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write_npz(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: str) -> None:
+    import numpy as np
+
+    arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in labels.items()}
+    arrays |= {"features": values, _FACTS: np.array(facts)}
+    with place.open("wb") as file:  # given a name, numpy adds a suffix to it
+        np.savez(file, **arrays)
+
+
+def _write_csv(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], _: str) -> None:
     with place.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*names, *(f"f{i}" for i in range(features.values.shape[1]))])
-        for *labels, row in zip(*columns, features.values, strict=True):
-            writer.writerow([*labels, *(f"{value:.9g}" for value in row)])
+        writer.writerow([*labels, *(f"f{i}" for i in range(values.shape[1]))])
+        for *cells, row in zip(*labels.values(), values, strict=True):
+            texts = [csv_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+            writer.writerow([*texts, *(f"{value:.9g}" for value in row)])
+
+
+def _write_parquet(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: str) -> None:
+    arrow, parquet = import_pyarrow()
+    columns = {name: list(cells) for name, cells in labels.items()}
+    columns |= {f"f{i:03d}": column for i, column in enumerate(values.T)}
+    parquet.write_table(arrow.table(columns).replace_schema_metadata({_FACTS: facts}), place)
+
+
+def _read_npz(path: Path, label: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as arrays:
+        facts = json.loads(str(arrays[_FACTS])) if _FACTS in arrays else {}
+        return tuple(arrays[label].astype(str).tolist()), arrays["features"], facts
+
+
+def _read_parquet(path: Path, label: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+    import numpy as np
+
+    _, parquet = import_pyarrow()
+    table = parquet.read_table(path)
+    stored = (table.schema.metadata or {}).get(_FACTS.encode())
+    labels = tuple(str(cell) for cell in table.column(label).to_pylist())
+    columns = [table.column(name).to_numpy() for name in table.column_names if name != label]
+    return labels, np.stack(columns, axis=1), json.loads(stored) if stored else {}

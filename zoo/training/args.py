@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
+import logging
 import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.errors import OptionError
 from zoo.messages import escaped
+from zoo.signals import Ended, ended_by_signals
 from zoo.training.failures import in_one_line
-from zoo.training.stopping import interrupted_by_sigterm
 
 
 class Arguments(Protocol):
@@ -29,6 +31,9 @@ class Arguments(Protocol):
 
 
 A = TypeVar("A", bound=Arguments)
+T = TypeVar("T")
+
+log = logging.getLogger("zoo")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -36,7 +41,12 @@ SCHEDULES = ("cosine", "cosine-per-step", "constant", "plateau")
 
 
 def arg(
-    help: str, default: Any = dataclasses.MISSING, choices: Sequence[str] | None = None, *, free: bool = False
+    help: str,
+    default: Any = dataclasses.MISSING,
+    choices: Sequence[str] | None = None,
+    *,
+    free: bool = False,
+    was: str = "",
 ) -> Any:
     """Declare a field with the help text and the legal values of its flag.
 
@@ -46,8 +56,43 @@ def arg(
         choices: Its legal values; None for any.
         free: Whether a resumed run may have it otherwise, because no number that the run computes follows from it. So
             it is in every class that declares the field again.
+        was: Its name in the release before, under which flags and the notes of older runs still give it.
     """
-    return field(default=default, metadata={"help": help, "choices": choices, "free": free})
+    return field(default=default, metadata={"help": help, "choices": choices, "free": free, "was": was})
+
+
+def default(value: Any) -> Any:
+    """Declare an inherited field again, with another default alone; all else is as `arg` was told of it."""
+    return field(default=value, metadata={})
+
+
+def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
+    """Field -> what `arg` was told of it, where `default` declares it again too; `free` if it was so in any class."""
+    found: dict[str, dict[str, Any]] = {}
+    for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
+        for f in fields(base):
+            before = found.get(f.name, {"free": False})
+            found[f.name] = {**before, **f.metadata}
+            found[f.name]["free"] |= before["free"]
+    return found
+
+
+def renamed(kind: type[Arguments]) -> dict[str, str]:
+    """Name of a field in the release before -> its name."""
+    return {facts["was"]: name for name, facts in facts_of(kind).items() if facts["was"]}
+
+
+def build_from(args: object, kind: Callable[..., T], *given: Any, **others: Any) -> T:
+    """Build an object whose settings are arguments of the same name.
+
+    Args:
+        args: The arguments of a run.
+        kind: Its class. Those of its keyword-only parameters that are arguments get their values.
+        given: Its positional parameters.
+        others: What comes from elsewhere, or from an argument of another name.
+    """
+    names = [name for name, p in inspect.signature(kind).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    return kind(*given, **({name: getattr(args, name) for name in names if hasattr(args, name)} | others))
 
 
 @dataclass(kw_only=True)
@@ -90,16 +135,16 @@ class TrainArgs:
     def check(self) -> None:
         """Raise one `OptionError` that names everything wrong with the values."""
         problems = []
-        for f in fields(self):
-            legal, value = f.metadata.get("choices"), getattr(self, f.name)
+        for name, facts in facts_of(type(self)).items():
+            legal, value = facts["choices"], getattr(self, name)
             if legal and value not in legal:
-                problems.append(f"--{f.name.replace('_', '-')} must be one of {', '.join(legal)}, not {value!r}")
+                problems.append(f"{flag_of(name)} must be one of {', '.join(legal)}, not {value!r}")
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
-                problems.append(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+                problems.append(f"{flag_of(name)} must be at least 1, not {getattr(self, name)}")
         for name in ("steps_per_epoch", "warmup_epochs", "patience", "workers", "weight_decay", "clip_grad"):
             if getattr(self, name) < 0:
-                problems.append(f"--{name.replace('_', '-')} must not be negative, not {getattr(self, name)}")
+                problems.append(f"{flag_of(name)} must not be negative, not {getattr(self, name)}")
         if self.warmup_epochs > self.epochs:
             problems.append(f"--warmup-epochs {self.warmup_epochs} is longer than the run, --epochs {self.epochs}")
         if not 0 < self.plateau_factor < 1:
@@ -112,8 +157,9 @@ class TrainArgs:
             raise OptionError("wrong arguments:\n  " + "\n  ".join(problems))
 
     def allowed_changes(self) -> list[str]:
-        """Names of the fields that `allow_changes` names, in which dashes may stand for underscores."""
-        return [name.strip().replace("-", "_") for name in self.allow_changes.split(",") if name.strip()]
+        """Names of the fields that `allow_changes` names, in which dashes may stand for underscores; old ones too."""
+        names = [name.strip().replace("-", "_") for name in self.allow_changes.split(",") if name.strip()]
+        return [renamed(type(self)).get(name, name) for name in names]
 
 
 def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str | None = None) -> A:
@@ -126,10 +172,10 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
         SystemExit: The flags themselves are wrong (argparse prints why).
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
-    types = typing.get_type_hints(cls)
+    types, facts = typing.get_type_hints(cls), facts_of(cls)
     for f in fields(cls):
-        flag, required = "--" + f.name.replace("_", "-"), f.default is dataclasses.MISSING
-        options: dict[str, Any] = {"dest": f.name, "help": f.metadata["help"], "required": required}
+        required = f.default is dataclasses.MISSING
+        options: dict[str, Any] = {"dest": f.name, "help": facts[f.name]["help"], "required": required}
         options["default"] = argparse.SUPPRESS  # of a required flag, so that the help names no default
         if not required:
             published: Any = f.default
@@ -137,11 +183,33 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
         if types[f.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
-            options |= {"type": types[f.name], "choices": f.metadata["choices"]}
-        parser.add_argument(flag, **options)
-    args = cls(**vars(parser.parse_args(argv)))
+            options |= {"type": types[f.name], "choices": facts[f.name]["choices"]}
+        parser.add_argument(flag_of(f.name), **options)
+    now = {flag_of(old): flag_of(name) for old, name in renamed(cls).items()}
+    args = cls(**vars(parser.parse_args(in_new_words(argv, now))))
     args.check()
     return args
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def in_new_words(argv: Sequence[str] | None, now: Mapping[str, str]) -> list[str]:
+    """The words of a command line with flags of the release before by their names of today, which is warned of.
+
+    Args:
+        argv: The words; None for those that Python was started with.
+        now: Flag of the release before -> flag.
+    """
+    words = []
+    for word in sys.argv[1:] if argv is None else argv:
+        flag, equals, value = word.partition("=")
+        if flag in now:
+            log.warning("%s is called %s now; the next release does not know the old name", flag, now[flag])
+        words.append(f"{now.get(flag, flag)}{equals}{value}")
+    return words
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -163,11 +231,11 @@ def run_command(main: Callable[[], object]) -> None:
         SystemExit: 1 with the line on stderr; 75 of a training run that a signal has stopped; 130 after Ctrl-C, 143
             after SIGTERM, where there is nothing to go on with.
     """
-    with interrupted_by_sigterm():
+    with ended_by_signals():
         try:
             main()
-        except KeyboardInterrupt as interrupt:
-            number = signal.SIGTERM if "SIGTERM" in interrupt.args else signal.SIGINT
+        except (Ended, KeyboardInterrupt) as end:  # the latter: a second Ctrl-C in a run
+            number = end.signal if isinstance(end, Ended) else signal.SIGINT
             print(f"ended by {number.name}", file=sys.stderr)
             raise SystemExit(128 + number) from None
         except Exception as error:  # which of them are a line is for `in_one_line` to say
@@ -180,7 +248,7 @@ def command_of(args: TrainArgs, module: str) -> str:
     """The command that made a run: the flags that differ from the defaults, files and folders by their last name."""
     words = ["python", "-m", module]
     for f in fields(args):
-        value, flag = getattr(args, f.name), "--" + f.name.replace("_", "-")
+        value, flag = getattr(args, f.name), flag_of(f.name)
         if value == f.default or f.name in ("resume", "allow_changes", "tensorboard"):
             continue
         if isinstance(value, bool):

@@ -69,7 +69,8 @@ def publish_run(
         processes: From `zoo.training.distributed.start`.
         models: As for `publish`.
         header: The same.
-        best: Metrics of the best epoch, whose weights are meant; None for those of the last epoch.
+        best: Metrics of the best epoch, whose weights are meant; None for those of the last epoch, which all recipes
+            export that had no validation: the loss on what a run is trained on does not say which epoch is best.
 
     Returns:
         Metrics of the epoch whose weights are exported.

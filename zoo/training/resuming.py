@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.errors import CheckpointFormatError, IntegrityError, OptionError, UnsafeCheckpointError
 from zoo.files import write_text
 from zoo.messages import first_names, printable
-from zoo.training.args import TrainArgs
+from zoo.training.args import TrainArgs, facts_of, renamed
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_finished
 from zoo.training.saving import check_seal, read_state, writing
@@ -171,8 +171,7 @@ def write_args(file: Path, args: TrainArgs, history: list[Any]) -> None:
 
 def free_names(args: TrainArgs) -> set[str]:
     """Arguments that a resumed run may have otherwise: no number that it computes follows from them."""
-    kinds = [kind for kind in type(args).__mro__ if is_dataclass(kind)]
-    free = {f.name for kind in kinds for f in fields(kind) if f.metadata.get("free")}
+    free = {name for name, facts in facts_of(type(args)).items() if facts["free"]}
     # The rates of a cosine follow from its length.
     return free - {"epochs"} if args.schedule.startswith("cosine") else free
 
@@ -183,10 +182,7 @@ def changes_of(began: Arguments, args: TrainArgs, file: Path) -> dict[str, list[
     Raises:
         OptionError: There are some that `--allow-changes` does not name.
     """
-    now = json.loads(json.dumps(asdict(args)))
-    names = [name for name in {**began, **now} if name not in free_names(args) | {HISTORY}]
-    changed = {name: [began.get(name, ABSENT), now.get(name, ABSENT)] for name in names}
-    changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
+    changed = differences(began, asdict(args), free_names(args) | {HISTORY}, renamed(type(args)))
     if other := {name: pair for name, pair in changed.items() if name not in args.allowed_changes()}:
         told = "; ".join(printable(f"{name} {before!r}, now {after!r}") for name, (before, after) in other.items())
         raise OptionError(
@@ -194,6 +190,23 @@ def changes_of(began: Arguments, args: TrainArgs, file: Path) -> dict[str, list[
             f"--allow-changes {','.join(map(printable, other))}, if the run is to go on otherwise than it began"
         )
     return changed
+
+
+def differences(
+    began: Arguments, now: Arguments, free: Collection[str], names: Mapping[str, str]
+) -> dict[str, list[Any]]:
+    """What was noted with its values before and now, where they differ.
+
+    Args:
+        began: What a run noted when it began.
+        now: What it would note now.
+        free: Names that may differ.
+        names: Name of an argument in the release before -> its name.
+    """
+    began = {names.get(name, name): value for name, value in began.items()}
+    now = json.loads(json.dumps(now))
+    pairs = {name: [began.get(name, ABSENT), now.get(name, ABSENT)] for name in {**began, **now} if name not in free}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def check_network(method: nn.Module, state: Mapping[str, Tensor], last: Path) -> None:

@@ -6,10 +6,11 @@ They are obeyed at once, but for `deferring`, where they are noted and asked for
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from zoo.signals import handling
 
 STOPPED = 75
 """Exit code of a run that can be gone on with: EX_TEMPFAIL of BSD's sysexits.h."""
@@ -36,38 +37,16 @@ class _Noted:
 def heeding_signals() -> Iterator[None]:
     """Have the signals raise `Stopped` inside the block, unless it is inside `deferring`; a second SIGINT ends at once.
 
-    A signal that was ignored before, as SIGINT is in a shell's background jobs, stays so. Blocks may lie in each other.
-    Outside the main thread, which alone gets signals, nothing is done.
+    Ignored signals and other threads than the main one: see `handling`. Blocks may lie in each other.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    heeded = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     if not _Noted.heeding:
         _Noted.asked = None
     _Noted.heeding += 1
-    for number in heeded:
-        signal.signal(number, _note)
     try:
-        yield
+        with handling(SIGNALS, _note):
+            yield
     finally:
         _Noted.heeding -= 1
-        for number, handler in heeded.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM raise `KeyboardInterrupt` inside the block, as SIGINT does, so that nothing half written is left."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -101,10 +80,6 @@ def end_cleanly(_: int = 0) -> None:
     """Have a process that prepares files remove what it has half written before it ends with its parent."""
     leave_to_parent()
     signal.signal(signal.SIGTERM, _end)  # what the parent ends it with
-
-
-def _interrupt(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _end(*_: object) -> None:

@@ -1,11 +1,11 @@
 """Fine-tune CAiD on a task of your own: which findings a radiograph shows, or where something lies in it.
 
-    python -m zoo.entries.caid.finetune classify --data images --list train.txt --val-list val.txt \
-        --test-list test.txt --out runs/xray14
-    python -m zoo.entries.caid.finetune classify --data images --list labels.csv --labels Edema,Mass --split train \
-        --val-list labels.csv --val-split val --freeze --out runs/probe
-    torchrun --nproc-per-node 4 -m zoo.entries.caid.finetune segment --data images --masks masks --list train.txt \
-        --val-list val.txt --test-list test.txt --out runs/lung --resume
+    python -m zoo.entries.caid.finetune classify --data images --table train.txt --val-table val.txt \
+        --test-table test.txt --out runs/xray14
+    python -m zoo.entries.caid.finetune classify --data images --table labels.csv --label Edema,Mass --split train \
+        --val-table labels.csv --val-split val --freeze --out runs/probe
+    torchrun --nproc-per-node 4 -m zoo.entries.caid.finetune segment --data images --masks masks --table train.txt \
+        --val-table val.txt --test-table test.txt --out runs/lung --resume
 
 The defaults are the published runs (Hosseinzadeh Taher et al., MIDL 2022, by BenchmarkTransferLearning, Version1), but
 for the normalisation of the classification task: there the mean and deviation of ImageNet, which the encoder did not
@@ -23,7 +23,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,28 +33,27 @@ from torch.utils.data import Dataset
 
 import zoo
 from zoo.entries.caid import PREPROCESSING
-from zoo.entries.caid.data import PUBLISHED_SIZE, Sample, read_list
+from zoo.entries.caid.args import ClassifyArgs, FinetuneArgs, SegmentArgs
+from zoo.entries.caid.augment import PUBLISHED_SIZE
+from zoo.entries.caid.cohort import Sample, check_both_values, find_masks, read_labelled, read_list
 from zoo.entries.caid.finetune_data import (
     LARGER,
     NORMALIZATIONS,
     LabelledImages,
-    check_both_values,
-    read_labelled,
+    MaskedImages,
     split_names,
     write_predictions,
 )
 from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics, label_metrics
-from zoo.entries.caid.segmentation_data import MaskedImages, find_masks
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.formats import Task
 from zoo.registry import get_entry
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import command_of, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     Results,
-    check_start,
     collect,
     finetuning_header,
     how_to_load,
@@ -71,67 +70,6 @@ log = logging.getLogger("zoo")
 T = TypeVar("T", bound="FinetuneArgs")
 
 RECIPE = "zoo.entries.caid.finetune"
-
-
-@dataclass(kw_only=True)
-class FinetuneArgs(TrainArgs):
-    """What both tasks have."""
-
-    batch_size: int = arg("samples per optimiser step, over all processes and accumulated parts", 32)
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    weight_decay: float = arg("weight decay", 0.0)
-    monitor: str = arg(
-        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "val_loss"
-    )
-    workers: int = arg("loader processes per process", 4)
-    model: str = arg("model to start from, with or without a tag", "")
-    checkpoint: str = arg("file to start from instead of the model's own weights", "")
-    from_scratch: bool = arg("start from random weights", False)
-    list: str = arg("training list; empty for all images of --data where no labels are needed", "")
-    split: str = arg("rows of a CSV list to train on, by its column 'split'", "")
-    val_list: str = arg("validation list; empty for no validation (then --monitor loss)", "")
-    val_split: str = arg("rows of a CSV validation list, by its column 'split'", "")
-    test_list: str = arg("test list, on which the best checkpoint is evaluated at the end; empty for none", "")
-    test_split: str = arg("rows of a CSV test list, by its column 'split'", "")
-    layer_decay: float = arg("factor on the learning rate of a stage per stage behind it; 1 for none", 1.0)
-    size: int = arg("side of the input in pixels, a multiple of 32; 0 for what the weights were trained at", 0)
-    normalize: str = arg("normalisation of the input; pre-training had none", "none", tuple(NORMALIZATIONS))
-
-    def check(self) -> None:
-        """Raise `OptionError` for values that are wrong, or wrong together."""
-        super().check()
-        check_start(self)
-        if self.size % 32 or self.size < 0:
-            raise OptionError(f"--size must be a multiple of 32, not {self.size}")
-
-
-@dataclass(kw_only=True)
-class ClassifyArgs(FinetuneArgs):
-    """Published run of `main_classification.py`, whose `--patience 10` stops after the eleventh epoch in vain."""
-
-    epochs: int = arg("length of the run", 1000)
-    lr: float = arg("learning rate at its peak", 2e-4)
-    schedule: str = arg("course of the learning rate", "plateau", SCHEDULES)
-    patience: int = arg("stop after this many epochs without improvement; 0 for never", 11)
-    model: str = arg("model to start from, with or without a tag", "caid-resnet50")
-    freeze: bool = arg("train the head alone, a linear probe; the encoder stays in eval mode", False)
-    labels: str = arg("columns of a CSV that are labels, or the names of the labels of another list: a,b", "")
-    auroc_labels: str = arg("labels whose AUROC counts: a,b; empty for all (CheXpert: five of fourteen)", "")
-
-
-@dataclass(kw_only=True)
-class SegmentArgs(FinetuneArgs):
-    """Published run of `main_segmentation.py`, whose `--patience 20` stops after the 21st epoch in vain."""
-
-    epochs: int = arg("length of the run", 200)
-    lr: float = arg("learning rate at its peak", 1e-3)
-    schedule: str = arg("course of the learning rate", "cosine", SCHEDULES)
-    patience: int = arg("stop after this many epochs without improvement; 0 for never", 21)
-    model: str = arg("model to start from, with or without a tag", "caid-resnet50-unet")
-    masks: str = arg("folder with the masks, named like the images")
-    val_random: bool = arg("change validation images at random too, as the authors do", False)
-
-
 TASKS: dict[str, type[ClassifyArgs] | type[SegmentArgs]] = {"classify": ClassifyArgs, "segment": SegmentArgs}
 
 
@@ -164,8 +102,8 @@ def resolve(args: T) -> T:
         raise OptionError(f"--model {args.model}: this task starts from {expected} or {expected}.TAG")
     if not args.size:
         args = replace(args, size=input_of(args).size[0])
-    if not args.val_list and args.monitor.lstrip("+").startswith("val_"):
-        log.warning("no --val-list: nothing is validated, and the best epoch is the one with the least training loss")
+    if not args.val_table and args.monitor.lstrip("+").startswith("val_"):
+        log.warning("no --val-table: nothing is validated, and the best epoch is the one with the least training loss")
         args = replace(args, monitor="loss")
     return args
 
@@ -235,9 +173,9 @@ def seen_by(args: FinetuneArgs) -> Preprocessing:
 def lists(args: FinetuneArgs) -> dict[str, tuple[str, str]]:
     """List and split of each part of the data that was asked for."""
     parts = {
-        "train": (args.list, args.split),
-        "val": (args.val_list, args.val_split),
-        "test": (args.test_list, args.test_split),
+        "train": (args.table, args.split),
+        "val": (args.val_table, args.val_split),
+        "test": (args.test_table, args.test_split),
     }
     return {part: given for part, given in parts.items() if part == "train" or given[0]}
 
@@ -251,10 +189,10 @@ def read_parts(args: ClassifyArgs) -> tuple[dict[str, list[Sample]], tuple[str, 
     samples: dict[str, list[Sample]] = {}
     names: tuple[str, ...] = ()
     for part, (list_file, split) in lists(args).items():
-        samples[part], found = read_labelled(args.data, list_file, labels=split_names(args.labels), split=split)
+        samples[part], found = read_labelled(args.data, list_file, labels=split_names(args.label), split=split)
         names = names or found
         if found != names:
-            raise OptionError(f"{list_file} has {len(found)} labels, the training list {args.list} has {len(names)}")
+            raise OptionError(f"{list_file} has {len(found)} labels, the training list {args.table} has {len(names)}")
         counting = split_names(args.auroc_labels) or names
         if unknown := [name for name in counting if name not in names]:
             raise OptionError(f"--auroc-labels {', '.join(unknown)}: no such label; there are {', '.join(names)}")

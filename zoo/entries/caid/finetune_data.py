@@ -1,4 +1,4 @@
-"""What CAiD's classification task is trained on: radiographs and their labels.
+"""What CAiD's downstream tasks are trained on: radiographs with labels, and radiographs with masks.
 
 Facts from MR-HosseinzadehTaher/BenchmarkTransferLearning, Version1, `dataloader.py`.
 """
@@ -16,18 +16,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
 
-from zoo.entries.caid.data import PUBLISHED_SIZE, Sample, read_grey, read_list, rgb
+from zoo.entries.caid.augment import PUBLISHED_SIZE
+from zoo.entries.caid.cohort import Sample
+from zoo.entries.caid.data import read_grey, rgb
+from zoo.entries.caid.warps import augment
 from zoo.errors import OptionError
 from zoo.files import replacing
-from zoo.images import is_dicom, read_dicom
+from zoo.images import is_dicom, read_dicom, read_picture
 from zoo.messages import csv_cell
 from zoo.training.data import Key, seeded
-
-CHESTXRAY14 = (
-    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
-    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
-)  # fmt: skip
-"""Labels of ChestX-ray14's official lists, in their order."""
 
 VIEWS = ("random", "center", "ten")
 LARGER = 256
@@ -51,53 +48,6 @@ def normalized(pixels: Tensor, normalization: str) -> Tensor:
     """Fractions (..., 1 or 3, H, W) to what the network takes, (..., 3, H, W): less a mean, over a deviation."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATIONS[normalization])
     return (pixels - mean) / std
-
-
-def read_labelled(
-    folder: str, list_file: str, *, labels: Sequence[str] = (), split: str = ""
-) -> tuple[list[Sample], tuple[str, ...]]:
-    """Read a list of images with labels; returns them and the labels' names.
-
-    Args:
-        folder: Folder with the images.
-        list_file: Lines of "name 0 1 ...", or a CSV.
-        labels: Columns of a CSV; of other lists the names of the labels, by default ChestX-ray14's where there are 14.
-        split: Rows of a CSV, by its column `split`.
-
-    Raises:
-        OptionError: No labels, a varying number of them, one that is not 0 or 1, or fewer or more than names.
-        InputContractError: Images are missing.
-    """
-    if not list_file:
-        raise OptionError(f"classification needs labels: name the list of the images in {folder} and their labels")
-    samples = read_list(folder, list_file, labels=tuple(labels), split=split)
-    counts = sorted({len(sample.labels) for sample in samples})
-    if counts == [0]:
-        raise OptionError(
-            f"{list_file} gives no labels: lines of 'name 0 1 ...' are expected, or a CSV and --labels a,b"
-        )
-    if len(counts) > 1:
-        raise OptionError(f"{list_file}: each image needs the same number of labels, there are {counts}")
-    if wrong := [sample for sample in samples if not set(sample.labels) <= {0.0, 1.0}]:
-        values = sorted({str(value) for sample in wrong for value in sample.labels} - {"0.0", "1.0"})
-        raise OptionError(
-            f"{list_file}: labels must be 0 or 1, {len(wrong)} of {len(samples)} images have {', '.join(values)} "
-            f"(first: {wrong[0].file.name}); decide on uncertain and missing labels in the list"
-        )
-    names = tuple(labels) or (CHESTXRAY14 if counts == [14] else tuple(f"label{i}" for i in range(counts[0])))
-    if len(names) != counts[0]:
-        raise OptionError(f"{list_file} has {counts[0]} label(s) an image, --labels names {len(names)}")
-    return samples, names
-
-
-def check_both_values(samples: list[Sample], names: Sequence[str], wanted: Sequence[str], list_file: str) -> None:
-    """Raise `OptionError` where a wanted label is the same for all images: it has no AUROC."""
-    constant = [n for i, n in enumerate(names) if n in wanted and len({s.labels[i] for s in samples}) == 1]
-    if constant:
-        raise OptionError(
-            f"{list_file}: all {len(samples)} images have the same value of {', '.join(constant)}, so no AUROC. "
-            f"Take more images, or name the labels that count with --auroc-labels"
-        )
 
 
 class LabelledImages(Dataset[dict[str, Tensor]]):
@@ -151,3 +101,53 @@ def write_predictions(path: Path, samples: Sequence[Sample], names: Sequence[str
         writer.writerow(["file", *map(csv_cell, names), *(csv_cell(f"{name}_probability") for name in names)])
         for sample, row in zip(samples, scores.tolist(), strict=True):
             writer.writerow([csv_cell(sample.file.name), *(int(v) for v in sample.labels), *(f"{p:.6f}" for p in row)])
+
+
+class MaskedImages(Dataset[dict[str, Tensor]]):
+    """Data set for segmentation: item `(pass, index)` is a dict of `image` (3, S, S) and `mask` (1, S, S), 0 or 1.
+
+    Both are resized by taking the nearest pixel, as published.
+
+    Args:
+        samples: Images.
+        masks: One file for each, from `find_masks`.
+        size: Side S in pixels.
+        random: Apply `warps.augment`.
+        normalization: A key of `NORMALIZATIONS`.
+        seed: Draws follow from (seed, pass, index).
+    """
+
+    def __init__(
+        self, samples: list[Sample], masks: list[Path], *, size: int, random: bool, normalization: str, seed: int = 0
+    ) -> None:
+        self.samples, self.masks = samples, masks
+        self.size, self.random, self.normalization, self.seed = size, random, normalization, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        data_pass, index = key
+        image = self._resized(read_film(self.samples[index].file)).float().div(255)
+        mask = self._resized(read_mask(self.masks[index])).float()
+        if self.random:
+            with seeded(self.seed, data_pass, index):
+                image, mask = augment(image, mask)
+        return {"image": normalized(image, self.normalization), "mask": mask}
+
+    def _resized(self, image: Image.Image) -> Tensor:
+        resized = image.resize((self.size, self.size), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(resized))[None]
+
+
+def read_mask(path: Path) -> Image.Image:
+    """Read a mask as an image of 0 and 1: 1 where the file is not 0 in any channel.
+
+    In a JPEG, where compression leaves traces around edges, where it is at least 128.
+
+    Raises:
+        InputContractError: The file cannot be read as one image.
+    """
+    pixels = read_picture(path)
+    marked = pixels >= (1 if path.suffix.lower() == ".png" else 128)
+    return Image.fromarray((marked.any(-1) if marked.ndim == 3 else marked).astype(np.uint8))

@@ -1,11 +1,12 @@
 """Pre-train CAiD on a folder of radiographs. The defaults are the published run.
 
-    python -m zoo.entries.caid.pretrain --data images --list Xray14_train_official.txt \
-        --val-list Xray14_val_official.txt --out runs/caid
+    python -m zoo.entries.caid.pretrain --data images --table Xray14_train_official.txt \
+        --val-table Xray14_val_official.txt --out runs/caid
     torchrun --nproc-per-node 4 -m zoo.entries.caid.pretrain --data images ... --out runs/caid --resume
 
-Published: 800 epochs over 75 312 ChestX-ray14 images at 224 pixels on 4 V100, batch 256, SGD. Where the authors' code
-has a defect the default is the right thing; `--upstream` brings the published behaviour back (the card lists both).
+Published: 800 epochs over 75 312 ChestX-ray14 images at 224 pixels on 4 V100, batch 256, SGD. The exported weights are
+those of the best epoch by validation, of the last one where there is no validation. Where the authors' code has a
+defect the default is the right thing; `--upstream` brings the published behaviour back (the card lists both).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from torch import nn
 from torch.utils.data import Subset
 
 from zoo.entries.caid import PREPROCESSING
-from zoo.entries.caid.data import JITTER, PUBLISHED_SIZE, SMALLEST_CROP, TARGET_FLIPS, FixedViews, Views, read_list
+from zoo.entries.caid.augment import JITTER, PUBLISHED_SIZE, SMALLEST_CROP
+from zoo.entries.caid.cohort import read_list
+from zoo.entries.caid.data import TARGET_FLIPS, FixedViews, Views
 from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
 from zoo.training import distributed
-from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.data import build_loader
 from zoo.training.finetune import share_buffers
@@ -36,12 +39,12 @@ from zoo.training.session import running
 class Args(TrainArgs):
     """Published run of `main_CAiD_moco.py` with the README's flags."""
 
-    epochs: int = arg("length of the run", 800)
-    workers: int = arg("loader processes per process", 4)
-    monitor: str = arg("metric that decides which checkpoint is best", "val_loss")
-    list: str = arg("training list: 'name 0 1 ...' lines, or a CSV; empty for all images of --data", "")
+    epochs: int = default(800)
+    workers: int = default(4)
+    monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_loss")
+    table: str = arg("training list: 'name 0 1 ...' lines, or a CSV; empty for all images of --data", "", was="list")
     split: str = arg("rows of a CSV list to train on, by its column 'split'", "")
-    val_list: str = arg("validation list; empty for no validation (then --monitor loss)", "")
+    val_table: str = arg("validation list; empty for no validation: the last epoch is exported", "", was="val_list")
     val_split: str = arg("rows of a CSV validation list, by its column 'split'", "")
     size: int = arg("side of the views in pixels; distortions are scaled with it", PUBLISHED_SIZE)
     min_area: float = arg("share of the image's area that the smallest crop has", SMALLEST_CROP)
@@ -75,63 +78,37 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         method = build_method(args)
         command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
         header = pretraining_header(models[-1], command, input=input_of(args))
-        best = fit(
-            method,
-            build_views(args, args.list, args.split),
-            args,
-            processes=processes,
-            validate=validation(args, processes),
-            header=header,
-        )
-        return publish_run(args, processes, models=models, header=header, best=best)
+        views, validate = build_views(args, args.table, args.split), validation(args, processes)
+        best = fit(method, views, args, processes=processes, validate=validate, header=header)
+        judged = best if validate else None  # the loss of training is low early, before the queue is full of keys
+        return publish_run(args, processes, models=models, header=header, best=judged)
 
 
 def resolve(args: Args) -> Args:
     """Apply what one argument says about others."""
     if args.upstream:
         args = replace(args, target_flip="upstream", key_full_unet=True, validate_mutates_state=True, val_random=True)
-    if not args.val_list and args.monitor.lstrip("+").startswith("val_"):
+    if not args.val_table and args.monitor.lstrip("+").startswith("val_"):
         args = replace(args, monitor="loss")
     return args
 
 
 def build_method(args: Args) -> CAiD:
     """The objective with the run's settings."""
-    return CAiD(
-        mode=args.mode,
-        queue_size=args.queue_size,
-        momentum=args.key_momentum,
-        temperature=args.temperature,
-        contrastive_weight=args.contrastive_weight,
-        reconstruction_weight=args.reconstruction_weight,
-        mlp=args.mlp,
-        zero_init_residual=args.zero_init_residual,
-        batch_negatives=args.batch_negatives,
-        key_batches=args.key_batches,
-        key_full_unet=args.key_full_unet,
-        validate_mutates_state=args.validate_mutates_state,
-    )
+    return build_from(args, CAiD, momentum=args.key_momentum)
 
 
 def build_views(args: Args, list_file: str, split: str) -> Views:
     """The views of a list of images."""
     samples = read_list(args.data, list_file, split=split)
-    return Views(
-        samples,
-        size=args.size,
-        seed=args.seed,
-        min_area=args.min_area,
-        jitter=args.jitter,
-        distort=args.mode == "caid",
-        target_flip=args.target_flip,
-    )
+    return build_from(args, Views, samples, distort=args.mode == "caid")
 
 
 def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     """Mean losses over the validation list, each process taking its share; the views are fixed by default."""
-    if not args.val_list:
+    if not args.val_table:
         return None
-    views = build_views(args, args.val_list, args.val_split)
+    views = build_views(args, args.val_table, args.val_split)
     views.seed += 1
     # The queue takes whole batches of all processes, as the authors' validation loader gives them.
     count = len(views) - len(views) % args.batch_size * args.validate_mutates_state

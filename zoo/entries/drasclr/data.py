@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from zoo.entries.drasclr.cohort import read_sids
 from zoo.entries.drasclr.contract import WINDOW
-from zoo.entries.drasclr.storage import group, group_file, grouped_subjects, open_group
-from zoo.entries.drasclr.subjects import read_sids
+from zoo.entries.drasclr.patches import group, group_file, grouped_subjects, open_group
 from zoo.errors import InputContractError, OptionError
-from zoo.training.args import run_command
+from zoo.training.args import in_new_words, run_command
 from zoo.training.data import Key, seed_of
 
 Voxels = npt.NDArray[np.float32]
@@ -191,10 +191,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     command = parser.add_subparsers(required=True).add_parser("group", help="one file per landmark of one per subject")
     command.add_argument("--patches", type=Path, required=True, help="folder of <sid>_patch.npy")
     command.add_argument("--out", type=Path, required=True, help="folder for patch_loc_<i>.npy")
-    command.add_argument("--subjects", type=Path, help="CSV with a column sid: whom to take; default all there are")
+    command.add_argument("--table", type=Path, help="CSV with a column sid: whom to take; default all there are")
     command.add_argument("--at-once", type=int, default=48, help="files written at the same time")
-    args = parser.parse_args(argv)
-    chosen = None if args.subjects is None else read_sids(args.subjects)
+    args = parser.parse_args(in_new_words(argv, {"--subjects": "--table"}))
+    chosen = None if args.table is None else read_sids(args.table)
     group(args.patches, args.out, subjects=chosen, at_once=args.at_once)
 
 

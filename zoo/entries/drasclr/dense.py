@@ -1,6 +1,6 @@
 """Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
 
-    python -m zoo.entries.drasclr.preprocess --subjects subjects.csv --out cohort --keep-volumes
+    python -m zoo.entries.drasclr.preprocess --table subjects.csv --out cohort --keep-volumes
     python -m zoo.entries.drasclr.dense --volumes cohort/volume --masks cohort/lungs --places cohort/patch_loc \
         --truth marked --out maps
     python -m zoo.entries.drasclr.dense --volumes phantom/volume --truth phantom/truth \
@@ -34,11 +34,11 @@ from tqdm import tqdm
 
 from zoo.entries.drasclr.arrays import read_numbers, save_array
 from zoo.entries.drasclr.atlas import PATCH, normalise
-from zoo.entries.drasclr.cells import Floats, Indices, dice, lay_cells, shares, spread
 from zoo.entries.drasclr.contract import WINDOW
 from zoo.entries.drasclr.embed import NetworkArgs, load_encoder
 from zoo.entries.drasclr.inputs import check_air, scale_of
-from zoo.entries.drasclr.probe import Marked, fit_probe
+from zoo.entries.drasclr.maps.cells import Floats, Indices, dice, lay_cells, shares, spread
+from zoo.entries.drasclr.maps.probe import Marked, fit_probe
 from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
@@ -163,7 +163,7 @@ def embed_cells(
     Args:
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         volume: (D, H, W) in HU at 1 mm, axes (z, y, x) of the atlas' directions.
-        cells: `(P, 3)` of `cells.lay_cells`.
+        cells: `(P, 3)` of `maps.cells.lay_cells`.
         locations: `(P, 3)` of `locate_cells`.
         side: Of a cell, in voxels.
         batch_size: Patches at once.
@@ -193,7 +193,7 @@ def locate_cells(cells: Indices, side: int, landmarks: npt.NDArray[np.int64], to
     Places beyond the outermost landmarks, which the network has never been told of, are the nearest that it knows.
 
     Args:
-        cells: `(P, 3)` of `cells.lay_cells`.
+        cells: `(P, 3)` of `maps.cells.lay_cells`.
         side: Of a cell, in voxels.
         landmarks: `(L, 3)` of the atlas.
         to_atlas: `(4, 4)` of `way_to_atlas`; None if the volume lies in the atlas' grid.

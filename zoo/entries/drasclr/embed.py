@@ -25,9 +25,10 @@ from tqdm import tqdm
 import zoo
 from zoo.checkpoint import ATTRIBUTE, unwrap
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
+from zoo.entries.drasclr.cohort import read_sids
 from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.features import (
-    Features,
+    SubjectFeatures,
     add_part,
     check_suffix,
     finished,
@@ -44,8 +45,7 @@ from zoo.entries.drasclr.inputs import (
     read_patient,
     scale_of,
 )
-from zoo.entries.drasclr.storage import SUFFIX, choose_subjects, open_patches
-from zoo.entries.drasclr.subjects import read_sids
+from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, open_patches
 from zoo.errors import OptionError
 from zoo.registry import get_entry
 from zoo.training import distributed
@@ -75,7 +75,7 @@ class Args(NetworkArgs):
 
     patches: str = arg("folder of <sid>_patch.npy")
     out: str = arg("file to write, .parquet or .npz")
-    subjects: str = arg("CSV with a column sid: whom to take; empty for all there are", "")
+    table: str = arg("CSV with a column sid: whom to take; empty for all there are", "", was="subjects")
     full: str = arg("folder for <sid>_features.npy, the features at each landmark; empty for none", "")
     block: int = arg("subjects at once, of whom the network takes one landmark after the other", 8)
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         model,
         args.patches,
         args.out,
-        subjects=read_sids(Path(args.subjects)) if args.subjects else None,
+        subjects=read_sids(Path(args.table)) if args.table else None,
         locations=normalise(landmarks),
         full=args.full or None,
         block=args.block,
@@ -113,7 +113,7 @@ def embed_patient(
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patient: Patches `(L, 32, 32, 32)` in HU, axes (z, y, x), any type of real numbers; the path of a `.npy` file of
             them; or a CT: the path of a NIfTI file or of a folder with a DICOM series, or a nibabel image. From a CT
-            the patches are cut at the authors' landmarks, see `patient.preprocess_ct`, which has more choices.
+            the patches are cut at the authors' landmarks, see `ct.patient.preprocess_ct`, which has more choices.
         locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], as `atlas.normalise` has them; None for the
             authors' 581 landmarks.
         batch_size: Patches at once. On a CPU about 16 is fastest.
@@ -152,7 +152,7 @@ def embed_cohort(
     Args:
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patches: Folder of `<sid>_patch.npy` (L, 32, 32, 32) in HU.
-        out: File to write or to add to, `.parquet` or `.npz`; `features.read_features` reads it.
+        out: File to write or to add to, `.parquet` or `.npz`; `features.read_subject_features` reads it.
         subjects: Whom to take; None for all who have a file.
         locations: `(L, 3)` in [-1, 1], as for `embed_patient`.
         full: Folder for `<sid>_features.npy` (L, 128) float32; None for none.
@@ -186,7 +186,7 @@ def embed_cohort(
             for sid, own in zip(here, features, strict=True):
                 if rows is not None:
                     save_rows(rows, sid, own.numpy())
-            add_part(out, Features(tuple(here), pool(features).numpy(), facts))
+            add_part(out, SubjectFeatures(tuple(here), pool(features).numpy(), facts))
     distributed.barrier()
     if distributed.rank() == 0:
         join_parts(out)

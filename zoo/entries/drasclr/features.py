@@ -11,24 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr.arrays import save_array, save_arrays
+from zoo.entries.drasclr.arrays import save_array
 from zoo.errors import InputContractError, OptionError
+from zoo.features import import_pyarrow, read_rows, write_rows
 from zoo.files import write_atomically
-from zoo.messages import install_hint
 
 SUFFIXES = (".parquet", ".npz")
-_SUBJECT, _FACTS = "sid", "zoo"
+_SUBJECT = "sid"
 _SAME = ("weights", "locations")
 """Facts that features in one place must share."""
 
 
 @dataclass(frozen=True, eq=False)
-class Features:
+class SubjectFeatures:
     """Pooled features of some subjects."""
 
     sids: tuple[str, ...]
@@ -43,33 +42,21 @@ def check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise OptionError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
-        _pyarrow()
+        import_pyarrow()
 
 
-def write_features(path: Path, features: Features) -> None:
-    """Write features, whole or not at all.
-
-    Parquet: columns `sid`, `f000`, `f001`, ..., and the facts as JSON in the schema's metadata. `.npz`: arrays `sid`
-    (n,), `features` (n, D), and `zoo`, the facts as JSON.
+def write_subject_features(path: Path, features: SubjectFeatures) -> None:
+    """Write features by `zoo.features.write_rows`, with the label `sid`.
 
     Raises:
         OptionError: The name does not end in .parquet or .npz, or pyarrow is not installed.
     """
     check_suffix(path)
-    facts = json.dumps(features.facts, sort_keys=True)
-    if path.suffix == ".npz":
-        columns = {_SUBJECT: np.array(features.sids, dtype=str), "features": features.values, _FACTS: np.array(facts)}
-        return save_arrays(path, **columns)
-    arrow, parquet = _pyarrow()
-    names = [f"f{i:03d}" for i in range(features.values.shape[1])]
-    table = arrow.table({_SUBJECT: list(features.sids), **dict(zip(names, features.values.T, strict=True))})
-    return write_atomically(
-        path, lambda place: parquet.write_table(table.replace_schema_metadata({_FACTS: facts}), place)
-    )
+    write_rows(path, {_SUBJECT: features.sids}, features.values, features.facts)
 
 
-def read_features(path: str | Path) -> Features:
-    """Read what `write_features` wrote; of other files, a column or array `sid` and the numbers beside it.
+def read_subject_features(path: str | Path) -> SubjectFeatures:
+    """Read what `write_subject_features` wrote; of other files, a column or array `sid` and the numbers beside it.
 
     Raises:
         OptionError: There is no such file, its name ends otherwise, or pyarrow is not installed.
@@ -79,20 +66,17 @@ def read_features(path: str | Path) -> Features:
     check_suffix(path)
     if not path.is_file():
         raise OptionError(f"there are no features at {path}: python -m zoo.entries.drasclr.embed writes them")
-    try:
-        sids, values, facts = _read_npz(path) if path.suffix == ".npz" else _read_parquet(path)
-    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:  # pyarrow's own are among them
-        raise InputContractError(f"cannot read {path} as features: {error}") from error
+    sids, values, facts = read_rows(path, _SUBJECT)
     if values.ndim != 2 or len(values) != len(sids) or not values.size or values.dtype.kind not in "iuf":
         raise InputContractError(f"{path} has features {values.dtype} {values.shape} of {len(sids)} subject(s)")
     if len(set(sids)) < len(sids):
         raise InputContractError(f"{path}: {len(sids) - len(set(sids))} subject(s) stand twice in its {len(sids)} rows")
     if broken := [sid for sid, row in zip(sids, values, strict=True) if not np.isfinite(row).all()]:
         raise InputContractError(f"{path}: {len(broken)} row(s) are NaN or infinite, of {', '.join(broken[:5])}")
-    return Features(sids, values.astype(np.float32), facts)
+    return SubjectFeatures(sids, values.astype(np.float32), facts)
 
 
-def merge(parts: Iterable[Features]) -> Features:
+def merge(parts: Iterable[SubjectFeatures]) -> SubjectFeatures:
     """Put the rows of several files together, sorted by subject; a later file's row replaces an earlier one's.
 
     Args:
@@ -104,7 +88,7 @@ def merge(parts: Iterable[Features]) -> Features:
         rows |= dict(zip(part.sids, part.values, strict=True))
         facts = part.facts
     sids = tuple(sorted(rows))
-    return Features(sids, np.stack([rows[sid] for sid in sids]), facts)
+    return SubjectFeatures(sids, np.stack([rows[sid] for sid in sids]), facts)
 
 
 def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> set[str]:
@@ -115,7 +99,7 @@ def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> s
     """
     done: set[str] = set()
     for file in _files(out):
-        found = read_features(file)
+        found = read_subject_features(file)
         _check_same(file, found.facts, facts)
         done.update(found.sids)
     if rows is None:
@@ -125,15 +109,15 @@ def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> s
     return {sid for sid in done if rows_file(rows, sid).is_file()}
 
 
-def add_part(out: Path, features: Features) -> None:
+def add_part(out: Path, features: SubjectFeatures) -> None:
     """Put features beside OUT; different processes have different first subjects."""
-    write_features(_parts(out) / f"{features.sids[0]}.npz", features)
+    write_subject_features(_parts(out) / f"{features.sids[0]}.npz", features)
 
 
 def join_parts(out: Path) -> None:
     """Make one file of OUT and its parts."""
     if _parts(out).is_dir():
-        write_features(out, merge([read_features(file) for file in _files(out)]))
+        write_subject_features(out, merge([read_subject_features(file) for file in _files(out)]))
         shutil.rmtree(_parts(out))
 
 
@@ -163,27 +147,3 @@ def _files(out: Path) -> list[Path]:
 def _check_same(place: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     if other := [name for name in _SAME if found.get(name) != facts[name]]:
         raise OptionError(f"{place} has features of other {' and '.join(other)}: name another file or folder to write")
-
-
-def _read_npz(path: Path) -> tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        facts = json.loads(str(arrays[_FACTS])) if _FACTS in arrays else {}
-        return tuple(arrays[_SUBJECT].astype(str).tolist()), arrays["features"], facts
-
-
-def _read_parquet(path: Path) -> tuple[tuple[str, ...], npt.NDArray[Any], dict[str, Any]]:
-    _, parquet = _pyarrow()
-    table = parquet.read_table(path)
-    stored = (table.schema.metadata or {}).get(_FACTS.encode())
-    sids = tuple(str(sid) for sid in table.column(_SUBJECT).to_pylist())
-    columns = [table.column(name).to_numpy() for name in table.column_names if name != _SUBJECT]
-    return sids, np.stack(columns, axis=1), json.loads(stored) if stored else {}
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise OptionError(f"Parquet needs pyarrow: name a file .npz, or {install_hint('pyarrow', 'train')}") from error
-    return pyarrow, pyarrow.parquet

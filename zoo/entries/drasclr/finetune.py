@@ -1,9 +1,9 @@
 """See what DrasCLR's features know of patients: a linear probe of a number, of classes, or of survival.
 
     python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
-    python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --target fev1 \
+    python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --label fev1 \
         --out runs/fev1
-    python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --target years \
+    python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --label years \
         --event died --out runs/survival
 
 No network is trained. The protocol is this zoo's own, since the authors published none: a patient is the mean of the
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.entries.drasclr.features import Features, read_features
+from zoo.entries.drasclr.features import SubjectFeatures, read_subject_features
 from zoo.entries.drasclr.finetune_method import (
     TASKS,
     Target,
@@ -54,7 +54,7 @@ class Args:
 
     features: str = arg("file that zoo.entries.drasclr.embed wrote")
     table: str = arg("CSV with a row for each subject")
-    target: str = arg("column to predict: a number, a class, or with --event a time")
+    label: str = arg("column to predict: a number, a class, or with --event a time", was="target")
     out: str = arg("folder for results and predictions")
     event: str = arg("column with 1 for an event and 0 for the end of observation; empty if this is no survival", "")
     task: str = arg("what the target is; auto: as its cells look", "auto", ("auto", *TASKS))
@@ -72,13 +72,13 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> Results:
     """Fit and test in each fold, write and print the results."""
     args = parse_args(Args, argv, __doc__)
-    features = read_features(args.features)
+    features = read_subject_features(args.features)
     rows, left_out = match(args, features)
-    target = read_target(rows, args.target, event=args.event, task=args.task)
+    target = read_target(rows, args.label, event=args.event, task=args.task)
     groups = [row[args.group].strip() or sid for sid, row in rows.items()] if args.group else list(rows)
     places = [features.sids.index(sid) for sid in rows]
     found = cross_validate(features.values[places].astype(float), target, groups, folds=args.folds, seed=args.seed)
-    results: Results = {"protocol": PROTOCOL, "task": target.task, "target": args.target, "event": args.event}
+    results: Results = {"protocol": PROTOCOL, "task": target.task, "target": args.label, "event": args.event}
     results |= {"classes": list(target.classes), "subjects": len(rows), "left_out": left_out, **summarise(found.folds)}
     if target.task == "regression":  # numbers of different folds can be compared, risks and decisions cannot
         results["all_folds"] = metrics(target, found.scores)
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     return results
 
 
-def match(args: Args, features: Features) -> tuple[Rows, Results]:
+def match(args: Args, features: SubjectFeatures) -> tuple[Rows, Results]:
     """Find the subjects that have features and values.
 
     Returns:
@@ -99,12 +99,12 @@ def match(args: Args, features: Features) -> tuple[Rows, Results]:
     """
     path = Path(args.table)
     table = read_table(path)
-    needed = [name for name in (args.subject, args.target, args.event, args.group) if name]
+    needed = [name for name in (args.subject, args.label, args.event, args.group) if name]
     check_columns(table, needed, path)
     of_subject = {row[args.subject].strip(): row for row in table}
     if len(of_subject) < len(table):
         raise OptionError(f"{path}: {len(table) - len(of_subject)} of {len(table)} rows repeat a {args.subject}")
-    values = [name for name in (args.target, args.event) if name]
+    values = [name for name in (args.label, args.event) if name]
     known = {sid for sid, row in of_subject.items() if all(row[name].strip().lower() not in EMPTY for name in values)}
     rows = {sid: of_subject[sid] for sid in features.sids if sid in known}
     left_out = {

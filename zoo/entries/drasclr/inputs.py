@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.model import check_locations
-from zoo.entries.drasclr.storage import SIDES, open_patches
+from zoo.entries.drasclr.patches import SIDES, open_patches
 from zoo.errors import InputContractError
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ def read_patient(patient: Patient) -> Array:
         if patches.shape[1:] != SIDES or not len(patches):
             raise InputContractError(
                 f"patches have the shape {patches.shape}: (L, 32, 32, 32) is expected, one for each landmark. Of a CT "
-                "pass the file, or cut them with zoo.entries.drasclr.patient.preprocess_ct"
+                "pass the file, or cut them with zoo.entries.drasclr.ct.patient.preprocess_ct"
             )
         return patches
-    from zoo.entries.drasclr.patient import preprocess_ct
+    from zoo.entries.drasclr.ct.patient import preprocess_ct
 
     return preprocess_ct(patient).patches
 

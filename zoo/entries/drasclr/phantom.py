@@ -6,7 +6,7 @@
         --batch-size 16 --queue-size 32 --key-batches 2
     python -m zoo.entries.drasclr.embed --patches cohort/patch --landmarks cohort/landmarks.npy \
         --checkpoint run/last.pt --out features.npz
-    python -m zoo.entries.drasclr.finetune --features features.npz --table cohort/subjects.csv --target severity \
+    python -m zoo.entries.drasclr.finetune --features features.npz --table cohort/subjects.csv --label severity \
         --out severity
 
 Each subject is a small chest in HU at 1 mm: a body, two lungs with a gradient from front to back, branching vessels,

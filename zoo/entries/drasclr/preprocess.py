@@ -1,7 +1,7 @@
-"""Preprocess the CTs of a cohort, or one CT: from the scan to its patches at the atlas' landmarks, see `patient`.
+"""Preprocess the CTs of a cohort, or one CT: from the scan to its patches at the atlas' landmarks, see `ct.patient`.
 
     python -m zoo.entries.drasclr.preprocess --image ct.nii.gz --out cohort
-    python -m zoo.entries.drasclr.preprocess --subjects subjects.csv --out cohort
+    python -m zoo.entries.drasclr.preprocess --table subjects.csv --out cohort
 
 An image is a NIfTI file or a folder with one DICOM series; the table has columns sid, image and, where masks of the
 lungs exist, mask, with paths from the table's folder on. With the authors' atlas this takes minutes a subject.
@@ -32,15 +32,15 @@ from tqdm import tqdm
 from zoo.entries.drasclr import atlas
 from zoo.entries.drasclr.arrays import save_array
 from zoo.entries.drasclr.atlas import load_landmarks
-from zoo.entries.drasclr.boxes import ANCHORS
-from zoo.entries.drasclr.lungs import SEGMENTERS, choose_segmenter
-from zoo.entries.drasclr.patient import PatientPatches, digest, preprocess_ct
-from zoo.entries.drasclr.registration import ENGINES, choose_engine
-from zoo.entries.drasclr.subjects import Subject, check_names, read_subjects
+from zoo.entries.drasclr.cohort import Subject, check_names, read_subjects
+from zoo.entries.drasclr.ct.boxes import ANCHORS
+from zoo.entries.drasclr.ct.lungs import SEGMENTERS, choose_segmenter
+from zoo.entries.drasclr.ct.patient import PatientPatches, digest, preprocess_ct
+from zoo.entries.drasclr.ct.registration import ENGINES, choose_engine
 from zoo.errors import InputContractError, OptionError, ZooError
 from zoo.files import write_atomically
 from zoo.messages import listed
-from zoo.training.args import run_command
+from zoo.training.args import in_new_words, run_command
 
 log = logging.getLogger("zoo")
 
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--image", type=Path, help="one CT: NIfTI, or a folder with a DICOM series")
-    which.add_argument("--subjects", type=Path, help="CSV with columns sid, image and, where there are any, mask")
+    which.add_argument("--table", type=Path, help="CSV with columns sid, image and, where there are any, mask")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--sid", help="what to call the subject of --image; default: its name")
     parser.add_argument("--lung-mask", type=Path, help="lungs of --image: 1 right and 2 left; default: segmented")
@@ -157,11 +157,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--keep-volumes", action="store_true", help="write the CTs at 1 mm and their lungs too")
     parser.add_argument("--landmarks", type=Path, help="of another atlas, .npy; default: the authors'")
     parser.add_argument("--atlas-mask", type=Path, help="its lungs, 50 and 100, NIfTI; default: the authors'")
-    args = parser.parse_args(argv)
-    if args.subjects is not None:
+    args = parser.parse_args(in_new_words(argv, {"--subjects": "--table"}))
+    if args.table is not None:
         if args.sid or args.lung_mask:
             raise OptionError("--sid and --lung-mask are for --image; in a table they are columns, sid and mask")
-        subjects = read_subjects(args.subjects)
+        subjects = read_subjects(args.table)
     else:
         sid = args.sid or re.sub(r"\.nii(\.gz)?$", "", args.image.resolve().name)
         check_names([sid], "--sid" if args.sid else "--image without --sid")

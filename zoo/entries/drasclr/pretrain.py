@@ -31,7 +31,7 @@ from zoo.entries.drasclr.model import EXPERT_INITS
 from zoo.errors import OptionError
 from zoo.files import write_text
 from zoo.training import distributed
-from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
 from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run
@@ -49,10 +49,10 @@ class Args(TrainArgs):
     """Published run of `train.py` with the flags of `run_train.sh`."""
 
     data: str = arg("folder of patch_loc_<i>.npy")
-    epochs: int = arg("length of the run", 20)
+    epochs: int = default(20)
     batch_size: int = arg("subjects per optimiser step, over all processes and accumulated parts", 128)
-    lr: float = arg("learning rate at its peak", 0.01)
-    workers: int = arg("loader processes per process", 4)
+    lr: float = default(0.01)
+    workers: int = default(4)
     landmarks: str = arg("landmarks (.npy) that the patches were cut at; empty for the authors', which are fetched", "")
     locations: str = arg("landmarks to train on: 3,17,40, or a slice as ::8; empty for all", "")
     neighbours: int = arg("nearest landmarks of each whose patches are told apart with it", 2)
@@ -134,20 +134,12 @@ def build_patches(args: Args, table: Indices) -> Patches:
 def build_method(args: Args, landmarks: Indices, table: Indices, locations: Sequence[int]) -> DrasCLR:
     """The objective with the run's settings, for some of the landmarks (L, 3) and their neighbours of the table."""
     places = torch.from_numpy(normalise(landmarks))
-    return DrasCLR(
+    return build_from(
+        args,
+        DrasCLR,
         places[locations],
         places[torch.from_numpy(table[locations])],
-        experts=args.experts,
-        expert_init=args.expert_init,
-        queue_size=args.queue_size,
-        queue_dtype=args.queue_dtype,
         momentum=args.key_momentum,
-        temperature=args.temperature,
-        beta=args.beta,
-        combine=args.combine,
-        warm_up=args.warm_up,
-        mlp=args.mlp,
-        key_batches=args.key_batches,
     )
 
 

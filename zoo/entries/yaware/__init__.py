@@ -15,6 +15,8 @@ from zoo.errors import CheckpointMismatchError
 if TYPE_CHECKING:
     from torch import nn
 
+MODEL = "yaware-densenet121"
+
 PREPROCESSING = Preprocessing(
     channels=("grey-matter density",),
     size=(121, 145, 121),
@@ -123,7 +125,7 @@ def reset_head(module: nn.Module) -> None:
 
 ENTRIES = (
     Entry(
-        name="yaware-densenet121",
+        name=MODEL,
         summary="3D DenseNet-121 for grey-matter density maps of the brain: pooled features (N, 1024)",
         family="yaware",
         build=build,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.entries.yaware.data import GRIDS, MODEL
+from zoo.entries.yaware import MODEL
+from zoo.entries.yaware.cohort import GRIDS
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
+from zoo.training.args import TrainArgs, arg, default
 from zoo.training.finetune import check_start
 
 SPLITS = ("stratified", "leave-site-out")
@@ -28,16 +29,16 @@ class Args(TrainArgs):
         "is left out of it",
         8,
     )
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-4)
-    weight_decay: float = arg("weight decay", 5e-5)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
+    optimizer: str = default("adam")
+    lr: float = default(1e-4)
+    weight_decay: float = default(5e-5)
+    schedule: str = default("constant")
     monitor: str = arg(
         "metric that decides which epoch is judged, with --val-share; smaller is better unless it begins with '+'",
         "val_loss",
     )
     patience: int = arg("stop after this many epochs without improvement, with --val-share; 0 for never", 0)
-    workers: int = arg("loader processes per process", 4)
+    workers: int = default(4)
     rows: str = arg("rows of the table to use, 'column=value'; empty for all", "")
     grid: str = arg(
         "published: grey-matter maps, checked, and files brought to the grid of --model's weights; any: as they are",

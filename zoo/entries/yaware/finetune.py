@@ -30,12 +30,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from zoo.entries.yaware import MODEL
 from zoo.entries.yaware.args import Args
-from zoo.entries.yaware.data import MODEL
+from zoo.entries.yaware.finetune_data import LabelledVolumes
 from zoo.entries.yaware.finetune_method import (
     Classifier,
     Floats,
-    LabelledVolumes,
     class_metrics,
     probe,
     read_predictions,

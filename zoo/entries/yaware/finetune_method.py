@@ -1,4 +1,4 @@
-"""y-Aware's downstream method: classification of whole volumes, its data set and its metrics."""
+"""y-Aware's downstream method: classification of whole volumes, and its metrics."""
 
 from __future__ import annotations
 
@@ -11,39 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from zoo.entries.yaware.data import Cohort
+from zoo.entries.yaware.finetune_data import LabelledVolumes
 from zoo.entries.yaware.splits import Indices
 from zoo.errors import OptionError
 from zoo.files import replacing
 from zoo.messages import csv_cell
-from zoo.training.data import Key
 from zoo.training.evaluate import linear_probe, mean_auroc
 from zoo.training.finetune import Results
 
 Floats = npt.NDArray[np.float64]
-
-
-class LabelledVolumes(Dataset[dict[str, Tensor]]):
-    """Data set for classification: item `(pass, index)` is a dict of `image` (1, D, H, W) and `label`, an integer.
-
-    The published fine-tuning changes no volume at random, so every pass has the same items.
-
-    Args:
-        cohort: The volumes.
-        codes: Class of each (n,).
-    """
-
-    def __init__(self, cohort: Cohort, codes: Indices) -> None:
-        self.cohort, self.codes = cohort, codes
-
-    def __len__(self) -> int:
-        return len(self.cohort)
-
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        _, index = key
-        return {"image": torch.from_numpy(self.cohort.volume(index)), "label": torch.tensor(int(self.codes[index]))}
 
 
 class Classifier(nn.Module):

@@ -17,14 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from zoo.entries.yaware import MODEL
 from zoo.entries.yaware.augment import TRANSFORMS
-from zoo.entries.yaware.data import GRIDS, MODEL, Cohort, Volumes, check_apart, read_cohort
+from zoo.entries.yaware.cohort import GRIDS, Cohort, check_apart, read_cohort
+from zoo.entries.yaware.data import Volumes
 from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
 from zoo.entries.yaware.model import least_batch
 from zoo.entries.yaware.splits import class_codes
 from zoo.errors import OptionError
 from zoo.training import distributed
-from zoo.training.args import TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.data import build_loader
 from zoo.training.finetune import share_buffers
 from zoo.training.loop import Validate, fit, mean_losses
@@ -42,13 +44,13 @@ class Args(TrainArgs):
         "of the table (sub-01, sub-01_ses-2) a line, is compared with the table's order"
     )
     table: str = arg("CSV or TSV with a row for each volume, an array's in its order")
-    epochs: int = arg("length of the run", 100)
+    epochs: int = default(100)
     batch_size: int = arg("subjects per optimiser step, over all processes and accumulated parts", 64)
-    optimizer: str = arg("update rule", "adam", ("sgd", "adam", "adamw"))
-    lr: float = arg("learning rate at its peak", 1e-4)
-    weight_decay: float = arg("weight decay", 5e-5)
-    schedule: str = arg("course of the learning rate", "constant", ("cosine", "cosine-per-step", "constant", "plateau"))
-    workers: int = arg("loader processes per process", 8)
+    optimizer: str = default("adam")
+    lr: float = default(1e-4)
+    weight_decay: float = default(5e-5)
+    schedule: str = default("constant")
+    workers: int = default(8)
     rows: str = arg("rows of the table to train on, 'column=value'; empty for all", "")
     val_data: str = arg("volumes for validation; empty for those of --data", "")
     val_table: str = arg("table for validation; empty for that of --table", "")
@@ -124,13 +126,7 @@ def columns_of(args: Args) -> list[str]:
 
 def build_method(args: Args) -> YAware:
     """The objective with the run's settings."""
-    return YAware(
-        tf=args.tf,
-        temperature=args.temperature,
-        sigma=args.sigma,
-        normalize=args.normalize,
-        kernel=args.kernel,
-    )
+    return build_from(args, YAware)
 
 
 def build_volumes(args: Args, data: str, table: str, rows: str) -> Volumes:

@@ -11,7 +11,8 @@ import numpy as np
 
 import zoo
 from zoo.entries.yaware.args import Args
-from zoo.entries.yaware.data import Cohort, read_cohort
+from zoo.entries.yaware.cohort import Cohort, read_cohort
+from zoo.entries.yaware.files import in_words, is_same_place
 from zoo.entries.yaware.splits import (
     Indices,
     Split,
@@ -21,21 +22,21 @@ from zoo.entries.yaware.splits import (
     site_folds,
     stratified_folds,
 )
-from zoo.entries.yaware.storage import in_words, is_same_place
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.fetching import hash_file
 from zoo.files import write_text
 from zoo.training import distributed
+from zoo.training.args import renamed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of
-from zoo.training.resuming import read_json
+from zoo.training.resuming import differences, free_names, read_json
 
 log = logging.getLogger("zoo")
 
 RECIPE = "zoo.entries.yaware.finetune"
-FREE = ("out", "device", "workers", "resume", "allow_changes", "tensorboard")
-"""Arguments that a resumed run may have otherwise: not its length, for parts that are finished had the old one."""
+LENGTH = {"epochs", "patience"}
+"""Free in a single run, and not here: the parts that are finished had the old one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +143,9 @@ def begin(args: Args, processes: Processes) -> None:
     if began and any(file.parent.glob("*/*.json")):
         if not args.resume:
             raise OptionError(f"{file.parent} holds a run; give --resume to go on with it, or another --out")
-        other = [f"{k} {began.get(k)!r}, now {v!r}" for k, v in now.items() if k not in FREE and began.get(k) != v]
-        if other:
+        changed = differences(began, now, free_names(args) - LENGTH, renamed(Args))
+        if changed:
+            other = [f"{name} {before!r}, now {after!r}" for name, (before, after) in changed.items()]
             raise OptionError(
                 f"{file} is of a run with other arguments ({'; '.join(other)}): its finished parts would not be "
                 f"comparable. Give the same, or another --out"

@@ -17,11 +17,11 @@ from nibabel.nifti1 import Nifti1Image
 
 import zoo
 from zoo.entries.drasclr import atlas
-from zoo.entries.drasclr.boxes import ANCHORS, check_atlas, cut, locate
-from zoo.entries.drasclr.lung_masks import Labels, check_lungs, place_lungs, read_lungs
-from zoo.entries.drasclr.lungs import choose_segmenter, segment
-from zoo.entries.drasclr.registration import LUNGS, Affine, check_overlap, choose_engine, overlap, register
-from zoo.entries.drasclr.scan import PAD, import_itk, place_scan, to_millimetres
+from zoo.entries.drasclr.ct.boxes import ANCHORS, check_atlas, cut, locate
+from zoo.entries.drasclr.ct.lung_masks import Labels, check_lungs, place_lungs, read_lungs
+from zoo.entries.drasclr.ct.lungs import choose_segmenter, segment
+from zoo.entries.drasclr.ct.registration import LUNGS, Affine, check_overlap, choose_engine, overlap, register
+from zoo.entries.drasclr.ct.scan import PAD, import_itk, place_scan, to_millimetres
 from zoo.errors import OptionError
 from zoo.images import VolumeInput, read_volume, voxel_sizes
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
-from zoo.entries.drasclr.registration import LUNGS
-from zoo.entries.drasclr.scan import Scan, sides
+from zoo.entries.drasclr.ct.registration import LUNGS
+from zoo.entries.drasclr.ct.scan import Scan, sides
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
 from zoo.transforms import reorient, resample

@@ -1,4 +1,4 @@
-"""Subjects, as a table names them."""
+"""Whom DrasCLR's recipes use: subjects, as a table or a list names them."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ import numpy as np
 from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
-from zoo.entries.drasclr.lung_masks import LEAST_ML, LEFT, RIGHT, Labels, Mask, split_at
-from zoo.entries.drasclr.scan import Scan, to_itk
+from zoo.entries.drasclr.ct.lung_masks import LEAST_ML, LEFT, RIGHT, Labels, Mask, split_at
+from zoo.entries.drasclr.ct.scan import Scan, to_itk
 from zoo.errors import DownloadError, InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.fetching import fetch
 from zoo.images import voxel_sizes

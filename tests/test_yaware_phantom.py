@@ -7,6 +7,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 import pytest
 
 import zoo
-from zoo.entries.yaware import synthetic
-from zoo.entries.yaware.data import read_cohort
-from zoo.entries.yaware.synthetic import (
+from zoo.entries.yaware import phantom
+from zoo.entries.yaware.cohort import read_cohort
+from zoo.entries.yaware.phantom import (
     COLUMNS,
     DISEASE_REGIONS,
     SITES,
@@ -94,6 +95,14 @@ def test_the_folder_holds_maps_tables_and_facts(cohort):
     assert facts["affine"] == grid(6)[1].tolist()
 
 
+def test_the_old_name_of_the_command_still_runs_it(cohort, monkeypatch, tmp_path):
+    """Scripts say `python -m zoo.entries.yaware.synthetic`."""
+    arguments = ["--out", str(tmp_path / "same"), "--healthy", "5", "--clinical", "6"]
+    monkeypatch.setattr(sys, "argv", ["synthetic", *arguments])
+    runpy.run_module("zoo.entries.yaware.synthetic", run_name="__main__")
+    assert (tmp_path / "same" / "healthy.npy").read_bytes() == (cohort / "healthy.npy").read_bytes()
+
+
 def test_the_recipes_read_it(cohort):
     """Ages are numbers, diagnoses can be chosen by, and a map becomes what the network takes."""
     healthy = read_cohort(str(cohort / "healthy.npy"), str(cohort / "healthy.csv"), labels=["age"])
@@ -112,7 +121,7 @@ def test_the_generator_has_not_changed(cohort):
     Tables bit for bit. Of maps the mean, to what another SciPy or processor may round differently.
     """
     digests = {name: hashlib.sha256((cohort / f"{name}.csv").read_bytes()).hexdigest()[:16] for name in SITES}
-    assert synthetic.VERSION == 1
+    assert phantom.VERSION == 1
     assert digests == TABLES
     for name, expected in MEANS.items():
         assert np.load(cohort / f"{name}.npy").mean((1, 2, 3, 4)) == pytest.approx(expected, rel=1e-5)
@@ -337,7 +346,7 @@ def test_what_a_kill_leaves_does_not_look_finished(tmp_path, monkeypatch, dies_a
             os.kill(os.getpid(), signal.SIGKILL)
         return draw_map(*arguments)
 
-    monkeypatch.setattr(synthetic, "draw_map", draw)
+    monkeypatch.setattr(phantom, "draw_map", draw)
     flags = ["--out", str(tmp_path), "--healthy", "3", "--clinical", "4"]
     assert killed(flags) == (whole, [part])
     with pytest.raises(OptionError, match="is not empty"):
