@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from zoo.entries.glcl import augment
 from zoo.entries.glcl.batches import BLANK, global_rows
-from zoo.entries.glcl.data import ContrastiveBatches, LabelledSlices, WholeVolumes
-from zoo.entries.glcl.layouts import DATASETS, Case, choose, find_cases, read_cases
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, Case, choose, find_cases, read_cases
+from zoo.entries.glcl.data import ContrastiveBatches
+from zoo.entries.glcl.finetune_data import LabelledSlices, WholeVolumes
 from zoo.entries.glcl.placing import place_image, place_mask, put_back
-from zoo.entries.glcl.storage import CaseStore
-from zoo.entries.glcl.subjects import parse_ids, pretraining, split, splits
+from zoo.entries.glcl.splits import parse_ids, pretraining, split, splits
 from zoo.entries.glcl.volumes import Grid, correct_bias, read_image, read_mask
 from zoo.errors import InputContractError, OptionError
 

@@ -24,9 +24,11 @@ from torch.nn import functional as F
 import zoo
 from zoo.commands.importing import import_weights
 from zoo.entries.glcl import finetune, segment
-from zoo.entries.glcl.cohort import CohortArgs, set_momentum, warn_of_other_pixels
-from zoo.entries.glcl.data import WholeVolumes
+from zoo.entries.glcl.args import CohortArgs, set_momentum, warn_of_other_pixels
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, find_cases
 from zoo.entries.glcl.finetune import Args, choose_parts, resolve
+from zoo.entries.glcl.finetune_data import WholeVolumes
 from zoo.entries.glcl.finetune_method import (
     Segmenter,
     count_overlap,
@@ -35,8 +37,6 @@ from zoo.entries.glcl.finetune_method import (
     surface_distances,
     volume_metrics,
 )
-from zoo.entries.glcl.layouts import DATASETS, find_cases
-from zoo.entries.glcl.storage import CaseStore
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import parse_args
 from zoo.training.data import place

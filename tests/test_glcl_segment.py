@@ -13,9 +13,9 @@ from torch import nn
 import zoo
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.glcl import PREPROCESSING
-from zoo.entries.glcl.layouts import DATASETS, find_cases
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, find_cases
 from zoo.entries.glcl.segment import command_for, load_network, main, names_of, segment_volume
-from zoo.entries.glcl.storage import CaseStore
 from zoo.errors import InputContractError, OptionError
 from zoo.transforms.slices import build_slice_transform
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from zoo.checkpoint import find_prefix, strip_prefix
-from zoo.entries.glcl.names import (
+from zoo.entries.glcl.convert import (
     BLOCKS,
     ENCODER,
     HEAD,

@@ -30,8 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zoo.entries.glcl.augment import BEND
-from zoo.entries.glcl.cohort import (
+from zoo.entries.glcl.args import (
     PUBLISHED,
     CohortArgs,
     all_cases,
@@ -41,12 +40,13 @@ from zoo.entries.glcl.cohort import (
     set_momentum,
     warn_of_other_pixels,
 )
-from zoo.entries.glcl.data import DEFORMED, LabelledSlices, WholeVolumes
+from zoo.entries.glcl.augment import BEND
+from zoo.entries.glcl.cases import StoredCase
+from zoo.entries.glcl.cohort import DATASETS, Case
+from zoo.entries.glcl.finetune_data import DEFORMED, LabelledSlices, WholeVolumes
 from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
-from zoo.entries.glcl.layouts import DATASETS, Case
 from zoo.entries.glcl.segment import UNET, command_for
-from zoo.entries.glcl.storage import StoredCase
-from zoo.entries.glcl.subjects import Split, split
+from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.registry import get_entry, split_name

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nibabel import orientations
 
 from zoo.entries.glcl import PREPROCESSING
-from zoo.entries.glcl.layouts import Case, DataSet
+from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.errors import InputContractError, OptionError
 from zoo.images import Volume, read_header, read_voxels
 from zoo.messages import install_hint

@@ -9,7 +9,7 @@ import logging
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zoo.entries.monai_ssl.names import (
+from zoo.entries.monai_ssl.convert import (
     CLASSIFYING,
     PATCH,
     RESTORING,
@@ -25,7 +25,7 @@ from zoo.entries.monai_ssl.names import (
     cube_side,
     settle_stem,
 )
-from zoo.entries.monai_ssl.names_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
+from zoo.entries.monai_ssl.convert_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
 from zoo.entry import Config, Entry, Preprocessing
 from zoo.errors import CheckpointMismatchError, OptionError
@@ -115,7 +115,7 @@ def build_swin(config: Config) -> nn.Module:
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
-    """Features of a whole CT, `(1, 768)`, as `sliding features` takes them: without air around it, window by window."""
+    """Features of a whole CT, `(1, 768)`, as `segment features` takes them: without air around it, window by window."""
     import torch
 
     from zoo.entries.monai_ssl.placing import place

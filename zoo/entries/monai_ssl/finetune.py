@@ -33,12 +33,13 @@ from torch import nn
 
 import zoo
 from zoo.entries.monai_ssl.cases import CaseStore
+from zoo.entries.monai_ssl.cohort import class_names, read_cases
+from zoo.entries.monai_ssl.convert import PATCH
+from zoo.entries.monai_ssl.finetune_data import CROPS, Crops, WholeVolumes
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
-from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.placing import build_transform
-from zoo.entries.monai_ssl.segmentation_data import CROPS, Crops, WholeVolumes, class_names, read_cases
+from zoo.entries.monai_ssl.segment import SEGMENTERS
 from zoo.entries.monai_ssl.segmenters import SWIN_STEP
-from zoo.entries.monai_ssl.sliding import SEGMENTERS
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.files import write_atomically
@@ -231,7 +232,7 @@ def next_steps(args: Args) -> str:
     swin = [f"--model {SWIN}", *([f"--window {args.img_size}"] if args.img_size else [])] if args.is_swin else []
     return (
         f"{how_to_load(args.model, best)}, or for whole volumes "
-        f"`python -m zoo.entries.monai_ssl.sliding segment --image CT --out labels "
+        f"`python -m zoo.entries.monai_ssl.segment segment --image CT --out labels "
         f"{' '.join([f'--checkpoint {best}', *swin])}`"
     )
 

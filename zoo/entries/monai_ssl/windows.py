@@ -9,8 +9,8 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.model import PatchEmbedding
-from zoo.entries.monai_ssl.names import PATCH
 from zoo.entries.monai_ssl.placing import Shape
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import InputContractError, OptionError

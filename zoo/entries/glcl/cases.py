@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo.entries.glcl.layouts import Case, DataSet
+from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.placing import place_image, place_mask
 from zoo.entries.glcl.volumes import Array, Grid, check_image, read_image, read_mask, turn_values
 from zoo.files import write_atomically

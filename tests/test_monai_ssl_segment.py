@@ -1,6 +1,7 @@
 """MONAI SSL over whole volumes: where a CT is put, how windows are put together, labels on the CT's own grid."""
 
 import json
+import runpy
 from dataclasses import replace
 
 import nibabel
@@ -23,8 +24,8 @@ from zoo.checkpoint.export import export_safetensors
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import vit_encoder
 from zoo.entries.monai_ssl.placing import check_grid, foreground_box, grid_of, place, place_labels
+from zoo.entries.monai_ssl.segment import main
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
-from zoo.entries.monai_ssl.sliding import main
 from zoo.entries.monai_ssl.windows import extract_features, segment, slide, window_of
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
@@ -366,3 +367,11 @@ def test_an_encoders_weights_do_not_segment(files, encoder, tmp_path):
     flags = ["--checkpoint", str(tmp_path / "vit.pt"), "--device", "cpu", "--out", str(tmp_path)]
     with pytest.raises(OptionError, match=r"has not learned to segment\. Fine-tune it first"):
         main(["segment", "--image", str(files[0]), *flags])
+
+
+def test_the_commands_old_name_still_works(files, monkeypatch, tmp_path):
+    """`python -m zoo.entries.monai_ssl.sliding` of a job script runs `segment`'s command."""
+    argv = ["sliding", "features", "--model", "monai-ssl-unetr", "--image", str(files[0]), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit, match="features takes monai-ssl-vitb16"):
+        runpy.run_module("zoo.entries.monai_ssl.sliding", run_name="__main__")
