@@ -17,15 +17,12 @@ is left out and named at the end, with exit code 1.
 from __future__ import annotations
 
 import argparse
-import gzip
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from nibabel.nifti1 import Nifti1Image
 from torch import nn
 from tqdm import tqdm
 
@@ -33,8 +30,7 @@ import zoo
 from zoo.entries.glcl.placing import find_labels
 from zoo.entries.glcl.volumes import as_volume, correct_bias, read_image
 from zoo.errors import InputContractError, OptionError
-from zoo.files import write_atomically
-from zoo.images import find_images, read_header
+from zoo.images import find_images, names_of, read_header, write_labels
 from zoo.loading import input_of
 from zoo.messages import listed, with_path
 from zoo.registry import get_entry
@@ -75,7 +71,7 @@ def segment_volume(
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Segment the volumes; returns the files, of this process under `torchrun`."""
     args = parse(argv)
-    images = names_of(args.image)
+    images = names_of(find_images(args.image, volumes=True))
     processes = distributed.start(args.device)
     transform = build_slice_transform(input_of(args.model, args.checkpoint))
     model = load_network(args.model, args.checkpoint, processes.device)
@@ -87,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         except (InputContractError, OSError) as error:
             failed.append(with_path(path, error))
             continue
-        files.append(write_labels(labels, path, Path(args.out) / f"{name}_labels.nii.gz"))
+        file, header = Path(args.out) / f"{name}_labels.nii.gz", read_header(path)
+        write_labels(labels, file, header.get_best_affine(), header)
+        files.append(file)
     distributed.barrier()  # torchrun ends the others with the first that fails
     distributed.stop()
     if files:
@@ -114,27 +112,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def names_of(images: Sequence[str]) -> dict[str, Path]:
-    """What the labels of each volume are called: its own name without suffix, behind its folder's where it is shared.
-
-    Raises:
-        OptionError: Images do not exist (all are named), or two have one name in folders of one name.
-    """
-    paths = find_images(images, volumes=True)
-    stems = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
-    counts = Counter(stems)
-    names = [
-        f"{path.resolve().parent.name}_{stem}" if counts[stem] > 1 else stem
-        for path, stem in zip(paths, stems, strict=True)
-    ]
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise OptionError(
-            f"several volumes would have labels called {', '.join(twice[:3])}: one call for each is expected, with an "
-            "--out of its own"
-        )
-    return dict(zip(names, paths, strict=True))
-
-
 def load_network(name: str, checkpoint: str | None, device: torch.device) -> nn.Module:
     """The U-Net, whole.
 
@@ -144,15 +121,6 @@ def load_network(name: str, checkpoint: str | None, device: torch.device) -> nn.
     model = zoo.load_model(name, checkpoint=checkpoint, device=device)
     check_trained(model, "zoo.entries.glcl.finetune")
     return model
-
-
-def write_labels(labels: npt.NDArray[np.uint8], image: Path, file: Path) -> Path:
-    """Write labels `(X, Y, Z)` with the place and the header of the image that they are of; returns the file."""
-    header = read_header(image)
-    found = Nifti1Image(labels, header.get_best_affine(), header, dtype=np.uint8)
-    found.header["cal_min"] = found.header["cal_max"] = 0  # grey levels, in which viewers would show no label
-    write_atomically(file, lambda temporary: temporary.write_bytes(gzip.compress(found.to_bytes(), mtime=0)))
-    return file
 
 
 def command_for(file: Path, *, n4: bool, channel: int | None) -> str:

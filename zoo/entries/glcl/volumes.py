@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from nibabel import orientations
 
 from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.cohort import Case, DataSet
-from zoo.errors import InputContractError, OptionError
-from zoo.images import Volume, read_header, read_voxels
-from zoo.messages import install_hint
+from zoo.errors import InputContractError
+from zoo.images import Volume, from_itk, import_itk, read_header, read_voxels, to_itk
 from zoo.transforms import check_labels, check_stack, turn_of
 
 log = logging.getLogger("zoo")
@@ -173,14 +171,9 @@ def correct_bias(image: Array, spacing: Sequence[float]) -> npt.NDArray[np.float
     Raises:
         OptionError: SimpleITK is not installed.
     """
-    if find_spec("SimpleITK") is None:
-        raise OptionError(f"--n4 needs the package SimpleITK: {install_hint('SimpleITK', 'train')}")
-    import SimpleITK
-
-    volume = SimpleITK.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0), np.float32))
-    volume.SetSpacing([float(size) for size in spacing])
-    n4 = SimpleITK.N4BiasFieldCorrectionImageFilter()
+    sitk = import_itk("--n4", "train")
+    along = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])  # ITK's own axes: N4 knows lengths, no directions
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([N4_ITERATIONS] * N4_LEVELS)
     n4.SetConvergenceThreshold(N4_THRESHOLD)
-    corrected: npt.NDArray[np.float32] = SimpleITK.GetArrayFromImage(n4.Execute(volume)).transpose(2, 1, 0)
-    return corrected
+    return from_itk(n4.Execute(to_itk(image.astype(np.float32, copy=False), along)))

@@ -23,14 +23,13 @@ from zoo.entries.monai_ssl.placing import Array, place, place_labels
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.files import write_atomically
-from zoo.images import Volume, read_volume
+from zoo.images import read_labels
 from zoo.messages import with_path
 from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
 from zoo.transforms import VolumeTransform, build_volume_transform
 
 FORMAT = 1
 """Of what is kept on disk: what was kept under another number is not read."""
-MOST_CLASSES = 256
 DTYPES = {"float32": np.float32, "float16": np.float16}
 
 
@@ -194,19 +193,6 @@ class StoredCase:
 
     def _map(self, part: str) -> Array:
         return map_array(self.folder / f"{self.key}.{part}.npy")
-
-
-def read_labels(path: Path) -> Volume:
-    """Read a label volume.
-
-    Raises:
-        InputContractError: It cannot be read, or has values that no class can have.
-    """
-    found = read_volume(path)
-    values = np.unique(found.values)
-    if wrong := [f"{value:g}" for value in values if not (0 <= value < MOST_CLASSES and value == round(value))]:
-        raise InputContractError(f"{path} has values {', '.join(wrong[:10])}: whole numbers from 0 on are expected")
-    return found
 
 
 def check_labels(labels: Sequence[float], num_classes: int, case: Case) -> None:

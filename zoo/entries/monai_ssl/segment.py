@@ -15,26 +15,24 @@ Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name
 from __future__ import annotations
 
 import argparse
-import gzip
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from nibabel.nifti1 import Nifti1Image
 from torch import nn
 from tqdm import tqdm
 
 import zoo
+from zoo import images
 from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.placing import Placed, build_transform, place
 from zoo.entries.monai_ssl.windows import ENCODER, extract_features, margins, segment, window_of
 from zoo.errors import OptionError
 from zoo.files import write_atomically
+from zoo.images import find_images, names_of
 from zoo.loading import input_of
-from zoo.messages import first_names
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
@@ -48,14 +46,14 @@ TASKS = {"segment": (SEGMENTERS, 0.25), "features": ((ENCODER,), 0.0)}
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Segment the images, or take their features; returns the files, of this process under `torchrun`."""
     args = parse(argv)
-    images = names_of(args.image)
+    found = names_of(find_images(args.image, volumes=True), "labels" if args.task == "segment" else args.task)
     processes = distributed.start(args.device)
     transform = build_transform(input_of(args.model, args.checkpoint), args.spacing)
     options = {"num_heads": args.num_heads, "merging": args.merging}
     model = load_network(args.task, args.model, args.checkpoint, processes.device, **options)
     files = []
-    for name in tqdm(list(images)[processes.rank :: processes.world], desc="images", disable=None):
-        placed, target = place(images[name], transform), Path(args.out) / name
+    for name in tqdm(list(found)[processes.rank :: processes.world], desc="images", disable=None):
+        placed, target = place(found[name], transform), Path(args.out) / name
         if args.task == "segment":
             file = write_labels(model, placed, target, args.window, args.batch_size, args.overlap)
         else:
@@ -91,23 +89,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def names_of(images: Sequence[str]) -> dict[str, Path]:
-    """What the files made of each image are called: its own name without suffix.
-
-    Raises:
-        OptionError: Images do not exist (all are named), or two have one name.
-    """
-    paths = [Path(image) for image in images]
-    if missing := [str(path) for path in paths if not path.exists()]:
-        raise OptionError(f"{len(missing)} of {len(paths)} images do not exist: {first_names(missing, 10)}")
-    names = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise OptionError(
-            f"several images are called {first_names(twice, 10)}, as what is written would be: one call for each"
-        )
-    return dict(zip(names, paths, strict=True))
-
-
 def load_network(task: str, name: str, checkpoint: str | None, device: torch.device, **options: Any) -> nn.Module:
     """The network of a task, whole.
 
@@ -134,9 +115,8 @@ def write_labels(
     """Segment a placed CT and write the labels on its own grid; returns the file."""
     image = torch.from_numpy(placed.image)[None]
     labels = segment(model, image, window=window, batch_size=batch_size, overlap=overlap)
-    found = Nifti1Image(placed.at_home(labels.numpy()), placed.home.affine)
     path = target.with_name(f"{target.name}_labels.nii.gz")
-    write_atomically(path, lambda temporary: temporary.write_bytes(gzip.compress(found.to_bytes(), mtime=0)))
+    images.write_labels(placed.at_home(labels.numpy()), path, placed.home.affine)
     return path
 
 
