@@ -53,7 +53,6 @@ from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of,
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
-    Results,
     check_start,
     collect,
     finetuning_header,
@@ -64,6 +63,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.metrics import Results
 from zoo.training.session import running
 
 log = logging.getLogger("zoo")

@@ -43,7 +43,8 @@ from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
 from zoo.training.evaluate import judging
-from zoo.training.finetune import Results, origin_of, write_results
+from zoo.training.finetune import origin_of, write_results
+from zoo.training.metrics import Results
 
 SIDE = 8
 """Of a cell, in voxels of 1 mm."""

@@ -53,7 +53,6 @@ from zoo.registry import get_entry, split_name
 from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
-    Results,
     check_start,
     collect,
     finetuning_header,
@@ -62,6 +61,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.metrics import Results
 from zoo.training.publish import export, how_to_take
 from zoo.training.saving import read_state
 from zoo.training.session import running

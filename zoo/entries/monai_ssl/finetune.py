@@ -48,7 +48,6 @@ from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of,
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
-    Results,
     check_start,
     collect,
     finetuning_header,
@@ -59,6 +58,7 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
+from zoo.training.metrics import Results
 from zoo.training.saving import read_state
 from zoo.training.session import running
 
