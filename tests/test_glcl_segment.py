@@ -12,10 +12,11 @@ from torch import nn
 
 import zoo
 from zoo.checkpoint.export import export_safetensors
+from zoo.commands.segmenting import load_segmenter
 from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.cases import CaseStore
 from zoo.entries.glcl.cohort import DATASETS, find_cases
-from zoo.entries.glcl.segment import command_for, load_network, main, segment_volume
+from zoo.entries.glcl.segment import command_for, main, segment_volume
 from zoo.errors import InputContractError, OptionError
 from zoo.transforms.slices import build_slice_transform
 
@@ -196,9 +197,9 @@ def test_weights_without_a_whole_decoder_are_refused(tmp_path):
     decoder = write_bundle(tmp_path / "two.ckpt", stage_two(3))
     for path in (encoder, decoder):
         with pytest.raises(OptionError, match=r"not in the file, .* not learned to segment\. Fine-tune it first"):
-            load_network("glcl-unet", str(path), torch.device("cpu"))
+            load_segmenter("glcl-unet", str(path))
     whole = write_bundle(tmp_path / "three.ckpt", filled("seg_unet"))
-    assert load_network("glcl-unet", str(whole), torch.device("cpu")).num_classes == 4
+    assert load_segmenter("glcl-unet", str(whole)).num_classes == 4
 
 
 def test_wrong_use_is_refused_at_once(scan, weights, tmp_path):

@@ -146,10 +146,10 @@ def test_doors_offer_what_somebody_takes(room):
 def test_entries_know_the_vocabulary_alone(path):
     """What an entry imports of the package: entry, checkpoint, errors, its own network, renaming rules and sizes.
 
-    What whole volumes are embedded with is imported only when they are.
+    What whole volumes are embedded and segmented with is imported only when they are.
     """
     own = f"zoo.entries.{path.parent.name}"
-    embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "windows"))
+    embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "segment", "windows"))
     allowed = (
         *("zoo.entry", "zoo.checkpoint", "zoo.errors"),
         *(f"{own}.{m}" for m in ("contract", "convert", "model", "segmenters", "sizes")),

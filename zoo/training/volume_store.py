@@ -9,17 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.errors import InputContractError
-from zoo.files import remove_leftovers, write_atomically
+from zoo.files import remove_leftovers
 from zoo.messages import listed
 from zoo.training import distributed
 from zoo.training.progress import follow
@@ -41,17 +38,6 @@ def digest_of(files: Sequence[Path], *settings: object) -> str:
     parts = [sorted(part for part in f.rglob("*") if part.is_file()) if f.is_dir() else [f] for f in files]
     facts = [[(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in part] for part in parts]
     return hashlib.sha256(json.dumps([facts, settings], sort_keys=True).encode()).hexdigest()[:32]
-
-
-def keep_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array as `.npy`, whole or not at all; processes that make the same one do not meet."""
-    write_atomically(path, partial(_save, array))
-
-
-def map_array(path: Path) -> npt.NDArray[Any]:
-    """Map a kept array, so that only what is asked for is read."""
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
 
 
 def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], object], *, workers: int = 0) -> None:
@@ -97,8 +83,3 @@ class _Preparation(Dataset[str], Generic[Item]):
         except InputContractError as error:
             return str(error)
         return ""
-
-
-def _save(array: npt.NDArray[Any], path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)

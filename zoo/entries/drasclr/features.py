@@ -16,10 +16,10 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr.arrays import save_array, save_arrays
 from zoo.errors import InputContractError, OptionError
 from zoo.files import write_atomically
 from zoo.messages import install_hint
+from zoo.training.arrays import save_array, save_arrays
 
 SUFFIXES = (".parquet", ".npz")
 _SUBJECT, _FACTS = "sid", "zoo"

@@ -13,7 +13,8 @@ from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.placing import place_image, place_mask
 from zoo.entries.glcl.volumes import Array, Grid, check_image, read_image, read_mask, turn_values
 from zoo.files import write_atomically
-from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
+from zoo.training.arrays import map_array, save_array
+from zoo.training.volume_store import digest_of, prepare_all
 
 FORMAT = 2
 """Of what is kept on disk: what was kept under another number is not read."""
@@ -72,15 +73,15 @@ class CaseStore:
         image = turn_values(image, grid, turned)
         slices, resampled = place_image(image, grid.turned(turned), source, self.size, self.spacing, n4=self.n4)
         facts = {"image": str(case.image), **asdict(grid), "resampled": resampled}
-        keep_array(self.folder / f"{key}.image.npy", slices)
+        save_array(self.folder / f"{key}.image.npy", slices)
         text = json.dumps(facts)
         write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
 
     def _add_mask(self, case: Case, grid: Grid, key: str) -> None:
         turned = self.dataset.orientation
         mask = turn_values(read_mask(case, self.dataset, grid), grid, turned)
-        keep_array(self.folder / f"{key}.truth.npy", mask)
-        keep_array(self.folder / f"{key}.label.npy", place_mask(mask, grid.turned(turned), self.size, self.spacing))
+        save_array(self.folder / f"{key}.truth.npy", mask)
+        save_array(self.folder / f"{key}.label.npy", place_mask(mask, grid.turned(turned), self.size, self.spacing))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
 
-from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.cohort import Case, DataSet
+from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.errors import InputContractError
 from zoo.images import Volume, from_itk, import_itk, read_header, read_voxels, to_itk
 from zoo.transforms import check_labels, check_stack, turn_of

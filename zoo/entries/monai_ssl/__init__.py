@@ -27,7 +27,7 @@ from zoo.entries.monai_ssl.convert import (
 )
 from zoo.entries.monai_ssl.convert_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
-from zoo.entry import Config, Entry, Preprocessing
+from zoo.entry import Config, Entry, Labels, Preprocessing
 from zoo.errors import CheckpointMismatchError, OptionError
 
 if TYPE_CHECKING:
@@ -123,6 +123,15 @@ def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int |
 
     image = torch.from_numpy(place(path, transform).image)[None]
     return extract_features(model, image, batch_size=batch_size or 4)[1][None]
+
+
+def segment_volume(
+    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
+) -> Labels:
+    """Labels of a whole CT on its own grid, and its matrix: windows that overlap, averaged."""
+    from zoo.entries.monai_ssl.segment import segment_volume as segment
+
+    return segment(model, transform, path, batch_size, overlap)
 
 
 def _vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
@@ -228,6 +237,7 @@ ENTRIES = (
         unused=UNUSED | RESTORING | CLASSIFYING,
         correct=settle_stem,
         complete=complete_unetr,
+        segment=segment_volume,
     ),
     Entry(
         name="monai-ssl-swinunetr",
@@ -253,5 +263,6 @@ ENTRIES = (
         settled=("merging",),
         unused=UNUSED_BY_SWIN | RESTORED,
         complete=complete_swin,
+        segment=segment_volume,
     ),
 )

@@ -25,7 +25,8 @@ from zoo.errors import InputContractError, OptionError
 from zoo.files import write_atomically
 from zoo.images import read_labels
 from zoo.messages import with_path
-from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
+from zoo.training.arrays import map_array, save_array
+from zoo.training.volume_store import digest_of, prepare_all
 from zoo.transforms import VolumeTransform, build_volume_transform
 
 FORMAT = 1
@@ -88,7 +89,7 @@ class VolumeCache:
             volume = prepare_volume(file, self.transform, self.size).astype(self.dtype, copy=False)
         except InputContractError as error:
             raise InputContractError(with_path(file, error)) from error
-        keep_array(path, volume)
+        save_array(path, volume)
         return path
 
     def open(self, file: Path) -> Array:
@@ -152,7 +153,7 @@ class CaseStore:
         facts = {"image": str(case.image), "label": str(case.label), "labels": np.unique(labels.values).tolist()}
         key = self._key(case)
         for part, array in arrays.items():
-            keep_array(self.folder / f"{key}.{part}.npy", array)
+            save_array(self.folder / f"{key}.{part}.npy", array)
         text = json.dumps(facts)
         write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
 

@@ -1,66 +1,125 @@
-"""Run MONAI SSL networks over whole volumes: segment a CT, or take its features, window by window.
+"""Segment whole CTs with MONAI SSL's networks, or take their features, window by window.
 
-    python -m zoo.entries.monai_ssl.segment segment --image ct.nii.gz --checkpoint runs/btcv/best.pt --out labels
+    zoo segment monai-ssl-unetr ct.nii.gz --checkpoint runs/btcv/best.pt -o labels
+    python -m zoo.entries.monai_ssl.segment segment --image ct.nii.gz --checkpoint runs/swin/best.pt \
+        --model monai-ssl-swinunetr --window 64 --out labels
     python -m zoo.entries.monai_ssl.segment features --image a.nii.gz dicom_folder --out features
 
-An image is a NIfTI file in HU or a folder with one DICOM series. It is brought to the input contract of the model's
-weights (`zoo.load_transform`); with `--checkpoint` to that in the file's header, which the recipes write, else to the
-model's. `--spacing`, `--window`, `--num-heads` and `--merging` are for files that do not say; `--window` also for a
-Swin UNETR that was trained on other crops than 96, for none of its files does.
+An image is a NIfTI file in HU, a folder with one DICOM series, or a folder for all that are in it. It is brought to the
+input contract of the model's weights (`zoo.load_transform`); with `--checkpoint` to that in the file's header, which
+the recipes write, else to the model's. `--spacing`, `--window`, `--num-heads` and `--merging` are for files that do not
+say; `--window` also for a Swin UNETR that was trained on other crops than 96, for none of its files does.
 
 Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map`
-(768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm.
+(768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm. An image that cannot
+be segmented is left out and named at the end, with exit code 1; images that share a name are called by their folder's
+too.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
-import zoo
-from zoo import images
+from zoo.commands.segmenting import label_writer, load_segmenter, write_each
 from zoo.entries.monai_ssl.convert import PATCH
-from zoo.entries.monai_ssl.placing import Placed, build_transform, place
-from zoo.entries.monai_ssl.windows import ENCODER, extract_features, margins, segment, window_of
+from zoo.entries.monai_ssl.placing import Array, build_transform, place
+from zoo.entries.monai_ssl.windows import (
+    ENCODER,
+    OVERLAP,
+    WINDOWS_AT_ONCE,
+    extract_features,
+    margins,
+    segment,
+    window_of,
+)
+from zoo.entry import Labels
 from zoo.errors import OptionError
-from zoo.files import write_atomically
 from zoo.images import find_images, names_of
 from zoo.loading import input_of
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
-from zoo.training.finetune import check_trained
+from zoo.training.arrays import save_arrays
 
 SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
-TASKS = {"segment": (SEGMENTERS, 0.25), "features": ((ENCODER,), 0.0)}
+TASKS = {"segment": (SEGMENTERS, OVERLAP), "features": ((ENCODER,), 0.0)}
 """Task -> the models that it takes, and by how much windows overlap."""
+
+Features = tuple[Tensor, Tensor, Array]
+"""The map `(768, D/16, H/16, W/16)`, its mean `(768,)`, and the matrix from the centre of a token to mm."""
+
+
+def segment_volume(
+    model: nn.Module,
+    transform: Any,
+    path: Path,
+    batch_size: int | None = None,
+    overlap: float | None = None,
+    *,
+    window: int | None = None,
+) -> Labels:
+    """Labels of a CT on its own grid, and its matrix; what `Entry.segment` is.
+
+    Args:
+        model: UNETR or Swin UNETR, on any device.
+        transform: From `zoo.load_transform`, of the weights.
+        path: NIfTI, or a folder with a DICOM series.
+        batch_size: Windows at once.
+        overlap: Share of a window that the next one covers too.
+        window: Its side in voxels; None for what the network was built for.
+
+    Raises:
+        InputContractError: The CT cannot be read, or cannot be what the network was trained on.
+        OptionError: `overlap` or `batch_size` is out of its range.
+    """
+    placed = place(path, transform)
+    at_once, share = WINDOWS_AT_ONCE if batch_size is None else batch_size, OVERLAP if overlap is None else overlap
+    image = torch.from_numpy(placed.image)[None]
+    labels = segment(model, image, window=window, batch_size=at_once, overlap=share)
+    return placed.at_home(labels.numpy()), placed.home.affine
+
+
+def features_of(model: nn.Module, transform: Any, path: Path, batch_size: int, overlap: float) -> Features:
+    """Features of a CT, with their place; arguments and errors as those of `segment_volume`."""
+    placed = place(path, transform)
+    image = torch.from_numpy(placed.image)[None]
+    found, pooled = extract_features(model, image, batch_size=batch_size, overlap=overlap)
+    before, _ = margins(placed.image.shape, window_of(model))
+    to_voxel = np.diag((PATCH, PATCH, PATCH, 1.0))
+    to_voxel[:3, 3] = [side.start - low + (PATCH - 1) / 2 for side, low in zip(placed.box, before, strict=True)]
+    return found, pooled, placed.whole.affine @ to_voxel
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Segment the images, or take their features; returns the files, of this process under `torchrun`."""
     args = parse(argv)
-    found = names_of(find_images(args.image, volumes=True), "labels" if args.task == "segment" else args.task)
+    made, out = "labels" if args.task == "segment" else args.task, Path(args.out)
+    volumes = names_of(find_images(args.image, volumes=True), made)
     processes = distributed.start(args.device)
     transform = build_transform(input_of(args.model, args.checkpoint), args.spacing)
     options = {"num_heads": args.num_heads, "merging": args.merging}
-    model = load_network(args.task, args.model, args.checkpoint, processes.device, **options)
-    files = []
-    for name in tqdm(list(found)[processes.rank :: processes.world], desc="images", disable=None):
-        placed, target = place(found[name], transform), Path(args.out) / name
-        if args.task == "segment":
-            file = write_labels(model, placed, target, args.window, args.batch_size, args.overlap)
-        else:
-            file = write_features(model, placed, target, args.batch_size, args.overlap)
-        files.append(file)
+    options |= {"num_classes": 0} if args.task == "features" else {}
+    model = load_segmenter(args.model, args.checkpoint, processes.device, **options)
+    mine = dict(list(volumes.items())[processes.rank :: processes.world])
+    bar = processes.is_main
+    if args.task == "segment":
+        find = partial(segment_volume, model, transform, window=args.window)
+        written = write_each(mine, lambda path: find(path, args.batch_size, args.overlap), label_writer(out), bar=bar)
+    else:
+        take = partial(features_of, model, transform, batch_size=args.batch_size, overlap=args.overlap)
+        written = write_each(mine, take, partial(write_features, out), bar=bar)
+    distributed.barrier()  # torchrun ends the others with the first that fails
     distributed.stop()
-    return files
+    written.check(out, made)
+    return [*written.files]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -75,7 +134,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-heads", type=int, help="attention heads of a ViT; by default one for each 64 channels")
     parser.add_argument("--merging", help="of a Swin UNETR: duplicated or complete; by default as its weights say")
     parser.add_argument("--window", type=int, help="voxels along a side; by default what the network was built for")
-    parser.add_argument("--batch-size", type=int, default=4, help="windows at once")
+    parser.add_argument("--batch-size", type=int, default=WINDOWS_AT_ONCE, help="windows at once")
     parser.add_argument("--overlap", type=float, help="share of a window that the next one covers too")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args(argv)
@@ -89,55 +148,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def load_network(task: str, name: str, checkpoint: str | None, device: torch.device, **options: Any) -> nn.Module:
-    """The network of a task, whole.
-
-    Args:
-        task: One of `TASKS`.
-        name: The model, with or without a tag.
-        checkpoint: A file to take instead of the model's own weights.
-        device: Where the network is moved to.
-        **options: Of `load_model`; None for what the weights say.
-
-    Raises:
-        OptionError: The weights are those of an encoder alone, and segmentation is asked for.
-    """
-    asked = {option: value for option, value in options.items() if value is not None}
-    classes = 0 if task == "features" else None
-    model = zoo.load_model(name, checkpoint=checkpoint, num_classes=classes, device=device, **asked)
-    check_trained(model, "zoo.entries.monai_ssl.finetune")
-    return model
-
-
-def write_labels(
-    model: nn.Module, placed: Placed, target: Path, window: int | None, batch_size: int, overlap: float
-) -> Path:
-    """Segment a placed CT and write the labels on its own grid; returns the file."""
-    image = torch.from_numpy(placed.image)[None]
-    labels = segment(model, image, window=window, batch_size=batch_size, overlap=overlap)
-    path = target.with_name(f"{target.name}_labels.nii.gz")
-    images.write_labels(placed.at_home(labels.numpy()), path, placed.home.affine)
-    return path
-
-
-def write_features(model: nn.Module, placed: Placed, target: Path, batch_size: int, overlap: float) -> Path:
-    """Take the features of a placed CT and write them with their place; returns the file."""
-    found, pooled = extract_features(
-        model, torch.from_numpy(placed.image)[None], batch_size=batch_size, overlap=overlap
-    )
-    before, _ = margins(placed.image.shape, window_of(model))
-    first = [side.start - low + (PATCH - 1) / 2 for side, low in zip(placed.box, before, strict=True)]
-    to_voxel = np.diag((PATCH, PATCH, PATCH, 1.0))
-    to_voxel[:3, 3] = first
-    affine = placed.whole.affine @ to_voxel
-    path = target.with_name(f"{target.name}_features.npz")
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez(file, map=found.numpy(), pooled=pooled.numpy(), affine=affine)
-
-    write_atomically(path, write)
-    return path
+def write_features(out: Path, name: str, path: Path, found: Features) -> Path:
+    """Write the features of a CT into a folder; returns the file."""
+    file = out / f"{name}_features.npz"
+    save_arrays(file, map=found[0].numpy(), pooled=found[1].numpy(), affine=found[2])
+    return file
 
 
 if __name__ == "__main__":
