@@ -18,10 +18,11 @@ from zoo.entries.glcl.cases import CaseStore
 from zoo.entries.glcl.cohort import DATASETS, Case, choose, find_cases, read_cases
 from zoo.entries.glcl.data import ContrastiveBatches
 from zoo.entries.glcl.finetune_data import LabelledSlices, WholeVolumes
-from zoo.entries.glcl.placing import place_image, place_mask, put_back
+from zoo.entries.glcl.placing import place_image, place_mask
 from zoo.entries.glcl.splits import parse_ids, pretraining, split, splits
 from zoo.entries.glcl.volumes import Grid, correct_bias, read_image, read_mask
 from zoo.errors import InputContractError, OptionError
+from zoo.transforms.placing import put_back
 
 ACDC, PROSTATE, MMWHS = DATASETS["acdc"], DATASETS["prostate"], DATASETS["mmwhs"]
 EYE = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))

@@ -19,6 +19,7 @@ import zoo
 from zoo.entries.monai_ssl import FINE_TUNING
 from zoo.entries.monai_ssl.cases import CaseStore
 from zoo.entries.monai_ssl.cohort import ORGANS, Case, class_names, read_cases
+from zoo.entries.monai_ssl.contract import build_transform
 from zoo.entries.monai_ssl.finetune import Args, crop_size, main, next_steps
 from zoo.entries.monai_ssl.finetune_data import Crops, WholeVolumes, augment, cut
 from zoo.entries.monai_ssl.finetune_method import (
@@ -30,7 +31,6 @@ from zoo.entries.monai_ssl.finetune_method import (
     upstream_dice,
 )
 from zoo.entries.monai_ssl.model import vit_autoencoder
-from zoo.entries.monai_ssl.placing import build_transform
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.windows import segment
 from zoo.errors import InputContractError, OptionError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.glcl.volumes import Array, Grid, correct_bias
-from zoo.transforms import crop_or_pad, normalise_percentiles, resample_in_plane
+from zoo.transforms import crop_or_pad, normalise_percentiles, put_back, resample_in_plane
 
 CHUNK = 20
 """Slices that go through the network at once, where nobody says how many."""
@@ -75,13 +75,3 @@ def find_labels(
         maps = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)
         parts.append(maps.argmax(1).to(torch.uint8))
     return torch.cat(parts).movedim(0, 2)
-
-
-def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Undo `zoo.transforms.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
-    margins = []
-    for side, wanted in zip(maps.shape[2:], shape, strict=True):
-        before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2
-        margins.append((before, wanted - side - before))
-    (top, bottom), (left, right) = margins
-    return F.pad(maps, (left, right, top, bottom))

@@ -7,7 +7,6 @@ for labelled volumes. Order and constants from Project-MONAI/tutorials, `self_su
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.entries.monai_ssl.cohort import Case
-from zoo.entries.monai_ssl.placing import Array, place, place_labels
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.files import write_atomically
 from zoo.images import read_labels
 from zoo.messages import with_path
 from zoo.training.arrays import map_array, save_array
-from zoo.training.volume_store import digest_of, prepare_all
-from zoo.transforms import VolumeTransform, build_volume_transform
+from zoo.training.prepared import Arrays, Facts, digest_of, keep, map_part, prepare_all
+from zoo.transforms import VolumeTransform, build_volume_transform, place_labels, place_volume
+
+Array = npt.NDArray[Any]
 
 FORMAT = 1
 """Of what is kept on disk: what was kept under another number is not read."""
@@ -43,13 +42,13 @@ def prepare_volume(file: Path, transform: VolumeTransform, size: int) -> npt.NDA
     Raises:
         InputContractError: It cannot be read, is no CT in HU, or nothing lies above the window.
     """
-    image = place(file, transform).image
+    image = place_volume(file, transform).image
     lack = [max(0, size - side) for side in image.shape]
     return np.pad(image, [(missing // 2, missing - missing // 2) for missing in lack])
 
 
 class VolumeCache:
-    """Prepared volumes on disk, one `.npy` each, as `zoo.training.volume_store` keeps them.
+    """Prepared volumes on disk, one `.npy` each, as `zoo.training.prepared` keeps them.
 
     Args:
         folder: Is made at the first volume; several runs may share it.
@@ -106,11 +105,11 @@ class VolumeCache:
 
 
 class CaseStore:
-    """Cases on the grid of a network, kept as arrays as `zoo.training.volume_store` keeps them.
+    """Cases on the grid of a network, kept as arrays as `zoo.training.prepared` keeps them.
 
     Args:
         folder: Where the arrays are kept; several runs may share it.
-        transform: From `placing.build_transform`.
+        transform: From `contract.build_transform`.
     """
 
     def __init__(self, folder: str | Path, transform: VolumeTransform) -> None:
@@ -130,18 +129,12 @@ class CaseStore:
         return StoredCase(self.folder, self._key(case), case)
 
     def _check(self, num_classes: int, case: Case) -> None:
-        check_labels(self._facts(case)["labels"], num_classes, case)
+        facts = keep(self.folder, self._key(case), partial(self._make, case))
+        check_labels(facts["labels"], num_classes, case)
 
-    def _facts(self, case: Case) -> dict[str, Any]:
-        file = self.folder / f"{self._key(case)}.json"
-        if not file.is_file():
-            self._make(case)
-        facts: dict[str, Any] = json.loads(file.read_text())
-        return facts
-
-    def _make(self, case: Case) -> None:
+    def _make(self, case: Case) -> tuple[Arrays, Facts]:
         labels = read_labels(case.label)
-        placed = place(case.image, self.transform)
+        placed = place_volume(case.image, self.transform)
         label = place_labels(labels, placed, self.transform.preprocessing)
         inside = placed.image > self.transform.preprocessing.value_range[0]
         arrays = {
@@ -150,12 +143,8 @@ class CaseStore:
             "foreground": np.flatnonzero(label).astype(np.uint32),
             "background": np.flatnonzero((label == 0) & inside).astype(np.uint32),
         }
-        facts = {"image": str(case.image), "label": str(case.label), "labels": np.unique(labels.values).tolist()}
-        key = self._key(case)
-        for part, array in arrays.items():
-            save_array(self.folder / f"{key}.{part}.npy", array)
-        text = json.dumps(facts)
-        write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
+        found = np.unique(labels.values).tolist()
+        return arrays, {"image": str(case.image), "label": str(case.label), "labels": found}
 
     def _key(self, case: Case) -> str:
         return digest_of([case.image, case.label], FORMAT, asdict(self.transform.preprocessing))
@@ -193,7 +182,7 @@ class StoredCase:
         return self._map("background")
 
     def _map(self, part: str) -> Array:
-        return map_array(self.folder / f"{self.key}.{part}.npy")
+        return map_part(self.folder, self.key, part)
 
 
 def check_labels(labels: Sequence[float], num_classes: int, case: Case) -> None:

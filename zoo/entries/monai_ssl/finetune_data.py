@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.entries.monai_ssl.cases import StoredCase
-from zoo.entries.monai_ssl.placing import Array
+from zoo.entries.monai_ssl.cases import Array, StoredCase
 from zoo.errors import InputContractError
 from zoo.training.data import Key
 

@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from zoo.commands.segmenting import label_writer, load_segmenter, write_each
+from zoo.entries.monai_ssl.contract import build_transform
 from zoo.entries.monai_ssl.convert import PATCH
-from zoo.entries.monai_ssl.placing import Array, build_transform, place
 from zoo.entries.monai_ssl.windows import (
     ENCODER,
     OVERLAP,
@@ -48,12 +49,13 @@ from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.arrays import save_arrays
+from zoo.transforms import place_volume
 
 SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
 TASKS = {"segment": (SEGMENTERS, OVERLAP), "features": ((ENCODER,), 0.0)}
 """Task -> the models that it takes, and by how much windows overlap."""
 
-Features = tuple[Tensor, Tensor, Array]
+Features = tuple[Tensor, Tensor, npt.NDArray[Any]]
 """The map `(768, D/16, H/16, W/16)`, its mean `(768,)`, and the matrix from the centre of a token to mm."""
 
 
@@ -80,18 +82,21 @@ def segment_volume(
         InputContractError: The CT cannot be read, or cannot be what the network was trained on.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
-    placed = place(path, transform)
+    placed = place_volume(path, transform)
     at_once, share = WINDOWS_AT_ONCE if batch_size is None else batch_size, OVERLAP if overlap is None else overlap
     image = torch.from_numpy(placed.image)[None]
     labels = segment(model, image, window=window, batch_size=at_once, overlap=share)
     return placed.at_home(labels.numpy()), placed.home.affine
 
 
-def features_of(model: nn.Module, transform: Any, path: Path, batch_size: int, overlap: float) -> Features:
+def features_of(
+    model: nn.Module, transform: Any, path: Path, batch_size: int | None = None, overlap: float = 0.0
+) -> Features:
     """Features of a CT, with their place; arguments and errors as those of `segment_volume`."""
-    placed = place(path, transform)
+    placed = place_volume(path, transform)
     image = torch.from_numpy(placed.image)[None]
-    found, pooled = extract_features(model, image, batch_size=batch_size, overlap=overlap)
+    at_once = WINDOWS_AT_ONCE if batch_size is None else batch_size
+    found, pooled = extract_features(model, image, batch_size=at_once, overlap=overlap)
     before, _ = margins(placed.image.shape, window_of(model))
     to_voxel = np.diag((PATCH, PATCH, PATCH, 1.0))
     to_voxel[:3, 3] = [side.start - low + (PATCH - 1) / 2 for side, low in zip(placed.box, before, strict=True)]
@@ -109,12 +114,12 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     options |= {"num_classes": 0} if args.task == "features" else {}
     model = load_segmenter(args.model, args.checkpoint, processes.device, **options)
     mine = dict(list(volumes.items())[processes.rank :: processes.world])
-    bar = processes.is_main
+    bar, windows = processes.is_main, {"batch_size": args.batch_size, "overlap": args.overlap}
     if args.task == "segment":
-        find = partial(segment_volume, model, transform, window=args.window)
-        written = write_each(mine, lambda path: find(path, args.batch_size, args.overlap), label_writer(out), bar=bar)
+        find = partial(segment_volume, model, transform, **windows, window=args.window)
+        written = write_each(mine, find, label_writer(out), bar=bar)
     else:
-        take = partial(features_of, model, transform, batch_size=args.batch_size, overlap=args.overlap)
+        take = partial(features_of, model, transform, **windows)
         written = write_each(mine, take, partial(write_features, out), bar=bar)
     distributed.barrier()  # torchrun ends the others with the first that fails
     distributed.stop()

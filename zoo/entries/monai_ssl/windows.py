@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from monai.inferers.utils import sliding_window_inference
@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.model import PatchEmbedding
-from zoo.entries.monai_ssl.placing import Shape
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import InputContractError, OptionError
 from zoo.training.evaluate import judging
 
 ENCODER = "monai-ssl-vitb16"
+Shape: TypeAlias = tuple[int, ...]
 WINDOWS_AT_ONCE, OVERLAP = 4, 0.25
 """Of segmentation, as published (Project-MONAI/tutorials, vit_unetr_ssl, ssl_finetune.ipynb)."""
 
