@@ -9,7 +9,17 @@ from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
 from zoo.images.real_numbers import check_array, name_of, plain_tensor
-from zoo.images.volumes import MNI152, SCANNER, SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
+from zoo.images.volumes import (
+    MNI152,
+    SCANNER,
+    SMALLEST_SIDES,
+    Volume,
+    VolumeInput,
+    place_in,
+    read_volume,
+    voxel_sizes,
+    z_score,
+)
 
 __all__ = [
     "FILM",
@@ -29,6 +39,7 @@ __all__ = [
     "name_of",
     "names_of",
     "pil_pixels",
+    "place_in",
     "plain_tensor",
     "read_dataset",
     "read_dicom",
