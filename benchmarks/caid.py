@@ -25,7 +25,8 @@ from torch import nn
 
 import zoo
 from zoo.entries.caid.cohort import Sample, read_list
-from zoo.training.evaluate import auroc, bootstrap_by_group, extract_features, label_subsets, linear_probe, retrieval
+from zoo.training.evaluate import bootstrap_by_group, extract_features, label_subsets, linear_probe, retrieval
+from zoo.training.metrics import auroc
 
 RANDOM_SEEDS = (0, 1, 2)
 BUDGETS = (25, 50, 100, 0)

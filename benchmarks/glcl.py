@@ -24,8 +24,8 @@ from measuring import places, print_table, seconds_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.entries.glcl.convert import WIDTHS
 from zoo.entries.glcl.losses import GlobalContrastiveLoss, LocalContrastiveLoss
-from zoo.entries.glcl.names import WIDTHS
 from zoo.entries.glcl.regions import starts
 
 ALLOWED = 1e-5

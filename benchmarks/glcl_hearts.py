@@ -25,7 +25,7 @@ import numpy as np
 from few_labels import Found, Run, compare, finish_runs, middle_case, parser_of, print_comparison, print_structures
 
 import zoo
-from zoo.entries.glcl.layouts import DATASETS
+from zoo.entries.glcl.cohort import DATASETS
 from zoo.entries.glcl.phantom import MYOCARDIUM
 from zoo.entries.glcl.segment import segment_volume
 from zoo.registry import get_entry

@@ -26,8 +26,9 @@ from few_labels import Found, Run, compare, finish_runs, middle_case, parser_of,
 
 import zoo
 from zoo.entries.monai_ssl import FINE_TUNING
-from zoo.entries.monai_ssl.placing import build_transform, place
+from zoo.entries.monai_ssl.contract import build_transform
 from zoo.entries.monai_ssl.windows import segment
+from zoo.transforms import place_volume
 
 MODEL = "monai-ssl-unetr"
 STARTS = ("pre-trained", "random")
@@ -114,7 +115,7 @@ def draw(args: argparse.Namespace, found: Found) -> None:
 
 def predict(checkpoint: Path, image: Path) -> np.ndarray:
     """Labels of a volume on its own grid."""
-    placed = place(image, build_transform(FINE_TUNING, SPACING))
+    placed = place_volume(image, build_transform(FINE_TUNING, SPACING))
     network = zoo.load_model(MODEL, checkpoint=checkpoint)
     return placed.at_home(segment(network, torch.from_numpy(placed.image)[None]).numpy())
 

@@ -30,7 +30,8 @@ import zoo
 from zoo.entries.yaware import MODEL, finetune
 from zoo.entries.yaware.cohort import Cohort, read_cohort
 from zoo.training.args import parse_args
-from zoo.training.evaluate import auroc, bootstrap_by_group, extract_features, linear_probe
+from zoo.training.evaluate import bootstrap_by_group, extract_features, linear_probe
+from zoo.training.metrics import auroc
 
 BUDGETS = (20, 50)
 RANDOM_SEEDS = (0, 1, 2)

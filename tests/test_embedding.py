@@ -179,7 +179,7 @@ def test_a_volume_of_slices_gives_a_row_for_each(tmp_path):
 
 def test_a_ct_is_embedded_as_by_its_familys_own_module(tmp_path):
     """MONAI SSL: a NIfTI and a DICOM series, found in a folder, give what the sliding windows of the recipe give."""
-    from zoo.entries.monai_ssl import sliding
+    from zoo.entries.monai_ssl import segment as sliding
 
     torch.manual_seed(0)
     small = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128}

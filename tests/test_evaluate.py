@@ -10,15 +10,8 @@ from torch import nn
 
 from zoo.errors import OptionError
 from zoo.training import evaluate
-from zoo.training.evaluate import (
-    auroc,
-    bootstrap_by_group,
-    extract_features,
-    label_subsets,
-    linear_probe,
-    mean_auroc,
-    retrieval,
-)
+from zoo.training.evaluate import bootstrap_by_group, extract_features, label_subsets, linear_probe, retrieval
+from zoo.training.metrics import auroc, mean_auroc
 
 
 def two_classes(number, dimensions, distance, seed=0):

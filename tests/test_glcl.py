@@ -30,8 +30,8 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.checkpoint.export import fingerprint
+from zoo.entries.glcl.convert import ENCODER, from_tensorflow, trained_steps
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder, GLCLUNet
-from zoo.entries.glcl.names import ENCODER, from_tensorflow, trained_steps
 from zoo.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,

@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel
@@ -14,13 +15,15 @@ from torch.nn import functional as F
 
 from zoo.entries.glcl import augment
 from zoo.entries.glcl.batches import BLANK, global_rows
-from zoo.entries.glcl.data import ContrastiveBatches, LabelledSlices, WholeVolumes
-from zoo.entries.glcl.layouts import DATASETS, Case, choose, find_cases, read_cases
-from zoo.entries.glcl.placing import place_image, place_mask, put_back
-from zoo.entries.glcl.storage import CaseStore
-from zoo.entries.glcl.subjects import parse_ids, pretraining, split, splits
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, Case, choose, find_cases, read_cases
+from zoo.entries.glcl.data import ContrastiveBatches
+from zoo.entries.glcl.finetune_data import LabelledSlices, WholeVolumes
+from zoo.entries.glcl.placing import place_image, place_mask
+from zoo.entries.glcl.splits import parse_ids, pretraining, split, splits
 from zoo.entries.glcl.volumes import Grid, correct_bias, read_image, read_mask
 from zoo.errors import InputContractError, OptionError
+from zoo.transforms.placing import put_back
 
 ACDC, PROSTATE, MMWHS = DATASETS["acdc"], DATASETS["prostate"], DATASETS["mmwhs"]
 EYE = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
@@ -255,6 +258,23 @@ def test_n4_removes_a_smooth_bias():
     assert corrected.dtype == np.float32
     trends = [np.polyfit(np.arange(16), np.log(v).mean((1, 2)), 1)[0] for v in (tissue * bias, corrected)]
     assert abs(trends[1]) < 0.5 * abs(trends[0])
+
+
+def test_a_place_that_contradicts_itself_is_refused(tmp_path):
+    """Sform and qform that mirror each other, and voxels of metres; not in a mask, whose place plays no part."""
+    write_subject(tmp_path, 1)
+    (case,) = find_cases(tmp_path, ACDC)
+    for edit, message in (
+        (lambda image: image.set_qform(np.diag([2.0, -2, 8, 1]), code=1), "says left from right in two ways"),
+        (lambda image: image.set_sform(np.diag([-2000.0, -2, 8, 1]), code=1), "a place without meaning in its header"),
+    ):
+        for file in (case.image, case.mask):
+            image = nibabel.Nifti1Image(np.asarray(nibabel.load(file).dataobj), np.diag([-2.0, -2, 8, 1]))
+            edit(image)
+            nibabel.save(image, tmp_path / file.name)
+        with pytest.raises(InputContractError, match=rf"{case.image.name}.*{message}"):
+            read_image(tmp_path / case.image.name)
+        assert read_mask(replace(case, mask=tmp_path / case.mask.name), ACDC, read_image(case.image)[1]).any()
 
 
 # ------------------------------------------------------------------------------------------------------------ cache

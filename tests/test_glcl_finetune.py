@@ -24,22 +24,16 @@ from torch.nn import functional as F
 import zoo
 from zoo.commands.importing import import_weights
 from zoo.entries.glcl import finetune, segment
-from zoo.entries.glcl.cohort import CohortArgs, set_momentum, warn_of_other_pixels
-from zoo.entries.glcl.data import WholeVolumes
+from zoo.entries.glcl.args import CohortArgs, set_momentum, warn_of_other_pixels
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, find_cases
 from zoo.entries.glcl.finetune import Args, choose_parts, resolve
-from zoo.entries.glcl.finetune_method import (
-    Segmenter,
-    count_overlap,
-    dice_of,
-    soft_dice,
-    surface_distances,
-    volume_metrics,
-)
-from zoo.entries.glcl.layouts import DATASETS, find_cases
-from zoo.entries.glcl.storage import CaseStore
+from zoo.entries.glcl.finetune_data import WholeVolumes
+from zoo.entries.glcl.finetune_method import Segmenter, soft_dice, volume_metrics
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import parse_args
 from zoo.training.data import place
+from zoo.training.metrics import count_overlap, dice
 from zoo.training.runlog import read_log
 
 UNET = "glcl-unet"
@@ -196,9 +190,9 @@ def test_volumes_are_judged_at_their_own_resolution(tmp_path, shape):
     margin = max(0, math.ceil((kept - 32) / 2 * 2.2 / 2)) + 1
     inner = slice(margin, shape[1] - margin)
     overlap = count_overlap(found[:, inner], item["truth"][:, inner], 4)
-    assert dice_of(overlap[None])[0, 1:].min() > 0.87
+    assert dice(overlap, dim=0)[1:].min() > 0.87
     shifted = count_overlap(found.roll(1, 0)[:, inner], item["truth"][:, inner], 4)
-    assert (dice_of(shifted[None])[0, 1:] < dice_of(overlap[None])[0, 1:]).all()
+    assert (dice(shifted, dim=0)[1:] < dice(overlap, dim=0)[1:]).all()
     assert torch.equal(method.measure(batch)[0], count_overlap(found, item["truth"], 4).flatten())
 
 
@@ -221,45 +215,6 @@ def test_probabilities_are_compared_after_they_are_resized(tmp_path):
     share = (p[0, 0] - p[0, 1]) / (p[0, 0] - p[0, 1] + p[1, 1] - p[1, 0])
     assert first == math.ceil((15.5 + share) * 10 - 0.5)
     assert first != 160
-
-
-def test_overlaps_are_counted():
-    """Against plain comparisons."""
-    rng = torch.Generator().manual_seed(0)
-    found, truth = (torch.randint(0, 4, (6, 5, 3), generator=rng) for _ in range(2))
-    both, own, true = count_overlap(found, truth.to(torch.uint8), 4)
-    for label in range(4):
-        counts = ((found == label) & (truth == label)).sum(), (found == label).sum(), (truth == label).sum()
-        assert [both[label], own[label], true[label]] == [count.item() for count in counts]
-
-
-def surface(mask):
-    """Voxels (n, 3) of a mask of which a neighbour across a face is outside it."""
-    padded = np.pad(mask, 1)
-    inner = mask.copy()
-    for axis in range(3):
-        for step in (1, -1):
-            inner &= np.roll(padded, step, axis)[1:-1, 1:-1, 1:-1]
-    return np.argwhere(mask & ~inner)
-
-
-def test_distances_of_surfaces_are_those_of_their_voxels():
-    """In mm of anisotropic voxels, against all pairs; of a shifted box the shift; missing structures have none."""
-    rng, spacing = np.random.default_rng(0), np.array((1.4, 1.5, 8.0))
-    truth = torch.zeros(24, 26, 6, dtype=torch.uint8)
-    truth[4:14, 5:15, 1:4], truth[16:20, 4:20, 2:6] = 1, 2
-    found = truth.roll((3, 1), (0, 1)) * torch.from_numpy(rng.random(truth.shape) > 0.1)
-    distances = surface_distances(found, truth, 4, spacing.tolist())
-    assert distances.shape == (2, 3)
-    assert distances[:, 2].isnan().all()
-    for label in (1, 2):
-        own, true = (surface((labels == label).numpy()) * spacing for labels in (found, truth))
-        pairs = np.linalg.norm(own[:, None] - true[None], axis=2)
-        for i, share in enumerate((95, 100)):
-            expected = max(np.percentile(pairs.min(axis), share) for axis in (0, 1))
-            assert distances[i, label - 1].item() == pytest.approx(expected, rel=1e-9)
-    moved = surface_distances(truth.roll(3, 0), truth, 3, spacing.tolist())
-    assert moved[1].tolist() == pytest.approx([4.2] * 2)
 
 
 def test_structures_that_are_missing_have_no_value():
@@ -376,8 +331,8 @@ def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):
     files = segment.main(["--image", *images, "--checkpoint", str(file), "--out", str(tmp_path), "--device", "cpu"])
     for case, labels in zip(cases, files, strict=True):
         found, truth = (torch.from_numpy(np.asarray(_load(path))) for path in (labels, case.mask))
-        dice = dice_of(count_overlap(found, truth, 4)[None])[0, 1:].tolist()
-        assert dice == [values["dice"] for values in results["test"]["cases"][case.name].values()]
+        expected = dice(count_overlap(found, truth, 4), dim=0)[1:].tolist()
+        assert expected == [values["dice"] for values in results["test"]["cases"][case.name].values()]
 
 
 def test_other_pixels_than_those_of_the_start_are_warned_of(run, cohort, decoder_file, tmp_path, caplog):

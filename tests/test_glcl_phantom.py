@@ -9,7 +9,7 @@ import torch
 
 import zoo
 from zoo.entries.glcl import phantom
-from zoo.entries.glcl.layouts import DATASETS, find_cases
+from zoo.entries.glcl.cohort import DATASETS, find_cases
 from zoo.entries.glcl.segment import segment_volume
 from zoo.errors import OptionError, WeightsUnavailableError
 

@@ -21,8 +21,8 @@ from saved_runs import comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.glcl import pretrain
+from zoo.entries.glcl.args import all_cases
 from zoo.entries.glcl.batches import global_rows
-from zoo.entries.glcl.cohort import all_cases
 from zoo.entries.glcl.model import GLCLDecoder
 from zoo.entries.glcl.pretrain import Args, build_batches, build_method, calls_of, copies_of, resolve
 from zoo.errors import InputContractError, OptionError

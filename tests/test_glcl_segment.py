@@ -12,10 +12,11 @@ from torch import nn
 
 import zoo
 from zoo.checkpoint.export import export_safetensors
+from zoo.commands.segmenting import load_segmenter
 from zoo.entries.glcl import PREPROCESSING
-from zoo.entries.glcl.layouts import DATASETS, find_cases
-from zoo.entries.glcl.segment import command_for, load_network, main, names_of, segment_volume
-from zoo.entries.glcl.storage import CaseStore
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, find_cases
+from zoo.entries.glcl.segment import command_for, main, segment_volume
 from zoo.errors import InputContractError, OptionError
 from zoo.transforms.slices import build_slice_transform
 
@@ -196,9 +197,9 @@ def test_weights_without_a_whole_decoder_are_refused(tmp_path):
     decoder = write_bundle(tmp_path / "two.ckpt", stage_two(3))
     for path in (encoder, decoder):
         with pytest.raises(OptionError, match=r"not in the file, .* not learned to segment\. Fine-tune it first"):
-            load_network("glcl-unet", str(path), torch.device("cpu"))
+            load_segmenter("glcl-unet", str(path))
     whole = write_bundle(tmp_path / "three.ckpt", filled("seg_unet"))
-    assert load_network("glcl-unet", str(whole), torch.device("cpu")).num_classes == 4
+    assert load_segmenter("glcl-unet", str(whole)).num_classes == 4
 
 
 def test_wrong_use_is_refused_at_once(scan, weights, tmp_path):
@@ -206,17 +207,11 @@ def test_wrong_use_is_refused_at_once(scan, weights, tmp_path):
     with pytest.raises(OptionError, match="--model glcl-encoder: expected glcl-unet"):
         segment(weights, tmp_path, scan, more=("--model", "glcl-encoder"))
     with pytest.raises(OptionError, match=r"2 of 3 paths do not exist: a\.nii, b\.nii"):
-        names_of(["a.nii", str(scan), "b.nii"])
+        segment(weights, tmp_path, "a.nii", scan, "b.nii")
     for name in ("one/001/it.nii.gz", "two/001/it.nii"):
         save(tmp_path / name, draw(0)[0])
     with pytest.raises(OptionError, match="several volumes would have labels called 001_it"):
-        names_of([str(tmp_path)])
-
-
-def test_volumes_of_one_name_are_called_by_their_folders(tmp_path):
-    """As the authors keep Decathlon's prostate and MM-WHS."""
-    files = [save(tmp_path / name, draw(0)[0]) for name in ("001/img.nii.gz", "002/img.nii", "002/other.nii")]
-    assert names_of([str(tmp_path)]) == dict(zip(("001_img", "002_img", "other"), files, strict=True))
+        segment(weights, tmp_path, tmp_path)
 
 
 def test_the_command_can_be_named(tmp_path):

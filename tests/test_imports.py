@@ -144,15 +144,15 @@ def test_doors_offer_what_somebody_takes(room):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("entries/*/__init__.py")), ids=lambda path: path.parent.name)
 def test_entries_know_the_vocabulary_alone(path):
-    """What an entry imports of the package: entry, checkpoint, errors, its own network, names and sizes.
+    """What an entry imports of the package: entry, checkpoint, errors, its own network, renaming rules and sizes.
 
-    What whole volumes are embedded with is imported only when they are.
+    What whole volumes are embedded and segmented with is imported only when they are.
     """
     own = f"zoo.entries.{path.parent.name}"
-    embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "windows"))
+    embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "segment", "windows"))
     allowed = (
         *("zoo.entry", "zoo.checkpoint", "zoo.errors"),
-        *(f"{own}.{m}" for m in ("contract", "model", "names", "segmenters", "sizes")),
+        *(f"{own}.{m}" for m in ("contract", "convert", "model", "segmenters", "sizes")),
         *embedding,
     )
     assert not [module for module in imports(path, top_level=True) if module.startswith(embedding)]

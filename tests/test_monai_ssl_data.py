@@ -22,10 +22,11 @@ from monai.transforms.spatial.dictionary import Spacingd
 from monai.transforms.utility.dictionary import EnsureChannelFirstd
 from torch.utils.data import DataLoader
 
-from zoo.entries.monai_ssl import PRETRAINING, storage
+from zoo.entries.monai_ssl import PRETRAINING, cases
 from zoo.entries.monai_ssl.augment import Corrupt
-from zoo.entries.monai_ssl.data import Crops, of_training_patients, read_datalist, read_datalists
-from zoo.entries.monai_ssl.storage import VolumeCache, prepare_volume
+from zoo.entries.monai_ssl.cases import VolumeCache, prepare_volume
+from zoo.entries.monai_ssl.cohort import of_training_patients, read_datalist, read_datalists
+from zoo.entries.monai_ssl.data import Crops
 from zoo.errors import InputContractError, OptionError
 from zoo.files import this_process
 from zoo.transforms.volume import build_volume_transform
@@ -286,14 +287,14 @@ def test_processes_share_the_work(tmp_path, folder):
     def work(with_broken):
         cache = VolumeCache(tmp_path / "volumes", PRETRAINING, 32)
         mine = []
-        prepare = storage.prepare_volume
-        storage.prepare_volume = lambda file, *rest: (mine.append(file.name), prepare(file, *rest))[1]
+        prepare = cases.prepare_volume
+        cases.prepare_volume = lambda file, *rest: (mine.append(file.name), prepare(file, *rest))[1]
         try:
             cache.fill(files if with_broken else files[:-1])
         except InputContractError as error:
             return [mine, str(error)]
         finally:
-            storage.prepare_volume = prepare
+            cases.prepare_volume = prepare
         return [mine, ""]
 
     (first, _), (second, _) = gloo.run(work, 2, tmp_path / "group", False)

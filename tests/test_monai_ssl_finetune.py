@@ -17,8 +17,11 @@ from torch.nn import functional as F
 
 import zoo
 from zoo.entries.monai_ssl import FINE_TUNING
-from zoo.entries.monai_ssl.cases import Case, CaseStore
+from zoo.entries.monai_ssl.cases import CaseStore
+from zoo.entries.monai_ssl.cohort import ORGANS, Case, class_names, read_cases
+from zoo.entries.monai_ssl.contract import build_transform
 from zoo.entries.monai_ssl.finetune import Args, crop_size, main, next_steps
+from zoo.entries.monai_ssl.finetune_data import Crops, WholeVolumes, augment, cut
 from zoo.entries.monai_ssl.finetune_method import (
     Segmenter,
     count_overlap,
@@ -28,16 +31,6 @@ from zoo.entries.monai_ssl.finetune_method import (
     upstream_dice,
 )
 from zoo.entries.monai_ssl.model import vit_autoencoder
-from zoo.entries.monai_ssl.placing import build_transform
-from zoo.entries.monai_ssl.segmentation_data import (
-    ORGANS,
-    Crops,
-    WholeVolumes,
-    augment,
-    class_names,
-    cut,
-    read_cases,
-)
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.windows import segment
 from zoo.errors import InputContractError, OptionError
@@ -461,7 +454,7 @@ def test_changes_are_as_frequent_as_published():
 def test_turns_are_in_the_plane_of_the_first_two_axes(monkeypatch):
     """By 90, 180 and 270 degrees, without flips and shifts."""
     for name, value in (("FLIP", 0.0), ("TURN", 1.0), ("SHIFT", 0.0)):
-        monkeypatch.setattr(f"zoo.entries.monai_ssl.segmentation_data.{name}", value)
+        monkeypatch.setattr(f"zoo.entries.monai_ssl.finetune_data.{name}", value)
     image = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
     rng, turned = np.random.default_rng(0), set()
     for _ in range(40):

@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 
 from zoo.entries.monai_ssl import phantom
-from zoo.entries.monai_ssl.anatomy import BONES, COLON, PASSING, VISCERA, Shape
-from zoo.entries.monai_ssl.canvas import COARSE, SHAPE, SPACING, Canvas, Move, draw_move, ellipsoid, find_box, tube
-from zoo.entries.monai_ssl.data import read_datalists
+from zoo.entries.monai_ssl.cohort import ORGANS, read_cases, read_datalists
 from zoo.entries.monai_ssl.phantom import LEAST_VOXELS, PARTS, draw_patient, draw_places, main
-from zoo.entries.monai_ssl.segmentation_data import ORGANS, read_cases
+from zoo.entries.monai_ssl.phantom_anatomy import BONES, COLON, PASSING, VISCERA, Shape
+from zoo.entries.monai_ssl.phantom_canvas import (
+    COARSE,
+    SHAPE,
+    SPACING,
+    Canvas,
+    Move,
+    draw_move,
+    ellipsoid,
+    find_box,
+    tube,
+)
 from zoo.errors import OptionError
 
 COUNTS = {"unlabelled": 2, "training": 3, "validation": 1, "test": 1}

@@ -11,9 +11,9 @@ from nibabel import orientations
 from test_glcl_segment import Bright
 
 import zoo
-from zoo.entries.glcl.layouts import DATASETS, Case
+from zoo.entries.glcl.cases import CaseStore
+from zoo.entries.glcl.cohort import DATASETS, Case
 from zoo.entries.glcl.segment import segment_volume
-from zoo.entries.glcl.storage import CaseStore
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.loading import input_of

@@ -26,7 +26,6 @@ from zoo.entries.yaware.finetune_method import (
     class_metrics,
     probe,
     read_predictions,
-    summarise,
     write_predictions,
 )
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
@@ -35,6 +34,7 @@ from zoo.errors import OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
 from zoo.training.finetune import input_of, train_and_test
+from zoo.training.metrics import summarise
 
 SIDE = 29  # the smallest the network takes: its last map is one voxel
 COUNT = 24

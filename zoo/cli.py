@@ -277,6 +277,29 @@ def embed_command(
         )
 
 
+@app.command("segment")
+def segment_command(
+    name: Name,
+    paths: Annotated[list[Path], typer.Argument(help="Volumes: files, series, or folders for all that is in them.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Take this file's weights instead.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Classes of the file, the background among them.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Slices or windows at once.")] = None,
+    overlap: Annotated[float | None, typer.Option(help="Share of a window that the next one covers too.")] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Write the labels of volumes as NIfTI, each on its volume's own grid.
+
+    What cannot be segmented is left out, and named at the end: exit code 1, with all others written.
+    """
+    from zoo.commands.segmenting import segment
+
+    options: dict[str, Any] = {"batch_size": batch_size, "overlap": overlap, "cache_dir": cache_dir}
+    settings: dict[str, Any] = {"checkpoint": checkpoint, "num_classes": num_classes, "device": _place(device)}
+    segment(name, paths, out, **settings, **options, say=_say).check(out)
+
+
 def _place(device: str) -> str:
     if device != "auto":
         return device

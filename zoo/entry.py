@@ -12,10 +12,14 @@ from zoo.errors import OptionError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
 State: TypeAlias = "dict[str, Tensor]"
 Config: TypeAlias = dict[str, Any]
+Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any]]"
+"""uint8 `(i, j, k)`, and the matrix `(4, 4)` from voxel `(i, j, k, 1)` to mm."""
 
 PERCENTILES = "percentile"
 """What `Preprocessing.normalise` calls (x - p1) / (p99 - p1) over the volume; `zoo.transforms.slices` does it."""
@@ -199,6 +203,13 @@ class Entry:
 
     Is given the network in eval mode, the transform, the path, and how many parts of the image at once, None for the
     family's choice. Raises `InputContractError` for what cannot be embedded.
+    """
+    segment: Callable[[nn.Module, Transform, Path, int | None, float | None], Labels] | None = None
+    """Labels of the volume in a file or folder, on its own grid, and that grid; None where `zoo segment` does not.
+
+    Is given the network, the transform, the path, how many parts of the volume at once, and by how much of a part the
+    next one covers it too, None for the family's choice. Raises `InputContractError` for a volume that cannot be
+    segmented, `OptionError` for numbers that no volume can be segmented with.
     """
 
     @property

@@ -2,12 +2,24 @@
 
 from zoo.images.dicom_files import read_dataset
 from zoo.images.films import FILM
-from zoo.images.finding import find_images
+from zoo.images.finding import find_images, names_of
+from zoo.images.itk import from_itk, import_itk, to_itk
+from zoo.images.labels import read_labels, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
 from zoo.images.real_numbers import check_array, name_of, plain_tensor
-from zoo.images.volumes import MNI152, SCANNER, SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
+from zoo.images.volumes import (
+    MNI152,
+    SCANNER,
+    SMALLEST_SIDES,
+    Volume,
+    VolumeInput,
+    place_in,
+    read_volume,
+    voxel_sizes,
+    z_score,
+)
 
 __all__ = [
     "FILM",
@@ -21,17 +33,24 @@ __all__ = [
     "check_array",
     "check_count",
     "find_images",
+    "from_itk",
+    "import_itk",
     "is_dicom",
     "name_of",
+    "names_of",
     "pil_pixels",
+    "place_in",
     "plain_tensor",
     "read_dataset",
     "read_dicom",
     "read_header",
+    "read_labels",
     "read_picture",
     "read_volume",
     "read_voxels",
     "refused",
+    "to_itk",
     "voxel_sizes",
+    "write_labels",
     "z_score",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
@@ -45,6 +45,32 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
     if not found:
         raise OptionError("no images: name files or folders")
     return list(found)
+
+
+def names_of(paths: Sequence[Path], made: str = "labels") -> dict[str, Path]:
+    """Return the name by which what is made of a volume is called -> its path: its own without NIfTI's suffix.
+
+    Volumes that share a name, as 001/img.nii.gz and 002/img.nii.gz, are called `<folder>_<name>`.
+
+    Args:
+        paths: Files, and folders with a series.
+        made: What is made of them, for the message.
+
+    Raises:
+        OptionError: Two have one name in folders of one name.
+    """
+    stems = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    counts = Counter(stems)
+    names = [
+        f"{path.resolve().parent.name}_{stem}" if counts[stem] > 1 else stem
+        for path, stem in zip(paths, stems, strict=True)
+    ]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise OptionError(
+            f"several volumes would have {made} called {', '.join(twice[:3])}: one call for each is expected, with an "
+            "output folder of its own"
+        )
+    return dict(zip(names, paths, strict=True))
 
 
 def _pictures_in(folder: Path) -> list[Path]:

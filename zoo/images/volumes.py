@@ -179,7 +179,7 @@ def _from_image(image: Any, source: str) -> Volume:
 
 def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[Any]]) -> Volume:
     """Check what the header of a NIfTI says before its voxels are read."""
-    affine, space = _place(header, source)
+    affine, space = place_in(header, source)
     dtype = header.get_data_dtype()
     if dtype.kind not in "buif":
         raise InputContractError(f"{source} holds {'colours' if dtype.fields else dtype}: real numbers are expected")
@@ -187,12 +187,15 @@ def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[A
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     _check_shape(shape, source)
-    checked, intent = _checked(affine, source), int(header["intent_code"])
-    return Volume(read().reshape(shape), checked, space, source, intent=intent)
+    return Volume(read().reshape(shape), affine, space, source, intent=int(header["intent_code"]))
 
 
-def _place(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
-    """Return the matrix to go by, and the code of the space it leads to."""
+def place_in(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
+    """Return the matrix to go by of a NIfTI's header, and the code of the space it leads to; see `Volume`.
+
+    Raises:
+        InputContractError: There is none, it has no meaning, or two mirror each other.
+    """
     import numpy as np
     from nibabel.spatialimages import HeaderDataError
 
@@ -212,7 +215,7 @@ def _place(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
             "out which is right and write it into both (image.set_sform, image.set_qform)"
         )
     affine, space = next((form for form in forms if form[1] == MNI152), forms[0])
-    return affine, int(space)
+    return _checked(affine, source), int(space)
 
 
 def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
+from zoo.training.metrics import Array, Floats, mean_auroc
 
 PENALTIES = tuple(10.0**k for k in range(-4, 2))
 """Values of C that a linear probe chooses among, by cross-validation inside its training labels."""
@@ -117,24 +113,6 @@ def _shares(size: int, counts: Array) -> Array:
         distance = np.where(can, step * (exact - shares), -np.inf)
         shares[np.lexsort((-counts, -distance))[0]] += step
     return shares
-
-
-def auroc(labels: Array, scores: Array, weights: Array | None = None) -> float:
-    """Area under the ROC curve of binary labels (N,), with optional sample weights (N,)."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores, sample_weight=weights))
-
-
-def mean_auroc(labels: Array, scores: Array) -> float:
-    """Area under the ROC curve of labels (N,): of class 1 where scores are (N,) or (N, 2), else the mean over classes.
-
-    Of more than two each class that is there counts, against all others.
-    """
-    if scores.ndim == 1:
-        return auroc(labels == 1, scores)
-    wanted = [1] if scores.shape[1] == 2 else np.unique(labels)
-    return float(np.mean([auroc(labels == c, scores[:, c]) for c in wanted]))
 
 
 def retrieval(features: Array, groups: Sequence[str]) -> tuple[Floats, Floats, Array]:

@@ -26,11 +26,10 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import build_loader, length_of, place
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
+from zoo.training.metrics import Results
 from zoo.training.progress import follow, say
 from zoo.training.runlog import Metrics, in_words, last_metrics
 from zoo.training.saving import read_state, writing
-
-Results = dict[str, Any]
 
 
 class Start(Protocol):

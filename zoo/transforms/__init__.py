@@ -1,8 +1,9 @@
 """Arrays become the input that a network was trained on."""
 
-from zoo.transforms.grid import check_right_angles, reorient, resample, to_spacing, warn_of_spacing
+from zoo.transforms.grid import check_right_angles, reorient, resample, warn_of_spacing
 from zoo.transforms.image import SMALLEST_SIDE, ImageInput, ImageTransform, build_transform
 from zoo.transforms.kinds import check_labels, intent_name
+from zoo.transforms.placing import place_labels, place_volume, put_back
 from zoo.transforms.slices import (
     HIGH,
     LOW,
@@ -33,11 +34,13 @@ __all__ = [
     "crop_or_pad",
     "intent_name",
     "normalise_percentiles",
+    "place_labels",
+    "place_volume",
+    "put_back",
     "read_input",
     "reorient",
     "resample",
     "resample_in_plane",
-    "to_spacing",
     "turn_of",
     "warn_of_spacing",
 ]

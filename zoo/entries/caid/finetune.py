@@ -53,7 +53,6 @@ from zoo.training.args import command_of, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
-    Results,
     collect,
     finetuning_header,
     how_to_load,
@@ -63,6 +62,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.metrics import Results
 from zoo.training.session import running
 
 log = logging.getLogger("zoo")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training import distributed
-from zoo.training.evaluate import auroc
+from zoo.training.metrics import auroc
 from zoo.training.runlog import Metrics
 
 

@@ -43,7 +43,7 @@ def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
     """
     import numpy as np
 
-    from zoo.entries.drasclr.arrays import read_array
+    from zoo.training.arrays import read_array
 
     place = _asset("landmarks") if path is None else Path(path)
     found = read_array(place, "landmarks")

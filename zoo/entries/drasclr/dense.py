@@ -32,7 +32,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from zoo.entries.drasclr.arrays import read_numbers, save_array
 from zoo.entries.drasclr.atlas import PATCH, normalise
 from zoo.entries.drasclr.contract import WINDOW
 from zoo.entries.drasclr.embed import NetworkArgs, load_encoder
@@ -42,8 +41,10 @@ from zoo.entries.drasclr.maps.probe import Marked, fit_probe
 from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
+from zoo.training.arrays import read_numbers, save_array
 from zoo.training.evaluate import judging
-from zoo.training.finetune import Results, origin_of, write_results
+from zoo.training.finetune import origin_of, write_results
+from zoo.training.metrics import Results
 
 SIDE = 8
 """Of a cell, in voxels of 1 mm."""

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr.arrays import save_array
 from zoo.errors import InputContractError, OptionError
 from zoo.features import import_pyarrow, read_rows, write_rows
 from zoo.files import write_atomically
+from zoo.training.arrays import save_array
 
 SUFFIXES = (".parquet", ".npz")
 _SUBJECT = "sid"

@@ -37,7 +37,8 @@ from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.messages import csv_cell
 from zoo.training.args import arg, parse_args, run_command
-from zoo.training.finetune import Results, write_results
+from zoo.training.finetune import write_results
+from zoo.training.metrics import Results
 from zoo.training.table import EMPTY, check_columns, read_table
 
 log = logging.getLogger("zoo")

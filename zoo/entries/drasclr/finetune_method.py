@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from zoo.entries.drasclr.survival import concordance, fit_cox, partial_likelihood
 from zoo.errors import OptionError
-from zoo.training.evaluate import linear_probe, mean_auroc
-from zoo.training.finetune import Results
+from zoo.training.evaluate import linear_probe
+from zoo.training.metrics import Results, mean_auroc
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

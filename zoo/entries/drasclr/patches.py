@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from zoo.entries.drasclr.arrays import read_array
 from zoo.entries.drasclr.atlas import PATCH
 from zoo.entries.drasclr.contract import WINDOW
 from zoo.errors import InputContractError, OptionError
 from zoo.files import replacing, write_atomically
+from zoo.training.arrays import read_array
 
 SIDES = (PATCH,) * 3
 SUFFIX = "_patch.npy"

@@ -35,10 +35,10 @@ import numpy.typing as npt
 from scipy import ndimage
 from tqdm import tqdm
 
-from zoo.entries.drasclr.arrays import save_array
 from zoo.entries.drasclr.atlas import PATCH, STEP
 from zoo.errors import OptionError
 from zoo.training.args import run_command
+from zoo.training.arrays import save_array
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

@@ -30,7 +30,6 @@ from nibabel.nifti1 import Nifti1Image
 from tqdm import tqdm
 
 from zoo.entries.drasclr import atlas
-from zoo.entries.drasclr.arrays import save_array
 from zoo.entries.drasclr.atlas import load_landmarks
 from zoo.entries.drasclr.cohort import Subject, check_names, read_subjects
 from zoo.entries.drasclr.ct.boxes import ANCHORS
@@ -41,6 +40,7 @@ from zoo.errors import InputContractError, OptionError, ZooError
 from zoo.files import write_atomically
 from zoo.messages import listed
 from zoo.training.args import in_new_words, run_command
+from zoo.training.arrays import save_array
 
 log = logging.getLogger("zoo")
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import find_prefix, strip_prefix
-from zoo.entries.glcl.names import (
+from zoo.entries.glcl.contract import PREPROCESSING
+from zoo.entries.glcl.convert import (
     BLOCKS,
     ENCODER,
     HEAD,
@@ -23,27 +24,13 @@ from zoo.entries.glcl.names import (
     from_tensorflow,
     trained_steps,
 )
-from zoo.entry import PERCENTILES, Config, Entry, Preprocessing, State
+from zoo.entry import Config, Entry, Labels, State
 from zoo.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
-
-PREPROCESSING = Preprocessing(
-    channels=("MRI",),
-    size=(192, 192),
-    units="any, normalised by the volume",
-    orientation="LP",
-    spacing=(1.36719, 1.36719),
-    normalise=PERCENTILES,
-    thickness=(5.0, 10.0),
-    modality="MR",
-)
-"""Slices of a cine MRI as for ACDC (krishnabits001/domain_specific_cl, experiment_init/init_acdc.py).
-
-The authors turned nothing. ACDC's files have the axes of DICOM, to the left and the back (the script that crops them
-writes a matrix with two negative entries), and its stacks are 5 to 10 mm apart.
-"""
 
 _STRIDE = 32
 _ANCHORS = (f"{ENCODER[0]}.weight", f"{ENCODER[-1]}.weight")
@@ -80,6 +67,15 @@ def build_unet(config: Config) -> nn.Module:
     classes = config["num_classes"]
     stored = 0 if classes else config.get("stored_blocks", 0)
     return GLCLUNet(classes, config["in_channels"], blocks=config["blocks"] or stored or len(BLOCKS))
+
+
+def segment_volume(
+    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
+) -> Labels:
+    """Labels of a whole volume on its own grid, and its matrix, as fine-tuning judges them."""
+    from zoo.entries.glcl.segment import label_volume
+
+    return label_volume(model, transform, path, batch_size, overlap)
 
 
 def convert_encoder(state: State) -> tuple[State, Config]:
@@ -195,5 +191,6 @@ ENTRIES = (
         },
         correct=correct_averages,
         reset=reset,
+        segment=segment_volume,
     ),
 )

@@ -1,147 +1,175 @@
-"""Which volumes a run takes, and on what grid: the flags that both recipes of GLCL share."""
+"""The data sets that GLCL was made for: where their files are, and what their labels mean.
+
+Sizes and spacings as krishnabits001/domain_specific_cl has them (experiment_init/), layouts as there and in archives.
+"""
 
 from __future__ import annotations
 
-import logging
-import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from torch import nn
+from zoo.errors import InputContractError, OptionError
+from zoo.training.table import check_columns, read_table
 
-from zoo.entries.glcl.layouts import DATASETS, Case, DataSet, choose, find_cases, read_cases
-from zoo.entries.glcl.model import MOMENTUM, STRIDE
-from zoo.entries.glcl.storage import CaseStore, StoredCase
-from zoo.entries.glcl.subjects import parse_ids
-from zoo.errors import OptionError
-from zoo.formats import open_checkpoint
-from zoo.loading import input_of
-from zoo.registry import split_name
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
-
-log = logging.getLogger("zoo")
-
-ALL, PUBLISHED = "all", "published"
-SAME_PIXELS = 0.01
-"""Share by which pixels may differ before it is said: less than volumes of one scanner do."""
+SUFFIXES = (".nii.gz", ".nii")
 
 
-@dataclass(kw_only=True)
-class CohortArgs(TrainArgs):
-    """What pre-training and fine-tuning have in common."""
+@dataclass(frozen=True)
+class DataSet:
+    """What is known of a collection of volumes."""
 
-    data: str = arg("folder with the volumes")
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-3)
-    weight_decay: float = arg("weight decay", 0.0)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    workers: int = arg("loader processes per process", 4)
-    norm_momentum: float = arg("share of each step in the norms' moving averages; .1 for short runs", MOMENTUM)
-    dataset: str = arg("what the volumes are: layout, labels, size and pixels", "acdc", tuple(DATASETS))
-    list: str = arg("table (name, image, mask; files relative to --data) in place of the layout; empty for none", "")
-    structures: str = arg("what labels 1, 2, ... of masks of your own are: a,b; empty for the data set's", "")
-    size: int = arg("side of the slices in pixels, a multiple of 32; 0 for the data set's", 0)
-    spacing: float = arg("side of a pixel in mm; 0 for the data set's", 0.0)
-    n4: bool = arg("correct the bias field of the volumes first, once", False)
-    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
+    name: str
+    structures: tuple[str, ...]
+    """What the labels 1, 2, ... are; 0 is the background."""
+    size: int
+    """Side of the network's slices in pixels."""
+    spacing: float
+    """Side of their pixels in mm."""
+    layout: tuple[tuple[str, str], ...] = ()
+    """Places of an image and of its mask without their suffix, `*` for the volume's name; the first that exists is it.
 
-    def check(self) -> None:
-        """Raise `OptionError` for values that are wrong, or wrong together."""
-        super().check()
-        if self.size < 0 or self.size % STRIDE:
-            raise OptionError(f"--size {self.size}: a multiple of {STRIDE} is expected")
-        if self.spacing < 0:
-            raise OptionError(f"--spacing {self.spacing}: a length in mm is expected")
-        if not 0 < self.norm_momentum <= 1:
-            raise OptionError(f"--norm-momentum {self.norm_momentum}: a share above 0 is expected")
+    A further `*` stands for any folders.
+    """
+    digits: int = 0
+    """That a name is filled up to with zeros."""
+    values: tuple[int, ...] = ()
+    """What stands in a mask for the labels 1, 2, ..., where it is something else."""
+    channel: int | None = None
+    """Which to take of files with a fourth axis; None where there is none."""
+    orientation: str = "LP"
+    """Where the axes of its axial slices point to, see `transforms.stacks.turn_of`: volumes are turned to lie so."""
 
     @property
-    def volumes(self) -> DataSet:
-        """The data set, with the structures, size and spacing of this run."""
-        known = DATASETS[self.dataset]
-        named = tuple(name.strip() for name in self.structures.split(",")) if self.structures else ()
-        if "" in named or len(set(named)) < len(named) or len(named) > 254:
-            raise OptionError(f"--structures {self.structures!r}: different names between commas are expected")
-        known = replace(known, structures=named, values=()) if named else known
-        return replace(known, size=self.size or known.size, spacing=self.spacing or known.spacing)
-
-    def open_store(self) -> CaseStore:
-        """Where the volumes are kept on the network's grid."""
-        volumes = self.volumes
-        return CaseStore(self.cache or Path(self.out) / "volumes", volumes, volumes.size, volumes.spacing, n4=self.n4)
+    def num_classes(self) -> int:
+        """Structures and background."""
+        return len(self.structures) + 1
 
 
-def all_cases(args: CohortArgs) -> list[Case]:
-    """Find all volumes of a run's folder, or of its table."""
-    return read_cases(args.list, args.data) if args.list else find_cases(args.data, args.volumes)
+DATASETS = {
+    "acdc": DataSet(
+        "acdc",
+        ("right ventricle", "myocardium", "left ventricle"),
+        size=192,
+        spacing=1.36719,
+        layout=tuple(
+            (f"patient*/patient*_{frame}", f"patient*/patient*_{frame}_gt") for frame in ("frame01", "frame04")
+        ),
+    ),
+    "prostate": DataSet(
+        "prostate",
+        ("peripheral zone", "transition zone"),
+        size=192,
+        spacing=0.625,
+        layout=(("*/img", "*/mask"), ("imagesTr/prostate_*", "labelsTr/prostate_*")),
+        digits=3,
+        channel=0,  # T2; the other is the diffusion coefficient
+        orientation="RA",
+    ),
+    "mmwhs": DataSet(
+        "mmwhs",
+        (
+            *("myocardium", "left atrium", "left ventricle", "right atrium", "right ventricle"),
+            *("ascending aorta", "pulmonary artery"),
+        ),
+        size=160,
+        spacing=1.5,
+        layout=(("*/img", "*/seg"), ("mr_train_*_image", "mr_train_*_label")),
+        values=(205, 420, 500, 550, 600, 820, 850),
+    ),
+}
+"""ACDC (end-diastole: frame 1, or 4 where there is no such file), Decathlon's Task05_Prostate, MM-WHS (MR).
+
+The authors took the axes as the files have them. Those of the first two are on record by the signs of the matrices that
+scripts/create_cropped_imgs.py writes; those of MM-WHS are not, and as ACDC's is this zoo's choice.
+"""
 
 
-def named_cases(flag: str, text: str, cases: Sequence[Case], published: Sequence[str]) -> list[Case]:
-    """Return the volumes that a flag names.
+@dataclass(frozen=True)
+class Case:
+    """The files of one volume."""
 
-    Args:
-        flag: Its name, for messages.
-        text: `published`, `all`, or names, of which numbers may be ranges: `001-006,012`.
-        cases: All that there are.
-        published: Names that the first stands for.
+    name: str
+    image: Path
+    mask: Path | None = None
+
+
+def find_cases(root: str | Path, dataset: DataSet) -> list[Case]:
+    """Find the volumes in a folder that is laid out as the data set is; they are sorted by name.
 
     Raises:
-        OptionError: Volumes are not there.
+        OptionError: There is no such folder, or no volume in it.
     """
-    if text == ALL:
-        return [*cases]
-    try:
-        return choose(cases, published if text == PUBLISHED else parse_ids(text))
-    except OptionError as error:
-        raise OptionError(f"{flag} {text}: {error}") from None
+    root = Path(root)
+    if not root.is_dir():
+        raise OptionError(f"the folder {root} does not exist")
+    found: dict[str, Case] = {}
+    for image, mask in dataset.layout:
+        for suffix in SUFFIXES:
+            for path in sorted(root.glob(image + suffix)):
+                stem = path.relative_to(root).as_posix().removesuffix(suffix)
+                match = re.fullmatch(_pattern(image), stem)
+                if match is None:
+                    continue
+                name = match["name"].zfill(dataset.digits)
+                found.setdefault(name, Case(name, path, _existing(root / mask.replace("*", match["name"]))))
+    if not found:
+        wanted = " or ".join(image.replace("*", "<name>") + SUFFIXES[0] for image, _ in dataset.layout)
+        raise OptionError(f"{root} holds no volume of {dataset.name}: {wanted} is expected; for others give --list")
+    return [found[name] for name in sorted(found)]
 
 
-def set_momentum(network: nn.Module, momentum: float) -> None:
-    """Say which share of the norms' moving averages comes from the latest step."""
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = momentum
+def _pattern(template: str) -> str:
+    """A layout as a regular expression: the first `*` is the name, later ones are the same."""
+    first, *rest = map(re.escape, template.split("*"))
+    return first + "(?P<name>[^/]+)" + "(?P=name)".join(rest)
 
 
-def forget_averages(network: nn.Module) -> None:
-    """Make all norms' averages those of a new network."""
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.reset_running_stats()
+def _existing(stem: Path) -> Path | None:
+    return next((path for suffix in SUFFIXES if (path := Path(f"{stem}{suffix}")).is_file()), None)
 
 
-def grid_facts(volumes: DataSet, cases: Sequence[StoredCase]) -> dict[str, Any]:
-    """What a record says of the input of weights, also where it is the published: how slices lie, and how far apart.
+def read_cases(table: str | Path, root: str | Path) -> list[Case]:
+    """Read volumes from a table with the columns `name`, `image` and, where there are masks, `mask`.
 
     Args:
-        volumes: The data set.
-        cases: What the weights were trained on.
+        table: CSV or TSV.
+        root: Folder that the files are relative to.
+
+    Raises:
+        OptionError: There is no such table, it lacks columns, or a name stands twice.
+        InputContractError: Files do not exist; all are named.
     """
-    steps = [case.grid.spacing[2] for case in cases]
-    return {
-        "size": [volumes.size] * 2,
-        "spacing": [volumes.spacing] * 2,
-        "orientation": volumes.orientation,
-        "thickness": [round(min(steps), 3), round(max(steps), 3)],
-    }
-
-
-def warn_of_other_pixels(model: str, checkpoint: str, volumes: DataSet) -> None:
-    """Say so where the weights that a run starts from are on record with pixels of another size than the run's.
-
-    Args:
-        model: `MODEL` or `MODEL.TAG`.
-        checkpoint: File of the weights; empty for those of the tag. One that says nothing of its input is on record
-            by the tag alone.
-        volumes: What the run takes.
-    """
-    is_known = bool(split_name(model)[1]) or (checkpoint and "input" in open_checkpoint(checkpoint).metadata)
-    sides = input_of(model, checkpoint or None).spacing or ()
-    if is_known and not all(math.isclose(side, volumes.spacing, rel_tol=SAME_PIXELS) for side in sides):
-        log.warning(
-            "%s was trained on pixels of %s mm, and those of this run have %g mm: structures look to it as if of "
-            "another size. Give --spacing %g, unless that is meant",
-            *(checkpoint or model, " x ".join(f"{side:g}" for side in sides), volumes.spacing, sides[0]),
+    rows = read_table(Path(table))
+    check_columns(rows, ("name", "image"), Path(table))
+    cases = [
+        Case(row["name"].strip(), Path(root) / row["image"].strip(), Path(root) / mask if mask else None)
+        for row in rows
+        for mask in [row.get("mask", "").strip()]
+    ]
+    names = [case.name for case in cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise OptionError(f"{table}: {len(twice)} name(s) stand in several rows (first: {', '.join(twice[:3])})")
+    files = [file for case in cases for file in (case.image, case.mask) if file is not None]
+    if missing := [str(file) for file in files if not file.is_file()]:
+        raise InputContractError(
+            f"{len(missing)} of {len(files)} files that {table} lists do not exist: {', '.join(missing[:10])}. They "
+            f"are taken to be relative to {root}"
         )
+    return cases
+
+
+def choose(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
+    """Return the volumes with these names, in their order.
+
+    Raises:
+        OptionError: Some are not there.
+    """
+    known = {case.name: case for case in cases}
+    if absent := [name for name in names if name not in known]:
+        raise OptionError(
+            f"{len(absent)} of {len(names)} volume(s) asked for are not there: {', '.join(absent[:10])}; there are "
+            f"{len(known)}, from {cases[0].name} to {cases[-1].name}. Name some of them (as 001-006,012), or all"
+        )
+    return [known[name] for name in names]

@@ -27,11 +27,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from zoo.entries.glcl.augment import BEND
-from zoo.entries.glcl.cohort import (
+from zoo.entries.glcl.args import (
     PUBLISHED,
     CohortArgs,
     all_cases,
@@ -41,19 +39,18 @@ from zoo.entries.glcl.cohort import (
     set_momentum,
     warn_of_other_pixels,
 )
-from zoo.entries.glcl.data import DEFORMED, LabelledSlices, WholeVolumes
+from zoo.entries.glcl.augment import BEND
+from zoo.entries.glcl.cases import StoredCase
+from zoo.entries.glcl.cohort import DATASETS, Case
+from zoo.entries.glcl.finetune_data import DEFORMED, LabelledSlices, WholeVolumes
 from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
-from zoo.entries.glcl.layouts import DATASETS, Case
 from zoo.entries.glcl.segment import UNET, command_for
-from zoo.entries.glcl.storage import StoredCase
-from zoo.entries.glcl.subjects import Split, split
+from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
-from zoo.files import write_atomically
 from zoo.registry import get_entry, split_name
 from zoo.training.args import arg, command_of, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
-    Results,
     check_start,
     collect,
     finetuning_header,
@@ -62,6 +59,8 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.metrics import Results
+from zoo.training.pictures import draw_labels
 from zoo.training.publish import export, how_to_take
 from zoo.training.saving import read_state
 from zoo.training.session import running
@@ -232,26 +231,13 @@ def tune(
 
 def draw_case(method: Segmenter, case: StoredCase, structures: Sequence[str], path: Path) -> None:
     """Draw the slice that has the most of the structures: image, truth, prediction, as the network sees them."""
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
     number = int((case.label > 0).sum((1, 2)).argmax())
     image = torch.from_numpy(case.image[number][None, None].copy()).to(next(method.parameters()).device)
     method.eval()
     with torch.no_grad():
         found = method.network(image).argmax(1)[0].cpu().numpy()
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    shown = {"image": np.zeros_like(found), "truth": case.label[number], "prediction": found}
-    colours = {"cmap": "tab10", "vmin": 0.5, "vmax": 10.5, "alpha": 0.6, "interpolation": "nearest"}
-    for axes, (title, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
-        axes.imshow(case.image[number], cmap="gray", vmin=0, vmax=1)
-        drawn = axes.imshow(np.where(labels > 0, labels, np.nan), **colours)
-        axes.set_title(title)
-        axes.set_axis_off()
-    patches = [Patch(color=drawn.cmap(drawn.norm(i + 1)), label=name) for i, name in enumerate(structures)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
-    figure.suptitle(f"{case.name}, slice {number}")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    title = f"{case.name}, slice {number}"
+    draw_labels(path, case.image[number], case.label[number], found, title=title, structures=structures)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 
 from zoo.entries.glcl.placing import find_labels
 from zoo.errors import OptionError
-from zoo.training.finetune import Results
+from zoo.training.metrics import Results, count_overlap, dice, or_none, surface_distances
 
 LOSSES = ("dice", "dice-foreground", "cross-entropy")
 SMOOTH = 1.0
 """Pixels that are added to both parts of a Dice, so that a class that a slice lacks should not be found there."""
 UPSTREAM_SMOOTH = 1e-10
-PERCENTILE = 95
 CLASS_WEIGHTS = {8: (0.09, *[0.13] * 7)}
 """Of the weighted cross-entropy; for other numbers of classes the background has .1, the others share .9."""
 MEASURES = ("dice", "hausdorff95", "hausdorff")
@@ -89,45 +85,6 @@ def soft_dice(p: Tensor, y: Tensor, *, upstream: bool = False) -> Tensor:
     return both / (sizes + UPSTREAM_SMOOTH) if upstream else (both + SMOOTH) / (sizes + SMOOTH)
 
 
-def count_overlap(found: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Voxels of each class (3, C), float64: in both, in what was found, in the truth."""
-    pairs = truth.flatten().long() * num_classes + found.flatten().long()
-    table = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes).double()
-    return torch.stack([table.diagonal(), table.sum(0), table.sum(1)])
-
-
-def surface_distances(found: Tensor, truth: Tensor, num_classes: int, spacing: Sequence[float]) -> Tensor:
-    """Hausdorff distances in mm of each structure (2, C - 1), float64: of 95 in 100 voxels of the surfaces, and of all.
-
-    Of both directions the larger. NaN where a structure is missing on one side or both.
-
-    Args:
-        found: Labels (X, Y, Z).
-        truth: The same.
-        num_classes: C.
-        spacing: Between voxels in mm.
-    """
-    distances = np.full((2, num_classes - 1), np.nan)
-    for label in range(1, num_classes):
-        masks = [(labels == label).cpu().numpy() for labels in (found, truth)]
-        if not all(mask.any() for mask in masks):
-            continue
-        box = ndimage.find_objects((masks[0] | masks[1]).astype(np.uint8))[0]
-        surfaces = [mask[box] & ~ndimage.binary_erosion(mask[box]) for mask in masks]
-        ways = [
-            ndimage.distance_transform_edt(~other, sampling=spacing)[own]
-            for own, other in (surfaces, reversed(surfaces))
-        ]
-        distances[:, label - 1] = [max(np.percentile(way, q) for way in ways) for q in (PERCENTILE, 100)]
-    return torch.from_numpy(distances).to(found.device)
-
-
-def dice_of(overlaps: Tensor) -> Tensor:
-    """Dice coefficients (N, C) of overlaps (N, 3, C); NaN where neither truth nor prediction has any of a class."""
-    both, found, truth = overlaps.unbind(1)
-    return 2 * both / (found + truth)
-
-
 def volume_metrics(rows: Tensor, structures: Sequence[str], names: Sequence[str]) -> Results:
     """Metrics of a set of volumes.
 
@@ -142,22 +99,18 @@ def volume_metrics(rows: Tensor, structures: Sequence[str], names: Sequence[str]
         where there is no value. Of `measure`'s rows the measure is Dice alone.
     """
     classes = len(structures) + 1
-    values = {MEASURES[0]: dice_of(rows[:, : 3 * classes].view(len(rows), 3, classes))[:, 1:]}
+    values = {MEASURES[0]: dice(rows[:, : 3 * classes].view(len(rows), 3, classes), dim=1)[:, 1:]}
     if rows.shape[1] > 3 * classes:
         values |= dict(zip(MEASURES[1:], rows[:, 3 * classes :].view(len(rows), 2, classes - 1).unbind(1), strict=True))
     cases = {
         name: {
-            structure: {measure: _or_none(values[measure][i, j].item()) for measure in values}
+            structure: {measure: or_none(values[measure][i, j].item()) for measure in values}
             for j, structure in enumerate(structures)
         }
         for i, name in enumerate(names)
     }
     means = {
-        f"{measure}_per_structure": dict(zip(structures, map(_or_none, found.nanmean(0).tolist()), strict=True))
+        f"{measure}_per_structure": dict(zip(structures, map(or_none, found.nanmean(0).tolist()), strict=True))
         for measure, found in values.items()
     }
     return {"dice": values["dice"].nanmean(1).nanmean().item(), **means, "cases": cases}
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else value

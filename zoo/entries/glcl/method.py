@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from zoo.entries.glcl.convert import REGION
 from zoo.entries.glcl.losses import GlobalContrastiveLoss, LocalContrastiveLoss, Project
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder
-from zoo.entries.glcl.names import REGION
 from zoo.errors import OptionError
 
 __all__ = ["GlobalContrastiveLoss", "GlobalMethod", "LocalContrastiveLoss", "LocalMethod"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.entries.glcl.names import BLOCKS, ENCODER, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
+from zoo.entries.glcl.convert import BLOCKS, ENCODER, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
 from zoo.errors import InputContractError, OptionError
 
 FEATURES = LEVELS[-1]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.glcl.volumes import Array, Grid, correct_bias
-from zoo.transforms import crop_or_pad, normalise_percentiles, resample_in_plane
+from zoo.transforms import crop_or_pad, normalise_percentiles, put_back, resample_in_plane
 
 CHUNK = 20
-"""Slices that go through the network at once."""
+"""Slices that go through the network at once, where nobody says how many."""
 
 
 def place_image(
@@ -55,7 +55,9 @@ def _slices_first(volume: Array, size: int) -> Array:
     return np.ascontiguousarray(np.moveaxis(crop_or_pad(volume, (size, size)), 2, 0))
 
 
-def find_labels(network: nn.Module, slices: Tensor, resampled: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+def find_labels(
+    network: nn.Module, slices: Tensor, resampled: tuple[int, int], shape: tuple[int, int], at_once: int = CHUNK
+) -> Tensor:
     """Return what a network finds in a volume, uint8 (X, Y, Z), at the resolution at which it was scanned.
 
     Probabilities are put back where the slices were cut out, resized linearly, and only then compared.
@@ -65,20 +67,11 @@ def find_labels(network: nn.Module, slices: Tensor, resampled: tuple[int, int], 
         slices: All of the volume's (Z, 1, S, S), on the network's device; the labels are put there too.
         resampled: Their pixels before crop and padding, as `place_image` and `SliceTransform.place` return them.
         shape: X and Y.
+        at_once: Slices that go through the network together.
     """
     parts = []
-    for some in torch.split(slices, CHUNK):
+    for some in torch.split(slices, at_once):
         maps = put_back(network(some).float().softmax(1), resampled)
         maps = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)
         parts.append(maps.argmax(1).to(torch.uint8))
     return torch.cat(parts).movedim(0, 2)
-
-
-def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Undo `zoo.transforms.slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
-    margins = []
-    for side, wanted in zip(maps.shape[2:], shape, strict=True):
-        before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2
-        margins.append((before, wanted - side - before))
-    (top, bottom), (left, right) = margins
-    return F.pad(maps, (left, right, top, bottom))

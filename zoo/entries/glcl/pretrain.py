@@ -37,9 +37,7 @@ from torch import nn
 
 import zoo
 from zoo.checkpoint import LoadReport
-from zoo.entries.glcl.augment import BOX, PUBLISHED_SIZE
-from zoo.entries.glcl.batches import Rows, global_rows, local_rows
-from zoo.entries.glcl.cohort import (
+from zoo.entries.glcl.args import (
     PUBLISHED,
     CohortArgs,
     all_cases,
@@ -49,12 +47,14 @@ from zoo.entries.glcl.cohort import (
     set_momentum,
     warn_of_other_pixels,
 )
+from zoo.entries.glcl.augment import BOX, PUBLISHED_SIZE
+from zoo.entries.glcl.batches import Rows, global_rows, local_rows
+from zoo.entries.glcl.cases import StoredCase
 from zoo.entries.glcl.data import ContrastiveBatches
 from zoo.entries.glcl.losses import GLOBAL_VARIANTS, LOCAL_VARIANTS
 from zoo.entries.glcl.method import STATISTICS, GlobalContrastiveLoss, GlobalMethod, LocalContrastiveLoss, LocalMethod
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder
-from zoo.entries.glcl.storage import StoredCase
-from zoo.entries.glcl.subjects import pretraining
+from zoo.entries.glcl.splits import pretraining
 from zoo.errors import OptionError
 from zoo.formats import RANDOM
 from zoo.provenance import base_of

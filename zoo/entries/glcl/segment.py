@@ -1,13 +1,12 @@
 """Segment whole volumes with GLCL's U-Net: labels on each scan's own grid, as fine-tuning judges them.
 
-    python -m zoo.entries.glcl.segment --image a.nii.gz b.nii.gz --checkpoint runs/two/glcl-unet.two.safetensors \
-        --out labels
-    python -m zoo.entries.glcl.segment --image scans --model glcl-unet.two --out labels
+    zoo segment glcl-unet a.nii.gz b.nii.gz --checkpoint runs/two/glcl-unet.two.safetensors -o labels
+    python -m zoo.entries.glcl.segment --image scans --model glcl-unet.two --n4 --out labels
 
-An image is a NIfTI file, or a folder for all that are in it. Size and pixels of the slices are those of the weights
-(`zoo.load_transform`): with `--checkpoint` the ones in the file's header, which fine-tuning writes into all that it
-saves, else the model's, or those of the tag that is named. `--n4` and `--channel` must be as in training, which no
-file says.
+An image is a NIfTI file, a folder with one DICOM series of MR, or a folder for all that are in it. Size and pixels of
+the slices are those of the weights (`zoo.load_transform`): with `--checkpoint` the ones in the file's header, which
+fine-tuning writes into all that it saves, else the model's, or those of the tag that is named. `--n4` and `--channel`
+must be as in training, which no file says.
 
 Files in OUT: `<name>_labels.nii.gz`, uint8, with the scan's header: 0 and the ranks of the structures; of volumes that
 share a name, as 001/img.nii.gz and 002/img.nii.gz, `<folder>_<name>_labels.nii.gz`. A volume that cannot be segmented
@@ -17,31 +16,27 @@ is left out and named at the end, with exit code 1.
 from __future__ import annotations
 
 import argparse
-import gzip
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from nibabel.nifti1 import Nifti1Image
 from torch import nn
-from tqdm import tqdm
 
-import zoo
-from zoo.entries.glcl.placing import find_labels
+from zoo.commands.segmenting import label_writer, load_segmenter, what_was_written, write_each
+from zoo.entries.glcl.placing import CHUNK, find_labels
 from zoo.entries.glcl.volumes import as_volume, correct_bias, read_image
-from zoo.errors import InputContractError, OptionError
-from zoo.files import write_atomically
-from zoo.images import find_images, read_header
+from zoo.entry import Labels
+from zoo.errors import OptionError
+from zoo.images import Volume, find_images, is_dicom, names_of, read_volume, voxel_sizes
 from zoo.loading import input_of
-from zoo.messages import listed, with_path
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.evaluate import judging
-from zoo.training.finetune import check_trained
 from zoo.training.progress import say
 from zoo.transforms import SliceTransform, build_slice_transform
 
@@ -51,51 +46,80 @@ UNET = "glcl-unet"
 def segment_volume(
     model: nn.Module, path: str | Path, transform: SliceTransform, *, n4: bool = False, channel: int | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Return the labels of a scan, uint8 `(X, Y, Z)`, voxel by voxel of its file.
+    """Return the labels of a scan, uint8 `(X, Y, Z)`, voxel by voxel of its file; see `label_volume`."""
+    return label_volume(model, transform, Path(path), n4=n4, channel=channel)[0]
+
+
+def label_volume(
+    model: nn.Module,
+    transform: SliceTransform,
+    path: Path,
+    batch_size: int | None = None,
+    overlap: float | None = None,
+    *,
+    n4: bool = False,
+    channel: int | None = None,
+) -> Labels:
+    """Labels of a scan, uint8 `(X, Y, Z)`, voxel by voxel of its file, and its matrix; what `Entry.segment` is.
 
     Args:
         model: GLCL's U-Net, on any device. It is in eval mode meanwhile.
-        path: NIfTI, slices along its third axis.
         transform: From `zoo.load_transform`, of the weights.
+        path: NIfTI, or a folder with a DICOM series; slices along the third axis.
+        batch_size: Slices at once; None for 20.
+        overlap: None, for slices do not overlap.
         n4: Whether to correct the bias field first, as `zoo.entries.glcl.volumes.correct_bias` does.
         channel: Which to take of a file with a fourth axis.
 
     Raises:
         InputContractError: The scan cannot be read, or cannot be what the network was trained on.
+        OptionError: An overlap is asked for.
     """
-    image, grid = read_image(Path(path), channel)
-    image = correct_bias(image, grid.spacing) if n4 else image
-    placed = transform.place(as_volume(image, grid, str(path), transform.preprocessing.orientation))
+    if overlap is not None:
+        raise OptionError(f"overlap={overlap}: {UNET} takes whole slices, which do not overlap; leave it out")
+    volume, affine = read_scan(path, transform.preprocessing.orientation, channel, n4=n4)
+    placed = transform.place(volume)
     slices = placed.tensor.to(next(model.parameters()).device)
     with judging(model):
-        labels = find_labels(model, slices, placed.resampled, placed.shape[:2])
-    return placed.at_home(labels.cpu().numpy())
+        labels = find_labels(
+            model, slices, placed.resampled, placed.shape[:2], CHUNK if batch_size is None else batch_size
+        )
+    return placed.at_home(labels.cpu().numpy()), affine
+
+
+def read_scan(
+    path: Path, orientation: str | None, channel: int | None = None, *, n4: bool = False
+) -> tuple[Volume, npt.NDArray[Any]]:
+    """Read a scan, NIfTI or a DICOM series, for the transform: with its place, and the matrix of its file.
+
+    The two differ where a NIfTI does not say its place, see `volumes.as_volume`.
+    """
+    if path.is_dir() or is_dicom(path):
+        series = read_volume(path, least=(1, 1, 1))  # how many slices are enough is for the transform to say
+        affine = np.asarray(series.affine)
+        values = correct_bias(series.values, voxel_sizes(affine).tolist()) if n4 else series.values
+        return replace(series, values=values), affine
+    image, grid = read_image(path, channel)
+    image = correct_bias(image, grid.spacing) if n4 else image
+    return as_volume(image, grid, str(path), orientation), np.array(grid.affine)
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Segment the volumes; returns the files, of this process under `torchrun`."""
     args = parse(argv)
-    images = names_of(args.image)
+    volumes, out = names_of(find_images(args.image, volumes=True)), Path(args.out)
     processes = distributed.start(args.device)
     transform = build_slice_transform(input_of(args.model, args.checkpoint))
-    model = load_network(args.model, args.checkpoint, processes.device)
-    files, failed = [], []
-    mine = list(images.items())[processes.rank :: processes.world]
-    for name, path in tqdm(mine, desc="volumes", disable=None if processes.is_main else True):
-        try:
-            labels = segment_volume(model, path, transform, n4=args.n4, channel=args.channel)
-        except (InputContractError, OSError) as error:
-            failed.append(with_path(path, error))
-            continue
-        files.append(write_labels(labels, path, Path(args.out) / f"{name}_labels.nii.gz"))
+    model = load_segmenter(args.model, args.checkpoint, processes.device)
+    mine = dict(list(volumes.items())[processes.rank :: processes.world])
+    find = partial(label_volume, model, transform, n4=args.n4, channel=args.channel)
+    written = write_each(mine, find, label_writer(out), bar=processes.is_main)
     distributed.barrier()  # torchrun ends the others with the first that fails
     distributed.stop()
-    if files:
-        say(f"{args.out}: labels of {len(files)} volume(s), {_origin(model, transform)}")
-    if failed:
-        rest = f"the others are in {args.out}" if files else "nothing was written"
-        raise InputContractError(f"{len(failed)} volume(s) have no labels, {rest}:{listed(failed)}")
-    return files
+    if written.files:
+        say(what_was_written(out, len(written.files), model, transform.preprocessing))
+    written.check(out)
+    return [*written.files]
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -114,58 +138,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def names_of(images: Sequence[str]) -> dict[str, Path]:
-    """What the labels of each volume are called: its own name without suffix, behind its folder's where it is shared.
-
-    Raises:
-        OptionError: Images do not exist (all are named), or two have one name in folders of one name.
-    """
-    paths = find_images(images, volumes=True)
-    stems = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
-    counts = Counter(stems)
-    names = [
-        f"{path.resolve().parent.name}_{stem}" if counts[stem] > 1 else stem
-        for path, stem in zip(paths, stems, strict=True)
-    ]
-    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
-        raise OptionError(
-            f"several volumes would have labels called {', '.join(twice[:3])}: one call for each is expected, with an "
-            "--out of its own"
-        )
-    return dict(zip(names, paths, strict=True))
-
-
-def load_network(name: str, checkpoint: str | None, device: torch.device) -> nn.Module:
-    """The U-Net, whole.
-
-    Raises:
-        OptionError: The weights are those of an encoder, or of a part of the decoder.
-    """
-    model = zoo.load_model(name, checkpoint=checkpoint, device=device)
-    check_trained(model, "zoo.entries.glcl.finetune")
-    return model
-
-
-def write_labels(labels: npt.NDArray[np.uint8], image: Path, file: Path) -> Path:
-    """Write labels `(X, Y, Z)` with the place and the header of the image that they are of; returns the file."""
-    header = read_header(image)
-    found = Nifti1Image(labels, header.get_best_affine(), header, dtype=np.uint8)
-    found.header["cal_min"] = found.header["cal_max"] = 0  # grey levels, in which viewers would show no label
-    write_atomically(file, lambda temporary: temporary.write_bytes(gzip.compress(found.to_bytes(), mtime=0)))
-    return file
-
-
 def command_for(file: Path, *, n4: bool, channel: int | None) -> str:
     """The command that segments volumes with a file of weights."""
     more = [*(["--n4"] if n4 else []), *([] if channel is None else [f"--channel {channel}"])]
     return " ".join(["python -m zoo.entries.glcl.segment --image SCAN --out labels --checkpoint", str(file), *more])
-
-
-def _origin(model: nn.Module, transform: SliceTransform) -> str:
-    """Which weights, and on what slices: a file that says nothing of its input has the model's."""
-    report, facts = zoo.load_report(model), transform.preprocessing
-    (height, width), spacing = facts.size, " x ".join(f"{side:g}" for side in facts.spacing or ())
-    return f"by {report.name} from {report.source}, in slices of {height} x {width} pixels of {spacing} mm"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from nibabel import orientations
 
-from zoo.entries.glcl import PREPROCESSING
-from zoo.entries.glcl.layouts import Case, DataSet
-from zoo.errors import InputContractError, OptionError
-from zoo.images import Volume, read_header, read_voxels
-from zoo.messages import install_hint
+from zoo.entries.glcl.cohort import Case, DataSet
+from zoo.entries.glcl.contract import PREPROCESSING
+from zoo.errors import InputContractError
+from zoo.images import Volume, from_itk, import_itk, place_in, read_header, read_voxels, to_itk
 from zoo.transforms import check_labels, check_stack, turn_of
 
 log = logging.getLogger("zoo")
@@ -80,15 +78,21 @@ def as_volume(image: Array, grid: Grid, source: str, orientation: str | None) ->
     return Volume(image, affine, 0, source, intent=grid.intent)
 
 
-def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.float32], Grid]:
+def read_image(
+    path: Path, channel: int | None = None, *, anywhere: bool = False
+) -> tuple[npt.NDArray[np.float32], Grid]:
     """Read a volume (X, Y, Z), an image or a mask, as the file has it. Pixel sizes are the header's.
+
+    A header may be without a place, which `zoo.images.read_volume` refuses: slices in their plane need none.
 
     Args:
         path: NIfTI.
         channel: Which to take of a file with a fourth axis; None where there should be none.
+        anywhere: Whether a place without meaning is taken as it is, as of a mask, which lies where its image does.
 
     Raises:
-        InputContractError: It cannot be read, or is no volume of several slices; the message names it.
+        InputContractError: It cannot be read, is no volume of several slices, or its place has no meaning, as where two
+            are mirror images; the message names it.
     """
     header = read_header(path)
     if header.get_data_dtype().kind not in "buif":
@@ -106,8 +110,9 @@ def read_image(path: Path, channel: int | None = None) -> tuple[npt.NDArray[np.f
     spacing = tuple(float(size) for size in header.get_zooms()[:3])
     if not all(0 < size < np.inf for size in spacing):
         raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
-    affine = tuple(tuple(map(float, row)) for row in header.get_best_affine())
     is_placed = bool(header["sform_code"] or header["qform_code"])
+    matrix = place_in(header, str(path))[0] if is_placed and not anywhere else header.get_best_affine()
+    affine = tuple(tuple(map(float, row)) for row in matrix)
     return values, Grid(values.shape, spacing, affine, is_placed, int(header["intent_code"]))
 
 
@@ -139,7 +144,7 @@ def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]
     """
     if case.mask is None:
         raise InputContractError(f"{case.name} has no mask: put it beside {case.image}, or name another volume")
-    values, own = read_image(case.mask)
+    values, own = read_image(case.mask, anywhere=True)
     if own.shape != grid.shape:
         raise InputContractError(
             f"{case.name}: the image {case.image} has shape {grid.shape}, its mask {case.mask} {own.shape}: one label "
@@ -173,14 +178,9 @@ def correct_bias(image: Array, spacing: Sequence[float]) -> npt.NDArray[np.float
     Raises:
         OptionError: SimpleITK is not installed.
     """
-    if find_spec("SimpleITK") is None:
-        raise OptionError(f"--n4 needs the package SimpleITK: {install_hint('SimpleITK', 'train')}")
-    import SimpleITK
-
-    volume = SimpleITK.GetImageFromArray(np.ascontiguousarray(image.transpose(2, 1, 0), np.float32))
-    volume.SetSpacing([float(size) for size in spacing])
-    n4 = SimpleITK.N4BiasFieldCorrectionImageFilter()
+    sitk = import_itk("--n4", "train")
+    along = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])  # ITK's own axes: N4 knows lengths, no directions
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([N4_ITERATIONS] * N4_LEVELS)
     n4.SetConvergenceThreshold(N4_THRESHOLD)
-    corrected: npt.NDArray[np.float32] = SimpleITK.GetArrayFromImage(n4.Execute(volume)).transpose(2, 1, 0)
-    return corrected
+    return from_itk(n4.Execute(to_itk(image.astype(np.float32, copy=False), along)))

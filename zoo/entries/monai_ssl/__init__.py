@@ -9,7 +9,8 @@ import logging
 from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zoo.entries.monai_ssl.names import (
+from zoo.entries.monai_ssl.contract import FINE_TUNING, PRETRAINING
+from zoo.entries.monai_ssl.convert import (
     CLASSIFYING,
     PATCH,
     RESTORING,
@@ -25,9 +26,9 @@ from zoo.entries.monai_ssl.names import (
     cube_side,
     settle_stem,
 )
-from zoo.entries.monai_ssl.names_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
+from zoo.entries.monai_ssl.convert_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
-from zoo.entry import Config, Entry, Preprocessing
+from zoo.entry import Config, Entry, Labels
 from zoo.errors import CheckpointMismatchError, OptionError
 
 if TYPE_CHECKING:
@@ -39,26 +40,6 @@ if TYPE_CHECKING:
 ImgSize: TypeAlias = "int | Sequence[int]"
 
 log = logging.getLogger("zoo")
-
-PRETRAINING = Preprocessing(
-    channels=("CT",),
-    size=(),
-    units="HU",
-    spacing=(2.0, 2.0, 2.0),
-    window=(-57.0, 164.0),
-    modality="CT",
-)
-"""What the auto-encoder was trained on (vit_unetr_ssl/ssl_train.ipynb): axes as the file has them."""
-FINE_TUNING = Preprocessing(
-    channels=("CT",),
-    size=(),
-    units="HU",
-    orientation="RAS",
-    spacing=(1.5, 1.5, 2.0),
-    window=(-175.0, 250.0),
-    modality="CT",
-)
-"""What segmentation is trained on (vit_unetr_ssl/ssl_finetune.ipynb): another window, other voxels."""
 
 _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _VIT_STAGES = (("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm."))
@@ -115,14 +96,19 @@ def build_swin(config: Config) -> nn.Module:
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
-    """Features of a whole CT, `(1, 768)`, as `sliding features` takes them: without air around it, window by window."""
-    import torch
+    """Features of a whole CT, `(1, 768)`, as `segment features` takes them: without air around it, window by window."""
+    from zoo.entries.monai_ssl.segment import features_of
 
-    from zoo.entries.monai_ssl.placing import place
-    from zoo.entries.monai_ssl.windows import extract_features
+    return features_of(model, transform, path, batch_size)[1][None]
 
-    image = torch.from_numpy(place(path, transform).image)[None]
-    return extract_features(model, image, batch_size=batch_size or 4)[1][None]
+
+def segment_volume(
+    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
+) -> Labels:
+    """Labels of a whole CT on its own grid, and its matrix: windows that overlap, averaged."""
+    from zoo.entries.monai_ssl.segment import segment_volume as segment
+
+    return segment(model, transform, path, batch_size, overlap)
 
 
 def _vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
@@ -228,6 +214,7 @@ ENTRIES = (
         unused=UNUSED | RESTORING | CLASSIFYING,
         correct=settle_stem,
         complete=complete_unetr,
+        segment=segment_volume,
     ),
     Entry(
         name="monai-ssl-swinunetr",
@@ -253,5 +240,6 @@ ENTRIES = (
         settled=("merging",),
         unused=UNUSED_BY_SWIN | RESTORED,
         complete=complete_swin,
+        segment=segment_volume,
     ),
 )

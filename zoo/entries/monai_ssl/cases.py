@@ -1,11 +1,13 @@
-"""Labelled CT volumes on the grid of a network, kept on disk as arrays that are mapped: a crop costs what it reads.
+"""CT volumes on the grid of a network, kept on disk as arrays that are mapped: a crop costs what it reads.
 
-Order and constants from Project-MONAI/tutorials, self_supervised_pretraining/vit_unetr_ssl, `ssl_finetune.ipynb`.
+`VolumeCache` is for pre-training, whose data set at the authors' prepares each volume anew in each epoch, `CaseStore`
+for labelled volumes. Order and constants from Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl`,
+`ssl_train.ipynb` and `ssl_finetune.ipynb`.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -13,35 +15,101 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from zoo.entries.monai_ssl.placing import Array, place, place_labels
-from zoo.errors import InputContractError
-from zoo.files import write_atomically
-from zoo.images import Volume, read_volume
-from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
-from zoo.transforms import VolumeTransform
+from zoo.entries.monai_ssl.cohort import Case
+from zoo.entry import Preprocessing
+from zoo.errors import InputContractError, OptionError
+from zoo.images import read_labels
+from zoo.messages import with_path
+from zoo.training.arrays import map_array, save_array
+from zoo.training.prepared import Arrays, Facts, digest_of, keep, map_part, prepare_all
+from zoo.transforms import VolumeTransform, build_volume_transform, place_labels, place_volume
+
+Array = npt.NDArray[Any]
 
 FORMAT = 1
 """Of what is kept on disk: what was kept under another number is not read."""
-MOST_CLASSES = 256
+DTYPES = {"float32": np.float32, "float16": np.float16}
 
 
-@dataclass(frozen=True)
-class Case:
-    """One labelled volume."""
+def prepare_volume(file: Path, transform: VolumeTransform, size: int) -> npt.NDArray[np.float32]:
+    """Return a CT as pre-training crops it: (D, H, W), float32 from 0 to 1.
 
-    image: Path
-    """NIfTI in HU, or a folder with a DICOM series."""
-    label: Path
-    """NIfTI of whole numbers, 0 for background, on the grid of the image."""
+    Axes as the file has them, resampled and windowed by the input contract, cut to the bounding box of what is above
+    the window's lower end, and padded with 0 on both sides of an axis to at least `size` voxels.
+
+    Raises:
+        InputContractError: It cannot be read, is no CT in HU, or nothing lies above the window.
+    """
+    image = place_volume(file, transform).image
+    lack = [max(0, size - side) for side in image.shape]
+    return np.pad(image, [(missing // 2, missing - missing // 2) for missing in lack])
+
+
+class VolumeCache:
+    """Prepared volumes on disk, one `.npy` each, as `zoo.training.prepared` keeps them.
+
+    Args:
+        folder: Is made at the first volume; several runs may share it.
+        contract: Grid, window and units of the volumes.
+        size: Least voxels along each axis.
+        dtype: Of the numbers kept, float32 or float16; half of the space for errors of up to 0.0003.
+
+    Raises:
+        OptionError: `dtype` is neither.
+    """
+
+    def __init__(self, folder: str | Path, contract: Preprocessing, size: int, dtype: str = "float32") -> None:
+        if dtype not in DTYPES:
+            raise OptionError(f"dtype={dtype!r}: expected one of {', '.join(DTYPES)}")
+        self.folder, self.size, self.dtype = Path(folder), size, DTYPES[dtype]
+        self.transform = build_volume_transform(contract)
+        self.settings = (FORMAT, asdict(contract), size, dtype)
+        self.known: dict[Path, Path] = {}
+
+    def path(self, file: Path) -> Path:
+        """Where the prepared volume of a file is, or will be; the file is looked at once, the first time."""
+        if file not in self.known:
+            stem = re.sub(r"(\.nii)?(\.gz)?$", "", file.name)
+            self.known[file] = self.folder / f"{stem}-{digest_of([file], *self.settings)}.npy"
+        return self.known[file]
+
+    def add(self, file: Path) -> Path:
+        """Prepare the volume of a file if it is not there, and return where it is.
+
+        Raises:
+            InputContractError: As `prepare_volume`; the message names the file.
+        """
+        path = self.path(file)
+        if path.exists():
+            return path
+        try:
+            volume = prepare_volume(file, self.transform, self.size).astype(self.dtype, copy=False)
+        except InputContractError as error:
+            raise InputContractError(with_path(file, error)) from error
+        save_array(path, volume)
+        return path
+
+    def open(self, file: Path) -> Array:
+        """Map the prepared volume of a file, so that only the voxels that are asked for are read; see `add`."""
+        return map_array(self.add(file))
+
+    def fill(self, files: Sequence[Path], workers: int = 0) -> None:
+        """Prepare all volumes that are not there, each process its share, in `workers` loader processes.
+
+        Raises:
+            InputContractError: Volumes cannot be prepared; all are named, and those that can are kept.
+        """
+        prepare_all(self.folder, list(dict.fromkeys(files)), self.add, workers=workers)
 
 
 class CaseStore:
-    """Cases on the grid of a network, kept as arrays as `zoo.training.volume_store` keeps them.
+    """Cases on the grid of a network, kept as arrays as `zoo.training.prepared` keeps them.
 
     Args:
         folder: Where the arrays are kept; several runs may share it.
-        transform: From `placing.build_transform`.
+        transform: From `contract.build_transform`.
     """
 
     def __init__(self, folder: str | Path, transform: VolumeTransform) -> None:
@@ -61,18 +129,12 @@ class CaseStore:
         return StoredCase(self.folder, self._key(case), case)
 
     def _check(self, num_classes: int, case: Case) -> None:
-        check_labels(self._facts(case)["labels"], num_classes, case)
+        facts = keep(self.folder, self._key(case), partial(self._make, case))
+        check_labels(facts["labels"], num_classes, case)
 
-    def _facts(self, case: Case) -> dict[str, Any]:
-        file = self.folder / f"{self._key(case)}.json"
-        if not file.is_file():
-            self._make(case)
-        facts: dict[str, Any] = json.loads(file.read_text())
-        return facts
-
-    def _make(self, case: Case) -> None:
+    def _make(self, case: Case) -> tuple[Arrays, Facts]:
         labels = read_labels(case.label)
-        placed = place(case.image, self.transform)
+        placed = place_volume(case.image, self.transform)
         label = place_labels(labels, placed, self.transform.preprocessing)
         inside = placed.image > self.transform.preprocessing.value_range[0]
         arrays = {
@@ -81,12 +143,8 @@ class CaseStore:
             "foreground": np.flatnonzero(label).astype(np.uint32),
             "background": np.flatnonzero((label == 0) & inside).astype(np.uint32),
         }
-        facts = {"image": str(case.image), "label": str(case.label), "labels": np.unique(labels.values).tolist()}
-        key = self._key(case)
-        for part, array in arrays.items():
-            keep_array(self.folder / f"{key}.{part}.npy", array)
-        text = json.dumps(facts)
-        write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
+        found = np.unique(labels.values).tolist()
+        return arrays, {"image": str(case.image), "label": str(case.label), "labels": found}
 
     def _key(self, case: Case) -> str:
         return digest_of([case.image, case.label], FORMAT, asdict(self.transform.preprocessing))
@@ -124,20 +182,7 @@ class StoredCase:
         return self._map("background")
 
     def _map(self, part: str) -> Array:
-        return map_array(self.folder / f"{self.key}.{part}.npy")
-
-
-def read_labels(path: Path) -> Volume:
-    """Read a label volume.
-
-    Raises:
-        InputContractError: It cannot be read, or has values that no class can have.
-    """
-    found = read_volume(path)
-    values = np.unique(found.values)
-    if wrong := [f"{value:g}" for value in values if not (0 <= value < MOST_CLASSES and value == round(value))]:
-        raise InputContractError(f"{path} has values {', '.join(wrong[:10])}: whole numbers from 0 on are expected")
-    return found
+        return map_part(self.folder, self.key, part)
 
 
 def check_labels(labels: Sequence[float], num_classes: int, case: Case) -> None:

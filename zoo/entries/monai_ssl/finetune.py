@@ -33,21 +33,20 @@ from torch import nn
 
 import zoo
 from zoo.entries.monai_ssl.cases import CaseStore
+from zoo.entries.monai_ssl.cohort import class_names, read_cases
+from zoo.entries.monai_ssl.contract import build_transform
+from zoo.entries.monai_ssl.convert import PATCH
+from zoo.entries.monai_ssl.finetune_data import CROPS, Crops, WholeVolumes
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
-from zoo.entries.monai_ssl.names import PATCH
-from zoo.entries.monai_ssl.placing import build_transform
-from zoo.entries.monai_ssl.segmentation_data import CROPS, Crops, WholeVolumes, class_names, read_cases
+from zoo.entries.monai_ssl.segment import SEGMENTERS
 from zoo.entries.monai_ssl.segmenters import SWIN_STEP
-from zoo.entries.monai_ssl.sliding import SEGMENTERS
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
-from zoo.files import write_atomically
 from zoo.registry import get_entry
 from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
-    Results,
     check_start,
     collect,
     finetuning_header,
@@ -58,6 +57,8 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
+from zoo.training.metrics import Results
+from zoo.training.pictures import draw_labels
 from zoo.training.saving import read_state
 from zoo.training.session import running
 
@@ -231,31 +232,22 @@ def next_steps(args: Args) -> str:
     swin = [f"--model {SWIN}", *([f"--window {args.img_size}"] if args.img_size else [])] if args.is_swin else []
     return (
         f"{how_to_load(args.model, best)}, or for whole volumes "
-        f"`python -m zoo.entries.monai_ssl.sliding segment --image CT --out labels "
+        f"`python -m zoo.entries.monai_ssl.segment segment --image CT --out labels "
         f"{' '.join([f'--checkpoint {best}', *swin])}`"
     )
 
 
 def draw_case(method: Segmenter, volumes: WholeVolumes, path: Path) -> None:
     """Draw a slice of the first volume that has labels: image, truth, prediction, as radiologists look at it."""
-    from matplotlib.figure import Figure
-
     number = next(i for i, case in enumerate(volumes.cases) if len(case.foreground))
     case = volumes[0, number]
     image, truth = case["image"], case["label"][0].numpy()
     device = next(method.parameters()).device
     found = segment(method.network, image.to(device), window=method.window).cpu().numpy()
     level = int(np.argmax((truth > 0).sum((0, 1))))
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    colours = {"cmap": "tab20", "vmin": 0.5, "vmax": 20.5, "alpha": 0.7, "interpolation": "nearest"}
-    shown = {"CT": np.zeros_like(truth), "truth": truth, "prediction": found}
-    for axes, (title, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
-        axes.imshow(image[0].numpy()[::-1, ::-1, level].T, cmap="gray")
-        axes.imshow(np.where(labels > 0, labels, np.nan)[::-1, ::-1, level].T, **colours)
-        axes.set_title(title)
-        axes.set_axis_off()
-    figure.suptitle(f"{volumes.cases[number].case.image.name}, axial slice {level}")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
+    title = f"{volumes.cases[number].case.image.name}, axial slice {level}"
+    shown = [volume[::-1, ::-1, level].T for volume in (image[0].numpy(), truth, found)]
+    draw_labels(path, *shown, title=title)
 
 
 if __name__ == "__main__":

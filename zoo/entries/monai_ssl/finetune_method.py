@@ -9,7 +9,7 @@ from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
 from zoo.entries.monai_ssl.windows import segment
-from zoo.training.finetune import Results
+from zoo.training.metrics import Results, count_overlap, dice, or_none
 
 
 class Segmenter(nn.Module):
@@ -46,21 +46,13 @@ class Segmenter(nn.Module):
         return torch.stack([count_overlap(own, truth, self.num_classes).flatten() for own, truth in pairs])
 
 
-def count_overlap(found: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Voxels of each class (3, C), float64: in both, in what was found, in the truth."""
-    both = torch.bincount(truth.flatten().long() * num_classes + found.flatten().long(), minlength=num_classes**2)
-    table = both.view(num_classes, num_classes).double()
-    return torch.stack([table.diagonal(), table.sum(0), table.sum(1)])
-
-
 def dice_per_case(overlaps: Tensor) -> Tensor:
     """Dice coefficients (N, C) of overlaps (N, 3, C); NaN where the truth has none of a class.
 
     As MONAI's DiceMetric, which leaves such a class of a case out of every mean, whether some of it was found or not:
     what is found of a class that is not there lowers no Dice here.
     """
-    both, found, truth = overlaps.unbind(1)
-    return torch.where(truth > 0, 2 * both / (found + truth), torch.nan)
+    return torch.where(overlaps[:, 2] > 0, dice(overlaps, dim=1), torch.nan)
 
 
 def mean_dice(dice: Tensor) -> float:
@@ -91,16 +83,12 @@ def dice_metrics(overlaps: Tensor, names: Sequence[str], *, upstream: bool = Fal
         that have the class, None where none has. `dice_per_case`: None for a case of background alone, which `dice`
         leaves out. `cases_with`: how many cases have each class.
     """
-    dice = dice_per_case(overlaps.view(len(overlaps), 3, len(names)))
-    foreground = dice[:, 1:]
+    by_case = dice_per_case(overlaps.view(len(overlaps), 3, len(names)))
+    foreground = by_case[:, 1:]
     by_class = dict(zip(names[1:], foreground.nanmean(0).tolist(), strict=True))
     return {
-        "dice": upstream_dice(dice) if upstream else mean_dice(foreground),
-        "dice_per_class": {name: _or_none(value) for name, value in by_class.items()},
-        "dice_per_case": [_or_none(value) for value in foreground.nanmean(1).tolist()],
+        "dice": upstream_dice(by_case) if upstream else mean_dice(foreground),
+        "dice_per_class": {name: or_none(value) for name, value in by_class.items()},
+        "dice_per_case": [or_none(value) for value in foreground.nanmean(1).tolist()],
         "cases_with": dict(zip(names[1:], (~foreground.isnan()).sum(0).tolist(), strict=True)),
     }
-
-
-def _or_none(value: float) -> float | None:
-    return None if value != value else value

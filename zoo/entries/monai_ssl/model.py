@@ -13,7 +13,7 @@ from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.entries.monai_ssl.names import PATCH
+from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.sizes import check_volumes, check_whole, check_widths, tokens_of
 
 if TYPE_CHECKING:

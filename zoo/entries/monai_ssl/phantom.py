@@ -30,9 +30,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from zoo.entries.monai_ssl.anatomy import BODY, BONES, COLON, DOMES, PASSING, VERTEBRA, VISCERA, Shape
-from zoo.entries.monai_ssl.canvas import SHAPE, SPACING, Array, Canvas, column, ellipsoid, smooth_field
-from zoo.entries.monai_ssl.segmentation_data import ORGANS
+from zoo.entries.monai_ssl.cohort import ORGANS
+from zoo.entries.monai_ssl.phantom_anatomy import BODY, BONES, COLON, DOMES, PASSING, VERTEBRA, VISCERA, Shape
+from zoo.entries.monai_ssl.phantom_canvas import SHAPE, SPACING, Array, Canvas, column, ellipsoid, smooth_field
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.training.args import run_command

@@ -30,13 +30,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zoo.entries.monai_ssl import PRETRAINING
 from zoo.entries.monai_ssl.augment import Corrupt
-from zoo.entries.monai_ssl.data import PATIENT, Crops, of_training_patients, read_datalists
+from zoo.entries.monai_ssl.cases import DTYPES, VolumeCache
+from zoo.entries.monai_ssl.cohort import PATIENT, of_training_patients, read_datalists
+from zoo.entries.monai_ssl.contract import PRETRAINING
+from zoo.entries.monai_ssl.data import Crops
 from zoo.entries.monai_ssl.method import COMBINATIONS, TEMPERATURE, ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
-from zoo.entries.monai_ssl.storage import DTYPES, VolumeCache
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from zoo.entries.monai_ssl.names import PATCH
+from zoo.entries.monai_ssl.convert import PATCH
 from zoo.errors import InputContractError, OptionError
 
 if TYPE_CHECKING:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.model import PatchEmbedding
-from zoo.entries.monai_ssl.names import PATCH
-from zoo.entries.monai_ssl.placing import Shape
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import InputContractError, OptionError
 from zoo.training.evaluate import judging
 
 ENCODER = "monai-ssl-vitb16"
+Shape: TypeAlias = tuple[int, ...]
+WINDOWS_AT_ONCE, OVERLAP = 4, 0.25
+"""Of segmentation, as published (Project-MONAI/tutorials, vit_unetr_ssl, ssl_finetune.ipynb)."""
 
 
 def segment(
@@ -24,8 +26,8 @@ def segment(
     volume: Tensor,
     *,
     window: int | Shape | None = None,
-    batch_size: int = 4,
-    overlap: float = 0.25,
+    batch_size: int = WINDOWS_AT_ONCE,
+    overlap: float = OVERLAP,
 ) -> Tensor:
     """Return the class of each voxel of a volume, uint8 `(D, H, W)`, or `(N, D, H, W)` of a batch.
 
@@ -40,8 +42,8 @@ def slide(
     volume: Tensor,
     *,
     window: int | Shape | None = None,
-    batch_size: int = 4,
-    overlap: float = 0.25,
+    batch_size: int = WINDOWS_AT_ONCE,
+    overlap: float = OVERLAP,
 ) -> Tensor:
     """Return the logits of a whole volume, `(C, D, H, W)`, or `(N, C, D, H, W)` of a batch.
 
@@ -64,7 +66,7 @@ def slide(
 
 
 def extract_features(
-    model: nn.Module, volume: Tensor, *, batch_size: int = 4, overlap: float = 0.0
+    model: nn.Module, volume: Tensor, *, batch_size: int = WINDOWS_AT_ONCE, overlap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the features of a whole volume: the map `(768, D/16, H/16, W/16)`, and their mean `(768,)`.
 

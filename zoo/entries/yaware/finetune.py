@@ -39,7 +39,6 @@ from zoo.entries.yaware.finetune_method import (
     class_metrics,
     probe,
     read_predictions,
-    summarise,
     write_predictions,
 )
 from zoo.entries.yaware.splits import Split
@@ -48,9 +47,7 @@ from zoo.training import distributed
 from zoo.training.args import command_of, parse_args, run_command
 from zoo.training.data import seed_of
 from zoo.training.distributed import Processes
-from zoo.training.evaluate import mean_auroc
 from zoo.training.finetune import (
-    Results,
     collect,
     finetuning_header,
     how_to_load,
@@ -60,6 +57,7 @@ from zoo.training.finetune import (
     write_results,
 )
 from zoo.training.loop import autocast
+from zoo.training.metrics import Results, mean_auroc, summarise
 from zoo.training.progress import say
 from zoo.training.resuming import read_json
 from zoo.training.session import running

@@ -17,8 +17,8 @@ from zoo.entries.yaware.splits import Indices
 from zoo.errors import OptionError
 from zoo.files import replacing
 from zoo.messages import csv_cell
-from zoo.training.evaluate import linear_probe, mean_auroc
-from zoo.training.finetune import Results
+from zoo.training.evaluate import linear_probe
+from zoo.training.metrics import Results, mean_auroc
 
 Floats = npt.NDArray[np.float64]
 
@@ -93,16 +93,6 @@ def class_metrics(codes: Indices, probabilities: Floats) -> Results:
         "auroc": mean_auroc(codes, probabilities),
         "balanced_accuracy": float(np.mean([recognised[codes == c].mean() for c in np.unique(codes)])),
     }
-
-
-def summarise(tests: Sequence[Results]) -> Results:
-    """Mean and standard deviation (n - 1; None of one value) of each metric over the tests that have it."""
-    summary: Results = {}
-    for name in dict.fromkeys(name for test in tests for name in test):
-        values = [test[name] for test in tests if name in test]
-        deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        summary[name] = {"mean": float(np.mean(values)), "std": deviation}
-    return summary
 
 
 def write_predictions(path: Path, data: LabelledVolumes, classes: Sequence[str], scores: Floats) -> None:

@@ -14,10 +14,10 @@ from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
 from zoo.entries.drasclr.ct.lung_masks import LEAST_ML, LEFT, RIGHT, Labels, Mask, split_at
-from zoo.entries.drasclr.ct.scan import Scan, to_itk
+from zoo.entries.drasclr.ct.scan import Scan
 from zoo.errors import DownloadError, InputContractError, IntegrityError, OfflineError, OptionError
 from zoo.fetching import fetch
-from zoo.images import voxel_sizes
+from zoo.images import to_itk, voxel_sizes
 from zoo.messages import install_hint
 from zoo.record import RemoteFile
 from zoo.transforms import reorient

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
 
-from zoo.entries.drasclr.ct.scan import Matrix, import_itk, to_itk
+from zoo.entries.drasclr.ct.scan import Matrix, import_itk
 from zoo.errors import InputContractError, OptionError
+from zoo.images import to_itk
 from zoo.messages import install_hint
 
 log = logging.getLogger("zoo")

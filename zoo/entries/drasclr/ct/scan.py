@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from zoo import images
 from zoo.entries.drasclr.contract import PREPROCESSING, WINDOW
-from zoo.errors import InputContractError, OptionError
-from zoo.images import Volume, voxel_sizes
-from zoo.messages import install_hint
+from zoo.errors import InputContractError
+from zoo.images import Volume, from_itk, to_itk, voxel_sizes
 from zoo.transforms import admit, check_right_angles, reorient, warn_of_spacing
-
-if TYPE_CHECKING:
-    import SimpleITK
 
 log = logging.getLogger("zoo")
 
@@ -30,7 +26,6 @@ PAD = 60
 """Voxels of the smallest HU that are put around a CT, so that patches may reach beyond it."""
 _THICKEST = 5.0  # mm: six slices a patch, of which a network that has seen 1 mm cannot be expected to make much
 _HEADER = 1e-3  # mm: headers are float32, and their rounding must not cost a voxel
-_TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # nibabel's x and y run to the right and front, ITK's to the left and back
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,21 +98,10 @@ def to_millimetres(scan: Scan) -> Scan:
         WINDOW[0],
         sitk.sitkInt16,
     )
-    values = sitk.GetArrayViewFromImage(resampled).transpose(2, 1, 0)
+    values = from_itk(resampled)
     affine = scan.affine @ np.diag([*(1 / sizes), 1.0])
     affine[:3, 3] -= PAD * affine[:3, :3].sum(axis=1)
     return Scan(np.pad(values.clip(*WINDOW), PAD, constant_values=WINDOW[0]), affine, scan.source)
-
-
-def to_itk(values: npt.NDArray[Any], affine: Matrix) -> SimpleITK.Image:
-    """Return voxels `(i, j, k)` and their place as an image of ITK, without changing either."""
-    sitk = import_itk()
-    sizes, matrix = voxel_sizes(affine), _TO_ITK @ affine
-    image: SimpleITK.Image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    image.SetSpacing(sizes.tolist())
-    image.SetOrigin(matrix[:3, 3].tolist())
-    image.SetDirection((matrix[:3, :3] / sizes).ravel().tolist())
-    return image
 
 
 def sides(affine: Matrix) -> list[tuple[str, str]]:
@@ -129,8 +113,4 @@ def sides(affine: Matrix) -> list[tuple[str, str]]:
 
 def import_itk() -> Any:
     """Import SimpleITK, or say which extra has it."""
-    if find_spec("SimpleITK") is None:
-        raise OptionError(f"preprocessing needs the package SimpleITK: {install_hint('SimpleITK', 'drasclr')}")
-    import SimpleITK
-
-    return SimpleITK
+    return images.import_itk("preprocessing", "drasclr")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.entries.drasclr.arrays import save_arrays
 from zoo.errors import OptionError
+from zoo.training.arrays import save_arrays
 
 Floats = npt.NDArray[np.float64]
 Marked = tuple[Floats, Floats, Floats]

@@ -49,7 +49,7 @@ class Shape:
     group: str
     """Shapes of one group are moved and scaled together."""
     label: int = 0
-    """Of BTCV, in the order of `segmentation_data.ORGANS`; 0 for what is background there."""
+    """Of BTCV, in the order of `cohort.ORGANS`; 0 for what is background there."""
     ellipsoids: tuple[tuple[Point, Point], ...] = ()
     """Centre and half axes of each."""
     tube: tuple[tuple[Point, float], ...] = ()

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.errors import InputContractError
-from zoo.files import remove_leftovers, write_atomically
+from zoo.files import remove_leftovers, write_text
 from zoo.messages import listed
 from zoo.training import distributed
+from zoo.training.arrays import map_array, save_array
 from zoo.training.progress import follow
 from zoo.training.stopping import end_cleanly
 
 Item = TypeVar("Item")
+Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
+Facts: TypeAlias = dict[str, Any]
 
 
 def digest_of(files: Sequence[Path], *settings: object) -> str:
@@ -43,15 +44,42 @@ def digest_of(files: Sequence[Path], *settings: object) -> str:
     return hashlib.sha256(json.dumps([facts, settings], sort_keys=True).encode()).hexdigest()[:32]
 
 
-def keep_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write an array as `.npy`, whole or not at all; processes that make the same one do not meet."""
-    write_atomically(path, partial(_save, array))
+def keep(folder: Path, key: str, make: Callable[[], tuple[Arrays, Facts]]) -> Facts:
+    """Return the facts of what is kept under a key; where it is not there it is made, once.
+
+    Args:
+        folder: Where things are kept.
+        key: From `digest_of`.
+        make: Returns the arrays by name, each of which becomes a file that `map_part` maps, and the facts, as JSON can
+            hold them. May raise what `prepare_all` collects.
+    """
+    file = folder / f"{key}.json"
+    if not file.is_file():
+        arrays, facts = make()
+        _save(folder, key, arrays)
+        write_text(file, json.dumps(facts))  # last: all is there
+    kept: Facts = json.loads(file.read_text("utf-8"))
+    return kept
 
 
-def map_array(path: Path) -> npt.NDArray[Any]:
-    """Map a kept array, so that only what is asked for is read."""
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return array
+def keep_arrays(folder: Path, key: str, parts: Sequence[str], make: Callable[[], Arrays]) -> None:
+    """Make arrays that need no facts, once, as `keep` does; they are made where one of `parts` is not there."""
+    if not all(_part(folder, key, part).is_file() for part in parts):
+        _save(folder, key, make())
+
+
+def map_part(folder: Path, key: str, part: str) -> npt.NDArray[Any]:
+    """Map one of the arrays that `keep` keeps, so that only what is asked for is read."""
+    return map_array(_part(folder, key, part))
+
+
+def _save(folder: Path, key: str, arrays: Arrays) -> None:
+    for part, array in arrays.items():
+        save_array(_part(folder, key, part), array)
+
+
+def _part(folder: Path, key: str, part: str) -> Path:
+    return folder / f"{key}.{part}.npy"
 
 
 def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], object], *, workers: int = 0) -> None:
@@ -97,8 +125,3 @@ class _Preparation(Dataset[str], Generic[Item]):
         except InputContractError as error:
             return str(error)
         return ""
-
-
-def _save(array: npt.NDArray[Any], path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)

@@ -1,7 +1,7 @@
 """From the tensor names of any MONAI since 0.8 to those of its networks without dead parameters. Pure.
 
 What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr}.py and the blocks they use. The Swin
-UNETR has rules of its own, `zoo.entries.monai_ssl.names_swin`.
+UNETR has rules of its own, `zoo.entries.monai_ssl.convert_swin`.
 """
 
 from __future__ import annotations

@@ -1,25 +1,23 @@
-"""Brings a CT to the grid that a network knows, cuts the air around it off, and brings labels back to the CT's grid.
+"""Brings a volume to the grid that a network knows, and labels back to the volume's own grid.
 
-What pre-training and fine-tuning have in common (Project-MONAI/tutorials, vit_unetr_ssl): the input contract of an
-entry, then the bounding box of all values above the window's lower end.
+Of slices `SliceTransform.place` does the first, and `put_back` undoes their crop.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from nibabel import orientations
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from zoo.entry import Preprocessing
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import InputContractError
 from zoo.images import Volume, VolumeInput, read_volume, voxel_sizes
-from zoo.transforms import VolumeTransform, build_volume_transform, reorient, resample, to_spacing
+from zoo.transforms.grid import reorient, resample, to_spacing
 
-Array = npt.NDArray[Any]
-Shape = tuple[int, ...]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from zoo.transforms.volume import VolumeTransform
 
 _SAME_PLACE = 0.1
 """Voxels that the corners of a label's grid may be off its image's."""
@@ -29,8 +27,8 @@ _SAME_PLACE = 0.1
 class Grid:
     """Where the voxels of a file lie."""
 
-    shape: Shape
-    affine: Array
+    shape: tuple[int, ...]
+    affine: NDArray[Any]
     """`(4, 4)`, from voxel `(i, j, k, 1)` to mm."""
     source: str
     """What messages call it."""
@@ -38,23 +36,25 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A CT as a network knows it, and where that lies."""
+    """A volume as a network knows it, and where that lies."""
 
-    image: Array
+    image: NDArray[Any]
     """float32 `(D, H, W)`, scaled by the window, the box of foreground alone."""
     box: tuple[slice, slice, slice]
     """Where `image` lies in the whole volume on the network's grid."""
     whole: Grid
     """That grid."""
     home: Grid
-    """The CT's own grid."""
+    """The volume's own grid."""
 
-    def at_home(self, labels: Array) -> Array:
-        """Return labels `(D, H, W)` of `image` on the CT's own grid: the nearest one; 0, background, outside the box.
+    def at_home(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return labels `(D, H, W)` of `image` on the volume's own grid: the nearest one; 0 outside the box.
 
         Raises:
             InputContractError: The labels have another shape.
         """
+        import numpy as np
+
         if labels.shape != self.image.shape:
             raise InputContractError(f"labels of shape {labels.shape} are not those of an image {self.image.shape}")
         values = np.zeros(self.whole.shape, labels.dtype)
@@ -62,32 +62,18 @@ class Placed:
         return resample(values, self.whole.affine, self.home.shape, self.home.affine, mode="nearest", degree=0)
 
 
-def build_transform(facts: Preprocessing, spacing: str = "") -> VolumeTransform:
-    """Return the transform to an input, at another spacing if one is given: one length in mm, or "x,y,z".
-
-    Raises:
-        OptionError: The spacing is neither.
-    """
-    if not spacing:
-        return build_volume_transform(facts)
-    try:
-        sizes = tuple(float(size) for size in spacing.split(","))
-    except ValueError as error:
-        raise OptionError(f"--spacing {spacing}: a length in mm is expected, or three, as 1.5,1.5,2") from error
-    sizes = sizes * 3 if len(sizes) == 1 else sizes
-    return build_volume_transform(replace(facts, spacing=sizes))
-
-
-def place(volume: VolumeInput, transform: VolumeTransform) -> Placed:
-    """Bring a CT to a network's grid and values.
+def place_volume(volume: VolumeInput, transform: VolumeTransform) -> Placed:
+    """Bring a volume to a network's grid and values, without the air around it: the box of all above the window.
 
     Args:
-        volume: A CT in HU with its place: a path to NIfTI, a folder with a DICOM series, a nibabel image.
+        volume: One with its place: a path to NIfTI, a folder with a DICOM series, a nibabel image.
         transform: From `zoo.load_transform`, of an entry whose input lies in no atlas.
 
     Raises:
         InputContractError: The transform refuses it, or nothing in it lies above the window.
     """
+    import numpy as np
+
     found, facts = read_volume(volume), transform.preprocessing
     values = transform(found)[0].numpy()
     box, home = foreground_box(values, facts.value_range[0]), grid_of(found)
@@ -98,14 +84,16 @@ def place(volume: VolumeInput, transform: VolumeTransform) -> Placed:
     return Placed(np.ascontiguousarray(values[box]), box, whole, home)
 
 
-def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> Array:
+def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> NDArray[Any]:
     """Return labels as uint8 on the grid of a placed image, the nearest one at each voxel.
 
     Raises:
         InputContractError: The labels are not on the grid of the image as it was read.
     """
+    import numpy as np
+
     check_grid(grid_of(labels), placed.home)
-    found: Array = to_spacing(labels, facts.orientation, facts.spacing, degree=0)[placed.box].astype(np.uint8)
+    found: NDArray[Any] = to_spacing(labels, facts.orientation, facts.spacing, degree=0)[placed.box].astype(np.uint8)
     return found
 
 
@@ -124,6 +112,8 @@ def grid_of(volume: Volume) -> Grid:
 
 def check_grid(labels: Grid, image: Grid) -> None:
     """Raise `InputContractError` where labels have another shape than their image, or lie elsewhere."""
+    import numpy as np
+
     way = "labels on the image's own grid are expected; resample them to it, by nearest neighbour"
     if labels.shape != image.shape:
         raise InputContractError(
@@ -135,8 +125,10 @@ def check_grid(labels: Grid, image: Grid) -> None:
         raise InputContractError(f"{labels.source} lies up to {apart:.3g} mm beside its image {image.source}: {way}")
 
 
-def foreground_box(values: Array, least: float) -> tuple[slice, slice, slice] | None:
+def foreground_box(values: NDArray[Any], least: float) -> tuple[slice, slice, slice] | None:
     """Return the bounding box of the values `(D, H, W)` above `least`; None where there are none."""
+    import numpy as np
+
     inside = values > least
     sides = []
     for axis in range(3):
@@ -147,8 +139,11 @@ def foreground_box(values: Array, least: float) -> tuple[slice, slice, slice] | 
     return sides[0], sides[1], sides[2]
 
 
-def _spaced(home: Grid, facts: Preprocessing) -> Array:
-    """Voxel-to-world matrix `(4, 4)` of what `volume_grid.to_spacing` makes of a volume, whose first voxel stays."""
+def _spaced(home: Grid, facts: Preprocessing) -> NDArray[Any]:
+    """Voxel-to-world matrix `(4, 4)` of what `grid.to_spacing` makes of a volume, whose first voxel stays."""
+    import numpy as np
+    from nibabel import orientations
+
     affine = home.affine.copy()
     if facts.orientation is not None:
         no_values = np.broadcast_to(np.uint8(0), home.shape)
@@ -156,3 +151,15 @@ def _spaced(home: Grid, facts: Preprocessing) -> Array:
     if facts.spacing is not None:
         affine[:3, :3] *= np.asarray(facts.spacing) / voxel_sizes(affine)
     return affine
+
+
+def put_back(maps: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Undo `slices.crop_or_pad` of slices (N, C, S, S): (N, C, *shape), 0 where nothing is known."""
+    from torch.nn import functional as F
+
+    margins = []
+    for side, wanted in zip(maps.shape[2:], shape, strict=True):
+        before = -((side - wanted) // 2) if side > wanted else (wanted - side) // 2
+        margins.append((before, wanted - side - before))
+    (top, bottom), (left, right) = margins
+    return F.pad(maps, (left, right, top, bottom))

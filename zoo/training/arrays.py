@@ -44,8 +44,14 @@ def read_numbers(file: Path, shape: Sequence[int] | None = None) -> npt.NDArray[
     return array
 
 
+def map_array(path: Path) -> npt.NDArray[Any]:
+    """Map an array that this zoo wrote, so that only what is asked for is read."""
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write `.npy`."""
+    """Write `.npy`; processes that write the same array do not meet."""
     write_atomically(path, lambda place: _open_and(np.save, place, array))
 
 

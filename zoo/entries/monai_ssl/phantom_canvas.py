@@ -16,7 +16,7 @@ from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
-from zoo.entries.monai_ssl.anatomy import TISSUES, Point, Shape
+from zoo.entries.monai_ssl.phantom_anatomy import TISSUES, Point, Shape
 
 Array = npt.NDArray[np.float32]
 Box = tuple[slice, slice, slice]

@@ -1,6 +1,7 @@
 """MONAI SSL over whole volumes: where a CT is put, how windows are put together, labels on the CT's own grid."""
 
 import json
+import runpy
 from dataclasses import replace
 
 import nibabel
@@ -22,14 +23,14 @@ import zoo
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import vit_encoder
-from zoo.entries.monai_ssl.placing import check_grid, foreground_box, grid_of, place, place_labels
+from zoo.entries.monai_ssl.segment import main
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
-from zoo.entries.monai_ssl.sliding import main
 from zoo.entries.monai_ssl.windows import extract_features, segment, slide, window_of
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.images.volumes import read_volume
 from zoo.transforms.image import build_transform
+from zoo.transforms.placing import check_grid, foreground_box, grid_of, place_labels, place_volume
 
 SIZE = 32
 SMALL = {"img_size": SIZE, "hidden_size": 64, "mlp_dim": 128}
@@ -91,7 +92,7 @@ def test_a_ct_is_placed_as_by_the_tutorials_transforms(files, facts):
         CropForegroundd(keys, source_key="image", allow_smaller=True),
     ]
     expected = Compose(steps)({"image": str(files[0]), "label": str(files[1])})
-    placed = place(files[0], build_transform(facts))
+    placed = place_volume(files[0], build_transform(facts))
     assert placed.image.dtype == np.float32
     # two ways to interpolate the same line in float32: 1e-4 of the window is 0.04 HU
     np.testing.assert_allclose(placed.image, expected["image"][0].numpy(), atol=1e-4)
@@ -107,11 +108,11 @@ def test_labels_come_back_to_the_cts_own_grid(files):
     """Bit by bit where only axes turn; else at most one voxel of the network's grid off; outside the box background."""
     turned_only = replace(FINE_TUNING, spacing=(1.1, 1.3, 3.1))
     labels = read_volume(files[1])
-    placed = place(files[0], build_transform(turned_only))
+    placed = place_volume(files[0], build_transform(turned_only))
     assert placed.image.shape != labels.values.shape
     assert np.array_equal(placed.at_home(place_labels(labels, placed, turned_only)), labels.values)
 
-    placed = place(files[0], build_transform(FINE_TUNING))
+    placed = place_volume(files[0], build_transform(FINE_TUNING))
     found = placed.at_home(place_labels(labels, placed, FINE_TUNING))
     assert found.shape == labels.values.shape
     assert (found != labels.values).mean() < 0.04  # a voxel's rim around two blocks of 9 x 9 x 5 and 9 x 12 x 6
@@ -140,7 +141,7 @@ def test_a_volume_without_anything_in_the_window_is_refused(tmp_path):
     """Air and lung alone."""
     values = np.random.default_rng(0).normal(-900, 20, (12, 12, 12)).astype(np.float32)
     with pytest.raises(InputContractError, match=r"air.nii.gz has nothing above -175 HU"):
-        place(write(tmp_path / "air.nii.gz", values, AFFINE), build_transform(FINE_TUNING))
+        place_volume(write(tmp_path / "air.nii.gz", values, AFFINE), build_transform(FINE_TUNING))
     assert foreground_box(np.zeros((3, 3, 3)), 0.0) is None
 
 
@@ -261,7 +262,7 @@ def test_a_ct_is_segmented_from_file_to_file(files, network, tmp_path):
     found = nibabel.load(path)
     assert found.get_data_dtype() == np.uint8
     np.testing.assert_allclose(found.affine, AFFINE, atol=1e-5)
-    placed = place(files[0], build_transform(FINE_TUNING))
+    placed = place_volume(files[0], build_transform(FINE_TUNING))
     expected = placed.at_home(segment(network, torch.from_numpy(placed.image)[None]).numpy())
     assert np.array_equal(np.asarray(found.dataobj), expected)
     assert len(np.unique(expected)) > 1
@@ -282,7 +283,7 @@ def test_heads_and_voxels_of_a_checkpoint_are_said_by_flags(files, network, tmp_
 
     flags = ["--checkpoint", str(path), "--device", "cpu", "--out", str(tmp_path)]
     (found,) = main(["segment", "--image", str(files[0]), "--num-heads", "2", *flags])
-    placed = place(files[0], build_transform(FINE_TUNING))
+    placed = place_volume(files[0], build_transform(FINE_TUNING))
     two = zoo.load_model("monai-ssl-unetr", checkpoint=path, num_heads=2)
     image = torch.from_numpy(placed.image)[None]
     expected = placed.at_home(segment(two, image).numpy())
@@ -309,7 +310,7 @@ def test_features_are_written_with_their_place(files, encoder, tmp_path):
     flags = ["--checkpoint", str(tmp_path / "vit.pt"), "--device", "cpu", "--out", str(tmp_path)]
     (path,) = main(["features", "--image", str(files[0]), *flags])
     stored = np.load(path)
-    placed = place(files[0], build_transform(PRETRAINING))
+    placed = place_volume(files[0], build_transform(PRETRAINING))
     found, pooled = extract_features(encoder, torch.from_numpy(placed.image)[None])
     np.testing.assert_allclose(stored["map"], found.numpy(), atol=1e-6)
     np.testing.assert_allclose(stored["pooled"], pooled.numpy(), atol=1e-6)
@@ -326,7 +327,7 @@ def test_the_input_in_the_files_header_counts(files, encoder, tmp_path):
     flags = ["--image", str(files[0]), "--checkpoint", str(path), "--device", "cpu", "--out", str(tmp_path)]
     for more, spacing in (((), 4.0), (("--spacing", "3"), 3.0)):
         (found,) = main(["features", *flags, *more])
-        placed = place(files[0], build_transform(replace(PRETRAINING, spacing=(spacing,) * 3)))
+        placed = place_volume(files[0], build_transform(replace(PRETRAINING, spacing=(spacing,) * 3)))
         expected, _ = extract_features(encoder, torch.from_numpy(placed.image)[None])
         np.testing.assert_allclose(np.load(found)["map"], expected.numpy(), atol=1e-6)
 
@@ -351,11 +352,12 @@ def test_wrong_flags_are_refused(files, tmp_path, argv, message):
 def test_wrong_images_are_refused_at_once(files, tmp_path):
     """All that are missing are named; two of one name would overwrite each other's labels."""
     flags = ["--out", str(tmp_path), "--device", "cpu"]
-    with pytest.raises(OptionError, match=r"2 of 3 images do not exist: a.nii, b.nii"):
+    with pytest.raises(OptionError, match=r"2 of 3 paths do not exist: a.nii, b.nii"):
         main(["segment", "--image", "a.nii", str(files[0]), "b.nii", *flags])
     (tmp_path / "ct.nii").write_bytes(b"")
-    with pytest.raises(OptionError, match="several images are called ct"):
-        main(["segment", "--image", str(files[0]), str(tmp_path / "ct.nii"), *flags])
+    (tmp_path / "ct.nii.gz").write_bytes(b"")
+    with pytest.raises(OptionError, match=r"several volumes would have labels called \w+_ct"):
+        main(["segment", "--image", str(tmp_path / "ct.nii"), str(tmp_path / "ct.nii.gz"), *flags])
 
 
 def test_an_encoders_weights_do_not_segment(files, encoder, tmp_path):
@@ -366,3 +368,11 @@ def test_an_encoders_weights_do_not_segment(files, encoder, tmp_path):
     flags = ["--checkpoint", str(tmp_path / "vit.pt"), "--device", "cpu", "--out", str(tmp_path)]
     with pytest.raises(OptionError, match=r"has not learned to segment\. Fine-tune it first"):
         main(["segment", "--image", str(files[0]), *flags])
+
+
+def test_the_commands_old_name_still_works(files, monkeypatch, tmp_path):
+    """`python -m zoo.entries.monai_ssl.sliding` of a job script runs `segment`'s command."""
+    argv = ["sliding", "features", "--model", "monai-ssl-unetr", "--image", str(files[0]), "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit, match="features takes monai-ssl-vitb16"):
+        runpy.run_module("zoo.entries.monai_ssl.sliding", run_name="__main__")

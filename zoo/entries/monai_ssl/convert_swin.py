@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
-from zoo.entries.monai_ssl.names import classes_of, keeping_head, parts_beside, with_widths, without
+from zoo.entries.monai_ssl.convert import classes_of, keeping_head, parts_beside, with_widths, without
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
 

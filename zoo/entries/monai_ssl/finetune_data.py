@@ -1,37 +1,24 @@
-"""What UNETR is fine-tuned on: labelled CT volumes as decathlon-style lists name them, whole or in changed crops.
+"""What UNETR is fine-tuned on: labelled CT volumes, whole or in changed crops.
 
-Lists are JSON with sections `training`, `validation` and, where there are labels, `test`, of objects with `image` and
-`label`, relative to a folder; `labels` may name the classes. Constants from Project-MONAI/tutorials,
-self_supervised_pretraining/vit_unetr_ssl, `ssl_finetune.ipynb`.
+Constants from Project-MONAI/tutorials, self_supervised_pretraining/vit_unetr_ssl, `ssl_finetune.ipynb`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from zoo.entries.monai_ssl.cases import Case, StoredCase
-from zoo.entries.monai_ssl.data import read_datalist, read_datalists
-from zoo.entries.monai_ssl.placing import Array
-from zoo.errors import InputContractError, OptionError
-from zoo.messages import first_names
+from zoo.entries.monai_ssl.cases import Array, StoredCase
+from zoo.errors import InputContractError
 from zoo.training.data import Key
 
 log = logging.getLogger("zoo")
 
-ORGANS = (
-    "background", "spleen", "right kidney", "left kidney", "gallbladder", "oesophagus", "liver", "stomach", "aorta",
-    "inferior vena cava", "portal and splenic veins", "pancreas", "right adrenal gland", "left adrenal gland",
-)  # fmt: skip
-"""Labels of BTCV, in their order."""
 CROPS = 4
 """Of each volume in a step."""
 ON_LABEL = 0.5
@@ -39,66 +26,6 @@ ON_LABEL = 0.5
 FLIP, TURN, SHIFT = 0.1, 0.1, 0.5
 """Probabilities of a flip along each axis, of a turn by 90, 180 or 270 degrees, of a shift of all values."""
 LARGEST_SHIFT = 0.1
-SECTIONS = {"train": "training", "val": "validation", "test": "test"}
-
-
-def read_cases(path: str | Path, root: str | Path, labelled: int = 0) -> dict[str, list[Case]]:
-    """Read the cases of each part: `train`, and `val` and `test` where the list has them.
-
-    A section `test` whose entries lack labels, as BTCV's, is left out.
-
-    Args:
-        path: JSON list.
-        root: Folder that its files are relative to.
-        labelled: Training volumes to take, the first of the list; 0 for all.
-
-    Raises:
-        OptionError: There is no such list, it is none, entries lack image or label, or there are fewer than `labelled`.
-        InputContractError: Files do not exist; all are named. Or a volume is in two parts.
-    """
-    keys = ("image", "label")
-    sections = [name for name in SECTIONS.values() if name != "test" or _has_labels(Path(path))]
-    found = read_datalists(path, sections, root, keys)
-    read_datalist(path, SECTIONS["train"], root, keys)  # which must not be empty
-    parts = {
-        part: [Case(entry["image"], entry["label"]) for entry in found[section]]
-        for part, section in SECTIONS.items()
-        if found.get(section)
-    }
-    if twice := sorted(
-        str(case.image) for case in parts["train"] if any(case in parts[p] for p in parts if p != "train")
-    ):
-        raise InputContractError(f"{path}: {len(twice)} training volumes are judged, too: {first_names(twice, 10)}")
-    if labelled > len(parts["train"]):
-        raise OptionError(f"--labelled {labelled}: {path} lists {len(parts['train'])} training volumes")
-    parts["train"] = parts["train"][: labelled or None]
-    return parts
-
-
-def class_names(path: str | Path, num_classes: int) -> tuple[str, ...]:
-    """Return the names of the classes, background first: those in the list, else BTCV's if there are 14, else numbers.
-
-    Raises:
-        OptionError: The list names more or fewer.
-    """
-    named = json.loads(Path(path).read_text("utf-8")).get("labels")
-    if not isinstance(named, dict):
-        return ORGANS if num_classes == len(ORGANS) else tuple(f"class {i}" for i in range(num_classes))
-    if set(named) != {str(i) for i in range(num_classes)}:
-        raise OptionError(
-            f"{path} names the labels {', '.join(named)}: 0 to {num_classes - 1} are expected for --num-classes "
-            f"{num_classes}, which counts the background too"
-        )
-    return tuple(str(named[str(i)]) for i in range(num_classes))
-
-
-def _has_labels(path: Path) -> bool:
-    """Whether an entry of the section `test` has a label; where there is no such list, `read_datalists` says so."""
-    try:
-        entries: Any = json.loads(path.read_text("utf-8"))["test"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-    return isinstance(entries, list) and any(isinstance(entry, dict) and "label" in entry for entry in entries)
 
 
 class Crops(Dataset[dict[str, Tensor]]):

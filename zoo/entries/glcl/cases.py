@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from zoo.entries.glcl.layouts import Case, DataSet
+from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.placing import place_image, place_mask
 from zoo.entries.glcl.volumes import Array, Grid, check_image, read_image, read_mask, turn_values
-from zoo.files import write_atomically
-from zoo.training.volume_store import digest_of, keep_array, map_array, prepare_all
+from zoo.training.prepared import Arrays, Facts, digest_of, keep, keep_arrays, map_part, prepare_all
 
 FORMAT = 2
 """Of what is kept on disk: what was kept under another number is not read."""
 
 
 class CaseStore:
-    """Volumes on the network's grid, kept as arrays as `zoo.training.volume_store` keeps them.
+    """Volumes on the network's grid, kept as arrays as `zoo.training.prepared` keeps them.
 
     Args:
         folder: Where the arrays are kept; several runs may share it.
@@ -51,36 +49,29 @@ class CaseStore:
         """
         turned = self.dataset.orientation
         key = digest_of([case.image], FORMAT, self.dataset.channel, self.size, self.spacing, self.n4, turned)
-        file = self.folder / f"{key}.json"
-        if not file.is_file():
-            self._add_image(case, key)
-        facts = json.loads(file.read_text())
+        facts = keep(self.folder, key, partial(self._make_image, case))
         affine = tuple(map(tuple, facts["affine"]))
         grid = Grid(tuple(facts["shape"]), tuple(facts["spacing"]), affine, facts["is_placed"], facts["intent"])
         label_key = ""
         if case.mask is not None:
             label_key = digest_of([case.mask], key, self.dataset.num_classes, self.dataset.values)
-            if not (self.folder / f"{label_key}.label.npy").is_file():
-                self._add_mask(case, grid, label_key)
+            keep_arrays(self.folder, label_key, ("truth", "label"), partial(self._make_mask, case, grid))
         height, width = facts["resampled"]
         return StoredCase(case.name, self.folder, key, label_key, grid.turned(turned), (height, width))
 
-    def _add_image(self, case: Case, key: str) -> None:
+    def _make_image(self, case: Case) -> tuple[Arrays, Facts]:
         image, grid = read_image(case.image, self.dataset.channel)
         source, turned = f"{case.name} ({case.image})", self.dataset.orientation
         check_image(image, grid, source)
         image = turn_values(image, grid, turned)
         slices, resampled = place_image(image, grid.turned(turned), source, self.size, self.spacing, n4=self.n4)
-        facts = {"image": str(case.image), **asdict(grid), "resampled": resampled}
-        keep_array(self.folder / f"{key}.image.npy", slices)
-        text = json.dumps(facts)
-        write_atomically(self.folder / f"{key}.json", lambda path: path.write_text(text))  # last: all is there
+        return {"image": slices}, {"image": str(case.image), **asdict(grid), "resampled": resampled}
 
-    def _add_mask(self, case: Case, grid: Grid, key: str) -> None:
+    def _make_mask(self, case: Case, grid: Grid) -> Arrays:
         turned = self.dataset.orientation
         mask = turn_values(read_mask(case, self.dataset, grid), grid, turned)
-        keep_array(self.folder / f"{key}.truth.npy", mask)
-        keep_array(self.folder / f"{key}.label.npy", place_mask(mask, grid.turned(turned), self.size, self.spacing))
+        label = place_mask(mask, grid.turned(turned), self.size, self.spacing)
+        return {"truth": mask, "label": label}
 
 
 @dataclass(frozen=True)
@@ -103,17 +94,17 @@ class StoredCase:
     @cached_property
     def image(self) -> Array:
         """(Z, S, S) float32."""
-        return map_array(self.folder / f"{self.key}.image.npy")
+        return map_part(self.folder, self.key, "image")
 
     @cached_property
     def label(self) -> Array:
         """(Z, S, S) uint8."""
-        return map_array(self.folder / f"{self.label_key}.label.npy")
+        return map_part(self.folder, self.label_key, "label")
 
     @cached_property
     def truth(self) -> Array:
         """(X, Y, Z) uint8, as it was drawn, but for its axes, which are the grid's."""
-        return map_array(self.folder / f"{self.label_key}.truth.npy")
+        return map_part(self.folder, self.label_key, "truth")
 
     @property
     def slices(self) -> int:

@@ -1,0 +1,176 @@
+"""Labels of whole volumes by a model and its own transform: what `zoo segment` does, and commands of families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from zoo.checkpoint import load_report
+from zoo.errors import InputContractError, OptionError, ZooError
+from zoo.images import find_images, is_dicom, names_of, read_header, write_labels
+from zoo.loading import input_of, load_model
+from zoo.messages import listed, reason_of, with_path
+from zoo.registry import entries, get_entry
+from zoo.transforms import build_transform
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from zoo.entry import Entry, Labels, Preprocessing
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of some volumes."""
+
+    files: tuple[Path, ...]
+    failed: Mapping[str, str]
+    """Volumes of which nothing was written, and why."""
+
+    def check(self, out: Path, made: str = "labels") -> None:
+        """Raise `InputContractError` where some failed; all are named, and where the rest is."""
+        if self.failed:
+            rest = f"the others are in {out}" if self.files else "nothing was written"
+            raise InputContractError(
+                f"{len(self.failed)} volume(s) have no {made}, {rest}:{listed(self.failed.values())}"
+            )
+
+
+def segment(
+    name: str,
+    paths: Sequence[str | Path],
+    out: Path,
+    *,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    device: str | torch.device = "cpu",
+    batch_size: int | None = None,
+    overlap: float | None = None,
+    cache_dir: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Written:
+    """Write the labels of volumes into a folder, `<name>_labels.nii.gz`, each on its volume's own grid.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`, one that segments volumes.
+        paths: Files, series, or folders for all volumes in them.
+        out: The folder.
+        checkpoint: A file of your own to take in place of the published weights; the input is then what its header
+            says, else the model's.
+        num_classes: Of the file, background included, where the network as published has others.
+        device: Where the network runs.
+        batch_size: Slices or windows at once; None for the family's choice.
+        overlap: Share of a window that the next one covers too, of families that have windows.
+        cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
+        say: Is told in a line what was written.
+
+    Raises:
+        OptionError: The model does not segment, its weights have not learned to, a path does not exist, or a number is
+            out of its range.
+        UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
+    """
+    entry = get_entry(name)
+    find_in = _check(entry, batch_size, out)
+    volumes = names_of(find_images(paths, volumes=True))
+    transform = build_transform(input_of(name, checkpoint, cache_dir))
+    options: dict[str, Any] = {"num_classes": num_classes, "cache_dir": cache_dir}
+    model = load_segmenter(name, checkpoint, device, **options)
+
+    def find(path: Path) -> Labels:
+        return find_in(model, transform, path, batch_size, overlap)
+
+    written = write_each(volumes, find, label_writer(out))
+    if written.files:
+        say(what_was_written(out, len(written.files), model, transform.preprocessing))
+    return written
+
+
+def _check(entry: Entry, batch_size: int | None, out: Path) -> Callable[..., Labels]:
+    if entry.segment is None:
+        others = ", ".join(other.name for other in entries().values() if other.segment)
+        raise OptionError(f"{entry.name!r} does not segment volumes: {entry.summary}. Models that do: {others}")
+    if batch_size is not None and batch_size < 1:
+        raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"{out} is a file: a folder for the labels is expected")
+    return entry.segment
+
+
+def load_segmenter(
+    name: str, checkpoint: str | Path | None, device: str | torch.device = "cpu", **options: Any
+) -> nn.Module:
+    """A network that has learned to segment.
+
+    Args:
+        name: The model, with or without a tag.
+        checkpoint: A file to take instead of the model's own weights.
+        device: Where the network is moved to.
+        **options: Of `load_model`; None for what the weights say.
+
+    Raises:
+        OptionError: A part of it is not in the file, as where the weights are those of an encoder.
+    """
+    from zoo.training.finetune import check_trained
+
+    asked = {option: value for option, value in options.items() if value is not None}
+    model = load_model(name, checkpoint=checkpoint, device=device, **asked)
+    check_trained(model, f"zoo.entries.{get_entry(name).family}.finetune")
+    return model
+
+
+def write_each(
+    volumes: Mapping[str, Path], find: Callable[[Path], T], write: Callable[[str, Path, T], Path], *, bar: bool = True
+) -> Written:
+    """Find something in each volume and write it; one that cannot be read or segmented does not end the run.
+
+    Args:
+        volumes: What the file made of each is called -> its path.
+        find: From a path to what is found in it.
+        write: From name, path and what was found to the file that was written.
+        bar: Whether to draw a progress bar, on a terminal.
+
+    Raises:
+        OptionError: `find` raised it: what is asked for is wrong of every volume.
+        OSError: A file cannot be written.
+    """
+    from tqdm import tqdm
+
+    files, failed = [], {}
+    for name, path in tqdm(list(volumes.items()), desc="volumes", disable=None if bar else True):
+        try:
+            found = find(path)
+        except OptionError:
+            raise
+        except Exception as error:  # of whatever kind: one file never ends the run
+            reason = str(error) if isinstance(error, (ZooError, OSError)) else reason_of(error)
+            failed[str(path)] = with_path(path, reason)
+            continue
+        files.append(write(name, path, found))
+    return Written(tuple(files), failed)
+
+
+def label_writer(out: Path) -> Callable[[str, Path, Labels], Path]:
+    """Return what writes labels into a folder, with the header of their volume where that is NIfTI."""
+
+    def write(name: str, path: Path, found: Labels) -> Path:
+        labels, affine = found
+        file = out / f"{name}_labels.nii.gz"
+        write_labels(labels, file, affine, None if path.is_dir() or is_dicom(path) else read_header(path))
+        return file
+
+    return write
+
+
+def what_was_written(out: Path, count: int, model: nn.Module, seen: Preprocessing) -> str:
+    """A line: how many labels, by which weights, and on what: a file that says nothing of its input has the model's."""
+    report, spacing = load_report(model), " x ".join(f"{side:g}" for side in seen.spacing or ())
+    if len(seen.size) == 2:
+        grid = f"slices of {' x '.join(map(str, seen.size))} pixels of {spacing} mm"
+    else:
+        grid = f"voxels of {spacing} mm" if spacing else "voxels as they are"
+    return f"{out}: labels of {count} volume(s), by {report.name} from {report.source}, in {grid}"

@@ -1,0 +1,147 @@
+"""Which volumes a run takes, and on what grid: the flags that both recipes of GLCL share."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from zoo.entries.glcl.cases import CaseStore, StoredCase
+from zoo.entries.glcl.cohort import DATASETS, Case, DataSet, choose, find_cases, read_cases
+from zoo.entries.glcl.model import MOMENTUM, STRIDE
+from zoo.entries.glcl.splits import parse_ids
+from zoo.errors import OptionError
+from zoo.formats import open_checkpoint
+from zoo.loading import input_of
+from zoo.registry import split_name
+from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
+
+log = logging.getLogger("zoo")
+
+ALL, PUBLISHED = "all", "published"
+SAME_PIXELS = 0.01
+"""Share by which pixels may differ before it is said: less than volumes of one scanner do."""
+
+
+@dataclass(kw_only=True)
+class CohortArgs(TrainArgs):
+    """What pre-training and fine-tuning have in common."""
+
+    data: str = arg("folder with the volumes")
+    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
+    lr: float = arg("learning rate at its peak", 1e-3)
+    weight_decay: float = arg("weight decay", 0.0)
+    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
+    workers: int = arg("loader processes per process", 4)
+    norm_momentum: float = arg("share of each step in the norms' moving averages; .1 for short runs", MOMENTUM)
+    dataset: str = arg("what the volumes are: layout, labels, size and pixels", "acdc", tuple(DATASETS))
+    list: str = arg("table (name, image, mask; files relative to --data) in place of the layout; empty for none", "")
+    structures: str = arg("what labels 1, 2, ... of masks of your own are: a,b; empty for the data set's", "")
+    size: int = arg("side of the slices in pixels, a multiple of 32; 0 for the data set's", 0)
+    spacing: float = arg("side of a pixel in mm; 0 for the data set's", 0.0)
+    n4: bool = arg("correct the bias field of the volumes first, once", False)
+    cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        super().check()
+        if self.size < 0 or self.size % STRIDE:
+            raise OptionError(f"--size {self.size}: a multiple of {STRIDE} is expected")
+        if self.spacing < 0:
+            raise OptionError(f"--spacing {self.spacing}: a length in mm is expected")
+        if not 0 < self.norm_momentum <= 1:
+            raise OptionError(f"--norm-momentum {self.norm_momentum}: a share above 0 is expected")
+
+    @property
+    def volumes(self) -> DataSet:
+        """The data set, with the structures, size and spacing of this run."""
+        known = DATASETS[self.dataset]
+        named = tuple(name.strip() for name in self.structures.split(",")) if self.structures else ()
+        if "" in named or len(set(named)) < len(named) or len(named) > 254:
+            raise OptionError(f"--structures {self.structures!r}: different names between commas are expected")
+        known = replace(known, structures=named, values=()) if named else known
+        return replace(known, size=self.size or known.size, spacing=self.spacing or known.spacing)
+
+    def open_store(self) -> CaseStore:
+        """Where the volumes are kept on the network's grid."""
+        volumes = self.volumes
+        return CaseStore(self.cache or Path(self.out) / "volumes", volumes, volumes.size, volumes.spacing, n4=self.n4)
+
+
+def all_cases(args: CohortArgs) -> list[Case]:
+    """Find all volumes of a run's folder, or of its table."""
+    return read_cases(args.list, args.data) if args.list else find_cases(args.data, args.volumes)
+
+
+def named_cases(flag: str, text: str, cases: Sequence[Case], published: Sequence[str]) -> list[Case]:
+    """Return the volumes that a flag names.
+
+    Args:
+        flag: Its name, for messages.
+        text: `published`, `all`, or names, of which numbers may be ranges: `001-006,012`.
+        cases: All that there are.
+        published: Names that the first stands for.
+
+    Raises:
+        OptionError: Volumes are not there.
+    """
+    if text == ALL:
+        return [*cases]
+    try:
+        return choose(cases, published if text == PUBLISHED else parse_ids(text))
+    except OptionError as error:
+        raise OptionError(f"{flag} {text}: {error}") from None
+
+
+def set_momentum(network: nn.Module, momentum: float) -> None:
+    """Say which share of the norms' moving averages comes from the latest step."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = momentum
+
+
+def forget_averages(network: nn.Module) -> None:
+    """Make all norms' averages those of a new network."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+
+
+def grid_facts(volumes: DataSet, cases: Sequence[StoredCase]) -> dict[str, Any]:
+    """What a record says of the input of weights, also where it is the published: how slices lie, and how far apart.
+
+    Args:
+        volumes: The data set.
+        cases: What the weights were trained on.
+    """
+    steps = [case.grid.spacing[2] for case in cases]
+    return {
+        "size": [volumes.size] * 2,
+        "spacing": [volumes.spacing] * 2,
+        "orientation": volumes.orientation,
+        "thickness": [round(min(steps), 3), round(max(steps), 3)],
+    }
+
+
+def warn_of_other_pixels(model: str, checkpoint: str, volumes: DataSet) -> None:
+    """Say so where the weights that a run starts from are on record with pixels of another size than the run's.
+
+    Args:
+        model: `MODEL` or `MODEL.TAG`.
+        checkpoint: File of the weights; empty for those of the tag. One that says nothing of its input is on record
+            by the tag alone.
+        volumes: What the run takes.
+    """
+    is_known = bool(split_name(model)[1]) or (checkpoint and "input" in open_checkpoint(checkpoint).metadata)
+    sides = input_of(model, checkpoint or None).spacing or ()
+    if is_known and not all(math.isclose(side, volumes.spacing, rel_tol=SAME_PIXELS) for side in sides):
+        log.warning(
+            "%s was trained on pixels of %s mm, and those of this run have %g mm: structures look to it as if of "
+            "another size. Give --spacing %g, unless that is meant",
+            *(checkpoint or model, " x ".join(f"{side:g}" for side in sides), volumes.spacing, sides[0]),
+        )

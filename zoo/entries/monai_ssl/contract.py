@@ -1,0 +1,50 @@
+"""What the inputs of MONAI SSL's networks are, and the transforms to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zoo.entry import Preprocessing
+from zoo.errors import OptionError
+
+if TYPE_CHECKING:
+    from zoo.transforms import VolumeTransform
+
+PRETRAINING = Preprocessing(
+    channels=("CT",),
+    size=(),
+    units="HU",
+    spacing=(2.0, 2.0, 2.0),
+    window=(-57.0, 164.0),
+    modality="CT",
+)
+"""What the auto-encoder was trained on (vit_unetr_ssl/ssl_train.ipynb): axes as the file has them."""
+FINE_TUNING = Preprocessing(
+    channels=("CT",),
+    size=(),
+    units="HU",
+    orientation="RAS",
+    spacing=(1.5, 1.5, 2.0),
+    window=(-175.0, 250.0),
+    modality="CT",
+)
+"""What segmentation is trained on (vit_unetr_ssl/ssl_finetune.ipynb): another window, other voxels."""
+
+
+def build_transform(facts: Preprocessing, spacing: str = "") -> VolumeTransform:
+    """Return the transform to an input, at another spacing if one is given: one length in mm, or "x,y,z".
+
+    Raises:
+        OptionError: The spacing is neither.
+    """
+    from zoo.transforms import build_volume_transform
+
+    if not spacing:
+        return build_volume_transform(facts)
+    try:
+        sizes = tuple(float(size) for size in spacing.split(","))
+    except ValueError as error:
+        raise OptionError(f"--spacing {spacing}: a length in mm is expected, or three, as 1.5,1.5,2") from error
+    sizes = sizes * 3 if len(sizes) == 1 else sizes
+    return build_volume_transform(replace(facts, spacing=sizes))

@@ -1,0 +1,51 @@
+"""Pictures of results: a slice, its truth and what was found, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.files import write_atomically
+
+_COLOURS = 20
+
+
+def draw_labels(
+    path: Path,
+    image: npt.NDArray[Any],
+    truth: npt.NDArray[Any],
+    found: npt.NDArray[Any],
+    *,
+    title: str,
+    structures: Sequence[str] = (),
+) -> None:
+    """Draw an image with the true labels and those that were found, as a PNG, whole or not at all.
+
+    Args:
+        path: The file.
+        image: `(rows, columns)`, from 0 to 1.
+        truth: Labels of the same shape, 0 for the background.
+        found: The same.
+        title: What it is of.
+        structures: Names of the labels 1, 2, ..., for a legend; empty for none.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    shown = {"image": np.zeros_like(truth), "truth": truth, "prediction": found}
+    colours = {"cmap": f"tab{_COLOURS}", "vmin": 0.5, "vmax": _COLOURS + 0.5, "alpha": 0.6, "interpolation": "nearest"}
+    for axes, (name, labels) in zip(figure.subplots(1, 3), shown.items(), strict=True):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+        drawn = axes.imshow(np.where(labels > 0, labels, np.nan), **colours)
+        axes.set_title(name)
+        axes.set_axis_off()
+    if structures:
+        patches = [Patch(color=drawn.cmap(drawn.norm(i + 1)), label=name) for i, name in enumerate(structures)]
+        figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    figure.suptitle(title)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=100, format="png"))
