@@ -99,8 +99,8 @@ def test_an_mr_is_rescaled_slice_by_slice_or_as_stored(tmp_path):
         ({"Modality": "RTDOSE"}, "but a radiotherapy dose (RTDOSE)"),
         ({"SOPClassUID": SecondaryCaptureImageStorage}, "but a secondary capture"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "but a scout view (LOCALIZER)"),
-        ({"RescaleIntercept": None}, "lacks RescaleIntercept, so its place or its HU are unknown"),
-        ({"RescaleIntercept": None, "Modality": "MR", "PixelSpacing": None}, "lacks PixelSpacing, so its place is"),
+        ({"RescaleIntercept": None}, "lacks RescaleIntercept, so its position or its HU are unknown"),
+        ({"RescaleIntercept": None, "Modality": "MR", "PixelSpacing": None}, "lacks PixelSpacing, so its position is"),
         ({"RescaleType": "Z_EFF"}, "is a CT in Z_EFF (RescaleType), not in HU"),
         ({"PixelSpacing": [0, 1]}, "where it lies has no meaning"),
         ({"PixelSpacing": [1]}, "where it lies has no meaning"),
@@ -338,11 +338,11 @@ def test_two_slices_at_one_place_are_named_with_what_tells_them_apart(tmp_path):
     folder = write_series(tmp_path / "echoes", edit=echo(4.5))
     more = write_series(tmp_path / "second", edit=echo(9))
     shutil.copy(more / "IM0002", folder / "extra")
-    assert "IM0002 and extra lie at one place and differ in echo time" in refused(folder)
+    assert "IM0002 and extra lie at one position and differ in echo time" in refused(folder)
     for path in more.iterdir():
         shutil.copy(path, folder / f"b{path.name}")
     (folder / "extra").unlink()
-    assert "holds 2 volumes (echo time): its 18 slices lie at 9 places" in refused(folder)
+    assert "holds 2 volumes (echo time): its 18 slices lie at 9 positions" in refused(folder)
 
 
 # Without a preamble
@@ -446,7 +446,7 @@ def of(keyword, sequence, values):
         (
             of("TemporalPositionIndex", "FrameContentSequence", [1, 2, 3] * 3),
             [POSITIONS[index // 3] for index in range(9)],
-            "holds 3 volumes (temporal position): its 9 slices lie at 3 places, frame 1 of mr.dcm and frame 2",
+            "holds 3 volumes (temporal position): its 9 slices lie at 3 positions, frame 1 of mr.dcm and frame 2",
         ),
         (
             of("DiffusionBValue", "MRDiffusionSequence", [0.0, 800.0, 1200.0] * 3),

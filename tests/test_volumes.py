@@ -303,7 +303,7 @@ def test_a_voxel_is_whole_to_a_thousandth():
 def test_an_array_must_have_the_shape_of_the_grid():
     """Without a place in the world another shape cannot be brought to it."""
     for values in (brain((29, 24, 25)), brain((48, 58, 50), GRID / 2)):
-        with pytest.raises(InputContractError, match=r"without its place .* must be those of the grid \(24, 29, 25\)"):
+        with pytest.raises(InputContractError, match=r"without an affine, .* must be those of the grid \(24, 29, 25\)"):
             build_transform(SMALL)(values)
 
 
@@ -319,7 +319,7 @@ def test_a_header_that_could_mean_two_things_or_nothing_is_refused():
     for made, message in (
         (two, "its sform and its qform are mirror images of each other"),
         (none, r"does not say where it lies \(sform and qform have code 0\)"),
-        *((image(brain(), matrix, "mni"), "a place without meaning") for matrix in (flat, metres, sheared, broken)),
+        *((image(brain(), matrix, "mni"), "a meaningless affine") for matrix in (flat, metres, sheared, broken)),
     ):
         with pytest.raises(InputContractError, match=message):
             build_transform(SMALL)(made)
@@ -580,7 +580,7 @@ def test_a_tilted_gantry_is_refused_where_it_would_be_resampled(tmp_path):
     ("elements", "message"),
     [
         ({"Modality": "PT"}, "holds modality PT, positron emission tomography: a CT or MR series is expected"),
-        ({"RescaleSlope": None}, "lacks RescaleSlope, so its place or its HU are unknown"),
+        ({"RescaleSlope": None}, "lacks RescaleSlope, so its position or its HU are unknown"),
         ({"ImagePositionPatient": None}, "lacks ImagePositionPatient"),
         ({"ImagePositionPatient": [0, 0, 0]}, "lie 0 to 0 mm apart: even steps are expected"),
         ({"Rows": 11}, "cannot read the pixels of"),
@@ -601,7 +601,7 @@ def test_a_folder_with_gaps_or_several_series_is_refused(tmp_path):
     twice = write_series(tmp_path / "twice", SeriesInstanceUID="1.2.3")
     more = write_series(tmp_path / "more", SeriesInstanceUID="1.2.3")
     (twice / "copy").write_bytes((more / "IM0003").read_bytes())
-    with pytest.raises(InputContractError, match="IM0003 and copy lie at one place"):
+    with pytest.raises(InputContractError, match="IM0003 and copy lie at one position"):
         build_transform(CT)(twice)
     two = write_series(tmp_path / "two")
     (two / "other").write_bytes((gap / "IM0000").read_bytes())
@@ -667,7 +667,7 @@ def test_a_manifest_record_may_name_another_grid():
         (replace(SMALL, size=(), affine=None), "without a grid"),
         (replace(SMALL, affine=SMALL.affine[:3]), "four rows of four"),
         (replace(SMALL, affine=((0.0,) * 4,) * 3 + SMALL.affine[3:]), "not singular"),
-        (replace(SMALL, spacing=(1, 1, 1)), "say again, or otherwise"),
+        (replace(SMALL, spacing=(1, 1, 1)), "the affine already fixes spacing and orientation"),
         (replace(SMALL, resize=3, mean=(0.5,)), "'resize', 'mean'.* mean nothing for a volume"),
         (replace(SMALL, normalise="min-max"), "'min-max' mean nothing for a volume"),
         (replace(CT, window=(240, -1024)), "the smaller value is expected first"),

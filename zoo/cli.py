@@ -264,7 +264,7 @@ def embed_command(
 
     check_out(out)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache_dir": cache_dir}
-    found = embed(name, paths, checkpoint=checkpoint, device=_place(device), **options)
+    found = embed(name, paths, checkpoint=checkpoint, device=_chosen(device), **options)
     if found.paths:
         write_features(found, out)
         count, width = found.values.shape
@@ -276,7 +276,7 @@ def embed_command(
         )
 
 
-def _place(device: str) -> str:
+def _chosen(device: str) -> str:
     if device != "auto":
         return device
     import torch

@@ -95,10 +95,10 @@ def load_model(
     wanted = resolve(name, cache_dir)  # checked, even where nothing of it is loaded
     entry, record = wanted.entry, wanted.record
     asked = _check_arguments(entry, num_classes, in_channels, options)
-    place = _check_place(device, mmap)
+    device = _check_device(device, mmap)
     named = dict(record.options) if record and wanted.tag else {}
     if checkpoint is None and not pretrained:
-        return _finish(*_random(entry, named, asked), place)
+        return _finish(*_random(entry, named, asked), device)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(wanted, checkpoint, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
@@ -116,7 +116,7 @@ def load_model(
     report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
     warn_of_silence(report, facts)
     _announce(report, asked.get("num_classes"))
-    return _finish(model, report, place)
+    return _finish(model, report, device)
 
 
 def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transform:
@@ -283,19 +283,19 @@ def _check_arguments(
     return {key: int(value) for key, value in sizes.items() if value is not None} | dict(options)
 
 
-def _check_place(device: str | torch.device, mmap: Mmap) -> torch.device:
+def _check_device(device: str | torch.device, mmap: Mmap) -> torch.device:
     import torch
 
     if mmap not in (True, False, "auto"):
         raise OptionError(f"mmap={mmap!r}: expected True, False or 'auto'")
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)  # said before anything is downloaded, not after
+        found = torch.device(device)
+        torch.empty(0, device=found)  # said before anything is downloaded, not after
     except (AssertionError, RuntimeError, TypeError) as error:
         raise OptionError(f"device={device!r}: {str(error).partition(chr(10))[0]}") from error
-    if place.type == "meta":
+    if found.type == "meta":
         raise OptionError(f"device={device!r} holds no values, and a network is loaded with them: name cpu, cuda, ...")
-    return place
+    return found
 
 
 def _announce(report: LoadReport, num_classes: int | None) -> None:
@@ -319,7 +319,7 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
         log.warning("%s: not in the file, so untrained: %s", report.name, first_names(untrained, 3))
 
 
-def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Module:
+def _finish(model: nn.Module, report: LoadReport, device: torch.device) -> nn.Module:
     """Check that nothing was forgotten on the meta device, attach the report, move the network where it is wanted."""
     import torch
 
@@ -327,8 +327,8 @@ def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Mod
     if forgotten := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise CheckpointMismatchError(f"{report.model!r} was left without values for {first_names(forgotten)}")
     setattr(model, ATTRIBUTE, report)
-    if any(other_float(tensor) or tensor.device != place for tensor in tensors.values()):  # a walk takes a while
-        model = model.to(device=place, dtype=torch.float32)
+    if any(other_float(tensor) or tensor.device != device for tensor in tensors.values()):  # a walk takes a while
+        model = model.to(device=device, dtype=torch.float32)
     return model.eval()
 
 

@@ -79,11 +79,11 @@ class Located:
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
-        place = {"source": self.source, "sha256": self.sha256}
+        origin = {"source": self.source, "sha256": self.sha256}
         if self.record is None:
-            return {"tag": "", "trained_by": "user", **place}
+            return {"tag": "", "trained_by": "user", **origin}
         note = self.record.sha256_note if self.record.sha256 else ""
-        return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **place}
+        return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **origin}
 
 
 def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool | None, progress: bool) -> Located:

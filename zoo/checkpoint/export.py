@@ -73,7 +73,7 @@ def _to_store(name: str, tensor: Tensor, half: bool, taken: set[int]) -> Tensor:
         stored = stored.half()
         if not stored.isfinite().all() and tensor.isfinite().all():
             raise OptionError(f"{name} has values beyond the range of float16; export it with half=False")
-    place = stored.untyped_storage().data_ptr()
-    stored = stored.clone() if place in taken else stored
-    taken.add(place)
+    address = stored.untyped_storage().data_ptr()
+    stored = stored.clone() if address in taken else stored
+    taken.add(address)
     return stored.contiguous()

@@ -53,12 +53,12 @@ class Match:
     """Options that make another network of the same tensors and of which the file says nothing -> what is assumed."""
 
     def __str__(self) -> str:
-        place = f" behind {self.prefix!r}" if self.prefix else ""
+        behind = f" behind {self.prefix!r}" if self.prefix else ""
         head = f", head {self.head}" if self.head else ""
         problem = f": {self.problem}" if self.problem else ""
         verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
         verdict += "".join(f"\n  does not say its {option}: {text}" for option, text in self.unclear.items())
-        return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
+        return f"{self.model}: {self.matched} of {self.needed} tensors{behind}{head}{verdict}"
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class CheckpointSummary:
 
     def __str__(self) -> str:
         types = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in self.types.items())
-        place = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
-        names = f"{self.tensors}{place} ({types}): {first_names(self.first_names)}, ..." if self.tensors else ""
+        under = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
+        names = f"{self.tensors}{under} ({types}): {first_names(self.first_names)}, ..." if self.tensors else ""
         reasons = Counter(self.faults.values())
         values = [f"{why} in {first_names(n for n, w in self.faults.items() if w == why)}" for why in reasons]
         rows = {
@@ -183,11 +183,11 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match |
     except CheckpointMismatchError:
         return None
     origin = {id(tensor): name for name, tensor in stored.tensors.items()}
-    places = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
-    place, kept = next(places, ("", ""))
+    pairs = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
+    stored_name, kept = next(pairs, ("", ""))
     if not kept:
         return None
-    prefix = place.removesuffix(kept) if place.endswith(kept) else ""
+    prefix = stored_name.removesuffix(kept) if stored_name.endswith(kept) else ""
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:

@@ -37,11 +37,11 @@ def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -
         )
     if ours.base != packaged_manifest().resolve().parent:
         raise OptionError(f"{model}.{tag} is a record of ZOO_MANIFEST, which comes before what is imported: {other}")
-    place = file_path(ours, cache_dir)
-    pinned = recorded_digest(ours, place)
+    path = file_path(ours, cache_dir)
+    pinned = recorded_digest(ours, path)
     if pinned and pinned != digest:
         raise OptionError(
-            f"{model}.{tag} has sha256 {pinned}, the file has {digest}; {unpinning(ours, place)}. Or {other}"
+            f"{model}.{tag} has sha256 {pinned}, the file has {digest}; {unpinning(ours, path)}. Or {other}"
         )
     earlier = next((r for r in imported_records(cache_dir) if r.tag == tag and model in r.models), None)
     if earlier and earlier.sha256 != digest and earlier.sha256_note:

@@ -55,10 +55,10 @@ def put_record(record: dict[str, Any], cache_dir: str | Path | None = None, *, f
             where there is no earlier one.
     """
     with changed_records(cache_dir) as weights:
-        places = [i for i, r in enumerate(weights) if (r["tag"], r["models"]) == (record["tag"], record["models"])]
-        for i in reversed(places):
+        positions = [i for i, r in enumerate(weights) if (r["tag"], r["models"]) == (record["tag"], record["models"])]
+        for i in reversed(positions):
             del weights[i]
-        weights.insert(0 if first or not places else places[0], record)
+        weights.insert(0 if first or not positions else positions[0], record)
 
 
 def lock_of(manifest: Path) -> Path:

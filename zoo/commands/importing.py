@@ -108,7 +108,7 @@ def _import_file(
     is_default = default or (earlier is not None and earlier.default)
     if is_default:
         check_default(entry, tag, config)
-    said = _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None)
+    said = _imported_input(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None)
     kept = RemoteFile((f"file:{single}",), single.stat().st_size, digest)
     fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)
     place = f"file:{source}"
@@ -210,7 +210,7 @@ def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path
     return sha256 in {*others, *(r["sha256"] for r in weights)}
 
 
-def _input_of(
+def _imported_input(
     entry: Entry, source: Path, size: int | None, facts: Mapping[str, Any], earlier: WeightsFile | None
 ) -> dict[str, Any]:
     """The input that a file was trained on: as the user says, else as its header, else as the record says.

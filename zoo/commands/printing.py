@@ -57,14 +57,14 @@ def fact_lines(value: Any) -> list[str]:
     return [_words(value)]
 
 
-def input_facts(facts: Preprocessing) -> dict[str, Any]:
+def input_facts(contract: Preprocessing) -> dict[str, Any]:
     """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
     from zoo.entry import PERCENTILES
     from zoo.transforms import HIGH, LOW
 
-    if facts.normalise != PERCENTILES:
-        return asdict(facts)
-    return asdict(facts) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
+    if contract.normalise != PERCENTILES:
+        return asdict(contract)
+    return asdict(contract) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
 
 
 def _under(key: str, value: Any) -> list[str]:

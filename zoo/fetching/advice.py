@@ -26,7 +26,7 @@ def no_source_left(
     Args:
         file: The file.
         request: What the user asked for.
-        target: Its place in the cache.
+        target: Its path in the cache.
         failures: The sources that were tried, and what each said.
         skipped: Those that were not, for connections are forbidden.
     """

@@ -141,8 +141,8 @@ def write_stamp(
         stamp: Where to write, if the file is read in place; beside the file if None.
     """
     stat = stat or path.stat()
-    place = str(path) if stamp else ""
-    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, place)
+    in_place = str(path) if stamp else ""
+    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, in_place)
     _write(stamp or stamp_path(path), content)
 
 

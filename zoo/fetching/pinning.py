@@ -30,7 +30,7 @@ def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
     Args:
         file: What it is a file of.
         path: The file; None is returned if it does not exist, cannot be read, or cannot be what `file` describes.
-        target: Its place in the cache, which is `path` itself but for files that are read in place.
+        target: Its path in the cache, which is `path` itself but for files that are read in place.
     """
     if not os.path.isfile(path) or not os.access(path, os.R_OK) or misfit(file, path):
         return None
@@ -61,7 +61,7 @@ def misfit(file: RemoteFile, path: Path) -> str:
 
 
 def why_unused(file: RemoteFile, target: Path) -> str:
-    """Why the file at its place in the cache is not the one that is sought, and what may be done if it is."""
+    """Why the file at its path in the cache is not the one that is sought, and what may be done if it is."""
     if not os.access(target, os.R_OK):
         return "it cannot be read by this user"
     if problem := misfit(file, target):

@@ -53,11 +53,11 @@ class Remote:
 
 def candidates(file: RemoteFile) -> tuple[str, ...]:
     """The sources to try, in order: the mirror in front where there is one and the digest is known."""
-    place = mirror()
-    if not place or not file.sha256:
+    address = mirror()
+    if not address or not file.sha256:
         return file.sources
-    inside = f"{place}/{file.sha256}"
-    return (inside if "://" in place else f"file:{user_path(inside).absolute()}", *file.sources)
+    inside = f"{address}/{file.sha256}"
+    return (inside if "://" in address else f"file:{user_path(inside).absolute()}", *file.sources)
 
 
 def shown(source: str) -> str:
@@ -147,12 +147,12 @@ def check_url(url: str, previous: str = "") -> str:
         ) from error
     if parts.scheme == "https" and host:
         return prepared
-    place = f"{parts.scheme}://{host}"
+    address = f"{parts.scheme}://{host}"
     if previous.startswith("https:"):
-        raise SourceError(f"refused: redirected from https to {place}, where anyone on the way could change the file")
+        raise SourceError(f"refused: redirected from https to {address}, where anyone on the way could change the file")
     if parts.scheme != "http" or not _is_loopback(host):
         way = "redirected to " if previous else ""
-        raise SourceError(f"refused: {way}{place}; only https is allowed (http to this machine alone)")
+        raise SourceError(f"refused: {way}{address}; only https is allowed (http to this machine alone)")
     return prepared
 
 

@@ -127,12 +127,12 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     view = memoryview(data)
     blocks, footer = view[:-_FOOTER], view[-_FOOTER:]
     _, at = _handle(footer, 0)  # the index of meta blocks
-    place, _ = _handle(footer, at)
+    handle, _ = _handle(footer, at)
     last: bytes | None = None
     total = 0
-    for _, stored in _entries(_block(blocks, *place)):
-        place, _ = _handle(memoryview(stored), 0)
-        for key, value in _entries(_block(blocks, *place)):
+    for _, stored in _entries(_block(blocks, *handle)):
+        handle, _ = _handle(memoryview(stored), 0)
+        for key, value in _entries(_block(blocks, *handle)):
             total += len(key)
             if total > _MOST_NAMES or (last is not None and key <= last):
                 raise _DamageError

@@ -71,9 +71,9 @@ def _folders(folder: Path) -> Iterator[Path]:
     real, linked = deque([folder]), deque[Path]()
     while real or linked:
         folder = (real or linked).popleft()
-        if (place := folder.resolve()) in seen:
+        if (real_path := folder.resolve()) in seen:
             continue
-        seen.add(place)
+        seen.add(real_path)
         yield folder
         for path in _entries(folder):
             if path.is_dir():

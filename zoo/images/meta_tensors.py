@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")  # how MONAI's PydicomReader calls what a DICOM header holds
-_DICOM_PLACE = ("00200032", "00200037")  # ImagePositionPatient, ImageOrientationPatient
+_DICOM_POSITION = ("00200032", "00200037")  # ImagePositionPatient, ImageOrientationPatient
 _FILES = re.compile(r"\.(nii|nii\.gz|hdr|img|mgh|mgz|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
 _LPS = ("LPS", "LEFT-POSTERIOR-SUPERIOR")
 
 
-def place_of(tensor: Any, source: str) -> NDArray[Any]:
+def affine_of(tensor: Any, source: str) -> NDArray[Any]:
     """Return the matrix of a MetaTensor as nibabel has it, x to the right and y to the front.
 
     MONAI gives every tensor a matrix: one that was made of an array, or read from a file of arrays or pictures, or from
@@ -57,9 +57,9 @@ def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any], *, is_changed: bool
     if "sform_code" in meta or "qform_code" in meta:
         return bool(meta.get("sform_code", 0) or meta.get("qform_code", 0))
     if any(_TAG.fullmatch(key) for key in meta):
-        return all(tag in meta for tag in _DICOM_PLACE)
+        return all(tag in meta for tag in _DICOM_POSITION)
     file, read = str(meta.get("filename_or_obj", "")), meta.get("original_affine")
-    if read is None and (file or is_changed):  # its reader knows no places, or a transform moved MONAI's identity
+    if read is None and (file or is_changed):  # its reader reads no positions, or a transform moved MONAI's identity
         return False
     return not _is_unit(matrix if read is None else read) or bool(_FILES.search(file))
 

@@ -64,7 +64,7 @@ def read_header(path: Path) -> Nifti1Header:
         _check_extensions(start + stream.read(max(0, length - len(start))), header)
         if not header.is_single:
             _check_end(stream)
-        header.check_fix()  # nibabel's own checks, of the codes and the places
+        header.check_fix()  # nibabel's own checks, of the codes and the affines
         return header
 
 
@@ -137,8 +137,8 @@ def _parsed(start: bytes, path: Path) -> Nifti1Header:
         length = struct.unpack(f"{order}i", start[:4])[0] if len(start) >= 4 else 0
         if length not in _MAGIC:
             continue
-        place, *magics = _MAGIC[length]
-        found = start[place : place + 4]
+        offset, *magics = _MAGIC[length]
+        found = start[offset : offset + 4]
         if len(start) < length or found not in magics:
             break
         is_pair = magics.index(found) == 1
@@ -195,15 +195,15 @@ def _check_offset(header: Nifti1Header) -> None:
 
 def _check_extensions(before: bytes, header: Nifti1Header) -> None:
     """Check that what extends the header ends before the voxels: each part says its own length (nifti1.h)."""
-    place = header.template_dtype.itemsize + 4
-    if len(before) < place or not before[place - 4]:
+    offset = header.template_dtype.itemsize + 4
+    if len(before) < offset or not before[offset - 4]:
         return
     end = int(header["vox_offset"]) if header.is_single else len(before)
-    while place + 16 <= end:
-        size = struct.unpack_from(f"{header.endianness}i", before, place)[0] if place + 4 <= len(before) else 0
-        if size < 16 or place + size > end:
-            raise ValueError(f"its header has an extension of {size} bytes at byte {place}")
-        place += size
+    while offset + 16 <= end:
+        size = struct.unpack_from(f"{header.endianness}i", before, offset)[0] if offset + 4 <= len(before) else 0
+        if size < 16 or offset + size > end:
+            raise ValueError(f"its header has an extension of {size} bytes at byte {offset}")
+        offset += size
 
 
 def _check_length(file: Path, declared: int) -> None:

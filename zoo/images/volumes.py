@@ -1,6 +1,7 @@
-"""Reads volumes into arrays and says where they lie: NIfTI, DICOM series, NumPy files, nibabel images, arrays, tensors.
+"""Reads volumes into arrays with their affine: NIfTI, DICOM series, NumPy files, nibabel images, arrays, tensors.
 
-Only decoding, what a header says about place, and the z-score; what a network accepts is `volume_transform`'s business.
+It decodes, checks what a header says about position, and computes z-scores; `zoo.transforms.volume` decides what a
+network accepts.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Volume:
     affine: NDArray[Any] | None
     """`(4, 4)`, from voxel `(i, j, k, 1)` to mm; x to the patient's right, y to the front, z to the top.
 
-    None for arrays and tensors, whose place is not known.
+    None for arrays and tensors, whose position is not known.
     """
     space: int
     """What `affine` leads to, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
@@ -56,7 +57,7 @@ class Volume:
 
 
 def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
-    """Return the values of one volume, scaled as its header says, and its place.
+    """Return the values of one volume, scaled as its header says, and its affine.
 
     Args:
         volume: One of these.
@@ -64,8 +65,8 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
             at most `reading.MOST_VOXELS` voxels.
             A folder with one DICOM series of CT or MR, or one multi-frame file of them, see `dicom_series`.
             A nibabel image of NIfTI.
-            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along, if it has
-            one, see `meta_tensors.place_of`.
+            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its affine along, if it has
+            one, see `meta_tensors.affine_of`.
             A `Volume`, read before, which is returned as it is.
             A NIfTI in the MNI152 atlas says so by code 4 of its sform or else of its qform, which is then the matrix
             taken; otherwise the sform is, or else the qform.
@@ -73,7 +74,7 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
 
     Raises:
         InputContractError: It cannot be read, is not one volume of real numbers with as many voxels as it must have, or
-            its header has no place, a place without meaning, or two that mirror each other.
+            its header has no affine, a meaningless one, or two that mirror each other.
         FileNotFoundError: The path does not exist.
     """
     found = _read(volume)
@@ -86,7 +87,7 @@ def _read(volume: VolumeInput) -> Volume:
     import torch
     from nibabel.spatialimages import SpatialImage
 
-    from zoo.images.meta_tensors import place_of
+    from zoo.images.meta_tensors import affine_of
 
     if isinstance(volume, Volume):
         return volume
@@ -98,7 +99,7 @@ def _read(volume: VolumeInput) -> Volume:
         source = name_of(volume)
         found = _from_array(plain_tensor(volume, source).detach().cpu().float().numpy(), source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
-        return replace(found, affine=_checked(place_of(volume, source), source)) if is_placed else found
+        return replace(found, affine=_checked(affine_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
         return _from_array(volume, name_of(volume))
     raise InputContractError(
@@ -179,7 +180,7 @@ def _from_image(image: Any, source: str) -> Volume:
 
 def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[Any]]) -> Volume:
     """Check what the header of a NIfTI says before its voxels are read."""
-    affine, space = _place(header, source)
+    affine, space = _affine_of(header, source)
     dtype = header.get_data_dtype()
     if dtype.kind not in "buif":
         raise InputContractError(f"{source} holds {'colours' if dtype.fields else dtype}: real numbers are expected")
@@ -191,7 +192,7 @@ def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[A
     return Volume(read().reshape(shape), checked, space, source, intent=intent)
 
 
-def _place(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
+def _affine_of(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
     """Return the matrix to go by, and the code of the space it leads to."""
     import numpy as np
     from nibabel.spatialimages import HeaderDataError
@@ -222,7 +223,7 @@ def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
     sane = np.isfinite(affine).all() and sizes.min() >= least and sizes.max() <= most
     if not sane or abs(np.linalg.det(affine[:3, :3] / sizes)) < _MOST_SHEAR:
         raise InputContractError(
-            f"{source} has a place without meaning in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
+            f"{source} has a meaningless affine in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
             f"{most:g} mm along axes at right angles are expected; set the matrix, or resample with the tool it is from"
         )
     return affine.astype(np.float64)

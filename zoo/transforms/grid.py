@@ -38,7 +38,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
         way: What the user must run to get such a file, for the message.
 
     Raises:
-        InputContractError: the place is unknown, in another space, or elsewhere.
+        InputContractError: The affine is unknown, in another space, or elsewhere.
     """
     import nibabel
     import numpy as np
@@ -46,7 +46,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
     if volume.affine is None:
         if volume.values.shape != shape:
             raise InputContractError(
-                f"{volume.source} comes without its place in the world, so its voxels must be those of the grid "
+                f"{volume.source} comes without an affine, so its voxels must be those of the grid "
                 f"{shape}. Pass the file, or nibabel.Nifti1Image(array, affine) with code 4 (MNI152). {way}"
             )
         return volume.values
@@ -68,7 +68,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
         placed = _paste(values, offset, shape)
     if not placed.any():
         raise InputContractError(
-            f"{volume.source} is empty where the atlas lies: its place in the header is wrong. {way}"
+            f"{volume.source} is empty where the atlas lies: the affine in its header is wrong. {way}"
         )
     return placed
 
@@ -78,11 +78,11 @@ def to_spacing(
 ) -> NDArray[Any]:
     """Return the values of `volume` with its axes turned to `orientation` and resampled to `spacing` in mm.
 
-    The first voxel keeps its place, the last is the one nearest to where it was, and edges are repeated, as in MONAI's
-    Spacing. Splines of a degree above 1, linear, go beyond the range of the values.
+    The first voxel keeps its position, the last one moves by half a voxel at most, and edges are repeated, as in
+    MONAI's Spacing. Splines of a degree above 1 (linear) overshoot the range of the values.
 
     Raises:
-        InputContractError: the place is unknown, or the axes are not at right angles.
+        InputContractError: The affine is unknown, or the axes are not at right angles.
     """
     import nibabel
     import numpy as np

@@ -24,16 +24,16 @@ _SAME, _MAYBE = 0.85, 0.65
 """Shares of neighbours with one value: regions of ten pixels have 0.85; pixels doubled in the plane only 0.5."""
 
 
-def check_kind(volume: Volume, facts: Preprocessing, *, estimates: bool = False) -> None:
+def check_kind(volume: Volume, contract: Preprocessing, *, estimates: bool = False) -> None:
     """Check what a volume is by what its file says; `estimates` as in `check_intent`.
 
     Raises:
         InputContractError: It is of another modality than the network knows, or holds labels, statistics or vectors.
     """
-    if facts.modality is not None and volume.modality not in ("", facts.modality):
+    if contract.modality is not None and volume.modality not in ("", contract.modality):
         raise InputContractError(
-            f"{volume.source} is of modality {printable(volume.modality)}: {facts.modality} is expected, the network "
-            "knows nothing else. Pass a series of that modality"
+            f"{volume.source} is of modality {printable(volume.modality)}: {contract.modality} is expected, since the "
+            "network knows nothing else. Pass a series of that modality"
         )
     check_intent(volume.intent, volume.source, estimates=estimates)
 

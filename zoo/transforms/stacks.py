@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _COARSE = 2.0
 
 
-def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
+def check_stack(volume: Volume, contract: Preprocessing) -> list[str]:
     """Check that a volume can be a stack of scanned slices, by its header, its voxels and its values.
 
     Returns:
@@ -28,17 +28,17 @@ def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
         InputContractError: It is of another modality, or looks like a CT where MRI is due; its header says that
             it holds labels or statistics; or its third axis is not that of the slices.
     """
-    check_kind(volume, facts)
+    check_kind(volume, contract)
     odd = []
-    if facts.modality != CT and not volume.modality:
+    if contract.modality != CT and not volume.modality:
         if looks_like_ct(volume):
             raise InputContractError(
                 f"{volume.source} has values like HU, air at -1000 and soft tissue near 0, as a CT: "
-                f"{facts.channels[0]} is expected, the network knows nothing else"
+                f"{contract.channels[0]} is expected, the network knows nothing else"
             )
         if likeness := is_like_ct(volume):
             odd.append(
-                f"{volume.source} has values with {likeness}: {facts.channels[0]} is expected, as the scan has it"
+                f"{volume.source} has values with {likeness}: {contract.channels[0]} is expected, as the scan has it"
             )
     if volume.affine is None:
         return odd
@@ -50,13 +50,13 @@ def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
             f"{said}: slices are expected along the third axis, whose voxels are the thick ones. Turn the volume "
             "(numpy.moveaxis, with its affine)"
         )
-    least, most = facts.thickness or (sizes[2], sizes[2])
+    least, most = contract.thickness or (sizes[2], sizes[2])
     if sizes[2] * _COARSE >= least and sizes[2] <= most * _COARSE:
         return odd
     return [
         *odd,
-        f"{said}, where the network knows slices {least:g} to {most:g} mm apart: is it a stack of {facts.channels[0]} "
-        "slices as those it was trained on?",
+        f"{said}, where the network knows slices {least:g} to {most:g} mm apart: is it a stack of "
+        f"{contract.channels[0]} slices like those of the training data?",
     ]
 
 
@@ -64,7 +64,7 @@ def turn_slices(volume: Volume, orientation: str | None) -> tuple[Volume, NDArra
     """Turn the axes of a stack to how a network knows slices; no voxel moves.
 
     Returns:
-        The volume, and the turn back to its axes, an array of nibabel. A volume without a place stays as it is, with
+        The volume, and the turn back to its axes, an array of nibabel. A volume without an affine stays as it is, with
         None for the turn.
     """
     from nibabel import orientations
