@@ -167,7 +167,7 @@ def test_an_error_is_a_page_for_a_reader_and_a_line_for_a_program(zoo, monkeypat
     command = ("download", "caid-resnet50.chestxray14")
     _, _, err = zoo(*command)
     assert one_line(err)
-    assert "What you can do: a file of your own: " in err
+    assert "What you can do: your own file: " in err
     assert "; no weights at all: " in err
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)

@@ -102,9 +102,9 @@ def test_an_mr_is_rescaled_slice_by_slice_or_as_stored(tmp_path):
         ({"RescaleIntercept": None}, "lacks RescaleIntercept, so its position or its HU are unknown"),
         ({"RescaleIntercept": None, "Modality": "MR", "PixelSpacing": None}, "lacks PixelSpacing, so its position is"),
         ({"RescaleType": "Z_EFF"}, "is a CT in Z_EFF (RescaleType), not in HU"),
-        ({"PixelSpacing": [0, 1]}, "where it lies has no meaning"),
-        ({"PixelSpacing": [1]}, "where it lies has no meaning"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "where it lies has no meaning"),
+        ({"PixelSpacing": [0, 1]}, "its position in the header has no meaning"),
+        ({"PixelSpacing": [1]}, "its position in the header has no meaning"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "its position in the header has no meaning"),
         ({"Rows": 65535, "Columns": 65535}, "declares 65535 x 65535 x 9 voxels, 3.87e+10: at most"),
     ],
 )
@@ -235,10 +235,10 @@ def test_slices_that_are_shifted_aside_are_no_stack(tmp_path):
         if 4 <= index < 7:
             dataset.ImagePositionPatient = [ORIGIN[0] + 40, ORIGIN[1], ORIGIN[2] + 2.5 * index]
 
-    assert "lie on no straight line" in refused(write_series(tmp_path / "aside", edit=aside))
+    assert "do not lie on a straight line" in refused(write_series(tmp_path / "aside", edit=aside))
     positions = np.cumsum([0, *[2.45] * 20, *[2.65] * 20]).round(2)  # each step is within 5 % of the mean
     drift = write_series(tmp_path / "drift", np.zeros((4, 3, 41), np.int16), edit=at(*map(float, positions)))
-    assert "lie on no straight line" in refused(drift)
+    assert "do not lie on a straight line" in refused(drift)
 
 
 def test_a_tilted_gantry_and_overlapping_slices_are_a_stack(tmp_path):
@@ -299,7 +299,7 @@ def test_two_series_are_refused_and_listed(tmp_path):
     said = refused(folder)
     assert r"2 series or stacks: 'Chest 1.0\\x1b' (series 4): 9 axial of 12 x 10 pixels, IM" in said
     assert "'Chest 5.0': 5 axial of 12 x 10 pixels" in said
-    assert "move each into a folder of its own" in said
+    assert "move each into its own folder" in said
 
 
 def test_a_slice_in_the_place_of_a_volume(tmp_path):
@@ -465,7 +465,7 @@ def of(keyword, sequence, values):
             POSITIONS,
             "holds 2 series or stacks",
         ),
-        ((), POSITIONS[:7], "holds 9 frames in one file, and says of 7 where they lie"),
+        ((), POSITIONS[:7], "holds 9 frames in one file, and positions (functional groups) of 7"),
     ],
 )
 def test_a_file_with_several_volumes_is_refused_with_their_number(own, positions, said, tmp_path):
@@ -482,7 +482,7 @@ def test_multi_frame_files_of_other_kinds_are_refused_by_name(tmp_path):
         ({"sop_class": MultiFrameGrayscaleWordSecondaryCaptureImageStorage}, "is a secondary capture: a CT or MR"),
         (
             {"PerFrameFunctionalGroupsSequence": None, "ImageType": ["DERIVED", "SECONDARY"]},
-            "holds 9 frames in one file, and says of 0 where they lie",
+            "holds 9 frames in one file, and positions (functional groups) of 0",
         ),
     ):
         assert said in refused(write_frames(tmp_path / "frames", HU, POSITIONS, **elements))

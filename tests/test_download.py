@@ -304,7 +304,7 @@ def test_a_file_that_is_not_the_pinned_one_says_what_to_delete(home, checkpoint)
     fetch(file, request=NAME, offline=True)
     target.write_bytes(checkpoint + b"another")
     reason = "no digest of this file is published, so that of the first one used is kept in "
-    with pytest.raises(OfflineError, match=f"{reason}{re.escape(str(stamp_path(target)))}: remove that"):
+    with pytest.raises(OfflineError, match=f"{reason}{re.escape(str(stamp_path(target)))}: remove it"):
         fetch(file, request=NAME, offline=True)
     stamp_path(target).unlink()
     target.write_bytes(checkpoint)

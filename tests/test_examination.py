@@ -85,7 +85,7 @@ def test_maps_of_the_brain(tmp_path):
     assert "no negative values" in examine(write_scan(tmp_path / "ct.nii", -1000, 400), "yaware-densenet121").problem
     nibabel.save(image(brain(), GRID, "unknown"), tmp_path / "lost.nii")
     lost = examine(tmp_path / "lost.nii", "yaware-densenet121")
-    assert "does not say where it lies" in lost.problem
+    assert "has no affine (sform and qform have code 0)" in lost.problem
     assert lost.facts == ()
 
 

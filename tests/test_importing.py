@@ -166,7 +166,7 @@ def test_a_tag_of_a_further_manifest_is_not_taken_over(unet_file, tmp_path, monk
     record = {"tag": "house", "models": [ENCODER], "state": "hosted", "sources": ["file:w"], "bytes": None}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record | {"sha256": None}]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
-    with pytest.raises(OptionError, match="record of ZOO_MANIFEST"):
+    with pytest.raises(OptionError, match="on record in ZOO_MANIFEST"):
         import_weights(f"{ENCODER}.house", unet_file)
 
 

@@ -115,14 +115,14 @@ def atlas(regions, block):
 @pytest.mark.parametrize("regions", [100, 3000])
 def test_an_atlas_without_an_intent_is_refused(block, regions):
     """More labels than the sixteen values that a mask has at most."""
-    with pytest.raises(InputContractError, match="as a label map: an image is expected"):
+    with pytest.raises(InputContractError, match="as in a label map: an image is expected"):
         build_transform(MRI)(volume(atlas(regions, block)))
 
 
 @pytest.mark.parametrize("scale", [lambda v: v * 0.5, lambda v: v / 300, lambda v: v - 150, lambda v: v + 0.1])
 def test_an_atlas_that_was_scaled_or_shifted_is_one_still(scale):
     """Fractions and negative values are no sign of an image: neighbours of one value are what a label map has."""
-    with pytest.raises(InputContractError, match="as a label map"):
+    with pytest.raises(InputContractError, match="as in a label map"):
         check_labels(volume(scale(atlas(300, (12, 9, 8)).astype(np.float32))))
 
 
@@ -135,7 +135,7 @@ def test_a_background_of_any_value_is_no_region():
 
 def test_small_regions_are_said():
     """Where it may be either."""
-    assert "as a label map" in check_labels(volume(atlas(100, (4, 4, 1))))[0]
+    assert "as in a label map" in check_labels(volume(atlas(100, (4, 4, 1))))[0]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ PLACED = TAGS | {"00200032": {}, "00200037": {}}
 def test_an_affine_that_monai_makes_up_is_no_place(affine, meta):
     """1 mm, axes to the right, front and top, of a tensor that never had a place."""
     for name in ("monai-ssl-unetr", "drasclr-cnn3d"):
-        with pytest.raises(InputContractError, match="the identity that MONAI gives where no file says one"):
+        with pytest.raises(InputContractError, match="the identity that MONAI fills in where no file gives one"):
             build_transform(get_entry(name).preprocessing)(meta_tensor(affine, **meta))
 
 
@@ -212,7 +212,7 @@ def test_a_made_up_affine_stays_made_up_after_a_transform():
     """MONAI's Spacing or Flip makes another matrix of the identity that it gave an array; no file speaks for it."""
     changed = meta_tensor(np.diag([2.0, 2.0, 2.0, 1.0]))
     changed.applied_operations = [{"class": "Spacing"}]
-    with pytest.raises(InputContractError, match="nothing says that its affine is a file's"):
+    with pytest.raises(InputContractError, match="its affine may be the identity that MONAI fills in"):
         place_of(changed, "it")
 
 
@@ -245,7 +245,7 @@ def test_what_monai_reads_lies_where_its_file_does(tmp_path):
     nibabel.save(nibabel.Nifti1Image(values, None), tmp_path / "lost.nii")
     assert np.array_equal(read_volume(load(tmp_path / "placed.nii")).affine, np.eye(4))
     for name in ("a.npy", "lost.nii"):
-        with pytest.raises(InputContractError, match="that MONAI gives"):
+        with pytest.raises(InputContractError, match="that MONAI fills in"):
             read_volume(load(tmp_path / name))
 
 

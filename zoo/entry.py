@@ -1,4 +1,4 @@
-"""The vocabulary of the zoo: what an entry is, what it expects as input, and what is known of its weights."""
+"""Defines the vocabulary of the zoo: `Entry`, its input contract `Preprocessing`, and `ModelInfo`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PERCENTILES = "percentile"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network's input is: the facts that `load_transform` executes.
+    """The input contract of a network, which `load_transform` executes.
 
     An entry holds the default; the `input` of a manifest record overrides single fields for one weight file.
     """
@@ -80,18 +80,18 @@ class Preprocessing:
     What came as DICOM must be of it; of a file that does not say its modality the values tell.
     """
 
-    def override(self, facts: Mapping[str, Any]) -> Preprocessing:
+    def override(self, changes: Mapping[str, Any]) -> Preprocessing:
         """Return a copy with the `input` of a manifest record or of a file's header (JSON lists become tuples).
 
         Raises:
-            OptionError: `facts` names a field that does not exist, or one has a value that it cannot have.
+            OptionError: `changes` names a field that does not exist, or one has a value that it cannot have.
         """
         known = {f.name for f in fields(self)}
-        if unknown := sorted(set(facts) - known):
-            raise OptionError(f"unknown input field(s) {unknown} of weights; known are {sorted(known)}")
-        values: dict[str, Any] = {name: _frozen(value) for name, value in facts.items()}
+        if unknown := sorted(set(changes) - known):
+            raise OptionError(f"unknown input field(s) {unknown}; the fields are {sorted(known)}")
+        values: dict[str, Any] = {name: _frozen(value) for name, value in changes.items()}
         if wrong := [f"{name} {value!r:.80}" for name, value in values.items() if not _CAN_BE.get(name, _any)(value)]:
-            raise OptionError(f"input field(s) of weights that cannot be so: {', '.join(wrong)}")
+            raise OptionError(f"input field(s) with an impossible value: {', '.join(wrong)}")
         return replace(self, **values)
 
 
@@ -118,7 +118,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),
 }
-"""What a field may hold, where a transform would not say it: records and headers are written by anybody."""
+"""Checks of single fields that no transform makes: anybody can write records and headers."""
 
 
 def _frozen(value: Any) -> Any:
@@ -130,7 +130,7 @@ class Transform(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The facts that it executes."""
+        """The input contract that it executes."""
 
     def __call__(self, image: Any, /) -> Tensor:
         """Return float32 `(C, *space)`, of a volume whose network takes slices `(slices, C, H, W)`.

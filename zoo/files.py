@@ -67,7 +67,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: It cannot be read, or is a folder, a pipe or a device.
-        UnicodeDecodeError: It is no text.
+        UnicodeDecodeError: It is not text.
     """
     with open(path, encoding="utf-8", opener=_open_regular) as file:
         return file.read()
@@ -135,12 +135,12 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     """Return the path that a user, a setting or a manifest names, with `~` resolved.
 
     Raises:
-        OptionError: It is no text, is empty, or names no place on this machine, as `~nobody-here/file`.
+        OptionError: It is not a string, is empty, or cannot be a path on this machine, such as `~nobody-here/file`.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise OptionError(f"{path!r} is no path: a text is expected")
+        raise OptionError(f"{path!r} is not a path; a string is expected")
     if not os.fspath(path) or "\0" in os.fspath(path):
-        raise OptionError(f"{os.fspath(path)!r} is no path: it {'has a null character' if path else 'is empty'}")
+        raise OptionError(f"{os.fspath(path)!r} is not a path: it {'has a null character' if path else 'is empty'}")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Which of the records in `weights_manifest.json` and its companions a name stands for.
+"""Finds the records that a name stands for in `weights_manifest.json` and its companions.
 
 Three manifests are read, in this order of preference: the file `ZOO_MANIFEST` names (in-house weights, mirrors),
 `$ZOO_HOME/manifest.json` (what `zoo import` wrote), and the one that ships with the package. What was imported is
@@ -67,7 +67,7 @@ def _is_readable(manifest: Path) -> bool:
 @cache
 def _warn_of_private(manifest: Path) -> None:
     """Say once what is passed over."""
-    log.warning("%s cannot be read by this user: what was imported there is passed over", manifest)
+    log.warning("%s cannot be read by this user: imports recorded there are passed over", manifest)
 
 
 def all_records(
@@ -123,7 +123,7 @@ def find_asset(model: str, name: str, cache_dir: str | Path | None = None) -> Re
 
 
 def input_for(model: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `Preprocessing` that weights change for a model.
+    """Return the fields of the input contract that weights change for a model.
 
     Args:
         model: Its name.
@@ -150,7 +150,7 @@ def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> 
 
 
 def ways_out(model: str, tag: str, candidates: tuple[WeightsFile, ...]) -> str:
-    """Say what is on record for a name that no weights can be loaded for, and what its user can do."""
+    """Say which weights are on record for a name that loads none, and what the user can do."""
     lines = [f"no weights can be loaded for {f'{model}.{tag}' if tag else model!r}:"]
     for record in candidates:
         by_tag = f"; load {model}.{record.tag} by its full name" if record.sources else ""
@@ -159,7 +159,7 @@ def ways_out(model: str, tag: str, candidates: tuple[WeightsFile, ...]) -> str:
     theirs = [record.tag for record in candidates if record.trained_by == "authors"]
     lines += [
         "What you can do:",
-        f"  - a file of your own: load_model({model!r}, checkpoint='FILE'), or for good `zoo import {model} FILE`, "
+        f"  - your own file: load_model({model!r}, checkpoint='FILE'), or for good `zoo import {model} FILE`, "
         "which gives it a tag, and with --default the plain name",
         *(f"  - the authors' file, if you have it: `zoo import {model}.{t} FILE` keeps its record" for t in theirs[:1]),
         f"  - no weights at all: load_model({model!r}, pretrained=False)",

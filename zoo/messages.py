@@ -1,4 +1,4 @@
-"""Texts for messages and tables: what comes from outside is shown, never obeyed; lists are cut short."""
+"""Makes texts safe for messages and tables: control characters are escaped, lists and reasons cut short."""
 
 from __future__ import annotations
 

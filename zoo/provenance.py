@@ -1,4 +1,4 @@
-"""Where a network's weights are from, and the header of one that is written again, as `zoo export` does."""
+"""Describes where a network's weights are from, and makes the header of a network that `zoo export` writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """What a network was filled with, by its report: model, tag, source, sha256, trained_by, licences.
 
-    A file of the user's own has the facts of the record that has its digest; else, where a recipe wrote it, the
+    The user's own file has the facts of the record that has its digest; else, where a recipe wrote it, the
     licences of the weights that it began with, which stand under `base`. Of its path the name alone is kept.
     """
     if report.source == RANDOM["source"]:
@@ -78,6 +78,6 @@ def _facts(model: str, record: WeightsFile) -> dict[str, Any]:
 
 
 def _public(source: str) -> str:
-    """An address as it is; of a file on this machine the name, for its folder is nobody else's business."""
+    """An address as it is; of a file on this machine the name alone, since its folder is private."""
     is_address = "://" in source or source.startswith(("gdrive:", "package:", "zenodo:"))
     return source if is_address else Path(source.removeprefix("file:")).name

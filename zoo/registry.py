@@ -1,4 +1,4 @@
-"""The models of the zoo by name."""
+"""Resolves names of models and tags to entries and records."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ def split_name(name: str) -> tuple[str, str]:
     """Split `"model.tag"` at its first dot; the tag is empty where there is none.
 
     Raises:
-        OptionError: The name is no text.
+        OptionError: The name is not a string.
     """
     if not isinstance(name, str):
-        hint = f". For a file: checkpoint={str(name)!r}, behind the name" if isinstance(name, PathLike) else ""
-        raise OptionError(f"{name!r} is no name of a model: a text is expected, as {next(iter(entries()))!r}{hint}")
+        hint = f". To load a file pass checkpoint={str(name)!r} after the name" if isinstance(name, PathLike) else ""
+        raise OptionError(
+            f"{name!r} is not the name of a model; a string is expected, such as {next(iter(entries()))!r}{hint}"
+        )
     model, _, tag = name.partition(".")
     return model, tag
 
@@ -55,7 +57,7 @@ def get_entry(name: str) -> Entry:
 
     Raises:
         UnknownModelError: No entry has this name.
-        OptionError: The name is no text.
+        OptionError: The name is not a string.
     """
     model, _ = split_name(name)
     if model in entries():
@@ -63,7 +65,7 @@ def get_entry(name: str) -> Entry:
     if _is_file(name):
         raise UnknownModelError(
             f"{name!r} is the name of a file, not of a model: load_model(MODEL, checkpoint={name!r}) loads it, and "
-            f"`zoo inspect {printable(name)}` says which MODEL it is of"
+            f"`zoo inspect {printable(name)}` says which MODEL it fits"
         )
     near = get_close_matches(model.lower().replace("_", "-"), entries(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the names are {', '.join(entries())}."
@@ -114,7 +116,7 @@ def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
 
     Raises:
         UnknownModelError: No such model, or it has no weights with this tag.
-        OptionError: The name is no text, or a manifest cannot be read.
+        OptionError: The name is not a string, or a manifest cannot be read.
     """
     entry, tag = get_entry(name), split_name(name)[1]
     if tag:
@@ -125,7 +127,7 @@ def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
 
 
 def model_info(name: str) -> ModelInfo:
-    """Return what is known of a model and of the weights that its name, with or without a tag, stands for.
+    """Return what is known about a model and the weights of its name, with or without a tag.
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.

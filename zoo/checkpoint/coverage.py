@@ -1,4 +1,4 @@
-"""Whether a state dict fills a network: the strict check between reading a file and assigning its tensors."""
+"""Checks strictly that a state dict fills a network, before any of its tensors is assigned."""
 
 from __future__ import annotations
 

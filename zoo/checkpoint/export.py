@@ -1,4 +1,4 @@
-"""State dicts as safetensors: what is saved, how it is stored, and the fingerprint of its names and shapes."""
+"""Writes state dicts as safetensors, and computes the fingerprint of their names and shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the state dict of a file to a filled network: anchored renaming, strict coverage, and the report of it."""
+"""Fills a network with a converted state dict: strict coverage, adapted and fresh parts, and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint holds and which models it fits, without running anything that is in it."""
+"""Describes a checkpoint and the models that it fits, without running anything in it."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def _coverage(
 
 
 def guess(entry: Entry, stored: StoredState) -> str:
-    """Say what may be the cause when a file does not fill a model.
+    """Guess why a file does not fill a model.
 
     Args:
         entry: The model that was asked for.
@@ -247,7 +247,7 @@ def guess(entry: Entry, stored: StoredState) -> str:
         return f"no model of the zoo has names like {first_names(names, 3)}: another network, or renamed tensors"
     best = matches[0]
     if best.model == entry.name:
-        return f"a {entry.name!r} of other widths, with parts cut away, or with parts of another network added"
+        return f"a {entry.name!r} of other widths, with parts missing, or with parts of another network added"
     if not best.complete:
         return f"the closest model is {best.model!r}, with {best.matched} of {best.needed} tensors"
     absent = [part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in names)]

@@ -1,4 +1,4 @@
-"""What a network was filled with: the report that `load_model` leaves on it."""
+"""Reports where each tensor of a network came from; `load_model` leaves the report on the network."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class LoadReport:
     dropped: dict[str, str] = field(default_factory=dict)
     """In the file, but not in this network."""
     tag: str = ""
-    """Tag of the weights; empty for a file of the user's own and for random weights."""
+    """Tag of the weights; empty for the user's own file and for random weights."""
     source: str = ""
     """Where the file came from, `random` if there was none."""
     sha256: str | None = None
@@ -150,6 +150,6 @@ def load_report(model: nn.Module) -> LoadReport:
     if not isinstance(report, LoadReport):
         raise OptionError(
             f"this {type(model).__name__} carries no load report: expected a network that zoo.load_model returned. "
-            "Inside a network of your own, ask for the part that came from the zoo"
+            "In your own network, pass the part that came from the zoo"
         )
     return report

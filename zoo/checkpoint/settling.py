@@ -1,7 +1,7 @@
-"""Options that the names and shapes of a file do not tell: who says them, and what is taken where nobody does.
+"""Settles the options that names and shapes of a file do not tell: who states them, and the default where nobody does.
 
-An entry names them in `Entry.settled`. The record of published weights says them in `options`; a file of one's own in
-its header, where the recipes and `zoo export` put them, or by the names of its tensors, as far as the entry's `convert`
+An entry names them in `Entry.settled`. The record of published weights says them in `options`; your own file in
+its header, where recipes and `zoo export` write them, or by the names of its tensors, as far as the entry's `convert`
 can tell.
 """
 
@@ -62,8 +62,8 @@ def _check_agreement(name: str, voices: Mapping[str, Any]) -> None:
         return
     listed = ", ".join(f"{value!r} ({who})" for who, value in voices.items())
     raise CheckpointMismatchError(
-        f"{name} is contradicted: {listed}. With the same tensors it makes another network: leave {name}= out to take "
-        "what the file was trained with, or correct what is wrong in its record or header"
+        f"{name} is contradicted: {listed}. It changes what the same tensors compute: leave {name}= out to use the "
+        "file's own value, or correct its record or header"
     )
 
 

@@ -1,4 +1,4 @@
-"""`zoo demo`: shows both CAiD networks at work on one film, offline, in one picture."""
+"""Runs both CAiD networks on one film and draws the results in one picture, offline, for `zoo demo`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FINER_SIDE = 256  # the map of a ResNet has 2 x 2 positions at 64 pixels and 7 
 
 
 def run_demo(image: str | Path | None, out: Path, *, tag: str = TAG, echo: Callable[[str], object] = print) -> Path:
-    """Load `caid-resnet50` and `caid-resnet50-unet`, apply them to one film and write what they see to `out`.
+    """Load `caid-resnet50` and `caid-resnet50-unet`, apply them to one film and draw the results in `out`.
 
     Four panels: the film, a copy with rectangles cut out, the U-Net's reconstruction of that copy, and the first three
     principal components of the encoder's feature map.

@@ -1,6 +1,6 @@
-"""Whether an image or a volume is what a model was trained on: what `zoo doctor FILE --for NAME` says.
+"""Compares an image with a model's input contract, for `zoo doctor FILE --for NAME`.
 
-The verdict is that of the model's own transform, which is run; beside it stands what was found, and what is contract.
+The verdict is that of the model's own transform, which is run; beside it stands what was found, and what is expected.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fact:
 
     what: str
     found: str
-    contract: str
+    expected: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def examine(
     Args:
         path: File or folder, as `load_transform` takes it.
         name: `MODEL` or `MODEL.TAG`.
-        checkpoint: A file of your own, whose header may say another input; as for `load_transform`.
+        checkpoint: Your own file, whose header may state another input; as for `load_transform`.
         cache_dir: Cache folder, where imported weights are on record; default `$ZOO_HOME`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a file may be imported as, and what is then known of it: the records that were there before have their say."""
+"""Rules of `zoo import`: which tag a file may take, and which facts on record it keeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def published_record(model: str, tag: str, cache_dir: str | Path | None) -> Weig
 
 
 def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
-    """Refuse a tag that is none, or that stands for another file than the one with this digest."""
+    """Refuse a malformed tag, and one that stands for a file with another digest."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
         raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
     ours = published_record(model, tag, cache_dir)
@@ -36,7 +36,7 @@ def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -
             f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: {other}"
         )
     if ours.base != packaged_manifest().resolve().parent:
-        raise OptionError(f"{model}.{tag} is a record of ZOO_MANIFEST, which comes before what is imported: {other}")
+        raise OptionError(f"{model}.{tag} is on record in ZOO_MANIFEST, which comes before imports: {other}")
     path = file_path(ours, cache_dir)
     pinned = recorded_digest(ours, path)
     if pinned and pinned != digest:
@@ -57,18 +57,18 @@ def check_file(name: str, entry: Entry, single: Path, facts: Mapping[str, Any]) 
     expected, found = facts.get("fingerprint", {}).get(entry.name), fingerprint(state)
     if expected and expected != found:
         raise CheckpointMismatchError(
-            f"the file loads, but is not {name}: it has not the names and shapes that are on record for these weights "
+            f"the file loads, but is not {name}: its names and shapes are not those on record for these weights "
             f"(fingerprint {expected} expected, {found} found). Import it under another tag, as {entry.name}.mine"
         )
     return config
 
 
 def check_default(entry: Entry, tag: str, config: Config) -> None:
-    """Refuse what a plain name must not load: whoever fine-tunes an encoder starts from no one's classes."""
+    """Refuse a file with a task head as an encoder's default: a run must not start from somebody's classes."""
     if entry.is_encoder and (classes := config.get("num_classes")):
         raise OptionError(
-            f"{entry.name!r} without a tag must give an encoder, and this file has a task head of {classes} outputs: "
-            f"who starts from it would start from its classes and its test patients. Without --default it is loaded as "
+            f"{entry.name!r} without a tag must load an encoder, and this file has a task head of {classes} outputs: "
+            f"a run that starts from it would start from its classes and test patients. Without --default it loads as "
             f"{entry.name}.{tag}; if that is the default already, import it under another tag"
         )
 
@@ -80,8 +80,8 @@ def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: 
         return _as_written(known, model)
     if known := next((r for r in published if r.tag == tag), None):
         note = (
-            f"no digest is published: this is that of {source.name}, taken as the {known.trained_by}' on the word of "
-            "the user who imported it"
+            f"no digest is published: this is the digest of {source.name}, taken as the {known.trained_by}' on the "
+            "word of the user who imported it"
         )
         return _as_written(known, model) | {"sha256_note": note}
     return {"trained_by": "user"}

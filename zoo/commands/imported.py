@@ -1,4 +1,4 @@
-"""The manifest of what the user imported, `$ZOO_HOME/manifest.json`: read, and changed by one process at a time."""
+"""Reads the manifest of imports, `$ZOO_HOME/manifest.json`, and lets one process at a time change it."""
 
 from __future__ import annotations
 

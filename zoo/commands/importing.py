@@ -1,4 +1,4 @@
-"""`zoo import` and `zoo remove`: a checkpoint of the user's own becomes loadable by name, and is forgotten again."""
+"""`zoo import` makes the user's own checkpoint loadable by name; `zoo remove` undoes that."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def import_weights(
         cache_dir: Cache folder; default `$ZOO_HOME`.
 
     Raises:
-        OptionError: The tag is no tag, or stands for weights of the zoo that are another file; or a file with a task
-            head is to be an encoder's default.
+        OptionError: The tag is malformed, or stands for another file of the zoo's; or a file with a task head is to be
+            an encoder's default.
         CheckpointFormatError: There is no such file.
         CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
@@ -141,8 +141,8 @@ def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | Non
             fetch(asset, request=name, cache_dir=cache_dir, offline=True, progress=False)
         except (DownloadError, IntegrityError, OfflineError):
             log.warning(
-                "%s also needs its %s, %s: it is fetched when it is needed, or now by `zoo download %s`; "
-                "for a machine without connections put it beside the file and import that again",
+                "%s also needs its %s, %s: it is fetched on first use, or now by `zoo download %s`; on a "
+                "machine without connections put it beside the file and import the file again",
                 *(name, what, printable(asset.filename), name),
             )
 
@@ -181,7 +181,7 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
     if record is None:
         there = ", ".join(f"{m}.{r.tag}" for r in imported_records(cache_dir) for m in r.models) or "none"
         raise UnknownModelError(
-            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {printable(there)}"
+            f"nothing was imported as {name!r}, so there is nothing to remove; the imports are: {printable(there)}"
         )
     with changed_records(cache_dir) as weights:
         weights[:] = [r for r in weights if (r["tag"], r["models"]) != (tag, [model])]
@@ -197,7 +197,7 @@ def _check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int
     """Raise `CheckpointMismatchError` where a file has no head of so many classes: the name would load a fresh one."""
     if num_classes and any(name.startswith(entry.head) for name in report.fresh):
         raise CheckpointMismatchError(
-            f"num_classes={num_classes} for {source}: the file has no head of so many outputs as {entry.name!r}; "
+            f"num_classes={num_classes} for {source}: the file has no head of that many outputs for {entry.name!r}; "
             "`zoo inspect` shows what it has. Leave num_classes out to take it as it is"
         )
 

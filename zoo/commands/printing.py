@@ -1,4 +1,4 @@
-"""How the command line puts things: errors, tables, and facts below each other."""
+"""Formats what the command line prints: errors, tables, and lists of facts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def table_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def fact_lines(value: Any) -> list[str]:
-    """What stands behind a key of `zoo info`, line by line; what is within something is indented."""
+    """The value of a key of `zoo info` as lines; nested values are indented."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Features of image files by a model and its own transform: what `zoo embed` does, and a function for programs.
+"""Computes features of image files with a model and its own transform, for `zoo embed` and for programs.
 
 Example:
     >>> found = embed("caid-resnet50.chestxray14-800", ["films"])
@@ -56,9 +56,9 @@ def embed(
     Args:
         name: `MODEL` or `MODEL.TAG`, an encoder.
         paths: Images in any form that `load_transform` reads from disk. A folder stands for all images in it, see
-            `image_files.find_images`.
-        checkpoint: A file of your own to take in place of the published weights; the input is then what its header
-            says, else the model's, or that of the tag that is named.
+            `zoo.images.find_images`.
+        checkpoint: Your own file to use instead of the published weights; its input is the one in its header, else the
+            model's, or that of the tag that is named.
         device: Where the network runs.
         batch_size: Images at once; of volumes the slices, windows or patches. None for 32 images or slices, else 4, or
             what the family finds fastest.
@@ -96,7 +96,7 @@ def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
     if not entry.is_encoder:
         encoders = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
         raise OptionError(
-            f"{entry.name!r} has no pooled features: {entry.summary}. Of its family {' and '.join(encoders)} gives them"
+            f"{entry.name!r} has no pooled features: {entry.summary}. In its family {' and '.join(encoders)} gives them"
         )
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")

@@ -1,4 +1,4 @@
-"""What the user is told when no source gave a file: what was tried, and every way out."""
+"""Explains why no source gave a file, and lists every way out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def no_source_left(
     if failures and all(isinstance(error, WrongDigestError) for _, error in failures):
         accept = f"leave it, or to accept the new file remove {stamp_path(target)} and {target}"
         remedy = "try again later, and report it if it stays: the authors may have put up another file"
-        what = "but what came is another file. Nothing of it was kept."
+        what = "but every source sent another file, which was not kept."
         return IntegrityError(_page(file, request, what, said, [remedy if file.sha256 else accept]))
     none = [] if failures else ["  there is no source on record"]
     ways = ["try again later", *_other_ways(file, request, target)]
@@ -52,7 +52,7 @@ def no_source_left(
 
 def _page(file: RemoteFile, request: str, what: str, said: list[str], ways: list[str]) -> str:
     if isinstance(file, WeightsFile) and file.state == "withdrawn":
-        said = [*said, "  They were withdrawn by those who put them there, and may be dead for good"]
+        said = [*said, "  Their publishers withdrew them, so they may never answer again"]
     lines = [f"{request} needs {_named(file)}, {what}", *said, "What you can do:", *(f"  - {way}" for way in ways)]
     return "\n".join(lines)
 
@@ -81,7 +81,7 @@ def _other_ways(file: RemoteFile, request: str, target: Path) -> list[str]:
             "went well"
         )
     if os.path.isfile(target):
-        ways.append(f"put the right file at {target}. What is there is not used: {why_unused(file, target)}")
+        ways.append(f"put the right file at {target}. The one there is not used: {why_unused(file, target)}")
     else:
         ways.append(f"put the file by hand at {target}")
     if file.sha256:

@@ -1,4 +1,4 @@
-"""Where files lie in the cache, and the stamps that say what they were when their digest was last taken.
+"""Knows the paths of cached files, and keeps the stamps that record their digests.
 
 A stamp is a small JSON file beside a cached one. While size and modification time are those it records, the file
 counts as proved; otherwise the file is hashed again. Nothing needs a lock, and all of it works on a read-only cache.

@@ -1,4 +1,4 @@
-"""Opens addresses: redirects, tokens, pages before a file, and what each failure means. The only code with sockets."""
+"""Opens addresses: redirects, tokens, pages before a file, and what each failure means. No other code opens sockets."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ class _Meter:
             speed = self.received / self.waited
             if speed < self.least:
                 raise SourceError(
-                    f"only {speed:.0f} bytes a second come, fewer than {self.least:g} (ZOO_LEAST_SPEED says otherwise)"
+                    f"only {speed:.0f} bytes a second come, fewer than {self.least:g} (ZOO_LEAST_SPEED sets the bound)"
                 )
             self.waited = self.received = 0.0
         return piece

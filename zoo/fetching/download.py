@@ -1,4 +1,4 @@
-"""From the sources of a manifest record to one verified file in the cache."""
+"""Fetches a record's file from its sources, and verifies what is in the cache."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def verify_file(file: RemoteFile, *, cache_dir: str | Path | None = None) -> Ver
 
 def _problem(path: Path, expected: str | None, in_place: Path | None) -> str:
     if expected is None:
-        return f"{path}: nobody has said what its digest must be; the next load settles that"
+        return f"{path}: no digest is on record for it; the next load pins one"
     known = read_stamp(in_place or stamp_path(path))
     try:
         stat = path.stat()

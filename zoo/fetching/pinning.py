@@ -1,4 +1,4 @@
-"""Digests that nobody has published: taken at the first use of a file, which from then on must have them."""
+"""Pins digests that nobody has published: the first file used sets the digest, and later files must have it."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def why_unused(file: RemoteFile, target: Path) -> str:
 
 
 def unpinning(file: RemoteFile, target: Path) -> str:
-    """How to have another file taken in place of the first that was used; empty where a digest is published."""
+    """How to replace the first file that was used by another; empty where a digest is published."""
     if file.sha256:
         return ""
     return (
         f"no digest of this file is published, so that of the first one used is kept in {stamp_path(target)}: "
-        f"remove that to have another one taken"
+        f"remove it to accept another file"
     )

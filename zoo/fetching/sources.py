@@ -1,4 +1,4 @@
-"""What a source string of the manifest stands for: an address with its rules, or a file on this machine."""
+"""Resolves a source of the manifest: an address with its rules, or a file on this machine."""
 
 from __future__ import annotations
 

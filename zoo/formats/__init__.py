@@ -1,4 +1,4 @@
-"""A file becomes tensors by name; nothing in it is run."""
+"""Turns a file into tensors by name; nothing in the file is run."""
 
 from zoo.formats.header import KEY, KEYS, RANDOM, Task, make_header, told
 from zoo.formats.opening import Mmap, StoredState, as_float32, base_of, is_finite, open_checkpoint, other_float

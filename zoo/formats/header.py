@@ -1,4 +1,4 @@
-"""What a saved network says of itself: one flat mapping from text to text, the same in `.pt` files and in safetensors.
+"""Writes and reads the header of a saved network: one flat mapping from text to text, for `.pt` files and safetensors.
 
 Recipes write it into all that they save, under the key `KEY` of `best.pt` and `last.pt` and as the metadata of
 safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.opening` has it, whatever the format.
@@ -86,8 +86,8 @@ def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
         return {}
     if wrong := [key for key, value in found.items() if not (isinstance(key, str) and isinstance(value, str))]:
         raise CheckpointFormatError(
-            f"{path} has a header under {KEY!r} that no recipe wrote: texts alone are expected, and "
-            f"{', '.join(printable(repr(key)) for key in wrong[:5])} is none. Save the file's dictionary without it"
+            f"{path} has a header under {KEY!r} that no recipe wrote: all keys and values must be text, "
+            f"unlike {', '.join(printable(repr(key)) for key in wrong[:5])}. Save the file's dictionary without it"
         )
     return dict(found)
 
@@ -101,12 +101,12 @@ def told(metadata: Mapping[str, str], key: str, kind: type[T], path: Path) -> T:
     text = metadata.get(key, "")
     try:
         stored: Any = json.loads(text) if key in metadata else kind()
-        json.dumps(stored, ensure_ascii=False).encode()  # halves of characters are no text
+        json.dumps(stored, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, kind):
         raise CheckpointFormatError(
-            f"{path} says of its {key} {printable(text[:80])!r} in its header: {_JSON[kind]} as JSON are expected, as "
-            "the recipes write them. Save the tensors without it, then nothing but the model's own facts is taken"
+            f"{path} states its {key} as {printable(text[:80])!r} in its header: {_JSON[kind]} as JSON are expected, "
+            "as the recipes write them. Save the tensors without the header to use the model's own facts"
         )
     return stored

@@ -1,4 +1,4 @@
-"""Which files lie on a network file system, where mapping them is a bad idea."""
+"""Tells which files lie on a network file system, where mapping them is slow and unsafe."""
 
 from __future__ import annotations
 

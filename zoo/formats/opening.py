@@ -1,4 +1,4 @@
-"""How the tensors of a checkpoint file are reached without running anything that is in it.
+"""Opens checkpoints of every format and reaches their tensors without running anything in them.
 
 Opening a file gives names, shapes and types; its tensors are mapped, so that no value is read before it is needed.
 """
@@ -304,9 +304,7 @@ def _check_names(path: Path) -> None:
     names = [name for name, _ in header]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointFormatError(
-            f"{path} has two tensors of the name {printable(twice)} in its header. Save it anew"
-        )
+        raise CheckpointFormatError(f"{path} names the tensor {printable(twice)} twice in its header. Save it again")
 
 
 def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:

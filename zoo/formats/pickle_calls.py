@@ -1,4 +1,4 @@
-"""What a pickle may call, with which arguments, and what that would make and cost."""
+"""Decides which calls a pickle may make, and counts what they would cost."""
 
 from __future__ import annotations
 
@@ -129,9 +129,9 @@ class Maker:
         elif target == Made("numpy.dtype"):
             items = expect(state, TupleNode).items
             if len(items) < 8 or any(each is not None for each in items[2:5]) or items[5:8] != [-1, -1, 0]:
-                raise PickleProblem("it holds a type of NumPy that is no plain number")
+                raise PickleProblem("it holds a NumPy type that is not a plain number")
         else:
-            raise PickleProblem("its pickle sets attributes of what has none")
+            raise PickleProblem("its pickle sets attributes of an object that takes none")
 
     def attributes(self, kind: type, state: Node) -> None:
         """Let an object have attributes of its own, if they hide none of its class."""
@@ -217,13 +217,13 @@ def _plain(name: str) -> Callable[..., Made]:
 
 def _numpy_type(maker: Maker, code: Node, *flags: Node) -> Made:
     if not _NUMPY_TYPE.fullmatch(expect(code, str)) or not all(isinstance(flag, (bool, int)) for flag in flags):
-        raise PickleProblem(f"it holds NumPy's type {code!r:.40}, which is no plain number")
+        raise PickleProblem(f"it holds NumPy's type {code!r:.40}, which is not a plain number")
     return Made("numpy.dtype")
 
 
 def _numpy_number(maker: Maker, kind: Node, content: Node) -> Made:
     if kind != Made("numpy.dtype") or not isinstance(content, bytes) or len(content) > 16:
-        raise PickleProblem("it holds a value of NumPy that is no plain number")
+        raise PickleProblem("it holds a NumPy value that is not a plain number")
     return Made("a number of NumPy")
 
 
@@ -266,7 +266,7 @@ def _shape(maker: Maker, sizes: Node = None) -> TupleNode:
 
 
 _VALUES = re.compile(_TYPE.pattern + r"|torch\.Tensor|torch\.per_(tensor|channel)_\w+|numpy\.dtypes\.\w+DType")
-"""What is no call: types, and the class that a tensor with attributes names."""
+"""Names that are not called: types, and the class that a tensor with attributes names."""
 _CALLS: dict[str, Callable[..., Node]] = {
     "collections.OrderedDict": _dictionary,
     "collections.Counter": _counter,

@@ -1,4 +1,4 @@
-"""What a pickle would make, as nodes that hold no values, and why one is not read."""
+"""Nodes that stand for what a pickle would make, without its values, and the reasons to refuse one."""
 
 from __future__ import annotations
 

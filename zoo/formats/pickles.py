@@ -1,4 +1,4 @@
-"""What a pickle that `torch.save` wrote would make, found by walking it and making nothing.
+"""Walks a pickle that `torch.save` wrote and outlines what it would make, making nothing.
 
 `torch.load(weights_only=True)` runs no code from a file, but it does what the pickle says with the few things it
 knows, and a few bytes can have it allocate gigabytes or hash for years. So each pickle is walked first: only the calls

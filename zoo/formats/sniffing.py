@@ -1,4 +1,4 @@
-"""What a checkpoint file is, told by its content and never by its name."""
+"""Tells the format of a checkpoint by its content, never by its name."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def _variable(value: bytes, shards: int) -> Variable:
         obstacle = "it is stored in slices, as a partitioned variable. Save it without a partitioner"
         return Variable(kind, shape, shard, 0, 0, 0, obstacle)
     if not kind:
-        obstacle = f"its type, number {number} of TensorFlow's, is none of {', '.join(TYPES.values())}"
+        obstacle = f"its type, number {number} of TensorFlow's, is not one of {', '.join(TYPES.values())}"
         return Variable(kind, shape, shard, offset, size, checksum, obstacle)
     if size != prod(shape) * _item_size(kind):
         raise _DamageError

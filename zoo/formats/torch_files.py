@@ -1,4 +1,4 @@
-"""Looks at a file of torch.save, and has torch read what it holds: tensors and plain values, nothing that runs."""
+"""Checks a file of torch.save, then lets torch read its tensors and plain values; nothing in it is run."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open any zip archive, if its directory is of a sane size.
 
     Raises:
-        ZipProblem: It is none, or damaged.
+        ZipProblem: It is not a zip archive, or is damaged.
     """
     with _SmallReads(io.FileIO(path)) as file:
         try:

@@ -1,4 +1,4 @@
-"""Files become arrays with an affine."""
+"""Turns files into arrays with an affine."""
 
 from zoo.images.dicom_files import read_dataset
 from zoo.images.films import FILM

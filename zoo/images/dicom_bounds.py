@@ -1,4 +1,4 @@
-"""Bounds of DICOM files: pydicom takes the lengths that a file declares, and what it unpacks to, on trust."""
+"""Bounds what pydicom reads: it trusts the lengths that a file declares, and what it unpacks to."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class HeaderReader(BufferedReader):
         """Read as any file does."""
         self._left -= 1
         if self._left < 0:
-            raise ValueError(f"it has more elements than {_MOST_READS} readings make out")
+            raise ValueError(f"it has too many elements: more than {_MOST_READS} reads")
         return super().read(size)
 
 
@@ -127,7 +127,7 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
     check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
     syntax, size = str(dataset.file_meta.TransferSyntaxUID), len(dataset.PixelData)
     if syntax == _DEFLATED_PIXELS:
-        raise ValueError("frames that are deflated each are not read: decompress the file first")
+        raise ValueError("frames deflated one by one are not read: decompress the file first")
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
     if syntax in JPEGTransferSyntaxes:

@@ -81,8 +81,8 @@ def planes_of(dataset: Any) -> list[Plane]:
         return [_plane(dataset, None, shared)]
     if len(each) != frames:
         raise InputContractError(
-            f"{path} holds {frames} frames in one file, and says of {len(each)} where they lie (functional groups): an "
-            "Enhanced CT or MR is expected, or slices in files of their own. Convert it, for example with dcm2niix"
+            f"{path} holds {frames} frames in one file, and positions (functional groups) of {len(each)}: an Enhanced "
+            "CT or MR is expected, or one file a slice. Convert it, for example with dcm2niix"
         )
     return [_plane(dataset, index, _joined(shared, own)) for index, own in enumerate(each)]
 
@@ -125,11 +125,11 @@ def _plane(dataset: Any, frame: int | None, groups: Any) -> Plane:
         directions, position, spacing = values[0].reshape(2, 3), values[1].reshape(3), values[2].reshape(2)
         squares = directions @ directions.T
     except (TypeError, ValueError) as error:
-        raise InputContractError(f"{name}: where it lies has no meaning ({error})") from error
+        raise InputContractError(f"{name}: its position in the header has no meaning ({error})") from error
     is_sane = np.isfinite(position).all() and spacing.min() > 0 and np.abs(squares - np.eye(2)).max() <= _SKEW
     if not is_sane:
         raise InputContractError(
-            f"{name}: where it lies has no meaning: rows and columns along {directions.tolist()}, from "
+            f"{name}: its position in the header has no meaning: rows and columns along {directions.tolist()}, from "
             f"{position.tolist()}, {spacing.tolist()} mm a pixel"
         )
     return Plane(dataset, frame, groups, directions, position, spacing)

@@ -117,9 +117,9 @@ def _check_straight(planes: Sequence[Plane], off: NDArray[Any], mean: float, sou
     if voxels.max() > 0.5:
         worst = int(voxels.argmax())
         raise InputContractError(
-            f"{source}: its slices lie on no straight line: {planes[worst].name} is {np.linalg.norm(off[worst]):.3g} "
-            "mm off the line from the first to the last, as slices of another field of view or a moved table are. One "
-            "stack is expected: take out what does not belong to it, or resample it"
+            f"{source}: its slices do not lie on a straight line: {planes[worst].name} is "
+            f"{np.linalg.norm(off[worst]):.3g} mm off the line from the first to the last, as with another field of "
+            "view or a moved table. One stack is expected: take out what does not belong to it, or resample it"
         )
 
 

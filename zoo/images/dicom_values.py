@@ -1,4 +1,4 @@
-"""Makes HU, or the values of an MR, of what DICOM planes store: rescaled, and padding written as background."""
+"""Rescales the stored values of DICOM planes to HU, or to an MR's values, and fills padding with background."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _rescale(plane: Plane) -> tuple[float, float]:
     try:
         return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
     except (TypeError, ValueError) as error:
-        raise InputContractError(f"{plane.path}: its rescale slope or intercept is no number ({error})") from error
+        raise InputContractError(f"{plane.path}: its rescale slope or intercept is not a number ({error})") from error
 
 
 def _padding(plane: Plane) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Whether a DICOM object is a radiograph of the chest, by what its header says it is."""
+"""Checks by a DICOM header that an object is a radiograph of the chest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which images some paths stand for: files as they are, folders for what is in them."""
+"""Finds the images that paths stand for: files as they are, folders for the images in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a MONAI MetaTensor lies: its affine, where a file or its user gave it one, and not MONAI's default."""
+"""Finds the affine of a MONAI MetaTensor where a file or the user gave it one, not MONAI's default."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def affine_of(tensor: Any, source: str) -> NDArray[Any]:
     MONAI gives every tensor a matrix: one that was made of an array, or read from a file of arrays or pictures, or from
     DICOM without ImageOrientationPatient, has an identity, its axes perhaps exchanged, which says nothing. Of a NIfTI
     file without sform and qform nibabel's guess comes along. So the matrix counts where the header that came along
-    speaks for it, or, without one, where it is no identity and no transform made it of one.
+    speaks for it, or, without one, where it is not an identity and no transform made it from one.
 
     Args:
         tensor: With MONAI's `affine` and `meta`.
@@ -42,9 +42,8 @@ def affine_of(tensor: Any, source: str) -> NDArray[Any]:
     is_changed = bool(getattr(tensor, "applied_operations", None))
     if not _is_known(matrix, meta, is_changed=is_changed):
         raise InputContractError(
-            f"{source} comes without the size and direction of its voxels: nothing says that its affine is a file's, "
-            "and not the identity that MONAI gives where no file says one, so left and right are unknown. Pass the "
-            "file, or "
+            f"{source} comes without the size and direction of its voxels: its affine may be the identity that MONAI "
+            "fills in where no file gives one, so left and right are unknown. Pass the file, or "
             "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
             "expects, tensor.as_tensor()"
         )

@@ -1,6 +1,6 @@
 """Reads 2D image files into arrays: what PIL reads, and DICOM.
 
-Only decoding and what a file's header says about its grey scale; what a network accepts is `preprocessing`'s business.
+It decodes and applies the grey scale of a file's header; `zoo.transforms.image` decides what a network accepts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _picture(path: Path) -> NDArray[Any]:
         check_count((image.height, image.width), MOST_PIXELS, path, unit="pixels")
         if getattr(image, "is_animated", False):
             raise InputContractError(
-                f"{path} holds {_frames(image)} frames, one is expected: open it with PIL, seek, pass that"
+                f"{path} holds {_frames(image)} frames; one is expected: open it with PIL, seek to it and pass that"
             )
         if image.format == "JPEG":
             with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What is checked of a file before a reader gets to see it: that it is a file, what stands in its place, its sizes.
+"""Checks a file before a reader sees it: that it is a file and not a pointer, and the sizes that it declares.
 
 A reader takes the sizes that a header declares on trust, and memory for them. The bounds here keep what is refused
 below 4 GB and a minute, whatever the file says.

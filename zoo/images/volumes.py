@@ -203,14 +203,14 @@ def _affine_of(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
         raise InputContractError(f"{source}: the orientation in its header has no meaning ({error})") from error
     if not forms:
         raise InputContractError(
-            f"{source} does not say where it lies (sform and qform have code 0), so left and right are unknown. Give "
-            "it its matrix (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
+            f"{source} has no affine (sform and qform have code 0), so left and right are unknown. Set its "
+            "affine (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
             "the network expects, pass the array"
         )
     if len(forms) == 2 and np.linalg.det(forms[0][0]) * np.linalg.det(forms[1][0]) < 0:
         raise InputContractError(
-            f"{source} says left from right in two ways: its sform and its qform are mirror images of each other. Find "
-            "out which is right and write it into both (image.set_sform, image.set_qform)"
+            f"{source} contradicts itself about left and right: its sform and its qform are mirror images of each "
+            "other. Find out which is right and write it into both (image.set_sform, image.set_qform)"
         )
     affine, space = next((form for form in forms if form[1] == MNI152), forms[0])
     return affine, int(space)
@@ -249,7 +249,7 @@ def _check_shape(shape: tuple[int, ...], source: str) -> None:
         way = "pass one at a time, for example array[i]; of a NIfTI, nibabel.four_to_three(image)[i]"
         raise InputContractError(
             f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) is expected; "
-            f"{way if len(shape) > 3 else 'an image or a few slices are none'}"
+            f"{way if len(shape) > 3 else 'an image or a few slices are not a volume'}"
         )
 
 
@@ -258,5 +258,5 @@ def _check_sides(shape: tuple[int, ...], least: tuple[int, ...], source: str) ->
         fewest = f"{least[0]} voxels a side" if len(set(least)) == 1 else f"{' x '.join(map(str, least))} voxels"
         raise InputContractError(
             f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) with at least {fewest} is expected; an "
-            "image or a few slices are none"
+            "image or a few slices are not a volume"
         )

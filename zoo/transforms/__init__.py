@@ -1,4 +1,4 @@
-"""Arrays become the input that a network was trained on."""
+"""Turns arrays into the input that a network was trained on."""
 
 from zoo.transforms.grid import check_right_angles, reorient, resample, to_spacing, warn_of_spacing
 from zoo.transforms.image import SMALLEST_SIDE, ImageInput, ImageTransform, build_transform

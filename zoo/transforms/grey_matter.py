@@ -1,4 +1,4 @@
-"""Tells a modulated grey-matter density map from what else a brain's file may hold, and its order from others."""
+"""Tells a modulated grey-matter density map from other brain files, and its order of axes from SimpleITK's."""
 
 from __future__ import annotations
 

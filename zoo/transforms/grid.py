@@ -56,7 +56,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
     is_part = offset is not None and volume.space > SCANNER
     if not (is_grid or is_part or volume.space == MNI152):
         raise InputContractError(
-            f"{volume.source} is not said to be in MNI152 space, and its grid {volume.values.shape} of "
+            f"{volume.source} does not say that it is in MNI152 space, and its grid {volume.values.shape} of "
             f"{_sizes(volume.affine)} mm is not that of the atlas, {shape} of {_sizes(target)} mm. {way}. If it is in "
             "MNI152, say so: image.set_sform(image.affine, code='mni')"
         )
@@ -153,7 +153,7 @@ def warn_of_spacing(volume: Volume, spacing: Sequence[float] | NDArray[Any]) -> 
         ratio = np.sort(voxel_sizes(volume.affine)) / np.sort(spacing)
         if ratio.max() > _COARSE or ratio.min() < 1 / _COARSE:
             log.warning(
-                "%s has voxels of %s mm, far from the %s mm that the network knows: what it says may mean little",
+                "%s has voxels of %s mm, far from the %s mm that the network knows: its output may mean little",
                 volume.source,
                 _sizes(volume.affine),
                 " x ".join(f"{size:.3g}" for size in spacing),

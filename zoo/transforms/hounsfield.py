@@ -1,4 +1,4 @@
-"""Whether the values of a volume can be the HU of a CT, and what stands for no value among them.
+"""Tells whether the values of a volume can be the HU of a CT, and which of them are padding.
 
 Real files decide the limits: scanners and converters write -2000, -2048, -3024 or -32768 where nothing was measured,
 so that the smallest value alone says little. What is left without such padding must look like air and tissue.
@@ -80,7 +80,7 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     if not kept.size:
         raise InputContractError(f"{said}: hardly anything but padding. {_WAY}")
     if volume.modality == CT and _NO_AIR < least < 0 and not _stored_values(kept):
-        return [f"{said}: no air, which a CT has but for crops inside the body"]
+        return [f"{said}: no air, which only crops inside the body lack"]
     if least > _NO_AIR:
         raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
@@ -99,7 +99,7 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     problem = _problem(sample, kept)
     if is_cut and not problem:
         if window is not None and least <= window[0]:
-            return [f"{said}, cut off at {least:g}: this network tells no lower HU apart, others do"]
+            return [f"{said}, cut off at {least:g}: this network does not tell lower HU apart, others do"]
         problem = f"cut off at {least:g}"
     if problem:
         if volume.modality != CT:

@@ -1,4 +1,4 @@
-"""Turns a `Preprocessing` into the callable that makes a network's input, and refuses what cannot be one.
+"""Builds the transform of a 2D input contract, which refuses images that cannot meet it.
 
 Every image is decoded to fractions of its largest possible intensity first and resized in float32, so that 12- and
 16-bit detectors keep their grey levels. What cannot be right raises `InputContractError`, what is merely odd is logged

@@ -1,4 +1,4 @@
-"""What a volume is by its header and its look, before its values are held against units: its modality, labels.
+"""Checks what kind of volume a file holds, by its header and its look: modality, labels, statistics.
 
 Whoever hands a network a volume asks `check_kind` first.
 """
@@ -48,7 +48,7 @@ def check_intent(intent: int, source: str, *, estimates: bool = False) -> None:
     """
     if intent not in _NO_IMAGES or (estimates and intent == ESTIMATE):
         return
-    kind = "a statistic map" if intent in _STATISTICS else "a label map" if intent in (1002, 1003) else "no image"
+    kind = "a statistic map" if intent in _STATISTICS else "a label map" if intent in (1002, 1003) else "not an image"
     raise InputContractError(
         f"{source} is {kind}: its NIfTI header has the intent {intent_name(intent)} ({intent}). An image "
         "is expected: pass the scan itself; if it is one and the header is wrong, image.header.set_intent('none')"
@@ -91,9 +91,9 @@ def check_labels(volume: Volume) -> list[str]:
     if same < _MAYBE or jumps < 0.5:
         return []
     kind = "whole numbers" if are_whole else "values"
-    said = f"{volume.source} has {kind} of which {same:.0%} are those of their neighbours, as a label map"
+    said = f"{volume.source} has {kind} of which {same:.0%} equal their neighbours, as in a label map"
     if same >= _SAME:
-        raise InputContractError(f"{said}: an image is expected, and no mask or atlas")
+        raise InputContractError(f"{said}: an image is expected, not a mask or an atlas")
     return [f"{said}: an image is expected"]
 
 

@@ -1,4 +1,4 @@
-"""The transform of volumes whose network takes slices: percentiles of the volume, resampling in the plane, crop or pad.
+"""Transforms volumes for networks that take slices: percentiles of the volume, resampling in the plane, crop or pad.
 
 Its three steps are functions of their own, for those who prepare training data.
 """
@@ -190,11 +190,11 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
         low, high = np.percentile(volume.astype(np.float64), (LOW, HIGH), overwrite_input=True)
     if low == high:
         raise InputContractError(
-            f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, and no mask"
+            f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, not a mask"
         )
     sample = volume.reshape(-1)[:: max(1, volume.size // 10_000)]  # enough for an image, and soon sorted
     if len(np.unique(sample)) <= _FEW and (values := len(np.unique(volume))) <= _FEW:
-        raise InputContractError(f"{source} has {values} different values: an image is expected, and no mask")
+        raise InputContractError(f"{source} has {values} different values: an image is expected, not a mask")
     scaled: NDArray[Any] = ((volume - low) / (high - low)).astype(np.float32)
     return scaled
 

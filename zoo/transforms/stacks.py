@@ -1,4 +1,4 @@
-"""Stacks of slices: whether a volume is one that a network knows, and its turn to where that has its axes."""
+"""Checks that a volume is a stack of slices that a network knows, and turns its axes to the network's."""
 
 from __future__ import annotations
 

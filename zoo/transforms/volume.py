@@ -1,4 +1,4 @@
-"""The transform of volumes: grid, units and range are checked, then windowed or z-scored.
+"""Transforms volumes: grid, units and range are checked, then values are windowed or z-scored.
 
 What cannot be right raises `InputContractError`, what is merely odd is logged as a warning.
 """
