@@ -12,7 +12,7 @@ from test_volumes import SIZE, SMALL, brain, image
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.images.meta_tensors import place_of
+from zoo.images.meta_tensors import affine_of
 from zoo.images.volumes import Volume, read_volume
 from zoo.registry import get_entry
 from zoo.transforms.image import build_transform
@@ -205,7 +205,7 @@ def test_an_affine_that_monai_makes_up_is_no_place(affine, meta):
 )
 def test_an_affine_of_a_file_or_of_the_user_counts(affine, meta):
     """Refusing files of 1 mm, resampled ones, and what a user wrote in."""
-    assert np.array_equal(place_of(meta_tensor(affine, **meta), "it"), affine)
+    assert np.array_equal(affine_of(meta_tensor(affine, **meta), "it"), affine)
 
 
 def test_a_made_up_affine_stays_made_up_after_a_transform():
@@ -213,18 +213,18 @@ def test_a_made_up_affine_stays_made_up_after_a_transform():
     changed = meta_tensor(np.diag([2.0, 2.0, 2.0, 1.0]))
     changed.applied_operations = [{"class": "Spacing"}]
     with pytest.raises(InputContractError, match="its affine may be the identity that MONAI fills in"):
-        place_of(changed, "it")
+        affine_of(changed, "it")
 
 
 def test_an_affine_of_a_plane_is_none_of_a_volume():
     """3 x 3 numbers, as of a picture: a sentence, no traceback."""
     with pytest.raises(InputContractError, match=r"an affine of \(3, 3\): 4 x 4 numbers are expected"):
-        place_of(meta_tensor(np.eye(3)), "it")
+        affine_of(meta_tensor(np.eye(3)), "it")
 
 
 def test_an_affine_in_lps_is_turned_to_ras():
     """MONAI read with `affine_lps_to_ras=False`: left and right, front and back exchanged."""
-    found = place_of(meta_tensor(np.diag([0.7, 0.7, 2, 1]), space="LPS"), "it")
+    found = affine_of(meta_tensor(np.diag([0.7, 0.7, 2, 1]), space="LPS"), "it")
     assert np.array_equal(found, np.diag([-0.7, -0.7, 2, 1]))
 
 
