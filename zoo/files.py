@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from zoo.errors import OptionError
 
@@ -129,6 +130,35 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         except OSError:
             continue  # its writer was faster, or the folder cannot be written
+
+
+class Pointer(NamedTuple):
+    """What a program leaves in a repository instead of a large file."""
+
+    program: str
+    command: str
+    """Fetches the file, in its repository."""
+
+    def __str__(self) -> str:
+        return f"a {self.program} pointer, not the file itself: `{self.command}` in its repository fetches the file"
+
+
+_LFS = Pointer("Git LFS", "git lfs pull")
+_ANNEX = Pointer("git-annex", "git annex get")
+_STARTS = {
+    _LFS: (b"version https://git-lfs", b"version https://hawser"),
+    _ANNEX: (b"/annex/objects/", b"/.git/annex/objects/"),
+}
+
+
+def pointer_in(start: bytes) -> Pointer | None:
+    """The pointer that a file with these first bytes is; None for any other file."""
+    return next((pointer for pointer, starts in _STARTS.items() if start.startswith(starts)), None)
+
+
+def pointer_at(link: Path) -> Pointer | None:
+    """The pointer that a link without a target is; None for any other link, and for what is not a link."""
+    return _ANNEX if link.is_symlink() and "annex/objects/" in link.readlink().as_posix() else None
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:

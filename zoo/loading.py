@@ -102,7 +102,9 @@ def load_model(
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(wanted, checkpoint, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
-        stored = open_checkpoint(located.path, mmap=False if mmap == "auto" and checkpoint is not None else mmap)
+        if mmap == "auto" and checkpoint is not None:
+            mmap = False
+        stored = open_checkpoint(located.path, mmap=mmap)
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
@@ -302,15 +304,19 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
     """Log in one line which weights were loaded, and in another whether the head was dropped or is untrained."""
     known = report.trained_by == "authors" or not report.tag  # the user's own file needs no such warning
     untrained = [name for name in report.fresh if not is_counter(name)]
+    level = logging.INFO if known else logging.WARNING
+    origin = (
+        "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}"
+    )
     log.log(
-        logging.INFO if known else logging.WARNING,
+        level,
         "%s: %d tensors loaded, %d adapted, %d fresh, from %s%s",
         report.name,
         len(report.loaded),
         len(report.adapted),
         len(untrained),
         report.source,
-        "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}",
+        origin,
     )
     misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
     if misfits and num_classes != 0:
@@ -358,7 +364,8 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
             "%s was saved by a run that did not note its input, so that of %s is used. If the run used another pixel "
             "or voxel size, window or normalisation (see args.json beside the file), inputs will be wrong: train or "
             "export with this version, or import the file with the right input",
-            *(checkpoint, name),
+            checkpoint,
+            name,
         )
     theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
     if theirs and theirs.family != entry.family:

@@ -96,6 +96,20 @@ def records(model: str, cache_dir: str | Path | None = None, *, imported: bool =
     return tuple(found.values())
 
 
+def record_with_tag(
+    model: str, tag: str, cache_dir: str | Path | None = None, *, imported: bool = True
+) -> WeightsFile | None:
+    """The record of a model that has this tag; None where no record has."""
+    return next((r for r in records(model, cache_dir, imported=imported) if r.tag == tag), None)
+
+
+def record_with_digest(
+    model: str, sha256: str | None, cache_dir: str | Path | None = None, *, imported: bool = True
+) -> WeightsFile | None:
+    """The first record of a model for the file with this digest; None where no record has it, or it is not known."""
+    return next((r for r in records(model, cache_dir, imported=imported) if sha256 and r.sha256 == sha256), None)
+
+
 def plain_record(model: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
     """The record that a model's plain name, without a tag, stands for; None where it loads nothing.
 
@@ -141,11 +155,9 @@ def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> 
     Raises:
         UnknownModelError: There is none.
     """
-    candidates = records(model, cache_dir)
-    for record in candidates:
-        if record.tag == tag:
-            return record
-    tags = printable(", ".join(r.tag for r in candidates) or "none")
+    if record := record_with_tag(model, tag, cache_dir):
+        return record
+    tags = printable(", ".join(r.tag for r in records(model, cache_dir)) or "none")
     raise UnknownModelError(f"{model!r} has no weights with the tag {tag!r}; its tags are: {tags}")
 
 

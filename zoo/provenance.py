@@ -11,7 +11,7 @@ from zoo.checkpoint import LoadReport, load_report, without_guesses
 from zoo.fetching import hash_file
 from zoo.formats import RANDOM, open_checkpoint, told
 from zoo.loading import download_weights, input_of
-from zoo.manifest import records
+from zoo.manifest import record_with_digest, record_with_tag
 from zoo.record import WeightsFile
 from zoo.registry import get_entry
 
@@ -28,12 +28,12 @@ def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str
     if report.source == RANDOM["source"]:
         return {"model": report.model, **RANDOM}
     if report.tag:
-        record = next((r for r in records(report.model, cache_dir) if r.tag == report.tag), None)
+        record = record_with_tag(report.model, report.tag, cache_dir)
         facts = _facts(report.model, record) if record else {"model": report.model, "tag": report.tag}
         return facts | {"source": _public(report.source), "sha256": report.sha256, "trained_by": report.trained_by}
     stored = open_checkpoint(report.source)
     digest = hash_file(stored.path) if len(stored.files) == 1 else None
-    known = next((r for r in records(report.model, cache_dir) if digest and r.sha256 == digest), None)
+    known = record_with_digest(report.model, digest, cache_dir)
     before = told(stored.metadata, "base", dict, stored.path)
     own = {"model": report.model, "tag": "", "trained_by": "user", "licences": before.get("licences", {})}
     facts = _facts(report.model, known) if known else own | ({"base": before} if before else {})

@@ -18,7 +18,7 @@ from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_p
 from zoo.loading import input_of
 from zoo.messages import printable
 from zoo.registry import resolve
-from zoo.transforms import SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
+from zoo.transforms import HOUNSFIELD, SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,6 @@ _SPACES = {0: "not said", 1: "a scanner", 2: "aligned to another file", 3: "Tala
 _MOST_SAMPLED = 1_000_000
 """Values that quantiles are taken of: their error is then below a thousandth of the distribution."""
 _ANY_SIDES = (1, 1, 1)
-_HU = "HU"
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _axes(wanted: str | None) -> str:
 def _range(contract: Preprocessing) -> str:
     low, high = contract.value_range
     if contract.window is not None:
-        return f"{contract.units}, air at -1000 and water at 0" if contract.units == _HU else contract.units
+        return f"{contract.units}, air at -1000 and water at 0" if contract.units == HOUNSFIELD else contract.units
     return contract.units if contract.normalise == PERCENTILES else f"{contract.units}, {low:g} to {high:g}"
 
 
@@ -190,7 +189,7 @@ def _looks_like(least: float, most: float, are_whole: bool) -> str:
     if least >= 0:
         return "fractions, 0-1" if most <= 1 else ""
     if least <= -900 and most >= 100:
-        return _HU
+        return HOUNSFIELD
     return "z-scores" if least > -20 and most < 20 and not are_whole else ""
 
 

@@ -9,25 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoint import convert, fingerprint
-from zoo.commands.imported import imported_records
+from zoo.commands.imported import imported_record
 from zoo.entry import Config, Entry
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.fetching import file_path, recorded_digest, unpinning
 from zoo.formats import open_checkpoint
-from zoo.manifest import packaged_manifest, records
+from zoo.manifest import packaged_manifest, record_with_digest, record_with_tag
 from zoo.record import WeightsFile
-
-
-def published_record(model: str, tag: str, cache_dir: str | Path | None) -> WeightsFile | None:
-    """The record of a tag that nobody imported; None where there is none."""
-    return next((r for r in records(model, cache_dir, imported=False) if r.tag == tag), None)
 
 
 def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
     """Refuse a malformed tag, and one that stands for a file with another digest."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
         raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
-    ours = published_record(model, tag, cache_dir)
+    ours = record_with_tag(model, tag, cache_dir, imported=False)
     if ours is None or ours.sha256 == digest:
         return
     other = f"import it under another tag, for example {model}.mine"
@@ -43,7 +38,7 @@ def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -
         raise OptionError(
             f"{model}.{tag} has sha256 {pinned}, the file has {digest}; {unpinning(ours, path)}. Or {other}"
         )
-    earlier = next((r for r in imported_records(cache_dir) if r.tag == tag and model in r.models), None)
+    earlier = imported_record(model, tag, cache_dir)
     if earlier and earlier.sha256 != digest and earlier.sha256_note:
         raise OptionError(
             f"{model}.{tag} was imported with sha256 {earlier.sha256}, the file has {digest}, and nobody has published "
@@ -75,10 +70,9 @@ def check_default(entry: Entry, tag: str, config: Config) -> None:
 
 def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: str | Path | None) -> dict[str, Any]:
     """What is on record of a file, or of the tag it is imported under, as a manifest has it."""
-    published = records(model, cache_dir, imported=False)
-    if known := next((r for r in published if r.sha256 == digest), None):
+    if known := record_with_digest(model, digest, cache_dir, imported=False):
         return _as_written(known, model)
-    if known := next((r for r in published if r.tag == tag), None):
+    if known := record_with_tag(model, tag, cache_dir, imported=False):
         note = (
             f"no digest is published: this is the digest of {source.name}, taken as the {known.trained_by}' on the "
             "word of the user who imported it"

@@ -25,6 +25,15 @@ def imported_records(cache_dir: str | Path | None = None) -> tuple[WeightsFile, 
     return read_manifest(manifest, imported=True) if manifest.is_file() else ()
 
 
+def imported_record(model: str, tag: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
+    """The record of a model that was imported under this tag; None where nothing was.
+
+    Raises:
+        OptionError: As `imported_records`.
+    """
+    return next((r for r in imported_records(cache_dir) if (r.tag, r.models) == (tag, (model,))), None)
+
+
 @contextmanager
 def changed_records(cache_dir: str | Path | None = None) -> Iterator[list[dict[str, Any]]]:
     """Yield the records as they are written, to be changed in place; after the block they are written anew.
@@ -58,7 +67,8 @@ def put_record(record: dict[str, Any], cache_dir: str | Path | None = None, *, f
         positions = [i for i, r in enumerate(weights) if (r["tag"], r["models"]) == (record["tag"], record["models"])]
         for i in reversed(positions):
             del weights[i]
-        weights.insert(0 if first or not positions else positions[0], record)
+        position = 0 if first or not positions else positions[0]
+        weights.insert(position, record)
 
 
 def lock_of(manifest: Path) -> Path:

@@ -44,7 +44,8 @@ def no_source_left(
         accept = f"leave it, or to accept the new file remove {stamp_path(target)} and {target}"
         remedy = "try again later, and report it if it stays: the authors may have put up another file"
         what = "but every source sent another file, which was not kept."
-        return IntegrityError(_page(file, request, what, said, [remedy if file.sha256 else accept]))
+        way = remedy if file.sha256 else accept
+        return IntegrityError(_page(file, request, what, said, [way]))
     none = [] if failures else ["  there is no source on record"]
     ways = ["try again later", *_other_ways(file, request, target)]
     return DownloadError(_page(file, request, "and no source gave it:", said + none, ways))

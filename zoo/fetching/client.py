@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import email.utils
 import re
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -155,12 +155,13 @@ def _is_transient(status: int) -> bool:
 
 
 def _retry_after(response: requests.Response) -> float:
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
+    """Seconds that the server asks to wait; 0 where it does not say, or not as HTTP defines it."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
+        return float(min(Retry().parse_retry_after(response.headers.get("Retry-After", "")), sys.maxsize))
+    except (InvalidHeader, ValueError, OverflowError):  # of dates that no calendar has, too
         return 0.0
 
 

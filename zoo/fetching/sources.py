@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from zoo.files import user_path
+from zoo.files import pointer_in, user_path
 from zoo.messages import printable
 from zoo.settings import hugging_face, mirror
 
@@ -172,12 +172,12 @@ def refuse_page(head: bytes) -> None:
         head: The first bytes of the file.
 
     Raises:
-        SourceError: They are those of an HTML page or of a Git LFS pointer.
+        SourceError: They are those of an HTML page, or of a pointer of Git LFS or git-annex.
     """
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
         title = re.search(rb"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
         named = f" titled {title[1].decode('utf-8', 'replace').strip()[:80]!r}" if title else ""
         raise SourceError(f"an HTML page{named} came instead of the file")
-    if start.startswith(b"version https://git-lfs"):
-        raise SourceError("a Git LFS pointer came instead of the file (`git lfs pull` fetches what it points to)")
+    if pointer := pointer_in(head):
+        raise SourceError(f"a {pointer.program} pointer came instead of the file: `{pointer.command}` fetches the file")

@@ -135,7 +135,8 @@ class StoredState:
         tensors = (wanted or self.tensors).values()
         needed = {origin.get(id(tensor), origin.get(id(base_of(tensor)))) for tensor in tensors}
         try:
-            self.archive.check(None if None in needed else {key for key in needed if key is not None})
+            known = {key for key in needed if key is not None}
+            self.archive.check(None if None in needed else known)
         except ZipProblem as problem:
             raise damage(self.path, self.format, problem) from None
 

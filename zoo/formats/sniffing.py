@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
 from zoo.errors import CheckpointFormatError
+from zoo.files import pointer_at, pointer_in
 from zoo.formats.tensorflow_bundle import find_bundle, is_index
 from zoo.formats.tensorflow_index import MAGIC
 
@@ -20,8 +20,6 @@ _MAGIC = {
     b"BZh": "bzip2 archive",
     b"\x93NUMPY": "NumPy array",
 }
-_ANNEX = "annex/objects/"
-"""What stands in the links and pointers of git-annex."""
 
 
 def sniff(path: Path) -> str:
@@ -45,24 +43,16 @@ def _sniff(path: Path) -> str:
             return TENSORFLOW
         if path.exists():  # opening it may wait for ever, and reading it may never end
             return "pipe, socket or device, not a file"
-        if path.is_symlink() and _ANNEX in os.readlink(path):
-            raise _pointer(path, "git-annex", "git annex get")
+        if pointer := pointer_at(path):
+            raise CheckpointFormatError(f"{path} is {pointer}")
         raise CheckpointFormatError(f"{path} does not exist")
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(max(0, path.stat().st_size - 8))
         tail = file.read(8)
-    if head.startswith(b"version https://git-lfs"):
-        raise _pointer(path, "Git LFS", "git lfs pull")
-    if head.startswith(f"/{_ANNEX}".encode()):
-        raise _pointer(path, "git-annex", "git annex get")
+    if pointer := pointer_in(head):
+        raise CheckpointFormatError(f"{path} is {pointer}")
     return _sniff_bytes(head, tail)
-
-
-def _pointer(path: Path, program: str, command: str) -> CheckpointFormatError:
-    return CheckpointFormatError(
-        f"{path} is a {program} pointer: the file itself was not fetched. `{command}` in its repository fetches it"
-    )
 
 
 def _sniff_bytes(head: bytes, tail: bytes) -> str:

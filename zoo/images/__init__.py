@@ -1,6 +1,7 @@
 """Turns files into arrays with an affine."""
 
 from zoo.images.dicom_files import read_dataset
+from zoo.images.dicom_values import AIR
 from zoo.images.films import FILM
 from zoo.images.finding import find_images
 from zoo.images.nifti import read_header, read_voxels
@@ -10,6 +11,7 @@ from zoo.images.real_numbers import check_array, name_of, plain_tensor
 from zoo.images.volumes import MNI152, SCANNER, SMALLEST_SIDES, Volume, VolumeInput, read_volume, voxel_sizes, z_score
 
 __all__ = [
+    "AIR",
     "FILM",
     "MNI152",
     "MOST_VOXELS",

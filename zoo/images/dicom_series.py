@@ -161,7 +161,10 @@ def _main_stack(planes: Sequence[Plane], path: Path) -> list[Plane]:
                 f"{path} holds slices in more than {_MOST_STACKS} directions, sizes or series: one stack of parallel "
                 "slices is expected"
             )
-        stacks.append([plane]) if own is None else own.append(plane)
+        if own is None:
+            stacks.append([plane])
+        else:
+            own.append(plane)
     stacks.sort(key=len, reverse=True)
     main, others = stacks[0], stacks[1:]
     if len(main) > _FEW and all(_is_scout(stack, main) for stack in others):

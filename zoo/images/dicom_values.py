@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 AIR = -1024.0
-"""HU written where a CT is padded: what scanners of 12 bits write there, and at or below any air within the field."""
+"""HU written where a CT is padded, and below which nothing is told apart: air is -1000, and 12 bits begin at -1024."""
 _TISSUE = (-1000.0, 3071.0)  # HU above air that 12 bits hold: padding among them would take voxels of the body with it
 _PADDING = "PixelPaddingValue"
 _UNSAID = ("", "HU", "HOUNSFIELD")

@@ -77,7 +77,8 @@ def _folders(folder: Path) -> Iterator[Path]:
         yield folder
         for path in _entries(folder):
             if path.is_dir():
-                (linked if path.is_symlink() else real).append(path)
+                waiting = linked if path.is_symlink() else real
+                waiting.append(path)
 
 
 def _entries(folder: Path) -> list[Path]:

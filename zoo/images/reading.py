@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
+from zoo.files import pointer_at, pointer_in
 from zoo.messages import reason_of
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ _MOST_SCANS = 100
 """Of a JPEG image. Progressive ones have some 10, each of which takes as long as the image, however few its bytes."""
 _START = 1024
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-_LFS = (b"version https://git-lfs", b"version https://hawser")
-_ANNEX = (b"/annex/objects/", b"/.git/annex/objects/")
 
 
 def start_of(path: Path, what: str, *, may_be_empty: bool = False) -> bytes:
@@ -57,28 +56,17 @@ def start_of(path: Path, what: str, *, may_be_empty: bool = False) -> bytes:
             raise InputContractError(f"cannot read {path} as {_a(what)}: the file is empty")
         with path.open("rb") as file:
             start = file.read(_START)
-    if is_pointer(start):
-        raise InputContractError(f"{path} is no {what} but {_POINTERS[start.startswith(_LFS)]}")
+    if pointer := pointer_in(start):
+        raise InputContractError(f"{path} is {pointer}")
     return start
 
 
-_POINTERS = {
-    True: "the pointer that Git LFS leaves in its place: fetch what it stands for with `git lfs pull`",
-    False: "the pointer that git-annex leaves in its place: fetch what it stands for with `git annex get`",
-}
-
-
-def is_pointer(start: bytes) -> bool:
-    """Whether a file that starts so stands for another that Git LFS or git-annex keep elsewhere."""
-    return start.startswith((*_LFS, *_ANNEX))
-
-
 def _absence(path: Path) -> str:
-    if not path.is_symlink():
-        return "the path does not exist"
-    target = path.readlink()
-    fetch = ": fetch it with `git annex get`" if "annex" in target.parts else ""
-    return f"it is a link to {target}, which does not exist{fetch}"
+    if pointer := pointer_at(path):
+        return f"the path is {pointer}"
+    if path.is_symlink():
+        return f"it is a link to {path.readlink()}, which does not exist"
+    return "the path does not exist"
 
 
 def _a(what: str) -> str:

@@ -1,6 +1,7 @@
 """Turns arrays into the input that a network was trained on."""
 
 from zoo.transforms.grid import check_right_angles, reorient, resample, to_spacing, warn_of_spacing
+from zoo.transforms.hounsfield import HOUNSFIELD
 from zoo.transforms.image import SMALLEST_SIDE, ImageInput, ImageTransform, build_transform
 from zoo.transforms.kinds import check_labels, intent_name
 from zoo.transforms.slices import (
@@ -17,6 +18,7 @@ from zoo.transforms.volume import VolumeTransform, admit, build_volume_transform
 
 __all__ = [
     "HIGH",
+    "HOUNSFIELD",
     "LOW",
     "SMALLEST_SIDE",
     "ImageInput",

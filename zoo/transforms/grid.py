@@ -16,7 +16,7 @@ log = logging.getLogger("zoo")
 
 _WHOLE = 1e-3  # voxels that a corner may be off and still be on the grid: float32 headers round to 1e-5
 _RIGHT_ANGLES = 0.999  # of a box's volume is left after a shear of 2.5 degrees
-_COARSE = 2.0
+COARSE = 2.0  # times as long or short as the voxels that a network knows: what a network says may then mean little
 _TISSUE = 0.1  # density
 
 
@@ -151,7 +151,7 @@ def warn_of_spacing(volume: Volume, spacing: Sequence[float] | NDArray[Any]) -> 
 
     if volume.affine is not None:
         ratio = np.sort(voxel_sizes(volume.affine)) / np.sort(spacing)
-        if ratio.max() > _COARSE or ratio.min() < 1 / _COARSE:
+        if ratio.max() > COARSE or ratio.min() < 1 / COARSE:
             log.warning(
                 "%s has voxels of %s mm, far from the %s mm that the network knows: its output may mean little",
                 volume.source,

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
-from zoo.images import Volume
+from zoo.images import AIR, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CT = "CT"
 """DICOM's Modality of what is measured in HU."""
-LOWEST = -1024.0
-"""HU below which nothing is told apart: air is -1000, and the 12 bits of a CT begin at -1024."""
+HOUNSFIELD = "HU"
+"""Units of a CT, as `Preprocessing.units` names them."""
 
 _NO_AIR = -200.0  # HU; lung lies near -800 and the air around the patient at -1000, in every CT
 _PADDING = -1100.0  # below it lies no air, but for the noise of sharp kernels; what is frequent there was written in
@@ -50,9 +50,9 @@ def fill_padding(volume: Volume) -> Volume:
     """
     import numpy as np
 
-    if volume.values.min() >= LOWEST:
+    if volume.values.min() >= AIR:
         return volume
-    return replace(volume, values=np.maximum(volume.values, np.float32(LOWEST)))
+    return replace(volume, values=np.maximum(volume.values, np.float32(AIR)))
 
 
 def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list[str]:

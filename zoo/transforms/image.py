@@ -254,11 +254,14 @@ def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:
         log.warning(
             "%s has hardly any contrast: it spans %.3g to %.3g of the full scale. Unwindowed, 12-bit data in a 16-bit "
             "type, or divided twice? Scale it by its true maximum or window and pass floats in the declared range",
-            *(source, lowest, highest),
+            source,
+            lowest,
+            highest,
         )
-    short, long = sorted(grey.shape[1:])
+    height, width = grey.shape[1:]
+    short, long = sorted((height, width))
     if contract.resize is not None and long > _ELONGATED * short:
-        log.warning("%s is %d x %d: the centre crop discards more than half of it", source, *grey.shape[1:])
+        log.warning("%s is %d x %d: the centre crop discards more than half of it", source, height, width)
 
 
 def _fit(grey: Tensor, contract: Preprocessing) -> Tensor:

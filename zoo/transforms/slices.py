@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, name_of, plain_tensor, read_volume, voxel_sizes
+from zoo.transforms.grid import COARSE
 from zoo.transforms.kinds import check_labels
 from zoo.transforms.stacks import check_stack, turn_slices
 
@@ -25,7 +26,6 @@ LOW, HIGH = 1, 99
 """Percentiles of the volume that come to lie at 0 and 1."""
 _FEW = 16  # values that an image has more of, and a mask of organs has not
 _LEAST = (32, 32, 1)
-_COARSE = 2.0
 
 
 def build_slice_transform(contract: Preprocessing) -> SliceTransform:
@@ -144,10 +144,14 @@ class SliceTransform:
         slices = found.values
         resampled = (round(slices.shape[0] * factors[0]), round(slices.shape[1] * factors[1]), slices.shape[2])
         check_count(resampled, MOST_VOXELS, f"{found.source}, resampled as the network needs it,", unit="voxels")
-        if max(*factors, *(1 / factor for factor in factors)) > _COARSE:
+        if max(*factors, *(1 / factor for factor in factors)) > COARSE:
             log.warning(
                 "%s has pixels of %.3g x %.3g mm, far from the %.3g x %.3g mm that the network knows",
-                *(found.source, *sizes[:2], *target),
+                found.source,
+                sizes[0],
+                sizes[1],
+                target[0],
+                target[1],
             )
         return resample_in_plane(slices, factors)
 

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
-from zoo.transforms.grid import check_right_angles
+from zoo.transforms.grid import COARSE, check_right_angles
 from zoo.transforms.hounsfield import CT, is_like_ct, looks_like_ct
 from zoo.transforms.kinds import check_kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-_COARSE = 2.0
 
 
 def check_stack(volume: Volume, contract: Preprocessing) -> list[str]:
@@ -45,13 +43,13 @@ def check_stack(volume: Volume, contract: Preprocessing) -> list[str]:
     check_right_angles(volume.affine, volume.source)
     sizes = voxel_sizes(volume.affine)
     said = f"{volume.source} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm"
-    if sizes[2] * _COARSE < sizes[:2].max():
+    if sizes[2] * COARSE < sizes[:2].max():
         raise InputContractError(
             f"{said}: slices are expected along the third axis, whose voxels are the thick ones. Turn the volume "
             "(numpy.moveaxis, with its affine)"
         )
     least, most = contract.thickness or (sizes[2], sizes[2])
-    if sizes[2] * _COARSE >= least and sizes[2] <= most * _COARSE:
+    if sizes[2] * COARSE >= least and sizes[2] <= most * COARSE:
         return odd
     return [
         *odd,

@@ -16,7 +16,7 @@ from zoo.errors import InputContractError, OptionError
 from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volume, voxel_sizes, z_score
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
-from zoo.transforms.hounsfield import check_hounsfield, fill_padding
+from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
 from zoo.transforms.kinds import check_kind
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-HOUNSFIELD = "HU"
 _UNITS = (GREY_MATTER, HOUNSFIELD)
 
 
@@ -124,8 +123,9 @@ class VolumeTransform:
         else:
             placed = to_atlas(found, contract.size, np.array(contract.affine), CAT12)
             odd += check_placed(placed, contract, found.source) if contract.units == GREY_MATTER else []
-        for line in () if self.quiet else odd:  # only now that nothing refused the volume
-            log.warning("%s", line)
+        if not self.quiet:  # only now that nothing refused the volume
+            for line in odd:
+                log.warning("%s", line)
         output = torch.from_numpy(np.ascontiguousarray(_scale(placed, contract)))[None]
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
 
