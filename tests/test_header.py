@@ -319,3 +319,26 @@ def test_licences_follow_the_weights(tuned, classifier, tmp_path):
     assert second["licences"] == first["licences"]
     assert second["base"] == first
     assert base_of(package.load_report(package.load_model(ENCODER, pretrained=False))) == {"model": ENCODER} | RANDOM
+
+
+def test_the_record_of_an_import_has_what_its_header_says(zoo, classifier, tmp_path, monkeypatch):
+    """Classes and their number, base weights and their licences: `zoo info` shows them without opening the file."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    licences = {"weights": {"id": "CC-BY-4.0", "commercial": True}}
+    base = {"model": ENCODER, "tag": "chestxray14-800", "trained_by": "zoo", "licences": licences}
+    import_weights(f"{ENCODER}.mine", as_run(tmp_path / "best.pt", classifier, made(base=base)))
+    info = package.model_info(f"{ENCODER}.mine")
+    assert (info.trained_by, info.licences, info.options["num_classes"]) == ("user", licences, 2)
+    assert info.provenance["classes"] == ["Edema", "Mass"]
+    assert info.provenance["base"] == {name: base[name] for name in ("model", "tag", "trained_by")}
+    out = zoo("info", f"{ENCODER}.mine")[1]
+    for part in ("classes: Edema, Mass", "tag: chestxray14-800", "num_classes: 2", "CC-BY-4.0"):
+        assert part in out
+
+
+def test_an_import_does_not_take_a_strangers_metadata_for_a_header(classifier, tmp_path, monkeypatch):
+    """Other programs write keys of the same names into safetensors."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    save_file(classifier, tmp_path / "a.safetensors", metadata={"base": "resnet", "classes": "two"})
+    import_weights(f"{ENCODER}.theirs", tmp_path / "a.safetensors")
+    assert "classes" not in package.model_info(f"{ENCODER}.theirs").provenance

@@ -201,6 +201,8 @@ def test_a_wrong_tag_names_the_right_ones():
     """The message lists the tags of the model."""
     with pytest.raises(UnknownModelError, match=r"'caid-resnet50' has no weights with the tag 'imagenet'.*chestxray14"):
         resolve("caid-resnet50.imagenet")
+    with pytest.raises(UnknownModelError, match=r"'chestxray-14'; did you mean 'chestxray14'"):
+        resolve("caid-resnet50.chestxray-14")
 
 
 @pytest.mark.parametrize(

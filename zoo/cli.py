@@ -13,7 +13,7 @@ import typer
 
 from zoo.commands.printing import error_text, fact_lines, input_facts, start_log, table_lines
 from zoo.commands.stopping import Stopped, stoppable
-from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
+from zoo.errors import DownloadError, InputContractError, OptionError, UnknownModelError, ZooError
 from zoo.messages import escaped, listed, printable
 from zoo.version import __version__
 
@@ -45,7 +45,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, OptionError | UnknownModelError) else 1) from error
+        raise SystemExit(_exit_code(error)) from error
+
+
+def _exit_code(error: Exception) -> int:
+    """2 for wrong use, 1 for what failed, such as a file that is not there."""
+    is_wrong_use = isinstance(error, OptionError | UnknownModelError) and not isinstance(error, FileNotFoundError)
+    return 2 if is_wrong_use else 1
 
 
 def _print_version(asked: bool) -> None:
@@ -122,11 +128,23 @@ def download(
     names: Annotated[list[str], typer.Argument(help="MODEL or MODEL.TAG, any number.")],
     cache_dir: CacheDir = None,
 ) -> None:
-    """Fetch and verify weights and their assets; print where they lie."""
+    """Fetch and verify weights and their assets; print where they lie.
+
+    Of several names the others are fetched where one fails: exit code 1, and the names that failed at the end.
+    """
     from zoo.loading import download_weights
 
+    failed: list[str] = []
     for name in names:
-        _say(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
+        try:
+            _say(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
+        except (ZooError, OSError) as error:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
+    if failed:
+        raise DownloadError(f"{len(failed)} of {len(names)} were not downloaded: {', '.join(failed)}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -294,7 +295,9 @@ def _check_device(device: str | torch.device, mmap: Mmap) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)  # refused before anything is downloaded
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise OptionError(f"device={device!r}: {str(error).partition(chr(10))[0]}") from error
+        near = re.sub("(?i)^gpu", "cuda", str(device))
+        hint = f"did you mean {near!r}? " if near != str(device) else ""
+        raise OptionError(f"device={device!r}: {hint}{str(error).partition(chr(10))[0]}") from error
     if found.type == "meta":
         raise OptionError(f"device={device!r} holds no values: name cpu, cuda, ...")
     return found

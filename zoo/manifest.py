@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,12 @@ def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> 
     """
     if record := record_with_tag(model, tag, cache_dir):
         return record
-    tags = printable(", ".join(r.tag for r in records(model, cache_dir)) or "none")
-    raise UnknownModelError(f"{model!r} has no weights with the tag {tag!r}; its tags are: {tags}")
+    tags = [record.tag for record in records(model, cache_dir)]
+    near = get_close_matches(tag, tags, n=2)
+    hint = f"did you mean {printable(' or '.join(map(repr, near)))}? " if near else ""
+    raise UnknownModelError(
+        f"{model!r} has no weights with the tag {tag!r}; {hint}Its tags are: {printable(', '.join(tags) or 'none')}"
+    )
 
 
 def ways_out(model: str, tag: str, candidates: tuple[WeightsFile, ...]) -> str:

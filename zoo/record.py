@@ -143,16 +143,16 @@ def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
         wrong.append("bytes must be a whole number or null")
     if raw.get("sha256") is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(raw["sha256"])):
         wrong.append("sha256 must be 64 hexadecimal digits or null")
-    if _depth(raw) > _DEEPEST:
+    if depth_of(raw) > _DEEPEST:
         wrong.append(f"lists and objects are nested more than {_DEEPEST} deep")
     if wrong:
         raise OptionError(f"{what}: {printable('; '.join(wrong))}")
 
 
-def _depth(value: Any, level: int = 0) -> int:
+def depth_of(value: Any, level: int = 0) -> int:
     """How deep lists and objects are nested, counted until one level beyond what is allowed."""
     inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return level if level > _DEEPEST else max((_depth(item, level + 1) for item in inside), default=level)
+    return level if level > _DEEPEST else max((depth_of(item, level + 1) for item in inside), default=level)
 
 
 def _lower(digest: str | None) -> str | None:

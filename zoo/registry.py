@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from zoo.entry import Entry, ModelInfo
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
@@ -126,6 +127,11 @@ def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
     return Resolved(name, entry, "", record, cache_dir)
 
 
+def _head_of(record: WeightsFile) -> dict[str, Any]:
+    """The number of classes of the head in imported weights, where `zoo import` found one."""
+    return {name: record.provenance[name] for name in ("num_classes",) if name in record.provenance}
+
+
 def model_info(name: str) -> ModelInfo:
     """Return what is known about a model and the weights of its name, with or without a tag.
 
@@ -152,7 +158,7 @@ def model_info(name: str) -> ModelInfo:
         input=entry.preprocessing.override(record.input),
         notes=record.notes,
         sha256_note=record.sha256_note,
-        options={**entry.config, **record.options},
+        options={**entry.config, **_head_of(record), **record.options},
         assets={
             key: {"sources": file.sources, "bytes": file.bytes, "sha256": file.sha256}
             for key, file in record.assets.items()

@@ -11,11 +11,14 @@ from typing import Any
 from zoo.checkpoint import convert, fingerprint
 from zoo.commands.imported import imported_record
 from zoo.entry import Config, Entry
-from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
 from zoo.fetching import file_path, recorded_digest, unpinning
-from zoo.formats import open_checkpoint
+from zoo.formats import StoredState, is_of_recipe, open_checkpoint, told
 from zoo.manifest import packaged_manifest, record_with_digest, record_with_tag
-from zoo.record import WeightsFile
+from zoo.record import WeightsFile, depth_of
+
+_DEEPEST = 10
+"""Levels of lists and objects in the base weights and classes of a header; what recipes write has 5."""
 
 
 def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
@@ -79,6 +82,38 @@ def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: 
         )
         return _as_written(known, model) | {"sha256_note": note}
     return {"trained_by": "user"}
+
+
+def facts_in_header(stored: StoredState, config: Config) -> dict[str, Any]:
+    """What a file that is not on record says of itself, as its record has it.
+
+    Args:
+        stored: The file.
+        config: What only the file knows of its network.
+
+    Returns:
+        Under `provenance` task, classes, number of classes, base weights, recipe and command, as far as there are; the
+        licences of the base weights, from which those of the file follow.
+
+    Raises:
+        CheckpointFormatError: The header has something else under these keys.
+    """
+    if not is_of_recipe(stored.metadata):
+        return {}
+    base = told(stored.metadata, "base", dict, stored.path)
+    classes = told(stored.metadata, "classes", list, stored.path)
+    licences = base.pop("licences", {})
+    if not isinstance(licences, dict) or depth_of([base, licences, classes]) > _DEEPEST:
+        raise CheckpointFormatError(f"{stored.path} has base weights or classes in its header that no recipe wrote")
+    provenance = {key: stored.metadata[key] for key in ("task", "recipe", "command") if stored.metadata.get(key)}
+    stated = {
+        "classes": classes,
+        "num_classes": config.get("num_classes"),
+        "base": base,
+    }
+    provenance |= {key: value for key, value in stated.items() if value}
+    facts = {"provenance": provenance, "licences": licences}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.checkpoint import LoadReport, convert, load_report, without_guesses
-from zoo.commands.import_rules import check_default, check_file, check_tag, facts_on_record
+from zoo.commands.import_rules import check_default, check_file, check_tag, facts_in_header, facts_on_record
 from zoo.commands.imported import changed_records, imported_record, imported_records, put_record
 from zoo.entry import Entry
 from zoo.errors import (
@@ -123,6 +123,8 @@ def _put(asked: _Import, options: Mapping[str, Any], size: int | None, default: 
     """Copy a file into the cache and record it."""
     facts = facts_on_record(asked.entry.name, asked.tag, asked.sha256, asked.source, asked.cache_dir)
     config = check_file(asked.name, asked.entry, asked.single, facts)
+    if "provenance" not in facts:
+        facts = facts_in_header(open_checkpoint(asked.source), config) | facts
     is_default = default or (asked.earlier is not None and asked.earlier.default)
     if is_default:
         check_default(asked.entry, asked.tag, config)

@@ -67,8 +67,8 @@ def embed(
         progress: Whether to draw progress bars, on a terminal.
 
     Raises:
-        OptionError: The model has no pooled features, a path does not exist, there are no images, or a number is out of
-            its range.
+        OptionError: The model has no pooled features, there are no images, or a number is out of its range;
+            `PathNotFoundError` where a path does not exist.
         UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
     """
     from tqdm import tqdm

@@ -75,6 +75,11 @@ def make_header(
     }
 
 
+def is_of_recipe(metadata: Mapping[str, str]) -> bool:
+    """Whether a header has the marks of a recipe, so that its other keys are not some other program's."""
+    return all(isinstance(metadata.get(mark), str) for mark in _MARKS)
+
+
 def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
     """Return the header in what a `.pt` file of a recipe holds; of any other file nothing, whatever it has there.
 
@@ -82,7 +87,7 @@ def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
         CheckpointFormatError: It has the marks of a header and something else than texts in it.
     """
     found = content.get(KEY)
-    if not isinstance(found, Mapping) or not all(isinstance(found.get(mark), str) for mark in _MARKS):
+    if not isinstance(found, Mapping) or not is_of_recipe(found):
         return {}
     if wrong := [key for key, value in found.items() if not (isinstance(key, str) and isinstance(value, str))]:
         raise CheckpointFormatError(

@@ -59,7 +59,8 @@ def _sniff_bytes(head: bytes, tail: bytes) -> str:
     if not head:
         return "empty file"
     if head[:4] == b"PK\x03\x04":
-        return TORCH_ZIP
+        first_name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return "NumPy archive (.npz), as `zoo embed` writes features" if first_name.endswith(b".npy") else TORCH_ZIP
     if head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL:
         return TORCH_LEGACY
     if head[257:262] == b"ustar":

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import InputContractError, OptionError, PathNotFoundError
 from zoo.images.dicom_files import INDEX
 from zoo.images.pictures import is_dicom
 from zoo.messages import first_names, printable
@@ -30,11 +30,12 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
         volumes: Whether volumes are looked for, not pictures.
 
     Raises:
-        OptionError: A path does not exist (ten are named), a folder has nothing of the kind in it, or cannot be listed.
+        PathNotFoundError: A path does not exist; ten are named.
+        OptionError: A folder has nothing of the kind in it, or cannot be listed.
     """
     given = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
     if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
-        raise OptionError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
+        raise PathNotFoundError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
     found: dict[Path, None] = {}
     for path in given:
         inside = [path] if not path.is_dir() else _volumes_in(path) if volumes else _pictures_in(path)

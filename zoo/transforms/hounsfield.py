@@ -82,7 +82,7 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     if volume.modality == CT and _NO_AIR < least < 0 and not _stored_values(kept):
         return [f"{said}: no air, which only crops inside the body lack"]
     if least > _NO_AIR:
-        raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
+        raise InputContractError(f"{said}: {_stored_values(kept) or _like_mri(volume, kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
         raise InputContractError(f"{said}: {stored}")
     if written := _written_air(kept):
@@ -163,6 +163,16 @@ def _stored_values(kept: NDArray[Any]) -> str:
     return (
         "tissue lies near 1024 and no air at -1000, as in stored values before the rescale. Apply the rescale slope "
         "and intercept of the DICOM header, mostly slope 1 and RescaleIntercept -1024: image - 1024. HU are expected"
+    )
+
+
+def _like_mri(volume: Volume, kept: NDArray[Any]) -> str:
+    """Say that a volume looks like MRI, with neither negative values nor tissue near 1024; empty if it may be a CT."""
+    if volume.modality == CT or kept.min() < 0 or kept.max() <= _EIGHT_BITS:  # 8 bits are those of a window, too
+        return ""
+    return (
+        "no value is negative, and no tissue lies near 1024 as in a CT before its rescale: this looks like MRI. A CT "
+        "in HU is expected, the network knows nothing else. If it is a CT, convert it again from its DICOM series"
     )
 
 

@@ -17,7 +17,7 @@ from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volum
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
-from zoo.transforms.kinds import check_kind
+from zoo.transforms.kinds import check_kind, check_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -210,7 +210,11 @@ def admit(volume: Volume, contract: Preprocessing) -> tuple[Volume, list[str]]:
         raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
     if contract.units == GREY_MATTER:
         return volume, check_density(volume, contract)
-    return fill_padding(volume), check_hounsfield(volume, contract.window)
+    try:
+        return fill_padding(volume), check_hounsfield(volume, contract.window)
+    except InputContractError:
+        check_labels(volume)  # a label map has no HU either, and no rescale gives it any
+        raise
 
 
 def _scale(values: NDArray[Any], contract: Preprocessing) -> NDArray[Any]:
