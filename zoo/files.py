@@ -1,6 +1,6 @@
 """Writes files whole or not at all, whoever else writes them and whenever the process is killed.
 
-Whether a writer lives is told by the name of its process, which holds across machines, containers and reboots.
+A writer is known to be alive by the name of its process, which is unique across machines, containers and reboots.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}-\d+-\d*)\.[0-9a-f]{8}\.tmp")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what is written there is brought to the disk, then renamed into place.
+    """Yield a temporary name beside `path`; the file written there is synced to disk, then renamed into place.
 
     The temporary name is this block's alone, so that any number of processes may write one file: the last one counts,
     and a reader sees one of theirs or what was there before. After an error `path` is as it was.
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """Yield the name of a file for this block alone, beside `path`; what is there at its end is removed.
+    """Yield the name of a file for this block alone, beside `path`; the file is removed at the end.
 
     The name says which process writes it, so that `remove_leftovers` knows what a killed one left.
     """
@@ -100,7 +100,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk, so that a power cut does not leave an empty file behind.
+    """Sync a file, or the names in a folder, to disk, so that a power cut does not leave an empty file behind.
 
     Raises:
         OSError: The file cannot be brought there. Folders of systems that cannot do it are passed over.
@@ -183,7 +183,7 @@ def this_process() -> str:
 
 
 def this_machine() -> str:
-    """Twelve digits for what a process number is good for: one boot of one machine, and one container on it."""
+    """Twelve digits for the scope of a process number: one boot of one machine, and one container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux: the start time is unknown too, so that silence alone tells

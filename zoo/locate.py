@@ -66,15 +66,15 @@ class Located:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What the record says of the network."""
+        """The record's options of the network."""
         return self.record.options if self.record else {}
 
     def dropped(self, stored: StoredState) -> dict[str, str]:
-        """What was left out when the copy was made."""
+        """The tensors that were left out of the copy, and why."""
         return _note(stored)["dropped"] if self.converted else {}
 
     def said(self, stored: StoredState) -> Mapping[str, Any]:
-        """What the file's header says of options that names and shapes do not tell, see `checkpoint.settling`."""
+        """The options in the file's header that names and shapes do not tell, see `checkpoint.settling`."""
         return stored.options | _note(stored)["options"]
 
     def facts(self) -> dict[str, Any]:

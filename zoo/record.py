@@ -150,7 +150,7 @@ def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
 
 
 def depth_of(value: Any, level: int = 0) -> int:
-    """How deep lists and objects are nested, counted until one level beyond what is allowed."""
+    """Depth to which lists and objects are nested, counted to one level more than is allowed."""
     inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     return level if level > _DEEPEST else max((depth_of(item, level + 1) for item in inside), default=level)
 

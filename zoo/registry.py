@@ -82,7 +82,7 @@ def _is_file(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name stands for."""
+    """The entry, tag and record of a name."""
 
     name: str
     """As it was given."""
@@ -90,14 +90,14 @@ class Resolved:
     tag: str
     """That the name carries; empty where it carries none."""
     record: WeightsFile | None
-    """Of the tag, else the one that the plain name loads, else the first published; None where nothing is on record."""
+    """The tag's record, else the one that the plain name loads, else the first published; None without any."""
     cache_dir: str | Path | None = None
 
     @property
     def weights(self) -> WeightsFile:
         """The record, where its weights can be loaded under this name.
 
-        What lies in the cache plays no part, so that every process of a job gets the same weights.
+        The content of the cache plays no part, so that every process of a job gets the same weights.
 
         Raises:
             WeightsUnavailableError: They cannot; the message lists the ways out.
@@ -113,7 +113,7 @@ class Resolved:
 
 
 def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
-    """Find out what a name, `MODEL` or `MODEL.TAG`, stands for.
+    """Resolve a name, `MODEL` or `MODEL.TAG`.
 
     Raises:
         UnknownModelError: No such model, or it has no weights with this tag.

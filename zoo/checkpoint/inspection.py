@@ -32,17 +32,17 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Match:
-    """How far a file fills one model."""
+    """The result of comparing a file with one model."""
 
     model: str
     matched: int
-    """How many of the tensors that the file must have are in it, with the right shape."""
+    """Number of needed tensors that are in the file, with the right shape."""
     needed: int
     """Tensors of the model, but for those of parts that it can do without and of which the file has nothing."""
     complete: bool
     """Whether `load_model` takes the file."""
     prefix: str
-    """What stands in front of the network's names in the file."""
+    """Prefix of the network's names in the file."""
     head: str
     """Name and shape of the head in the file; empty where it has none that the model knows."""
     call: str
@@ -63,7 +63,7 @@ class Match:
 
 @dataclass(frozen=True)
 class CheckpointSummary:
-    """What a checkpoint holds. Prints as a short page."""
+    """The content of a checkpoint. Prints as a short page."""
 
     path: str
     format: str
@@ -74,7 +74,7 @@ class CheckpointSummary:
     beside: tuple[str, ...] = ()
     """Other keys at the top."""
     header: Mapping[str, str] = field(default_factory=dict)
-    """What it says of itself: task, classes, input and more, see `formats.header`; empty where no recipe wrote it."""
+    """Its header: task, classes, input and more, see `formats.header`; empty where no recipe wrote it."""
     tensors: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
     """Type of number -> bytes of tensors of that type."""
@@ -112,7 +112,7 @@ class CheckpointSummary:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
-    """Say what a file holds and which models it fits. Nothing in it is run.
+    """Describe a file and the models that it fits. Nothing in it is run.
 
     Its values are read once, as `load_model` does: a file with NaN, or with a record that is not what was written, is
     not said to load. A file that cannot be loaded gives a summary too, with the reason in `problem`.
@@ -224,7 +224,7 @@ def _coverage(
     *,
     head_required: bool = False,
 ) -> tuple[Coverage, str]:
-    """How far a state dict fills a network, and what of it cannot be read from its file."""
+    """Compare a state dict with a network, and say which of its tensors cannot be read from the file."""
     own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
     set_aside(own, rest, entry, keep_head=head_required)
     wanted = {id(each) for tensor in rest.values() for each in (tensor, base_of(tensor))}

@@ -24,17 +24,17 @@ HEADER = "the file's header"
 NAMES = "the names in the file"
 
 _ADAPTABLE = ("num_classes", "in_channels", "img_size")
-"""What may be asked for whatever a file says: heads are replaced, first convolutions and positions adapted."""
+"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted."""
 
 
 def settle(
     entry: Entry, said: Mapping[str, Mapping[str, Any]], asked: Config, *, named: Mapping[str, Any] | None = None
 ) -> tuple[Config, dict[str, str]]:
-    """Find out the options that names and shapes do not tell.
+    """Settle the options that names and shapes do not tell.
 
     Args:
-        entry: Says which they are, and what is taken by default.
-        said: Who says what of the file that is loaded, the strongest last; other options are passed over.
+        entry: Names them and their defaults.
+        said: Statements about the loaded file, by who makes them, the strongest last; other options are ignored.
         asked: What the user asked for.
         named: The options of the tag that was named, which hold where nothing is said of the file itself.
 

@@ -43,7 +43,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found of one image for one model."""
+    """The result of holding one image against one model's input."""
 
     path: str
     model: str

@@ -72,7 +72,7 @@ def check_default(entry: Entry, tag: str, config: Config) -> None:
 
 
 def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: str | Path | None) -> dict[str, Any]:
-    """What is on record of a file, or of the tag it is imported under, as a manifest has it."""
+    """Facts on record about a file, or about the tag it is imported under, as a manifest has them."""
     if known := record_with_digest(model, digest, cache_dir, imported=False):
         return _as_written(known, model)
     if known := record_with_tag(model, tag, cache_dir, imported=False):
@@ -85,7 +85,7 @@ def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: 
 
 
 def facts_in_header(stored: StoredState, config: Config) -> dict[str, Any]:
-    """What a file that is not on record says of itself, as its record has it.
+    """Facts from the header of a file that is not on record, as its record has them.
 
     Args:
         stored: The file.

@@ -16,7 +16,7 @@ from zoo.record import WeightsFile, read_manifest
 
 
 def imported_records(cache_dir: str | Path | None = None) -> tuple[WeightsFile, ...]:
-    """What was imported so far, the last one first.
+    """The records of all imports, the last one first.
 
     Raises:
         OptionError: The manifest cannot be read, or is not what `zoo import` writes.

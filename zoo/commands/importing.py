@@ -103,14 +103,14 @@ class _Import:
     single: Path
     """The same weights in one file, which is `source` itself where that is one."""
     sha256: str
-    """Of `single`."""
+    """Digest of `single`."""
     earlier: WeightsFile | None
-    """What was imported under this tag before."""
+    """The record of an earlier import under this tag."""
     cache_dir: str | Path | None
 
     @property
     def name(self) -> str:
-        """What loads it."""
+        """The name that loads it."""
         return f"{self.entry.name}.{self.tag}"
 
     @property

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def error_text(error: Exception, *, as_page: bool) -> str:
-    """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
+    """The text of an error: as it is for a reader, in one line for logs and programs."""
     if as_page:
         return escaped(f"zoo: {error}")
     text = "zoo:"

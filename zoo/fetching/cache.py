@@ -88,7 +88,7 @@ def hash_file(path: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file was when its digest was last taken, and where it came from."""
+    """Size, time and digest of a file when it was last hashed, and where it came from."""
 
     sha256: str
     size: int

@@ -34,7 +34,7 @@ _LONGEST_PAGE = 1 << 20
 
 
 class TransientError(Exception):
-    """What is worth another attempt, after `wait` seconds if the server asks for them. Never leaves the package."""
+    """A failure worth another attempt, after `wait` seconds if the server asks for them. Never leaves the room."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -130,7 +130,7 @@ def _connection_failure(error: Exception) -> Exception:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What happened, without the layers of two libraries around it (and without the address, which may hold a key)."""
+    """The cause of an error, without the layers of two libraries around it or the address, which may hold a key."""
     for inner in (getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException):
             return _innermost(inner)

@@ -53,7 +53,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Verification:
-    """What re-hashing found."""
+    """The result of hashing again."""
 
     found: tuple[Path, ...]
     """The files that were hashed; empty if nothing was downloaded yet."""

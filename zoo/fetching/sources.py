@@ -29,13 +29,13 @@ class SourceError(Exception):
 
 
 class WrongFileError(SourceError):
-    """What came is not the file that is on record, by its length."""
+    """The bytes are not those of the file on record, by their number."""
 
     spoilt = True
 
 
 class WrongDigestError(WrongFileError):
-    """What came has another digest than the one on record."""
+    """The bytes have another digest than the one on record."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _after_drive_page(page: str) -> str:
 
 
 def check_url(url: str, previous: str = "") -> str:
-    r"""Refuse what is not https, but for http to this very machine.
+    r"""Refuse an address that is not https, except http to this very machine.
 
     Parsers differ over odd addresses (`http://one\@two/`): what is checked is the form that `requests` makes of the
     address and connects to, and nothing else may be opened.
@@ -166,7 +166,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def refuse_page(head: bytes) -> None:
-    """Refuse what begins like something that hosts send in a file's place.
+    """Refuse an HTML page or a pointer, which hosts send instead of a file.
 
     Args:
         head: The first bytes of the file.

@@ -37,7 +37,7 @@ RANDOM: Mapping[str, Any] = {"source": "random"}
 """Base of a run that began with random weights."""
 
 _MARKS = ("model", "recipe")
-"""What every header of a recipe has, so that it is not taken for something of another program."""
+"""Keys of every recipe's header, by which it is told from other programs' metadata."""
 _JSON = {dict: "fields", list: "names"}
 
 
@@ -81,10 +81,10 @@ def is_of_recipe(metadata: Mapping[str, str]) -> bool:
 
 
 def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
-    """Return the header in what a `.pt` file of a recipe holds; of any other file nothing, whatever it has there.
+    """Return the header of a recipe's `.pt` file; an empty one for any other file, whatever it has there.
 
     Raises:
-        CheckpointFormatError: It has the marks of a header and something else than texts in it.
+        CheckpointFormatError: It has the marks of a header and values that are not text.
     """
     found = content.get(KEY)
     if not isinstance(found, Mapping) or not is_of_recipe(found):
@@ -98,10 +98,10 @@ def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
 
 
 def told(metadata: Mapping[str, str], key: str, kind: type[T], path: Path) -> T:
-    """Return what stands in a header as JSON under a key, a `dict` or a `list`; an empty one where nothing does.
+    """Return the JSON under a key of a header, a `dict` or a `list`; an empty one where there is none.
 
     Raises:
-        CheckpointFormatError: There is something else.
+        CheckpointFormatError: The value is something else.
     """
     text = metadata.get(key, "")
     try:

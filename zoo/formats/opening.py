@@ -34,7 +34,7 @@ _CHUNK = 8 << 20
 
 @dataclass
 class StoredState:
-    """A checkpoint that was opened: what it holds is known, its values are read when they are asked for."""
+    """An opened checkpoint: its content is known, its values are read on demand."""
 
     path: Path
     format: str
@@ -47,7 +47,7 @@ class StoredState:
     beside: tuple[str, ...] = ()
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What a header says of the network, see `zoo.formats.header`; of safetensors whatever text is there."""
+    """The header, see `zoo.formats.header`; of safetensors all metadata."""
     in_memory: bool = False
     """Whether the values were read when the file was opened, as of what cannot be mapped."""
     archive: TorchZip | None = None

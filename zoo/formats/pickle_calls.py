@@ -24,7 +24,7 @@ from zoo.formats.pickle_nodes import (
 )
 
 _MOST_REPEATED = 256
-"""How often the bytes of a file may stand in its tensors; layers that share their weights repeat some dozen times."""
+"""Times that the bytes of a file may occur in its tensors; layers that share their weights repeat some dozen times."""
 _MOST_KEYS = 30_000
 """Values inside tuples that serve as keys: their hashes can be made to collide, so that each costs all before it."""
 _FREE = 64 << 20
@@ -63,7 +63,7 @@ class Maker:
         self.tensor_bytes = _MOST_REPEATED * file_size + _FREE
 
     def storage(self, named: Node) -> Storage:
-        """What a persistent name stands for: a storage, or a part of one."""
+        """The storage, or part of one, of a persistent name."""
         items = expect(named, TupleNode).items
         kind, storage_type, key, location, count = items[:5]
         view = items[5] if len(items) == 6 else None
@@ -83,7 +83,7 @@ class Maker:
         return storage
 
     def call(self, function: Node, arguments: Node) -> Node:
-        """What an allowed function makes of its arguments."""
+        """The result of an allowed function."""
         name, items = expect(function, Named).name, expect(arguments, TupleNode).items
         if name not in _CALLS:
             raise PickleProblem(f"it holds {_FOREIGN.get(name, f'what a call of {name} makes')}, not plain tensors")
@@ -144,7 +144,7 @@ class Maker:
                 raise PickleProblem(f"its pickle replaces {hidden!r:.40} of a {kind.__name__}")
 
     def parameter_state(self, state: Node) -> None:
-        """What PyTorch before 0.4 wrote behind a parameter, or attributes."""
+        """State that PyTorch before 0.4 wrote behind a parameter, or attributes."""
         if isinstance(state, TupleNode) and len(state.items) == 3 and isinstance(state.items[0], bool):
             expect(state.items[2], DictNode)
         else:

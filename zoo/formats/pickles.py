@@ -32,7 +32,7 @@ MOST_STEPS = 2_000_000
 
 
 class Stream(Protocol):
-    """What pickles are read from."""
+    """A stream that pickles are read from."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, fewer where the stream ends."""
@@ -49,7 +49,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a pickle would make."""
+    """The objects that a pickle would make."""
 
     root: Node
     storages: Mapping[str | int, Storage]

@@ -12,7 +12,7 @@ from zoo.formats.tensorflow_index import MAGIC
 
 SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
 TENSORFLOW = "TensorFlow checkpoint"
-"""How the names begin of what stands for a bundle: its prefix, its index, its folder."""
+"""Start of the format names of a bundle, given by its prefix, its index or its folder."""
 _MAGIC = {
     b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
     b"\x1f\x8b": "gzip archive",
@@ -23,7 +23,7 @@ _MAGIC = {
 
 
 def sniff(path: Path) -> str:
-    """Name what a file is by its content: one of the formats that can be read, or a description of the rest.
+    """Name the format of a file by its content: one of those that can be read, or a description.
 
     Raises:
         CheckpointFormatError: There is no such file, or only a pointer to it, or it cannot be read.

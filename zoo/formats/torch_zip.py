@@ -30,7 +30,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 1
 _PIECE = 1 << 20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, LookupError, EOFError, OSError)
-"""What the reader of the standard library stumbles over in a damaged archive."""
+"""Errors of the standard library's reader on a damaged archive."""
 
 
 class ZipProblem(Exception):

@@ -33,7 +33,7 @@ class Plane:
     directions: NDArray[Any]
     """Unit vectors along a row and along a column, `(2, 3)`."""
     position: NDArray[Any]
-    """Of the centre of the first pixel, in mm, `(3,)`."""
+    """Position of the centre of the first pixel, in mm, `(3,)`."""
     spacing: NDArray[Any]
     """Distances in mm between rows and between columns, `(2,)`."""
 
@@ -49,7 +49,7 @@ class Plane:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         name = printable(self.path.name)
         return name if self.frame is None else f"frame {self.frame + 1} of {name}"
 

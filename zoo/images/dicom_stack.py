@@ -40,7 +40,7 @@ _APART = {
     "StackID": "stack",
     "DimensionIndexValues": "dimension index",
 }
-"""What tells planes at one position apart, most telling first, and its name in words."""
+"""Elements that differ between planes at one position, most telling first, with their names in words."""
 _SEPARATE = "Take the volumes apart, for example with dcm2niix, and pass one"
 
 

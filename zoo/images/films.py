@@ -12,7 +12,7 @@ from zoo.images.film_views import other_view
 from zoo.messages import printable
 
 FILM = "CR"
-"""What `Preprocessing.modality` calls films of the chest, however they were taken."""
+"""Value of `Preprocessing.modality` for films of the chest, however they were taken."""
 
 _FILMS = frozenset({"CR", "DX", "DR", "RG"})  # RG: scanned film; DR is no defined term, but is written
 _COPIES = frozenset({"OT", "SC"})  # OT: anything, as converters write it

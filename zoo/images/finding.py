@@ -14,13 +14,13 @@ from zoo.messages import first_names, printable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
-"""Of a pair `.hdr` and `.img` the first stands for both."""
+"""Suffixes of volumes; the `.hdr` of a pair stands for its `.img`, too."""
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
-"""And numbers, where files are named by their UID."""
+"""Suffixes of DICOM files, which also end in numbers where they are named by UID."""
 
 
 def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
-    """Return the images that paths stand for, in their order, each once.
+    """Return the images at some paths, in their order, each once.
 
     Args:
         paths: A file stands for itself, whatever its name. A folder stands for all images in it and in the folders
@@ -83,7 +83,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden, sorted.
+    """The visible entries of a folder, sorted.
 
     Raises:
         OptionError: It cannot be listed.

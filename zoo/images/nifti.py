@@ -33,7 +33,7 @@ _MOST_BEFORE = 2**26
 _MOST_BEHIND = 2**16
 """Bytes behind the voxels: some programs fill up a block, but what is longer belongs to a header that says more."""
 _DEFLATE = 1032
-"""How many times its size a gzip file can unpack to at most (RFC 1951: 258 bytes for two bits)."""
+"""Largest ratio at which gzip can compress (RFC 1951: 258 bytes in two bits)."""
 _READ = (
     "NIfTI, a NumPy file and a folder with a DICOM series are read; convert anything else, for example with dcm2niix, "
     "or open it yourself and pass a nibabel image"

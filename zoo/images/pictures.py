@@ -25,7 +25,7 @@ log = logging.getLogger("zoo")
 _MOST_FRAMES = 100
 _AT_ONCE = 2**20  # bytes
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
-"""How PIL warns of tags that a TIFF lacks bytes for; it then goes by defaults, under which black may be white."""
+"""PIL's warnings about tags that a TIFF lacks bytes for; it then uses defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
 _OTHERS = (
     f". Formats read are {', '.join(PIL_FORMATS)} and DICOM with its preamble; open anything else yourself and pass "
@@ -79,7 +79,7 @@ def _picture(path: Path) -> NDArray[Any]:
 
 
 def _frames(image: Image.Image) -> str:
-    """How many there are, as far as one cares: PIL takes a time for all that grows with the square of their number."""
+    """The number of frames, up to a bound: counting all takes PIL a time that grows with its square."""
     for index in range(1, _MOST_FRAMES):
         try:
             image.seek(index)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_VOXELS = 2**29
-"""Of a volume: 2 GB as float32. The largest scans in use, 1024 x 1024 x 512 or 512 x 512 x 2048, have as many."""
+"""Voxels of a volume: 2 GB as float32, as the largest scans in use have, 1024 x 1024 x 512 or 512 x 512 x 2048."""
 MOST_PIXELS = 2**26
-"""Of a picture: 0.8 GB as three float32. A film of 43 x 35 cm digitised at 50 micrometres has 60 million."""
+"""Pixels of a picture: 0.8 GB as three float32. A film of 43 x 35 cm digitised at 50 micrometres has 60 million."""
 _AT_ONCE = 2**24
 """Bytes of a file that are turned into values at once."""
 _MOST_SCANS = 100
-"""Of a JPEG image. Progressive ones have some 10, each of which takes as long as the image, however few its bytes."""
+"""Scans of a JPEG image. Progressive ones have some 10, each of which takes as long as the image."""
 _START = 1024
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 

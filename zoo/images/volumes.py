@@ -47,13 +47,13 @@ class Volume:
     None for arrays and tensors, whose position is not known.
     """
     space: int
-    """What `affine` leads to, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
+    """The space of `affine`, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
     source: str
-    """What messages call it."""
+    """Its name in messages."""
     modality: str = ""
     """DICOM's Modality, for example `"CT"` or `"MR"`; empty where the file does not say."""
     intent: int = 0
-    """What the values are by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
+    """Meaning of the values by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
 
 
 def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:

@@ -17,7 +17,7 @@ CAT12 = (
     "Run CAT12 (or SPM12) on the T1 first: segmentation, with modulated normalised grey matter at 1.5 mm written out, "
     "and pass that file (mwp1*.nii of CAT12, mwc1*.nii of SPM12)"
 )
-"""What the user has to do to get such a map, for messages."""
+"""The way to get such a map, for messages."""
 
 _ROUNDING = 0.01
 _MOST_DENSITY = 10.0  # no registration shrinks tissue tenfold in volume; percentages and scans lie above

@@ -145,7 +145,7 @@ def _share(values: NDArray[Any], low: float, high: float) -> float:
 
 
 def _between(values: NDArray[Any]) -> float:
-    """How much lies between air and tissue for what lies near air: less than 1 but in a diseased lung, or no CT."""
+    """Ratio of values between air and tissue to values near air: below 1 in a CT, except in diseased lungs."""
     return _share(values, -650.0, -300.0) / max(_share(values, _PADDING, -800.0), _AIRLESS)
 
 

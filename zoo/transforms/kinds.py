@@ -56,7 +56,7 @@ def check_intent(intent: int, source: str, *, estimates: bool = False) -> None:
 
 
 def intent_name(intent: int) -> str:
-    """What NIfTI calls the intent of a code."""
+    """NIfTI's name of an intent code."""
     from nibabel.nifti1 import intent_codes
 
     return str(intent_codes.label[intent]) if intent in intent_codes.label else "not in the standard"
