@@ -246,7 +246,7 @@ def test_as_many_groups_as_frames(groups, tmp_path):
     positions = [(*ORIGIN[:2], ORIGIN[2] + 2.5 * index) for index in range(groups)]
     elements = {"sop_class": EnhancedMRImageStorage, "Modality": "MR"}
     said = refused(write_frames(tmp_path / "mr.dcm", HU, positions, **elements))
-    assert f"holds 9 frames in one file, and positions (functional groups) of {groups} where they lie" in said
+    assert f"holds 9 frames in one file, and says of {groups} where they lie" in said
 
 
 # Without a preamble or a transfer syntax

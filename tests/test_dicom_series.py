@@ -465,7 +465,7 @@ def of(keyword, sequence, values):
             POSITIONS,
             "holds 2 series or stacks",
         ),
-        ((), POSITIONS[:7], "holds 9 frames in one file, and positions (functional groups) of 7"),
+        ((), POSITIONS[:7], "holds 9 frames in one file, and says of 7 where they lie"),
     ],
 )
 def test_a_file_with_several_volumes_is_refused_with_their_number(own, positions, said, tmp_path):
@@ -482,7 +482,7 @@ def test_multi_frame_files_of_other_kinds_are_refused_by_name(tmp_path):
         ({"sop_class": MultiFrameGrayscaleWordSecondaryCaptureImageStorage}, "is a secondary capture: a CT or MR"),
         (
             {"PerFrameFunctionalGroupsSequence": None, "ImageType": ["DERIVED", "SECONDARY"]},
-            "holds 9 frames in one file, and positions (functional groups) of 0",
+            "holds 9 frames in one file, and says of 0 where they lie",
         ),
     ):
         assert said in refused(write_frames(tmp_path / "frames", HU, POSITIONS, **elements))

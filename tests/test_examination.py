@@ -48,13 +48,15 @@ def test_what_is_no_ct_is_called_what_it_is(tmp_path):
     grid = np.indices((40, 36, 20))
     tissue = 300 + 200 * np.sin(grid[0] / 9) + 30 * rng.standard_normal(grid[0].shape)
     mr = np.where(((grid[:2] - 18) ** 2).sum(0) < 300, tissue, np.abs(10 * rng.standard_normal(grid[0].shape)))
-    labels = (grid // 10).sum(0) % 5
+    organs = (grid // 10).sum(0) % 5
+    regions = rng.permutation(1000)[(grid // 8 * np.array([1, 5, 25])[:, None, None, None]).sum(0)]
     problems = {}
-    for name, values in (("mr", mr), ("labels", labels)):
+    for name, values in (("mr", mr), ("organs", organs), ("regions", regions)):
         nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), tmp_path / f"{name}.nii")
         problems[name] = examine(tmp_path / f"{name}.nii", "monai-ssl-vitb16").problem
     assert "looks like MRI. A CT in HU is expected" in problems["mr"]
-    assert "as in a label map: an image is expected" in problems["labels"]
+    assert "has 5 different values: an image is expected, not a mask" in problems["organs"]
+    assert "as in a label map: an image is expected" in problems["regions"]
     assert not any("rescale slope" in problem for problem in problems.values())
 
 

@@ -107,10 +107,10 @@ def test_a_header_that_is_no_json_is_refused(tmp_path):
         as_run(tmp_path / "a.pt", {"w": torch.zeros(2)}, made() | {"options": "\x1b[2J", "input": "[" * 99999})
     )
     for key in ("options", "input"):
-        with pytest.raises(CheckpointFormatError, match=f"a.pt says of its {key}") as caught:
+        with pytest.raises(CheckpointFormatError, match=f"a.pt states its {key}") as caught:
             getattr(stored, key)
         assert "\x1b" not in str(caught.value)
-    assert "says of its" in package.inspect_checkpoint(tmp_path / "a.pt").problem
+    assert "states its" in package.inspect_checkpoint(tmp_path / "a.pt").problem
 
 
 def test_an_option_that_cannot_be_is_refused(tmp_path, one_channel):
@@ -141,7 +141,7 @@ def test_an_input_that_cannot_be_is_refused(tmp_path, wrong):
 def test_a_strangers_note_is_no_copy_s(tmp_path, classifier, text):
     """The entry that the cache writes into its copies may be anybody's: a sentence, no traceback."""
     save_file(classifier, tmp_path / "a.safetensors", metadata={"converted": text})
-    with pytest.raises(CheckpointFormatError, match=r"a\.safetensors (says of its converted|has under 'converted')"):
+    with pytest.raises(CheckpointFormatError, match=r"a\.safetensors (states its converted|has an entry 'converted')"):
         package.load_model(ENCODER, checkpoint=tmp_path / "a.safetensors")
 
 

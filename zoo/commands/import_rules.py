@@ -105,7 +105,9 @@ def facts_in_header(stored: StoredState, config: Config) -> dict[str, Any]:
     licences = base.pop("licences", {})
     if not isinstance(licences, dict) or depth_of([base, licences, classes]) > _DEEPEST:
         raise CheckpointFormatError(f"{stored.path} has base weights or classes in its header that no recipe wrote")
-    provenance = {key: stored.metadata[key] for key in ("task", "recipe", "command") if stored.metadata.get(key)}
+    provenance: dict[str, Any] = {
+        key: stored.metadata[key] for key in ("task", "recipe", "command") if stored.metadata.get(key)
+    }
     stated = {
         "classes": classes,
         "num_classes": config.get("num_classes"),

@@ -81,8 +81,8 @@ def planes_of(dataset: Any) -> list[Plane]:
         return [_plane(dataset, None, shared)]
     if len(each) != frames:
         raise InputContractError(
-            f"{path} holds {frames} frames in one file, and positions (functional groups) of {len(each)}: an Enhanced "
-            "CT or MR is expected, or one file a slice. Convert it, for example with dcm2niix"
+            f"{path} holds {frames} frames in one file, and says of {len(each)} where they lie (functional groups): an "
+            "Enhanced CT or MR is expected, or one file a slice. Convert it, for example with dcm2niix"
         )
     return [_plane(dataset, index, _joined(shared, own)) for index, own in enumerate(each)]
 

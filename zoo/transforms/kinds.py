@@ -20,6 +20,7 @@ ESTIMATE = 1001
 _STATISTICS = range(2, 25)  # intent codes of nifti1.h: correlation to -log10 of p
 _NO_IMAGES = (*_STATISTICS, *range(1001, 1011), 2002, 2003, 2004, *range(2006, 2019))  # 2006 on: FSL's fields
 _MOST_SAMPLED, _MOST_COMPARED = 200_000, 2_000_000
+_FEW = 16  # values that an image has more of, and a mask of organs has not
 _SAME, _MAYBE = 0.85, 0.65
 """Shares of neighbours with one value: regions of ten pixels have 0.85; pixels doubled in the plane only 0.5."""
 
@@ -95,6 +96,15 @@ def check_labels(volume: Volume) -> list[str]:
     if same >= _SAME:
         raise InputContractError(f"{said}: an image is expected, not a mask or an atlas")
     return [f"{said}: an image is expected"]
+
+
+def refuse_mask(values: NDArray[Any], source: str) -> None:
+    """Raise `InputContractError` where an array has as few values as a mask of organs."""
+    import numpy as np
+
+    sample = values.reshape(-1)[:: max(1, values.size // 10_000)]  # enough for an image, and soon sorted
+    if len(np.unique(sample)) <= _FEW and (count := len(np.unique(values))) <= _FEW:
+        raise InputContractError(f"{source} has {count} different values: an image is expected, not a mask")
 
 
 def _steps(values: NDArray[Any], axis: int, background: float) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, name_of, plain_tensor, read_volume, voxel_sizes
 from zoo.transforms.grid import COARSE
-from zoo.transforms.kinds import check_labels
+from zoo.transforms.kinds import check_labels, refuse_mask
 from zoo.transforms.stacks import check_stack, turn_slices
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ log = logging.getLogger("zoo")
 
 LOW, HIGH = 1, 99
 """Percentiles of the volume that come to lie at 0 and 1."""
-_FEW = 16  # values that an image has more of, and a mask of organs has not
 _LEAST = (32, 32, 1)
 
 
@@ -196,9 +195,7 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
         raise InputContractError(
             f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, not a mask"
         )
-    sample = volume.reshape(-1)[:: max(1, volume.size // 10_000)]  # enough for an image, and soon sorted
-    if len(np.unique(sample)) <= _FEW and (values := len(np.unique(volume))) <= _FEW:
-        raise InputContractError(f"{source} has {values} different values: an image is expected, not a mask")
+    refuse_mask(volume, source)
     scaled: NDArray[Any] = ((volume - low) / (high - low)).astype(np.float32)
     return scaled
 

@@ -17,7 +17,7 @@ from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volum
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
-from zoo.transforms.kinds import check_kind, check_labels
+from zoo.transforms.kinds import check_kind, check_labels, refuse_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -213,7 +213,8 @@ def admit(volume: Volume, contract: Preprocessing) -> tuple[Volume, list[str]]:
     try:
         return fill_padding(volume), check_hounsfield(volume, contract.window)
     except InputContractError:
-        check_labels(volume)  # a label map has no HU either, and no rescale gives it any
+        refuse_mask(values, volume.source)  # which has no HU either, and no rescale gives it any
+        check_labels(volume)
         raise
 
 
