@@ -179,7 +179,7 @@ def test_a_run_that_did_not_note_its_input_is_warned_of(classifier, tmp_path, ca
     old = as_run(tmp_path / "old.pt", {"conv1.weight": classifier["conv1.weight"]}, optimizer={"state": {}})
     assert package.load_transform(ENCODER, checkpoint=old).preprocessing == PREPROCESSING
     (message,) = caplog.messages
-    assert f"{old} was saved by a run that did not note its input, so that of {ENCODER} is taken" in message
+    assert f"{old} was saved by a run that did not note its input, so that of {ENCODER} is used" in message
     caplog.clear()
     torch.save({"model": {"w": torch.zeros(2)}, "epoch": 3}, tmp_path / "other.pt")
     as_run(tmp_path / "new.pt", {"w": torch.zeros(2)}, made())

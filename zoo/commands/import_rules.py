@@ -105,17 +105,10 @@ def facts_in_header(stored: StoredState, config: Config) -> dict[str, Any]:
     licences = base.pop("licences", {})
     if not isinstance(licences, dict) or depth_of([base, licences, classes]) > _DEEPEST:
         raise CheckpointFormatError(f"{stored.path} has base weights or classes in its header that no recipe wrote")
-    provenance: dict[str, Any] = {
-        key: stored.metadata[key] for key in ("task", "recipe", "command") if stored.metadata.get(key)
-    }
-    stated = {
-        "classes": classes,
-        "num_classes": config.get("num_classes"),
-        "base": base,
-    }
-    provenance |= {key: value for key, value in stated.items() if value}
-    facts = {"provenance": provenance, "licences": licences}
-    return {key: value for key, value in facts.items() if value}
+    stated: dict[str, Any] = {key: stored.metadata.get(key) for key in ("task", "recipe", "command")}
+    stated |= {"classes": classes, "num_classes": config.get("num_classes"), "base": base}
+    provenance = {key: value for key, value in stated.items() if value}
+    return {"provenance": provenance} | ({"licences": licences} if licences else {})
 
 
 def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:
