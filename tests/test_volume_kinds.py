@@ -77,8 +77,9 @@ def test_dicom_is_no_density_map():
 
 @pytest.mark.parametrize(
     ("intent", "said"),
-    [("label", "a label map"), ("z score", "a statistic map"), ("t test", "a statistic map"), ("estimate", "not an image"),
-     ("p value", "a statistic map"), ("vector", "not an image"), ("displacement vector", "not an image")],
+    [("label", "a label map"), ("z score", "a statistic map"), ("t test", "a statistic map"),
+     ("p value", "a statistic map"), ("estimate", "not an image"), ("vector", "not an image"),
+     ("displacement vector", "not an image")],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["glcl-unet", "monai-ssl-unetr", "drasclr-cnn3d", "yaware-densenet121"])
 def test_what_the_header_calls_no_image_is_none(tmp_path, intent, said, name):

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import convert, fingerprint
+from zoo.checkpoint import LoadReport, convert, fingerprint
 from zoo.commands.imported import imported_record
 from zoo.entry import Config, Entry
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
@@ -61,6 +61,15 @@ def check_file(name: str, entry: Entry, single: Path, facts: Mapping[str, Any]) 
     return config
 
 
+def check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int | None) -> None:
+    """Raise `CheckpointMismatchError` where a file has no head of so many classes: the name would load a fresh one."""
+    if num_classes and any(name.startswith(entry.head) for name in report.fresh):
+        raise CheckpointMismatchError(
+            f"num_classes={num_classes} for {source}: the file has no head of that many outputs for {entry.name!r}; "
+            "`zoo inspect` shows what it has. Leave num_classes out to take it as it is"
+        )
+
+
 def check_default(entry: Entry, tag: str, config: Config) -> None:
     """Refuse a file with a task head as an encoder's default: a run must not start from somebody's classes."""
     if entry.is_encoder and (classes := config.get("num_classes")):
@@ -109,6 +118,17 @@ def facts_in_header(stored: StoredState, config: Config) -> dict[str, Any]:
     stated |= {"classes": classes, "num_classes": config.get("num_classes"), "base": base}
     provenance = {key: value for key, value in stated.items() if value}
     return {"provenance": provenance} | ({"licences": licences} if licences else {})
+
+
+def resized_input(entry: Entry, size: int) -> dict[str, Any]:
+    """Fields of the input of images of another side than the entry's, in pixels."""
+    published = entry.preprocessing
+    if size < 1:
+        raise OptionError(f"size={size}: expected the side of the images in pixels")
+    if len(published.size) != 2:
+        raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
+    resize = published.resize and round(published.resize * size / min(published.size))
+    return {"size": [size] * len(published.size), "resize": resize}
 
 
 def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:

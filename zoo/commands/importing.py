@@ -9,17 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import LoadReport, convert, load_report, without_guesses
-from zoo.commands.import_rules import check_default, check_file, check_tag, facts_in_header, facts_on_record
+from zoo.checkpoint import convert, load_report, without_guesses
+from zoo.commands.import_rules import (
+    check_default,
+    check_file,
+    check_head,
+    check_tag,
+    facts_in_header,
+    facts_on_record,
+    resized_input,
+)
 from zoo.commands.imported import changed_records, imported_record, imported_records, put_record
 from zoo.entry import Entry
 from zoo.errors import (
     CheckpointFormatError,
-    CheckpointMismatchError,
     DownloadError,
     IntegrityError,
     OfflineError,
-    OptionError,
     UnknownModelError,
     ZooError,
 )
@@ -79,7 +85,7 @@ def import_weights(
     published = record_with_tag(entry.name, split_name(name)[1], cache_dir, imported=False)
     request = f"{entry.name}.{published.tag}" if published else entry.name
     report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
-    _check_head(entry, report, source, num_classes)
+    check_head(entry, report, source, num_classes)
     options = without_guesses(report.options, report.said_by)
     with _as_one_file(entry, source, cache_dir) as single:
         digest = hash_file(single)
@@ -226,15 +232,6 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
     return record
 
 
-def _check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int | None) -> None:
-    """Raise `CheckpointMismatchError` where a file has no head of so many classes: the name would load a fresh one."""
-    if num_classes and any(name.startswith(entry.head) for name in report.fresh):
-        raise CheckpointMismatchError(
-            f"num_classes={num_classes} for {source}: the file has no head of that many outputs for {entry.name!r}; "
-            "`zoo inspect` shows what it has. Leave num_classes out to take it as it is"
-        )
-
-
 def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path | None) -> bool:
     """Whether a file is one of those in `weights`, the user's manifest to be, or in another one."""
     others = (
@@ -248,19 +245,8 @@ def _imported_input(asked: _Import, size: int | None, facts: Mapping[str, Any]) 
 
     What the user said when the same file was imported before under this tag still holds.
     """
-    said = {} if size is None else _resized(asked.entry, size)
+    said = {} if size is None else resized_input(asked.entry, size)
     if asked.earlier and asked.earlier.sha256 == asked.sha256:
         return {**asked.earlier.input, **said}
     stated = input_for(asked.entry.name, open_checkpoint(asked.source).input)
     return {**(stated or facts.get("input", {})), **said}
-
-
-def _resized(entry: Entry, size: int) -> dict[str, Any]:
-    """Fields of the input of images of another side than the entry's, in pixels."""
-    published = entry.preprocessing
-    if size < 1:
-        raise OptionError(f"size={size}: expected the side of the images in pixels")
-    if len(published.size) != 2:
-        raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
-    resize = published.resize and round(published.resize * size / min(published.size))
-    return {"size": [size] * len(published.size), "resize": resize}
