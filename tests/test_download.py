@@ -281,7 +281,7 @@ def test_what_is_no_checkpoint_is_never_pinned(home, checkpoint):
         archive.writestr("notes.txt", "no weights")
     for wrong in (b"<!doctype html>", b"some text", checkpoint[:-30], other.getvalue(), b""):
         target.write_bytes(wrong)
-        with pytest.raises(OfflineError, match=r"put the right file at .* What is there is not used: it "):
+        with pytest.raises(OfflineError, match=r"put the right file at .* The one there is not used: it "):
             fetch(file, request=NAME, offline=True)
         assert not stamp_path(target).exists()
     target.write_bytes(checkpoint)
