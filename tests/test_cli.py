@@ -213,7 +213,7 @@ def test_an_error_is_a_page_for_a_reader_and_a_line_for_a_program(zoo, monkeypat
     monkeypatch.setattr(sys, "stderr", screen)
     with pytest.raises(SystemExit):
         main(list(command))
-    assert "\nWhat you can do:\n  - a file of your own" in screen.getvalue()
+    assert "\nWhat you can do:\n  - your own file" in screen.getvalue()
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from dicom_files import write_series
 
-from zoo.commands.importing import _resized
+from zoo.commands.import_rules import resized_input
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images.volumes import read_volume, z_score
@@ -695,4 +695,4 @@ def test_a_side_in_pixels_is_refused_for_a_model_of_volumes():
     """`zoo import --size` is for images; what a file of volumes was trained on is a grid."""
     entry = replace(get_entry("caid-resnet50"), name="volumes", preprocessing=PUBLISHED)
     with pytest.raises(OptionError, match="size=96 for 'volumes': it takes volumes"):
-        _resized(entry, 96)
+        resized_input(entry, 96)
