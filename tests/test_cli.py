@@ -141,6 +141,46 @@ def test_download_then_verify_then_damage(zoo, in_house):
     assert zoo("verify", name)[0] == 0
 
 
+def test_download_goes_on_after_a_failure(zoo, in_house):
+    """Of several names the others are fetched; the failed ones are named at the end, with exit code 1."""
+    names = ("caid-resnet50.chestxray14", "caid-resnet50.in-house", "caid-resnet50.nonsense")
+    code, out, err = zoo("download", *names)
+    assert code == 1
+    assert Path(out.split()[-1]).read_bytes() == in_house.read_bytes()
+    assert "zoo import" in err
+    assert err.splitlines()[-1] == f"zoo: 2 of 3 were not downloaded: {names[0]}, {names[2]}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "absent.pt"),
+        ("import", "caid-resnet50", "absent.pt"),
+        ("export", "caid-resnet50", "out.safetensors", "--checkpoint", "absent.pt"),
+        ("embed", "caid-resnet50", "absent.pt", "-o", "out.npz"),
+        ("doctor", "absent.pt", "--for", "caid-resnet50"),
+        ("demo", "absent.pt"),
+    ],
+)
+def test_a_missing_file_has_one_exit_code(zoo, command, tmp_path, monkeypatch):
+    """Whichever command is given it, and the file is named."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = zoo(*command)
+    assert code == 1
+    assert "absent.pt" in err
+    assert one_line(err)
+
+
+def test_inspect_says_that_a_file_holds_features(zoo, tmp_path):
+    """`.npz` is a zip archive as PyTorch's files are, and no damaged one of these."""
+    import numpy as np
+
+    np.savez(tmp_path / "features.npz", features=np.zeros((2, 3), np.float32), paths=np.array(["a", "b"]))
+    code, out, _ = zoo("inspect", tmp_path / "features.npz")
+    assert code == 1
+    assert "NumPy archive (.npz), as `zoo embed` writes features" in out
+
+
 def test_verify_tells_absent_from_bad(zoo, in_house):
     """What was never downloaded is no failure."""
     code, out, _ = zoo("verify", "caid-resnet50.in-house")
@@ -167,13 +207,13 @@ def test_an_error_is_a_page_for_a_reader_and_a_line_for_a_program(zoo, monkeypat
     command = ("download", "caid-resnet50.chestxray14")
     _, _, err = zoo(*command)
     assert one_line(err)
-    assert "What you can do: a file of your own: " in err
+    assert "What you can do: your own file: " in err
     assert "; no weights at all: " in err
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     with pytest.raises(SystemExit):
         main(list(command))
-    assert "\nWhat you can do:\n  - a file of your own" in screen.getvalue()
+    assert "\nWhat you can do:\n  - your own file" in screen.getvalue()
 
 
 def test_debug_shows_the_traceback(tmp_path):

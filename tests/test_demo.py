@@ -169,3 +169,10 @@ def test_the_demo_runs_offline_from_shipped_weights(tmp_path, monkeypatch):
     assert "feature of shape (2048,)" in text
     with Image.open(out) as picture:
         assert picture.width > 4 * demo.PANEL_SIDE
+
+
+def test_a_film_that_is_not_there_is_refused_before_networks_are_loaded(tmp_path, monkeypatch):
+    """Two networks take seconds, and so does their download."""
+    monkeypatch.setattr(demo, "load_model", lambda name: pytest.fail(f"{name} was loaded"))
+    with pytest.raises(FileNotFoundError, match=r"nope\.png"):
+        demo.run_demo(tmp_path / "nope.png", tmp_path / "picture.png")

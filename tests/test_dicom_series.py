@@ -99,12 +99,12 @@ def test_an_mr_is_rescaled_slice_by_slice_or_as_stored(tmp_path):
         ({"Modality": "RTDOSE"}, "but a radiotherapy dose (RTDOSE)"),
         ({"SOPClassUID": SecondaryCaptureImageStorage}, "but a secondary capture"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "but a scout view (LOCALIZER)"),
-        ({"RescaleIntercept": None}, "lacks RescaleIntercept, so its place or its HU are unknown"),
-        ({"RescaleIntercept": None, "Modality": "MR", "PixelSpacing": None}, "lacks PixelSpacing, so its place is"),
+        ({"RescaleIntercept": None}, "lacks RescaleIntercept, so its position or its HU are unknown"),
+        ({"RescaleIntercept": None, "Modality": "MR", "PixelSpacing": None}, "lacks PixelSpacing, so its position is"),
         ({"RescaleType": "Z_EFF"}, "is a CT in Z_EFF (RescaleType), not in HU"),
-        ({"PixelSpacing": [0, 1]}, "where it lies has no meaning"),
-        ({"PixelSpacing": [1]}, "where it lies has no meaning"),
-        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "where it lies has no meaning"),
+        ({"PixelSpacing": [0, 1]}, "its position in the header has no meaning"),
+        ({"PixelSpacing": [1]}, "its position in the header has no meaning"),
+        ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "its position in the header has no meaning"),
         ({"Rows": 65535, "Columns": 65535}, "declares 65535 x 65535 x 9 voxels, 3.87e+10: at most"),
     ],
 )
@@ -235,10 +235,10 @@ def test_slices_that_are_shifted_aside_are_no_stack(tmp_path):
         if 4 <= index < 7:
             dataset.ImagePositionPatient = [ORIGIN[0] + 40, ORIGIN[1], ORIGIN[2] + 2.5 * index]
 
-    assert "lie on no straight line" in refused(write_series(tmp_path / "aside", edit=aside))
+    assert "do not lie on a straight line" in refused(write_series(tmp_path / "aside", edit=aside))
     positions = np.cumsum([0, *[2.45] * 20, *[2.65] * 20]).round(2)  # each step is within 5 % of the mean
     drift = write_series(tmp_path / "drift", np.zeros((4, 3, 41), np.int16), edit=at(*map(float, positions)))
-    assert "lie on no straight line" in refused(drift)
+    assert "do not lie on a straight line" in refused(drift)
 
 
 def test_a_tilted_gantry_and_overlapping_slices_are_a_stack(tmp_path):
@@ -299,7 +299,7 @@ def test_two_series_are_refused_and_listed(tmp_path):
     said = refused(folder)
     assert r"2 series or stacks: 'Chest 1.0\\x1b' (series 4): 9 axial of 12 x 10 pixels, IM" in said
     assert "'Chest 5.0': 5 axial of 12 x 10 pixels" in said
-    assert "move each into a folder of its own" in said
+    assert "move each into its own folder" in said
 
 
 def test_a_slice_in_the_place_of_a_volume(tmp_path):
@@ -338,11 +338,11 @@ def test_two_slices_at_one_place_are_named_with_what_tells_them_apart(tmp_path):
     folder = write_series(tmp_path / "echoes", edit=echo(4.5))
     more = write_series(tmp_path / "second", edit=echo(9))
     shutil.copy(more / "IM0002", folder / "extra")
-    assert "IM0002 and extra lie at one place and differ in echo time" in refused(folder)
+    assert "IM0002 and extra lie at one position and differ in echo time" in refused(folder)
     for path in more.iterdir():
         shutil.copy(path, folder / f"b{path.name}")
     (folder / "extra").unlink()
-    assert "holds 2 volumes (echo time): its 18 slices lie at 9 places" in refused(folder)
+    assert "holds 2 volumes (echo time): its 18 slices lie at 9 positions" in refused(folder)
 
 
 # Without a preamble
@@ -446,7 +446,7 @@ def of(keyword, sequence, values):
         (
             of("TemporalPositionIndex", "FrameContentSequence", [1, 2, 3] * 3),
             [POSITIONS[index // 3] for index in range(9)],
-            "holds 3 volumes (temporal position): its 9 slices lie at 3 places, frame 1 of mr.dcm and frame 2",
+            "holds 3 volumes (temporal position): its 9 slices lie at 3 positions, frame 1 of mr.dcm and frame 2",
         ),
         (
             of("DiffusionBValue", "MRDiffusionSequence", [0.0, 800.0, 1200.0] * 3),

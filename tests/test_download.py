@@ -281,7 +281,7 @@ def test_what_is_no_checkpoint_is_never_pinned(home, checkpoint):
         archive.writestr("notes.txt", "no weights")
     for wrong in (b"<!doctype html>", b"some text", checkpoint[:-30], other.getvalue(), b""):
         target.write_bytes(wrong)
-        with pytest.raises(OfflineError, match=r"put the right file at .* What is there is not used: it "):
+        with pytest.raises(OfflineError, match=r"put the right file at .* The one there is not used: it "):
             fetch(file, request=NAME, offline=True)
         assert not stamp_path(target).exists()
     target.write_bytes(checkpoint)
@@ -304,7 +304,7 @@ def test_a_file_that_is_not_the_pinned_one_says_what_to_delete(home, checkpoint)
     fetch(file, request=NAME, offline=True)
     target.write_bytes(checkpoint + b"another")
     reason = "no digest of this file is published, so that of the first one used is kept in "
-    with pytest.raises(OfflineError, match=f"{reason}{re.escape(str(stamp_path(target)))}: remove that"):
+    with pytest.raises(OfflineError, match=f"{reason}{re.escape(str(stamp_path(target)))}: remove it"):
         fetch(file, request=NAME, offline=True)
     stamp_path(target).unlink()
     target.write_bytes(checkpoint)

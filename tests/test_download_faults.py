@@ -282,7 +282,7 @@ def test_wrong_bytes(home):
         with pytest.raises(IntegrityError) as caught:
             fetch(remote_file(DATA, f"{server.root}/w"), request=NAME)
         assert len(server.requests) == 1
-    for word in (NAME, sha256(DATA), sha256(OTHER), "Nothing of it was kept"):
+    for word in (NAME, sha256(DATA), sha256(OTHER), "which was not kept"):
         assert word in str(caught.value)
     assert files_in(home) == []
 

@@ -115,7 +115,6 @@ def test_without_a_good_file_nothing_is_written(zoo, films, tmp_path):
     [
         (["-o", "f.txt"], ".npz or .csv"),
         (["-o", "absent/f.npz"], "in a folder that exists"),
-        (["-o", "f.npz", "absent.png"], "1 of 2 paths do not exist: absent.png"),
         (["-o", "f.npz", "empty"], "no images in the folder empty"),
         (["-o", "f.npz", "--batch-size", "0"], "batch_size=0"),
         (["-o", "f.npz", "--workers", "-1"], "workers=-1"),
@@ -130,6 +129,16 @@ def test_wrong_use_is_said_in_one_line(zoo, films, tmp_path, monkeypatch, more, 
     assert code == 2
     assert said in err
     assert one_line(err.splitlines()[-1])
+
+
+def test_a_path_that_does_not_exist_fails_as_in_every_command(zoo, films, tmp_path):
+    """Exit code 1 as for `doctor`, `inspect` and `import`, not that of wrong use; in a program both exceptions fit."""
+    code, _, err = zoo("embed", NAME, films / "a.png", "absent.png", "-o", tmp_path / "f.npz")
+    assert code == 1
+    assert "1 of 2 paths do not exist: absent.png" in err
+    for kind in (FileNotFoundError, OptionError):
+        with pytest.raises(kind, match="absent"):
+            embed(NAME, ["absent.png"])
 
 
 @pytest.mark.parametrize(
@@ -245,7 +254,7 @@ def test_the_input_of_a_file_is_what_its_header_says(tmp_path):
 def test_a_header_that_means_something_else_by_input_is_refused(tmp_path, text):
     """As a file of another program may; the file and what it says are named."""
     save_file({"w": torch.zeros(1)}, tmp_path / "other", metadata={"input": text})
-    with pytest.raises(CheckpointFormatError, match=f"other says of its input {re.escape(repr(text))}"):
+    with pytest.raises(CheckpointFormatError, match=f"other states its input {re.escape(repr(text))}"):
         input_of("caid-resnet50", tmp_path / "other")
 
 

@@ -42,6 +42,24 @@ def test_a_windowed_ct_does_not_fit(zoo, tmp_path):
     assert {"what", "found", "expected"} == set(found["facts"][0])
 
 
+def test_what_is_no_ct_is_called_what_it_is(tmp_path):
+    """An MR and a label map need no rescale, which would make another wrong input of them."""
+    rng = np.random.default_rng(0)
+    grid = np.indices((40, 36, 20))
+    tissue = 300 + 200 * np.sin(grid[0] / 9) + 30 * rng.standard_normal(grid[0].shape)
+    mr = np.where(((grid[:2] - 18) ** 2).sum(0) < 300, tissue, np.abs(10 * rng.standard_normal(grid[0].shape)))
+    organs = (grid // 10).sum(0) % 5
+    regions = rng.permutation(1000)[(grid // 8 * np.array([1, 5, 25])[:, None, None, None]).sum(0)]
+    problems = {}
+    for name, values in (("mr", mr), ("organs", organs), ("regions", regions)):
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), tmp_path / f"{name}.nii")
+        problems[name] = examine(tmp_path / f"{name}.nii", "monai-ssl-vitb16").problem
+    assert "looks like MRI. A CT in HU is expected" in problems["mr"]
+    assert "has 5 different values: an image is expected, not a mask" in problems["organs"]
+    assert "as in a label map: an image is expected" in problems["regions"]
+    assert not any("rescale slope" in problem for problem in problems.values())
+
+
 def test_a_ct_fits_and_thick_slices_are_said(zoo, tmp_path):
     """Exit code 0, with the warning of the transform and what it makes of the file."""
     code, out, err = zoo("doctor", write_scan(tmp_path / "ct.nii.gz", -1000, 400), "--for", "monai-ssl-vitb16")
@@ -85,7 +103,7 @@ def test_maps_of_the_brain(tmp_path):
     assert "no negative values" in examine(write_scan(tmp_path / "ct.nii", -1000, 400), "yaware-densenet121").problem
     nibabel.save(image(brain(), GRID, "unknown"), tmp_path / "lost.nii")
     lost = examine(tmp_path / "lost.nii", "yaware-densenet121")
-    assert "does not say where it lies" in lost.problem
+    assert "has no affine (sform and qform have code 0)" in lost.problem
     assert lost.facts == ()
 
 

@@ -688,7 +688,7 @@ def test_volumes_that_cannot_be(caplog, tmp_path):
     broken[0, 0, 0] = np.nan
     organs = np.repeat(np.arange(5.0)[None, :, None], 150, 0).repeat(28, 1).repeat(9, 2)
     cases = {
-        "has 5 different values: an image is expected, and no mask": nibabel.Nifti1Image(organs, image.affine),
+        "has 5 different values: an image is expected, not a mask": nibabel.Nifti1Image(organs, image.affine),
         "the same value, 0, at 98 of 100 voxels": nibabel.Nifti1Image(mask, image.affine),
         "1 NaN or infinite": nibabel.Nifti1Image(broken, image.affine),
         "slices are expected along the third axis": nibabel.Nifti1Image(

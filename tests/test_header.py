@@ -95,7 +95,9 @@ def test_a_strangers_key_is_not_obeyed(tmp_path, there):
 def test_a_header_with_something_else_than_texts_is_refused(tmp_path, wrong):
     """One of ours that was changed by hand."""
     path = as_run(tmp_path / "a.pt", {"w": torch.zeros(2)}, made() | wrong)
-    with pytest.raises(CheckpointFormatError, match=r"a\.pt has a header under 'zoo' .*texts alone are expected"):
+    with pytest.raises(
+        CheckpointFormatError, match=r"a\.pt has a header under 'zoo' .*all keys and values must be text"
+    ):
         open_checkpoint(path)
 
 
@@ -105,16 +107,16 @@ def test_a_header_that_is_no_json_is_refused(tmp_path):
         as_run(tmp_path / "a.pt", {"w": torch.zeros(2)}, made() | {"options": "\x1b[2J", "input": "[" * 99999})
     )
     for key in ("options", "input"):
-        with pytest.raises(CheckpointFormatError, match=f"a.pt says of its {key}") as caught:
+        with pytest.raises(CheckpointFormatError, match=f"a.pt states its {key}") as caught:
             getattr(stored, key)
         assert "\x1b" not in str(caught.value)
-    assert "says of its" in package.inspect_checkpoint(tmp_path / "a.pt").problem
+    assert "states its" in package.inspect_checkpoint(tmp_path / "a.pt").problem
 
 
 def test_an_option_that_cannot_be_is_refused(tmp_path, one_channel):
     """The header is a file's, and so checked like a user's argument."""
     path = as_run(tmp_path / "a.pt", one_channel, made(UNET, "segment", options={"num_classes": "many"}))
-    with pytest.raises(CheckpointFormatError, match=r"header that cannot be right: num_classes='many'"):
+    with pytest.raises(CheckpointFormatError, match=r"invalid header: num_classes='many'"):
         package.load_model(UNET, checkpoint=path)
     path.unlink()
 
@@ -131,7 +133,7 @@ def test_an_option_that_cannot_be_is_refused(tmp_path, one_channel):
 def test_an_input_that_cannot_be_is_refused(tmp_path, wrong):
     """Of a file's header: one sentence with the file, no traceback of whoever counts with it."""
     path = as_run(tmp_path / "a.pt", {"w": torch.zeros(2)}, made(input=wrong))
-    with pytest.raises(CheckpointFormatError, match=rf"a\.pt has a header that cannot be right: .*{next(iter(wrong))}"):
+    with pytest.raises(CheckpointFormatError, match=rf"a\.pt has an invalid header: .*{next(iter(wrong))}"):
         package.load_transform(ENCODER, checkpoint=path)
 
 
@@ -139,7 +141,7 @@ def test_an_input_that_cannot_be_is_refused(tmp_path, wrong):
 def test_a_strangers_note_is_no_copy_s(tmp_path, classifier, text):
     """The entry that the cache writes into its copies may be anybody's: a sentence, no traceback."""
     save_file(classifier, tmp_path / "a.safetensors", metadata={"converted": text})
-    with pytest.raises(CheckpointFormatError, match=r"a\.safetensors (says of its converted|has under 'converted')"):
+    with pytest.raises(CheckpointFormatError, match=r"a\.safetensors (states its converted|has an entry 'converted')"):
         package.load_model(ENCODER, checkpoint=tmp_path / "a.safetensors")
 
 
@@ -177,7 +179,7 @@ def test_a_run_that_did_not_note_its_input_is_warned_of(classifier, tmp_path, ca
     old = as_run(tmp_path / "old.pt", {"conv1.weight": classifier["conv1.weight"]}, optimizer={"state": {}})
     assert package.load_transform(ENCODER, checkpoint=old).preprocessing == PREPROCESSING
     (message,) = caplog.messages
-    assert f"{old} was saved by a run that did not note its input, so that of {ENCODER} is taken" in message
+    assert f"{old} was saved by a run that did not note its input, so that of {ENCODER} is used" in message
     caplog.clear()
     torch.save({"model": {"w": torch.zeros(2)}, "epoch": 3}, tmp_path / "other.pt")
     as_run(tmp_path / "new.pt", {"w": torch.zeros(2)}, made())
@@ -239,7 +241,7 @@ def test_a_segmentation_of_one_class_has_logits(tmp_path, one_channel, caplog, z
     assert zoo("import", f"{UNET}.lungs", path, "--num-classes", 1)[0] == 0
     with torch.no_grad():
         assert torch.equal(package.load_model(f"{UNET}.lungs")(image), made_of["segment"])
-    with pytest.raises(CheckpointMismatchError, match=r"num_classes=3 for .*: the file has no head of so many"):
+    with pytest.raises(CheckpointMismatchError, match=r"num_classes=3 for .*: the file has no head of that many"):
         import_weights(f"{UNET}.three", path, num_classes=3)
     path.unlink()
 
@@ -317,3 +319,26 @@ def test_licences_follow_the_weights(tuned, classifier, tmp_path):
     assert second["licences"] == first["licences"]
     assert second["base"] == first
     assert base_of(package.load_report(package.load_model(ENCODER, pretrained=False))) == {"model": ENCODER} | RANDOM
+
+
+def test_the_record_of_an_import_has_what_its_header_says(zoo, classifier, tmp_path, monkeypatch):
+    """Classes and their number, base weights and their licences: `zoo info` shows them without opening the file."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    licences = {"weights": {"id": "CC-BY-4.0", "commercial": True}}
+    base = {"model": ENCODER, "tag": "chestxray14-800", "trained_by": "zoo", "licences": licences}
+    import_weights(f"{ENCODER}.mine", as_run(tmp_path / "best.pt", classifier, made(base=base)))
+    info = package.model_info(f"{ENCODER}.mine")
+    assert (info.trained_by, info.licences, info.options["num_classes"]) == ("user", licences, 2)
+    assert info.provenance["classes"] == ["Edema", "Mass"]
+    assert info.provenance["base"] == {name: base[name] for name in ("model", "tag", "trained_by")}
+    out = zoo("info", f"{ENCODER}.mine")[1]
+    for part in ("classes: Edema, Mass", "tag: chestxray14-800", "num_classes: 2", "CC-BY-4.0"):
+        assert part in out
+
+
+def test_an_import_does_not_take_a_strangers_metadata_for_a_header(classifier, tmp_path, monkeypatch):
+    """Other programs write keys of the same names into safetensors."""
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    save_file(classifier, tmp_path / "a.safetensors", metadata={"base": "resnet", "classes": "two"})
+    import_weights(f"{ENCODER}.theirs", tmp_path / "a.safetensors")
+    assert "classes" not in package.model_info(f"{ENCODER}.theirs").provenance

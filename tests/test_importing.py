@@ -118,7 +118,7 @@ def test_assets_that_lie_beside_the_file_come_with_it(authors, tmp_path, monkeyp
     (raw,) = (r for r in shipped["weights"] if r["tag"] == "copdgene")
     raw["assets"]["landmarks"] |= {"bytes": len(content), "sha256": hash_file(tmp_path / "atlas_patch_loc.npy")}
     (tmp_path / "shipped.json").write_text(json.dumps(shipped))
-    for module in ("manifest", "import_rules"):
+    for module in ("manifest", "commands.import_rules"):
         monkeypatch.setattr(f"zoo.{module}.packaged_manifest", lambda: tmp_path / "shipped.json")
     import_weights(FULL, authors)
     assert (cache_home() / "files" / raw["assets"]["landmarks"]["sha256"]).read_bytes() == content
@@ -166,7 +166,7 @@ def test_a_tag_of_a_further_manifest_is_not_taken_over(unet_file, tmp_path, monk
     record = {"tag": "house", "models": [ENCODER], "state": "hosted", "sources": ["file:w"], "bytes": None}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record | {"sha256": None}]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
-    with pytest.raises(OptionError, match="record of ZOO_MANIFEST"):
+    with pytest.raises(OptionError, match="on record in ZOO_MANIFEST"):
         import_weights(f"{ENCODER}.house", unet_file)
 
 

@@ -68,7 +68,8 @@ def warnings(caplog):
         ({"classes": 3}, r"'caid-resnet50' has no option 'classes'; its options are: projection"),
         ({"projection": 1}, r"projection=1 for 'caid-resnet50': expected True or False"),
         ({"mmap": "yes"}, r"mmap='yes': expected True, False or 'auto'"),
-        ({"device": "gpu"}, r"device='gpu'"),
+        ({"device": "gpu"}, r"device='gpu': did you mean 'cuda'\?"),
+        ({"device": "gpu:1"}, r"device='gpu:1': did you mean 'cuda:1'\?"),
         ({"checkpoint": "https://example.org/x.pth"}, r"checkpoint='https://example\.org/x\.pth': expected the path"),
         ({"checkpoint": {"conv1.weight": 0}}, r"expected the path of a file"),
     ],
@@ -407,7 +408,7 @@ def test_what_a_file_says_of_its_network_wins_over_the_record(manifest, tmp_path
 def test_a_record_of_another_file_is_found_out(manifest, unet_safetensors):
     """The fingerprint on record is not the file's: said before anything is built; a user's file is not held to it."""
     manifest(record(unet_safetensors, fingerprint={"caid-resnet50": "0" * 64}))
-    with pytest.raises(CheckpointMismatchError, match=r"'caid-resnet50'\): the file has not the names and shapes"):
+    with pytest.raises(CheckpointMismatchError, match=r"'caid-resnet50'\): the file's names and shapes"):
         zoo.load_model("caid-resnet50")
     assert zoo.load_model("caid-resnet50-unet")
     assert zoo.load_model("caid-resnet50", checkpoint=unet_safetensors)

@@ -161,7 +161,7 @@ def test_an_input_can_be_of_one_model_alone(tmp_path, monkeypatch):
     assert (second.size, second.units) == (get_entry(models[1]).preprocessing.size, "all")
     assert zoo.model_info("caid-resnet50.mine").input == first
     write(path, record("mine", input={"caid-resnet50-unet": {"size": [96, 96]}}))
-    with pytest.raises(OptionError, match=r"input has caid-resnet50-unet, which is none of its models"):
+    with pytest.raises(OptionError, match=r"input has caid-resnet50-unet, which is not one of its models"):
         zoo.model_info("caid-resnet50")
 
 
@@ -201,6 +201,8 @@ def test_a_wrong_tag_names_the_right_ones():
     """The message lists the tags of the model."""
     with pytest.raises(UnknownModelError, match=r"'caid-resnet50' has no weights with the tag 'imagenet'.*chestxray14"):
         resolve("caid-resnet50.imagenet")
+    with pytest.raises(UnknownModelError, match=r"'chestxray-14'; did you mean 'chestxray14'"):
+        resolve("caid-resnet50.chestxray-14")
 
 
 @pytest.mark.parametrize(

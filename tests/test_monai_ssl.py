@@ -811,7 +811,7 @@ def test_the_two_windows_are_kept_apart():
 
 def test_a_withdrawn_link_is_called_so(tmp_path):
     """Whoever is told to fetch a file by hand must know that it may be gone."""
-    with pytest.raises(OfflineError, match="withdrawn by those who put them there"):
+    with pytest.raises(OfflineError, match="publishers withdrew them"):
         zoo.load_model(f"{ENCODER}.tcia-covid19", cache_dir=tmp_path, offline=True)
 
 

@@ -141,7 +141,7 @@ def test_a_file_in_the_place_of_a_name_gets_checkpoint(name, tmp_path, monkeypat
 def test_a_name_that_is_no_text_is_refused(name):
     """With what came, as wrong use; a path gets `checkpoint=`."""
     for look in (zoo.load_model, zoo.model_info, zoo.load_transform, zoo.download_weights):
-        with pytest.raises(OptionError, match=r"is no name of a model: a text is expected") as caught:
+        with pytest.raises(OptionError, match=r"is not the name of a model; a string is expected") as caught:
             look(name)
     assert ("checkpoint='runs/best.pt'" in str(caught.value)) == isinstance(name, Path)
 
@@ -151,11 +151,11 @@ def test_a_name_that_is_no_text_is_refused(name):
     [
         ({"device": "meta"}, "device='meta' holds no values"),
         ({"checkpoint": "~nobody-here/w"}, "'~nobody-here/w' begins with the home of a user unknown"),
-        ({"checkpoint": ""}, "'' is no path: it is empty"),
+        ({"checkpoint": ""}, "'' is not a path: it is empty"),
         ({"checkpoint": "a\0b"}, "null character"),
         ({"checkpoint": b"w.pth"}, "expected the path of a file"),
         ({"cache_dir": "~nobody-here/c"}, "'~nobody-here/c' begins with"),
-        ({"cache_dir": 5}, "5 is no path"),
+        ({"cache_dir": 5}, "5 is not a path"),
     ],
 )
 def test_places_that_are_none_are_wrong_use(given, said):

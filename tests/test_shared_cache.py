@@ -102,7 +102,7 @@ def test_what_cannot_be_read_counts_as_absent(shared, unet_file, where, caplog):
     def check():
         assert zoo.model_info("caid-resnet50").name == MODEL
         assert zoo.load_report(zoo.load_model(MODEL)).tag == "chestxray14-800"
-        assert "cannot be read by this user: what was imported there is passed over" in caplog.text
+        assert "cannot be read by this user: imports recorded there are passed over" in caplog.text
 
     assert as_nobody(check) == 0
 

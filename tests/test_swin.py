@@ -228,7 +228,7 @@ def test_a_header_that_contradicts_the_names_is_refused(state, saved):
 @pytest.mark.parametrize("text", ["[]", "{", '"complete"'])
 def test_a_header_that_is_no_json_object_is_refused(text, state, saved):
     """By the file's name and what stands there."""
-    with pytest.raises(CheckpointFormatError, match=r"checkpoint\.pth says of its options"):
+    with pytest.raises(CheckpointFormatError, match=r"checkpoint\.pth states its options"):
         load(saved({"model": state, "zoo": {"model": SWIN, "recipe": "mine", "options": text}}))
 
 

@@ -174,7 +174,7 @@ def test_parts_lead_to_the_whole(prefix):
 
 def test_what_is_no_bundle(tmp_path):
     """A folder without one, a path to nothing."""
-    with pytest.raises(CheckpointFormatError, match="is no TensorFlow checkpoint: expected a prefix"):
+    with pytest.raises(CheckpointFormatError, match="is not a TensorFlow checkpoint: expected a prefix"):
         open_bundle(tmp_path)
     with pytest.raises(CheckpointFormatError, match="does not exist"):
         open_checkpoint(tmp_path / "nothing")
@@ -320,7 +320,7 @@ def test_an_unknown_type_is_refused_where_it_is_needed(tmp_path, small):
     stored = open_checkpoint(write_bundle(tmp_path / "model", small, extra=extra))
     assert stored.read({"a": stored.tensors["a/bias"]})["a"].shape == (4,)
     stored = open_checkpoint(tmp_path / "model")
-    with pytest.raises(CheckpointFormatError, match=r"'half' .* its type, number 14 of TensorFlow's, is none of"):
+    with pytest.raises(CheckpointFormatError, match=r"'half' .* its type, number 14 of TensorFlow's, is not one of"):
         stored.read({"a": stored.tensors["half"]})
 
 

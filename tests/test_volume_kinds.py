@@ -12,7 +12,7 @@ from test_volumes import SIZE, SMALL, brain, image
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.images.meta_tensors import place_of
+from zoo.images.meta_tensors import affine_of
 from zoo.images.volumes import Volume, read_volume
 from zoo.registry import get_entry
 from zoo.transforms.image import build_transform
@@ -77,8 +77,9 @@ def test_dicom_is_no_density_map():
 
 @pytest.mark.parametrize(
     ("intent", "said"),
-    [("label", "a label map"), ("z score", "a statistic map"), ("t test", "a statistic map"), ("estimate", "no image"),
-     ("p value", "a statistic map"), ("vector", "no image"), ("displacement vector", "no image")],
+    [("label", "a label map"), ("z score", "a statistic map"), ("t test", "a statistic map"),
+     ("p value", "a statistic map"), ("estimate", "not an image"), ("vector", "not an image"),
+     ("displacement vector", "not an image")],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["glcl-unet", "monai-ssl-unetr", "drasclr-cnn3d", "yaware-densenet121"])
 def test_what_the_header_calls_no_image_is_none(tmp_path, intent, said, name):
@@ -115,14 +116,14 @@ def atlas(regions, block):
 @pytest.mark.parametrize("regions", [100, 3000])
 def test_an_atlas_without_an_intent_is_refused(block, regions):
     """More labels than the sixteen values that a mask has at most."""
-    with pytest.raises(InputContractError, match="as a label map: an image is expected"):
+    with pytest.raises(InputContractError, match="as in a label map: an image is expected"):
         build_transform(MRI)(volume(atlas(regions, block)))
 
 
 @pytest.mark.parametrize("scale", [lambda v: v * 0.5, lambda v: v / 300, lambda v: v - 150, lambda v: v + 0.1])
 def test_an_atlas_that_was_scaled_or_shifted_is_one_still(scale):
     """Fractions and negative values are no sign of an image: neighbours of one value are what a label map has."""
-    with pytest.raises(InputContractError, match="as a label map"):
+    with pytest.raises(InputContractError, match="as in a label map"):
         check_labels(volume(scale(atlas(300, (12, 9, 8)).astype(np.float32))))
 
 
@@ -135,7 +136,7 @@ def test_a_background_of_any_value_is_no_region():
 
 def test_small_regions_are_said():
     """Where it may be either."""
-    assert "as a label map" in check_labels(volume(atlas(100, (4, 4, 1))))[0]
+    assert "as in a label map" in check_labels(volume(atlas(100, (4, 4, 1))))[0]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ PLACED = TAGS | {"00200032": {}, "00200037": {}}
 def test_an_affine_that_monai_makes_up_is_no_place(affine, meta):
     """1 mm, axes to the right, front and top, of a tensor that never had a place."""
     for name in ("monai-ssl-unetr", "drasclr-cnn3d"):
-        with pytest.raises(InputContractError, match="the identity that MONAI gives where no file says one"):
+        with pytest.raises(InputContractError, match="the identity that MONAI fills in where no file gives one"):
             build_transform(get_entry(name).preprocessing)(meta_tensor(affine, **meta))
 
 
@@ -205,26 +206,26 @@ def test_an_affine_that_monai_makes_up_is_no_place(affine, meta):
 )
 def test_an_affine_of_a_file_or_of_the_user_counts(affine, meta):
     """Refusing files of 1 mm, resampled ones, and what a user wrote in."""
-    assert np.array_equal(place_of(meta_tensor(affine, **meta), "it"), affine)
+    assert np.array_equal(affine_of(meta_tensor(affine, **meta), "it"), affine)
 
 
 def test_a_made_up_affine_stays_made_up_after_a_transform():
     """MONAI's Spacing or Flip makes another matrix of the identity that it gave an array; no file speaks for it."""
     changed = meta_tensor(np.diag([2.0, 2.0, 2.0, 1.0]))
     changed.applied_operations = [{"class": "Spacing"}]
-    with pytest.raises(InputContractError, match="nothing says that its affine is a file's"):
-        place_of(changed, "it")
+    with pytest.raises(InputContractError, match="its affine may be the identity that MONAI fills in"):
+        affine_of(changed, "it")
 
 
 def test_an_affine_of_a_plane_is_none_of_a_volume():
     """3 x 3 numbers, as of a picture: a sentence, no traceback."""
     with pytest.raises(InputContractError, match=r"an affine of \(3, 3\): 4 x 4 numbers are expected"):
-        place_of(meta_tensor(np.eye(3)), "it")
+        affine_of(meta_tensor(np.eye(3)), "it")
 
 
 def test_an_affine_in_lps_is_turned_to_ras():
     """MONAI read with `affine_lps_to_ras=False`: left and right, front and back exchanged."""
-    found = place_of(meta_tensor(np.diag([0.7, 0.7, 2, 1]), space="LPS"), "it")
+    found = affine_of(meta_tensor(np.diag([0.7, 0.7, 2, 1]), space="LPS"), "it")
     assert np.array_equal(found, np.diag([-0.7, -0.7, 2, 1]))
 
 
@@ -245,7 +246,7 @@ def test_what_monai_reads_lies_where_its_file_does(tmp_path):
     nibabel.save(nibabel.Nifti1Image(values, None), tmp_path / "lost.nii")
     assert np.array_equal(read_volume(load(tmp_path / "placed.nii")).affine, np.eye(4))
     for name in ("a.npy", "lost.nii"):
-        with pytest.raises(InputContractError, match="that MONAI gives"):
+        with pytest.raises(InputContractError, match="that MONAI fills in"):
             read_volume(load(tmp_path / name))
 
 

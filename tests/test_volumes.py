@@ -11,7 +11,7 @@ import pytest
 import torch
 from dicom_files import write_series
 
-from zoo.commands.importing import _resized
+from zoo.commands.import_rules import resized_input
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images.volumes import read_volume, z_score
@@ -131,7 +131,10 @@ def test_the_input_is_left_as_it_was():
     [
         (np.zeros((2, 24, 29, 25)), r"shape \(2, 24, 29, 25\): one volume .* pass one at a time"),
         (np.zeros((3, 1, 24, 29, 25)), "pass one at a time, for example array"),
-        (torch.zeros(224, 224), r"Tensor \(224, 224\) torch.float32 has shape .* an image or a few slices are none"),
+        (
+            torch.zeros(224, 224),
+            r"Tensor \(224, 224\) torch.float32 has shape .* an image or a few slices are not a volume",
+        ),
         (np.zeros((24, 29, 3)), "at least 8 voxels a side"),
         (brain() * 1j, "complex64 values: real numbers"),
         (torch.from_numpy(brain()) * 1j, "complex64 values: real numbers"),
@@ -251,7 +254,7 @@ def test_a_smaller_or_larger_box_of_the_same_voxels_is_padded_or_cut(start, stop
     for code in ("aligned", "mni"):
         result = build_transform(SMALL)(image(boxed, affine, code))
         assert torch.equal(result[0], torch.from_numpy(z_score(expected)))
-    with pytest.raises(InputContractError, match="not said to be in MNI152"):
+    with pytest.raises(InputContractError, match="does not say that it is in MNI152"):
         build_transform(SMALL)(image(boxed, affine, "scanner"))
 
 
@@ -284,7 +287,9 @@ def test_a_file_in_another_space_is_refused():
     """A brain of the right values whose header does not lead to the atlas: what to run, and how to say that it does."""
     for code in ("scanner", "aligned", "talairach"):
         for affine in (GRID + 0.75 * np.eye(4, k=3), np.diag([8.0, 8, 8, 1]) @ np.eye(4)):
-            with pytest.raises(InputContractError, match=r"not said to be in MNI152.*Run CAT12.*set_sform") as caught:
+            with pytest.raises(
+                InputContractError, match=r"does not say that it is in MNI152.*Run CAT12.*set_sform"
+            ) as caught:
                 build_transform(SMALL)(image(brain(), affine, code))
             assert "(24, 29, 25) of 7.5 x 7.5 x 7.5 mm" in str(caught.value)
 
@@ -296,14 +301,14 @@ def test_a_voxel_is_whole_to_a_thousandth():
         if is_taken:
             assert torch.equal(build_transform(SMALL)(image(brain(), affine)), build_transform(SMALL)(brain()))
         else:
-            with pytest.raises(InputContractError, match="not said to be in MNI152"):
+            with pytest.raises(InputContractError, match="does not say that it is in MNI152"):
                 build_transform(SMALL)(image(brain(), affine))
 
 
 def test_an_array_must_have_the_shape_of_the_grid():
     """Without a place in the world another shape cannot be brought to it."""
     for values in (brain((29, 24, 25)), brain((48, 58, 50), GRID / 2)):
-        with pytest.raises(InputContractError, match=r"without its place .* must be those of the grid \(24, 29, 25\)"):
+        with pytest.raises(InputContractError, match=r"without an affine, .* must be those of the grid \(24, 29, 25\)"):
             build_transform(SMALL)(values)
 
 
@@ -318,8 +323,8 @@ def test_a_header_that_could_mean_two_things_or_nothing_is_refused():
     flat[2], sheared[0, 1], broken[0, 0] = flat[1], 7.5, np.nan
     for made, message in (
         (two, "its sform and its qform are mirror images of each other"),
-        (none, r"does not say where it lies \(sform and qform have code 0\)"),
-        *((image(brain(), matrix, "mni"), "a place without meaning") for matrix in (flat, metres, sheared, broken)),
+        (none, r"has no affine \(sform and qform have code 0\)"),
+        *((image(brain(), matrix, "mni"), "a meaningless affine") for matrix in (flat, metres, sheared, broken)),
     ):
         with pytest.raises(InputContractError, match=message):
             build_transform(SMALL)(made)
@@ -332,7 +337,7 @@ def test_a_monai_tensor_brings_its_place_along():
     tensor = meta(torch.from_numpy(values.copy())[None], affine=torch.from_numpy(affine))
     assert torch.equal(build_transform(SMALL)(tensor), build_transform(SMALL)(brain()))
     elsewhere = torch.from_numpy(np.diag([7.0, 7.0, 7.0, 1.0]))
-    with pytest.raises(InputContractError, match=r"MetaTensor .* not said to be in MNI152"):
+    with pytest.raises(InputContractError, match=r"MetaTensor .* does not say that it is in MNI152"):
         build_transform(SMALL)(meta(torch.from_numpy(values.copy()), affine=elsewhere))
 
 
@@ -367,7 +372,7 @@ def raw_scan(high=255.0, whole=True):
     [
         (raw_scan(), r"whole numbers from 0 to \d+, as raw scans"),
         (raw_scan(800, whole=False), r"values from .* as raw scans"),
-        (raw_scan(1, whole=False), "not said to be in MNI152"),
+        (raw_scan(1, whole=False), "does not say that it is in MNI152"),
         (brain() * 100, "as raw scans, label maps and percentages have"),
         (np.round(3 * brain() / brain().max()).astype(np.uint8), "whole numbers from 0 to 3, as raw scans, label maps"),
         (z_score(brain()), "no negative values. If the volume is z-scored already"),
@@ -418,7 +423,7 @@ def test_nothing_is_called_odd_of_what_is_refused(caplog):
     """A map that is neither modulated nor in the atlas is refused, and no more said; a quiet transform says nothing."""
     values = brain() / brain().max()
     caplog.clear()
-    with pytest.raises(InputContractError, match="not said to be in MNI152"):
+    with pytest.raises(InputContractError, match="does not say that it is in MNI152"):
         build_transform(SMALL)(image(values, np.diag([7.0, 7, 7, 1]), "scanner"))
     assert not caplog.records
     assert messages(caplog, build_transform(SMALL), values)
@@ -580,7 +585,7 @@ def test_a_tilted_gantry_is_refused_where_it_would_be_resampled(tmp_path):
     ("elements", "message"),
     [
         ({"Modality": "PT"}, "holds modality PT, positron emission tomography: a CT or MR series is expected"),
-        ({"RescaleSlope": None}, "lacks RescaleSlope, so its place or its HU are unknown"),
+        ({"RescaleSlope": None}, "lacks RescaleSlope, so its position or its HU are unknown"),
         ({"ImagePositionPatient": None}, "lacks ImagePositionPatient"),
         ({"ImagePositionPatient": [0, 0, 0]}, "lie 0 to 0 mm apart: even steps are expected"),
         ({"Rows": 11}, "cannot read the pixels of"),
@@ -601,7 +606,7 @@ def test_a_folder_with_gaps_or_several_series_is_refused(tmp_path):
     twice = write_series(tmp_path / "twice", SeriesInstanceUID="1.2.3")
     more = write_series(tmp_path / "more", SeriesInstanceUID="1.2.3")
     (twice / "copy").write_bytes((more / "IM0003").read_bytes())
-    with pytest.raises(InputContractError, match="IM0003 and copy lie at one place"):
+    with pytest.raises(InputContractError, match="IM0003 and copy lie at one position"):
         build_transform(CT)(twice)
     two = write_series(tmp_path / "two")
     (two / "other").write_bytes((gap / "IM0000").read_bytes())
@@ -667,14 +672,17 @@ def test_a_manifest_record_may_name_another_grid():
         (replace(SMALL, size=(), affine=None), "without a grid"),
         (replace(SMALL, affine=SMALL.affine[:3]), "four rows of four"),
         (replace(SMALL, affine=((0.0,) * 4,) * 3 + SMALL.affine[3:]), "not singular"),
-        (replace(SMALL, spacing=(1, 1, 1)), "say again, or otherwise"),
+        (replace(SMALL, spacing=(1, 1, 1)), "the affine already fixes spacing and orientation"),
         (replace(SMALL, resize=3, mean=(0.5,)), "'resize', 'mean'.* mean nothing for a volume"),
         (replace(SMALL, normalise="min-max"), "'min-max' mean nothing for a volume"),
         (replace(CT, window=(240, -1024)), "the smaller value is expected first"),
         (replace(CT, spacing=(1, 1)), "three lengths in mm"),
         (replace(CT, spacing=(1, 0, 1)), "three lengths in mm"),
         (replace(CT, orientation="LRS"), "one letter of each"),
-        (Preprocessing(("grey",), (64, 64), window=(0, 1), spacing=(1, 1)), "spacing, window with size .* of volumes"),
+        (
+            Preprocessing(("grey",), (64, 64), window=(0, 1), spacing=(1, 1)),
+            "spacing, window with size .* describe volumes",
+        ),
     ],
 )
 def test_contradictory_facts_are_refused_when_the_transform_is_made(facts, message):
@@ -687,4 +695,4 @@ def test_a_side_in_pixels_is_refused_for_a_model_of_volumes():
     """`zoo import --size` is for images; what a file of volumes was trained on is a grid."""
     entry = replace(get_entry("caid-resnet50"), name="volumes", preprocessing=PUBLISHED)
     with pytest.raises(OptionError, match="size=96 for 'volumes': it takes volumes"):
-        _resized(entry, 96)
+        resized_input(entry, 96)

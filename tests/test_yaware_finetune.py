@@ -33,7 +33,7 @@ from zoo.entries.yaware.task import begin, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
-from zoo.training.finetune import input_of, train_and_test
+from zoo.training.finetune import starting_input, train_and_test
 from zoo.training.metrics import summarise
 
 SIDE = 29  # the smallest the network takes: its last map is one voxel
@@ -305,10 +305,10 @@ def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, we
 def test_what_was_imported_plays_no_part_beside_a_file_of_ones_own(folder, weights, checkpoint):
     """The plain name may stand for weights of another input; that of a named tag is taken."""
     weights(input={"size": [SIDE] * 3, "affine": None})
-    assert input_of(arguments(folder)).size == (SIDE,) * 3
+    assert starting_input(arguments(folder)).size == (SIDE,) * 3
     for own in ({"checkpoint": str(checkpoint)}, {"from_scratch": True}):
-        assert input_of(arguments(folder, **own)).size == (121, 145, 121)
-        assert input_of(arguments(folder, **own, model=f"{MODEL}.mine")).size == (SIDE,) * 3
+        assert starting_input(arguments(folder, **own)).size == (121, 145, 121)
+        assert starting_input(arguments(folder, **own, model=f"{MODEL}.mine")).size == (SIDE,) * 3
 
 
 def test_files_are_taken_on_the_grid_of_the_weights(folder, weights, tmp_path, caplog):

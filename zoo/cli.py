@@ -1,4 +1,4 @@
-"""The `zoo` command. Exit code 0, 1 for what failed, 2 for wrong use; errors go to stderr, in one line for programs."""
+"""Defines the `zoo` command: its options and exit codes 0 (done), 1 (failed), 2 (wrong use). Errors go to stderr."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo.commands.printing import error_text, fact_lines, input_facts, start_log, table_lines
-from zoo.errors import InputContractError, OptionError, UnknownModelError, ZooError
+from zoo.errors import DownloadError, InputContractError, OptionError, UnknownModelError, ZooError
 from zoo.messages import escaped, listed, printable
 from zoo.signals import Ended, ended_by_signals
 from zoo.version import __version__
@@ -46,7 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, OptionError | UnknownModelError) else 1) from error
+        raise SystemExit(_exit_code(error)) from error
+
+
+def _exit_code(error: Exception) -> int:
+    """2 for wrong use, 1 for what failed, such as a file that is not there."""
+    is_wrong_use = isinstance(error, OptionError | UnknownModelError) and not isinstance(error, FileNotFoundError)
+    return 2 if is_wrong_use else 1
 
 
 def _print_version(asked: bool) -> None:
@@ -100,7 +106,7 @@ def info(
     name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; or a family, for its models.")],
     as_json: Json = False,
 ) -> None:
-    """Say everything that is known of a model and its weights."""
+    """Show everything that is known about a model and its weights."""
     from zoo.registry import entries, get_entry, model_info
 
     if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
@@ -123,11 +129,23 @@ def download(
     names: Annotated[list[str], typer.Argument(help="MODEL or MODEL.TAG, any number.")],
     cache_dir: CacheDir = None,
 ) -> None:
-    """Fetch and verify weights and their assets; print where they lie."""
+    """Fetch and verify weights and their assets; print where they lie.
+
+    Of several names the others are fetched where one fails: exit code 1, and the names that failed at the end.
+    """
     from zoo.loading import download_weights
 
+    failed: list[str] = []
     for name in names:
-        _say(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
+        try:
+            _say(f"{name}  {download_weights(name, cache_dir=cache_dir)}")
+        except (ZooError, OSError) as error:
+            if len(names) == 1:
+                raise
+            failed.append(name)
+            print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
+    if failed:
+        raise DownloadError(f"{len(failed)} of {len(names)} were not downloaded: {', '.join(failed)}")
 
 
 @app.command()
@@ -135,7 +153,7 @@ def verify(
     names: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG; default all.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Hash what was downloaded again; exit 1 and name the file if any is not what it must be."""
+    """Hash downloaded files again; exit 1 and name every file that has another digest than it must have."""
     from zoo.fetching import verify_file
     from zoo.manifest import records, tagged_record
     from zoo.registry import get_entry, list_models, split_name
@@ -157,7 +175,7 @@ def verify(
 
 @app.command()
 def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_json: Json = False) -> None:
-    """Say what a checkpoint holds and which models it fits. Runs nothing that is in it."""
+    """Show what a checkpoint holds and which models it fits. Nothing in it is run."""
     from zoo import inspect_checkpoint
 
     summary = inspect_checkpoint(file)
@@ -178,7 +196,7 @@ def import_command(
     default: Annotated[bool, typer.Option("--default", help="Let MODEL without a tag load it from now on.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Put a checkpoint of your own into the cache, so that `load_model(MODEL.TAG)` finds it."""
+    """Import your own checkpoint into the cache, so that `load_model(MODEL.TAG)` finds it."""
     from zoo.commands.importing import import_weights
     from zoo.registry import get_entry
 
@@ -226,12 +244,14 @@ def export(
     out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Export this file's weights instead.")] = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Add what the plain library class wants besides.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Add neutral values for tensors that only the plain library class has.")
+    ] = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Write a model's weights as safetensors, under the names of the library class it is built from.
 
-    The header says what the weights take and where they are from, and of a recipe's file what it says itself.
+    The header states the input and the origin of the weights, and keeps what a recipe wrote into it.
     """
     from zoo.checkpoint import export_safetensors
     from zoo.loading import full_state, load_model
@@ -258,14 +278,14 @@ def embed_command(
 ) -> None:
     """Write the features of images, a row for each, or for each slice where the network takes slices.
 
-    What cannot be embedded is left out, and named at the end: exit code 1, with all other rows written.
+    An image that cannot be embedded is left out and named at the end: exit code 1, with all other rows written.
     """
     from zoo.embedding import embed
     from zoo.features import check_out, write_features
 
     check_out(out)
     options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache_dir": cache_dir}
-    found = embed(name, paths, checkpoint=checkpoint, device=_place(device), **options)
+    found = embed(name, paths, checkpoint=checkpoint, device=_chosen(device), **options)
     if found.paths:
         write_features(found, out)
         count, width = found.values.shape
@@ -296,11 +316,11 @@ def segment_command(
     from zoo.commands.segmenting import segment
 
     options: dict[str, Any] = {"batch_size": batch_size, "overlap": overlap, "cache_dir": cache_dir}
-    settings: dict[str, Any] = {"checkpoint": checkpoint, "num_classes": num_classes, "device": _place(device)}
+    settings: dict[str, Any] = {"checkpoint": checkpoint, "num_classes": num_classes, "device": _chosen(device)}
     segment(name, paths, out, **settings, **options, say=_say).check(out)
 
 
-def _place(device: str) -> str:
+def _chosen(device: str) -> str:
     if device != "auto":
         return device
     import torch
@@ -313,14 +333,16 @@ def doctor(
     file: Annotated[
         Path | None, typer.Argument(help="An image or a volume, with --for; default the installation.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--for", help="MODEL or MODEL.TAG that it is to be the input of.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="With --for: a file of your own, whose input counts.")] = None,
+    name: Annotated[str | None, typer.Option("--for", help="MODEL or MODEL.TAG whose input it should be.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="With --for: your own checkpoint, whose input counts.")
+    ] = None,
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check this installation, or whether an image is what a model was trained on; exit 1 if something is wrong.
+    """Check this installation, or whether an image fits a model's input; exit 1 if something is wrong.
 
-    Of the installation: libraries, cache, manifests, and the weights here.
+    For the installation: libraries, cache, manifests, and the weights on this machine.
     """
     from zoo.commands.doctor import diagnose
 
@@ -339,7 +361,7 @@ def doctor(
 def _examine(
     file: Path | None, name: str | None, checkpoint: Path | None, as_json: bool, cache_dir: Path | None
 ) -> None:
-    """Print what is found of an image against what a model's input is."""
+    """Print what was found in an image beside what the model expects."""
     from zoo.commands.examination import examine
 
     if file is None or name is None:
@@ -364,7 +386,7 @@ def demo(
     image: Annotated[Path | None, typer.Argument(help="A chest radiograph; default a drawn phantom.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("zoo-demo.png"),
 ) -> None:
-    """Load both CAiD networks and draw what they make of an image."""
+    """Run both CAiD networks on an image and draw the results."""
     from zoo.commands.demo import run_demo
 
     _say(f"picture: {run_demo(image, out)}")
@@ -380,5 +402,5 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _say(line: str) -> None:
-    """Print a line in which what a file says of itself can neither steer the terminal nor forge another line."""
+    """Print one line; text from a file can neither steer the terminal nor forge another line."""
     print(printable(line))

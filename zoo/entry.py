@@ -1,4 +1,4 @@
-"""The vocabulary of the zoo: what an entry is, what it expects as input, and what is known of its weights."""
+"""Defines the vocabulary of the zoo: `Entry`, its input contract `Preprocessing`, and `ModelInfo`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any]]"
 """uint8 `(i, j, k)`, and the matrix `(4, 4)` from voxel `(i, j, k, 1)` to mm."""
 
 PERCENTILES = "percentile"
-"""What `Preprocessing.normalise` calls (x - p1) / (p99 - p1) over the volume; `zoo.transforms.slices` does it."""
+"""Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network's input is: the facts that `load_transform` executes.
+    """The input contract of a network, which `load_transform` executes.
 
     An entry holds the default; the `input` of a manifest record overrides single fields for one weight file.
     """
@@ -42,11 +42,11 @@ class Preprocessing:
     resize: int | None = None
     """Length the shorter side is brought to before the centre crop to `size`; None for resizing straight to `size`."""
     units: str = "fraction of the largest intensity"
-    """What a value means before normalisation."""
+    """Meaning of a value before normalisation."""
     value_range: tuple[float, float] = (0.0, 1.0)
     """Smallest and largest value that the network has seen, before `mean`, `std` and `normalise`.
 
-    A `window` is scaled to it. With `normalise="percentile"` where the two percentiles come to lie, always 0 and 1;
+    A `window` is scaled to it. With `normalise="percentile"` the two percentiles are mapped to it, always 0 and 1;
     values beyond them are kept.
     """
     mean: tuple[float, ...] | None = None
@@ -69,7 +69,7 @@ class Preprocessing:
     spline: int | None = None
     """Degree of the splines that it is resampled with: 3 for cubic ones. None for 1, linear interpolation."""
     window: tuple[float, float] | None = None
-    """Smallest and largest value in `units` that is told apart: volumes are clipped to it. None for no window."""
+    """Smallest and largest value in `units` that the network knows: volumes are clipped to it. None for no window."""
     normalise: str | None = None
     """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None for none.
 
@@ -81,21 +81,21 @@ class Preprocessing:
     modality: str | None = None
     """DICOM's Modality of the images, `"CT"` or `"MR"`; `"CR"` stands for all films of the chest. None if unchecked.
 
-    What came as DICOM must be of it; of a file that does not say its modality the values tell.
+    DICOM files must have it; for a file that does not state its modality the values decide.
     """
 
-    def override(self, facts: Mapping[str, Any]) -> Preprocessing:
+    def override(self, changes: Mapping[str, Any]) -> Preprocessing:
         """Return a copy with the `input` of a manifest record or of a file's header (JSON lists become tuples).
 
         Raises:
-            OptionError: `facts` names a field that does not exist, or one has a value that it cannot have.
+            OptionError: `changes` names a field that does not exist, or one has a value that it cannot have.
         """
         known = {f.name for f in fields(self)}
-        if unknown := sorted(set(facts) - known):
-            raise OptionError(f"unknown input field(s) {unknown} of weights; known are {sorted(known)}")
-        values: dict[str, Any] = {name: _frozen(value) for name, value in facts.items()}
+        if unknown := sorted(set(changes) - known):
+            raise OptionError(f"unknown input field(s) {unknown}; the fields are {sorted(known)}")
+        values: dict[str, Any] = {name: _frozen(value) for name, value in changes.items()}
         if wrong := [f"{name} {value!r:.80}" for name, value in values.items() if not _CAN_BE.get(name, _any)(value)]:
-            raise OptionError(f"input field(s) of weights that cannot be so: {', '.join(wrong)}")
+            raise OptionError(f"input field(s) with an impossible value: {', '.join(wrong)}")
         return replace(self, **values)
 
 
@@ -122,7 +122,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),
 }
-"""What a field may hold, where a transform would not say it: records and headers are written by anybody."""
+"""Checks of single fields that no transform makes: anybody can write records and headers."""
 
 
 def _frozen(value: Any) -> Any:
@@ -134,7 +134,7 @@ class Transform(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """The facts that it executes."""
+        """The input contract that it executes."""
 
     def __call__(self, image: Any, /) -> Tensor:
         """Return float32 `(C, *space)`, of a volume whose network takes slices `(slices, C, H, W)`.
@@ -150,7 +150,7 @@ class Entry:
     """One model of the zoo: how its network is built and how published files become its state dict."""
 
     name: str
-    """What `load_model` is called with, for example `"caid-resnet50"`."""
+    """The name that `load_model` takes, for example `"caid-resnet50"`."""
     summary: str
     """One line for `zoo list`."""
     family: str
@@ -185,21 +185,21 @@ class Entry:
     settled: tuple[str, ...] = ()
     """Options that names and shapes of a file do not tell; its record or header does, see `checkpoint.settling`."""
     unused: Mapping[str, str] = field(default_factory=dict)
-    """Pattern (anchored regular expression) of names that published files have beside the network's -> why they go.
+    """Pattern (anchored regular expression) of names in published files that the network has not -> why they go.
 
-    A pattern begins where the network's own names do: what stands in front of them in a file is no part of it.
+    A pattern begins where the network's own names do, behind any prefix of the file.
     """
     correct: Callable[[State, Config], dict[str, str]] | None = None
-    """Changes values of the network's state dict, once they are read, that the file has in a form of its own.
+    """Changes values of the network's state dict that the file stores in another form, once they are read.
 
-    Is given what `convert` returned, the tensors with their values; returns what was done by name.
+    Takes the result of `convert`, the tensors with their values; returns what was done, by name.
     """
     reset: Callable[[nn.Module], None] | None = None
-    """Changes what `reset_parameters` gave one module of a part that the file lacks, as the network's library does."""
+    """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
     embed: Callable[[nn.Module, Transform, Path, int | None], Tensor] | None = None
-    """Features `(n, D)` of the image in a file or folder, where `forward` on what the transform makes of it is not all.
+    """Features `(n, D)` of the image in a file or folder, where `forward` of the transformed image is not enough.
 
     Is given the network in eval mode, the transform, the path, and how many parts of the image at once, None for the
     family's choice. Raises `InputContractError` for what cannot be embedded.
@@ -225,7 +225,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model and of the weights its name stands for. Costs no heavy import."""
+    """The facts about a model and the weights of its name. Costs no heavy import."""
 
     name: str
     """With the tag of the weights that would be loaded, where there are any."""

@@ -50,3 +50,7 @@ class InputContractError(ZooError, ValueError):
 
 class OptionError(ZooError, ValueError):
     """An argument or option has no meaning here."""
+
+
+class PathNotFoundError(OptionError, FileNotFoundError):
+    """A path that was given does not exist."""

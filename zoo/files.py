@@ -1,6 +1,6 @@
 """Writes files whole or not at all, whoever else writes them and whenever the process is killed.
 
-Whether a writer lives is told by the name of its process, which holds across machines, containers and reboots.
+A writer is known to be alive by the name of its process, which is unique across machines, containers and reboots.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from zoo.errors import OptionError
 
@@ -26,7 +27,7 @@ _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12}-\d+-\d*)\.[0-9a-f]{8}\.tmp")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; what is written there is brought to the disk, then renamed into place.
+    """Yield a temporary name beside `path`; the file written there is synced to disk, then renamed into place.
 
     The temporary name is this block's alone, so that any number of processes may write one file: the last one counts,
     and a reader sees one of theirs or what was there before. After an error `path` is as it was.
@@ -46,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """Yield the name of a file for this block alone, beside `path`; what is there at its end is removed.
+    """Yield the name of a file for this block alone, beside `path`; the file is removed at the end.
 
     The name says which process writes it, so that `remove_leftovers` knows what a killed one left.
     """
@@ -67,7 +68,7 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: It cannot be read, or is a folder, a pipe or a device.
-        UnicodeDecodeError: It is no text.
+        UnicodeDecodeError: It is not text.
     """
     with open(path, encoding="utf-8", opener=_open_regular) as file:
         return file.read()
@@ -99,7 +100,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk, so that a power cut does not leave an empty file behind.
+    """Sync a file, or the names in a folder, to disk, so that a power cut does not leave an empty file behind.
 
     Raises:
         OSError: The file cannot be brought there. Folders of systems that cannot do it are passed over.
@@ -131,16 +132,45 @@ def remove_leftovers(folder: Path) -> None:
             continue  # its writer was faster, or the folder cannot be written
 
 
+class Pointer(NamedTuple):
+    """What a program leaves in a repository instead of a large file."""
+
+    program: str
+    command: str
+    """Fetches the file, in its repository."""
+
+    def __str__(self) -> str:
+        return f"a {self.program} pointer, not the file itself: `{self.command}` in its repository fetches the file"
+
+
+_LFS = Pointer("Git LFS", "git lfs pull")
+_ANNEX = Pointer("git-annex", "git annex get")
+_STARTS = {
+    _LFS: (b"version https://git-lfs", b"version https://hawser"),
+    _ANNEX: (b"/annex/objects/", b"/.git/annex/objects/"),
+}
+
+
+def pointer_in(start: bytes) -> Pointer | None:
+    """The pointer that a file with these first bytes is; None for any other file."""
+    return next((pointer for pointer, starts in _STARTS.items() if start.startswith(starts)), None)
+
+
+def pointer_at(link: Path) -> Pointer | None:
+    """The pointer that a link without a target is; None for any other link, and for what is not a link."""
+    return _ANNEX if link.is_symlink() and "annex/objects/" in link.readlink().as_posix() else None
+
+
 def user_path(path: str | os.PathLike[str]) -> Path:
     """Return the path that a user, a setting or a manifest names, with `~` resolved.
 
     Raises:
-        OptionError: It is no text, is empty, or names no place on this machine, as `~nobody-here/file`.
+        OptionError: It is not a string, is empty, or cannot be a path on this machine, such as `~nobody-here/file`.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
-        raise OptionError(f"{path!r} is no path: a text is expected")
+        raise OptionError(f"{path!r} is not a path; a string is expected")
     if not os.fspath(path) or "\0" in os.fspath(path):
-        raise OptionError(f"{os.fspath(path)!r} is no path: it {'has a null character' if path else 'is empty'}")
+        raise OptionError(f"{os.fspath(path)!r} is not a path: it {'has a null character' if path else 'is empty'}")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -153,7 +183,7 @@ def this_process() -> str:
 
 
 def this_machine() -> str:
-    """Twelve digits for what a process number is good for: one boot of one machine, and one container on it."""
+    """Twelve digits for the scope of a process number: one boot of one machine, and one container on it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux: the start time is unknown too, so that silence alone tells

@@ -1,8 +1,9 @@
-"""From a name to a ready network, its transform, or its file."""
+"""Turns a name into a ready network, its transform, or its verified file."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -66,9 +67,9 @@ def load_model(
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for certain weights of it, whose options, as their classes, also hold where a
-            checkpoint of your own or none is loaded. See `list_models` and `model_info`.
+            your own checkpoint or none is loaded. See `list_models` and `model_info`.
         pretrained: Whether to load weights; False gives the network's own random ones.
-        checkpoint: A file of your own to load in place of the published weights, in any form the family's files have.
+        checkpoint: Your own file to load instead of the published weights, in any form the family's files have.
         num_classes: Outputs of the task head, 0 for none. None for the network as published, or as the file has it.
         in_channels: Channels of the input, to which the first convolution is adapted. None for as many as in the file.
         device: Where the network is moved to.
@@ -95,14 +96,16 @@ def load_model(
     wanted = resolve(name, cache_dir)  # checked, even where nothing of it is loaded
     entry, record = wanted.entry, wanted.record
     asked = _check_arguments(entry, num_classes, in_channels, options)
-    place = _check_place(device, mmap)
+    device = _check_device(device, mmap)
     named = dict(record.options) if record and wanted.tag else {}
     if checkpoint is None and not pretrained:
-        return _finish(*_random(entry, named, asked), place)
+        return _finish(*_random(entry, named, asked), device)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(wanted, checkpoint, offline=offline, progress=progress)
         # The user's own file may be saved over while the network lives, which a mapping would not survive.
-        stored = open_checkpoint(located.path, mmap=False if mmap == "auto" and checkpoint is not None else mmap)
+        if mmap == "auto" and checkpoint is not None:
+            mmap = False
+        stored = open_checkpoint(located.path, mmap=mmap)
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
@@ -116,7 +119,7 @@ def load_model(
     report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
     warn_of_silence(report, facts)
     _announce(report, asked.get("num_classes"))
-    return _finish(model, report, place)
+    return _finish(model, report, device)
 
 
 def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transform:
@@ -126,9 +129,9 @@ def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transf
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
-        checkpoint: The file of your own that `load_model` is given: what its header says of its input, as the recipes
-            write it, comes first; a file that says nothing has the model's, or that of the tag that is named, with
-            a warning where a recipe wrote it.
+        checkpoint: Your own file, as for `load_model`. The input in its header, which recipes write, comes first;
+            without one the input of the model, or of the tag that is named, is used, with a warning where a recipe
+            wrote the file.
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
@@ -178,7 +181,7 @@ def full_state(name: str, model: nn.Module) -> State:
 
 
 def _told(entry: Entry, said: Mapping[str, Any], path: Path) -> Config:
-    """What the header of a file says of those options that nothing else in it tells.
+    """The options in a file's header that nothing else in the file tells.
 
     Raises:
         CheckpointFormatError: An option cannot have such a value.
@@ -192,7 +195,7 @@ def _told(entry: Entry, said: Mapping[str, Any], path: Path) -> Config:
     try:
         _check_arguments(entry, told.get("num_classes"), told.get("in_channels"), others)
     except OptionError as error:
-        raise CheckpointFormatError(f"{path} has a header that cannot be right: {error}") from error
+        raise CheckpointFormatError(f"{path} has an invalid header: {error}") from error
     return told
 
 
@@ -200,8 +203,8 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
     expected = located.record.fingerprint.get(entry.name) if located.record else None
     if expected and expected != fingerprint(state):
         raise CheckpointMismatchError(
-            f"the file has not the names and shapes that are on record for these weights: fingerprint {expected} "
-            f"expected, {fingerprint(state)} found. The record is of another file, or was copied from another model"
+            f"the file's names and shapes are not those on record for these weights: fingerprint {expected} is "
+            f"expected, {fingerprint(state)} was found. The record is of another file, or was copied from another model"
         )
 
 
@@ -213,7 +216,7 @@ def _random(entry: Entry, named: Config, asked: Config) -> tuple[nn.Module, Load
 
 
 def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:
-    """Say so where a file has nothing of the projection head that was asked for; a part of one is a mismatch."""
+    """Refuse a file without the projection head that was asked for; a part of one is a mismatch."""
     head = [name for name in model.state_dict() if name.startswith(entry.head)]
     if entry.stem in state and head and not any(name in state for name in head):
         raise CheckpointMismatchError(
@@ -250,7 +253,7 @@ def _fill(
 def _named(
     name: str, checkpoint: str | Path | None, record: WeightsFile | None, cache_dir: str | Path | None
 ) -> Iterator[None]:
-    """Begin what is said of a file with the request, and end it with how to have another file taken."""
+    """Begin errors about a file with the request, and end them with how to accept another file."""
     try:
         yield
     except (CheckpointFormatError, CheckpointMismatchError, UnsafeCheckpointError) as error:
@@ -283,34 +286,40 @@ def _check_arguments(
     return {key: int(value) for key, value in sizes.items() if value is not None} | dict(options)
 
 
-def _check_place(device: str | torch.device, mmap: Mmap) -> torch.device:
+def _check_device(device: str | torch.device, mmap: Mmap) -> torch.device:
     import torch
 
     if mmap not in (True, False, "auto"):
         raise OptionError(f"mmap={mmap!r}: expected True, False or 'auto'")
     try:
-        place = torch.device(device)
-        torch.empty(0, device=place)  # said before anything is downloaded, not after
+        found = torch.device(device)
+        torch.empty(0, device=found)  # refused before anything is downloaded
     except (AssertionError, RuntimeError, TypeError) as error:
-        raise OptionError(f"device={device!r}: {str(error).partition(chr(10))[0]}") from error
-    if place.type == "meta":
-        raise OptionError(f"device={device!r} holds no values, and a network is loaded with them: name cpu, cuda, ...")
-    return place
+        near = re.sub("(?i)^gpu", "cuda", str(device))
+        hint = f"did you mean {near!r}? " if near != str(device) else ""
+        raise OptionError(f"device={device!r}: {hint}{str(error).partition(chr(10))[0]}") from error
+    if found.type == "meta":
+        raise OptionError(f"device={device!r} holds no values: name cpu, cuda, ...")
+    return found
 
 
 def _announce(report: LoadReport, num_classes: int | None) -> None:
-    """Say in one line what the weights are, and in another what became of a head that the user may count on."""
-    known = report.trained_by == "authors" or not report.tag  # a file of the user's own needs no such warning
+    """Log in one line which weights were loaded, and in another whether the head was dropped or is untrained."""
+    known = report.trained_by == "authors" or not report.tag  # the user's own file needs no such warning
     untrained = [name for name in report.fresh if not is_counter(name)]
+    level = logging.INFO if known else logging.WARNING
+    origin = (
+        "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}"
+    )
     log.log(
-        logging.INFO if known else logging.WARNING,
+        level,
         "%s: %d tensors loaded, %d adapted, %d fresh, from %s%s",
         report.name,
         len(report.loaded),
         len(report.adapted),
         len(untrained),
         report.source,
-        "" if known else f". These are not the authors' weights: they were trained by {report.trained_by or 'others'}",
+        origin,
     )
     misfits = [f"{name}: {why}" for name, why in report.dropped.items() if why.startswith(HEAD_MISFIT)]
     if misfits and num_classes != 0:
@@ -319,7 +328,7 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
         log.warning("%s: not in the file, so untrained: %s", report.name, first_names(untrained, 3))
 
 
-def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Module:
+def _finish(model: nn.Module, report: LoadReport, device: torch.device) -> nn.Module:
     """Check that nothing was forgotten on the meta device, attach the report, move the network where it is wanted."""
     import torch
 
@@ -327,17 +336,16 @@ def _finish(model: nn.Module, report: LoadReport, place: torch.device) -> nn.Mod
     if forgotten := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise CheckpointMismatchError(f"{report.model!r} was left without values for {first_names(forgotten)}")
     setattr(model, ATTRIBUTE, report)
-    if any(other_float(tensor) or tensor.device != place for tensor in tensors.values()):  # a walk takes a while
-        model = model.to(device=place, dtype=torch.float32)
+    if any(other_float(tensor) or tensor.device != device for tensor in tensors.values()):  # a walk takes a while
+        model = model.to(device=device, dtype=torch.float32)
     return model.eval()
 
 
 def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
     """Return the input that weights were trained on.
 
-    Of a file of the user's own that is what its header says, as the recipes write it, else the input of the tag that
-    was named, else the model's: what was imported, and may stand behind the plain name, plays no part. A warning tells
-    of a file that a recipe wrote and that does not say.
+    For the user's own file it is the input in its header, which recipes write, else the input of the tag that was
+    named, else the model's: an import behind the plain name plays no part. A recipe's file without one is warned of.
 
     Args:
         name: `MODEL` or `MODEL.TAG`.
@@ -346,7 +354,7 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
-        CheckpointFormatError: The file cannot be read, or its header says an input that cannot be.
+        CheckpointFormatError: The file cannot be read, or its header states an impossible input.
         CheckpointMismatchError: Its header says that it is of another family.
     """
     from zoo.formats import open_checkpoint
@@ -356,17 +364,18 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     stored = None if checkpoint is None else open_checkpoint(checkpoint)
     if stored is not None and stored.lacks_header:
         log.warning(
-            "%s was saved by a run that did not note its input, so that of %s is taken. Where the run had other "
-            "pixels, voxels, window or normalisation (args.json beside the file says so), images are made wrongly: "
-            "train or export with this version, or import the file with what it was trained on",
-            *(checkpoint, name),
+            "%s was saved by a run that did not note its input, so that of %s is used. If the run used another pixel "
+            "or voxel size, window or normalisation (see args.json beside the file), inputs will be wrong: train or "
+            "export with this version, or import the file with the right input",
+            checkpoint,
+            name,
         )
     theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
     if theirs and theirs.family != entry.family:
-        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r}, as its header says, not of {entry.name!r}")
+        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r} by its header, not of {entry.name!r}")
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
         try:
             return entry.preprocessing.override(input_for(entry.name, stored.input))
         except OptionError as error:
-            raise CheckpointFormatError(f"{checkpoint} has a header that cannot be right: {error}") from error
+            raise CheckpointFormatError(f"{checkpoint} has an invalid header: {error}") from error
     return entry.preprocessing.override(record.input if record else {})

@@ -1,4 +1,4 @@
-"""Where a weight file lies on this machine: the user's own, or the verified one that a name stands for."""
+"""Finds the weight file of a request on this machine: the user's own, or the verified one of a name."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from zoo.version import __version__
 log = logging.getLogger("zoo")
 
 _NOTE = "converted"
-"""The one entry in the header of a copy, so that all copies have the same bytes: JSON of what the file itself said."""
+"""The only entry in a copy's header, so that all copies have equal bytes: JSON of what the file itself stated."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Located:
     path: Path
     source: str
     record: WeightsFile | None = None
-    """None for a file of the user's own."""
+    """None for the user's own file."""
     sha256: str | None = None
     converted: bool = False
     """Whether `path` is the safetensors copy that was made of the file."""
@@ -66,24 +66,24 @@ class Located:
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What the record says of the network."""
+        """The record's options of the network."""
         return self.record.options if self.record else {}
 
     def dropped(self, stored: StoredState) -> dict[str, str]:
-        """What was left out when the copy was made."""
+        """The tensors that were left out of the copy, and why."""
         return _note(stored)["dropped"] if self.converted else {}
 
     def said(self, stored: StoredState) -> Mapping[str, Any]:
-        """What the file's header says of options that names and shapes do not tell, see `checkpoint.settling`."""
+        """The options in the file's header that names and shapes do not tell, see `checkpoint.settling`."""
         return stored.options | _note(stored)["options"]
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
-        place = {"source": self.source, "sha256": self.sha256}
+        origin = {"source": self.source, "sha256": self.sha256}
         if self.record is None:
-            return {"tag": "", "trained_by": "user", **place}
+            return {"tag": "", "trained_by": "user", **origin}
         note = self.record.sha256_note if self.record.sha256 else ""
-        return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **place}
+        return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **origin}
 
 
 def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool | None, progress: bool) -> Located:
@@ -161,14 +161,14 @@ def _are_finite(stored: StoredState, located: Located, cache_dir: str | Path | N
 
 
 def _note(stored: StoredState) -> dict[str, dict[str, Any]]:
-    """What a copy says that was dropped of its file and said there; of a header that anybody wrote, too.
+    """The note in a copy's header: what was dropped from its file, and the options stated there.
 
     Raises:
-        CheckpointFormatError: There is something else.
+        CheckpointFormatError: The note has another form.
     """
     note: dict[str, Any] = {"dropped": {}, "options": {}} | told(stored.metadata, _NOTE, dict, stored.path)
     if not all(isinstance(note[key], dict) for key in ("dropped", "options")):
-        raise CheckpointFormatError(f"{stored.path} has under {_NOTE!r} in its header what no zoo wrote")
+        raise CheckpointFormatError(f"{stored.path} has an entry {_NOTE!r} in its header that the zoo did not write")
     return note
 
 

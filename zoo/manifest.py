@@ -1,4 +1,4 @@
-"""Which of the records in `weights_manifest.json` and its companions a name stands for.
+"""Finds the records that a name stands for in `weights_manifest.json` and its companions.
 
 Three manifests are read, in this order of preference: the file `ZOO_MANIFEST` names (in-house weights, mirrors),
 `$ZOO_HOME/manifest.json` (what `zoo import` wrote), and the one that ships with the package. What was imported is
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def _is_readable(manifest: Path) -> bool:
 @cache
 def _warn_of_private(manifest: Path) -> None:
     """Say once what is passed over."""
-    log.warning("%s cannot be read by this user: what was imported there is passed over", manifest)
+    log.warning("%s cannot be read by this user: imports recorded there are passed over", manifest)
 
 
 def all_records(
@@ -94,6 +95,20 @@ def records(model: str, cache_dir: str | Path | None = None, *, imported: bool =
     for record, _ in all_records(model, cache_dir, imported=imported):
         found.setdefault(record.tag, record)
     return tuple(found.values())
+
+
+def record_with_tag(
+    model: str, tag: str, cache_dir: str | Path | None = None, *, imported: bool = True
+) -> WeightsFile | None:
+    """The record of a model that has this tag; None where no record has."""
+    return next((r for r in records(model, cache_dir, imported=imported) if r.tag == tag), None)
+
+
+def record_with_digest(
+    model: str, sha256: str | None, cache_dir: str | Path | None = None, *, imported: bool = True
+) -> WeightsFile | None:
+    """The first record of a model for the file with this digest; None where no record has it, or it is not known."""
+    return next((r for r in records(model, cache_dir, imported=imported) if sha256 and r.sha256 == sha256), None)
 
 
 def plain_record(model: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
@@ -123,7 +138,7 @@ def find_asset(model: str, name: str, cache_dir: str | Path | None = None) -> Re
 
 
 def input_for(model: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of `Preprocessing` that weights change for a model.
+    """Return the fields of the input contract that weights change for a model.
 
     Args:
         model: Its name.
@@ -141,16 +156,18 @@ def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> 
     Raises:
         UnknownModelError: There is none.
     """
-    candidates = records(model, cache_dir)
-    for record in candidates:
-        if record.tag == tag:
-            return record
-    tags = printable(", ".join(r.tag for r in candidates) or "none")
-    raise UnknownModelError(f"{model!r} has no weights with the tag {tag!r}; its tags are: {tags}")
+    if record := record_with_tag(model, tag, cache_dir):
+        return record
+    tags = [record.tag for record in records(model, cache_dir)]
+    near = get_close_matches(tag, tags, n=2)
+    hint = f"did you mean {printable(' or '.join(map(repr, near)))}? " if near else ""
+    raise UnknownModelError(
+        f"{model!r} has no weights with the tag {tag!r}; {hint}Its tags are: {printable(', '.join(tags) or 'none')}"
+    )
 
 
 def ways_out(model: str, tag: str, candidates: tuple[WeightsFile, ...]) -> str:
-    """Say what is on record for a name that no weights can be loaded for, and what its user can do."""
+    """Say which weights are on record for a name that loads none, and what the user can do."""
     lines = [f"no weights can be loaded for {f'{model}.{tag}' if tag else model!r}:"]
     for record in candidates:
         by_tag = f"; load {model}.{record.tag} by its full name" if record.sources else ""
@@ -159,7 +176,7 @@ def ways_out(model: str, tag: str, candidates: tuple[WeightsFile, ...]) -> str:
     theirs = [record.tag for record in candidates if record.trained_by == "authors"]
     lines += [
         "What you can do:",
-        f"  - a file of your own: load_model({model!r}, checkpoint='FILE'), or for good `zoo import {model} FILE`, "
+        f"  - your own file: load_model({model!r}, checkpoint='FILE'), or for good `zoo import {model} FILE`, "
         "which gives it a tag, and with --default the plain name",
         *(f"  - the authors' file, if you have it: `zoo import {model}.{t} FILE` keeps its record" for t in theirs[:1]),
         f"  - no weights at all: load_model({model!r}, pretrained=False)",

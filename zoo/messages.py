@@ -1,11 +1,11 @@
-"""Texts for messages and tables: what comes from outside is shown, never obeyed; lists are cut short."""
+"""Makes texts safe for messages and tables: control characters are escaped, lists and reasons cut short."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""What spreadsheets take a cell that begins so for, the last four where they read East Asian text."""
+"""Starts of a cell that spreadsheets take for a formula, the last four in East Asian text."""
 _LONGEST_REASON = 300
 _MOST_LINES = 10
 
@@ -41,12 +41,12 @@ def _is_number(text: str) -> bool:
 
 
 def with_path(path: object, error: object) -> str:
-    """What went wrong with a file: the message of an error, behind the path where it lacks it."""
+    """The message of an error about a file, after the path where the message lacks it."""
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def first_names(names: Iterable[str], count: int = 5) -> str:
-    """The first few names, for a message; what a file calls its tensors is never printed raw."""
+    """The first few names, for a message; names from a file are never printed raw."""
     listed = list(names)
     return (
         ", ".join(map(printable, listed[:count])) + (f", ... ({len(listed)} in all)" if len(listed) > count else "")
@@ -67,7 +67,7 @@ def listed(lines: Iterable[str]) -> str:
 
 
 def reason_of(error: Exception) -> str:
-    """What an error of a library says, in one line that no file can forge or make long; else what it is called."""
+    """The message of a library's error in one line that no file can forge or make long, else the name of the error."""
     text = printable(" ".join(str(error).split()))
     short = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
     return short if len(short.split()) > 1 else f"{type(error).__name__}{f': {short}' if short else ''}"

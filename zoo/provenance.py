@@ -1,4 +1,4 @@
-"""Where a network's weights are from, and the header of one that is written again, as `zoo export` does."""
+"""Describes where a network's weights are from, and makes the header of a network that `zoo export` writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.checkpoint import LoadReport, load_report, without_guesses
 from zoo.fetching import hash_file
 from zoo.formats import RANDOM, open_checkpoint, told
 from zoo.loading import download_weights, input_of
-from zoo.manifest import records
+from zoo.manifest import record_with_digest, record_with_tag
 from zoo.record import WeightsFile
 from zoo.registry import get_entry
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """What a network was filled with, by its report: model, tag, source, sha256, trained_by, licences.
+    """The weights of a network, by its report: model, tag, source, sha256, trained_by, licences.
 
-    A file of the user's own has the facts of the record that has its digest; else, where a recipe wrote it, the
+    The user's own file has the facts of the record that has its digest; else, where a recipe wrote it, the
     licences of the weights that it began with, which stand under `base`. Of its path the name alone is kept.
     """
     if report.source == RANDOM["source"]:
         return {"model": report.model, **RANDOM}
     if report.tag:
-        record = next((r for r in records(report.model, cache_dir) if r.tag == report.tag), None)
+        record = record_with_tag(report.model, report.tag, cache_dir)
         facts = _facts(report.model, record) if record else {"model": report.model, "tag": report.tag}
         return facts | {"source": _public(report.source), "sha256": report.sha256, "trained_by": report.trained_by}
     stored = open_checkpoint(report.source)
     digest = hash_file(stored.path) if len(stored.files) == 1 else None
-    known = next((r for r in records(report.model, cache_dir) if digest and r.sha256 == digest), None)
+    known = record_with_digest(report.model, digest, cache_dir)
     before = told(stored.metadata, "base", dict, stored.path)
     own = {"model": report.model, "tag": "", "trained_by": "user", "licences": before.get("licences", {})}
     facts = _facts(report.model, known) if known else own | ({"base": before} if before else {})
@@ -78,6 +78,6 @@ def _facts(model: str, record: WeightsFile) -> dict[str, Any]:
 
 
 def _public(source: str) -> str:
-    """An address as it is; of a file on this machine the name, for its folder is nobody else's business."""
+    """An address as it is; of a file on this machine the name alone, since its folder is private."""
     is_address = "://" in source or source.startswith(("gdrive:", "package:", "zenodo:"))
     return source if is_address else Path(source.removeprefix("file:")).name

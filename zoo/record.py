@@ -1,4 +1,4 @@
-"""What one manifest file holds: a record for each weight file, checked when it is read."""
+"""Reads a manifest file: a record for each weight file, checked as it is read."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def _record(raw: Any, path: Path, *, default: bool) -> WeightsFile:
     strays = [name for name, own in raw.get("input", {}).items() if isinstance(own, dict) and name not in raw["models"]]
     if strays:
         raise OptionError(
-            f"record {raw['tag']!r} of {path}: input has {printable(', '.join(strays))}, which is none of its models: "
-            f"fields are expected, or the fields of one of {printable(', '.join(raw['models']))} under its name"
+            f"record {raw['tag']!r} of {path}: input has {printable(', '.join(strays))}, which is not one of its "
+            f"models: fields are expected, or the fields of one of {printable(', '.join(raw['models']))} under its name"
         )
     base = path.resolve().parent
     assets = {}
@@ -129,8 +129,8 @@ _TYPES = {
 
 
 def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
-    """Refuse what a hand-written manifest may hold: a text where a list is due, a digest that is none."""
-    wrong = [] if isinstance(raw, dict) else ["it is no object"]
+    """Refuse what a hand-written manifest may hold: a text where a list is due, a malformed digest."""
+    wrong = [] if isinstance(raw, dict) else ["it is not an object"]
     raw = raw if isinstance(raw, dict) else {}
     wrong += [f"{name} is missing" for name in required if name not in raw]
     wrong += [f"{k} must be a {t.__name__}" for k, t in _TYPES.items() if k in raw and not isinstance(raw[k], t)]
@@ -143,16 +143,16 @@ def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
         wrong.append("bytes must be a whole number or null")
     if raw.get("sha256") is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(raw["sha256"])):
         wrong.append("sha256 must be 64 hexadecimal digits or null")
-    if _depth(raw) > _DEEPEST:
+    if depth_of(raw) > _DEEPEST:
         wrong.append(f"lists and objects are nested more than {_DEEPEST} deep")
     if wrong:
         raise OptionError(f"{what}: {printable('; '.join(wrong))}")
 
 
-def _depth(value: Any, level: int = 0) -> int:
-    """How deep lists and objects are nested, counted until one level beyond what is allowed."""
+def depth_of(value: Any, level: int = 0) -> int:
+    """Depth to which lists and objects are nested, counted to one level more than is allowed."""
     inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return level if level > _DEEPEST else max((_depth(item, level + 1) for item in inside), default=level)
+    return level if level > _DEEPEST else max((depth_of(item, level + 1) for item in inside), default=level)
 
 
 def _lower(digest: str | None) -> str | None:

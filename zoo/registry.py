@@ -1,4 +1,4 @@
-"""The models of the zoo by name."""
+"""Resolves names of models and tags to entries and records."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from zoo.entry import Entry, ModelInfo
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
@@ -41,11 +42,13 @@ def split_name(name: str) -> tuple[str, str]:
     """Split `"model.tag"` at its first dot; the tag is empty where there is none.
 
     Raises:
-        OptionError: The name is no text.
+        OptionError: The name is not a string.
     """
     if not isinstance(name, str):
-        hint = f". For a file: checkpoint={str(name)!r}, behind the name" if isinstance(name, PathLike) else ""
-        raise OptionError(f"{name!r} is no name of a model: a text is expected, as {next(iter(entries()))!r}{hint}")
+        hint = f". To load a file pass checkpoint={str(name)!r} after the name" if isinstance(name, PathLike) else ""
+        raise OptionError(
+            f"{name!r} is not the name of a model; a string is expected, such as {next(iter(entries()))!r}{hint}"
+        )
     model, _, tag = name.partition(".")
     return model, tag
 
@@ -55,7 +58,7 @@ def get_entry(name: str) -> Entry:
 
     Raises:
         UnknownModelError: No entry has this name.
-        OptionError: The name is no text.
+        OptionError: The name is not a string.
     """
     model, _ = split_name(name)
     if model in entries():
@@ -63,7 +66,7 @@ def get_entry(name: str) -> Entry:
     if _is_file(name):
         raise UnknownModelError(
             f"{name!r} is the name of a file, not of a model: load_model(MODEL, checkpoint={name!r}) loads it, and "
-            f"`zoo inspect {printable(name)}` says which MODEL it is of"
+            f"`zoo inspect {printable(name)}` says which MODEL it fits"
         )
     near = get_close_matches(model.lower().replace("_", "-"), entries(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"the names are {', '.join(entries())}."
@@ -79,7 +82,7 @@ def _is_file(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a name stands for."""
+    """The entry, tag and record of a name."""
 
     name: str
     """As it was given."""
@@ -87,14 +90,14 @@ class Resolved:
     tag: str
     """That the name carries; empty where it carries none."""
     record: WeightsFile | None
-    """Of the tag, else the one that the plain name loads, else the first published; None where nothing is on record."""
+    """The tag's record, else the one that the plain name loads, else the first published; None without any."""
     cache_dir: str | Path | None = None
 
     @property
     def weights(self) -> WeightsFile:
         """The record, where its weights can be loaded under this name.
 
-        What lies in the cache plays no part, so that every process of a job gets the same weights.
+        The content of the cache plays no part, so that every process of a job gets the same weights.
 
         Raises:
             WeightsUnavailableError: They cannot; the message lists the ways out.
@@ -110,11 +113,11 @@ class Resolved:
 
 
 def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
-    """Find out what a name, `MODEL` or `MODEL.TAG`, stands for.
+    """Resolve a name, `MODEL` or `MODEL.TAG`.
 
     Raises:
         UnknownModelError: No such model, or it has no weights with this tag.
-        OptionError: The name is no text, or a manifest cannot be read.
+        OptionError: The name is not a string, or a manifest cannot be read.
     """
     entry, tag = get_entry(name), split_name(name)[1]
     if tag:
@@ -124,8 +127,13 @@ def resolve(name: str, cache_dir: str | Path | None = None) -> Resolved:
     return Resolved(name, entry, "", record, cache_dir)
 
 
+def _head_of(record: WeightsFile) -> dict[str, Any]:
+    """The number of classes of the head in imported weights, where `zoo import` found one."""
+    return {name: record.provenance[name] for name in ("num_classes",) if name in record.provenance}
+
+
 def model_info(name: str) -> ModelInfo:
-    """Return what is known of a model and of the weights that its name, with or without a tag, stands for.
+    """Return what is known about a model and the weights of its name, with or without a tag.
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
@@ -150,7 +158,7 @@ def model_info(name: str) -> ModelInfo:
         input=entry.preprocessing.override(record.input),
         notes=record.notes,
         sha256_note=record.sha256_note,
-        options={**entry.config, **record.options},
+        options={**entry.config, **_head_of(record), **record.options},
         assets={
             key: {"sources": file.sources, "bytes": file.bytes, "sha256": file.sha256}
             for key, file in record.assets.items()

@@ -1,4 +1,4 @@
-"""What the environment says: every variable that the zoo reads, and nothing else reads one."""
+"""Reads every environment variable that the zoo uses; no other module reads one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def retry_wait() -> float:
     """Seconds before a download that failed is tried again: `ZOO_RETRY_WAIT`, else 1.
 
     Raises:
-        OptionError: It is no number.
+        OptionError: It is not a number.
     """
     return max(0.0, _number("ZOO_RETRY_WAIT", 1.0, "seconds"))
 
@@ -78,7 +78,7 @@ def least_speed(default: float) -> float:
     """Bytes a second below which a source is given up: `ZOO_LEAST_SPEED`, else the default.
 
     Raises:
-        OptionError: It is no number.
+        OptionError: It is not a number.
     """
     return _number("ZOO_LEAST_SPEED", default, "bytes a second")
 

@@ -1,4 +1,4 @@
-"""A state dict becomes a filled network, with proof of what came from where."""
+"""Turns a state dict into a filled network, with a report of where each tensor came from."""
 
 from zoo.checkpoint.building import build_network
 from zoo.checkpoint.coverage import is_counter

@@ -1,4 +1,4 @@
-"""How a network comes to be: on the meta device, where nothing is computed, and its fresh parts on the CPU."""
+"""Builds networks on the meta device and initialises what a file lacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a state dict fills a network: the strict check between reading a file and assigning its tensors."""
+"""Checks strictly that a state dict fills a network, before any of its tensors is assigned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COUNTER = "num_batches_tracked"
 
 @dataclass(frozen=True)
 class Coverage:
-    """How far a state dict fills a network."""
+    """The result of comparing a state dict with a network."""
 
     required: tuple[str, ...]
     """Names of the network that every file must fill."""
@@ -33,7 +33,7 @@ class Coverage:
     """Names with another shape or kind of number than the network's."""
 
     def matched(self, names: tuple[str, ...]) -> int:
-        """How many of some names, `required` or `needed`, are filled."""
+        """Number of names among `required` or `needed` that are filled."""
         return len(set(names) - {*self.missing, *self.misshapen})
 
     @property
@@ -117,7 +117,7 @@ def _fits(name: str, stored: Tensor, target: Tensor, entry: Entry) -> bool:
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
-    """What sort of numbers a tensor has; the width of a sort may differ between file and network."""
+    """The kind of numbers in a tensor; their width may differ between file and network."""
     return tensor.is_floating_point(), tensor.is_complex(), "bool" in str(tensor.dtype)
 
 

@@ -1,4 +1,4 @@
-"""State dicts as safetensors: what is saved, how it is stored, and the fingerprint of its names and shapes."""
+"""Writes state dicts as safetensors, and computes the fingerprint of their names and shapes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _to_store(name: str, tensor: Tensor, half: bool, taken: set[int]) -> Tensor:
         stored = stored.half()
         if not stored.isfinite().all() and tensor.isfinite().all():
             raise OptionError(f"{name} has values beyond the range of float16; export it with half=False")
-    place = stored.untyped_storage().data_ptr()
-    stored = stored.clone() if place in taken else stored
-    taken.add(place)
+    address = stored.untyped_storage().data_ptr()
+    stored = stored.clone() if address in taken else stored
+    taken.add(address)
     return stored.contiguous()

@@ -1,4 +1,4 @@
-"""From the state dict of a file to a filled network: anchored renaming, strict coverage, and the report of it."""
+"""Fills a network with a converted state dict: strict coverage, adapted and fresh parts, and the report."""
 
 from __future__ import annotations
 
@@ -93,9 +93,13 @@ def set_aside(own: State, state: State, entry: Entry, *, keep_head: bool = False
     dropped = {n: why for n in state if n not in own and (why := reason_unused(n, entry.unused))}
     for name in dropped:
         del state[name]
-    for part in () if keep_head else entry.head:
+    if keep_head:
+        return dropped
+    for part in entry.head:
         theirs = {name: tensor for name, tensor in state.items() if name.startswith(part)}
-        for name in theirs if _other_classes(own, theirs, part) else ():
+        if not _other_classes(own, theirs, part):
+            continue
+        for name in theirs:
             wanted = f"{shape_text(own[name])} in the network" if name in own else "the network has no such head"
             dropped[name] = f"{HEAD_MISFIT}: {shape_text(state.pop(name))} in the file, {wanted}"
     return dropped

@@ -1,4 +1,4 @@
-"""What a checkpoint holds and which models it fits, without running anything that is in it."""
+"""Describes a checkpoint and the models that it fits, without running anything in it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _LONGEST = 200
 
 @dataclass(frozen=True)
 class Match:
-    """How far a file fills one model."""
+    """The result of comparing a file with one model."""
 
     model: str
     matched: int
-    """How many of the tensors that the file must have are in it, with the right shape."""
+    """Number of needed tensors that are in the file, with the right shape."""
     needed: int
     """Tensors of the model, but for those of parts that it can do without and of which the file has nothing."""
     complete: bool
     """Whether `load_model` takes the file."""
     prefix: str
-    """What stands in front of the network's names in the file."""
+    """Prefix of the network's names in the file."""
     head: str
     """Name and shape of the head in the file; empty where it has none that the model knows."""
     call: str
@@ -53,17 +53,17 @@ class Match:
     """Options that make another network of the same tensors and of which the file says nothing -> what is assumed."""
 
     def __str__(self) -> str:
-        place = f" behind {self.prefix!r}" if self.prefix else ""
+        behind = f" behind {self.prefix!r}" if self.prefix else ""
         head = f", head {self.head}" if self.head else ""
         problem = f": {self.problem}" if self.problem else ""
         verdict = f"\n  {self.call}" if self.complete else f" (does not load{problem})"
         verdict += "".join(f"\n  does not say its {option}: {text}" for option, text in self.unclear.items())
-        return f"{self.model}: {self.matched} of {self.needed} tensors{place}{head}{verdict}"
+        return f"{self.model}: {self.matched} of {self.needed} tensors{behind}{head}{verdict}"
 
 
 @dataclass(frozen=True)
 class CheckpointSummary:
-    """What a checkpoint holds. Prints as a short page."""
+    """The content of a checkpoint. Prints as a short page."""
 
     path: str
     format: str
@@ -74,7 +74,7 @@ class CheckpointSummary:
     beside: tuple[str, ...] = ()
     """Other keys at the top."""
     header: Mapping[str, str] = field(default_factory=dict)
-    """What it says of itself: task, classes, input and more, see `formats.header`; empty where no recipe wrote it."""
+    """Its header: task, classes, input and more, see `formats.header`; empty where no recipe wrote it."""
     tensors: int = 0
     types: Mapping[str, int] = field(default_factory=dict)
     """Type of number -> bytes of tensors of that type."""
@@ -92,8 +92,8 @@ class CheckpointSummary:
 
     def __str__(self) -> str:
         types = ", ".join(f"{kind} {size / 1e6:.1f} MB" for kind, size in self.types.items())
-        place = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
-        names = f"{self.tensors}{place} ({types}): {first_names(self.first_names)}, ..." if self.tensors else ""
+        under = f" under {' > '.join(map(repr, self.containers))}" if self.containers else ""
+        names = f"{self.tensors}{under} ({types}): {first_names(self.first_names)}, ..." if self.tensors else ""
         reasons = Counter(self.faults.values())
         values = [f"{why} in {first_names(n for n, w in self.faults.items() if w == why)}" for why in reasons]
         rows = {
@@ -112,7 +112,7 @@ class CheckpointSummary:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
-    """Say what a file holds and which models it fits. Nothing in it is run.
+    """Describe a file and the models that it fits. Nothing in it is run.
 
     Its values are read once, as `load_model` does: a file with NaN, or with a record that is not what was written, is
     not said to load. A file that cannot be loaded gives a summary too, with the reason in `problem`.
@@ -183,11 +183,11 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match |
     except CheckpointMismatchError:
         return None
     origin = {id(tensor): name for name, tensor in stored.tensors.items()}
-    places = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
-    place, kept = next(places, ("", ""))
+    pairs = ((origin[id(t)], n) for n, t in state.items() if n.startswith(entry.required) and id(t) in origin)
+    stored_name, kept = next(pairs, ("", ""))
     if not kept:
         return None
-    prefix = place.removesuffix(kept) if place.endswith(kept) else ""
+    prefix = stored_name.removesuffix(kept) if stored_name.endswith(kept) else ""
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:
@@ -224,7 +224,7 @@ def _coverage(
     *,
     head_required: bool = False,
 ) -> tuple[Coverage, str]:
-    """How far a state dict fills a network, and what of it cannot be read from its file."""
+    """Compare a state dict with a network, and say which of its tensors cannot be read from the file."""
     own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
     set_aside(own, rest, entry, keep_head=head_required)
     wanted = {id(each) for tensor in rest.values() for each in (tensor, base_of(tensor))}
@@ -236,7 +236,7 @@ def _coverage(
 
 
 def guess(entry: Entry, stored: StoredState) -> str:
-    """Say what may be the cause when a file does not fill a model.
+    """Guess why a file does not fill a model.
 
     Args:
         entry: The model that was asked for.
@@ -247,7 +247,7 @@ def guess(entry: Entry, stored: StoredState) -> str:
         return f"no model of the zoo has names like {first_names(names, 3)}: another network, or renamed tensors"
     best = matches[0]
     if best.model == entry.name:
-        return f"a {entry.name!r} of other widths, with parts cut away, or with parts of another network added"
+        return f"a {entry.name!r} of other widths, with parts missing, or with parts of another network added"
     if not best.complete:
         return f"the closest model is {best.model!r}, with {best.matched} of {best.needed} tensors"
     absent = [part.removesuffix(".") for part in entry.required if not any(f".{part}" in f".{name}" for name in names)]

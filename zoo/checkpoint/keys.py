@@ -1,4 +1,4 @@
-"""Names of tensors: found behind prefixes, renamed by tables; what is left out, and why."""
+"""Finds prefixes of tensor names, renames by tables, and says why a tensor is left out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | No
     which = "several copies of the network" if found else "a key network alone, not the one that was trained"
     raise CheckpointMismatchError(
         f"the file holds {which}, behind {' and '.join(repr(p) for p in found or prefixes)}; expected one. Keep the "
-        f"names behind the right prefix (`zoo.checkpoint.keys.strip_prefix`) and save them as a file of their own"
+        f"names behind the right prefix (`zoo.checkpoint.strip_prefix`) and save them as a separate file"
     )
 
 
@@ -79,7 +79,7 @@ def rename_keys(state: State, table: Mapping[str, str]) -> State:
 
     result = {renamed(name): tensor for name, tensor in state.items()}
     if len(result) != len(state):
-        raise CheckpointMismatchError(f"renaming {dict(table)} makes one name of two of the file's")
+        raise CheckpointMismatchError(f"renaming by {dict(table)} gives two tensors of the file the same name")
     return result
 
 

@@ -1,4 +1,4 @@
-"""What a network was filled with: the report that `load_model` leaves on it."""
+"""Reports where each tensor of a network came from; `load_model` leaves the report on the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 ATTRIBUTE = "zoo_report"
 HEAD_MISFIT = "the head does not fit"
-"""How the reason begins for which a head of the file was dropped against the user's expectation."""
+"""Start of the reason for dropping a head that the user may count on."""
 
 AS_STORED = "as stored"
 NOT_SAID = "not said, so the default was taken"
@@ -53,7 +53,7 @@ class LoadReport:
     dropped: dict[str, str] = field(default_factory=dict)
     """In the file, but not in this network."""
     tag: str = ""
-    """Tag of the weights; empty for a file of the user's own and for random weights."""
+    """Tag of the weights; empty for the user's own file and for random weights."""
     source: str = ""
     """Where the file came from, `random` if there was none."""
     sha256: str | None = None
@@ -122,7 +122,7 @@ def summarise(reasons: dict[str, str]) -> list[str]:
 
 
 def _common(names: list[str]) -> str:
-    """What several names begin with, cut at a dot, and how many they are."""
+    """The common start of several names, cut at a dot, and their number."""
     if len(names) < 3:
         return ", ".join(map(printable, names))
     columns = zip_longest(*(name.split(".") for name in names))
@@ -138,7 +138,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def load_report(model: nn.Module) -> LoadReport:
-    """Return what `load_model` filled a network with.
+    """Return the report that `load_model` left on a network.
 
     Args:
         model: A network from `load_model`, a copy of one, or either inside DDP or `torch.compile`.
@@ -150,6 +150,6 @@ def load_report(model: nn.Module) -> LoadReport:
     if not isinstance(report, LoadReport):
         raise OptionError(
             f"this {type(model).__name__} carries no load report: expected a network that zoo.load_model returned. "
-            "Inside a network of your own, ask for the part that came from the zoo"
+            "In your own network, pass the part that came from the zoo"
         )
     return report

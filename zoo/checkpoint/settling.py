@@ -1,7 +1,7 @@
-"""Options that the names and shapes of a file do not tell: who says them, and what is taken where nobody does.
+"""Settles the options that names and shapes of a file do not tell: who states them, and the default where nobody does.
 
-An entry names them in `Entry.settled`. The record of published weights says them in `options`; a file of one's own in
-its header, where the recipes and `zoo export` put them, or by the names of its tensors, as far as the entry's `convert`
+An entry names them in `Entry.settled`. The record of published weights says them in `options`; your own file in
+its header, where recipes and `zoo export` write them, or by the names of its tensors, as far as the entry's `convert`
 can tell.
 """
 
@@ -24,17 +24,17 @@ HEADER = "the file's header"
 NAMES = "the names in the file"
 
 _ADAPTABLE = ("num_classes", "in_channels", "img_size")
-"""What may be asked for whatever a file says: heads are replaced, first convolutions and positions adapted."""
+"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted."""
 
 
 def settle(
     entry: Entry, said: Mapping[str, Mapping[str, Any]], asked: Config, *, named: Mapping[str, Any] | None = None
 ) -> tuple[Config, dict[str, str]]:
-    """Find out the options that names and shapes do not tell.
+    """Settle the options that names and shapes do not tell.
 
     Args:
-        entry: Says which they are, and what is taken by default.
-        said: Who says what of the file that is loaded, the strongest last; other options are passed over.
+        entry: Names them and their defaults.
+        said: Statements about the loaded file, by who makes them, the strongest last; other options are ignored.
         asked: What the user asked for.
         named: The options of the tag that was named, which hold where nothing is said of the file itself.
 
@@ -62,8 +62,8 @@ def _check_agreement(name: str, voices: Mapping[str, Any]) -> None:
         return
     listed = ", ".join(f"{value!r} ({who})" for who, value in voices.items())
     raise CheckpointMismatchError(
-        f"{name} is contradicted: {listed}. With the same tensors it makes another network: leave {name}= out to take "
-        "what the file was trained with, or correct what is wrong in its record or header"
+        f"{name} is contradicted: {listed}. It changes what the same tensors compute: leave {name}= out to use the "
+        "file's own value, or correct its record or header"
     )
 
 

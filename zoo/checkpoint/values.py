@@ -1,4 +1,4 @@
-"""Whether the values of a checkpoint are ones that a network can compute with."""
+"""Checks that the values of a checkpoint are finite, and repairs counters of batches."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def check_values(values: State, path: Path) -> None:
     """
     if bad := faults(values.items()):
         raise CheckpointFormatError(
-            f"{path} has {NOT_FINITE} in {first_names(bad)}: nothing that a network computes with them means anything. "
-            "The run that wrote it diverged, or the file is damaged: take an earlier checkpoint, or fetch it again"
+            f"{path} has {NOT_FINITE} in {first_names(bad)}: every output computed with them is meaningless. The run "
+            "diverged, or the file is damaged: take an earlier checkpoint, or fetch it again"
         )
 
 

@@ -1,1 +1,1 @@
-"""What each `zoo` command does and prints; a command imports its module when it is called."""
+"""The work of each `zoo` command; a command imports its module when it is called."""

@@ -1,4 +1,4 @@
-"""`zoo demo`: shows both CAiD networks at work on one film, offline, in one picture."""
+"""Runs both CAiD networks on one film and draws the results in one picture, offline, for `zoo demo`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FINER_SIDE = 256  # the map of a ResNet has 2 x 2 positions at 64 pixels and 7 
 
 
 def run_demo(image: str | Path | None, out: Path, *, tag: str = TAG, echo: Callable[[str], object] = print) -> Path:
-    """Load `caid-resnet50` and `caid-resnet50-unet`, apply them to one film and write what they see to `out`.
+    """Load `caid-resnet50` and `caid-resnet50-unet`, apply them to one film and draw the results in `out`.
 
     Four panels: the film, a copy with rectangles cut out, the U-Net's reconstruction of that copy, and the first three
     principal components of the encoder's feature map.
@@ -49,18 +49,21 @@ def run_demo(image: str | Path | None, out: Path, *, tag: str = TAG, echo: Calla
         `out`.
 
     Raises:
-        InputContractError: `image` is not a film.
+        InputContractError: `image` is not a film; `FileNotFoundError` where there is none.
         WeightsUnavailableError: there are no weights of this tag here.
     """
     import zoo
 
     names = f"caid-resnet50.{tag}", f"caid-resnet50-unet.{tag}"
+    transform = cast("ImageTransform", load_transform(names[0]))
+    if image is not None:
+        transform(image)  # refused before the networks are loaded
     encoder, unet = (load_model(name) for name in names)
     for model in (encoder, unet):
         echo(str(load_report(model)))
 
     film = chest_phantom() if image is None else image
-    feature, panels = look(encoder, unet, cast("ImageTransform", load_transform(names[0])), film)
+    feature, panels = look(encoder, unet, transform, film)
     echo(f"{names[0]}: feature of shape {tuple(feature.shape)}, norm {feature.norm():.3f}")
 
     origin = PHANTOM if image is None else Path(image).name

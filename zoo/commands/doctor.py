@@ -1,4 +1,4 @@
-"""What `zoo doctor` checks: whether this installation can do its job, and what is missing where it cannot."""
+"""Checks the installation for `zoo doctor`: libraries, cache, settings, manifests and weights."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def _libraries(home: Path) -> list[Check]:
 def _cache(home: Path) -> list[Check]:
     nearest = next(p for p in (home, *home.parents) if p.exists())
     if not nearest.is_dir():
-        return [Check("cache", False, f"{home} cannot be a folder: {nearest} is none; set ZOO_HOME")]
+        return [Check("cache", False, f"{home} cannot be created: {nearest} is a file; set ZOO_HOME")]
     writable = os.access(nearest, os.W_OK)
     if not writable and not home.is_dir():
-        return [Check("cache", False, f"{home} cannot be made: {nearest} is read-only; set ZOO_HOME")]
+        return [Check("cache", False, f"{home} cannot be created: {nearest} is read-only; set ZOO_HOME")]
     return [
         Check("cache", True, f"{home} ({'writable' if writable else 'read-only: only what is in it can be loaded'})")
     ]

@@ -1,4 +1,4 @@
-"""Whether an image or a volume is what a model was trained on: what `zoo doctor FILE --for NAME` says.
+"""Compares an image with a model's input contract, for `zoo doctor FILE --for NAME`.
 
 The verdict is that of the model's own transform, which is run; beside it stands what was found, and what is expected.
 """
@@ -18,7 +18,7 @@ from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_p
 from zoo.loading import input_of
 from zoo.messages import printable
 from zoo.registry import resolve
-from zoo.transforms import SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
+from zoo.transforms import HOUNSFIELD, SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,6 @@ _SPACES = {0: "not said", 1: "a scanner", 2: "aligned to another file", 3: "Tala
 _MOST_SAMPLED = 1_000_000
 """Values that quantiles are taken of: their error is then below a thousandth of the distribution."""
 _ANY_SIDES = (1, 1, 1)
-_HU = "HU"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Examination:
-    """What was found of one image for one model."""
+    """The result of holding one image against one model's input."""
 
     path: str
     model: str
@@ -68,7 +67,7 @@ def examine(
     Args:
         path: File or folder, as `load_transform` takes it.
         name: `MODEL` or `MODEL.TAG`.
-        checkpoint: A file of your own, whose header may say another input; as for `load_transform`.
+        checkpoint: Your own file, whose header may state another input; as for `load_transform`.
         cache_dir: Cache folder, where imported weights are on record; default `$ZOO_HOME`.
 
     Raises:
@@ -96,16 +95,16 @@ def examine(
     return Examination(str(path), model, not problem, facts, tuple(dict.fromkeys(warnings)), problem, gives)
 
 
-def _look_at_picture(path: Path, expected: Preprocessing) -> tuple[Path, tuple[Fact, ...]]:
-    low, high = expected.value_range
+def _look_at_picture(path: Path, contract: Preprocessing) -> tuple[Path, tuple[Fact, ...]]:
+    low, high = contract.value_range
     pixels = read_dicom(path) if is_dicom(path) else read_picture(path)
-    resized = f"; shorter side to {expected.resize}, centre" if expected.resize else "; resized to"
+    resized = f"; shorter side to {contract.resize}, centre" if contract.resize else "; resized to"
     kind = "DICOM, in its window" if is_dicom(path) else str(_format(path))
     is_grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
-    scale = f"{low:g} to {high:g} of {expected.units}"
+    scale = f"{low:g} to {high:g} of {contract.units}"
     return path, (
         Fact("format", kind, f"{', '.join(PIL_FORMATS)} or DICOM"),
-        Fact("pixels", _times(pixels.shape[:2]), f"at least {SMALLEST_SIDE} a side{resized} {_times(expected.size)}"),
+        Fact("pixels", _times(pixels.shape[:2]), f"at least {SMALLEST_SIDE} a side{resized} {_times(contract.size)}"),
         Fact("channels", "grey" if is_grey else "colours", "grey; colours become luminance"),
         Fact("values", _values(pixels, str(pixels.dtype)), scale),
     )
@@ -118,33 +117,33 @@ def _format(path: Path) -> str | None:
         return image.format
 
 
-def _look_at_volume(path: Path, expected: Preprocessing) -> tuple[Volume, tuple[Fact, ...]]:
+def _look_at_volume(path: Path, contract: Preprocessing) -> tuple[Volume, tuple[Fact, ...]]:
     import nibabel
     import numpy as np
 
-    volume = read_input(path, expected, least=_ANY_SIDES)
+    volume = read_input(path, contract, least=_ANY_SIDES)
     affine, unknown = volume.affine, "not known: an array"
-    slices = len(expected.size) == 2
-    sides = f"slices of {_times(expected.size)}, cut or padded" if slices else _times(expected.size) or "any"
-    grid = None if expected.affine is None else np.array(expected.affine)
-    spacing = expected.spacing if grid is None else tuple(voxel_sizes(grid))
-    axes = expected.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))
+    slices = len(contract.size) == 2
+    sides = f"slices of {_times(contract.size)}, cut or padded" if slices else _times(contract.size) or "any"
+    grid = None if contract.affine is None else np.array(contract.affine)
+    spacing = contract.spacing if grid is None else tuple(voxel_sizes(grid))
+    axes = contract.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))
     facts = [
         Fact("voxels", _times(volume.values.shape), sides),
         Fact("size of a voxel in mm", unknown if affine is None else _times(voxel_sizes(affine)), _spacing(spacing)),
         Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), _axes(axes)),
-        Fact("values", _values(volume.values), _range(expected)),
+        Fact("values", _values(volume.values), _range(contract)),
     ]
-    if expected.modality is not None:
-        facts.append(Fact("modality", printable(volume.modality) or "not said", expected.modality))
+    if contract.modality is not None:
+        facts.append(Fact("modality", printable(volume.modality) or "not said", contract.modality))
     if volume.intent:
         facts.append(Fact("intent", f"{intent_name(volume.intent)} ({volume.intent})", "none, an image"))
     if grid is not None:
         facts.append(Fact("space", _SPACES.get(volume.space, str(volume.space)), "MNI152, or the same grid"))
-    if expected.window is not None:
-        low, high = expected.window
+    if contract.window is not None:
+        low, high = contract.window
         inside = float(((volume.values >= low) & (volume.values <= high)).mean())
-        facts.append(Fact("inside the window", f"{inside:.1%} of the voxels", f"{low:g} to {high:g} {expected.units}"))
+        facts.append(Fact("inside the window", f"{inside:.1%} of the voxels", f"{low:g} to {high:g} {contract.units}"))
     return volume, tuple(facts)
 
 
@@ -154,11 +153,11 @@ def _axes(wanted: str | None) -> str:
     return f"{wanted}{' in axial slices, others alike' if len(wanted) == 2 else ''}, turned from any"
 
 
-def _range(expected: Preprocessing) -> str:
-    low, high = expected.value_range
-    if expected.window is not None:
-        return f"{expected.units}, air at -1000 and water at 0" if expected.units == _HU else expected.units
-    return expected.units if expected.normalise == PERCENTILES else f"{expected.units}, {low:g} to {high:g}"
+def _range(contract: Preprocessing) -> str:
+    low, high = contract.value_range
+    if contract.window is not None:
+        return f"{contract.units}, air at -1000 and water at 0" if contract.units == HOUNSFIELD else contract.units
+    return contract.units if contract.normalise == PERCENTILES else f"{contract.units}, {low:g} to {high:g}"
 
 
 def _spacing(sizes: tuple[float, ...] | None) -> str:
@@ -190,7 +189,7 @@ def _looks_like(least: float, most: float, are_whole: bool) -> str:
     if least >= 0:
         return "fractions, 0-1" if most <= 1 else ""
     if least <= -900 and most >= 100:
-        return _HU
+        return HOUNSFIELD
     return "z-scores" if least > -20 and most < 20 and not are_whole else ""
 
 

@@ -1,4 +1,4 @@
-"""The manifest of what the user imported, `$ZOO_HOME/manifest.json`: read, and changed by one process at a time."""
+"""Reads the manifest of imports, `$ZOO_HOME/manifest.json`, and lets one process at a time change it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,22 @@ from zoo.record import WeightsFile, read_manifest
 
 
 def imported_records(cache_dir: str | Path | None = None) -> tuple[WeightsFile, ...]:
-    """What was imported so far, the last one first.
+    """The records of all imports, the last one first.
 
     Raises:
         OptionError: The manifest cannot be read, or is not what `zoo import` writes.
     """
     manifest = user_manifest(cache_dir)
     return read_manifest(manifest, imported=True) if manifest.is_file() else ()
+
+
+def imported_record(model: str, tag: str, cache_dir: str | Path | None = None) -> WeightsFile | None:
+    """The record of a model that was imported under this tag; None where nothing was.
+
+    Raises:
+        OptionError: As `imported_records`.
+    """
+    return next((r for r in imported_records(cache_dir) if (r.tag, r.models) == (tag, (model,))), None)
 
 
 @contextmanager
@@ -55,10 +64,11 @@ def put_record(record: dict[str, Any], cache_dir: str | Path | None = None, *, f
             where there is no earlier one.
     """
     with changed_records(cache_dir) as weights:
-        places = [i for i, r in enumerate(weights) if (r["tag"], r["models"]) == (record["tag"], record["models"])]
-        for i in reversed(places):
+        positions = [i for i, r in enumerate(weights) if (r["tag"], r["models"]) == (record["tag"], record["models"])]
+        for i in reversed(positions):
             del weights[i]
-        weights.insert(0 if first or not places else places[0], record)
+        position = 0 if first or not positions else positions[0]
+        weights.insert(position, record)
 
 
 def lock_of(manifest: Path) -> Path:

@@ -1,33 +1,40 @@
-"""`zoo import` and `zoo remove`: a checkpoint of the user's own becomes loadable by name, and is forgotten again."""
+"""`zoo import` makes the user's own checkpoint loadable by name; `zoo remove` undoes that."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import LoadReport, convert, load_report, without_guesses
-from zoo.commands.import_rules import check_default, check_file, check_tag, facts_on_record, published_record
-from zoo.commands.imported import changed_records, imported_records, put_record
+from zoo.checkpoint import convert, load_report, without_guesses
+from zoo.commands.import_rules import (
+    check_default,
+    check_file,
+    check_head,
+    check_tag,
+    facts_in_header,
+    facts_on_record,
+    resized_input,
+)
+from zoo.commands.imported import changed_records, imported_record, imported_records, put_record
 from zoo.entry import Entry
 from zoo.errors import (
     CheckpointFormatError,
-    CheckpointMismatchError,
     DownloadError,
     IntegrityError,
     OfflineError,
-    OptionError,
     UnknownModelError,
+    ZooError,
 )
 from zoo.fetching import clear_leftovers, converted_path, fetch, file_path, hash_file, stamp_path, write_stamp
 from zoo.files import temporary_beside, user_path
 from zoo.formats import find_bundle, open_checkpoint
 from zoo.loading import load_model
 from zoo.locate import write_converted
-from zoo.manifest import input_for, manifests, records, user_manifest
+from zoo.manifest import input_for, manifests, record_with_digest, record_with_tag, user_manifest
 from zoo.messages import printable
 from zoo.record import RemoteFile, WeightsFile, read_manifest
 from zoo.registry import get_entry, split_name
@@ -65,8 +72,8 @@ def import_weights(
         cache_dir: Cache folder; default `$ZOO_HOME`.
 
     Raises:
-        OptionError: The tag is no tag, or stands for weights of the zoo that are another file; or a file with a task
-            head is to be an encoder's default.
+        OptionError: The tag is malformed, or stands for another file of the zoo's; or a file with a task head is to be
+            an encoder's default.
         CheckpointFormatError: There is no such file.
         CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
@@ -75,60 +82,89 @@ def import_weights(
     if not source.is_file() and not find_bundle(source):
         raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
     clear_leftovers(cache_dir)
-    published = published_record(entry.name, split_name(name)[1], cache_dir)
+    published = record_with_tag(entry.name, split_name(name)[1], cache_dir, imported=False)
     request = f"{entry.name}.{published.tag}" if published else entry.name
     report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
-    _check_head(entry, report, source, num_classes)
+    check_head(entry, report, source, num_classes)
     options = without_guesses(report.options, report.said_by)
     with _as_one_file(entry, source, cache_dir) as single:
-        record = _import_file(entry, name, single, source, size, options, default, cache_dir)
+        digest = hash_file(single)
+        known = record_with_digest(entry.name, digest, cache_dir)
+        tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
+        check_tag(entry.name, tag, digest, cache_dir)
+        asked = _Import(entry, tag, source, single, digest, imported_record(entry.name, tag, cache_dir), cache_dir)
+        record = _put(asked, options, size, default)
     _bring_assets(record, source, cache_dir)
     return record
 
 
-def _import_file(
-    entry: Entry,
-    name: str,
-    single: Path,
-    source: Path,
-    size: int | None,
-    options: Mapping[str, Any],
-    default: bool,
-    cache_dir: str | Path | None,
-) -> WeightsFile:
-    """Copy a file that is known to load and record it; `source` is what the user has."""
-    digest = hash_file(single)
-    known = next((r for r in records(entry.name, cache_dir) if r.sha256 == digest), None)
-    tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
-    check_tag(entry.name, tag, digest, cache_dir)
-    earlier = next((r for r in imported_records(cache_dir) if (r.tag, r.models) == (tag, (entry.name,))), None)
-    facts = facts_on_record(entry.name, tag, digest, source, cache_dir)
-    facts |= {"options": {**facts.get("options", {}), **options}} if options else {}
-    config = check_file(f"{entry.name}.{tag}", entry, single, facts)
-    is_default = default or (earlier is not None and earlier.default)
+@dataclass(frozen=True)
+class _Import:
+    """A file that is known to load, and the tag that it is imported under."""
+
+    entry: Entry
+    tag: str
+    source: Path
+    """The user's file, or one of a TensorFlow checkpoint's."""
+    single: Path
+    """The same weights in one file, which is `source` itself where that is one."""
+    sha256: str
+    """Digest of `single`."""
+    earlier: WeightsFile | None
+    """The record of an earlier import under this tag."""
+    cache_dir: str | Path | None
+
+    @property
+    def name(self) -> str:
+        """The name that loads it."""
+        return f"{self.entry.name}.{self.tag}"
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the one file was made of several, so that its copy in the cache is all that stays."""
+        return self.single != self.source
+
+
+def _put(asked: _Import, options: Mapping[str, Any], size: int | None, default: bool) -> WeightsFile:
+    """Copy a file into the cache and record it."""
+    facts = facts_on_record(asked.entry.name, asked.tag, asked.sha256, asked.source, asked.cache_dir)
+    config = check_file(asked.name, asked.entry, asked.single, facts)
+    if "provenance" not in facts:
+        facts = facts_in_header(open_checkpoint(asked.source), config) | facts
+    is_default = default or (asked.earlier is not None and asked.earlier.default)
     if is_default:
-        check_default(entry, tag, config)
-    said = _input_of(entry, source, size, facts, earlier if earlier and earlier.sha256 == digest else None)
-    kept = RemoteFile((f"file:{single}",), single.stat().st_size, digest)
-    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)
-    place = f"file:{source}"
-    if single != source:
-        write_stamp(file_path(kept, cache_dir), sha256=digest, source=place)  # not the temporary file
-        place = f"file:{file_path(kept, cache_dir)}"
-        facts |= {"provenance": {**facts.get("provenance", {}), "file": str(source)}}
-    record = facts | {
-        "tag": tag,
-        "models": [entry.name],
+        check_default(asked.entry, asked.tag, config)
+    own: dict[str, Any] = {
+        "tag": asked.tag,
+        "models": [asked.entry.name],
         "state": "hosted",
         "default": is_default,
-        "sources": [place],
-        "bytes": kept.bytes,
-        "sha256": digest,
-        "input": said,
+        "sha256": asked.sha256,
+        "bytes": asked.single.stat().st_size,
+        "input": _imported_input(asked, size, facts),
+        "sources": [_keep(asked)],
     }
-    put_record(record, cache_dir, first=default or earlier is None)
-    fetch(kept, request=f"{entry.name}.{tag}", cache_dir=cache_dir, offline=True, progress=False)  # removed meanwhile?
-    return next(r for r in imported_records(cache_dir) if r.tag == tag and entry.name in r.models)
+    if options:
+        own["options"] = {**facts.get("options", {}), **options}
+    if asked.is_copy:
+        own["provenance"] = {**facts.get("provenance", {}), "file": str(asked.source)}
+    put_record(facts | own, asked.cache_dir, first=default or asked.earlier is None)
+    _keep(asked)  # again: whoever removed the file of an earlier record may have removed this one
+    record = imported_record(asked.entry.name, asked.tag, asked.cache_dir)
+    if record is None:
+        raise ZooError(f"{asked.name} was removed while it was imported; import it again")
+    return record
+
+
+def _keep(asked: _Import) -> str:
+    """Copy the one file into the cache, and return the source that its record names."""
+    kept = RemoteFile((f"file:{asked.single}",), asked.single.stat().st_size, asked.sha256)
+    fetch(kept, request=asked.name, cache_dir=asked.cache_dir, offline=True, progress=False)
+    if not asked.is_copy:
+        return f"file:{asked.source}"
+    path = file_path(kept, asked.cache_dir)
+    write_stamp(path, sha256=asked.sha256, source=f"file:{asked.source}")  # not the temporary file
+    return f"file:{path}"
 
 
 def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | None) -> None:
@@ -141,9 +177,12 @@ def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | Non
             fetch(asset, request=name, cache_dir=cache_dir, offline=True, progress=False)
         except (DownloadError, IntegrityError, OfflineError):
             log.warning(
-                "%s also needs its %s, %s: it is fetched when it is needed, or now by `zoo download %s`; "
-                "for a machine without connections put it beside the file and import that again",
-                *(name, what, printable(asset.filename), name),
+                "%s also needs its %s, %s: it is fetched on first use, or now by `zoo download %s`; on a "
+                "machine without connections put it beside the file and import the file again",
+                name,
+                what,
+                printable(asset.filename),
+                name,
             )
 
 
@@ -177,11 +216,11 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
         UnknownModelError: No such model, or nothing was imported under this name.
     """
     model, tag = get_entry(name).name, split_name(name)[1]
-    record = next((r for r in imported_records(cache_dir) if r.tag == tag and r.models == (model,)), None)
+    record = imported_record(model, tag, cache_dir)
     if record is None:
         there = ", ".join(f"{m}.{r.tag}" for r in imported_records(cache_dir) for m in r.models) or "none"
         raise UnknownModelError(
-            f"nothing was imported as {name!r}, so there is nothing to remove; imported are: {printable(there)}"
+            f"nothing was imported as {name!r}, so there is nothing to remove; the imports are: {printable(there)}"
         )
     with changed_records(cache_dir) as weights:
         weights[:] = [r for r in weights if (r["tag"], r["models"]) != (tag, [model])]
@@ -193,15 +232,6 @@ def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> Weights
     return record
 
 
-def _check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int | None) -> None:
-    """Raise `CheckpointMismatchError` where a file has no head of so many classes: the name would load a fresh one."""
-    if num_classes and any(name.startswith(entry.head) for name in report.fresh):
-        raise CheckpointMismatchError(
-            f"num_classes={num_classes} for {source}: the file has no head of so many outputs as {entry.name!r}; "
-            "`zoo inspect` shows what it has. Leave num_classes out to take it as it is"
-        )
-
-
 def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path | None) -> bool:
     """Whether a file is one of those in `weights`, the user's manifest to be, or in another one."""
     others = (
@@ -210,25 +240,13 @@ def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path
     return sha256 in {*others, *(r["sha256"] for r in weights)}
 
 
-def _input_of(
-    entry: Entry, source: Path, size: int | None, facts: Mapping[str, Any], earlier: WeightsFile | None
-) -> dict[str, Any]:
+def _imported_input(asked: _Import, size: int | None, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The input that a file was trained on: as the user says, else as its header, else as the record says.
 
-    What the user said when the same file was imported before under this tag (`earlier`) still holds.
+    What the user said when the same file was imported before under this tag still holds.
     """
-    said = {} if size is None else _resized(entry, size)
-    if earlier:
-        return {**earlier.input, **said}
-    return {**(input_for(entry.name, open_checkpoint(source).input) or facts.get("input", {})), **said}
-
-
-def _resized(entry: Entry, size: int) -> dict[str, Any]:
-    """Fields of the input of images of another side than the entry's, in pixels."""
-    published = entry.preprocessing
-    if size < 1:
-        raise OptionError(f"size={size}: expected the side of the images in pixels")
-    if len(published.size) != 2:
-        raise OptionError(f"size={size} for {entry.name!r}: it takes volumes, whose size follows from their grid")
-    resize = published.resize and round(published.resize * size / min(published.size))
-    return {"size": [size] * len(published.size), "resize": resize}
+    said = {} if size is None else resized_input(asked.entry, size)
+    if asked.earlier and asked.earlier.sha256 == asked.sha256:
+        return {**asked.earlier.input, **said}
+    stated = input_for(asked.entry.name, open_checkpoint(asked.source).input)
+    return {**(stated or facts.get("input", {})), **said}

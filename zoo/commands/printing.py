@@ -1,4 +1,4 @@
-"""How the command line puts things: errors, tables, and facts below each other."""
+"""Formats what the command line prints: errors, tables, and lists of facts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def error_text(error: Exception, *, as_page: bool) -> str:
-    """What an error says: as it is for somebody who reads it, in one line for logs and programs."""
+    """The text of an error: as it is for a reader, in one line for logs and programs."""
     if as_page:
         return escaped(f"zoo: {error}")
     text = "zoo:"
@@ -47,7 +47,7 @@ def table_lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def fact_lines(value: Any) -> list[str]:
-    """What stands behind a key of `zoo info`, line by line; what is within something is indented."""
+    """The value of a key of `zoo info` as lines; nested values are indented."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
@@ -57,14 +57,14 @@ def fact_lines(value: Any) -> list[str]:
     return [_words(value)]
 
 
-def input_facts(facts: Preprocessing) -> dict[str, Any]:
+def input_facts(contract: Preprocessing) -> dict[str, Any]:
     """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
     from zoo.entry import PERCENTILES
     from zoo.transforms import HIGH, LOW
 
-    if facts.normalise != PERCENTILES:
-        return asdict(facts)
-    return asdict(facts) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
+    if contract.normalise != PERCENTILES:
+        return asdict(contract)
+    return asdict(contract) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
 
 
 def _under(key: str, value: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Images and whole cohorts become features."""
+"""Turns images and whole cohorts into features."""
 
 from zoo.embedding.embedder import embed
 

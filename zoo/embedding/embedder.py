@@ -1,4 +1,4 @@
-"""Features of image files by a model and its own transform: what `zoo embed` does, and a function for programs.
+"""Computes features of image files with a model and its own transform, for `zoo embed` and for programs.
 
 Example:
     >>> found = embed("caid-resnet50.chestxray14-800", ["films"])
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.checkpoint import load_report
 from zoo.entry import Entry
@@ -56,9 +56,9 @@ def embed(
     Args:
         name: `MODEL` or `MODEL.TAG`, an encoder.
         paths: Images in any form that `load_transform` reads from disk. A folder stands for all images in it, see
-            `image_files.find_images`.
-        checkpoint: A file of your own to take in place of the published weights; the input is then what its header
-            says, else the model's, or that of the tag that is named.
+            `zoo.images.find_images`.
+        checkpoint: Your own file to use instead of the published weights; its input is the one in its header, else the
+            model's, or that of the tag that is named.
         device: Where the network runs.
         batch_size: Images at once; of volumes the slices, windows or patches. None for 32 images or slices, else 4, or
             what the family finds fastest.
@@ -67,8 +67,8 @@ def embed(
         progress: Whether to draw progress bars, on a terminal.
 
     Raises:
-        OptionError: The model has no pooled features, a path does not exist, there are no images, or a number is out of
-            its range.
+        OptionError: The model has no pooled features, there are no images, or a number is out of its range;
+            `PathNotFoundError` where a path does not exist.
         UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
     """
     from tqdm import tqdm
@@ -82,11 +82,12 @@ def embed(
     by_file: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
     results = _embedded(entry, model, transform, files, batch_size, workers)
-    for file, found in tqdm(results, total=len(files), desc="images", disable=None if progress else True):
-        if isinstance(found, str):
-            failed[str(file)] = with_path(file, found)
-        elif found.isfinite().all():
-            by_file[str(file)] = found
+    is_hidden = None if progress else True  # None draws on a terminal alone
+    for file, features, problem in tqdm(results, total=len(files), desc="images", disable=is_hidden):
+        if features is None:
+            failed[str(file)] = with_path(file, problem)
+        elif features.isfinite().all():
+            by_file[str(file)] = features
         else:
             failed[str(file)] = f"{file}: its features are NaN or infinite"
     return _collected(by_file, failed, model, of_slices=isinstance(transform, SliceTransform))
@@ -96,7 +97,7 @@ def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
     if not entry.is_encoder:
         encoders = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
         raise OptionError(
-            f"{entry.name!r} has no pooled features: {entry.summary}. Of its family {' and '.join(encoders)} gives them"
+            f"{entry.name!r} has no pooled features: {entry.summary}. In its family {' and '.join(encoders)} gives them"
         )
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
@@ -105,10 +106,18 @@ def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
         raise OptionError(f"workers={workers}: {'0' if entry.embed else '0 or more'} is expected{none}")
 
 
+class _Found(NamedTuple):
+    """A file with its input `(n, C, *space)`, later its features `(n, D)`, or with why it has none."""
+
+    file: Path
+    values: Tensor | None
+    problem: str = ""
+
+
 def _embedded(
     entry: Entry, model: nn.Module, transform: Transform, files: list[Path], batch_size: int | None, workers: int
-) -> Iterator[tuple[Path, Tensor | str]]:
-    """Yield each file with its features `(n, D)` on the CPU, or with why it has none."""
+) -> Iterator[_Found]:
+    """Yield each file with its features on the CPU, or with why it has none."""
     import torch
 
     with torch.no_grad():
@@ -117,33 +126,38 @@ def _embedded(
             return
         for file in files:
             try:
-                yield file, entry.embed(model, transform, file, batch_size).float().cpu()
+                yield _Found(file, entry.embed(model, transform, file, batch_size).float().cpu())
             except Exception as error:  # of whatever kind: one file never ends the run
-                yield file, _reason(error)
+                yield _Found(file, None, _reason(error))
 
 
 def _in_batches(
     model: nn.Module, transform: Transform, files: list[Path], batch_size: int | None, workers: int
-) -> Iterator[tuple[Path, Tensor | str]]:
+) -> Iterator[_Found]:
     """Embed what the transform makes of the files: several images together, or the slices of a volume in parts."""
-    import torch
-
-    device = next(model.parameters()).device
     size = batch_size or (_IMAGES_AT_ONCE if len(transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE)
     at_once = 1 if isinstance(transform, SliceTransform) else size
-    left = iter(files)
-    for inputs in _read_all(files, transform, at_once, workers):
-        good = [x for x in inputs if not isinstance(x, str)]
-        parts = torch.split(torch.cat(good), size) if good else ()
-        rows = [row for part in parts for row in model(part.to(device)).float().cpu()]
-        for x in inputs:
-            count = 0 if isinstance(x, str) else len(x)
-            yield next(left), x if isinstance(x, str) else torch.stack(rows[:count])
-            del rows[:count]
+    for batch in _read_all(files, transform, at_once, workers):
+        inputs = {found.file: found.values for found in batch if found.values is not None}
+        features = dict(zip(inputs, _features(model, list(inputs.values()), size), strict=True))
+        for found in batch:
+            yield _Found(found.file, features.get(found.file), found.problem)
 
 
-def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterator[list[Tensor | str]]:
-    """Yield what the transform makes of the files, in parts.
+def _features(model: nn.Module, inputs: list[Tensor], size: int) -> tuple[Tensor, ...]:
+    """Features `(n, D)` on the CPU of each input `(n, C, *space)`, `size` images or slices at a time."""
+    import torch
+
+    if not inputs:
+        return ()
+    device = next(model.parameters()).device
+    parts = torch.split(torch.cat(inputs), size)
+    rows = torch.cat([model(part.to(device)).float().cpu() for part in parts])
+    return torch.split(rows, [len(each) for each in inputs])
+
+
+def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterator[list[_Found]]:
+    """Yield the files with what the transform makes of them, in parts.
 
     A reading process that dies, of a fault in a decoder or for want of memory, takes with it what the others have read;
     which file it was of is found by reading those that were under way one by one, each in a process of its own.
@@ -151,9 +165,9 @@ def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers
     done = 0
     while done < len(files):
         try:
-            for inputs in _loader(files[done:], transform, at_once, workers):
-                done += len(inputs)
-                yield inputs
+            for batch in _loader(files[done:], transform, at_once, workers):
+                done += len(batch)
+                yield batch
         except RuntimeError as error:
             if not workers:
                 raise
@@ -163,15 +177,15 @@ def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers
                 yield _read_alone(file, transform)
 
 
-def _read_alone(file: Path, transform: Transform) -> list[Tensor | str]:
+def _read_alone(file: Path, transform: Transform) -> list[_Found]:
     try:
-        inputs: list[Tensor | str] = next(iter(_loader([file], transform, 1, 1)))
+        batch: list[_Found] = next(iter(_loader([file], transform, 1, 1)))
     except RuntimeError as error:
-        return [f"the process that read it died: {reason_of(error)}"]
-    return inputs
+        return [_Found(file, None, f"the process that read it died: {reason_of(error)}")]
+    return batch
 
 
-def _loader(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterable[list[Tensor | str]]:
+def _loader(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterable[list[_Found]]:
     from torch.utils.data import DataLoader
 
     read: Any = _Inputs(tuple(files), transform)
@@ -185,7 +199,7 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """The network's input of each file, `(n, C, *space)`, or why there is none: a data set for loader processes."""
+    """The network's input of each file, or why there is none: a data set for loader processes."""
 
     files: tuple[Path, ...]
     transform: Transform
@@ -193,12 +207,13 @@ class _Inputs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> _Found:
+        file = self.files[index]
         try:
-            made = self.transform(self.files[index])
+            made = self.transform(file)
         except Exception as error:  # of whatever kind: one file never ends the run
-            return _reason(error)
-        return made if isinstance(self.transform, SliceTransform) else made[None]
+            return _Found(file, None, _reason(error))
+        return _Found(file, made if isinstance(self.transform, SliceTransform) else made[None])
 
 
 def _collected(

@@ -1,4 +1,4 @@
-"""A source becomes one verified file in the cache."""
+"""Turns a source into one verified file in the cache."""
 
 from zoo.fetching.cache import (
     clear_leftovers,

@@ -1,4 +1,4 @@
-"""What the user is told when no source gave a file: what was tried, and every way out."""
+"""Explains why no source gave a file, and lists every way out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def no_source_left(
     Args:
         file: The file.
         request: What the user asked for.
-        target: Its place in the cache.
+        target: Its path in the cache.
         failures: The sources that were tried, and what each said.
         skipped: Those that were not, for connections are forbidden.
     """
@@ -43,8 +43,9 @@ def no_source_left(
     if failures and all(isinstance(error, WrongDigestError) for _, error in failures):
         accept = f"leave it, or to accept the new file remove {stamp_path(target)} and {target}"
         remedy = "try again later, and report it if it stays: the authors may have put up another file"
-        what = "but what came is another file. Nothing of it was kept."
-        return IntegrityError(_page(file, request, what, said, [remedy if file.sha256 else accept]))
+        what = "but every source sent another file, which was not kept."
+        way = remedy if file.sha256 else accept
+        return IntegrityError(_page(file, request, what, said, [way]))
     none = [] if failures else ["  there is no source on record"]
     ways = ["try again later", *_other_ways(file, request, target)]
     return DownloadError(_page(file, request, "and no source gave it:", said + none, ways))
@@ -52,7 +53,7 @@ def no_source_left(
 
 def _page(file: RemoteFile, request: str, what: str, said: list[str], ways: list[str]) -> str:
     if isinstance(file, WeightsFile) and file.state == "withdrawn":
-        said = [*said, "  They were withdrawn by those who put them there, and may be dead for good"]
+        said = [*said, "  Their publishers withdrew them, so they may never answer again"]
     lines = [f"{request} needs {_named(file)}, {what}", *said, "What you can do:", *(f"  - {way}" for way in ways)]
     return "\n".join(lines)
 
@@ -81,7 +82,7 @@ def _other_ways(file: RemoteFile, request: str, target: Path) -> list[str]:
             "went well"
         )
     if os.path.isfile(target):
-        ways.append(f"put the right file at {target}. What is there is not used: {why_unused(file, target)}")
+        ways.append(f"put the right file at {target}. The one there is not used: {why_unused(file, target)}")
     else:
         ways.append(f"put the file by hand at {target}")
     if file.sha256:

@@ -1,4 +1,4 @@
-"""Where files lie in the cache, and the stamps that say what they were when their digest was last taken.
+"""Knows the paths of cached files, and keeps the stamps that record their digests.
 
 A stamp is a small JSON file beside a cached one. While size and modification time are those it records, the file
 counts as proved; otherwise the file is hashed again. Nothing needs a lock, and all of it works on a read-only cache.
@@ -88,7 +88,7 @@ def hash_file(path: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a file was when its digest was last taken, and where it came from."""
+    """Size, time and digest of a file when it was last hashed, and where it came from."""
 
     sha256: str
     size: int
@@ -141,8 +141,8 @@ def write_stamp(
         stamp: Where to write, if the file is read in place; beside the file if None.
     """
     stat = stat or path.stat()
-    place = str(path) if stamp else ""
-    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, place)
+    in_place = str(path) if stamp else ""
+    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, in_place)
     _write(stamp or stamp_path(path), content)
 
 

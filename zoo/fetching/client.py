@@ -1,10 +1,10 @@
-"""Opens addresses: redirects, tokens, pages before a file, and what each failure means. The only code with sockets."""
+"""Opens addresses: redirects, tokens, pages before a file, and what each failure means. No other code opens sockets."""
 
 from __future__ import annotations
 
-import email.utils
 import re
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -34,7 +34,7 @@ _LONGEST_PAGE = 1 << 20
 
 
 class TransientError(Exception):
-    """What is worth another attempt, after `wait` seconds if the server asks for them. Never leaves the package."""
+    """A failure worth another attempt, after `wait` seconds if the server asks for them. Never leaves the room."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -130,7 +130,7 @@ def _connection_failure(error: Exception) -> Exception:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """What happened, without the layers of two libraries around it (and without the address, which may hold a key)."""
+    """The cause of an error, without the layers of two libraries around it or the address, which may hold a key."""
     for inner in (getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException):
             return _innermost(inner)
@@ -155,12 +155,13 @@ def _is_transient(status: int) -> bool:
 
 
 def _retry_after(response: requests.Response) -> float:
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
+    """Seconds that the server asks to wait; 0 where it does not say, or not as HTTP defines it."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
+        return float(min(Retry().parse_retry_after(response.headers.get("Retry-After", "")), sys.maxsize))
+    except (InvalidHeader, ValueError, OverflowError):  # of dates that no calendar has, too
         return 0.0
 
 
@@ -215,7 +216,7 @@ class _Meter:
             speed = self.received / self.waited
             if speed < self.least:
                 raise SourceError(
-                    f"only {speed:.0f} bytes a second come, fewer than {self.least:g} (ZOO_LEAST_SPEED says otherwise)"
+                    f"only {speed:.0f} bytes a second come, fewer than {self.least:g} (ZOO_LEAST_SPEED sets the bound)"
                 )
             self.waited = self.received = 0.0
         return piece

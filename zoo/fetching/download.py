@@ -1,4 +1,4 @@
-"""From the sources of a manifest record to one verified file in the cache."""
+"""Fetches a record's file from its sources, and verifies what is in the cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Verification:
-    """What re-hashing found."""
+    """The result of hashing again."""
 
     found: tuple[Path, ...]
     """The files that were hashed; empty if nothing was downloaded yet."""
@@ -117,40 +117,40 @@ def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
         known = read_stamp(stamp)
         return Fetched(target, digest, known.source if known else "")
     for source in file.sources:
-        place = packaged_path(source)
-        if place and (digest := proven_digest(place, expected, stamp=stamp) if expected else pin(file, place, target)):
-            return Fetched(place, digest, source)
+        path = packaged_path(source)
+        if path and (digest := proven_digest(path, expected, stamp=stamp) if expected else pin(file, path, target)):
+            return Fetched(path, digest, source)
     return None
 
 
 def _fetch_from(source: str, file: RemoteFile, target: Path, progress: bool) -> Fetched:
-    place = resolve(source, file.base)
+    origin = resolve(source, file.base)
     if packaged := packaged_path(source):
         raise _refused_in_place(packaged, recorded_digest(file, target))
     try:
-        return _bring(place, source, file, target, progress, fresh=isinstance(place, Path))
+        return _bring(origin, source, file, target, progress, fresh=isinstance(origin, Path))
     except _MisfitError:
         log.warning("%s: the parts of an interrupted download do not fit; once more from byte 0", shown(source))
-        return _bring(place, source, file, target, progress, fresh=True)
+        return _bring(origin, source, file, target, progress, fresh=True)
 
 
 class _MisfitError(WrongDigestError):
     """Bytes that came in several parts do not make the file; in one part they may."""
 
 
-def _bring(place: Remote | Path, source: str, file: RemoteFile, target: Path, progress: bool, fresh: bool) -> Fetched:
+def _bring(origin: Remote | Path, source: str, file: RemoteFile, target: Path, progress: bool, fresh: bool) -> Fetched:
     expected = recorded_digest(file, target)
     etag = ""
     with (
-        Partial(target, source="" if expected else source, lasting=not isinstance(place, Path)) as part,
+        Partial(target, source="" if expected else source, lasting=not isinstance(origin, Path)) as part,
         progress_bar(file.filename, file.bytes, progress) as advance,
     ):
         if not fresh:
             part.claim_what_is_left()
-        if isinstance(place, Path):
-            copy_file(place, part, file.bytes, advance)
+        if isinstance(origin, Path):
+            copy_file(origin, part, file.bytes, advance)
         elif not (expected and part.digest == expected):
-            etag = transfer(place, part, file.bytes, advance)
+            etag = transfer(origin, part, file.bytes, advance)
         if part.size == 0:
             raise SourceError("the file there is empty")
         if expected and part.digest != expected and part.continued and not fresh:
@@ -174,10 +174,10 @@ def _keep(part: Partial, file: RemoteFile, target: Path, source: str, etag: str)
     return Fetched(target, part.digest, source)
 
 
-def _refused_in_place(place: Path, expected: str | None) -> SourceError:
-    if not place.is_file():
-        return SourceError(f"{place} is missing from the installed package")
-    return WrongDigestError(f"sha256 of {place} is {hash_file(place)}, not {expected}; reinstall the package")
+def _refused_in_place(path: Path, expected: str | None) -> SourceError:
+    if not path.is_file():
+        return SourceError(f"{path} is missing from the installed package")
+    return WrongDigestError(f"sha256 of {path} is {hash_file(path)}, not {expected}; reinstall the package")
 
 
 def verify_file(file: RemoteFile, *, cache_dir: str | Path | None = None) -> Verification:
@@ -191,8 +191,8 @@ def verify_file(file: RemoteFile, *, cache_dir: str | Path | None = None) -> Ver
     """
     target = file_path(file, cache_dir)
     expected = recorded_digest(file, target)
-    places = [target, *filter(None, map(packaged_path, file.sources))]
-    found = [(p, expected, None if p == target else stamp_path(target)) for p in places if p.is_file()]
+    paths = [target, *filter(None, map(packaged_path, file.sources))]
+    found = [(p, expected, None if p == target else stamp_path(target)) for p in paths if p.is_file()]
     for copy in sorted((cache_home(cache_dir) / "converted").glob(f"{expected}.*.safetensors")):
         stamp = read_stamp(stamp_path(copy))
         found.append((copy, stamp.sha256 if stamp else None, None))
@@ -202,7 +202,7 @@ def verify_file(file: RemoteFile, *, cache_dir: str | Path | None = None) -> Ver
 
 def _problem(path: Path, expected: str | None, in_place: Path | None) -> str:
     if expected is None:
-        return f"{path}: nobody has said what its digest must be; the next load settles that"
+        return f"{path}: no digest is on record for it; the next load pins one"
     known = read_stamp(in_place or stamp_path(path))
     try:
         stat = path.stat()

@@ -75,7 +75,7 @@ class Partial:
         self.received = 0
         """Bytes ever written, those thrown away included."""
         self.restarts = 0
-        """How often bytes were thrown away."""
+        """Number of times that bytes were thrown away."""
         self.path = self._name(this_process())
         self._hasher = hashlib.sha256()
         self._moved = False
@@ -103,7 +103,7 @@ class Partial:
         return self._hasher.hexdigest()
 
     def claim_what_is_left(self) -> None:
-        """Go on from what a process that is no longer running left, if there is such a thing."""
+        """Go on from the bytes that a dead process left, if there are any."""
         for left, etag in _left_by_the_dead(self.target, self.source):
             empty, self.etag = self.path, etag
             self.path = self._name(this_process())
@@ -146,7 +146,7 @@ class Partial:
         self.received += len(chunk)
 
     def finish(self) -> os.stat_result:
-        """Bring everything to the disk, close, and return size and time of the finished file."""
+        """Sync to disk, close, and return size and time of the finished file."""
         with _storing():
             self._file.flush()
             os.fsync(self._file.fileno())

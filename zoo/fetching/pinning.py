@@ -1,4 +1,4 @@
-"""Digests that nobody has published: taken at the first use of a file, which from then on must have them."""
+"""Pins digests that nobody has published: the first file used sets the digest, and later files must have it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
     Args:
         file: What it is a file of.
         path: The file; None is returned if it does not exist, cannot be read, or cannot be what `file` describes.
-        target: Its place in the cache, which is `path` itself but for files that are read in place.
+        target: Its path in the cache, which is `path` itself but for files that are read in place.
     """
     if not os.path.isfile(path) or not os.access(path, os.R_OK) or misfit(file, path):
         return None
@@ -61,7 +61,7 @@ def misfit(file: RemoteFile, path: Path) -> str:
 
 
 def why_unused(file: RemoteFile, target: Path) -> str:
-    """Why the file at its place in the cache is not the one that is sought, and what may be done if it is."""
+    """Why the file at its path in the cache is not the one that is sought, and what may be done if it is."""
     if not os.access(target, os.R_OK):
         return "it cannot be read by this user"
     if problem := misfit(file, target):
@@ -71,10 +71,10 @@ def why_unused(file: RemoteFile, target: Path) -> str:
 
 
 def unpinning(file: RemoteFile, target: Path) -> str:
-    """How to have another file taken in place of the first that was used; empty where a digest is published."""
+    """How to replace the first file that was used by another; empty where a digest is published."""
     if file.sha256:
         return ""
     return (
         f"no digest of this file is published, so that of the first one used is kept in {stamp_path(target)}: "
-        f"remove that to have another one taken"
+        f"remove it to accept another file"
     )

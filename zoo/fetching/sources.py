@@ -1,4 +1,4 @@
-"""What a source string of the manifest stands for: an address with its rules, or a file on this machine."""
+"""Resolves a source of the manifest: an address with its rules, or a file on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from zoo.files import user_path
+from zoo.files import pointer_in, user_path
 from zoo.messages import printable
 from zoo.settings import hugging_face, mirror
 
@@ -29,13 +29,13 @@ class SourceError(Exception):
 
 
 class WrongFileError(SourceError):
-    """What came is not the file that is on record, by its length."""
+    """The bytes are not those of the file on record, by their number."""
 
     spoilt = True
 
 
 class WrongDigestError(WrongFileError):
-    """What came has another digest than the one on record."""
+    """The bytes have another digest than the one on record."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ class Remote:
 
 def candidates(file: RemoteFile) -> tuple[str, ...]:
     """The sources to try, in order: the mirror in front where there is one and the digest is known."""
-    place = mirror()
-    if not place or not file.sha256:
+    address = mirror()
+    if not address or not file.sha256:
         return file.sources
-    inside = f"{place}/{file.sha256}"
-    return (inside if "://" in place else f"file:{user_path(inside).absolute()}", *file.sources)
+    inside = f"{address}/{file.sha256}"
+    return (inside if "://" in address else f"file:{user_path(inside).absolute()}", *file.sources)
 
 
 def shown(source: str) -> str:
@@ -120,7 +120,7 @@ def _after_drive_page(page: str) -> str:
 
 
 def check_url(url: str, previous: str = "") -> str:
-    r"""Refuse what is not https, but for http to this very machine.
+    r"""Refuse an address that is not https, except http to this very machine.
 
     Parsers differ over odd addresses (`http://one\@two/`): what is checked is the form that `requests` makes of the
     address and connects to, and nothing else may be opened.
@@ -147,12 +147,12 @@ def check_url(url: str, previous: str = "") -> str:
         ) from error
     if parts.scheme == "https" and host:
         return prepared
-    place = f"{parts.scheme}://{host}"
+    address = f"{parts.scheme}://{host}"
     if previous.startswith("https:"):
-        raise SourceError(f"refused: redirected from https to {place}, where anyone on the way could change the file")
+        raise SourceError(f"refused: redirected from https to {address}, where anyone on the way could change the file")
     if parts.scheme != "http" or not _is_loopback(host):
         way = "redirected to " if previous else ""
-        raise SourceError(f"refused: {way}{place}; only https is allowed (http to this machine alone)")
+        raise SourceError(f"refused: {way}{address}; only https is allowed (http to this machine alone)")
     return prepared
 
 
@@ -166,18 +166,18 @@ def _is_loopback(host: str) -> bool:
 
 
 def refuse_page(head: bytes) -> None:
-    """Refuse what begins like something that hosts send in a file's place.
+    """Refuse an HTML page or a pointer, which hosts send instead of a file.
 
     Args:
         head: The first bytes of the file.
 
     Raises:
-        SourceError: They are those of an HTML page or of a Git LFS pointer.
+        SourceError: They are those of an HTML page, or of a pointer of Git LFS or git-annex.
     """
     start = head[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<!--")):
         title = re.search(rb"<title[^>]*>(.*?)</title>", head, re.IGNORECASE | re.DOTALL)
         named = f" titled {title[1].decode('utf-8', 'replace').strip()[:80]!r}" if title else ""
         raise SourceError(f"an HTML page{named} came instead of the file")
-    if start.startswith(b"version https://git-lfs"):
-        raise SourceError("a Git LFS pointer came instead of the file (`git lfs pull` fetches what it points to)")
+    if pointer := pointer_in(head):
+        raise SourceError(f"a {pointer.program} pointer came instead of the file: `{pointer.command}` fetches the file")

@@ -1,6 +1,6 @@
-"""A file becomes tensors by name; nothing in it is run."""
+"""Turns a file into tensors by name; nothing in the file is run."""
 
-from zoo.formats.header import KEY, KEYS, RANDOM, Task, make_header, told
+from zoo.formats.header import KEY, KEYS, RANDOM, Task, is_of_recipe, make_header, told
 from zoo.formats.opening import Mmap, StoredState, as_float32, base_of, is_finite, open_checkpoint, other_float
 from zoo.formats.safety import refused_globals
 from zoo.formats.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
@@ -22,6 +22,7 @@ __all__ = [
     "check_torch",
     "find_bundle",
     "is_finite",
+    "is_of_recipe",
     "load_torch",
     "make_header",
     "open_checkpoint",

@@ -1,4 +1,4 @@
-"""Where the state dict lies in what a file of torch.save holds."""
+"""Finds the state dict in the content of a file of torch.save."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tu
     plain = (torch.Tensor, torch.nn.Parameter)
     tensors = {k: torch.Tensor.detach(v) for k, v in held.items() if isinstance(k, str) and type(v) in plain}
     if broken := next((name for name in tensors if not _is_text(name)), None):
-        raise CheckpointFormatError(f"{path} has a tensor whose name is no text: {printable(broken)}")
+        raise CheckpointFormatError(f"{path} has a tensor whose name is not text: {printable(broken)}")
     if not tensors:
         keys = ", ".join(repr(key)[:80] for key in list(held)[:8] if isinstance(key, (str, int))) or "nothing"
         raise CheckpointFormatError(

@@ -1,4 +1,4 @@
-"""What a saved network says of itself: one flat mapping from text to text, the same in `.pt` files and in safetensors.
+"""Writes and reads the header of a saved network: one flat mapping from text to text, for `.pt` files and safetensors.
 
 Recipes write it into all that they save, under the key `KEY` of `best.pt` and `last.pt` and as the metadata of
 safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.opening` has it, whatever the format.
@@ -37,7 +37,7 @@ RANDOM: Mapping[str, Any] = {"source": "random"}
 """Base of a run that began with random weights."""
 
 _MARKS = ("model", "recipe")
-"""What every header of a recipe has, so that it is not taken for something of another program."""
+"""Keys of every recipe's header, by which it is told from other programs' metadata."""
 _JSON = {dict: "fields", list: "names"}
 
 
@@ -75,38 +75,43 @@ def make_header(
     }
 
 
+def is_of_recipe(metadata: Mapping[str, str]) -> bool:
+    """Whether a header has the marks of a recipe, so that its other keys are not some other program's."""
+    return all(isinstance(metadata.get(mark), str) for mark in _MARKS)
+
+
 def find_header(content: Mapping[Any, Any], path: Path) -> dict[str, str]:
-    """Return the header in what a `.pt` file of a recipe holds; of any other file nothing, whatever it has there.
+    """Return the header of a recipe's `.pt` file; an empty one for any other file, whatever it has there.
 
     Raises:
-        CheckpointFormatError: It has the marks of a header and something else than texts in it.
+        CheckpointFormatError: It has the marks of a header and values that are not text.
     """
     found = content.get(KEY)
-    if not isinstance(found, Mapping) or not all(isinstance(found.get(mark), str) for mark in _MARKS):
+    if not isinstance(found, Mapping) or not is_of_recipe(found):
         return {}
     if wrong := [key for key, value in found.items() if not (isinstance(key, str) and isinstance(value, str))]:
         raise CheckpointFormatError(
-            f"{path} has a header under {KEY!r} that no recipe wrote: texts alone are expected, and "
-            f"{', '.join(printable(repr(key)) for key in wrong[:5])} is none. Save the file's dictionary without it"
+            f"{path} has a header under {KEY!r} that no recipe wrote: all keys and values must be text, "
+            f"unlike {', '.join(printable(repr(key)) for key in wrong[:5])}. Save the file's dictionary without it"
         )
     return dict(found)
 
 
 def told(metadata: Mapping[str, str], key: str, kind: type[T], path: Path) -> T:
-    """Return what stands in a header as JSON under a key, a `dict` or a `list`; an empty one where nothing does.
+    """Return the JSON under a key of a header, a `dict` or a `list`; an empty one where there is none.
 
     Raises:
-        CheckpointFormatError: There is something else.
+        CheckpointFormatError: The value is something else.
     """
     text = metadata.get(key, "")
     try:
         stored: Any = json.loads(text) if key in metadata else kind()
-        json.dumps(stored, ensure_ascii=False).encode()  # halves of characters are no text
+        json.dumps(stored, ensure_ascii=False).encode()  # half a surrogate pair is not text
     except (ValueError, RecursionError):
         stored = None
     if not isinstance(stored, kind):
         raise CheckpointFormatError(
-            f"{path} says of its {key} {printable(text[:80])!r} in its header: {_JSON[kind]} as JSON are expected, as "
-            "the recipes write them. Save the tensors without it, then nothing but the model's own facts is taken"
+            f"{path} states its {key} as {printable(text[:80])!r} in its header: {_JSON[kind]} as JSON are expected, "
+            "as the recipes write them. Save the tensors without the header to use the model's own facts"
         )
     return stored

@@ -1,4 +1,4 @@
-"""Which files lie on a network file system, where mapping them is a bad idea."""
+"""Tells which files lie on a network file system, where mapping them is slow and unsafe."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def is_on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bo
     """
     if not mounts.is_file():
         return False
-    place, best, kind = path.resolve(), Path("/"), ""
+    real_path, best, kind = path.resolve(), Path("/"), ""
     for line in mounts.read_text("utf-8", "surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
         point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4]))
-        if place.is_relative_to(point) and len(point.parts) >= len(best.parts):
+        if real_path.is_relative_to(point) and len(point.parts) >= len(best.parts):
             best, kind = point, right.split()[0]
     return _NETWORK.fullmatch(kind) is not None

@@ -1,4 +1,4 @@
-"""How the tensors of a checkpoint file are reached without running anything that is in it.
+"""Opens checkpoints of every format and reaches their tensors without running anything in them.
 
 Opening a file gives names, shapes and types; its tensors are mapped, so that no value is read before it is needed.
 """
@@ -34,7 +34,7 @@ _CHUNK = 8 << 20
 
 @dataclass
 class StoredState:
-    """A checkpoint that was opened: what it holds is known, its values are read when they are asked for."""
+    """An opened checkpoint: its content is known, its values are read on demand."""
 
     path: Path
     format: str
@@ -47,7 +47,7 @@ class StoredState:
     beside: tuple[str, ...] = ()
     """Other keys at the top: epoch, optimiser, arguments."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """What a header says of the network, see `zoo.formats.header`; of safetensors whatever text is there."""
+    """The header, see `zoo.formats.header`; of safetensors all metadata."""
     in_memory: bool = False
     """Whether the values were read when the file was opened, as of what cannot be mapped."""
     archive: TorchZip | None = None
@@ -135,7 +135,8 @@ class StoredState:
         tensors = (wanted or self.tensors).values()
         needed = {origin.get(id(tensor), origin.get(id(base_of(tensor)))) for tensor in tensors}
         try:
-            self.archive.check(None if None in needed else {key for key in needed if key is not None})
+            known = {key for key in needed if key is not None}
+            self.archive.check(None if None in needed else known)
         except ZipProblem as problem:
             raise damage(self.path, self.format, problem) from None
 
@@ -304,9 +305,7 @@ def _check_names(path: Path) -> None:
     names = [name for name, _ in header]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointFormatError(
-            f"{path} has two tensors of the name {printable(twice)} in its header. Save it anew"
-        )
+        raise CheckpointFormatError(f"{path} names the tensor {printable(twice)} twice in its header. Save it again")
 
 
 def _open_torch(path: Path, kind: str, mapped: bool) -> StoredState:

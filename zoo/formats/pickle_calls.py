@@ -1,4 +1,4 @@
-"""What a pickle may call, with which arguments, and what that would make and cost."""
+"""Decides which calls a pickle may make, and counts what they would cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from zoo.formats.pickle_nodes import (
 )
 
 _MOST_REPEATED = 256
-"""How often the bytes of a file may stand in its tensors; layers that share their weights repeat some dozen times."""
+"""Times that the bytes of a file may occur in its tensors; layers that share their weights repeat some dozen times."""
 _MOST_KEYS = 30_000
 """Values inside tuples that serve as keys: their hashes can be made to collide, so that each costs all before it."""
 _FREE = 64 << 20
@@ -63,7 +63,7 @@ class Maker:
         self.tensor_bytes = _MOST_REPEATED * file_size + _FREE
 
     def storage(self, named: Node) -> Storage:
-        """What a persistent name stands for: a storage, or a part of one."""
+        """The storage, or part of one, of a persistent name."""
         items = expect(named, TupleNode).items
         kind, storage_type, key, location, count = items[:5]
         view = items[5] if len(items) == 6 else None
@@ -83,7 +83,7 @@ class Maker:
         return storage
 
     def call(self, function: Node, arguments: Node) -> Node:
-        """What an allowed function makes of its arguments."""
+        """The result of an allowed function."""
         name, items = expect(function, Named).name, expect(arguments, TupleNode).items
         if name not in _CALLS:
             raise PickleProblem(f"it holds {_FOREIGN.get(name, f'what a call of {name} makes')}, not plain tensors")
@@ -129,9 +129,9 @@ class Maker:
         elif target == Made("numpy.dtype"):
             items = expect(state, TupleNode).items
             if len(items) < 8 or any(each is not None for each in items[2:5]) or items[5:8] != [-1, -1, 0]:
-                raise PickleProblem("it holds a type of NumPy that is no plain number")
+                raise PickleProblem("it holds a NumPy type that is not a plain number")
         else:
-            raise PickleProblem("its pickle sets attributes of what has none")
+            raise PickleProblem("its pickle sets attributes of an object that takes none")
 
     def attributes(self, kind: type, state: Node) -> None:
         """Let an object have attributes of its own, if they hide none of its class."""
@@ -144,7 +144,7 @@ class Maker:
                 raise PickleProblem(f"its pickle replaces {hidden!r:.40} of a {kind.__name__}")
 
     def parameter_state(self, state: Node) -> None:
-        """What PyTorch before 0.4 wrote behind a parameter, or attributes."""
+        """State that PyTorch before 0.4 wrote behind a parameter, or attributes."""
         if isinstance(state, TupleNode) and len(state.items) == 3 and isinstance(state.items[0], bool):
             expect(state.items[2], DictNode)
         else:
@@ -217,13 +217,13 @@ def _plain(name: str) -> Callable[..., Made]:
 
 def _numpy_type(maker: Maker, code: Node, *flags: Node) -> Made:
     if not _NUMPY_TYPE.fullmatch(expect(code, str)) or not all(isinstance(flag, (bool, int)) for flag in flags):
-        raise PickleProblem(f"it holds NumPy's type {code!r:.40}, which is no plain number")
+        raise PickleProblem(f"it holds NumPy's type {code!r:.40}, which is not a plain number")
     return Made("numpy.dtype")
 
 
 def _numpy_number(maker: Maker, kind: Node, content: Node) -> Made:
     if kind != Made("numpy.dtype") or not isinstance(content, bytes) or len(content) > 16:
-        raise PickleProblem("it holds a value of NumPy that is no plain number")
+        raise PickleProblem("it holds a NumPy value that is not a plain number")
     return Made("a number of NumPy")
 
 
@@ -266,7 +266,7 @@ def _shape(maker: Maker, sizes: Node = None) -> TupleNode:
 
 
 _VALUES = re.compile(_TYPE.pattern + r"|torch\.Tensor|torch\.per_(tensor|channel)_\w+|numpy\.dtypes\.\w+DType")
-"""What is no call: types, and the class that a tensor with attributes names."""
+"""Names that are not called: types, and the class that a tensor with attributes names."""
 _CALLS: dict[str, Callable[..., Node]] = {
     "collections.OrderedDict": _dictionary,
     "collections.Counter": _counter,

@@ -1,4 +1,4 @@
-"""What a pickle would make, as nodes that hold no values, and why one is not read."""
+"""Nodes that stand for what a pickle would make, without its values, and the reasons to refuse one."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TupleNode:
     items: list[Node]
     size: int
     depth: int
-    """How far tuples are nested in it, itself counted."""
+    """Levels of nested tuples in it, itself counted."""
 
     def __init__(self, items: list[Node]) -> None:
         size, depth = 1 + len(items), 0
@@ -79,7 +79,7 @@ class DictNode:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What another allowed call makes."""
+    """The result of any other allowed call."""
 
     name: str
 
@@ -101,7 +101,7 @@ def are_sizes(values: tuple[Node, ...]) -> bool:
 
 
 def length(value: Node) -> int:
-    """How many values a copy of this one takes."""
+    """Number of values that a copy of this one takes."""
     if isinstance(value, (str, bytes, list)):
         return len(value)
     if isinstance(value, DictNode):

@@ -1,4 +1,4 @@
-"""What a pickle that `torch.save` wrote would make, found by walking it and making nothing.
+"""Walks a pickle that `torch.save` wrote and outlines what it would make, making nothing.
 
 `torch.load(weights_only=True)` runs no code from a file, but it does what the pickle says with the few things it
 knows, and a few bytes can have it allocate gigabytes or hash for years. So each pickle is walked first: only the calls
@@ -32,7 +32,7 @@ MOST_STEPS = 2_000_000
 
 
 class Stream(Protocol):
-    """What pickles are read from."""
+    """A stream that pickles are read from."""
 
     def read(self, size: int, /) -> bytes:
         """Return the next bytes, fewer where the stream ends."""
@@ -49,7 +49,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Outline:
-    """What a pickle would make."""
+    """The objects that a pickle would make."""
 
     root: Node
     storages: Mapping[str | int, Storage]

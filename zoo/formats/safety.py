@@ -1,4 +1,4 @@
-"""What may stand beside tensors in a pickle, and what a refused one asked for. Nothing in a file is ever run."""
+"""Lists what may stand beside tensors in a pickle, and what a refused one asked for. Nothing in a file is ever run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refusal(path: Path, problem: PickleProblem) -> CheckpointFormatError | Unsaf
     """The right exception for a file with a pickle that is not read."""
     if refused := refused_globals(path):
         return UnsafeCheckpointError(
-            f"{path} was refused: to open it, code from outside would have to run ({first_names(refused, 8)}). Nothing "
+            f"{path} was refused: opening it would run code from the file ({first_names(refused, 8)}). Nothing "
             "was run. A checkpoint for the zoo holds tensors and plain values only; where you trust its origin, save "
             "the state dict by itself there: torch.save(model.state_dict(), FILE)"
         )

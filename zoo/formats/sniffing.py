@@ -1,18 +1,18 @@
-"""What a checkpoint file is, told by its content and never by its name."""
+"""Tells the format of a checkpoint by its content, never by its name."""
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 
 from zoo.errors import CheckpointFormatError
+from zoo.files import pointer_at, pointer_in
 from zoo.formats.tensorflow_bundle import find_bundle, is_index
 from zoo.formats.tensorflow_index import MAGIC
 
 SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
 TENSORFLOW = "TensorFlow checkpoint"
-"""How the names begin of what stands for a bundle: its prefix, its index, its folder."""
+"""Start of the format names of a bundle, given by its prefix, its index or its folder."""
 _MAGIC = {
     b"\x89HDF\r\n\x1a\n": "HDF5 file (Keras)",
     b"\x1f\x8b": "gzip archive",
@@ -20,12 +20,10 @@ _MAGIC = {
     b"BZh": "bzip2 archive",
     b"\x93NUMPY": "NumPy array",
 }
-_ANNEX = "annex/objects/"
-"""What stands in the links and pointers of git-annex."""
 
 
 def sniff(path: Path) -> str:
-    """Name what a file is by its content: one of the formats that can be read, or a description of the rest.
+    """Name the format of a file by its content: one of those that can be read, or a description.
 
     Raises:
         CheckpointFormatError: There is no such file, or only a pointer to it, or it cannot be read.
@@ -45,31 +43,24 @@ def _sniff(path: Path) -> str:
             return TENSORFLOW
         if path.exists():  # opening it may wait for ever, and reading it may never end
             return "pipe, socket or device, not a file"
-        if path.is_symlink() and _ANNEX in os.readlink(path):
-            raise _pointer(path, "git-annex", "git annex get")
+        if pointer := pointer_at(path):
+            raise CheckpointFormatError(f"{path} is {pointer}")
         raise CheckpointFormatError(f"{path} does not exist")
     with path.open("rb") as file:
         head = file.read(512)
         file.seek(max(0, path.stat().st_size - 8))
         tail = file.read(8)
-    if head.startswith(b"version https://git-lfs"):
-        raise _pointer(path, "Git LFS", "git lfs pull")
-    if head.startswith(f"/{_ANNEX}".encode()):
-        raise _pointer(path, "git-annex", "git annex get")
+    if pointer := pointer_in(head):
+        raise CheckpointFormatError(f"{path} is {pointer}")
     return _sniff_bytes(head, tail)
-
-
-def _pointer(path: Path, program: str, command: str) -> CheckpointFormatError:
-    return CheckpointFormatError(
-        f"{path} is a {program} pointer: the file itself was not fetched. `{command}` in its repository fetches it"
-    )
 
 
 def _sniff_bytes(head: bytes, tail: bytes) -> str:
     if not head:
         return "empty file"
     if head[:4] == b"PK\x03\x04":
-        return TORCH_ZIP
+        first_name = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return "NumPy archive (.npz), as `zoo embed` writes features" if first_name.endswith(b".npy") else TORCH_ZIP
     if head[:1] == b"\x80" and head[1:2] and head[1] <= pickle.HIGHEST_PROTOCOL:
         return TORCH_LEGACY
     if head[257:262] == b"ustar":

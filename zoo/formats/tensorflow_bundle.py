@@ -142,7 +142,7 @@ def open_bundle(path: str | Path) -> Bundle:
     prefix = find_bundle(Path(path))
     if prefix is None:
         raise CheckpointFormatError(
-            f"{path} is no TensorFlow checkpoint: expected a prefix, for example model.ckpt where there are "
+            f"{path} is not a TensorFlow checkpoint: expected a prefix, for example model.ckpt where there are "
             "model.ckpt.index and model.ckpt.data-00000-of-00001, or the folder of these"
         )
     index = index_path(prefix)

@@ -100,7 +100,7 @@ def _variable(value: bytes, shards: int) -> Variable:
         obstacle = "it is stored in slices, as a partitioned variable. Save it without a partitioner"
         return Variable(kind, shape, shard, 0, 0, 0, obstacle)
     if not kind:
-        obstacle = f"its type, number {number} of TensorFlow's, is none of {', '.join(TYPES.values())}"
+        obstacle = f"its type, number {number} of TensorFlow's, is not one of {', '.join(TYPES.values())}"
         return Variable(kind, shape, shard, offset, size, checksum, obstacle)
     if size != prod(shape) * _item_size(kind):
         raise _DamageError
@@ -127,12 +127,12 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     view = memoryview(data)
     blocks, footer = view[:-_FOOTER], view[-_FOOTER:]
     _, at = _handle(footer, 0)  # the index of meta blocks
-    place, _ = _handle(footer, at)
+    handle, _ = _handle(footer, at)
     last: bytes | None = None
     total = 0
-    for _, stored in _entries(_block(blocks, *place)):
-        place, _ = _handle(memoryview(stored), 0)
-        for key, value in _entries(_block(blocks, *place)):
+    for _, stored in _entries(_block(blocks, *handle)):
+        handle, _ = _handle(memoryview(stored), 0)
+        for key, value in _entries(_block(blocks, *handle)):
             total += len(key)
             if total > _MOST_NAMES or (last is not None and key <= last):
                 raise _DamageError

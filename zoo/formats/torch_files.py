@@ -1,4 +1,4 @@
-"""Looks at a file of torch.save, and has torch read what it holds: tensors and plain values, nothing that runs."""
+"""Checks a file of torch.save, then lets torch read its tensors and plain values; nothing in it is run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _DAMAGE = (
     *(RuntimeError, ValueError, LookupError, AttributeError, TypeError, AssertionError, EOFError, OSError, MemoryError),
     struct.error,
 )
-"""What torch's reader stumbles over in a damaged file."""
+"""Errors of torch's reader on a damaged file."""
 _LOADING = Lock()  # torch's allow-list is one for all threads
 
 
 def check_torch(path: Path, kind: str) -> TorchZip | None:
-    """Look at a file of torch.save before torch does; the records of a zip archive, None for the older format."""
+    """Check a file of torch.save before torch reads it; return a zip archive's records, None for the older format."""
     try:
         if kind == TORCH_ZIP:
             return open_torch_zip(path)
@@ -46,7 +46,7 @@ def check_torch(path: Path, kind: str) -> TorchZip | None:
 
 
 def load_torch(path: Path, kind: str, *, mapped: bool) -> Any:
-    """Return what a file that was looked at holds."""
+    """Return the content of a checked file."""
     import torch
 
     try:
@@ -57,7 +57,7 @@ def load_torch(path: Path, kind: str, *, mapped: bool) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """What torch says of a file, without its advice to read it in a way that runs code."""
+    """The message of torch's reader, without its advice to read the file in a way that runs code."""
     line = str(error).strip().partition("\n")[0][:200]
     return type(error).__name__ if not line or "weights_only" in line or "safe_globals" in line else line
 

@@ -30,7 +30,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 1
 _PIECE = 1 << 20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, LookupError, EOFError, OSError)
-"""What the reader of the standard library stumbles over in a damaged archive."""
+"""Errors of the standard library's reader on a damaged archive."""
 
 
 class ZipProblem(Exception):
@@ -107,7 +107,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open any zip archive, if its directory is of a sane size.
 
     Raises:
-        ZipProblem: It is none, or damaged.
+        ZipProblem: It is not a zip archive, or is damaged.
     """
     with _SmallReads(io.FileIO(path)) as file:
         try:

@@ -1,6 +1,7 @@
-"""Files become arrays with a place in the world."""
+"""Turns files into arrays with an affine."""
 
 from zoo.images.dicom_files import read_dataset
+from zoo.images.dicom_values import AIR
 from zoo.images.films import FILM
 from zoo.images.finding import find_images, names_of
 from zoo.images.itk import from_itk, import_itk, to_itk
@@ -22,6 +23,7 @@ from zoo.images.volumes import (
 )
 
 __all__ = [
+    "AIR",
     "FILM",
     "MNI152",
     "MOST_VOXELS",

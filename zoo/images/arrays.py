@@ -20,14 +20,14 @@ def map_npy(path: Path) -> NDArray[Any]:
     """Return the array of a `.npy` file, of any type and shape but of Python's objects, mapped and not read.
 
     Raises:
-        InputContractError: It is no whole `.npy`, or declares too much.
+        InputContractError: It is not a whole `.npy` file, or declares too much.
     """
     import numpy as np
 
     with refused(f"cannot read {path} as an array"):
         start = start_of(path, "array")
         if not start.startswith(_MAGIC):
-            raise ValueError("it is no .npy file")
+            raise ValueError("it is not a .npy file")
         if start[6] > 1 and int.from_bytes(start[8:12], "little") > _LONGEST_HEADER:
             raise ValueError("its header is longer than any that NumPy writes")
         with np.errstate(over="ignore"):

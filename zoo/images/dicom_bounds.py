@@ -1,4 +1,4 @@
-"""Bounds of DICOM files: pydicom takes the lengths that a file declares, and what it unpacks to, on trust."""
+"""Bounds what pydicom reads: it trusts the lengths that a file declares, and what it unpacks to."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_BYTES = 5 * 2**28
-"""Of a file: as many voxels of two bytes as are read at all, and a header."""
+"""Size of a file: as many voxels of two bytes as are read at all, and a header."""
 _MOST_INFLATED = 2**28
 """Bytes that a deflated file may unpack to; pydicom has them in memory three times over. A film has some 30 million."""
 _MOST_ITEMS = 200_000
-"""Of all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
+"""Items in all sequences and fragments: pydicom takes 30 microseconds and a kilobyte for each, however empty."""
 _ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # (FFFE,E000) in little and big endian
 _MOST_READS = 1_000_000
-"""Of a header, one to three for each element, however deep: 10 microseconds and half a kilobyte for each. An Enhanced
-file takes some 130 for each of its frames."""
+"""Reads of a header, one to three for each element, however deep: 10 microseconds and half a kilobyte for each. An
+Enhanced file takes some 130 for each of its frames."""
 _MOST_SEQUENCE = 2**25
 """Bytes of a sequence that says its length, which pydicom takes apart when it is asked for: thousands of frames."""
 _MOST_TEXT = 2**20
@@ -58,7 +58,7 @@ class HeaderReader(BufferedReader):
         """Read as any file does."""
         self._left -= 1
         if self._left < 0:
-            raise ValueError(f"it has more elements than {_MOST_READS} readings make out")
+            raise ValueError(f"it has too many elements: more than {_MOST_READS} reads")
         return super().read(size)
 
 
@@ -127,7 +127,7 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
     check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
     syntax, size = str(dataset.file_meta.TransferSyntaxUID), len(dataset.PixelData)
     if syntax == _DEFLATED_PIXELS:
-        raise ValueError("frames that are deflated each are not read: decompress the file first")
+        raise ValueError("frames deflated one by one are not read: decompress the file first")
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
     if syntax in JPEGTransferSyntaxes:

@@ -12,8 +12,6 @@ from zoo.images.reading import refused
 
 INDEX = "DICOMDIR"
 """List of what a CD holds: DICOM, but no image (PS3.10)."""
-SNIFFED = 1024
-"""Bytes that `starts_as_dicom` wants to see."""
 _LARGE = 2**16  # bytes; larger elements, pixels above all, stay in the file until they are asked for
 _ELEMENTS = 3  # that must look right in a row; no picture, text or array starts so
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -21,7 +19,7 @@ _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # 2 reserv
 
 
 def starts_as_dicom(start: bytes) -> bool:
-    """Tell DICOM from the first `SNIFFED` bytes of a file: `DICM` behind the preamble, or a data set from byte 0 on.
+    """Tell DICOM from the first 1024 bytes of a file: `DICM` behind the preamble, or a data set from byte 0 on.
 
     A data set without preamble counts where it is little-endian, begins with group 0002 or 0008, and its first elements
     have ascending tags, and value representations or lengths that lead from one to the next.

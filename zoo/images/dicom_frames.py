@@ -15,7 +15,7 @@ from zoo.messages import printable
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PLACE = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
+_GEOMETRY = ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing")
 _HOUNSFIELD = ("RescaleSlope", "RescaleIntercept")
 _SKEW = 0.02  # of a unit vector; directions are often written with two or three digits
 
@@ -33,7 +33,7 @@ class Plane:
     directions: NDArray[Any]
     """Unit vectors along a row and along a column, `(2, 3)`."""
     position: NDArray[Any]
-    """Of the centre of the first pixel, in mm, `(3,)`."""
+    """Position of the centre of the first pixel, in mm, `(3,)`."""
     spacing: NDArray[Any]
     """Distances in mm between rows and between columns, `(2,)`."""
 
@@ -49,7 +49,7 @@ class Plane:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         name = printable(self.path.name)
         return name if self.frame is None else f"frame {self.frame + 1} of {name}"
 
@@ -69,7 +69,7 @@ def planes_of(dataset: Any) -> list[Plane]:
     the shared ones, or else from the file.
 
     Raises:
-        InputContractError: Frames without functional groups, a plane without a place or with one that means nothing, or
+        InputContractError: Frames without functional groups, a plane without a position or with a meaningless one, or
             a CT without the slope and intercept that make HU.
     """
     path = printable(dataset.filename)
@@ -82,7 +82,7 @@ def planes_of(dataset: Any) -> list[Plane]:
     if len(each) != frames:
         raise InputContractError(
             f"{path} holds {frames} frames in one file, and says of {len(each)} where they lie (functional groups): an "
-            "Enhanced CT or MR is expected, or slices in files of their own. Convert it, for example with dcm2niix"
+            "Enhanced CT or MR is expected, or one file a slice. Convert it, for example with dcm2niix"
         )
     return [_plane(dataset, index, _joined(shared, own)) for index, own in enumerate(each)]
 
@@ -112,24 +112,24 @@ def _joined(shared: Any, own: Any) -> Any:
 def _plane(dataset: Any, frame: int | None, groups: Any) -> Plane:
     import numpy as np
 
-    plane = Plane(dataset, frame, groups, *(np.empty(0) for _ in _PLACE))
+    plane = Plane(dataset, frame, groups, *(np.empty(0) for _ in _GEOMETRY))
     name, is_ct = f"{printable(plane.path.parent)}: {plane.name}", dataset.get("Modality") == "CT"
-    if missing := [keyword for keyword in (*_PLACE, *(_HOUNSFIELD if is_ct else ())) if plane.get(keyword) is None]:
+    if missing := [keyword for keyword in (*_GEOMETRY, *(_HOUNSFIELD if is_ct else ())) if plane.get(keyword) is None]:
         raise InputContractError(
-            f"{name} lacks {', '.join(missing)}, so its {'place or its HU are' if is_ct else 'place is'} unknown. "
-            "Slices of a CT or MR as the scanner wrote them are expected; take the original series, or convert this "
-            "one, for example with dcm2niix"
+            f"{name} lacks {', '.join(missing)}, so its {'position or its HU are' if is_ct else 'position is'} "
+            "unknown. Slices of a CT or MR as the scanner wrote them are expected; take the original series, or "
+            "convert this one, for example with dcm2niix"
         )
     try:
-        values = [np.array(plane.get(keyword), dtype=np.float64) for keyword in _PLACE]
+        values = [np.array(plane.get(keyword), dtype=np.float64) for keyword in _GEOMETRY]
         directions, position, spacing = values[0].reshape(2, 3), values[1].reshape(3), values[2].reshape(2)
         squares = directions @ directions.T
     except (TypeError, ValueError) as error:
-        raise InputContractError(f"{name}: where it lies has no meaning ({error})") from error
+        raise InputContractError(f"{name}: its position in the header has no meaning ({error})") from error
     is_sane = np.isfinite(position).all() and spacing.min() > 0 and np.abs(squares - np.eye(2)).max() <= _SKEW
     if not is_sane:
         raise InputContractError(
-            f"{name}: where it lies has no meaning: rows and columns along {directions.tolist()}, from "
+            f"{name}: its position in the header has no meaning: rows and columns along {directions.tolist()}, from "
             f"{position.tolist()}, {spacing.tolist()} mm a pixel"
         )
     return Plane(dataset, frame, groups, directions, position, spacing)

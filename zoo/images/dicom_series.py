@@ -161,7 +161,10 @@ def _main_stack(planes: Sequence[Plane], path: Path) -> list[Plane]:
                 f"{path} holds slices in more than {_MOST_STACKS} directions, sizes or series: one stack of parallel "
                 "slices is expected"
             )
-        stacks.append([plane]) if own is None else own.append(plane)
+        if own is None:
+            stacks.append([plane])
+        else:
+            own.append(plane)
     stacks.sort(key=len, reverse=True)
     main, others = stacks[0], stacks[1:]
     if len(main) > _FEW and all(_is_scout(stack, main) for stack in others):
@@ -170,7 +173,7 @@ def _main_stack(planes: Sequence[Plane], path: Path) -> list[Plane]:
     if others:
         raise InputContractError(
             f"{path} holds {len(stacks)} series or stacks: {'; '.join(map(describe, stacks[:5]))}"
-            f"{'; ...' if len(stacks) > 5 else ''}. One is expected: move each into a folder of its own"
+            f"{'; ...' if len(stacks) > 5 else ''}. One is expected: move each into its own folder"
             f"{', or pass one multi-frame file' if any(plane.frame is not None for plane in planes) else ''}"
         )
     if len(main) < 2:
@@ -197,10 +200,10 @@ def _single(plane: Plane, path: Path) -> str:
     if path.is_dir():
         return (
             f"{path} holds 1 DICOM slice(s), {plane.name}: the files of one series are expected, directly in the "
-            "folder, and one slice is no volume. Is the rest of the series elsewhere?"
+            "folder, and one slice is not a volume. Is the rest of the series elsewhere?"
         )
     beside = any(other.is_file() and other != path and is_dicom(other) for other in path.parent.iterdir())
-    way = "pass the folder with its series" if beside else "the folder that it lies in has no other, so look for them"
+    way = "pass the folder with its series" if beside else "its folder has no others, so find them first"
     return f"{path} is one DICOM file, a slice: a volume is expected, {way}"
 
 

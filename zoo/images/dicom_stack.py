@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _UNEVEN = 0.05  # of the step between slices; a lost slice gives 1
 _MOST_ROUNDING = 0.4  # of the smallest step: what rounded positions may add; a lost one of four slices has 0.425
-_SAME = 1e-3  # mm: planes closer than this lie at one place
+_SAME = 1e-3  # mm: planes closer than this lie at one position
 _NOISE = 1e-4  # mm: positions pass through float32 on some scanners, which is no further digit
 _DECIMALS = (0, 1, 2)
 _SIGNIFICANT = (3, 4, 5)
@@ -40,7 +40,7 @@ _APART = {
     "StackID": "stack",
     "DimensionIndexValues": "dimension index",
 }
-"""What tells planes at one place apart, most telling first, and its name in words."""
+"""Elements that differ between planes at one position, most telling first, with their names in words."""
 _SEPARATE = "Take the volumes apart, for example with dcm2niix, and pass one"
 
 
@@ -51,10 +51,10 @@ def ordered(planes: Sequence[Plane]) -> list[Plane]:
 
 
 def check_single_volume(planes: Sequence[Plane], source: str) -> None:
-    """Check that sorted planes are one volume: one stack, and no two planes at one place.
+    """Check that sorted planes are one volume: one stack, and no two planes at one position.
 
     Raises:
-        InputContractError: They are several; how many, two planes at one place, and what tells them apart.
+        InputContractError: They are several; how many, two planes at one position, and what tells them apart.
     """
     import numpy as np
 
@@ -63,8 +63,8 @@ def check_single_volume(planes: Sequence[Plane], source: str) -> None:
         raise InputContractError(f"{source} holds {len(stacks)} volumes (stacks): one is expected. {_SEPARATE}")
     steps = _along(planes)
     same = np.flatnonzero(steps <= _SAME)
-    places = len(planes) - len(same)
-    if not len(same) or places == 1:
+    positions = len(planes) - len(same)
+    if not len(same) or positions == 1:
         return
     one, other = planes[same[0]], planes[same[0] + 1]
     differ = list(dict.fromkeys(word for keyword, word in _APART.items() if one.get(keyword) != other.get(keyword)))
@@ -72,12 +72,12 @@ def check_single_volume(planes: Sequence[Plane], source: str) -> None:
     runs = np.bincount(np.cumsum(np.concatenate([[True], steps > _SAME])))[1:]
     if len(set(runs.tolist())) == 1:
         raise InputContractError(
-            f"{source} holds {runs[0]} volumes{words and f' ({words})'}: its {len(planes)} slices lie at {places} "
-            f"places, {one.name} and {other.name} at one. One volume is expected. {_SEPARATE}"
+            f"{source} holds {runs[0]} volumes{words and f' ({words})'}: its {len(planes)} slices lie at {positions} "
+            f"positions, {one.name} and {other.name} at one. One volume is expected. {_SEPARATE}"
         )
     raise InputContractError(
-        f"{source}: {one.name} and {other.name} lie at one place{words and f' and differ in {words}'}. One volume is "
-        "expected: take out what does not belong to it"
+        f"{source}: {one.name} and {other.name} lie at one position{words and f' and differ in {words}'}. One volume "
+        "is expected: take out what does not belong to it"
     )
 
 
@@ -85,7 +85,7 @@ def step_of(planes: Sequence[Plane], source: str) -> NDArray[Any]:
     """Return the step in mm from a plane to the next, `(3,)`, from the first and last of the sorted planes.
 
     Steps may be off by 5 %, and by what rounding of the positions to 1, 0.1 or 0.01 mm or to a few significant digits
-    gives, which the positions themselves tell; each plane must lie within half a voxel of its place in the stack.
+    gives, which the positions themselves tell; each plane must lie within half a voxel of its position in the stack.
 
     Raises:
         InputContractError: The steps are not even, as after the loss of a slice, or planes are shifted aside.
@@ -108,7 +108,7 @@ def step_of(planes: Sequence[Plane], source: str) -> NDArray[Any]:
 
 
 def _check_straight(planes: Sequence[Plane], off: NDArray[Any], mean: float, source: str) -> None:
-    """Check that every plane is nearer to its own voxels' places, `off` by so much `(n, 3)`, than to others'."""
+    """Check that every plane is nearer to its own voxels' positions, `off` by so much `(n, 3)`, than to others'."""
     import numpy as np
 
     first = planes[0]
@@ -117,9 +117,9 @@ def _check_straight(planes: Sequence[Plane], off: NDArray[Any], mean: float, sou
     if voxels.max() > 0.5:
         worst = int(voxels.argmax())
         raise InputContractError(
-            f"{source}: its slices lie on no straight line: {planes[worst].name} is {np.linalg.norm(off[worst]):.3g} "
-            "mm off the line from the first to the last, as slices of another field of view or a moved table are. One "
-            "stack is expected: take out what does not belong to it, or resample it"
+            f"{source}: its slices do not lie on a straight line: {planes[worst].name} is "
+            f"{np.linalg.norm(off[worst]):.3g} mm off the line from the first to the last, as with another field of "
+            "view or a moved table. One stack is expected: take out what does not belong to it, or resample it"
         )
 
 
@@ -148,7 +148,7 @@ def _last_digits(values: NDArray[Any]) -> list[float]:
     def fit(digits: Any) -> bool:
         return bool((np.abs(values - np.rint(values / digits) * digits) <= _NOISE).all())
 
-    decimals = [digit for digit in (10.0**-places for places in _DECIMALS) if fit(digit)][:1]
+    decimals = [digit for digit in (10.0**-count for count in _DECIMALS) if fit(digit)][:1]
     size = np.floor(np.log10(np.maximum(np.abs(values), 1.0))) + 1
     significant = [digits for digits in (10.0 ** (size - count) for count in _SIGNIFICANT) if fit(digits)][:1]
     return decimals + [float(digits.max()) for digits in significant]

@@ -1,4 +1,4 @@
-"""Makes HU, or the values of an MR, of what DICOM planes store: rescaled, and padding written as background."""
+"""Rescales the stored values of DICOM planes to HU, or to an MR's values, and fills padding with background."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 AIR = -1024.0
-"""HU written where a CT is padded: what scanners of 12 bits write there, and at or below any air within the field."""
+"""HU written where a CT is padded, and below which nothing is told apart: air is -1000, and 12 bits begin at -1024."""
 _TISSUE = (-1000.0, 3071.0)  # HU above air that 12 bits hold: padding among them would take voxels of the body with it
 _PADDING = "PixelPaddingValue"
 _UNSAID = ("", "HU", "HOUNSFIELD")
@@ -103,7 +103,7 @@ def _rescale(plane: Plane) -> tuple[float, float]:
     try:
         return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
     except (TypeError, ValueError) as error:
-        raise InputContractError(f"{plane.path}: its rescale slope or intercept is no number ({error})") from error
+        raise InputContractError(f"{plane.path}: its rescale slope or intercept is not a number ({error})") from error
 
 
 def _padding(plane: Plane) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""What the words and codes of a DICOM header say of a film: which part of the body it shows."""
+"""Tells which part of the body a film shows, by the words and codes of its DICOM header."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.images.dicom_files import element
 
 CHEST, ELSEWHERE, BOTH, UNKNOWN = "the chest", "another part", "the chest and another part", "not known"
 _CHEST = re.compile(r".*(CHEST|THORA|TORAX|TORAC|LUNG|HEART|CLAVIC|STERN)|RIB|CXR|THX|BRUSTKORB|POUMON|PECHO")
-_SPINE = re.compile(r"SPINE|WIRBEL|VERTEBRA|RACHIS")  # the thoracic one is none of the chest
+_SPINE = re.compile(r"SPINE|WIRBEL|VERTEBRA|RACHIS")  # the thoracic spine does not count as the chest
 _ELSEWHERE = """
     ABDOMEN ABDOMENPELVIS ACETABULUM ANKLE ARM BACK BLADDER BRAIN BREAST BUTTOCK CALCANEUS CALF CAROTID CERVICALSPINE
     COCCYX COLON CORONARY CORONARYARTERY CSPINE CTSPINE DENTAL EAR ELBOW EXTREMITY EYE FACE FACIALBONES FEET FEMUR

@@ -1,4 +1,4 @@
-"""Whether a DICOM header says that a film is no frontal view."""
+"""Tells by a DICOM header whether a film is not a frontal view."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from zoo.images.film_parts import coded, words_of
 
 _LATERAL = re.compile(r"LL|RL|LLD|RLD|SAGITTAL|(LAT|SEIT|PROFIL).*")
 _OBLIQUE = re.compile(r"[LR][AP]O|[LR]LO|(OBL|SCHRAG).*")  # defined terms of PS3.3 C.8.1.2 and C.8.11.5, and words
-_LATERAL_WORD = re.compile(r"LAT|LATERAL|LATERALE|SEITL|SEITLICH|PROFIL")  # in sentences: late and latex are none
+_LATERAL_WORD = re.compile(
+    r"LAT|LATERAL|LATERALE|SEITL|SEITLICH|PROFIL"
+)  # in sentences, where late and latex must not match
 _FRONTAL_WORD = re.compile(r"AP|PA|VIEWS|FRONTAL")
 
 
@@ -51,4 +53,4 @@ def _is_along(way: str) -> bool:
     """Whether a direction of rows or columns is along the one that a frontal film looks in."""
     return way.strip().upper().startswith(("A", "P")) and not {"A", "P"}.issubset(
         way.upper()
-    )  # PA is none, but written
+    )  # PA is not a direction, but is written

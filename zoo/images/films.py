@@ -1,4 +1,4 @@
-"""Whether a DICOM object is a radiograph of the chest, by what its header says it is."""
+"""Checks by a DICOM header that an object is a radiograph of the chest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.images.film_views import other_view
 from zoo.messages import printable
 
 FILM = "CR"
-"""What `Preprocessing.modality` calls films of the chest, however they were taken."""
+"""Value of `Preprocessing.modality` for films of the chest, however they were taken."""
 
 _FILMS = frozenset({"CR", "DX", "DR", "RG"})  # RG: scanned film; DR is no defined term, but is written
 _COPIES = frozenset({"OT", "SC"})  # OT: anything, as converters write it

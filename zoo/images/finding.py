@@ -1,4 +1,4 @@
-"""Which images some paths stand for: files as they are, folders for what is in them."""
+"""Finds the images that paths stand for: files as they are, folders for the images in them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import InputContractError, OptionError, PathNotFoundError
 from zoo.images.dicom_files import INDEX
 from zoo.images.pictures import is_dicom
 from zoo.messages import first_names, printable
 
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
-"""Of a pair `.hdr` and `.img` the first stands for both."""
+"""Suffixes of volumes; the `.hdr` of a pair stands for its `.img`, too."""
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
-"""And numbers, where files are named by their UID."""
+"""Suffixes of DICOM files, which also end in numbers where they are named by UID."""
 
 
 def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
-    """Return the images that paths stand for, in their order, each once.
+    """Return the images at some paths, in their order, each once.
 
     Args:
         paths: A file stands for itself, whatever its name. A folder stands for all images in it and in the folders
@@ -30,11 +30,12 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
         volumes: Whether volumes are looked for, not pictures.
 
     Raises:
-        OptionError: A path does not exist (ten are named), a folder has nothing of the kind in it, or cannot be listed.
+        PathNotFoundError: A path does not exist; ten are named.
+        OptionError: A folder has nothing of the kind in it, or cannot be listed.
     """
     given = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
     if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
-        raise OptionError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
+        raise PathNotFoundError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
     found: dict[Path, None] = {}
     for path in given:
         inside = [path] if not path.is_dir() else _volumes_in(path) if volumes else _pictures_in(path)
@@ -97,17 +98,18 @@ def _folders(folder: Path) -> Iterator[Path]:
     real, linked = deque([folder]), deque[Path]()
     while real or linked:
         folder = (real or linked).popleft()
-        if (place := folder.resolve()) in seen:
+        if (real_path := folder.resolve()) in seen:
             continue
-        seen.add(place)
+        seen.add(real_path)
         yield folder
         for path in _entries(folder):
             if path.is_dir():
-                (linked if path.is_symlink() else real).append(path)
+                waiting = linked if path.is_symlink() else real
+                waiting.append(path)
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden, sorted.
+    """The visible entries of a folder, sorted.
 
     Raises:
         OptionError: It cannot be listed.

@@ -1,4 +1,4 @@
-"""Where a MONAI MetaTensor lies: its affine, where a file or its user gave it one, and not MONAI's default."""
+"""Finds the affine of a MONAI MetaTensor where a file or the user gave it one, not MONAI's default."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")  # how MONAI's PydicomReader calls what a DICOM header holds
-_DICOM_PLACE = ("00200032", "00200037")  # ImagePositionPatient, ImageOrientationPatient
+_DICOM_POSITION = ("00200032", "00200037")  # ImagePositionPatient, ImageOrientationPatient
 _FILES = re.compile(r"\.(nii|nii\.gz|hdr|img|mgh|mgz|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
 _LPS = ("LPS", "LEFT-POSTERIOR-SUPERIOR")
 
 
-def place_of(tensor: Any, source: str) -> NDArray[Any]:
+def affine_of(tensor: Any, source: str) -> NDArray[Any]:
     """Return the matrix of a MetaTensor as nibabel has it, x to the right and y to the front.
 
     MONAI gives every tensor a matrix: one that was made of an array, or read from a file of arrays or pictures, or from
     DICOM without ImageOrientationPatient, has an identity, its axes perhaps exchanged, which says nothing. Of a NIfTI
     file without sform and qform nibabel's guess comes along. So the matrix counts where the header that came along
-    speaks for it, or, without one, where it is no identity and no transform made it of one.
+    speaks for it, or, without one, where it is not an identity and no transform made it from one.
 
     Args:
         tensor: With MONAI's `affine` and `meta`.
@@ -42,9 +42,8 @@ def place_of(tensor: Any, source: str) -> NDArray[Any]:
     is_changed = bool(getattr(tensor, "applied_operations", None))
     if not _is_known(matrix, meta, is_changed=is_changed):
         raise InputContractError(
-            f"{source} comes without the size and direction of its voxels: nothing says that its affine is a file's, "
-            "and not the identity that MONAI gives where no file says one, so left and right are unknown. Pass the "
-            "file, or "
+            f"{source} comes without the size and direction of its voxels: its affine may be the identity that MONAI "
+            "fills in where no file gives one, so left and right are unknown. Pass the file, or "
             "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
             "expects, tensor.as_tensor()"
         )
@@ -57,9 +56,9 @@ def _is_known(matrix: NDArray[Any], meta: Mapping[str, Any], *, is_changed: bool
     if "sform_code" in meta or "qform_code" in meta:
         return bool(meta.get("sform_code", 0) or meta.get("qform_code", 0))
     if any(_TAG.fullmatch(key) for key in meta):
-        return all(tag in meta for tag in _DICOM_PLACE)
+        return all(tag in meta for tag in _DICOM_POSITION)
     file, read = str(meta.get("filename_or_obj", "")), meta.get("original_affine")
-    if read is None and (file or is_changed):  # its reader knows no places, or a transform moved MONAI's identity
+    if read is None and (file or is_changed):  # its reader reads no positions, or a transform moved MONAI's identity
         return False
     return not _is_unit(matrix if read is None else read) or bool(_FILES.search(file))
 

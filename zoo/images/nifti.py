@@ -1,4 +1,4 @@
-"""Reads NIfTI files so that a damaged one is refused: sizes are checked before memory is taken, checksums at the end.
+"""Reads NIfTI files and refuses damaged ones: sizes are checked before memory is taken, checksums at the end.
 
 nibabel reads what a header declares and stops there, so that it takes gigabytes for a header of 352 bytes and never
 gets to the checksum of a .nii.gz. Here its headers are checked against the file, and the file is read to its end.
@@ -33,7 +33,7 @@ _MOST_BEFORE = 2**26
 _MOST_BEHIND = 2**16
 """Bytes behind the voxels: some programs fill up a block, but what is longer belongs to a header that says more."""
 _DEFLATE = 1032
-"""How many times its size a gzip file can unpack to at most (RFC 1951: 258 bytes for two bits)."""
+"""Largest ratio at which gzip can compress (RFC 1951: 258 bytes in two bits)."""
 _READ = (
     "NIfTI, a NumPy file and a folder with a DICOM series are read; convert anything else, for example with dcm2niix, "
     "or open it yourself and pass a nibabel image"
@@ -49,7 +49,7 @@ def read_header(path: Path) -> Nifti1Header:
 
     Raises:
         FileNotFoundError: There is no such file.
-        InputContractError: It is no NIfTI, or its header contradicts itself or declares too much.
+        InputContractError: It is not NIfTI, or its header contradicts itself or declares too much.
     """
     file = _half(path, "hdr")
     with refused(f"cannot read {path} as a volume", _DAMAGED, but=FileNotFoundError), _opened(file) as stream:
@@ -64,7 +64,7 @@ def read_header(path: Path) -> Nifti1Header:
         _check_extensions(start + stream.read(max(0, length - len(start))), header)
         if not header.is_single:
             _check_end(stream)
-        header.check_fix()  # nibabel's own checks, of the codes and the places
+        header.check_fix()  # nibabel's own checks, of the codes and the affines
         return header
 
 
@@ -115,7 +115,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _half(path: Path, suffix: str) -> Path:
-    """Return the file of a pair that is called so; a file that is none of a pair is both."""
+    """Return the file of a pair with this suffix; a single file serves as both."""
     match = _PAIR.search(path.name)
     if match is None or match[1].lower() == suffix:
         return path
@@ -124,7 +124,7 @@ def _half(path: Path, suffix: str) -> Path:
     if found := next((path.with_name(name) for name in names if path.with_name(name).exists()), None):
         return found
     start_of(path, "volume")  # which may not be there either, or stand for something else
-    raise InputContractError(f"cannot read {path} as a volume: of the pair {names[0]} is missing beside it")
+    raise InputContractError(f"cannot read {path} as a volume: its other half, {names[0]}, is missing beside it")
 
 
 def _parsed(start: bytes, path: Path) -> Nifti1Header:
@@ -137,13 +137,13 @@ def _parsed(start: bytes, path: Path) -> Nifti1Header:
         length = struct.unpack(f"{order}i", start[:4])[0] if len(start) >= 4 else 0
         if length not in _MAGIC:
             continue
-        place, *magics = _MAGIC[length]
-        found = start[place : place + 4]
+        offset, *magics = _MAGIC[length]
+        found = start[offset : offset + 4]
         if len(start) < length or found not in magics:
             break
         is_pair = magics.index(found) == 1
         if is_pair != bool(_PAIR.search(path.name)):
-            other = "its voxels lie in a second file, as of .hdr and .img" if is_pair else "it holds the voxels, too"
+            other = "its voxels are in a second file, as for .hdr and .img" if is_pair else "it holds the voxels, too"
             raise ValueError(f"its header says that {other}")
         header: Nifti1Header = kinds[length][is_pair](start[:length], order, check=False)
         return header
@@ -151,7 +151,7 @@ def _parsed(start: bytes, path: Path) -> Nifti1Header:
 
 
 def _guess(start: bytes) -> str:
-    """Say what a file is that is no NIfTI."""
+    """Guess what a file is that is not NIfTI."""
     if start[:4] in (b"\\\1\0\0", b"\0\0\1\\") and len(start) >= 348:
         return "it is Analyze 7.5, or a damaged NIfTI; Analyze does not say left from right"
     known = {
@@ -161,9 +161,9 @@ def _guess(start: bytes) -> str:
         b"ObjectType": "MetaImage",
         b"# ===": "a Philips PAR header",
         b"\0\0\0\1": "an MGH file of FreeSurfer, perhaps",
-        b"<": "a text with marks, as a web page",
+        b"<": "a text with markup, such as a web page",
     }
-    return f"it is {next((name for magic, name in known.items() if start.startswith(magic)), 'no NIfTI')}"
+    return f"it is {next((name for magic, name in known.items() if start.startswith(magic)), 'not NIfTI')}"
 
 
 def _check_dimensions(header: Nifti1Header) -> None:
@@ -176,7 +176,7 @@ def _check_dimensions(header: Nifti1Header) -> None:
 def _check_type(header: Nifti1Header) -> None:
     """Check that the type of the voxels is known and of the size that is said, and that its scaling has a meaning.
 
-    A slope of 0 is none by nifti1.h, and so is one of NaN by what nibabel writes.
+    A slope of 0 means no scaling by nifti1.h, and so does NaN, which nibabel writes.
     """
     bits, dtype = int(header["bitpix"]), header.get_data_dtype()
     if bits not in (0, 8 * dtype.itemsize):
@@ -190,20 +190,20 @@ def _check_offset(header: Nifti1Header) -> None:
     """Check where the voxels begin: 0 stands for right behind the header."""
     offset, least = float(header["vox_offset"]), header.single_vox_offset if header.is_single else 0
     if not (offset == 0 or least <= offset <= _MOST_BEFORE) or offset != int(offset):
-        raise ValueError(f"its header lets the voxels begin at byte {offset:g}, of {least} to {_MOST_BEFORE}")
+        raise ValueError(f"its header lets the voxels begin at byte {offset:g}, outside {least} to {_MOST_BEFORE}")
 
 
 def _check_extensions(before: bytes, header: Nifti1Header) -> None:
     """Check that what extends the header ends before the voxels: each part says its own length (nifti1.h)."""
-    place = header.template_dtype.itemsize + 4
-    if len(before) < place or not before[place - 4]:
+    offset = header.template_dtype.itemsize + 4
+    if len(before) < offset or not before[offset - 4]:
         return
     end = int(header["vox_offset"]) if header.is_single else len(before)
-    while place + 16 <= end:
-        size = struct.unpack_from(f"{header.endianness}i", before, place)[0] if place + 4 <= len(before) else 0
-        if size < 16 or place + size > end:
-            raise ValueError(f"its header has an extension of {size} bytes at byte {place}")
-        place += size
+    while offset + 16 <= end:
+        size = struct.unpack_from(f"{header.endianness}i", before, offset)[0] if offset + 4 <= len(before) else 0
+        if size < 16 or offset + size > end:
+            raise ValueError(f"its header has an extension of {size} bytes at byte {offset}")
+        offset += size
 
 
 def _check_length(file: Path, declared: int) -> None:
@@ -211,9 +211,9 @@ def _check_length(file: Path, declared: int) -> None:
     size, start = file.stat().st_size, start_of(file, "volume")
     packing = next((magic for magic in _OPENERS if start.startswith(magic)), None)
     if packing is None and not declared <= size <= declared + _MOST_BEHIND:
-        raise ValueError(f"by its header it has {declared} bytes, it has {size}")
+        raise ValueError(f"its header declares {declared} bytes, the file has {size}")
     if packing == b"\x1f\x8b" and size * _DEFLATE < declared:
-        raise ValueError(f"by its header it unpacks to {declared} bytes, which {size} cannot")
+        raise ValueError(f"its header declares {declared} bytes, to which {size} compressed ones cannot unpack")
 
 
 def _exactly(stream: BinaryIO, count: int) -> bytes:
@@ -226,4 +226,4 @@ def _exactly(stream: BinaryIO, count: int) -> bytes:
 def _check_end(stream: BinaryIO) -> None:
     """Read on to the end, where a compressed file has its checksum."""
     if len(stream.read(_MOST_BEHIND + 1)) > _MOST_BEHIND:
-        raise ValueError("it goes on behind the voxels that its header declares")
+        raise ValueError("it continues after the voxels that its header declares")

@@ -1,6 +1,6 @@
 """Reads 2D image files into arrays: what PIL reads, and DICOM.
 
-Only decoding and what a file's header says about its grey scale; what a network accepts is `preprocessing`'s business.
+It decodes and applies the grey scale of a file's header; `zoo.transforms.image` decides what a network accepts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger("zoo")
 _MOST_FRAMES = 100
 _AT_ONCE = 2**20  # bytes
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
-"""How PIL warns of tags that a TIFF lacks bytes for; it then goes by defaults, under which black may be white."""
+"""PIL's warnings about tags that a TIFF lacks bytes for; it then uses defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
 _OTHERS = (
     f". Formats read are {', '.join(PIL_FORMATS)} and DICOM with its preamble; open anything else yourself and pass "
@@ -67,7 +67,7 @@ def _picture(path: Path) -> NDArray[Any]:
         check_count((image.height, image.width), MOST_PIXELS, path, unit="pixels")
         if getattr(image, "is_animated", False):
             raise InputContractError(
-                f"{path} holds {_frames(image)} frames, one is expected: open it with PIL, seek, pass that"
+                f"{path} holds {_frames(image)} frames; one is expected: open it with PIL, seek to it and pass that"
             )
         if image.format == "JPEG":
             with path.open("rb") as file:
@@ -79,7 +79,7 @@ def _picture(path: Path) -> NDArray[Any]:
 
 
 def _frames(image: Image.Image) -> str:
-    """How many there are, as far as one cares: PIL takes a time for all that grows with the square of their number."""
+    """The number of frames, up to a bound: counting all takes PIL a time that grows with its square."""
     for index in range(1, _MOST_FRAMES):
         try:
             image.seek(index)

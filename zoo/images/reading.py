@@ -1,4 +1,4 @@
-"""What is checked of a file before a reader gets to see it: that it is a file, what stands in its place, its sizes.
+"""Checks a file before a reader sees it: that it is a file and not a pointer, and the sizes that it declares.
 
 A reader takes the sizes that a header declares on trust, and memory for them. The bounds here keep what is refused
 below 4 GB and a minute, whatever the file says.
@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
+from zoo.files import pointer_at, pointer_in
 from zoo.messages import reason_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_VOXELS = 2**29
-"""Of a volume: 2 GB as float32. The largest scans in use, 1024 x 1024 x 512 or 512 x 512 x 2048, have as many."""
+"""Voxels of a volume: 2 GB as float32, as the largest scans in use have, 1024 x 1024 x 512 or 512 x 512 x 2048."""
 MOST_PIXELS = 2**26
-"""Of a picture: 0.8 GB as three float32. A film of 43 x 35 cm digitised at 50 micrometres has 60 million."""
+"""Pixels of a picture: 0.8 GB as three float32. A film of 43 x 35 cm digitised at 50 micrometres has 60 million."""
 _AT_ONCE = 2**24
 """Bytes of a file that are turned into values at once."""
 _MOST_SCANS = 100
-"""Of a JPEG image. Progressive ones have some 10, each of which takes as long as the image, however few its bytes."""
+"""Scans of a JPEG image. Progressive ones have some 10, each of which takes as long as the image."""
 _START = 1024
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
-_LFS = (b"version https://git-lfs", b"version https://hawser")
-_ANNEX = (b"/annex/objects/", b"/.git/annex/objects/")
 
 
 def start_of(path: Path, what: str, *, may_be_empty: bool = False) -> bytes:
@@ -57,28 +56,17 @@ def start_of(path: Path, what: str, *, may_be_empty: bool = False) -> bytes:
             raise InputContractError(f"cannot read {path} as {_a(what)}: the file is empty")
         with path.open("rb") as file:
             start = file.read(_START)
-    if is_pointer(start):
-        raise InputContractError(f"{path} is no {what} but {_POINTERS[start.startswith(_LFS)]}")
+    if pointer := pointer_in(start):
+        raise InputContractError(f"{path} is {pointer}")
     return start
 
 
-_POINTERS = {
-    True: "the pointer that Git LFS leaves in its place: fetch what it stands for with `git lfs pull`",
-    False: "the pointer that git-annex leaves in its place: fetch what it stands for with `git annex get`",
-}
-
-
-def is_pointer(start: bytes) -> bool:
-    """Whether a file that starts so stands for another that Git LFS or git-annex keep elsewhere."""
-    return start.startswith((*_LFS, *_ANNEX))
-
-
 def _absence(path: Path) -> str:
-    if not path.is_symlink():
-        return "the path does not exist"
-    target = path.readlink()
-    fetch = ": fetch it with `git annex get`" if "annex" in target.parts else ""
-    return f"it is a link to {target}, which does not exist{fetch}"
+    if pointer := pointer_at(path):
+        return f"the path is {pointer}"
+    if path.is_symlink():
+        return f"it is a link to {path.readlink()}, which does not exist"
+    return "the path does not exist"
 
 
 def _a(what: str) -> str:

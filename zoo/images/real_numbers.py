@@ -1,4 +1,4 @@
-"""Whether an array or a tensor, as a caller hands it over, holds real numbers that can be read."""
+"""Checks that an array or a tensor holds real numbers that can be read."""
 
 from __future__ import annotations
 

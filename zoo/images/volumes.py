@@ -1,6 +1,7 @@
-"""Reads volumes into arrays and says where they lie: NIfTI, DICOM series, NumPy files, nibabel images, arrays, tensors.
+"""Reads volumes into arrays with their affine: NIfTI, DICOM series, NumPy files, nibabel images, arrays, tensors.
 
-Only decoding, what a header says about place, and the z-score; what a network accepts is `volume_transform`'s business.
+It decodes, checks what a header says about position, and computes z-scores; `zoo.transforms.volume` decides what a
+network accepts.
 """
 
 from __future__ import annotations
@@ -43,20 +44,20 @@ class Volume:
     affine: NDArray[Any] | None
     """`(4, 4)`, from voxel `(i, j, k, 1)` to mm; x to the patient's right, y to the front, z to the top.
 
-    None for arrays and tensors, whose place is not known.
+    None for arrays and tensors, whose position is not known.
     """
     space: int
-    """What `affine` leads to, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
+    """The space of `affine`, by NIfTI's codes: 0 not said, 1 a scanner, 2 another file, 3 Talairach, 4 MNI152."""
     source: str
-    """What messages call it."""
+    """Its name in messages."""
     modality: str = ""
     """DICOM's Modality, for example `"CT"` or `"MR"`; empty where the file does not say."""
     intent: int = 0
-    """What the values are by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
+    """Meaning of the values by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
 
 
 def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
-    """Return the values of one volume, scaled as its header says, and its place.
+    """Return the values of one volume, scaled as its header says, and its affine.
 
     Args:
         volume: One of these.
@@ -64,8 +65,8 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
             at most `reading.MOST_VOXELS` voxels.
             A folder with one DICOM series of CT or MR, or one multi-frame file of them, see `dicom_series`.
             A nibabel image of NIfTI.
-            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its place along, if it has
-            one, see `meta_tensors.place_of`.
+            An array or tensor `(i, j, k)` or `(1, i, j, k)`; a MONAI MetaTensor brings its affine along, if it has
+            one, see `meta_tensors.affine_of`.
             A `Volume`, read before, which is returned as it is.
             A NIfTI in the MNI152 atlas says so by code 4 of its sform or else of its qform, which is then the matrix
             taken; otherwise the sform is, or else the qform.
@@ -73,7 +74,7 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
 
     Raises:
         InputContractError: It cannot be read, is not one volume of real numbers with as many voxels as it must have, or
-            its header has no place, a place without meaning, or two that mirror each other.
+            its header has no affine, a meaningless one, or two that mirror each other.
         FileNotFoundError: The path does not exist.
     """
     found = _read(volume)
@@ -86,7 +87,7 @@ def _read(volume: VolumeInput) -> Volume:
     import torch
     from nibabel.spatialimages import SpatialImage
 
-    from zoo.images.meta_tensors import place_of
+    from zoo.images.meta_tensors import affine_of
 
     if isinstance(volume, Volume):
         return volume
@@ -98,7 +99,7 @@ def _read(volume: VolumeInput) -> Volume:
         source = name_of(volume)
         found = _from_array(plain_tensor(volume, source).detach().cpu().float().numpy(), source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
-        return replace(found, affine=_checked(place_of(volume, source), source)) if is_placed else found
+        return replace(found, affine=_checked(affine_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
         return _from_array(volume, name_of(volume))
     raise InputContractError(
@@ -205,14 +206,14 @@ def place_in(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
         raise InputContractError(f"{source}: the orientation in its header has no meaning ({error})") from error
     if not forms:
         raise InputContractError(
-            f"{source} does not say where it lies (sform and qform have code 0), so left and right are unknown. Give "
-            "it its matrix (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
+            f"{source} has no affine (sform and qform have code 0), so left and right are unknown. Set its "
+            "affine (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
             "the network expects, pass the array"
         )
     if len(forms) == 2 and np.linalg.det(forms[0][0]) * np.linalg.det(forms[1][0]) < 0:
         raise InputContractError(
-            f"{source} says left from right in two ways: its sform and its qform are mirror images of each other. Find "
-            "out which is right and write it into both (image.set_sform, image.set_qform)"
+            f"{source} contradicts itself about left and right: its sform and its qform are mirror images of each "
+            "other. Find out which is right and write it into both (image.set_sform, image.set_qform)"
         )
     affine, space = next((form for form in forms if form[1] == MNI152), forms[0])
     return _checked(affine, source), int(space)
@@ -225,7 +226,7 @@ def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
     sane = np.isfinite(affine).all() and sizes.min() >= least and sizes.max() <= most
     if not sane or abs(np.linalg.det(affine[:3, :3] / sizes)) < _MOST_SHEAR:
         raise InputContractError(
-            f"{source} has a place without meaning in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
+            f"{source} has a meaningless affine in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
             f"{most:g} mm along axes at right angles are expected; set the matrix, or resample with the tool it is from"
         )
     return affine.astype(np.float64)
@@ -251,7 +252,7 @@ def _check_shape(shape: tuple[int, ...], source: str) -> None:
         way = "pass one at a time, for example array[i]; of a NIfTI, nibabel.four_to_three(image)[i]"
         raise InputContractError(
             f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) is expected; "
-            f"{way if len(shape) > 3 else 'an image or a few slices are none'}"
+            f"{way if len(shape) > 3 else 'an image or a few slices are not a volume'}"
         )
 
 
@@ -260,5 +261,5 @@ def _check_sides(shape: tuple[int, ...], least: tuple[int, ...], source: str) ->
         fewest = f"{least[0]} voxels a side" if len(set(least)) == 1 else f"{' x '.join(map(str, least))} voxels"
         raise InputContractError(
             f"{source} has shape {shape}: one volume (i, j, k) or (1, i, j, k) with at least {fewest} is expected; an "
-            "image or a few slices are none"
+            "image or a few slices are not a volume"
         )

@@ -140,7 +140,7 @@ def finetuning_header(
     )
 
 
-def input_of(args: Start) -> Preprocessing:
+def starting_input(args: Start) -> Preprocessing:
     """What a run's images or volumes must be: the input of the weights that it starts from, see `loading.input_of`.
 
     Of random weights that is the model's, or of the tag that was named.

@@ -1,6 +1,7 @@
-"""Arrays become the input that a network was trained on."""
+"""Turns arrays into the input that a network was trained on."""
 
 from zoo.transforms.grid import check_right_angles, reorient, resample, warn_of_spacing
+from zoo.transforms.hounsfield import HOUNSFIELD
 from zoo.transforms.image import SMALLEST_SIDE, ImageInput, ImageTransform, build_transform
 from zoo.transforms.kinds import check_labels, intent_name
 from zoo.transforms.placing import place_labels, place_volume, put_back
@@ -18,6 +19,7 @@ from zoo.transforms.volume import VolumeTransform, admit, build_volume_transform
 
 __all__ = [
     "HIGH",
+    "HOUNSFIELD",
     "LOW",
     "SMALLEST_SIDE",
     "ImageInput",

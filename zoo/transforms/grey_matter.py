@@ -1,4 +1,4 @@
-"""Tells a modulated grey-matter density map from what else a brain's file may hold, and its order from others."""
+"""Tells a modulated grey-matter density map from other brain files, and its order of axes from SimpleITK's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ CAT12 = (
     "Run CAT12 (or SPM12) on the T1 first: segmentation, with modulated normalised grey matter at 1.5 mm written out, "
     "and pass that file (mwp1*.nii of CAT12, mwc1*.nii of SPM12)"
 )
-"""What the user has to do to get such a map, for messages."""
+"""The way to get such a map, for messages."""
 
 _ROUNDING = 0.01
-_MOST_DENSITY = 10.0  # no registration shrinks a place tenfold in volume; percentages and scans lie above
+_MOST_DENSITY = 10.0  # no registration shrinks tissue tenfold in volume; percentages and scans lie above
 _LEAST_DENSITY = 0.3  # below it a map was scaled, or holds no brain
 _UNMODULATED = (0.99, 1.001)  # the largest value of a probability map; volume changes move that of a modulated one
 _USUAL_ML = (300.0, 1100.0)  # adults have 450 to 900 ml of grey matter; nilearn's ICBM152 map adds up to 1008
@@ -34,7 +34,7 @@ bottom; 0.85 and 0.65 if its head is tilted by 5 degrees. With a hemisphere miss
 _BLOCKS = 30  # along the first axis, coarse enough for folds to be alike on both sides
 
 
-def check_density(volume: Volume, facts: Preprocessing) -> list[str]:
+def check_density(volume: Volume, contract: Preprocessing) -> list[str]:
     """Check that values can be densities; returns what is merely odd about them.
 
     Raises:
@@ -45,40 +45,40 @@ def check_density(volume: Volume, facts: Preprocessing) -> list[str]:
     if volume.modality:
         raise InputContractError(
             f"{volume.source} is DICOM of modality {printable(volume.modality)}, as raw scans come: one file of "
-            f"{facts.units} is expected. {CAT12}"
+            f"{contract.units} is expected. {CAT12}"
         )
-    values, (low, high) = volume.values, facts.value_range
+    values, (low, high) = volume.values, contract.value_range
     least, most = float(values.min()), float(values.max())
     are_whole = bool((values == np.rint(values)).all())
     said = f"{volume.source} has {'whole numbers' if are_whole else 'values'} from {least:g} to {most:g}"
     if least < low - _ROUNDING:
         raise InputContractError(
-            f"{said}: a {facts.units} has no negative values. If the volume is z-scored already and on the grid, pass "
-            f"it to the network as it is, without this transform. {CAT12}"
+            f"{said}: {contract.units} has no negative values. If the volume is z-scored already and on the grid, "
+            f"pass it to the network as it is, without this transform. {CAT12}"
         )
     if most > _MOST_DENSITY or (are_whole and most > 1):
         raise InputContractError(
-            f"{said}, as raw scans, label maps and percentages have: a {facts.units} is expected, fractions of which "
-            f"the largest lie between 1 and 3. {CAT12}"
+            f"{said}, as raw scans, label maps and percentages have; {contract.units} is expected, fractions whose "
+            f"largest lie between 1 and 3. {CAT12}"
         )
     if are_whole:
-        return [f"{said}, a mask: a {facts.units} is expected, and features of a mask may mean little"]
+        return [f"{said}, a mask: a {contract.units} is expected, and features of a mask may mean little"]
     if most > high:
-        return [f"{said}, where a {facts.units} has {low:g} to {high:g}: is the registration right?"]
+        return [f"{said}, where a {contract.units} has {low:g} to {high:g}: is the registration right?"]
     if _UNMODULATED[0] <= most <= _UNMODULATED[1]:
-        return [f"{said}, as a map that is not modulated (wp1): a {facts.units} (mwp1) is expected"]
-    if most < _LEAST_DENSITY and facts.affine is None:  # elsewhere the amount of grey matter tells
-        return [f"{said}: of a {facts.units} the largest lie between 1 and 3, were these scaled, or no brain?"]
+        return [f"{said}, as a map that is not modulated (wp1): a {contract.units} (mwp1) is expected"]
+    if most < _LEAST_DENSITY and contract.affine is None:  # elsewhere the amount of grey matter tells
+        return [f"{said}: of a {contract.units} the largest lie between 1 and 3, were these scaled, or no brain?"]
     return []
 
 
-def check_placed(placed: NDArray[Any], facts: Preprocessing, source: str) -> list[str]:
+def check_placed(placed: NDArray[Any], contract: Preprocessing, source: str) -> list[str]:
     """Check a map on its grid: the order of its axes, and the amount of grey matter; returns what is odd.
 
     Raises:
         InputContractError: It is more than a skull holds, or the axes are in the order of SimpleITK.
     """
-    return _check_order(placed, source) + _check_amount(placed, facts, source)
+    return _check_order(placed, source) + _check_amount(placed, contract, source)
 
 
 def _check_order(values: NDArray[Any], source: str) -> list[str]:
@@ -134,16 +134,16 @@ def _mirrored(values: NDArray[Any], axis: int, *, own_centre: bool) -> float:
     import numpy as np
 
     lines = np.moveaxis(values, axis, 0)
-    places = np.arange(len(lines))
+    positions = np.arange(len(lines))
     if not own_centre:
-        return _correlation(lines, places[::-1])
+        return _correlation(lines, positions[::-1])
     mass = lines.reshape(len(lines), -1).sum(axis=1)
-    twice = round(2 * float(mass @ places) / float(mass.sum()))
-    return max(_correlation(lines, total - places) for total in range(twice - 2, twice + 3))
+    twice = round(2 * float(mass @ positions) / float(mass.sum()))
+    return max(_correlation(lines, total - positions) for total in range(twice - 2, twice + 3))
 
 
 def _correlation(lines: NDArray[Any], mirrored: NDArray[Any]) -> float:
-    """Correlation of planes with those at the places `mirrored`; beyond the grid there is nothing."""
+    """Correlation of planes with those at the positions `mirrored`; beyond the grid there is nothing."""
     import numpy as np
 
     inside = (mirrored >= 0) & (mirrored < len(lines))
@@ -153,14 +153,14 @@ def _correlation(lines: NDArray[Any], mirrored: NDArray[Any]) -> float:
         return float(np.nan_to_num(np.corrcoef(lines.ravel(), image.ravel())[0, 1]))
 
 
-def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> list[str]:
+def _check_amount(placed: NDArray[Any], contract: Preprocessing, source: str) -> list[str]:
     """Check how much grey matter a map adds up to, density times the volume of a voxel."""
     import numpy as np
 
-    amount = float(placed.sum(dtype=np.float64) * abs(np.linalg.det(np.array(facts.affine)[:3, :3])) / 1000)
+    amount = float(placed.sum(dtype=np.float64) * abs(np.linalg.det(np.array(contract.affine)[:3, :3])) / 1000)
     if amount > _MOST_ML:
         raise InputContractError(
-            f"{source} adds up to {amount:.0f} ml of grey matter, more than a skull holds: a {facts.units} is "
+            f"{source} adds up to {amount:.0f} ml of grey matter, more than a skull holds: a {contract.units} is "
             f"expected. {CAT12}"
         )
     least, most = _USUAL_ML
@@ -168,5 +168,5 @@ def _check_amount(placed: NDArray[Any], facts: Preprocessing, source: str) -> li
         return []
     return [
         f"{source} adds up to {amount:.0f} ml of grey matter, where brains have {least:.0f} to {most:.0f}: is it a "
-        f"{facts.units} of a whole brain?"
+        f"{contract.units} of a whole brain?"
     ]

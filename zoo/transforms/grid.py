@@ -16,7 +16,7 @@ log = logging.getLogger("zoo")
 
 _WHOLE = 1e-3  # voxels that a corner may be off and still be on the grid: float32 headers round to 1e-5
 _RIGHT_ANGLES = 0.999  # of a box's volume is left after a shear of 2.5 degrees
-_COARSE = 2.0
+COARSE = 2.0  # times as long or short as the voxels that a network knows: what a network says may then mean little
 _TISSUE = 0.1  # density
 
 
@@ -38,7 +38,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
         way: What the user must run to get such a file, for the message.
 
     Raises:
-        InputContractError: the place is unknown, in another space, or elsewhere.
+        InputContractError: The affine is unknown, in another space, or elsewhere.
     """
     import nibabel
     import numpy as np
@@ -46,7 +46,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
     if volume.affine is None:
         if volume.values.shape != shape:
             raise InputContractError(
-                f"{volume.source} comes without its place in the world, so its voxels must be those of the grid "
+                f"{volume.source} comes without an affine, so its voxels must be those of the grid "
                 f"{shape}. Pass the file, or nibabel.Nifti1Image(array, affine) with code 4 (MNI152). {way}"
             )
         return volume.values
@@ -56,7 +56,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
     is_part = offset is not None and volume.space > SCANNER
     if not (is_grid or is_part or volume.space == MNI152):
         raise InputContractError(
-            f"{volume.source} is not said to be in MNI152 space, and its grid {volume.values.shape} of "
+            f"{volume.source} does not say that it is in MNI152 space, and its grid {volume.values.shape} of "
             f"{_sizes(volume.affine)} mm is not that of the atlas, {shape} of {_sizes(target)} mm. {way}. If it is in "
             "MNI152, say so: image.set_sform(image.affine, code='mni')"
         )
@@ -68,7 +68,7 @@ def to_atlas(volume: Volume, shape: tuple[int, ...], target: NDArray[Any], way: 
         placed = _paste(values, offset, shape)
     if not placed.any():
         raise InputContractError(
-            f"{volume.source} is empty where the atlas lies: its place in the header is wrong. {way}"
+            f"{volume.source} is empty where the atlas lies: the affine in its header is wrong. {way}"
         )
     return placed
 
@@ -78,11 +78,11 @@ def to_spacing(
 ) -> NDArray[Any]:
     """Return the values of `volume` with its axes turned to `orientation` and resampled to `spacing` in mm.
 
-    The first voxel keeps its place, the last is the one nearest to where it was, and edges are repeated, as in MONAI's
-    Spacing. Splines of a degree above 1, linear, go beyond the range of the values.
+    The first voxel keeps its position, the last one moves by half a voxel at most, and edges are repeated, as in
+    MONAI's Spacing. Splines of a degree above 1 (linear) overshoot the range of the values.
 
     Raises:
-        InputContractError: the place is unknown, or the axes are not at right angles.
+        InputContractError: The affine is unknown, or the axes are not at right angles.
     """
     import nibabel
     import numpy as np
@@ -151,9 +151,9 @@ def warn_of_spacing(volume: Volume, spacing: Sequence[float] | NDArray[Any]) -> 
 
     if volume.affine is not None:
         ratio = np.sort(voxel_sizes(volume.affine)) / np.sort(spacing)
-        if ratio.max() > _COARSE or ratio.min() < 1 / _COARSE:
+        if ratio.max() > COARSE or ratio.min() < 1 / COARSE:
             log.warning(
-                "%s has voxels of %s mm, far from the %s mm that the network knows: what it says may mean little",
+                "%s has voxels of %s mm, far from the %s mm that the network knows: its output may mean little",
                 volume.source,
                 _sizes(volume.affine),
                 " x ".join(f"{size:.3g}" for size in spacing),

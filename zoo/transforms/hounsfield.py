@@ -1,4 +1,4 @@
-"""Whether the values of a volume can be the HU of a CT, and what stands for no value among them.
+"""Tells whether the values of a volume can be the HU of a CT, and which of them are padding.
 
 Real files decide the limits: scanners and converters write -2000, -2048, -3024 or -32768 where nothing was measured,
 so that the smallest value alone says little. What is left without such padding must look like air and tissue.
@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
-from zoo.images import Volume
+from zoo.images import AIR, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CT = "CT"
 """DICOM's Modality of what is measured in HU."""
-LOWEST = -1024.0
-"""HU below which nothing is told apart: air is -1000, and the 12 bits of a CT begin at -1024."""
+HOUNSFIELD = "HU"
+"""Units of a CT, as `Preprocessing.units` names them."""
 
 _NO_AIR = -200.0  # HU; lung lies near -800 and the air around the patient at -1000, in every CT
 _PADDING = -1100.0  # below it lies no air, but for the noise of sharp kernels; what is frequent there was written in
@@ -50,9 +50,9 @@ def fill_padding(volume: Volume) -> Volume:
     """
     import numpy as np
 
-    if volume.values.min() >= LOWEST:
+    if volume.values.min() >= AIR:
         return volume
-    return replace(volume, values=np.maximum(volume.values, np.float32(LOWEST)))
+    return replace(volume, values=np.maximum(volume.values, np.float32(AIR)))
 
 
 def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list[str]:
@@ -80,9 +80,9 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     if not kept.size:
         raise InputContractError(f"{said}: hardly anything but padding. {_WAY}")
     if volume.modality == CT and _NO_AIR < least < 0 and not _stored_values(kept):
-        return [f"{said}: no air, which a CT has but for crops inside the body"]
+        return [f"{said}: no air, which only crops inside the body lack"]
     if least > _NO_AIR:
-        raise InputContractError(f"{said}: {_stored_values(kept) or _WAY}")
+        raise InputContractError(f"{said}: {_stored_values(kept) or _like_mri(volume, kept) or _WAY}")
     if (stored := _stored_values(kept)) and _has_air_at_zero(kept):
         raise InputContractError(f"{said}: {stored}")
     if written := _written_air(kept):
@@ -99,7 +99,7 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     problem = _problem(sample, kept)
     if is_cut and not problem:
         if window is not None and least <= window[0]:
-            return [f"{said}, cut off at {least:g}: this network tells no lower HU apart, others do"]
+            return [f"{said}, cut off at {least:g}: this network does not tell lower HU apart, others do"]
         problem = f"cut off at {least:g}"
     if problem:
         if volume.modality != CT:
@@ -145,7 +145,7 @@ def _share(values: NDArray[Any], low: float, high: float) -> float:
 
 
 def _between(values: NDArray[Any]) -> float:
-    """How much lies between air and tissue for what lies near air: less than 1 but in a diseased lung, or no CT."""
+    """Ratio of values between air and tissue to values near air: below 1 in a CT, except in diseased lungs."""
     return _share(values, -650.0, -300.0) / max(_share(values, _PADDING, -800.0), _AIRLESS)
 
 
@@ -163,6 +163,16 @@ def _stored_values(kept: NDArray[Any]) -> str:
     return (
         "tissue lies near 1024 and no air at -1000, as in stored values before the rescale. Apply the rescale slope "
         "and intercept of the DICOM header, mostly slope 1 and RescaleIntercept -1024: image - 1024. HU are expected"
+    )
+
+
+def _like_mri(volume: Volume, kept: NDArray[Any]) -> str:
+    """Say that a volume looks like MRI, with neither negative values nor tissue near 1024; empty if it may be a CT."""
+    if volume.modality == CT or kept.min() < 0 or kept.max() <= _EIGHT_BITS:  # 8 bits are those of a window, too
+        return ""
+    return (
+        "no value is negative, and no tissue lies near 1024 as in a CT before its rescale: this looks like MRI. A CT "
+        "in HU is expected, the network knows nothing else. If it is a CT, convert it again from its DICOM series"
     )
 
 

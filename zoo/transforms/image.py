@@ -1,4 +1,4 @@
-"""Turns a `Preprocessing` into the callable that makes a network's input, and refuses what cannot be one.
+"""Builds the transform of a 2D input contract, which refuses images that cannot meet it.
 
 Every image is decoded to fractions of its largest possible intensity first and resized in float32, so that 12- and
 16-bit detectors keep their grey levels. What cannot be right raises `InputContractError`, what is merely odd is logged
@@ -35,29 +35,29 @@ _ELONGATED = 2.5
 _OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise", "thickness")
 
 
-def build_transform(preprocessing: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
-    """Return the transform that executes `preprocessing`; printing it shows its steps.
+def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
+    """Return the transform that executes a contract; printing it shows its steps.
 
     Raises:
-        OptionError: the facts contradict each other, or describe an input that no transform exists for.
+        OptionError: The contract contradicts itself, or describes an input that no transform exists for.
     """
-    channels, size, resize = preprocessing.channels, preprocessing.size, preprocessing.resize
-    if preprocessing.normalise == PERCENTILES:
-        return build_slice_transform(preprocessing)
+    channels, size, resize = contract.channels, contract.size, contract.resize
+    if contract.normalise == PERCENTILES:
+        return build_slice_transform(contract)
     if len(size) != 2:
-        return build_volume_transform(preprocessing)
+        return build_volume_transform(contract)
     if len(set(channels)) != 1:
         raise OptionError(f"no transform makes an input of size {size} with channels {channels}: 2D and grey is known")
-    if stray := [name for name in _OF_VOLUMES if getattr(preprocessing, name) is not None]:
-        raise OptionError(f"{', '.join(stray)} with size {size}: these facts are of volumes")
+    if stray := [name for name in _OF_VOLUMES if getattr(contract, name) is not None]:
+        raise OptionError(f"{', '.join(stray)} with size {size}: these fields describe volumes")
     if resize is not None and resize < max(size):
         raise OptionError(f"the shorter side is resized to {resize}, too little for a centre crop of {size}")
-    if preprocessing.modality not in (None, FILM):
-        raise OptionError(f"modality {preprocessing.modality!r} with size {size}: of DICOM, films are read ({FILM!r})")
-    for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+    if contract.modality not in (None, FILM):
+        raise OptionError(f"modality {contract.modality!r} with size {size}: of DICOM, films are read ({FILM!r})")
+    for name, values in (("mean", contract.mean), ("std", contract.std)):
         if values is not None and len(values) != len(channels):
             raise OptionError(f"{name} has {len(values)} value(s) for {len(channels)} channel(s)")
-    return ImageTransform(preprocessing)
+    return ImageTransform(contract)
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,19 +94,25 @@ class ImageTransform:
         return _finish(_fit(grey, self.preprocessing), self.preprocessing)
 
     def __repr__(self) -> str:
-        facts = self.preprocessing
-        low, high = facts.value_range
-        height, width = facts.size
+        contract = self.preprocessing
+        low, high = contract.value_range
+        height, width = contract.size
         steps = {
             "read": "PNG, JPEG, TIFF, BMP, PGM, DICOM, PIL image, array or tensor",
-            "scale": f"integers by their type's maximum, floats must lie in [{low:g}, {high:g}] ({facts.units})",
+            "scale": f"integers by their type's maximum, floats must lie in [{low:g}, {high:g}] ({contract.units})",
             "grey": "colour to luminance",
-            "resize": f"to {height} x {width}" if facts.resize is None else f"shorter side to {facts.resize}",
-            "crop": "none" if facts.resize is None else f"centre {height} x {width}",
-            "normalise": "none" if facts.mean is None and facts.std is None else f"mean {facts.mean}, std {facts.std}",
-            "output": f"float32 ({len(facts.channels)}, {height}, {width}): {', '.join(facts.channels)}",
+            "resize": f"to {height} x {width}" if contract.resize is None else f"shorter side to {contract.resize}",
+            "crop": "none" if contract.resize is None else f"centre {height} x {width}",
+            "normalise": "none"
+            if contract.mean is None and contract.std is None
+            else f"mean {contract.mean}, std {contract.std}",
+            "output": f"float32 ({len(contract.channels)}, {height}, {width}): {', '.join(contract.channels)}",
         }
         return "ImageTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+
+
+def _moments(contract: Preprocessing) -> str:
+    return f"mean {contract.mean}, std {contract.std}"
 
 
 def _describe(image: ImageInput) -> str:
@@ -239,7 +245,7 @@ def _to_grey(fraction: Tensor, source: str) -> Tensor:
     return luminance[None]
 
 
-def _warn_if_odd(grey: Tensor, facts: Preprocessing, source: str) -> None:
+def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:
     """Log what a network will accept and a radiologist would not."""
     lowest, highest = float(grey.min()), float(grey.max())
     if lowest == highest:
@@ -248,33 +254,36 @@ def _warn_if_odd(grey: Tensor, facts: Preprocessing, source: str) -> None:
         log.warning(
             "%s has hardly any contrast: it spans %.3g to %.3g of the full scale. Unwindowed, 12-bit data in a 16-bit "
             "type, or divided twice? Scale it by its true maximum or window and pass floats in the declared range",
-            *(source, lowest, highest),
+            source,
+            lowest,
+            highest,
         )
-    short, long = sorted(grey.shape[1:])
-    if facts.resize is not None and long > _ELONGATED * short:
-        log.warning("%s is %d x %d: the centre crop discards more than half of it", source, *grey.shape[1:])
+    height, width = grey.shape[1:]
+    short, long = sorted((height, width))
+    if contract.resize is not None and long > _ELONGATED * short:
+        log.warning("%s is %d x %d: the centre crop discards more than half of it", source, height, width)
 
 
-def _fit(grey: Tensor, facts: Preprocessing) -> Tensor:
+def _fit(grey: Tensor, contract: Preprocessing) -> Tensor:
     """Resize (bilinear, antialiased) and cut the centre out of `(1, H, W)`."""
     from torch.nn.functional import interpolate
 
-    height, width = facts.size
+    height, width = contract.size
     target = (height, width)
-    if facts.resize is not None:
-        tall, wide = (facts.resize * side // min(grey.shape[1:]) for side in grey.shape[1:])
+    if contract.resize is not None:
+        tall, wide = (contract.resize * side // min(grey.shape[1:]) for side in grey.shape[1:])
         target = (tall, wide)
     resized: Tensor = interpolate(grey[None], size=target, mode="bilinear", antialias=True)[0]
     top, left = round((target[0] - height) / 2), round((target[1] - width) / 2)
     return resized[:, top : top + height, left : left + width]
 
 
-def _finish(fraction: Tensor, facts: Preprocessing) -> Tensor:
+def _finish(fraction: Tensor, contract: Preprocessing) -> Tensor:
     """Clip fractions, bring them to the declared range, repeat them over the channels and normalise."""
-    low, high = facts.value_range
-    output = (low + fraction.clamp(0, 1) * (high - low)).repeat(len(facts.channels), 1, 1)
-    if facts.mean is not None:
-        output = output - output.new_tensor(facts.mean).view(-1, 1, 1)
-    if facts.std is not None:
-        output = output / output.new_tensor(facts.std).view(-1, 1, 1)
+    low, high = contract.value_range
+    output = (low + fraction.clamp(0, 1) * (high - low)).repeat(len(contract.channels), 1, 1)
+    if contract.mean is not None:
+        output = output - output.new_tensor(contract.mean).view(-1, 1, 1)
+    if contract.std is not None:
+        output = output / output.new_tensor(contract.std).view(-1, 1, 1)
     return output

@@ -1,4 +1,4 @@
-"""What a volume is by its header and its look, before its values are held against units: its modality, labels.
+"""Checks what kind of volume a file holds, by its header and its look: modality, labels, statistics.
 
 Whoever hands a network a volume asks `check_kind` first.
 """
@@ -20,20 +20,21 @@ ESTIMATE = 1001
 _STATISTICS = range(2, 25)  # intent codes of nifti1.h: correlation to -log10 of p
 _NO_IMAGES = (*_STATISTICS, *range(1001, 1011), 2002, 2003, 2004, *range(2006, 2019))  # 2006 on: FSL's fields
 _MOST_SAMPLED, _MOST_COMPARED = 200_000, 2_000_000
+_FEW = 16  # values that an image has more of, and a mask of organs has not
 _SAME, _MAYBE = 0.85, 0.65
 """Shares of neighbours with one value: regions of ten pixels have 0.85; pixels doubled in the plane only 0.5."""
 
 
-def check_kind(volume: Volume, facts: Preprocessing, *, estimates: bool = False) -> None:
+def check_kind(volume: Volume, contract: Preprocessing, *, estimates: bool = False) -> None:
     """Check what a volume is by what its file says; `estimates` as in `check_intent`.
 
     Raises:
         InputContractError: It is of another modality than the network knows, or holds labels, statistics or vectors.
     """
-    if facts.modality is not None and volume.modality not in ("", facts.modality):
+    if contract.modality is not None and volume.modality not in ("", contract.modality):
         raise InputContractError(
-            f"{volume.source} is of modality {printable(volume.modality)}: {facts.modality} is expected, the network "
-            "knows nothing else. Pass a series of that modality"
+            f"{volume.source} is of modality {printable(volume.modality)}: {contract.modality} is expected, since the "
+            "network knows nothing else. Pass a series of that modality"
         )
     check_intent(volume.intent, volume.source, estimates=estimates)
 
@@ -48,7 +49,7 @@ def check_intent(intent: int, source: str, *, estimates: bool = False) -> None:
     """
     if intent not in _NO_IMAGES or (estimates and intent == ESTIMATE):
         return
-    kind = "a statistic map" if intent in _STATISTICS else "a label map" if intent in (1002, 1003) else "no image"
+    kind = "a statistic map" if intent in _STATISTICS else "a label map" if intent in (1002, 1003) else "not an image"
     raise InputContractError(
         f"{source} is {kind}: its NIfTI header has the intent {intent_name(intent)} ({intent}). An image "
         "is expected: pass the scan itself; if it is one and the header is wrong, image.header.set_intent('none')"
@@ -56,7 +57,7 @@ def check_intent(intent: int, source: str, *, estimates: bool = False) -> None:
 
 
 def intent_name(intent: int) -> str:
-    """What NIfTI calls the intent of a code."""
+    """NIfTI's name of an intent code."""
     from nibabel.nifti1 import intent_codes
 
     return str(intent_codes.label[intent]) if intent in intent_codes.label else "not in the standard"
@@ -91,10 +92,19 @@ def check_labels(volume: Volume) -> list[str]:
     if same < _MAYBE or jumps < 0.5:
         return []
     kind = "whole numbers" if are_whole else "values"
-    said = f"{volume.source} has {kind} of which {same:.0%} are those of their neighbours, as a label map"
+    said = f"{volume.source} has {kind} of which {same:.0%} equal their neighbours, as in a label map"
     if same >= _SAME:
-        raise InputContractError(f"{said}: an image is expected, and no mask or atlas")
+        raise InputContractError(f"{said}: an image is expected, not a mask or an atlas")
     return [f"{said}: an image is expected"]
+
+
+def refuse_mask(values: NDArray[Any], source: str) -> None:
+    """Raise `InputContractError` where an array has as few values as a mask of organs."""
+    import numpy as np
+
+    sample = values.reshape(-1)[:: max(1, values.size // 10_000)]  # enough for an image, and soon sorted
+    if len(np.unique(sample)) <= _FEW and (count := len(np.unique(values))) <= _FEW:
+        raise InputContractError(f"{source} has {count} different values: an image is expected, not a mask")
 
 
 def _steps(values: NDArray[Any], axis: int, background: float) -> NDArray[Any]:

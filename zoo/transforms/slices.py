@@ -1,4 +1,4 @@
-"""The transform of volumes whose network takes slices: percentiles of the volume, resampling in the plane, crop or pad.
+"""Transforms volumes for networks that take slices: percentiles of the volume, resampling in the plane, crop or pad.
 
 Its three steps are functions of their own, for those who prepare training data.
 """
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, name_of, plain_tensor, read_volume, voxel_sizes
-from zoo.transforms.kinds import check_labels
+from zoo.transforms.grid import COARSE
+from zoo.transforms.kinds import check_labels, refuse_mask
 from zoo.transforms.stacks import check_stack, turn_slices
 
 if TYPE_CHECKING:
@@ -23,32 +24,29 @@ log = logging.getLogger("zoo")
 
 LOW, HIGH = 1, 99
 """Percentiles of the volume that come to lie at 0 and 1."""
-_FEW = 16  # values that an image has more of, and a mask of organs has not
 _LEAST = (32, 32, 1)
-_COARSE = 2.0
 
 
-def build_slice_transform(preprocessing: Preprocessing) -> SliceTransform:
-    """Return the transform that executes `preprocessing` on volumes; printing it shows its steps.
+def build_slice_transform(contract: Preprocessing) -> SliceTransform:
+    """Return the transform that executes a contract on volumes; printing it shows its steps.
 
     Raises:
-        OptionError: The facts contradict each other, or describe an input that no transform exists for.
+        OptionError: The contract contradicts itself, or describes an input that no transform exists for.
     """
-    facts = preprocessing
     names = ("resize", "mean", "std", "affine", "spline", "window")
-    if stray := [name for name in names if getattr(facts, name) is not None]:
-        raise OptionError(f"{', '.join(stray)} with normalise={PERCENTILES!r}: these facts mean nothing for slices")
-    if facts.value_range != (0, 1):
-        raise OptionError(f"value_range {facts.value_range} with normalise={PERCENTILES!r}: it is always 0 and 1")
-    if len(facts.channels) != 1 or len(facts.size) != 2 or min(facts.size) < 1:
-        raise OptionError(f"size {facts.size}, channels {facts.channels}: slices have one channel and two sides")
-    if facts.spacing is None or len(facts.spacing) != 2 or min(facts.spacing) <= 0:
-        raise OptionError(f"spacing {facts.spacing}: two lengths in mm are expected, those of a pixel")
-    if facts.orientation not in (None, "LP", "LA", "RP", "RA"):
-        raise OptionError(f"orientation {facts.orientation!r}: two letters are expected, L or R and P or A, as LP")
-    if facts.thickness is not None and not 0 < facts.thickness[0] <= facts.thickness[1]:
-        raise OptionError(f"thickness {facts.thickness}: two lengths in mm are expected, the smaller first")
-    return SliceTransform(facts)
+    if stray := [name for name in names if getattr(contract, name) is not None]:
+        raise OptionError(f"{', '.join(stray)} with normalise={PERCENTILES!r}: these fields have no meaning for slices")
+    if contract.value_range != (0, 1):
+        raise OptionError(f"value_range {contract.value_range} with normalise={PERCENTILES!r}: it is always 0 and 1")
+    if len(contract.channels) != 1 or len(contract.size) != 2 or min(contract.size) < 1:
+        raise OptionError(f"size {contract.size}, channels {contract.channels}: slices have one channel and two sides")
+    if contract.spacing is None or len(contract.spacing) != 2 or min(contract.spacing) <= 0:
+        raise OptionError(f"spacing {contract.spacing}: two lengths in mm are expected, those of a pixel")
+    if contract.orientation not in (None, "LP", "LA", "RP", "RA"):
+        raise OptionError(f"orientation {contract.orientation!r}: two letters are expected, L or R and P or A, as LP")
+    if contract.thickness is not None and not 0 < contract.thickness[0] <= contract.thickness[1]:
+        raise OptionError(f"thickness {contract.thickness}: two lengths in mm are expected, the smaller first")
+    return SliceTransform(contract)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,24 +143,28 @@ class SliceTransform:
         slices = found.values
         resampled = (round(slices.shape[0] * factors[0]), round(slices.shape[1] * factors[1]), slices.shape[2])
         check_count(resampled, MOST_VOXELS, f"{found.source}, resampled as the network needs it,", unit="voxels")
-        if max(*factors, *(1 / factor for factor in factors)) > _COARSE:
+        if max(*factors, *(1 / factor for factor in factors)) > COARSE:
             log.warning(
                 "%s has pixels of %.3g x %.3g mm, far from the %.3g x %.3g mm that the network knows",
-                *(found.source, *sizes[:2], *target),
+                found.source,
+                sizes[0],
+                sizes[1],
+                target[0],
+                target[1],
             )
         return resample_in_plane(slices, factors)
 
     def __repr__(self) -> str:
-        facts = self.preprocessing
-        height, width = facts.size
-        spacing = " x ".join(f"{size:g}" for size in facts.spacing or ())
+        contract = self.preprocessing
+        height, width = contract.size
+        spacing = " x ".join(f"{size:g}" for size in contract.spacing or ())
         steps = {
-            "read": f"NIfTI, {facts.modality or 'no'} series of DICOM, nibabel image, array or tensor (i, j, slices)",
+            "read": f"NIfTI, {contract.modality or 'no'} series of DICOM, nibabel image, array, tensor (i, j, slices)",
             "normalise": f"percentiles {LOW} and {HIGH} of the volume to 0 and 1, not clipped",
-            "turn": f"axial slices to {facts.orientation}, others alike" if facts.orientation else "nothing",
+            "turn": f"axial slices to {contract.orientation}, others alike" if contract.orientation else "nothing",
             "resample": f"in the plane to {spacing} mm, linear",
             "fit": f"centre crop or zero pad to {height} x {width}",
-            "output": f"float32 (slices, 1, {height}, {width}): {facts.channels[0]}",
+            "output": f"float32 (slices, 1, {height}, {width}): {contract.channels[0]}",
         }
         return "SliceTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
 
@@ -191,11 +193,9 @@ def normalise_percentiles(volume: NDArray[Any], source: str = "the volume") -> N
         low, high = np.percentile(volume.astype(np.float64), (LOW, HIGH), overwrite_input=True)
     if low == high:
         raise InputContractError(
-            f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, and no mask"
+            f"{source} has the same value, {low:g}, at 98 of 100 voxels or more: an image is expected, not a mask"
         )
-    sample = volume.reshape(-1)[:: max(1, volume.size // 10_000)]  # enough for an image, and soon sorted
-    if len(np.unique(sample)) <= _FEW and (values := len(np.unique(volume))) <= _FEW:
-        raise InputContractError(f"{source} has {values} different values: an image is expected, and no mask")
+    refuse_mask(volume, source)
     scaled: NDArray[Any] = ((volume - low) / (high - low)).astype(np.float32)
     return scaled
 
@@ -239,6 +239,6 @@ def crop_or_pad(volume: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
     fitted = np.zeros((*size, *volume.shape[2:]), volume.dtype)
     pairs = list(zip(volume.shape[:2], size, strict=True))
     kept = tuple(slice(max(0, (n - s) // 2), max(0, (n - s) // 2) + min(n, s)) for n, s in pairs)
-    place = tuple(slice(max(0, (s - n) // 2), max(0, (s - n) // 2) + min(n, s)) for n, s in pairs)
-    fitted[place] = volume[kept]
+    inside = tuple(slice(max(0, (s - n) // 2), max(0, (s - n) // 2) + min(n, s)) for n, s in pairs)
+    fitted[inside] = volume[kept]
     return fitted

@@ -1,4 +1,4 @@
-"""Stacks of slices: whether a volume is one that a network knows, and its turn to where that has its axes."""
+"""Checks that a volume is a stack of slices that a network knows, and turns its axes to the network's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
-from zoo.transforms.grid import check_right_angles
+from zoo.transforms.grid import COARSE, check_right_angles
 from zoo.transforms.hounsfield import CT, is_like_ct, looks_like_ct
 from zoo.transforms.kinds import check_kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COARSE = 2.0
 
-
-def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
+def check_stack(volume: Volume, contract: Preprocessing) -> list[str]:
     """Check that a volume can be a stack of scanned slices, by its header, its voxels and its values.
 
     Returns:
@@ -28,35 +26,35 @@ def check_stack(volume: Volume, facts: Preprocessing) -> list[str]:
         InputContractError: It is of another modality, or looks like a CT where MRI is due; its header says that
             it holds labels or statistics; or its third axis is not that of the slices.
     """
-    check_kind(volume, facts)
+    check_kind(volume, contract)
     odd = []
-    if facts.modality != CT and not volume.modality:
+    if contract.modality != CT and not volume.modality:
         if looks_like_ct(volume):
             raise InputContractError(
                 f"{volume.source} has values like HU, air at -1000 and soft tissue near 0, as a CT: "
-                f"{facts.channels[0]} is expected, the network knows nothing else"
+                f"{contract.channels[0]} is expected, the network knows nothing else"
             )
         if likeness := is_like_ct(volume):
             odd.append(
-                f"{volume.source} has values with {likeness}: {facts.channels[0]} is expected, as the scan has it"
+                f"{volume.source} has values with {likeness}: {contract.channels[0]} is expected, as the scan has it"
             )
     if volume.affine is None:
         return odd
     check_right_angles(volume.affine, volume.source)
     sizes = voxel_sizes(volume.affine)
     said = f"{volume.source} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm"
-    if sizes[2] * _COARSE < sizes[:2].max():
+    if sizes[2] * COARSE < sizes[:2].max():
         raise InputContractError(
             f"{said}: slices are expected along the third axis, whose voxels are the thick ones. Turn the volume "
             "(numpy.moveaxis, with its affine)"
         )
-    least, most = facts.thickness or (sizes[2], sizes[2])
-    if sizes[2] * _COARSE >= least and sizes[2] <= most * _COARSE:
+    least, most = contract.thickness or (sizes[2], sizes[2])
+    if sizes[2] * COARSE >= least and sizes[2] <= most * COARSE:
         return odd
     return [
         *odd,
-        f"{said}, where the network knows slices {least:g} to {most:g} mm apart: is it a stack of {facts.channels[0]} "
-        "slices as those it was trained on?",
+        f"{said}, where the network knows slices {least:g} to {most:g} mm apart: is it a stack of "
+        f"{contract.channels[0]} slices like those of the training data?",
     ]
 
 
@@ -64,7 +62,7 @@ def turn_slices(volume: Volume, orientation: str | None) -> tuple[Volume, NDArra
     """Turn the axes of a stack to how a network knows slices; no voxel moves.
 
     Returns:
-        The volume, and the turn back to its axes, an array of nibabel. A volume without a place stays as it is, with
+        The volume, and the turn back to its axes, an array of nibabel. A volume without an affine stays as it is, with
         None for the turn.
     """
     from nibabel import orientations

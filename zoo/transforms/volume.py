@@ -1,4 +1,4 @@
-"""The transform of volumes: place, units and range are checked, then windowed or z-scored.
+"""Transforms volumes: grid, units and range are checked, then values are windowed or z-scored.
 
 What cannot be right raises `InputContractError`, what is merely odd is logged as a warning.
 """
@@ -16,8 +16,8 @@ from zoo.errors import InputContractError, OptionError
 from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volume, voxel_sizes, z_score
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
-from zoo.transforms.hounsfield import check_hounsfield, fill_padding
-from zoo.transforms.kinds import check_kind
+from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
+from zoo.transforms.kinds import check_kind, check_labels, refuse_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,51 +25,60 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-HOUNSFIELD = "HU"
 _UNITS = (GREY_MATTER, HOUNSFIELD)
 
 
-def build_volume_transform(preprocessing: Preprocessing) -> VolumeTransform:
-    """Return the transform that executes `preprocessing` on volumes; printing it shows its steps.
+def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
+    """Return the transform that executes a contract on volumes; printing it shows its steps.
 
     Raises:
-        OptionError: the facts contradict each other, or describe an input that no transform exists for.
+        OptionError: The contract contradicts itself, or describes an input that no transform exists for.
     """
-    facts = preprocessing
-    if facts.units not in _UNITS or len(facts.channels) != 1:
+    if contract.units not in _UNITS or len(contract.channels) != 1:
         raise OptionError(
-            f"no transform makes an input of size {facts.size} with channels {facts.channels} in {facts.units!r}: 2D "
-            f"and grey is known, and volumes of one channel in {' or '.join(map(repr, _UNITS))}"
+            f"no transform makes an input of size {contract.size} with channels {contract.channels} in "
+            f"{contract.units!r}: 2D grey images are known, and volumes of one channel in "
+            f"{' or '.join(map(repr, _UNITS))}"
         )
-    if len(facts.size) not in (0, 3) or (facts.affine is not None and not facts.size):
-        raise OptionError(f"size {facts.size} with affine {facts.affine}: an affine is that of a grid of three sizes")
-    if facts.size and facts.affine is None and (facts.spacing or facts.orientation):
-        raise OptionError(f"size {facts.size} with spacing or orientation: a volume brought to these has its own size")
-    if facts.affine is not None:
-        _check_grid(facts, facts.affine)
-    if facts.units == GREY_MATTER and not facts.size:
+    if len(contract.size) not in (0, 3) or (contract.affine is not None and not contract.size):
+        raise OptionError(
+            f"size {contract.size} with affine {contract.affine}: an affine is that of a grid of three sizes"
+        )
+    if contract.size and contract.affine is None and (contract.spacing or contract.orientation):
+        raise OptionError(
+            f"size {contract.size} with spacing or orientation: a volume brought to these has its own size"
+        )
+    if contract.affine is not None:
+        _check_grid(contract, contract.affine)
+    if contract.units == GREY_MATTER and not contract.size:
         raise OptionError(f"{GREY_MATTER} without a grid: its size is expected, and its affine where it is known")
-    stray = [name for name in ("resize", "mean", "std") if getattr(facts, name) is not None]
-    if stray or facts.normalise not in (None, "z-score"):
-        raise OptionError(f"{stray or facts.normalise!r} mean nothing for a volume: window and normalise='z-score' do")
-    if facts.window is not None and not facts.window[0] < facts.window[1]:
-        raise OptionError(f"window {facts.window}: the smaller value is expected first")
-    if facts.spacing is not None and (len(facts.spacing) != 3 or min(facts.spacing) <= 0):
-        raise OptionError(f"spacing {facts.spacing}: three lengths in mm are expected")
-    if facts.spline is not None and (facts.spacing is None or facts.spline not in (1, 3)):
-        raise OptionError(f"spline {facts.spline} with spacing {facts.spacing}: 1 or 3 is expected, with a spacing")
-    if facts.orientation is not None and not _is_orientation(facts.orientation):
-        raise OptionError(f"orientation {facts.orientation!r}: one letter of each of LR, AP and IS is expected, as RAS")
-    return VolumeTransform(facts)
+    stray = [name for name in ("resize", "mean", "std") if getattr(contract, name) is not None]
+    if stray or contract.normalise not in (None, "z-score"):
+        raise OptionError(
+            f"{stray or contract.normalise!r} mean nothing for a volume: window and normalise='z-score' do"
+        )
+    if contract.window is not None and not contract.window[0] < contract.window[1]:
+        raise OptionError(f"window {contract.window}: the smaller value is expected first")
+    if contract.spacing is not None and (len(contract.spacing) != 3 or min(contract.spacing) <= 0):
+        raise OptionError(f"spacing {contract.spacing}: three lengths in mm are expected")
+    if contract.spline is not None and (contract.spacing is None or contract.spline not in (1, 3)):
+        raise OptionError(
+            f"spline {contract.spline} with spacing {contract.spacing}: 1 or 3 is expected, with a spacing"
+        )
+    if contract.orientation is not None and not _is_orientation(contract.orientation):
+        raise OptionError(
+            f"orientation {contract.orientation!r}: one letter of each of LR, AP and IS is expected, as RAS"
+        )
+    return VolumeTransform(contract)
 
 
-def _check_grid(facts: Preprocessing, affine: tuple[tuple[float, ...], ...]) -> None:
+def _check_grid(contract: Preprocessing, affine: tuple[tuple[float, ...], ...]) -> None:
     import numpy as np
 
     if [len(row) for row in affine] != [4] * 4 or affine[3] != (0, 0, 0, 1) or np.linalg.det(np.array(affine)) == 0:
         raise OptionError(f"affine {affine}: four rows of four are expected, the last 0, 0, 0, 1, and not singular")
-    if facts.spacing is not None or facts.orientation is not None:
-        raise OptionError("spacing and orientation say again, or otherwise, what the affine says: leave them out")
+    if contract.spacing is not None or contract.orientation is not None:
+        raise OptionError("the affine already fixes spacing and orientation; leave them out")
 
 
 def _is_orientation(codes: str) -> bool:
@@ -87,14 +96,14 @@ class VolumeTransform:
     def __call__(self, volume: VolumeInput) -> Tensor:
         """Return `volume` as a float32 tensor `(1, i, j, k)`, axes in nibabel's order, as the network knows it.
 
-        With an `affine` in the facts, a file is brought to that grid of MNI152 by `volume_grid.to_atlas`: bit by bit
+        With an `affine` in the contract, a file is brought to that grid of MNI152 by `grid.to_atlas`: bit by bit
         where its voxels are voxels of the grid, in any order and direction of its axes, else by linear interpolation
         where its header names the atlas. Without one its axes are turned to `orientation` and it is resampled to
-        `spacing`, by splines of the degree that the facts say; of a CT all below -1024 HU, padding, becomes air before.
+        `spacing`, by splines of the contract's degree; before that all of a CT below -1024 HU, padding, becomes air.
 
         Args:
             volume: A path to NIfTI or `.npy`, a nibabel image of NIfTI, an array or a tensor; for HU also a folder with
-                a DICOM series of CT; see `volumes.read_volume`. An array or a tensor has no place in the world: it must
+                a DICOM series of CT; see `volumes.read_volume`. An array or a tensor has no affine: it must
                 have the shape of the grid, and its voxels are taken to be in the grid's order; of a brain's only the
                 order of SimpleITK, (z, y, x), is noticed. A tensor's result is on its device.
 
@@ -105,79 +114,82 @@ class VolumeTransform:
         import numpy as np
         import torch
 
-        facts = self.preprocessing
-        found, odd = admit(read_input(volume, facts), facts)
-        if facts.affine is None and facts.size:
-            placed = _as_it_is(found, facts)
-        elif facts.affine is None:
-            placed = to_spacing(found, facts.orientation, facts.spacing, facts.spline or 1)
+        contract = self.preprocessing
+        found, odd = admit(read_input(volume, contract), contract)
+        if contract.affine is None and contract.size:
+            placed = _as_it_is(found, contract)
+        elif contract.affine is None:
+            placed = to_spacing(found, contract.orientation, contract.spacing, contract.spline or 1)
         else:
-            placed = to_atlas(found, facts.size, np.array(facts.affine), CAT12)
-            odd += check_placed(placed, facts, found.source) if facts.units == GREY_MATTER else []
-        for line in () if self.quiet else odd:  # only now that nothing refused the volume
-            log.warning("%s", line)
-        output = torch.from_numpy(np.ascontiguousarray(_scale(placed, facts)))[None]
+            placed = to_atlas(found, contract.size, np.array(contract.affine), CAT12)
+            odd += check_placed(placed, contract, found.source) if contract.units == GREY_MATTER else []
+        if not self.quiet:  # only now that nothing refused the volume
+            for line in odd:
+                log.warning("%s", line)
+        output = torch.from_numpy(np.ascontiguousarray(_scale(placed, contract)))[None]
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
 
     def __repr__(self) -> str:
-        facts = self.preprocessing
-        low, high = facts.value_range
-        scale = "none" if facts.window is None else "clip to [{:g}, {:g}], ".format(*facts.window)
+        contract = self.preprocessing
+        low, high = contract.value_range
+        scale = "none" if contract.window is None else "clip to [{:g}, {:g}], ".format(*contract.window)
         steps = {
-            "read": f"NIfTI, {'DICOM, ' if facts.units == HOUNSFIELD else ''}nibabel image, .npy, array or tensor",
-            "check": f"{facts.units}{'' if facts.window else f', {low:g} to {high:g}'}",
-            "place": _place_in_words(facts),
-            "window": scale if facts.window is None else f"{scale}scale to [{low:g}, {high:g}]",
-            "normalise": "none" if facts.normalise is None else f"{facts.normalise} over the whole volume",
-            "output": f"float32 {(1, *facts.size) if facts.size else '(1, any size)'}: {facts.channels[0]}",
+            "read": f"NIfTI, {'DICOM, ' if contract.units == HOUNSFIELD else ''}nibabel image, .npy, array or tensor",
+            "check": f"{contract.units}{'' if contract.window else f', {low:g} to {high:g}'}",
+            "grid": _grid_in_words(contract),
+            "window": scale if contract.window is None else f"{scale}scale to [{low:g}, {high:g}]",
+            "normalise": "none" if contract.normalise is None else f"{contract.normalise} over the whole volume",
+            "output": f"float32 {(1, *contract.size) if contract.size else '(1, any size)'}: {contract.channels[0]}",
         }
         return "VolumeTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
 
 
-def _place_in_words(facts: Preprocessing) -> str:
-    if facts.affine is None:
-        turned = f"axes to {facts.orientation}" if facts.orientation else "axes as they are"
-        spacing = " x ".join(f"{size:g}" for size in facts.spacing) + " mm" if facts.spacing else "voxels as they are"
-        spacing += ", cubic splines" if facts.spline == 3 else ""
+def _grid_in_words(contract: Preprocessing) -> str:
+    if contract.affine is None:
+        turned = f"axes to {contract.orientation}" if contract.orientation else "axes as they are"
+        spacing = (
+            " x ".join(f"{size:g}" for size in contract.spacing) + " mm" if contract.spacing else "voxels as they are"
+        )
+        spacing += ", cubic splines" if contract.spline == 3 else ""
         return f"{turned}, {spacing}"
     import nibabel
     import numpy as np
 
-    matrix = np.array(facts.affine)
-    voxels = " x ".join(map(str, facts.size))
+    matrix = np.array(contract.affine)
+    voxels = " x ".join(map(str, contract.size))
     sizes = " x ".join(f"{size:g}" for size in voxel_sizes(matrix))
     return f"on the grid of {voxels} voxels of {sizes} mm in MNI152, axes {''.join(nibabel.aff2axcodes(matrix))}"
 
 
-def read_input(volume: VolumeInput, facts: Preprocessing, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
+def read_input(volume: VolumeInput, contract: Preprocessing, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
     """Read a volume as `volumes.read_volume` does, but for DICOM where a density map is due, which is refused unread.
 
     Raises:
         InputContractError: As `read_volume`; `FileNotFoundError` too.
     """
-    if facts.units == GREY_MATTER and isinstance(volume, (str, PathLike)):
+    if contract.units == GREY_MATTER and isinstance(volume, (str, PathLike)):
         path = Path(volume)
         if path.is_dir() or (path.suffix != ".npy" and path.exists() and is_dicom(path)):
             raise InputContractError(
-                f"{path} is {'a folder' if path.is_dir() else 'DICOM'}, as raw scans come: one file of {facts.units} "
-                f"is expected. {CAT12}"
+                f"{path} is {'a folder' if path.is_dir() else 'DICOM'}, as raw scans come; one file of "
+                f"{contract.units} is expected. {CAT12}"
             )
     return read_volume(volume, least=least)
 
 
-def _as_it_is(volume: Volume, facts: Preprocessing) -> NDArray[Any]:
+def _as_it_is(volume: Volume, contract: Preprocessing) -> NDArray[Any]:
     """Where the grid of the weights lies is not on record: an array of its shape is taken, a file cannot be placed."""
-    if volume.affine is not None or volume.values.shape != facts.size:
-        place = "an array" if volume.affine is None else "a file with a place in the world"
+    if volume.affine is not None or volume.values.shape != contract.size:
+        kind = "an array" if volume.affine is None else "a file with an affine"
         raise InputContractError(
-            f"{volume.source} is {place} of {volume.values.shape} voxels: these weights were trained on arrays of "
-            f"{facts.size} whose place is not on record. Bring the volume to their grid and pass the array"
+            f"{volume.source} is {kind} of {volume.values.shape} voxels: these weights were trained on arrays of "
+            f"{contract.size} whose affine is not on record. Bring the volume to their grid and pass the array"
         )
     return volume.values
 
 
-def admit(volume: Volume, facts: Preprocessing) -> tuple[Volume, list[str]]:
-    """Check that a volume can be what the facts say, as far as its header and its values tell; the one reading of it.
+def admit(volume: Volume, contract: Preprocessing) -> tuple[Volume, list[str]]:
+    """Check that a volume can meet its contract, as far as its header and its values tell.
 
     Returns:
         The volume, that of a CT with its padding as air, and what is merely odd about it, to be logged.
@@ -187,7 +199,7 @@ def admit(volume: Volume, facts: Preprocessing) -> tuple[Volume, list[str]]:
     """
     import numpy as np
 
-    check_kind(volume, facts, estimates=facts.units == GREY_MATTER)
+    check_kind(volume, contract, estimates=contract.units == GREY_MATTER)
     values = volume.values
     if wrong := int((~np.isfinite(values)).sum()):
         raise InputContractError(
@@ -196,14 +208,19 @@ def admit(volume: Volume, facts: Preprocessing) -> tuple[Volume, list[str]]:
         )
     if values.min() == values.max():
         raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
-    if facts.units == GREY_MATTER:
-        return volume, check_density(volume, facts)
-    return fill_padding(volume), check_hounsfield(volume, facts.window)
+    if contract.units == GREY_MATTER:
+        return volume, check_density(volume, contract)
+    try:
+        return fill_padding(volume), check_hounsfield(volume, contract.window)
+    except InputContractError:
+        refuse_mask(values, volume.source)  # which has no HU either, and no rescale gives it any
+        check_labels(volume)
+        raise
 
 
-def _scale(values: NDArray[Any], facts: Preprocessing) -> NDArray[Any]:
-    """Clip to the window, bring it to the declared range, take the z-score: what the facts ask for."""
-    if facts.window is not None:
-        (low, high), (least, most) = facts.window, facts.value_range
+def _scale(values: NDArray[Any], contract: Preprocessing) -> NDArray[Any]:
+    """Clip to the window, bring it to the declared range, take the z-score: what the contract asks for."""
+    if contract.window is not None:
+        (low, high), (least, most) = contract.window, contract.value_range
         values = least + (values.clip(low, high) - low) * ((most - least) / (high - low))
-    return z_score(values) if facts.normalise == "z-score" else values
+    return z_score(values) if contract.normalise == "z-score" else values

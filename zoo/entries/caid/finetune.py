@@ -56,9 +56,9 @@ from zoo.training.finetune import (
     collect,
     finetuning_header,
     how_to_load,
-    input_of,
     load_network,
     origin_of,
+    starting_input,
     train_and_test,
     write_results,
 )
@@ -101,7 +101,7 @@ def resolve(args: T) -> T:
     if get_entry(args.model).name != expected:
         raise OptionError(f"--model {args.model}: this task starts from {expected} or {expected}.TAG")
     if not args.size:
-        args = replace(args, size=input_of(args).size[0])
+        args = replace(args, size=starting_input(args).size[0])
     if not args.val_table and args.monitor.lstrip("+").startswith("val_"):
         log.warning("no --val-table: nothing is validated, and the best epoch is the one with the least training loss")
         args = replace(args, monitor="loss")

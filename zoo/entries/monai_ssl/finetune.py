@@ -51,8 +51,8 @@ from zoo.training.finetune import (
     collect,
     finetuning_header,
     how_to_load,
-    input_of,
     origin_of,
+    starting_input,
     train_and_test,
     write_results,
 )
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     cases = read_cases(args.list, args.data, args.labelled)
     names = class_names(args.list, args.num_classes)
     args = resolve(args, has_validation="val" in cases)
-    store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(input_of(args), args.spacing))
+    store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(starting_input(args), args.spacing))
     with running(args) as processes:
         torch.manual_seed(args.seed)
         network = build_network(args)

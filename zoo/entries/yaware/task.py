@@ -29,7 +29,7 @@ from zoo.files import write_text
 from zoo.training import distributed
 from zoo.training.args import renamed
 from zoo.training.distributed import Processes
-from zoo.training.finetune import input_of
+from zoo.training.finetune import starting_input
 from zoo.training.resuming import differences, free_names, read_json
 
 log = logging.getLogger("zoo")
@@ -61,7 +61,7 @@ def read_task(args: Args) -> Task:
         OptionError: Columns or rows are missing, there are too few classes, subjects or sites.
         InputContractError: The volumes are not there.
     """
-    known = input_of(args)
+    known = starting_input(args)
     cohort = read_cohort(args.data, args.table, rows=args.rows, grid=args.grid, contract=known)
     if not (args.from_scratch or args.checkpoint):
         warn_of_grid(cohort, known)
