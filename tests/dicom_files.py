@@ -2,12 +2,26 @@
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from zoo.errors import InputContractError
+from zoo.images.dicom_series import read_series
 
 ORIGIN = (-50, 20, -400)
 HU = (2 * np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16)
 """What a slope of 2 and an intercept of -3000 store exactly; `(columns, rows, slices)`."""
+
+
+AFFINE = [[-0.7, 0, 0, 50], [0, -0.9, 0, -20], [0, 0, 2.5, -400], [0, 0, 0, 1]]
+POSITIONS = [(*ORIGIN[:2], ORIGIN[2] + 2.5 * index) for index in range(9)]
 
 
 def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), edit=None, **elements):
@@ -81,3 +95,48 @@ def write_frames(path, hu, positions, *, own=(), shared=None, sop_class=Enhanced
         setattr(dataset, keyword, value)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_dicom(path, pixels, *, bits, photometric="MONOCHROME2", syntax=ExplicitVRLittleEndian, **elements):
+    """Write a secondary capture with `pixels` stored in `bits` bits."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.Modality = "DX"
+    dataset.PhotometricInterpretation = photometric
+    dataset.Rows, dataset.Columns = pixels.shape[-3:-1] if photometric == "RGB" else pixels.shape[-2:]
+    dataset.SamplesPerPixel = 3 if photometric == "RGB" else 1
+    if photometric == "RGB":
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated = pixels.dtype.itemsize * 8
+    dataset.BitsStored, dataset.HighBit = bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.PixelData = pydicom.encaps.encapsulate([b"not a code stream"]) if syntax.is_compressed else pixels.tobytes()
+    dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 else "OB"
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def at(*positions):
+    """Place slice `index` at z = positions[index]."""
+
+    def edit(index, dataset):
+        dataset.ImagePositionPatient = [*ORIGIN[:2], positions[index]]
+
+    return edit
+
+
+def refused(path):
+    """Return the message with which a path is refused."""
+    with pytest.raises(InputContractError) as caught:
+        read_series(path)
+    return str(caught.value)
+
+
+def without_preamble(path):
+    """Cut a file's preamble off, so that its group 0002 comes first."""
+    path.write_bytes(path.read_bytes()[132:])

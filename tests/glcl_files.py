@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from caid_files import PARITY
 from parity.fill import image, tfill
+from torch import nn
 
 from zoo.formats.crc32c import crc32c, masked
 
@@ -176,3 +177,16 @@ def reference_slices(name="x", count=2, side=192):
 def share(steps):
     """Of its value that an average has after so many steps from 0."""
     return -math.expm1(steps * math.log(0.99))
+
+
+class Bright(nn.Module):
+    """Calls what is brighter than halfway between the percentiles 1; keeps what it was given."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(20.0))
+        self.given = []
+
+    def forward(self, image):
+        self.given.append(image)
+        return torch.cat([0.5 - image, image - 0.5], 1) * self.scale

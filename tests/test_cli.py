@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from texts import one_line
 
 from zoo.cli import main
 
@@ -32,10 +33,6 @@ class Screen(io.StringIO):
 
     def isatty(self):
         return True
-
-
-def one_line(err):
-    return len(err.strip().splitlines()) == 1 and "Traceback" not in err
 
 
 def test_list_shows_every_model_and_tag(zoo):

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -132,3 +133,30 @@ def die_in_save(number: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     run_command(lambda: main(sys.argv[1:]))
+
+
+def toy(out: Path, *flags: object) -> list[str]:
+    return ["--out", str(out), *map(str, flags)]
+
+
+def state_of(out: Path, rank: int = 0) -> dict:
+    """All that a process ends with: everything in last.pt, or the buffers of another process."""
+    files = sorted((out / "ranks").glob(f"epoch*-rank{rank}.pt")) if rank else [out / "last.pt"]
+    assert len(files) == 1, files
+    state = torch.load(files[0], weights_only=True)
+    return state["buffers"] if rank else state
+
+
+def assert_identical(first, second, path="") -> None:
+    """Bit for bit, through nested dicts and lists."""
+    assert type(first) is type(second), path
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), path
+        first, second = list(first.values()), list(second.values())
+    if isinstance(first, list):
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_identical(a, b, f"{path}/{i}")
+    elif isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), path
+    else:
+        assert first == second, path

@@ -6,11 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from brains import GRID, brain, image
+from dicom_files import write_dicom, write_series
 from PIL import Image
 from safetensors.torch import save_file
-from test_cli import one_line
-from test_preprocessing import write_dicom
-from test_volumes import GRID, brain, image, write_series
+from texts import one_line
 
 from zoo.commands.examination import examine
 

@@ -7,9 +7,20 @@ import struct
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import HU, ORIGIN, item, store, write_frames, write_series
+from dicom_files import (
+    AFFINE,
+    HU,
+    ORIGIN,
+    POSITIONS,
+    at,
+    item,
+    refused,
+    store,
+    without_preamble,
+    write_frames,
+    write_series,
+)
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian, MRImageStorage
-from test_dicom_series import AFFINE, POSITIONS, at, refused, without_preamble
 
 from zoo.images.dicom_series import read_series
 from zoo.images.volumes import read_volume

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from caid_files import behind, relative_error
+from checkout import CHECKOUT
 from drasclr_files import (
     FORMS,
     LAYERS,
@@ -302,7 +303,7 @@ def test_it_can_be_copied_pickled_and_had_from_the_hub(encoder, encoder_file):
     again = pickle.loads(pickle.dumps(copy.deepcopy(encoder)))
     assert same(again.state_dict(), encoder.state_dict())
     assert zoo.load_report(again) == zoo.load_report(encoder)
-    repository = str(Path(__file__).parents[1])
+    repository = str(CHECKOUT)
     hub = torch.hub.load(repository, "drasclr_cnn3d", source="local", checkpoint=encoder_file)
     assert same(hub.state_dict(), encoder.state_dict())
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 import toy_run
 from scripted import Scripted, run
-from test_training_resume import toy
 from torch import nn
+from toy_run import toy
 
 from zoo.checkpoint.report import ATTRIBUTE, LoadReport
 from zoo.errors import InputContractError, OptionError

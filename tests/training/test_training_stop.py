@@ -15,7 +15,7 @@ import gloo
 import pytest
 import torch
 import toy_run
-from test_training_resume import assert_identical, state_of, toy
+from toy_run import assert_identical, state_of, toy
 
 import zoo
 from zoo.training import stopping

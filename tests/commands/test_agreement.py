@@ -5,9 +5,8 @@ import logging
 import nibabel
 import numpy as np
 import pytest
+from dicom_files import write_dicom, write_series
 from PIL import Image
-from test_preprocessing import write_dicom
-from test_volumes import write_series
 
 from zoo.commands.examination import examine
 from zoo.errors import InputContractError

@@ -4,8 +4,8 @@ import logging
 
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from pydicom.dataset import Dataset
-from test_preprocessing import write_dicom
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError

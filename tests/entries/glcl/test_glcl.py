@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from caid_files import behind, relative_error
+from checkout import CHECKOUT
 from glcl_files import (
     AVERAGE,
     KEYS,
@@ -497,7 +498,7 @@ def test_it_can_be_copied_pickled_and_had_from_the_hub(unet, unet_bundle):
     """With its report, and under the name with an underscore."""
     again = pickle.loads(pickle.dumps(copy.deepcopy(unet)))
     assert same(again.state_dict(), unet.state_dict())
-    hub = torch.hub.load(str(Path(__file__).parents[1]), "glcl_unet", source="local", checkpoint=unet_bundle)
+    hub = torch.hub.load(str(CHECKOUT), "glcl_unet", source="local", checkpoint=unet_bundle)
     assert same(hub.state_dict(), unet.state_dict())
 
 

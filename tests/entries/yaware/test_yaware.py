@@ -5,11 +5,11 @@ import json
 import logging
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from caid_files import behind, filled_unet, relative_error
+from checkout import CHECKOUT
 from monai.networks.nets import DenseNet121
 from yaware_files import (
     FORMS,
@@ -383,7 +383,7 @@ def test_a_classifier_of_as_many_classes_as_features_stays_one(saved):
 
 def test_the_hub_loads_it(encoder, encoder_file):
     """By the name with an underscore."""
-    repository = str(Path(__file__).parents[1])
+    repository = str(CHECKOUT)
     model = torch.hub.load(repository, "yaware_densenet121", source="local", checkpoint=encoder_file)
     assert same(model.state_dict(), encoder.state_dict())
 

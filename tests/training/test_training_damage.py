@@ -16,8 +16,8 @@ import pytest
 import torch
 import toy_run
 from scripted import ONE, Numbers, Scripted, run
-from test_training_resume import assert_identical, toy
 from torch import nn
+from toy_run import assert_identical, toy
 
 import zoo
 from zoo.errors import CheckpointFormatError, IntegrityError, OptionError

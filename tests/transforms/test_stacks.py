@@ -7,8 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from glcl_files import Bright
 from nibabel import orientations
-from test_glcl_segment import Bright
 
 import zoo
 from zoo.entries.glcl.cases import CaseStore

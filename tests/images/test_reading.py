@@ -15,11 +15,11 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from dicom_files import write_dicom
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
-from test_preprocessing import write_dicom
 
 from zoo.commands.printing import error_text
 from zoo.entries.glcl.volumes import read_image

@@ -14,38 +14,12 @@ import gloo
 import pytest
 import torch
 import toy_run
+from toy_run import assert_identical, state_of, toy
 
 import zoo
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.runlog import read_log
-
-
-def toy(out: Path, *flags: object) -> list[str]:
-    return ["--out", str(out), *map(str, flags)]
-
-
-def state_of(out: Path, rank: int = 0) -> dict:
-    """All that a process ends with: everything in last.pt, or the buffers of another process."""
-    files = sorted((out / "ranks").glob(f"epoch*-rank{rank}.pt")) if rank else [out / "last.pt"]
-    assert len(files) == 1, files
-    state = torch.load(files[0], weights_only=True)
-    return state["buffers"] if rank else state
-
-
-def assert_identical(first, second, path="") -> None:
-    """Bit for bit, through nested dicts and lists."""
-    assert type(first) is type(second), path
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), path
-        first, second = list(first.values()), list(second.values())
-    if isinstance(first, list):
-        for i, (a, b) in enumerate(zip(first, second, strict=True)):
-            assert_identical(a, b, f"{path}/{i}")
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), path
-    else:
-        assert first == second, path
 
 
 def epochs_in(out: Path) -> list[int]:

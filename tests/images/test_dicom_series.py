@@ -6,7 +6,20 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import HU, ORIGIN, image, item, store, write_frames, write_series
+from dicom_files import (
+    AFFINE,
+    HU,
+    ORIGIN,
+    POSITIONS,
+    at,
+    image,
+    item,
+    refused,
+    store,
+    without_preamble,
+    write_frames,
+    write_series,
+)
 from pydicom.uid import (
     CTImageStorage,
     EnhancedMRImageStorage,
@@ -19,35 +32,12 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from zoo.errors import InputContractError
 from zoo.images.dicom_files import starts_as_dicom
 from zoo.images.dicom_series import read_series
 from zoo.images.pictures import is_dicom
 from zoo.images.volumes import read_volume
 
-AFFINE = [[-0.7, 0, 0, 50], [0, -0.9, 0, -20], [0, 0, 2.5, -400], [0, 0, 0, 1]]
 CORONAL = [1, 0, 0, 0, 0, -1]
-
-
-def at(*positions):
-    """Place slice `index` at z = positions[index]."""
-
-    def edit(index, dataset):
-        dataset.ImagePositionPatient = [*ORIGIN[:2], positions[index]]
-
-    return edit
-
-
-def refused(path):
-    """Return the message with which a path is refused."""
-    with pytest.raises(InputContractError) as caught:
-        read_series(path)
-    return str(caught.value)
-
-
-def without_preamble(path):
-    """Cut a file's preamble off, so that its group 0002 comes first."""
-    path.write_bytes(path.read_bytes()[132:])
 
 
 # Modality and units
@@ -399,9 +389,6 @@ def test_a_header_that_cannot_be_read_is_named(tmp_path):
 
 
 # Multi-frame files
-
-
-POSITIONS = [(*ORIGIN[:2], ORIGIN[2] + 2.5 * index) for index in range(9)]
 
 
 @pytest.mark.parametrize("is_folder", [True, False])

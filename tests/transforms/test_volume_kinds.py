@@ -7,8 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from brains import SIZE, SMALL, brain, image
 from scipy import ndimage
-from test_volumes import SIZE, SMALL, brain, image
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError

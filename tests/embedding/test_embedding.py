@@ -17,7 +17,7 @@ from dicom_files import write_series
 from drasclr_patches import LANDMARKS, write_subjects
 from PIL import Image
 from safetensors.torch import save_file
-from test_cli import one_line
+from texts import one_line
 
 import zoo as package
 from zoo.embedding.embedder import embed

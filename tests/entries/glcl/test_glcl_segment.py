@@ -6,9 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from glcl_files import filled, stage_two, write_bundle
+from glcl_files import Bright, filled, stage_two, write_bundle
 from glcl_volumes import SHAPE, draw, save, write_subject
-from torch import nn
 
 import zoo
 from zoo.checkpoint.export import export_safetensors
@@ -23,19 +22,6 @@ from zoo.transforms.slices import build_slice_transform
 ACDC = DATASETS["acdc"]
 GRID = {"size": [32, 32], "spacing": [2.5, 2.5]}
 TRANSFORM = build_slice_transform(PREPROCESSING.override(GRID))
-
-
-class Bright(nn.Module):
-    """Calls what is brighter than halfway between the percentiles 1; keeps what it was given."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(20.0))
-        self.given = []
-
-    def forward(self, image):
-        self.given.append(image)
-        return torch.cat([0.5 - image, image - 0.5], 1) * self.scale
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from dicom_files import write_dicom
 from PIL import Image
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLSLossless, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import JPEGLSLossless
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
@@ -28,30 +28,6 @@ def picture(height=300, width=280, seed=0):
     """Return smooth 8-bit noise: every value, no symmetry."""
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 7), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def write_dicom(path, pixels, *, bits, photometric="MONOCHROME2", syntax=ExplicitVRLittleEndian, **elements):
-    """Write a secondary capture with `pixels` stored in `bits` bits."""
-    dataset = pydicom.Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
-    dataset.Modality = "DX"
-    dataset.PhotometricInterpretation = photometric
-    dataset.Rows, dataset.Columns = pixels.shape[-3:-1] if photometric == "RGB" else pixels.shape[-2:]
-    dataset.SamplesPerPixel = 3 if photometric == "RGB" else 1
-    if photometric == "RGB":
-        dataset.PlanarConfiguration = 0
-    dataset.BitsAllocated = pixels.dtype.itemsize * 8
-    dataset.BitsStored, dataset.HighBit = bits, bits - 1
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    dataset.PixelData = pydicom.encaps.encapsulate([b"not a code stream"]) if syntax.is_compressed else pixels.tobytes()
-    dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 else "OB"
-    for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
-    dataset.save_as(path, enforce_file_format=True)
-    return path
 
 
 # Values

@@ -4,13 +4,13 @@ import copy
 import json
 import logging
 import re
-from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
 from caid_files import behind, filled_unet, relative_error
+from checkout import CHECKOUT
 from monai.networks.nets import UNETR as MonaiUNETR
 from monai.networks.nets import SwinUNETR, ViT, ViTAutoEnc
 from monai_ssl_files import (
@@ -688,9 +688,7 @@ def test_the_hub_loads_it(vit_state, saved):
     """By the names with an underscore."""
     path = saved(vit_state)
     for name in (ENCODER, AUTOENCODER, UNETR):
-        model = torch.hub.load(
-            str(Path(__file__).parents[1]), name.replace("-", "_"), source="local", checkpoint=path, num_classes=0
-        )
+        model = torch.hub.load(str(CHECKOUT), name.replace("-", "_"), source="local", checkpoint=path, num_classes=0)
         assert type(model) is type(load(name, path))
 
 
