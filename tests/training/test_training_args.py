@@ -12,8 +12,10 @@ from torch import nn
 
 from zoo.entries.caid import pretrain as caid_pretrain
 from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
+from zoo.entries.drasclr import data as drasclr_data
 from zoo.entries.drasclr import embed as drasclr_embed
 from zoo.entries.drasclr import finetune as drasclr_finetune
+from zoo.entries.drasclr import preprocess as drasclr_preprocess
 from zoo.errors import OptionError
 from zoo.training.args import TrainArgs, arg, build_from, default, facts_of, flag_of, parse_args, run_command
 from zoo.training.optim import Plateau, build_optimizer, lr_factor
@@ -111,6 +113,21 @@ def test_recipes_know_their_flags_by_their_old_names(kind, old, new, capsys):
     shown = capsys.readouterr().out
     assert f"{flag_of(new)} " in shown
     assert f"{flag_of(old)} " not in shown
+
+
+@pytest.mark.parametrize(
+    ("main", "words"), [(drasclr_preprocess.main, []), (drasclr_data.main, ["group", "--patches", "patch"])]
+)
+def test_commands_know_a_table_by_its_old_name(main, words, tmp_path, capsys):
+    """As recipes do: `--subjects`, which `--help` does not name."""
+    for flag in ("--subjects", "--table"):
+        with pytest.raises(OptionError, match=r"none\.csv does not exist"):
+            main([*words, "--out", str(tmp_path / "out"), flag, str(tmp_path / "none.csv")])
+    with pytest.raises(SystemExit, match="0"):
+        main([*words[:1], "--help"])
+    shown = capsys.readouterr().out
+    assert "--table " in shown
+    assert "--subjects " not in shown
 
 
 def test_settings_come_from_arguments_of_their_name():
