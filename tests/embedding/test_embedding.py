@@ -254,7 +254,7 @@ def test_the_input_of_a_file_is_what_its_header_says(tmp_path):
 def test_a_header_that_means_something_else_by_input_is_refused(tmp_path, text):
     """As a file of another program may; the file and what it says are named."""
     save_file({"w": torch.zeros(1)}, tmp_path / "other", metadata={"input": text})
-    with pytest.raises(CheckpointFormatError, match=f"other states its input {re.escape(repr(text))}"):
+    with pytest.raises(CheckpointFormatError, match=f"other states its input as {re.escape(repr(text))}"):
         input_of("caid-resnet50", tmp_path / "other")
 
 
