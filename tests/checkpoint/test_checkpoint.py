@@ -634,14 +634,15 @@ def test_tensors_that_share_memory_are_exported(tmp_path):
 
 def test_the_checkpoint_modules_import_no_torch():
     """Only their functions do: entries import them when models are listed."""
-    for name in (
+    names = (
         "checkpoint",
-        "formats",
-        "formats.safety",
+        "checkpoint.building",
         "checkpoint.coverage",
         "checkpoint.report",
-        "checkpoint.building",
-    ):
+        "formats",
+        "formats.safety",
+    )
+    for name in names:
         module = importlib.import_module(f"zoo.{name}")
         assert "torch" not in vars(module), name
         assert Path(module.__file__).is_file()

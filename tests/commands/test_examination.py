@@ -54,7 +54,7 @@ def test_what_is_no_ct_is_called_what_it_is(tmp_path):
     for name, values in (("mr", mr), ("organs", organs), ("regions", regions)):
         nibabel.save(nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)), tmp_path / f"{name}.nii")
         problems[name] = examine(tmp_path / f"{name}.nii", "monai-ssl-vitb16").problem
-    assert "looks like MRI. A CT in HU is expected" in problems["mr"]
+    assert "looks like MRI. HU are expected" in problems["mr"]
     assert "has 5 different values: an image is expected, not a mask" in problems["organs"]
     assert "as in a label map: an image is expected" in problems["regions"]
     assert not any("rescale slope" in problem for problem in problems.values())

@@ -171,8 +171,8 @@ def _like_mri(volume: Volume, kept: NDArray[Any]) -> str:
     if volume.modality == CT or kept.min() < 0 or kept.max() <= _EIGHT_BITS:  # 8 bits are those of a window, too
         return ""
     return (
-        "no value is negative, and no tissue lies near 1024 as in a CT before its rescale: this looks like MRI. A CT "
-        "in HU is expected, the network knows nothing else. If it is a CT, convert it again from its DICOM series"
+        "no value is negative, and no tissue lies near 1024 as in a CT before its rescale: this looks like MRI. "
+        "HU are expected, the network knows CT alone. If it is a CT, convert it again from its DICOM series"
     )
 
 
