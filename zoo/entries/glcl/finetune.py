@@ -3,7 +3,7 @@
     python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --checkpoint runs/local/glcl-unet.local.safetensors \
         --out runs/two
     python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --from-scratch --out runs/two-scratch
-    python -m zoo.entries.glcl.finetune --data mine --list mine.csv --structures kidney,tumour --train a,b --val c \
+    python -m zoo.entries.glcl.finetune --data mine --table mine.csv --classes kidney,tumour --train a,b --val c \
         --test d,e --checkpoint seg.ckpt --out runs/mine
 
 Any file of the family will do: the encoder of stage 1, encoder and decoder of stage 2, a whole U-Net, the authors'

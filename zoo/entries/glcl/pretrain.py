@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 4 -m zoo.entries.glcl.pretrain --stage encoder --data acdc --batch-size 4 --out runs/four
 
 The data are NIfTI volumes in the layout of ACDC (`--dataset acdc`), Decathlon's Task05 (`prostate`) or MM-WHS
-(`mmwhs`), or those of a table (`--list`, columns `name` and `image`); masks are not needed. Volumes are normalised,
+(`mmwhs`), or those of a table (`--table`, columns `name` and `image`); masks are not needed. Volumes are normalised,
 resampled in the plane and cropped once, into --cache. The published volumes had their bias field corrected before:
 give --n4 unless yours have.
 
