@@ -19,7 +19,7 @@ from zoo.errors import OptionError
 from zoo.formats import open_checkpoint
 from zoo.loading import input_of
 from zoo.registry import split_name
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
+from zoo.training.args import TrainArgs, arg, default
 
 log = logging.getLogger("zoo")
 
@@ -33,11 +33,11 @@ class CohortArgs(TrainArgs):
     """What pre-training and fine-tuning have in common."""
 
     data: str = arg("folder with the volumes")
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-3)
-    weight_decay: float = arg("weight decay", 0.0)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    workers: int = arg("loader processes per process", 4)
+    optimizer: str = default("adam")
+    lr: float = default(1e-3)
+    weight_decay: float = default(0.0)
+    schedule: str = default("constant")
+    workers: int = default(4)
     norm_momentum: float = arg("share of each step in the norms' moving averages; .1 for short runs", MOMENTUM)
     dataset: str = arg("what the volumes are: layout, labels, size and pixels", "acdc", tuple(DATASETS))
     table: str = arg(

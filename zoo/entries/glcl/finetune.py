@@ -48,7 +48,7 @@ from zoo.entries.glcl.segment import UNET, command_for
 from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
-from zoo.training.args import arg, command_of, parse_args, run_command
+from zoo.training.args import arg, command_of, default, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     check_start,
@@ -83,9 +83,7 @@ class Args(CohortArgs):
     epochs: int = arg("length of the run, in validations", 200)
     steps_per_epoch: int = arg("steps between two validations", 50)
     batch_size: int = arg("slices per optimiser step, over all processes and accumulated parts", 20)
-    monitor: str = arg(
-        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "+val_dice"
-    )
+    monitor: str = default("+val_dice")
     model: str = arg("network, and with a tag the weights to start from", UNET)
     checkpoint: str = arg("file to start from instead of the model's own weights", "")
     from_scratch: bool = arg("start from random weights", False)

@@ -43,7 +43,7 @@ from zoo.entries.monai_ssl.segmenters import SWIN_STEP
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
@@ -77,14 +77,12 @@ class Args(TrainArgs):
     epochs: int = arg("length of the run, in validations", 300)
     steps_per_epoch: int = arg("steps between two validations; 0 for one pass over the data", 100)
     batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 1)
-    optimizer: str = arg("update rule", "adamw", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-4)
-    weight_decay: float = arg("weight decay", 1e-5)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    monitor: str = arg(
-        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "+val_dice"
-    )
-    workers: int = arg("loader processes per process", 4)
+    optimizer: str = default("adamw")
+    lr: float = default(1e-4)
+    weight_decay: float = default(1e-5)
+    schedule: str = default("constant")
+    monitor: str = default("+val_dice")
+    workers: int = default(4)
     model: str = arg("network, and with a tag the weights to start from", UNETR)
     checkpoint: str = arg("file to start from instead of the model's own weights, of a ViT or of the network", "")
     from_scratch: bool = arg("start from random weights", False)

@@ -42,7 +42,7 @@ from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, build_loader
 from zoo.training.distributed import Processes
 from zoo.training.loop import Validate, fit, mean_losses
@@ -65,14 +65,14 @@ class Args(TrainArgs):
     table: str = arg(
         "JSON list with the sections 'training' and 'validation' (which may be absent), images of CT in HU", was="list"
     )
-    epochs: int = arg("length of the run", 500)
+    epochs: int = default(500)
     batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 4)
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-4)
-    weight_decay: float = arg("weight decay", 0.0)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    seed: int = arg("seed of every draw", 123)
-    workers: int = arg("loader processes per process", 4)
+    optimizer: str = default("adam")
+    lr: float = default(1e-4)
+    weight_decay: float = default(0.0)
+    schedule: str = default("constant")
+    seed: int = default(123)
+    workers: int = default(4)
     monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_reconstruction")
     cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
     cache_dtype: str = arg("numbers of the prepared volumes; float16 takes half of the disk", "float32", tuple(DTYPES))
