@@ -276,22 +276,23 @@ def test_the_defaults_are_the_published_run():
     assert (published.gather, published.overlap, published.val_random) == (False, "keep", True)
 
 
-def test_every_setting_reaches_its_place(cohort, tmp_path, monkeypatch):
+def test_every_setting_reaches_its_place(tmp_path):
     """Each argument of the objective, the network, the crops and the cache is a flag, with the same default."""
-    seen = {}
     parameters = inspect.signature(ReconstructionContrast).parameters
     names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     defaults = {f.name: f.default for f in dataclasses.fields(Args)}
     assert {n: defaults[n] for n in names} == {n: parameters[n].default for n in names}
-    monkeypatch.setattr(pretrain, "ReconstructionContrast", lambda network, **settings: seen.update(settings))
-    monkeypatch.setattr(pretrain, "vit_autoencoder", lambda **settings: seen.update(network=settings))
     network = {"hidden_size": 192, "mlp_dim": 100, "num_layers": 3, "num_heads": 2}
     wanted = {"temperature": 0.1, "combine": "constant", "contrast_weight": 2.0, "symmetric": True, "gather": False}
     assert set(wanted) == set(names)
     rest = {"crops": 3, "spacing": 3.0, "scale_boxes": True, "cache_dtype": "float16", "seed": 5}
     args = Args(data="d", table="l", out=str(tmp_path), size=32, **network, **wanted, **rest)
-    build_method(args)
-    assert seen == {**wanted, "network": {**network, "img_size": 32}}
+    method = build_method(args)
+    assert {name: getattr(method, name) for name in names} == wanted
+    expected = vit_autoencoder(img_size=32, **network)
+    shapes = [{name: x.shape for name, x in n.state_dict().items()} for n in (method.network, expected)]
+    assert shapes[0] == shapes[1]
+    assert method.network.blocks[0].attn.num_heads == 2
     train, val = build_crops(args, [tmp_path / "a"], [tmp_path / "b"])
     assert (train.crops, train.seed, train.views, val.crops, val.seed, val.views) == (3, 5, 2, 3, 6, 1)
     assert train.cache.transform.preprocessing.spacing == (3.0, 3.0, 3.0)

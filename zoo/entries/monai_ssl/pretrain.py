@@ -42,7 +42,7 @@ from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, build_loader
 from zoo.training.distributed import Processes
 from zoo.training.loop import Validate, fit, mean_losses
@@ -144,21 +144,8 @@ def check_share(args: Args, world: int) -> None:
 
 def build_method(args: Args) -> ReconstructionContrast:
     """The auto-encoder and its objective with the run's settings."""
-    network = vit_autoencoder(
-        img_size=args.size,
-        hidden_size=args.hidden_size,
-        mlp_dim=args.mlp_dim,
-        num_layers=args.num_layers,
-        num_heads=options_of(args)["num_heads"],
-    )
-    return ReconstructionContrast(
-        network,
-        temperature=args.temperature,
-        combine=args.combine,
-        contrast_weight=args.contrast_weight,
-        symmetric=args.symmetric,
-        gather=args.gather,
-    )
+    network = build_from(args, vit_autoencoder, img_size=args.size, **options_of(args))
+    return build_from(args, ReconstructionContrast, network)
 
 
 def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Path]]:
