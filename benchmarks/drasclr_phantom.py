@@ -38,8 +38,8 @@ from zoo.entries.drasclr.ct.scan import Scan
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.embed import embed_cohort
 from zoo.entries.drasclr.features import read_subject_features
-from zoo.entries.drasclr.finetune_method import Target, cross_validate, read_target, summarise
-from zoo.entries.drasclr.maps.cells import dice, lay_cells, shares, spread
+from zoo.entries.drasclr.finetune_method import Target, cross_validate, read_target
+from zoo.entries.drasclr.maps.cells import lay_cells, shares, spread
 from zoo.entries.drasclr.maps.probe import fit_probe
 from zoo.entries.drasclr.patches import open_patches
 from zoo.training.evaluate import bootstrap_by_group
@@ -138,7 +138,7 @@ def probe(args: argparse.Namespace, x: np.ndarray, target: Target) -> dict[str, 
     names = [str(i) for i in range(len(x))]
     drawn = [cross_validate(x, target, names, seed=seed) for seed in range(args.repeats)]
     if target.task == "survival":
-        return {"c_index": [summarise(one.folds)["c_index"]["mean"] for one in drawn]}
+        return {"c_index": [one.summary["c_index"]["mean"] for one in drawn]}
     return {
         "r2": [r2_score(target.values, one.scores) for one in drawn],
         "predicted": np.mean([one.scores for one in drawn], axis=0),
@@ -204,7 +204,7 @@ def plain_maps(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
         corners = cells * args.side
         boxes = [volume[tuple(slice(a, a + args.side) for a in corner)].mean() for corner in corners]
         parts[file.stem] = (np.column_stack([boxes, airy]), share, count)
-        voxels[file.stem] = dice(truth, (volume < EMPHYSEMA) & mask)
+        voxels[file.stem] = dense.judge(((volume < EMPHYSEMA) & mask).astype(np.float32), 1.0, truth).get("dice")
     scores = {}
     for file in files:
         truth, mask = (np.load(folder / file.name) for folder in folders[1:])
@@ -212,7 +212,7 @@ def plain_maps(args: argparse.Namespace, files: list[Path]) -> dict[str, Any]:
         cells = lay_cells(mask.shape, args.side, mask)
         mapped = spread(taught(parts[file.stem][0]), cells, mask.shape, args.side, mask)
         if truth.any():
-            scores[file.stem] = dice(truth, mapped >= taught.threshold)
+            scores[file.stem] = dense.judge(mapped, taught.threshold, truth)["dice"]
     both = {f"{DENSITY} of a cell": scores, f"voxels below {EMPHYSEMA} HU": {sid: voxels[sid] for sid in scores}}
     return {n: {"mean": np.mean(list(s.values())), "std": np.std(list(s.values()), ddof=1)} for n, s in both.items()}
 

@@ -1,8 +1,8 @@
 """What pre-training is worth on the synthetic abdomens: UNETR from pre-trained and from random weights, few labels.
 
     python -m zoo.entries.monai_ssl.phantom --out cohort
-    python -m zoo.entries.monai_ssl.pretrain --data cohort --list cohort/pretrain.json --spacing 6 --scale-boxes \
-        --img-size 32 --hidden-size 192 --mlp-dim 768 --epochs 300 --batch-size 6 --lr 0.002 \
+    python -m zoo.entries.monai_ssl.pretrain --data cohort --table cohort/pretrain.json --spacing 6 --scale-boxes \
+        --size 32 --hidden-size 192 --mlp-dim 768 --epochs 300 --batch-size 6 --lr 0.002 \
         --schedule cosine-per-step --warmup-epochs 10 --workers 0 --out pretrained
     python benchmarks/monai_ssl_phantom.py --cohort cohort \
         --checkpoint pretrained/monai-ssl-vitautoenc.pretrained.safetensors --out results
@@ -59,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=400, help="in an epoch")
     parser.add_argument("--crops", type=int, default=2, help="in a step")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--img-size", type=int, default=32, help="of the crops, as the auto-encoder has it")
+    parser.add_argument("--size", type=int, default=32, help="of the crops, as the auto-encoder has it")
     parser.add_argument("--hidden-size", type=int, default=192, help="of a token, as the auto-encoder has it")
     parser.add_argument("--mlp-dim", type=int, default=768, help="as the auto-encoder has it")
     parser.add_argument("--feature-size", type=int, default=8, help="of the decoder")
@@ -69,8 +69,8 @@ def parse() -> argparse.Namespace:
 def flags_of(run: Run, args: argparse.Namespace) -> list[object]:
     """Flags of the recipe for a run."""
     start = ["--checkpoint", args.checkpoint] if run.start == "pre-trained" else ["--from-scratch"]
-    data = ["--data", args.cohort, "--list", args.cohort / "labelled.json", "--cache", args.out / "volumes"]
-    sizes = ["--img-size", args.img_size, "--hidden-size", args.hidden_size, "--mlp-dim", args.mlp_dim]
+    data = ["--data", args.cohort, "--table", args.cohort / "labelled.json", "--cache", args.out / "volumes"]
+    sizes = ["--size", args.size, "--hidden-size", args.hidden_size, "--mlp-dim", args.mlp_dim]
     sizes += ["--feature-size", args.feature_size, "--spacing", SPACING]
     length = ["--epochs", args.epochs, "--steps-per-epoch", args.steps, "--crops", args.crops, "--lr", args.lr]
     return [*start, *data, *sizes, *length, "--schedule", "cosine-per-step"]

@@ -8,7 +8,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from torch.nn import functional as F
 
-from zoo.training.metrics import count_overlap, dice, or_none, surface_distances
+from zoo.training.metrics import count_overlap, dice, or_none, summarise, surface_distances
 
 
 def test_dice_is_of_overlaps_along_any_axis():
@@ -24,6 +24,14 @@ def test_numbers_for_json_are_numbers_or_none():
     """NaN is none; infinity is a number that JSON refuses by itself."""
     assert or_none(0.0) == 0.0
     assert or_none(math.nan) is None
+
+
+def test_runs_are_summarised_with_their_spread():
+    """The deviation is the sample's; one value has none; a test that lacks a metric does not count for it."""
+    tests = [{"loss": 1.0}, {"loss": 2.0, "auroc": 0.6}, {"loss": 3.0, "auroc": 0.8}]
+    assert summarise(tests)["auroc"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.02**0.5)}
+    assert summarise(tests)["loss"] == {"mean": 2.0, "std": 1.0}
+    assert summarise(tests[:2])["auroc"] == {"mean": 0.6, "std": None}
 
 
 def test_overlaps_are_counted():

@@ -16,12 +16,18 @@ from zoo.entries.drasclr import data as drasclr_data
 from zoo.entries.drasclr import embed as drasclr_embed
 from zoo.entries.drasclr import finetune as drasclr_finetune
 from zoo.entries.drasclr import preprocess as drasclr_preprocess
+from zoo.entries.glcl import finetune as glcl_finetune
+from zoo.entries.glcl import pretrain as glcl_pretrain
+from zoo.entries.monai_ssl import finetune as monai_ssl_finetune
+from zoo.entries.monai_ssl import pretrain as monai_ssl_pretrain
 from zoo.errors import OptionError
 from zoo.training.args import TrainArgs, arg, build_from, default, facts_of, flag_of, parse_args, run_command
 from zoo.training.optim import Plateau, build_optimizer, lr_factor
 from zoo.training.resuming import changes_of
 
 CAID = {"list": "table", "val_list": "val_table", "test_list": "test_table"}
+GLCL = {"list": "table", "structures": "classes"}
+MONAI_SSL = {"list": "table", "img_size": "size"}
 
 
 @dataclass(kw_only=True)
@@ -100,14 +106,17 @@ def test_a_run_of_the_release_before_goes_on(tmp_path):
         (ClassifyArgs, "labels", "label"),
         (drasclr_finetune.Args, "target", "label"),
         (drasclr_embed.Args, "subjects", "table"),
+        *((module.Args, old, new) for module in (glcl_pretrain, glcl_finetune) for old, new in GLCL.items()),
+        *((m.Args, old, new) for m in (monai_ssl_pretrain, monai_ssl_finetune) for old, new in MONAI_SSL.items()),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__module__.removeprefix("zoo.entries."),
 )
 def test_recipes_know_their_flags_by_their_old_names(kind, old, new, capsys):
     """For this release; `--help` names the new ones alone."""
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.name != new]
-    words = [word for name in needed for word in (flag_of(name), "x")]
-    assert getattr(parse_args(kind, [*words, flag_of(old), "y"]), new) == "y"
+    words = [word for name in needed for word in (flag_of(name), (facts_of(kind)[name]["choices"] or "x")[0])]
+    value = "32"  # as a size and as a name
+    assert str(getattr(parse_args(kind, [*words, flag_of(old), value]), new)) == value
     with pytest.raises(SystemExit, match="0"):
         parse_args(kind, ["--help"])
     shown = capsys.readouterr().out

@@ -28,7 +28,6 @@ from zoo.entries.caid.finetune_data import LabelledImages, MaskedImages, read_fi
 from zoo.entries.caid.finetune_method import (
     Classifier,
     Segmenter,
-    dice,
     dice_loss,
     dice_metrics,
     label_metrics,
@@ -519,11 +518,11 @@ def test_the_dice_loss_by_hand():
 def test_pooled_and_mean_dice_by_hand():
     """A large image found half, a small one missed, an empty one rightly empty."""
     hard = torch.tensor([[5.0, 5.0, 10.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
-    assert dice(hard).tolist() == pytest.approx([2 / 3, 0.0, 1.0])
     metrics = dice_metrics(torch.cat([hard, hard], dim=1).double())
     assert metrics["dice"] == pytest.approx(10 / 16)
     assert metrics["dice_per_image"] == pytest.approx((2 / 3 + 0 + 1) / 3)
     assert metrics["loss"] == pytest.approx(1 - 11 / 17)
+    assert dice_metrics(torch.zeros(2, 6).double()) == {"loss": 0, "dice": 1, "dice_per_image": 1}
 
 
 def test_label_metrics_by_hand():

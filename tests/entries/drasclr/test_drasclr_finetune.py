@@ -20,9 +20,8 @@ from zoo.entries.drasclr.finetune_method import (
     make_folds,
     metrics,
     read_target,
-    summarise,
 )
-from zoo.entries.drasclr.maps.cells import dice, lay_cells, shares, spread
+from zoo.entries.drasclr.maps.cells import lay_cells, shares, spread
 from zoo.entries.drasclr.maps.probe import best_threshold, fit_probe, load_probe
 from zoo.entries.drasclr.model import DrasCLREncoder
 from zoo.entries.drasclr.survival import concordance, fit_cox, partial_likelihood
@@ -185,7 +184,8 @@ def test_what_features_know_is_found(task, metric, least):
     """And chance where they know nothing; the noise of the target allows an R2 of 0.99."""
     x, targets, groups = cohort()
     found = cross_validate(x, targets[task], groups)
-    assert summarise(found.folds)[metric]["mean"] > least
+    assert set(found.summary) == set(found.folds[0]) - {"test"}
+    assert found.summary[metric]["mean"] > least
     assert sum(fold["test"] for fold in found.folds) == COUNT
     for i, fold in enumerate(found.folds):
         rows = np.flatnonzero(found.of_fold == i)
@@ -194,7 +194,7 @@ def test_what_features_know_is_found(task, metric, least):
         )
     blind = cross_validate(np.random.default_rng(5).normal(size=(COUNT, 8)), targets[task], groups)
     chance = 0.0 if task == "regression" else 0.5
-    assert abs(summarise(blind.folds)[metric]["mean"] - chance) < 0.25  # five folds of 12
+    assert abs(blind.summary[metric]["mean"] - chance) < 0.25  # five folds of 12
 
 
 @pytest.mark.parametrize("task", ["regression", "classification", "survival"])
@@ -358,11 +358,14 @@ def test_cells_are_spread_linearly():
     assert np.flatnonzero(spread(np.ones(len(cells)), cells, shape, side, mask)).tolist() == [1 * 160 + 2 * 10 + 3]
 
 
-def test_dice_by_hand():
-    """Nothing in both has none."""
-    assert dice(np.array([1, 1, 0, 0]), np.array([1, 0, 1, 1])) == 2 / 5
-    assert dice(np.array([0, 1]), np.array([0, 0])) == 0
-    assert np.isnan(dice(np.zeros(3), np.zeros(3)))
+def test_maps_are_judged_by_hand():
+    """From the threshold on; what misses all has a Dice of 0, and a truth without anything none."""
+    mapped, missed = np.array([0.5, 0.25, 0.75, 1.0]), np.zeros(4)
+    truth = np.array([2, 1, 0, 0])  # as some label it
+    assert dense.judge(mapped, 0.5, truth) == {"map_voxels": 3, "truth_voxels": 2, "dice": 2 / 5}
+    assert dense.judge(missed, 0.5, truth) == {"map_voxels": 0, "truth_voxels": 2, "dice": 0}
+    assert dense.judge(mapped, 0.5, missed) == {"map_voxels": 3, "truth_voxels": 0}
+    assert dense.judge(mapped, 0.5, None) == {"map_voxels": 3}
 
 
 # --- the map ----------------------------------------------------------------------------------------------------------

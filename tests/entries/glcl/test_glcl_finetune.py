@@ -465,7 +465,7 @@ def test_structures_of_your_own(cohort, tmp_path):
         save(mask, values)
         rows.append(f"{'abc'[number - 1]},{case.image},{mask}")
     (tmp_path / "list.csv").write_text("\n".join(rows))
-    parts = ("--train", "a", "--val", "b", "--test", "c", "--list", tmp_path / "list.csv", "--structures", "bar, disc")
+    parts = ("--train", "a", "--val", "b", "--test", "c", "--table", tmp_path / "list.csv", "--classes", "bar, disc")
     results, _ = tune(cohort, tmp_path / "run", "--from-scratch", *parts)
     assert set(results["test"]["cases"]["c"]) == {"bar", "disc"}
     assert zoo.load_model(UNET, checkpoint=tmp_path / "run" / "best.pt").num_classes == 3
@@ -525,7 +525,7 @@ def test_structures_must_be_names():
     """Different ones, none empty."""
     for wrong in ("a,,b", "a,a"):
         with pytest.raises(OptionError, match="different names"):
-            _ = CohortArgs(data="", out="", structures=wrong).volumes
+            _ = CohortArgs(data="", out="", classes=wrong).volumes
 
 
 def test_the_defaults_are_the_published_run():

@@ -37,7 +37,7 @@ from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 
 SIZE = 32
-NETWORK = ["--img-size", "32", "--hidden-size", "64", "--mlp-dim", "128", "--feature-size", "4"]
+NETWORK = ["--size", "32", "--hidden-size", "64", "--mlp-dim", "128", "--feature-size", "4"]
 SHORT = ["--device", "cpu", "--workers", "0", "--epochs", "2", "--steps-per-epoch", "2", "--crops", "2"]
 AFFINE = np.diag((4.0, 4.0, 4.0, 1.0))
 NAMES = ("background", "cube", "slab")
@@ -101,7 +101,7 @@ def vit(tmp_path_factory):
 
 def command(cohort, out, *flags):
     """Arguments of a short run."""
-    where = ["--data", str(cohort), "--list", str(cohort / "list.json"), "--cache", str(cohort / "cache")]
+    where = ["--data", str(cohort), "--table", str(cohort / "list.json"), "--cache", str(cohort / "cache")]
     return [*where, "--out", str(out), "--num-classes", "3", "--spacing", "4", *SHORT, *flags]
 
 
@@ -201,7 +201,7 @@ def test_without_validation_the_training_loss_decides(cohort, tmp_path):
     """A list of training volumes alone; its unlabelled test section is left out."""
     entries = [{"image": "1.nii", "label": "1_label.nii"}, {"image": "2.nii", "label": "2_label.nii"}]
     (tmp_path / "list.json").write_text(json.dumps({"training": entries, "test": ["5.nii"]}))
-    argv = command(cohort, tmp_path / "run", "--from-scratch", *NETWORK, "--list", str(tmp_path / "list.json"))
+    argv = command(cohort, tmp_path / "run", "--from-scratch", *NETWORK, "--table", str(tmp_path / "list.json"))
     results = main(argv)
     assert results["arguments"]["monitor"] == "loss"
     assert "val" not in results
@@ -219,7 +219,7 @@ def test_crops_are_of_the_size_that_the_network_was_built_for():
 
 def test_defaults_are_the_published_run():
     """30 000 steps of four crops of one volume, validation every 100, AdamW."""
-    args = Args(data="d", list="l", out="o")
+    args = Args(data="d", table="l", out="o")
     assert args.epochs * args.steps_per_epoch == 30_000
     assert (args.steps_per_epoch, args.batch_size, args.crops, args.num_classes) == (100, 1, 4, 14)
     assert (args.optimizer, args.lr, args.weight_decay, args.schedule) == ("adamw", 1e-4, 1e-5, "constant")
@@ -243,8 +243,8 @@ def test_a_swin_unetr_is_fine_tuned():
     [
         (["--model", "monai-ssl-vitb16"], "expected monai-ssl-unetr or monai-ssl-swinunetr"),
         (["--checkpoint", "file", "--from-scratch"], "exclude each other"),
-        (["--img-size", "40"], "multiple of 16"),
-        (["--model", "monai-ssl-swinunetr", "--img-size", "32"], "multiple of 32 from 64 on"),
+        (["--size", "40"], "multiple of 16"),
+        (["--model", "monai-ssl-swinunetr", "--size", "32"], "multiple of 32 from 64 on"),
         (["--model", "monai-ssl-swinunetr", "--hidden-size", "64"], "monai-ssl-swinunetr has --feature-size alone"),
         (["--merging", "complete"], "--merging complete is of monai-ssl-swinunetr"),
         (["--num-classes", "1"], "at least 2"),
@@ -268,10 +268,10 @@ def test_wrong_arguments_are_refused(cohort, tmp_path, flags, message):
 def test_what_comes_next_says_what_no_file_does():
     """The windows of a Swin UNETR alone: voxels, heads and a ViT's windows are in the header."""
     best = str(Path("o") / "best.pt")
-    line = next_steps(Args(data="d", list="l", out="o", model="monai-ssl-swinunetr.dae", spacing="1,1,2", img_size=64))
+    line = next_steps(Args(data="d", table="l", out="o", model="monai-ssl-swinunetr.dae", spacing="1,1,2", size=64))
     assert line.startswith(f"next: zoo.load_model('monai-ssl-swinunetr', checkpoint={best!r}), or")
     assert line.endswith(f"--checkpoint {best} --model monai-ssl-swinunetr --window 64`")
-    line = next_steps(Args(data="d", list="l", out="o", num_heads=4, img_size=64))
+    line = next_steps(Args(data="d", table="l", out="o", num_heads=4, size=64))
     assert f"checkpoint={best!r}), or" in line
     assert line.endswith(f"--checkpoint {best}`")
 

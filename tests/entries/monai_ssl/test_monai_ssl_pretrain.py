@@ -56,8 +56,8 @@ def write_list(path, training, validation):
 
 
 def flags(cohort, out, *more):
-    files = ["--data", cohort, "--list", cohort / "list.json", "--cache", cohort / "cache", "--out", out]
-    small = "--epochs 1 --img-size 16 --hidden-size 64 --mlp-dim 96 --num-layers 2 --spacing 4 --scale-boxes"
+    files = ["--data", cohort, "--table", cohort / "list.json", "--cache", cohort / "cache", "--out", out]
+    small = "--epochs 1 --size 16 --hidden-size 64 --mlp-dim 96 --num-layers 2 --spacing 4 --scale-boxes"
     return [*map(str, files), *small.split(), "--lr", "1e-3", "--workers", "0", "--device", "cpu", *more]
 
 
@@ -134,7 +134,7 @@ def test_the_record_is_a_manifest_s(run, monkeypatch):
     assert (record["bytes"], record["sources"]) == (file.stat().st_size, [f"file:{file.name}"])
     assert record["input"] == {n: {"spacing": [4.0, 4.0, 4.0]} for n in ("monai-ssl-vitb16", NAME)}
     assert record["provenance"]["metrics"] == metrics
-    assert "--list list.json --cache cache --spacing 4.0 --scale-boxes --img-size 16" in record["provenance"]["command"]
+    assert "--table list.json --cache cache --spacing 4.0 --scale-boxes --size 16" in record["provenance"]["command"]
     assert str(out.parent) not in str(record)
     assert len(printed.splitlines()) < 6
     (out / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
@@ -167,7 +167,7 @@ def test_too_large_a_batch_is_refused_before_volumes_are_prepared(cohort, tmp_pa
 def test_a_small_unetr_is_filled(cohort, tmp_path):
     """With the 12 blocks that it has, the exported encoder fills it, and the decoder alone is fresh."""
     out = tmp_path / "deep"
-    pretrain.main(flags(cohort, out, "--num-layers", "12", "--img-size", "32"))
+    pretrain.main(flags(cohort, out, "--num-layers", "12", "--size", "32"))
     file = out / f"{NAME}.deep.safetensors"
     model = zoo.load_model("monai-ssl-unetr", checkpoint=file)
     state, exported = model.state_dict(), load_file(file)
@@ -219,7 +219,7 @@ def test_without_validation_the_last_epoch_is_exported(cohort, tmp_path):
     """A list of training volumes alone; the monitored metric is the loss."""
     out = tmp_path / "run"
     write_list(tmp_path / "list.json", TRAINING, [])
-    metrics = pretrain.main(flags(cohort, out, "--list", str(tmp_path / "list.json"), "--epochs", "2"))
+    metrics = pretrain.main(flags(cohort, out, "--table", str(tmp_path / "list.json"), "--epochs", "2"))
     assert metrics["epoch"] == 1
     assert "val_reconstruction" not in metrics
     exported, last = load_file(out / f"{NAME}.run.safetensors"), last_state(out)["model"]
@@ -253,13 +253,13 @@ def test_patients_are_in_one_part(cohort, tmp_path, caplog):
         )
     write_list(tmp_path / "list.json", TRAINING, VALIDATION[1:2])
     with pytest.raises(OptionError, match=r"all 1 validation volumes .* keep them with --overlap keep"):
-        read_volumes(parse_args(Args, flags(cohort, tmp_path, "--list", str(tmp_path / "list.json"))), ALONE)
+        read_volumes(parse_args(Args, flags(cohort, tmp_path, "--table", str(tmp_path / "list.json"))), ALONE)
 
 
 def test_the_defaults_are_the_published_run():
     """Of the notebook's code, not of its README where they differ; the authors' defects are off."""
-    args = parse_args(Args, ["--data", "d", "--list", "l", "--out", "o"])
-    assert (args.epochs, args.batch_size, args.crops, args.seed, args.img_size) == (500, 4, 2, 123, 96)
+    args = parse_args(Args, ["--data", "d", "--table", "l", "--out", "o"])
+    assert (args.epochs, args.batch_size, args.crops, args.seed, args.size) == (500, 4, 2, 123, 96)
     assert (args.optimizer, args.lr, args.weight_decay, args.schedule, args.clip_grad) == (
         "adam",
         1e-4,
@@ -276,22 +276,23 @@ def test_the_defaults_are_the_published_run():
     assert (published.gather, published.overlap, published.val_random) == (False, "keep", True)
 
 
-def test_every_setting_reaches_its_place(cohort, tmp_path, monkeypatch):
+def test_every_setting_reaches_its_place(tmp_path):
     """Each argument of the objective, the network, the crops and the cache is a flag, with the same default."""
-    seen = {}
     parameters = inspect.signature(ReconstructionContrast).parameters
     names = [name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY]
     defaults = {f.name: f.default for f in dataclasses.fields(Args)}
     assert {n: defaults[n] for n in names} == {n: parameters[n].default for n in names}
-    monkeypatch.setattr(pretrain, "ReconstructionContrast", lambda network, **settings: seen.update(settings))
-    monkeypatch.setattr(pretrain, "vit_autoencoder", lambda **settings: seen.update(network=settings))
-    network = {"img_size": 32, "hidden_size": 192, "mlp_dim": 100, "num_layers": 3, "num_heads": 2}
+    network = {"hidden_size": 192, "mlp_dim": 100, "num_layers": 3, "num_heads": 2}
     wanted = {"temperature": 0.1, "combine": "constant", "contrast_weight": 2.0, "symmetric": True, "gather": False}
     assert set(wanted) == set(names)
     rest = {"crops": 3, "spacing": 3.0, "scale_boxes": True, "cache_dtype": "float16", "seed": 5}
-    args = Args(data="d", list="l", out=str(tmp_path), **network, **wanted, **rest)
-    build_method(args)
-    assert seen == {**wanted, "network": network}
+    args = Args(data="d", table="l", out=str(tmp_path), size=32, **network, **wanted, **rest)
+    method = build_method(args)
+    assert {name: getattr(method, name) for name in names} == wanted
+    expected = vit_autoencoder(img_size=32, **network)
+    shapes = [{name: x.shape for name, x in n.state_dict().items()} for n in (method.network, expected)]
+    assert shapes[0] == shapes[1]
+    assert method.network.blocks[0].attn.num_heads == 2
     train, val = build_crops(args, [tmp_path / "a"], [tmp_path / "b"])
     assert (train.crops, train.seed, train.views, val.crops, val.seed, val.views) == (3, 5, 2, 3, 6, 1)
     assert train.cache.transform.preprocessing.spacing == (3.0, 3.0, 3.0)
@@ -301,16 +302,16 @@ def test_every_setting_reaches_its_place(cohort, tmp_path, monkeypatch):
 
 def test_heads_that_no_shape_tells_are_in_the_header():
     """Networks are loaded with one head for 64 channels; other numbers must be said."""
-    small = {"img_size": 16, "hidden_size": 128, "mlp_dim": 64, "num_layers": 1}
+    small = {"size": 16, "hidden_size": 128, "mlp_dim": 64, "num_layers": 1}
     for heads in (0, 2, 4):
-        args = Args(data="d", list="l", out="o", num_heads=heads, **small)
+        args = Args(data="d", table="l", out="o", num_heads=heads, **small)
         assert build_method(args).network.blocks[0].attn.num_heads == (heads or 2)
         assert pretrain.options_of(args) == {"num_heads": heads or None}
 
 
 def test_the_contrastive_term_needs_two_crops():
     """In each part of a step over all processes, or on each of them without gather."""
-    args = Args(data="d", list="l", out="o", batch_size=4, crops=1, accumulate=2)
+    args = Args(data="d", table="l", out="o", batch_size=4, crops=1, accumulate=2)
     check_share(args, world=2)
     with pytest.raises(OptionError, match=r"--accumulate 4 on 1 process\(es\): 1 crop has nothing to be compared with"):
         check_share(dataclasses.replace(args, accumulate=4), world=1)
@@ -319,9 +320,9 @@ def test_the_contrastive_term_needs_two_crops():
 
 
 BAD = {
-    "no list": (["--list", "nowhere.json"], "OptionError: the list nowhere.json does not exist"),
+    "no list": (["--table", "nowhere.json"], "OptionError: the list nowhere.json does not exist"),
     "no images": (["--data", "nowhere"], r"InputContractError: 7 of 7 files .*A-0000.nii.gz.*A-0009.nii.gz"),
-    "size 40": (["--img-size", "40"], "OptionError: img_size=40: expected multiples of 16"),
+    "size 40": (["--size", "40"], "OptionError: --size 40: a multiple of 16 from 16 on is expected"),
     "too large a batch": (["--batch-size", "5"], r"OptionError: 4 sample\(s\) do not fill one step"),
     "one crop": (["--batch-size", "1", "--crops", "1"], "OptionError: --batch-size 1 --crops 1"),
     "no crops": (["--crops", "0"], "OptionError: --crops 0"),

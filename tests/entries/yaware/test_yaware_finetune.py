@@ -34,7 +34,6 @@ from zoo.errors import OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
 from zoo.training.finetune import starting_input, train_and_test
-from zoo.training.metrics import summarise
 
 SIDE = 29  # the smallest the network takes: its last map is one voxel
 COUNT = 24
@@ -531,14 +530,6 @@ def test_metrics_by_hand():
     assert alone == {"loss": pytest.approx(-np.log([0.1, 0.6]).mean())}
     with pytest.raises(FloatingPointError, match="for 1 of 2 volumes, but NaN"):
         class_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [np.nan, np.nan]]))
-
-
-def test_runs_are_summarised_with_their_spread():
-    """The deviation is the sample's; one value has none; a test that lacks a metric does not count for it."""
-    tests = [{"loss": 1.0}, {"loss": 2.0, "auroc": 0.6}, {"loss": 3.0, "auroc": 0.8}]
-    assert summarise(tests)["auroc"] == {"mean": pytest.approx(0.7), "std": pytest.approx(0.02**0.5)}
-    assert summarise(tests)["loss"] == {"mean": 2.0, "std": 1.0}
-    assert summarise(tests[:2])["auroc"] == {"mean": 0.6, "std": None}
 
 
 def test_predictions_are_read_as_they_were_written(folder, tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.training import distributed
-from zoo.training.metrics import auroc
+from zoo.training.metrics import auroc, dice
 from zoo.training.runlog import Metrics
 
 
@@ -112,14 +112,12 @@ def dice_loss(sums: Tensor) -> Tensor:
     return 1 - (2 * both + 1) / (predicted + mask + 1)
 
 
-def dice(sums: Tensor) -> Tensor:
-    """Dice coefficient of sums (..., 3); 1 where there is nothing and nothing was found."""
-    both, predicted, mask = sums.unbind(-1)
-    return torch.where(predicted + mask == 0, 1.0, 2 * both / (predicted + mask))
-
-
 def dice_metrics(sums: Tensor) -> Metrics:
-    """Loss and Dice of a set from `Segmenter.overlaps` (N, 6): pooled over its pixels, and the mean over its images."""
+    """Loss and Dice of a set from `Segmenter.overlaps` (N, 6): pooled over its pixels, and the mean over its images.
+
+    Dice is 1 where there is nothing and nothing was found.
+    """
     soft, hard = sums[:, :3], sums[:, 3:]
-    values = {"loss": dice_loss(soft.sum(0)), "dice": dice(hard.sum(0)), "dice_per_image": dice(hard).mean()}
+    pooled, each = (dice(part).nan_to_num(1.0) for part in (hard.sum(0), hard))
+    values = {"loss": dice_loss(soft.sum(0)), "dice": pooled, "dice_per_image": each.mean()}
     return {name: value.item() for name, value in values.items()}

@@ -36,7 +36,7 @@ from zoo.entries.drasclr.atlas import PATCH, normalise
 from zoo.entries.drasclr.contract import WINDOW
 from zoo.entries.drasclr.embed import NetworkArgs, load_encoder
 from zoo.entries.drasclr.inputs import check_air, scale_of
-from zoo.entries.drasclr.maps.cells import Floats, Indices, dice, lay_cells, shares, spread
+from zoo.entries.drasclr.maps.cells import Floats, Indices, lay_cells, shares, spread
 from zoo.entries.drasclr.maps.probe import Marked, fit_probe
 from zoo.errors import InputContractError, OptionError
 from zoo.training import distributed
@@ -44,7 +44,7 @@ from zoo.training.args import arg, parse_args, run_command
 from zoo.training.arrays import read_numbers, save_array
 from zoo.training.evaluate import judging
 from zoo.training.finetune import origin_of, write_results
-from zoo.training.metrics import Results
+from zoo.training.metrics import Results, dice, summarise
 
 SIDE = 8
 """Of a cell, in voxels of 1 mm."""
@@ -103,9 +103,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
         mapped = spread(probe(chest.features), chest.cells, chest.shape, args.side, chest.mask)
         save_array(out / f"{chest.sid}_map.npy", mapped.astype(np.float16))
         found[chest.sid] = judge(mapped, probe.threshold, chest.truth)
-    known = [result["dice"] for result in found.values() if result.get("truth_voxels")]
-    mean = {"mean": float(np.mean(known)), "std": float(np.std(known, ddof=1)), "volumes": len(known)}
-    results: Results = {"dice": mean, "volumes": found}
+    known = [{"dice": result["dice"]} for result in found.values() if "dice" in result]
+    results: Results = {"dice": summarise(known)["dice"] | {"volumes": len(known)}, "volumes": found}
     results |= {"threshold": everyone.threshold, **origin_of(model), "arguments": asdict(args)}
     everyone.save(out / "probe.npz")
     write_results(results, out, hint="")
@@ -232,11 +231,12 @@ def way_to_atlas(indices: npt.NDArray[Any], landmarks: npt.NDArray[np.int64]) ->
 def judge(mapped: npt.NDArray[np.float32], threshold: float, truth: npt.NDArray[Any] | None) -> Results:
     """Say how much was found, and Dice where there is a truth that has some."""
     chosen = mapped >= threshold
-    found: Results = {"map_voxels": int(chosen.sum())}
     if truth is None:
-        return found
-    found["truth_voxels"] = int((truth > 0).sum())
-    return found | ({"dice": dice(truth, chosen)} if found["truth_voxels"] else {})
+        return {"map_voxels": int(chosen.sum())}
+    sizes = torch.tensor([int(mask.sum()) for mask in (chosen & (truth > 0), chosen, truth > 0)])
+    _, map_voxels, truth_voxels = sizes.tolist()
+    found: Results = {"map_voxels": map_voxels, "truth_voxels": truth_voxels}
+    return found | ({"dice": dice(sizes.double()).item()} if truth_voxels else {})
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from zoo.entries.drasclr.finetune_method import (
     cross_validate,
     metrics,
     read_target,
-    summarise,
 )
 from zoo.errors import OptionError
 from zoo.files import write_atomically
@@ -80,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
     places = [features.sids.index(sid) for sid in rows]
     found = cross_validate(features.values[places].astype(float), target, groups, folds=args.folds, seed=args.seed)
     results: Results = {"protocol": PROTOCOL, "task": target.task, "target": args.label, "event": args.event}
-    results |= {"classes": list(target.classes), "subjects": len(rows), "left_out": left_out, **summarise(found.folds)}
+    results |= {"classes": list(target.classes), "subjects": len(rows), "left_out": left_out, **found.summary}
     if target.task == "regression":  # numbers of different folds can be compared, risks and decisions cannot
         results["all_folds"] = metrics(target, found.scores)
     results |= {"folds": found.folds, "features": features.facts, "arguments": asdict(args)}

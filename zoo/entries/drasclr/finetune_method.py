@@ -11,7 +11,7 @@ import numpy.typing as npt
 from zoo.entries.drasclr.survival import concordance, fit_cox, partial_likelihood
 from zoo.errors import OptionError
 from zoo.training.evaluate import linear_probe
-from zoo.training.metrics import Results, mean_auroc
+from zoo.training.metrics import Results, mean_auroc, summarise
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -59,6 +59,11 @@ class Validation:
     """(n,): the fold that tested each row."""
     scores: Floats
     """(n,) or (n, C): what was predicted of each row, by the fold that tested it."""
+
+    @property
+    def summary(self) -> Results:
+        """Mean and standard deviation (n - 1) of each metric over folds."""
+        return summarise([{name: fold[name] for name in fold if name != "test"} for fold in self.folds])
 
 
 def read_target(rows: Mapping[str, Mapping[str, str]], column: str, *, event: str = "", task: str = "auto") -> Target:
@@ -174,12 +179,6 @@ def metrics(target: Target, scores: Floats) -> Results:
     from sklearn.metrics import r2_score
 
     return {"r2": float(r2_score(target.values, scores)), "mae": float(np.abs(target.values - scores).mean())}
-
-
-def summarise(folds: Sequence[Results]) -> Results:
-    """Mean and standard deviation (n - 1) of each metric over folds."""
-    values = {name: [fold[name] for fold in folds] for name in folds[0] if name != "test"}
-    return {name: {"mean": float(np.mean(v)), "std": float(np.std(v, ddof=1))} for name, v in values.items()}
 
 
 def _ridge(x: Floats, values: Floats, points: Floats, inner: list[Fold]) -> Floats:

@@ -19,7 +19,7 @@ from zoo.errors import OptionError
 from zoo.formats import open_checkpoint
 from zoo.loading import input_of
 from zoo.registry import split_name
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg
+from zoo.training.args import TrainArgs, arg, default
 
 log = logging.getLogger("zoo")
 
@@ -33,15 +33,19 @@ class CohortArgs(TrainArgs):
     """What pre-training and fine-tuning have in common."""
 
     data: str = arg("folder with the volumes")
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-3)
-    weight_decay: float = arg("weight decay", 0.0)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    workers: int = arg("loader processes per process", 4)
+    optimizer: str = default("adam")
+    lr: float = default(1e-3)
+    weight_decay: float = default(0.0)
+    schedule: str = default("constant")
+    workers: int = default(4)
     norm_momentum: float = arg("share of each step in the norms' moving averages; .1 for short runs", MOMENTUM)
     dataset: str = arg("what the volumes are: layout, labels, size and pixels", "acdc", tuple(DATASETS))
-    list: str = arg("table (name, image, mask; files relative to --data) in place of the layout; empty for none", "")
-    structures: str = arg("what labels 1, 2, ... of masks of your own are: a,b; empty for the data set's", "")
+    table: str = arg(
+        "CSV (name, image, mask; files relative to --data) in place of the layout; empty for none", "", was="list"
+    )
+    classes: str = arg(
+        "what labels 1, 2, ... of masks of your own are: a,b; empty for the data set's", "", was="structures"
+    )
     size: int = arg("side of the slices in pixels, a multiple of 32; 0 for the data set's", 0)
     spacing: float = arg("side of a pixel in mm; 0 for the data set's", 0.0)
     n4: bool = arg("correct the bias field of the volumes first, once", False)
@@ -61,9 +65,9 @@ class CohortArgs(TrainArgs):
     def volumes(self) -> DataSet:
         """The data set, with the structures, size and spacing of this run."""
         known = DATASETS[self.dataset]
-        named = tuple(name.strip() for name in self.structures.split(",")) if self.structures else ()
+        named = tuple(name.strip() for name in self.classes.split(",")) if self.classes else ()
         if "" in named or len(set(named)) < len(named) or len(named) > 254:
-            raise OptionError(f"--structures {self.structures!r}: different names between commas are expected")
+            raise OptionError(f"--classes {self.classes!r}: different names between commas are expected")
         known = replace(known, structures=named, values=()) if named else known
         return replace(known, size=self.size or known.size, spacing=self.spacing or known.spacing)
 
@@ -75,7 +79,7 @@ class CohortArgs(TrainArgs):
 
 def all_cases(args: CohortArgs) -> list[Case]:
     """Find all volumes of a run's folder, or of its table."""
-    return read_cases(args.list, args.data) if args.list else find_cases(args.data, args.volumes)
+    return read_cases(args.table, args.data) if args.table else find_cases(args.data, args.volumes)
 
 
 def named_cases(flag: str, text: str, cases: Sequence[Case], published: Sequence[str]) -> list[Case]:

@@ -116,7 +116,7 @@ def find_cases(root: str | Path, dataset: DataSet) -> list[Case]:
                 found.setdefault(name, Case(name, path, _existing(root / mask.replace("*", match["name"]))))
     if not found:
         wanted = " or ".join(image.replace("*", "<name>") + SUFFIXES[0] for image, _ in dataset.layout)
-        raise OptionError(f"{root} holds no volume of {dataset.name}: {wanted} is expected; for others give --list")
+        raise OptionError(f"{root} holds no volume of {dataset.name}: {wanted} is expected; for others give --table")
     return [found[name] for name in sorted(found)]
 
 

@@ -3,7 +3,7 @@
     python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --checkpoint runs/local/glcl-unet.local.safetensors \
         --out runs/two
     python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --from-scratch --out runs/two-scratch
-    python -m zoo.entries.glcl.finetune --data mine --list mine.csv --structures kidney,tumour --train a,b --val c \
+    python -m zoo.entries.glcl.finetune --data mine --table mine.csv --classes kidney,tumour --train a,b --val c \
         --test d,e --checkpoint seg.ckpt --out runs/mine
 
 Any file of the family will do: the encoder of stage 1, encoder and decoder of stage 2, a whole U-Net, the authors'
@@ -48,7 +48,7 @@ from zoo.entries.glcl.segment import UNET, command_for
 from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
-from zoo.training.args import arg, command_of, parse_args, run_command
+from zoo.training.args import arg, command_of, default, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     check_start,
@@ -83,9 +83,7 @@ class Args(CohortArgs):
     epochs: int = arg("length of the run, in validations", 200)
     steps_per_epoch: int = arg("steps between two validations", 50)
     batch_size: int = arg("slices per optimiser step, over all processes and accumulated parts", 20)
-    monitor: str = arg(
-        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "+val_dice"
-    )
+    monitor: str = default("+val_dice")
     model: str = arg("network, and with a tag the weights to start from", UNET)
     checkpoint: str = arg("file to start from instead of the model's own weights", "")
     from_scratch: bool = arg("start from random weights", False)

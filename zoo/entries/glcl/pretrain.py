@@ -6,7 +6,7 @@
     torchrun --nproc-per-node 4 -m zoo.entries.glcl.pretrain --stage encoder --data acdc --batch-size 4 --out runs/four
 
 The data are NIfTI volumes in the layout of ACDC (`--dataset acdc`), Decathlon's Task05 (`prostate`) or MM-WHS
-(`mmwhs`), or those of a table (`--list`, columns `name` and `image`); masks are not needed. Volumes are normalised,
+(`mmwhs`), or those of a table (`--table`, columns `name` and `image`); masks are not needed. Volumes are normalised,
 resampled in the plane and cropped once, into --cache. The published volumes had their bias field corrected before:
 give --n4 unless yours have.
 
@@ -58,7 +58,7 @@ from zoo.entries.glcl.splits import pretraining
 from zoo.errors import OptionError
 from zoo.formats import RANDOM
 from zoo.provenance import base_of
-from zoo.training.args import arg, command_of, parse_args, run_command
+from zoo.training.args import arg, command_of, default, parse_args, run_command
 from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
@@ -76,7 +76,7 @@ class Args(CohortArgs):
     stage: str = arg("what is trained: the encoder by the global loss, or the decoder by the local one", choices=STAGES)
     subjects: str = arg("volumes: published, all, or names as 001-006,012", PUBLISHED)
     split: str = arg("published split, as tr1-c2, whose validation volumes are left out of the published ones", "")
-    epochs: int = arg("length of the run", 73)
+    epochs: int = default(73)
     steps_per_epoch: int = arg("steps in one epoch of the run", 137)
     batch_size: int = arg("batches per optimiser step, over all processes; each is compared by itself", 1)
     variant: str = arg("of the loss: R, D- or D (encoder), R or D (decoder); empty for D and R", "")

@@ -164,7 +164,7 @@ def _labels(mask: Array, case: Case, dataset: DataSet) -> npt.NDArray[np.uint8]:
         raise InputContractError(
             f"{case.name}: the mask {case.mask} has labels {', '.join(wrong[:10])}, where 0 and "
             f"{', '.join(f'{label} ({name})' for label, name in zip(known, dataset.structures, strict=True))} are "
-            "expected. Correct the mask; for structures of your own, labelled 1, 2, ..., give --structures"
+            "expected. Correct the mask; for structures of your own, labelled 1, 2, ..., give --classes"
         )
     labels: npt.NDArray[np.uint8] = np.searchsorted((0, *known), mask).astype(np.uint8)
     return labels

@@ -1,9 +1,9 @@
 """Fine-tune a UNETR, its ViT pre-trained, or a Swin UNETR to segment CT: organs of the abdomen, or labels of your own.
 
-    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_0.json --checkpoint best_model.pt \
+    python -m zoo.entries.monai_ssl.finetune --data btcv --table dataset_0.json --checkpoint best_model.pt \
         --out runs/btcv
-    python -m zoo.entries.monai_ssl.finetune --data btcv --list dataset_0.json --from-scratch --out runs/scratch
-    torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.finetune --data ct --list list.json --num-classes 3 \
+    python -m zoo.entries.monai_ssl.finetune --data btcv --table dataset_0.json --from-scratch --out runs/scratch
+    torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.finetune --data ct --table list.json --num-classes 3 \
         --batch-size 4 --model monai-ssl-swinunetr --out runs/swin --resume
 
 The list is JSON as the Medical Segmentation Decathlon has it: sections `training`, `validation` and, optionally, `test`
@@ -43,7 +43,7 @@ from zoo.entries.monai_ssl.segmenters import SWIN_STEP
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
@@ -65,7 +65,7 @@ from zoo.training.session import running
 log = logging.getLogger("zoo")
 
 UNETR, SWIN = SEGMENTERS
-SIZES = ("img_size", "hidden_size", "mlp_dim", "num_heads", "feature_size")
+WIDTHS = ("hidden_size", "mlp_dim", "num_heads", "feature_size")
 
 
 @dataclass(kw_only=True)
@@ -73,18 +73,16 @@ class Args(TrainArgs):
     """Published run of `ssl_finetune.ipynb`."""
 
     data: str = arg("folder that the files of the list are relative to")
-    list: str = arg("JSON with sections 'training', 'validation', 'test' of images in HU and labels")
+    table: str = arg("JSON list with sections 'training', 'validation', 'test' of images in HU and labels", was="list")
     epochs: int = arg("length of the run, in validations", 300)
     steps_per_epoch: int = arg("steps between two validations; 0 for one pass over the data", 100)
     batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 1)
-    optimizer: str = arg("update rule", "adamw", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-4)
-    weight_decay: float = arg("weight decay", 1e-5)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    monitor: str = arg(
-        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "+val_dice"
-    )
-    workers: int = arg("loader processes per process", 4)
+    optimizer: str = default("adamw")
+    lr: float = default(1e-4)
+    weight_decay: float = default(1e-5)
+    schedule: str = default("constant")
+    monitor: str = default("+val_dice")
+    workers: int = default(4)
     model: str = arg("network, and with a tag the weights to start from", UNETR)
     checkpoint: str = arg("file to start from instead of the model's own weights, of a ViT or of the network", "")
     from_scratch: bool = arg("start from random weights", False)
@@ -95,7 +93,7 @@ class Args(TrainArgs):
     cache: str = arg("folder for the volumes on the network's grid; empty for OUT/cache", "", free=True)
     spacing: str = arg("voxels in mm, one number or x,y,z; empty for those the weights know, 1.5,1.5,2", "")
     upstream_dice: bool = arg("Dice as published: cases weighted by their order, background counted", False)
-    img_size: int = arg("side of the crops and windows; 0 for that of the weights, 96", 0)
+    size: int = arg("side of the crops and windows; 0 for that of the weights, 96", 0, was="img_size")
     hidden_size: int = arg("width of a token; 0 for that of the weights, 768", 0)
     mlp_dim: int = arg("width inside a block's perceptron; 0 for that of the weights, 3072", 0)
     num_heads: int = arg("attention heads; 0 for one for each 64 of --hidden-size", 0)
@@ -114,8 +112,8 @@ class Args(TrainArgs):
                 f"2, with the background, at least 1, and at least 0"
             )
         step, least = (SWIN_STEP, 2 * SWIN_STEP) if self.is_swin else (PATCH, PATCH)
-        if self.img_size % step or (self.img_size and self.img_size < least):  # instance norm needs two voxels
-            raise OptionError(f"--img-size {self.img_size}: a multiple of {step} from {least} on is expected")
+        if self.size % step or (self.size and self.size < least):  # instance norm needs two voxels
+            raise OptionError(f"--size {self.size}: a multiple of {step} from {least} on is expected")
         if self.is_swin and (self.hidden_size or self.mlp_dim or self.num_heads):
             raise OptionError(
                 f"--hidden-size, --mlp-dim and --num-heads are of the ViT; {SWIN} has --feature-size alone"
@@ -132,14 +130,14 @@ class Args(TrainArgs):
 def main(argv: Sequence[str] | None = None) -> Results:
     """Fine-tune, judge the best checkpoint, write and print the results."""
     args = parse_args(Args, argv, __doc__)
-    cases = read_cases(args.list, args.data, args.labelled)
-    names = class_names(args.list, args.num_classes)
+    cases = read_cases(args.table, args.data, args.labelled)
+    names = class_names(args.table, args.num_classes)
     args = resolve(args, has_validation="val" in cases)
     store = CaseStore(args.cache or Path(args.out) / "cache", build_transform(starting_input(args), args.spacing))
     with running(args) as processes:
         torch.manual_seed(args.seed)
         network = build_network(args)
-        window = args.img_size or crop_size(network)
+        window = args.size or crop_size(network)
         Batches(len(cases["train"]), args, processes)  # said before volumes are prepared: whether they fill a step
         store.prepare([case for part in cases.values() for case in part], args.num_classes, args.workers)
         stored = {part: [store.open(case) for case in chosen] for part, chosen in cases.items()}
@@ -166,9 +164,9 @@ def resolve(args: Args, *, has_validation: bool) -> Args:
 
 def build_network(args: Args) -> nn.Module:
     """The network to start from."""
-    options = {name: getattr(args, name) for name in (*SIZES, "merging") if getattr(args, name)}
-    if args.is_swin:
-        options.pop("img_size", None)
+    options = {name: getattr(args, name) for name in (*WIDTHS, "merging") if getattr(args, name)}
+    if args.size and not args.is_swin:
+        options["img_size"] = args.size
     return zoo.load_model(
         args.model,
         pretrained=not args.from_scratch,
@@ -186,7 +184,7 @@ def crop_size(network: nn.Module) -> int:
     """
     window = window_of(network)
     if len(set(window)) > 1:
-        raise OptionError(f"the network was built for {window} voxels: crops that are turned must be cubes; --img-size")
+        raise OptionError(f"the network was built for {window} voxels: crops that are turned must be cubes; --size")
     return window[0]
 
 
@@ -229,7 +227,7 @@ def tune(
 def next_steps(args: Args) -> str:
     """What loads the network, and what segments with it: its file says all but the windows of a Swin UNETR."""
     best = Path(args.out) / "best.pt"
-    swin = [f"--model {SWIN}", *([f"--window {args.img_size}"] if args.img_size else [])] if args.is_swin else []
+    swin = [f"--model {SWIN}", *([f"--window {args.size}"] if args.size else [])] if args.is_swin else []
     return (
         f"{how_to_load(args.model, best)}, or for whole volumes "
         f"`python -m zoo.entries.monai_ssl.segment segment --image CT --out labels "

@@ -1,7 +1,7 @@
 """Pre-train the MONAI SSL auto-encoder on CT volumes without labels. The defaults are the published run.
 
-    python -m zoo.entries.monai_ssl.pretrain --data tcia --list dataset_split.json --out runs/monai-ssl
-    torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.pretrain --data tcia --list ... --out runs/monai-ssl --resume
+    python -m zoo.entries.monai_ssl.pretrain --data tcia --table dataset_split.json --out runs/monai-ssl
+    torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.pretrain --data tcia --table ... --out runs/monai-ssl --resume
 
 The list is the tutorial's (Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/datalists/tcia`), or one
 of your own: JSON, {"training": [{"image": "a.nii.gz"}, ...], "validation": [...]}, files relative to --data. Volumes
@@ -34,6 +34,7 @@ from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.cases import DTYPES, VolumeCache
 from zoo.entries.monai_ssl.cohort import PATIENT, of_training_patients, read_datalists
 from zoo.entries.monai_ssl.contract import PRETRAINING
+from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.data import Crops
 from zoo.entries.monai_ssl.method import COMBINATIONS, TEMPERATURE, ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
@@ -41,7 +42,7 @@ from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.registry import get_entry
-from zoo.training.args import OPTIMIZERS, SCHEDULES, TrainArgs, arg, command_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, build_loader
 from zoo.training.distributed import Processes
 from zoo.training.loop import Validate, fit, mean_losses
@@ -61,21 +62,23 @@ class Args(TrainArgs):
     """Published run of `ssl_train.ipynb`."""
 
     data: str = arg("folder that the files of the list are relative to")
-    list: str = arg("JSON with the sections 'training' and 'validation' (which may be absent), images of CT in HU")
-    epochs: int = arg("length of the run", 500)
+    table: str = arg(
+        "JSON list with the sections 'training' and 'validation' (which may be absent), images of CT in HU", was="list"
+    )
+    epochs: int = default(500)
     batch_size: int = arg("volumes per optimiser step, over all processes and accumulated parts", 4)
-    optimizer: str = arg("update rule", "adam", OPTIMIZERS)
-    lr: float = arg("learning rate at its peak", 1e-4)
-    weight_decay: float = arg("weight decay", 0.0)
-    schedule: str = arg("course of the learning rate", "constant", SCHEDULES)
-    seed: int = arg("seed of every draw", 123)
-    workers: int = arg("loader processes per process", 4)
+    optimizer: str = default("adam")
+    lr: float = default(1e-4)
+    weight_decay: float = default(0.0)
+    schedule: str = default("constant")
+    seed: int = default(123)
+    workers: int = default(4)
     monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_reconstruction")
     cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
     cache_dtype: str = arg("numbers of the prepared volumes; float16 takes half of the disk", "float32", tuple(DTYPES))
     spacing: float = arg("voxels that volumes are resampled to, in mm", 2.0)
     crops: int = arg("crops of each volume", 2)
-    scale_boxes: bool = arg("corrupting boxes in proportion to --img-size; without it, those for 96 voxels", False)
+    scale_boxes: bool = arg("corrupting boxes in proportion to --size; without it, those for 96 voxels", False)
     temperature: float = arg("temperature of the contrastive softmax", TEMPERATURE)
     combine: str = arg("contrast times reconstruction error, or times a constant", "product", COMBINATIONS)
     contrast_weight: float = arg("weight of the contrastive term", 1.0)
@@ -84,13 +87,23 @@ class Args(TrainArgs):
     overlap: str = arg("validation volumes of training patients are left out, or kept", "drop", OVERLAPS)
     patient: str = arg("regular expression whose match in a file's name says whose volume it is", PATIENT)
     val_random: bool = arg("draw new validation crops and corruptions each epoch", False)
-    img_size: int = arg("voxels along a side of the crops, a multiple of 16", PUBLISHED_SIZE)
+    size: int = arg(f"voxels along a side of the crops, a multiple of {PATCH}", PUBLISHED_SIZE, was="img_size")
     hidden_size: int = arg("width of a token", 768)
     mlp_dim: int = arg("width inside the perceptron of a block", 3072)
     num_layers: int = arg("transformer blocks; a UNETR needs 12", 12)
     num_heads: int = arg(f"attention heads; 0 for one for each {HEAD_WIDTH} of --hidden-size", 0)
     half: bool = arg("export the weights in half precision", False, free=True)
     upstream: bool = arg("the published behaviour in three: --val-random, --overlap keep, --no-gather", False)
+
+    def check(self) -> None:
+        """Raise `OptionError` for values that are wrong, or wrong together."""
+        super().check()
+        if self.crops < 1 or self.spacing <= 0:
+            raise OptionError(
+                f"--crops {self.crops} --spacing {self.spacing}: at least 1 and a length above 0 are expected"
+            )
+        if self.size < PATCH or self.size % PATCH:
+            raise OptionError(f"--size {self.size}: a multiple of {PATCH} from {PATCH} on is expected")
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
@@ -114,15 +127,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
 
 
 def resolve(args: Args) -> Args:
-    """Apply what one argument says about others.
-
-    Raises:
-        OptionError: An argument is out of its range.
-    """
-    if args.crops < 1 or args.spacing <= 0:
-        raise OptionError(
-            f"--crops {args.crops} --spacing {args.spacing}: at least 1 and a length above 0 are expected"
-        )
+    """Apply what one argument says about others."""
     return replace(args, val_random=True, overlap="keep", gather=False) if args.upstream else args
 
 
@@ -139,21 +144,8 @@ def check_share(args: Args, world: int) -> None:
 
 def build_method(args: Args) -> ReconstructionContrast:
     """The auto-encoder and its objective with the run's settings."""
-    network = vit_autoencoder(
-        img_size=args.img_size,
-        hidden_size=args.hidden_size,
-        mlp_dim=args.mlp_dim,
-        num_layers=args.num_layers,
-        num_heads=options_of(args)["num_heads"],
-    )
-    return ReconstructionContrast(
-        network,
-        temperature=args.temperature,
-        combine=args.combine,
-        contrast_weight=args.contrast_weight,
-        symmetric=args.symmetric,
-        gather=args.gather,
-    )
+    network = build_from(args, vit_autoencoder, img_size=args.size, **options_of(args))
+    return build_from(args, ReconstructionContrast, network)
 
 
 def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Path]]:
@@ -163,10 +155,10 @@ def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Pat
         OptionError: The list is none, or there is nothing to train on.
         InputContractError: Files are missing; the message names all.
     """
-    lists = read_datalists(args.list, ("training", "validation"), args.data)
+    lists = read_datalists(args.table, ("training", "validation"), args.data)
     training, validation = lists["training"], lists["validation"]
     if not training:
-        raise OptionError(f"{args.list} lists nothing under 'training'")
+        raise OptionError(f"{args.table} lists nothing under 'training'")
     shared = of_training_patients(training, validation, args.patient)
     if shared and processes.is_main:
         log.warning(
@@ -178,7 +170,7 @@ def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Pat
         validation = [entry for entry in validation if entry not in shared]
     if shared and not validation:
         raise OptionError(
-            f"{args.list}: all {len(shared)} validation volumes are of patients that are trained on. Choose others, "
+            f"{args.table}: all {len(shared)} validation volumes are of patients that are trained on. Choose others, "
             "or keep them with --overlap keep"
         )
     return [entry["image"] for entry in training], [entry["image"] for entry in validation]
@@ -187,8 +179,8 @@ def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Pat
 def build_crops(args: Args, training: Sequence[Path], validation: Sequence[Path]) -> tuple[Crops, Crops]:
     """Data sets of the volumes to train on and to validate on, which has draws of its own."""
     contract: Preprocessing = replace(PRETRAINING, spacing=(args.spacing,) * 3)
-    cache = VolumeCache(args.cache or Path(args.out) / "volumes", contract, args.img_size, args.cache_dtype)
-    corrupt = Corrupt(args.img_size, scale_boxes=args.scale_boxes)
+    cache = VolumeCache(args.cache or Path(args.out) / "volumes", contract, args.size, args.cache_dtype)
+    corrupt = Corrupt(args.size, scale_boxes=args.scale_boxes)
     train = Crops(training, cache, corrupt=corrupt, crops=args.crops, seed=args.seed)
     return train, Crops(validation, cache, corrupt=corrupt, crops=args.crops, seed=args.seed + 1, views=1)
 

@@ -89,12 +89,6 @@ def spread(
     return np.where(inside, found, np.float32(0.0))
 
 
-def dice(truth: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
-    """Twice the common volume over the sum of both; NaN where both are empty."""
-    common, total = np.sum((truth > 0) & (found > 0)), np.sum(truth > 0) + np.sum(found > 0)
-    return float(2 * common / total) if total else float("nan")
-
-
 def _sums(volume: Bools, side: int) -> Floats:
     """How many voxels of each cell are set."""
     found = volume.astype(np.float64)
