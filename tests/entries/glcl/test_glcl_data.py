@@ -265,8 +265,8 @@ def test_a_place_that_contradicts_itself_is_refused(tmp_path):
     write_subject(tmp_path, 1)
     (case,) = find_cases(tmp_path, ACDC)
     for edit, message in (
-        (lambda image: image.set_qform(np.diag([2.0, -2, 8, 1]), code=1), "says left from right in two ways"),
-        (lambda image: image.set_sform(np.diag([-2000.0, -2, 8, 1]), code=1), "a place without meaning in its header"),
+        (lambda image: image.set_qform(np.diag([2.0, -2, 8, 1]), code=1), "contradicts itself about left and right"),
+        (lambda image: image.set_sform(np.diag([-2000.0, -2, 8, 1]), code=1), "a meaningless affine in its header"),
     ):
         for file in (case.image, case.mask):
             image = nibabel.Nifti1Image(np.asarray(nibabel.load(file).dataobj), np.diag([-2.0, -2, 8, 1]))

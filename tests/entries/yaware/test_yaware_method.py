@@ -276,6 +276,7 @@ class Places(TorchDispatchMode):
         return result
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="torch 2.6 pretends no GPU without a driver")
 @pytest.mark.parametrize(("kernel", "normalize"), BOTH)
 def test_nothing_leaves_the_device(kernel, normalize):
     """On a GPU that is only pretended every result lies on it, and no value is asked for, which would wait for it."""
