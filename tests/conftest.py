@@ -83,3 +83,15 @@ def saved(tmp_path):
 
     yield save
     path.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def backward_before_pretended_gpus():
+    """Have autograd count the devices while there are none but the CPU.
+
+    At its first backward it starts a thread for each device, and processes that are forked later cannot use autograd.
+    `FakeTensorMode`, with which some tests pretend a GPU, makes eight of them.
+    """
+    import torch
+
+    torch.ones(1, requires_grad=True).sum().backward()
