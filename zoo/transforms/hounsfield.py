@@ -168,7 +168,7 @@ def _stored_values(kept: NDArray[Any]) -> str:
 
 def _like_mri(volume: Volume, kept: NDArray[Any]) -> str:
     """Say that a volume looks like MRI, with neither negative values nor tissue near 1024; empty if it may be a CT."""
-    if volume.modality == CT or volume.values.min() < 0 or kept.max() <= _EIGHT_BITS:  # 8 bits are those of a window, too
+    if volume.modality == CT or volume.values.min() < 0 or kept.max() <= _EIGHT_BITS:  # those of a window too
         return ""
     return (
         "no value is negative, and no tissue lies near 1024 as in a CT before its rescale: this looks like MRI. "
