@@ -1,11 +1,11 @@
-"""What all tests share: one thread, no settings of the user's, an empty cache, and CAiD's reference network."""
+"""What all tests share: one thread unless OMP_NUM_THREADS is set, no other settings, an empty cache, a reference network."""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported anywhere
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere
 
 import pytest
 

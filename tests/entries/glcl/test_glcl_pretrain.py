@@ -177,6 +177,16 @@ def test_the_decoder_trains_and_the_encoder_stays(cohort, encoder, second):
     assert all(torch.equal(start[name], before[name]) for name in averages)
 
 
+@pytest.mark.parametrize("stage", ["encoder", "decoder"])
+def test_all_norms_average_as_asked(cohort, encoder, stage):
+    """Of one stage the averages went on at the published pace, whatever --norm-momentum said."""
+    start = ("--encoder", encoder) if stage == "decoder" else ()
+    network = untrained(cohort, stage, *start, "--norm-momentum", 0.25).network
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.25}
+    assert norms
+
+
 def test_the_exported_decoder_fills_a_unet(second):
     """Its three blocks and the encoder; the rest and the head are fresh, and what the loss compared is left out."""
     file = second[0] / f"{UNET}.local.safetensors"
