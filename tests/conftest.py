@@ -1,4 +1,4 @@
-"""What all tests share: one thread unless OMP_NUM_THREADS is set, no other settings, an empty cache, a reference network."""
+"""What all tests share: one thread unless the environment says more, an empty cache, CAiD's reference network."""
 
 import os
 import shutil
