@@ -50,6 +50,9 @@ _NOTE = "converted"
 """The only entry in a copy's header, so that all copies have equal bytes: JSON of what the file itself stated."""
 
 
+_FIRST_COPY = "nothing but the first copy that this cache had, for nobody has published a digest"
+
+
 @dataclass(frozen=True)
 class Located:
     """A weight file on this machine."""
@@ -59,6 +62,8 @@ class Located:
     record: WeightsFile | None = None
     """None for the user's own file."""
     sha256: str | None = None
+    proved_by: str = ""
+    """What proved the file where no sha256 is on record, see `fetching`."""
     converted: bool = False
     """Whether `path` is the safetensors copy that was made of the file."""
     are_finite: bool = False
@@ -82,7 +87,7 @@ class Located:
         origin = {"source": self.source, "sha256": self.sha256}
         if self.record is None:
             return {"tag": "", "trained_by": "user", **origin}
-        note = self.record.sha256_note if self.record.sha256 else ""
+        note = self.record.sha256_note if self.record.sha256 else f"file proved by {self.proved_by or _FIRST_COPY}"
         return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **origin}
 
 
@@ -105,7 +110,7 @@ def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool 
         return _own(checkpoint)
     record, cache_dir = wanted.weights, wanted.cache_dir
     fetched = fetch(record, request=wanted.name, cache_dir=cache_dir, offline=offline, progress=progress)
-    located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256)
+    located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256, fetched.proved_by)
     return _converted(wanted.entry, located, cache_dir)
 
 

@@ -36,6 +36,11 @@ class RemoteFile:
     """Id of the file in a git repository: SHA-1 of `blob <bytes>`, a zero byte and the file."""
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The digests on record, by kind."""
+        return {kind: digest for kind in DIGESTS if (digest := getattr(self, kind))}
+
+    @property
     def filename(self) -> str:
         """Last part of the first source, for messages and progress bars."""
         return self.sources[0].rsplit("/", 1)[-1].removeprefix("package:") if self.sources else "no file"
