@@ -40,7 +40,7 @@ def test_list_shows_every_model_and_tag(zoo):
     code, out, _ = zoo("list")
     assert code == 0
     assert "caid-resnet50-unet" in out
-    assert "not-published" in out
+    assert "no file" in out
     rows = json.loads(zoo("list", "caid-resnet50", "--json")[1])
     assert {row["name"] for row in rows} == {"caid-resnet50"}
     assert "chestxray14" in {row["tag"] for row in rows}
@@ -312,7 +312,7 @@ def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_fi
     assert default() == ["mine"]
     zoo("import", "caid-resnet50-unet.other", unet_safetensors, "--default")
     assert default() == ["other"]
-    assert [line.split()[-1] for line in zoo("list", "*unet")[1].splitlines() if "other" in line] == ["default"]
+    assert [line.split()[1] for line in zoo("list", "*unet")[1].splitlines() if "*" in line] == ["other*"]
 
     code, out, _ = zoo("remove", "caid-resnet50-unet.other")
     assert code == 0

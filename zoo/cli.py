@@ -72,33 +72,44 @@ def options(
 
 
 @app.command("list")
-def list_command(pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*", as_json: Json = False) -> None:
-    """List the models and where their weights stand."""
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*",
+    modality: Annotated[str | None, typer.Option(help="Only for ct, mri or xray.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only encoder, segmentation or restoration.")] = None,
+    available: Annotated[
+        bool, typer.Option("--available", help="Only what can be loaded now without asking anyone.")
+    ] = False,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only what all its licences allow commercial use of.")
+    ] = False,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """List the models and their weights. A star marks the weights that the name without a tag loads.
+
+    Filters are joined: `zoo list --modality ct --task encoder --available`.
+    """
     from zoo.registry import list_models
 
     if not (models := list_models(pattern)):
         if as_json:
             return _print_json([])
         raise UnknownModelError(f"no model matches {pattern!r}; `zoo list` shows all")
-    return _print_models(models, as_json)
+    filters = {"modality": modality, "task": task, "available": available, "commercial": commercial}
+    return _print_models(models, as_json, cache_dir=cache_dir, **filters)
 
 
-def _print_models(models: Sequence[str], as_json: bool) -> None:
+def _print_models(models: Sequence[str], as_json: bool, **filters: Any) -> None:
     """A line for each of the weights of some models."""
-    from zoo.manifest import plain_record, records
-    from zoo.registry import get_entry
+    from zoo.commands.listing import list_weights
 
-    rows = []
-    for name in models:
-        facts, plain = {"name": name, "summary": get_entry(name).summary}, plain_record(name)
-        rows += [
-            facts | {"tag": r.tag, "state": r.state, "trained_by": r.trained_by, "default": r == plain}
-            for r in records(name)
-        ]
+    found = list_weights(models, **filters)
     if as_json:
-        _print_json(rows)
-    elif rows:
-        _print_table([row | {"default": "default" if row["default"] else ""} for row in rows])
+        _print_json([asdict(each) for each in found])
+    elif found:
+        _print_table([each.row() for each in found])
+    else:
+        _say("no weights of these models pass all filters")
 
 
 @app.command()

@@ -23,6 +23,8 @@ Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any]]"
 
 MODALITIES = ("xray", "ct", "mri")
 """Modalities by the words of `zoo list --modality`."""
+TASKS = ("encoder", "segmentation", "restoration")
+"""What a network is for, by the words of `zoo list --task`."""
 ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any")
 """Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
 PERCENTILES = "percentile"
@@ -235,6 +237,11 @@ class Entry:
     def is_encoder(self) -> bool:
         """Whether the published network, without a head, returns pooled features `(N, D)`."""
         return bool(self.config["num_classes"] == 0)
+
+    @property
+    def task(self) -> str:
+        """What the network is for, among `TASKS`: one without a head returns the image itself, restored."""
+        return "encoder" if self.is_encoder else "segmentation" if self.head else "restoration"
 
 
 @dataclass(frozen=True)

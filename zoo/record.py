@@ -69,6 +69,11 @@ class WeightsFile(RemoteFile):
     """Published list of the training images: where it is, its column of ids, and the rule that makes a name an id."""
     notes: str = ""
 
+    def allows(self, use: str) -> bool:
+        """Whether the licences of code, weights and training data all say `yes` to `commercial` or `redistribute`."""
+        layers = [self.licences.get(layer) for layer in ("code", "weights", "data")]
+        return all(isinstance(layer, Mapping) and layer.get(use) == "yes" for layer in layers)
+
     @property
     def loads_without_tag(self) -> bool:
         """Whether the plain model name may stand for these weights."""

@@ -14,7 +14,7 @@ from zoo.fetching.cache import (
     write_shared,
     write_stamp,
 )
-from zoo.fetching.download import fetch, verify_file
+from zoo.fetching.download import fetch, is_on_this_machine, verify_file
 from zoo.fetching.pinning import recorded_digest, unpinning
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "fetch",
     "file_path",
     "hash_file",
+    "is_on_this_machine",
     "make_folder",
     "mark_finite",
     "proven_digest",

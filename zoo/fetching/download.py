@@ -115,6 +115,12 @@ def fetch(
     raise no_source_left(file, request, target, failures, skipped)
 
 
+def is_on_this_machine(file: RemoteFile, cache_dir: str | Path | None = None) -> bool:
+    """Whether a file lies where this one does, in the package or the cache; `fetch` proves what it holds."""
+    places = [file_path(file, cache_dir), *filter(None, map(packaged_path, file.sources))]
+    return any(os.path.isfile(place) for place in places)
+
+
 def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
     expected, stamp = recorded_digest(file, target), stamp_path(target)
     if digest := proven_digest(target, expected) if expected else pin(file, target, target):
