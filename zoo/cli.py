@@ -118,12 +118,13 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show everything that is known about a model and its weights."""
+    from zoo.commands.listing import pinned_facts
     from zoo.registry import entries, get_entry, model_info
 
     if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
         return _print_models(family, as_json)
     known = model_info(name)
-    facts = asdict(known)
+    facts = asdict(known) | pinned_facts(name)
     if as_json:
         return _print_json(facts)
     facts["input"] = input_facts(known.input)
@@ -157,6 +158,21 @@ def download(
             print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
     if failed:
         raise DownloadError(f"{len(failed)} of {len(names)} were not downloaded: {', '.join(failed)}")
+
+
+@app.command()
+def pin(
+    name: Annotated[str, typer.Argument(help="MODEL.TAG, whose record is to be completed.")],
+    manifest: Annotated[Path | None, typer.Option(help="Manifest to change; default that of this checkout.")] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """For maintainers: fetch a file and write its size, sha256 and sources' commits into its record."""
+    from zoo.commands.pin import pin_record
+
+    done = pin_record(name, manifest, cache_dir=cache_dir)
+    for key, value in done.changes.items():
+        _say(f"{key}: {value}")
+    _say(f"{done.manifest}: {'changed' if done.changes else f'the record of {name} is complete'}")
 
 
 @app.command()

@@ -251,6 +251,13 @@ class ModelInfo:
     name: str
     """With the tag of the weights that would be loaded, where there are any."""
     summary: str
+    modalities: tuple[str, ...]
+    anatomy: str
+    dimension: int
+    task: str
+    parameters: int
+    num_features: int | None
+    """These six as in `Entry`."""
     tags: tuple[str, ...]
     """All tags on record, in order of preference."""
     state: str
@@ -271,5 +278,9 @@ class ModelInfo:
     sha256_note: str = ""
     """Why no digest is on record, or on whose word the one that is."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    md5: str | None = None
+    git_blob: str | None = None
+    training_ids: Mapping[str, Any] = field(default_factory=dict)
+    """Published list of the training images, as in a record."""
     assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Files that belong to the weights, such as landmarks: sources, bytes and sha256 of each by name."""

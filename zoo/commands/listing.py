@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import MODALITIES, TASKS
 from zoo.errors import OptionError
-from zoo.fetching import is_on_this_machine
+from zoo.fetching import file_path, is_on_this_machine, read_stamp, stamp_path
 from zoo.manifest import plain_record, records
-from zoo.registry import get_entry
+from zoo.registry import get_entry, resolve
 from zoo.settings import is_offline
 
 if TYPE_CHECKING:
@@ -103,6 +103,15 @@ def list_weights(
         if (modality is None or modality in entry.modalities) and task in (None, entry.task):
             found += [_listed(entry, record, record == plain, cache_dir) for record in records(name, cache_dir)]
     return [each for each in found if each.available >= available and each.commercial >= commercial]
+
+
+def pinned_facts(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
+    """The sha256 that this cache keeps to where none is on record, and who stated it; empty where it has no file."""
+    record = resolve(name, cache_dir).record
+    known = None if record is None or record.sha256 else read_stamp(stamp_path(file_path(record, cache_dir)))
+    if known is None:
+        return {}
+    return {"pinned": {"sha256": known.sha256, "proved_by": known.proved_by or "nobody: it is the first copy's"}}
 
 
 def _listed(entry: Entry, record: WeightsFile, default: bool, cache_dir: str | Path | None) -> Listed:

@@ -14,11 +14,12 @@ from zoo.fetching.cache import (
     write_shared,
     write_stamp,
 )
-from zoo.fetching.download import fetch, is_on_this_machine, verify_file
+from zoo.fetching.download import commit_of, fetch, is_on_this_machine, verify_file
 from zoo.fetching.pinning import recorded_digest, unpinning
 
 __all__ = [
     "clear_leftovers",
+    "commit_of",
     "converted_path",
     "fetch",
     "file_path",

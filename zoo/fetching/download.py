@@ -34,7 +34,7 @@ from zoo.fetching.sources import (
     resolve,
     shown,
 )
-from zoo.fetching.transfer import Answer, copy_file, progress_bar, transfer
+from zoo.fetching.transfer import Answer, ask, copy_file, progress_bar, transfer
 from zoo.settings import cache_home, is_offline
 
 if TYPE_CHECKING:
@@ -113,6 +113,19 @@ def fetch(
                 log.warning("%s: %s: %s", request, shown(failed), reason)
             return ready
     raise no_source_left(file, request, target, failures, skipped)
+
+
+def commit_of(source: str, base: Path = Path()) -> str:
+    """Return the commit that the revision of an `hf://` source stands for now; empty where the hub does not say.
+
+    Raises:
+        DownloadError: The hub does not answer.
+    """
+    try:
+        origin = resolve(source, base)
+        return "" if isinstance(origin, Path) else ask(origin).revision
+    except SourceError as error:
+        raise DownloadError(f"{shown(source)}: {error}") from error
 
 
 def is_on_this_machine(file: RemoteFile, cache_dir: str | Path | None = None) -> bool:

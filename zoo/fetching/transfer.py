@@ -102,6 +102,21 @@ def transfer(remote: Remote, part: Partial, file: RemoteFile, advance: Advance) 
                 time.sleep(pause)
 
 
+def ask(remote: Remote) -> Statement:
+    """Return what a host says of a file, without its bytes. One attempt.
+
+    Raises:
+        SourceError: It does not answer, or refuses.
+    """
+    with new_session() as session:
+        try:
+            response, says = open_remote(session, remote, {})
+        except TransientError as error:
+            raise SourceError(str(error)) from error
+        response.close()
+    return says
+
+
 def _attempt(session: requests.Session, remote: Remote, part: Partial, file: RemoteFile, advance: Advance) -> Answer:
     if not part.resumable:
         part.restart()
