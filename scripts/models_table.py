@@ -72,7 +72,7 @@ def _commercial(record: WeightsFile) -> str:
 def readme() -> str:
     """Return the README with the table as it must be."""
     before, rest = README.read_text("utf-8").split(BEGIN)
-    return f"{before}{BEGIN}{table()}{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}{table()}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":
