@@ -267,10 +267,10 @@ def _check_arguments(
     entry: Entry, num_classes: int | None, in_channels: int | None, options: Mapping[str, Any]
 ) -> Config:
     """Return what the user asked for, checked; what was left at None is not in it."""
-    for label, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
+    for argument, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
         is_whole = isinstance(value, Integral) and not isinstance(value, bool)
         if value is not None and not (is_whole and value >= least):
-            raise OptionError(f"{label}={value!r} for {entry.name!r}: expected a whole number, {least} or more")
+            raise OptionError(f"{argument}={value!r} for {entry.name!r}: expected a whole number, {least} or more")
     known = {key: default for key, default in entry.config.items() if key not in ("num_classes", "in_channels")}
     if unknown := sorted(set(options) - set(known)):
         raise OptionError(

@@ -104,7 +104,7 @@ class Maker:
             target.named[key] = value
 
     def hash(self, key: Node) -> None:
-        """Let a value be a key, if finding its place among others is cheap."""
+        """Let a value be a key, if looking it up is cheap."""
         if type(key) is TupleNode:
             self.key_cost += key.size
             if key.depth > _DEEPEST_KEY or self.key_cost > _MOST_KEYS:

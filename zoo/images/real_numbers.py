@@ -15,7 +15,7 @@ _REAL = "buif"
 """Kinds of NumPy's types, see `numpy.dtype.kind`."""
 
 
-def name_of(values: Any) -> str:
+def describe_array(values: Any) -> str:
     """Say for messages what an array or a tensor is: its class, shape and type."""
     kind = type(values).__name__
     return f"nested {kind}" if getattr(values, "is_nested", False) else f"{kind} {tuple(values.shape)} {values.dtype}"

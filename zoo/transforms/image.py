@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images import FILM, check_array, is_dicom, name_of, pil_pixels, plain_tensor, read_dicom, read_picture
+from zoo.images import FILM, check_array, describe_array, is_dicom, pil_pixels, plain_tensor, read_dicom, read_picture
 from zoo.transforms.slices import SliceTransform, build_slice_transform
 from zoo.transforms.volume import VolumeTransform, build_volume_transform
 
@@ -111,10 +111,6 @@ class ImageTransform:
         return "ImageTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
 
 
-def _moments(contract: Preprocessing) -> str:
-    return f"mean {contract.mean}, std {contract.std}"
-
-
 def _describe(image: ImageInput) -> str:
     """Name the image for messages."""
     import numpy as np
@@ -126,7 +122,7 @@ def _describe(image: ImageInput) -> str:
     kind = type(image).__name__
     if isinstance(image, Image.Image):
         return f"{kind} (mode {image.mode}, {image.width} x {image.height})"
-    return name_of(image) if isinstance(image, (np.ndarray, np.generic, torch.Tensor)) else kind
+    return describe_array(image) if isinstance(image, (np.ndarray, np.generic, torch.Tensor)) else kind
 
 
 def _decode(image: ImageInput, source: str, limits: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:

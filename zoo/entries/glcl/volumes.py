@@ -18,7 +18,7 @@ from nibabel import orientations
 from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.errors import InputContractError
-from zoo.images import Volume, from_itk, import_itk, place_in, read_header, read_voxels, to_itk
+from zoo.images import Volume, affine_in, from_itk, import_itk, read_header, read_voxels, to_itk
 from zoo.transforms import check_labels, check_stack, turn_of
 
 log = logging.getLogger("zoo")
@@ -111,7 +111,7 @@ def read_image(
     if not all(0 < size < np.inf for size in spacing):
         raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
     is_placed = bool(header["sform_code"] or header["qform_code"])
-    matrix = place_in(header, str(path))[0] if is_placed and not anywhere else header.get_best_affine()
+    matrix = affine_in(header, str(path))[0] if is_placed and not anywhere else header.get_best_affine()
     affine = tuple(tuple(map(float, row)) for row in matrix)
     return values, Grid(values.shape, spacing, affine, is_placed, int(header["intent_code"]))
 
