@@ -81,7 +81,7 @@ def embed(
     model = load_model(name, num_classes=0, device=device, **options)
     by_file: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
-    results = _embedded(entry, model, transform, files, batch_size, workers)
+    results = _embedded(entry, model, transform, files, batch_size, workers, cache_dir)
     is_hidden = None if progress else True  # None draws on a terminal alone
     for file, features, problem in tqdm(results, total=len(files), desc="images", disable=is_hidden):
         if features is None:
@@ -115,7 +115,13 @@ class _Found(NamedTuple):
 
 
 def _embedded(
-    entry: Entry, model: nn.Module, transform: Transform, files: list[Path], batch_size: int | None, workers: int
+    entry: Entry,
+    model: nn.Module,
+    transform: Transform,
+    files: list[Path],
+    batch_size: int | None,
+    workers: int,
+    cache_dir: str | Path | None,
 ) -> Iterator[_Found]:
     """Yield each file with its features on the CPU, or with why it has none."""
     import torch
@@ -126,7 +132,7 @@ def _embedded(
             return
         for file in files:
             try:
-                yield _Found(file, entry.embed(model, transform, file, batch_size).float().cpu())
+                yield _Found(file, entry.embed(model, transform, file, batch_size, cache_dir).float().cpu())
             except Exception as error:  # of whatever kind: one file never ends the run
                 yield _Found(file, None, _reason(error))
 
