@@ -1,4 +1,7 @@
-"""Decides which calls a pickle may make, and counts what they would cost."""
+"""Decides which calls a pickle may make, and counts what they would cost.
+
+The file is long so that all that a pickle may ask for stands in one list, beside the limits on it.
+"""
 
 from __future__ import annotations
 
