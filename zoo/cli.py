@@ -231,7 +231,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="MODEL.TAG, as it was imported.")], cache_dir: CacheDir = None
 ) -> None:
     """Undo an import: forget the name, and delete the copy in the cache. Your own file stays where it is."""
-    from zoo.commands.importing import remove_weights
+    from zoo.commands.removing import remove_weights
 
     record = remove_weights(name, cache_dir=cache_dir)
     own = record.provenance.get("file") or record.sources[0].removeprefix("file:")

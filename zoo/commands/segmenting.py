@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.checkpoint import load_report
 from zoo.commands.printing import raise_for_failed, rest_in
-from zoo.errors import OptionError, ZooError
+from zoo.errors import OptionError
 from zoo.images import find_images, is_dicom, names_of, read_header, write_labels
 from zoo.loading import input_of, load_model
-from zoo.messages import reason_of, with_path
+from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry
 from zoo.transforms import build_transform
 
@@ -145,8 +145,7 @@ def write_each(
         except OptionError:
             raise
         except Exception as error:  # of whatever kind: one file never ends the run
-            reason = str(error) if isinstance(error, (ZooError, OSError)) else reason_of(error)
-            failed[str(path)] = with_path(path, reason)
+            failed[str(path)] = with_path(path, problem_of(error))
             continue
         files.append(write(name, path, found))
     return Written(tuple(files), failed)
