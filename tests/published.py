@@ -6,7 +6,7 @@ from pathlib import Path
 import jsonschema
 
 SCHEMA = json.loads((Path(__file__).parent / "manifest.schema.json").read_text("utf-8"))
-LICENCE = {"licence": "CC0-1.0", "commercial": True, "redistribute": True}
+LICENCE = {"licence": "CC0-1.0", "commercial": "yes", "redistribute": "yes"}
 OWNERS = {
     "writer": "any",
     "citation": "any",

@@ -10,7 +10,7 @@ import torch
 
 import zoo
 from zoo.checkpoint.building import build_network
-from zoo.entry import Preprocessing
+from zoo.entry import ANATOMIES, MODALITIES, Preprocessing
 from zoo.errors import OptionError, UnknownModelError
 from zoo.registry import FAMILIES, entries, get_entry
 
@@ -63,6 +63,19 @@ def test_what_an_entry_says_of_its_network_is_true(name):
     assert entry.family in FAMILIES
 
 
+@pytest.mark.parametrize("name", entries())
+def test_the_figures_of_an_entry_are_those_of_its_network(name):
+    """Parameters, width, dimension, and words that `zoo list` knows."""
+    entry = get_entry(name)
+    network = build_network(entry, dict(entry.config))
+    assert sum(parameter.numel() for parameter in network.parameters()) == entry.parameters
+    assert (network.num_features if entry.is_encoder else None) == entry.num_features
+    assert network.state_dict()[entry.stem].ndim - entry.stem_axis - 1 == entry.dimension
+    assert entry.modalities
+    assert set(entry.modalities) <= set(MODALITIES)
+    assert entry.anatomy in ANATOMIES
+
+
 def test_what_is_known_of_a_model():
     """Plain names and tags; what stands in the manifest and in the entry."""
     info = zoo.model_info("caid-resnet50.chestxray14")
@@ -70,7 +83,7 @@ def test_what_is_known_of_a_model():
     assert "chestxray14" in info.tags
     assert (info.state, info.trained_by, info.default) == ("not-published", "authors", False)
     assert info.sources == ()
-    assert info.licences["weights"]["commercial"] is False
+    assert info.licences["weights"]["commercial"] == "no"
     assert "MIDL 2022" in info.citation
     assert info.input == Preprocessing(("grey", "grey", "grey"), (224, 224), 256, modality="CR")
     assert info.options["in_channels"] == 3

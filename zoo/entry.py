@@ -21,6 +21,10 @@ Config: TypeAlias = dict[str, Any]
 Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any]]"
 """uint8 `(i, j, k)`, and the matrix `(4, 4)` from voxel `(i, j, k, 1)` to mm."""
 
+MODALITIES = ("xray", "ct", "mri")
+"""Modalities by the words of `zoo list --modality`."""
+ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any")
+"""Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
 PERCENTILES = "percentile"
 """Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
 
@@ -155,6 +159,16 @@ class Entry:
     """One line for `zoo list`."""
     family: str
     """Folder under `zoo/entries`, with the recipe and the card."""
+    modalities: tuple[str, ...]
+    """What the network takes, among `MODALITIES`."""
+    anatomy: str
+    """Part of the body that it was trained on, among `ANATOMIES`."""
+    dimension: int
+    """2 for images and slices, 3 for volumes."""
+    parameters: int
+    """Of the published network, without a projection head; dead ones, which are removed, do not count."""
+    num_features: int | None
+    """Width of the pooled features; None for a network that returns maps."""
     build: Callable[[Config], nn.Module]
     """Network for a configuration (defaults, then what the file says, then the user's options). Imports its library."""
     convert: Callable[[State], tuple[State, Config]]

@@ -15,6 +15,8 @@ from zoo.files import read_text
 from zoo.messages import printable
 
 STATES = ("hosted", "on-request", "withdrawn", "not-published")
+DIGESTS = {"sha256": 64, "md5": 32, "git_blob": 40}
+"""Digests that a record can state of a file, with their hexadecimal digits."""
 _DEEPEST = 20
 """Levels of lists and objects in a record. The schema of ours has 4."""
 
@@ -28,6 +30,10 @@ class RemoteFile:
     sha256: str | None
     base: Path = Path()
     """Folder of the manifest, which `file:` sources are relative to."""
+    md5: str | None = None
+    """As Zenodo publishes it."""
+    git_blob: str | None = None
+    """Id of the file in a git repository: SHA-1 of `blob <bytes>`, a zero byte and the file."""
 
     @property
     def filename(self) -> str:
@@ -54,6 +60,8 @@ class WeightsFile(RemoteFile):
     assets: Mapping[str, RemoteFile] = field(default_factory=dict)
     input: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    training_ids: Mapping[str, Any] = field(default_factory=dict)
+    """Published list of the training images: where it is, its column of ids, and the rule that makes a name an id."""
     notes: str = ""
 
     @property
@@ -114,15 +122,16 @@ def _record(raw: Any, path: Path, *, default: bool) -> WeightsFile:
         _check_types(
             asset, f"asset {name!r} of record {raw['tag']!r} of {path}", required=("sources", "bytes", "sha256")
         )
-        assets[name] = RemoteFile(tuple(asset["sources"]), asset["bytes"], _lower(asset["sha256"]), base)
+        digests = {kind: _lower(asset.get(kind)) for kind in DIGESTS}
+        assets[name] = RemoteFile(tuple(asset["sources"]), asset["bytes"], base=base, **digests)
     lists = {k: tuple(raw[k]) for k in ("models", "sources")}
-    given = {"default": default, **raw, **lists}
-    return WeightsFile(**{**given, "sha256": _lower(raw["sha256"]), "assets": assets, "base": base})
+    digests = {kind: _lower(raw.get(kind)) for kind in DIGESTS}
+    return WeightsFile(**{"default": default, **raw, **lists, **digests, "assets": assets, "base": base})
 
 
 _TYPES = {
     **dict.fromkeys(("models", "sources"), list),
-    **dict.fromkeys(("assets", "fingerprint", "input", "licences", "options", "provenance"), dict),
+    **dict.fromkeys(("assets", "fingerprint", "input", "licences", "options", "provenance", "training_ids"), dict),
     **dict.fromkeys(("citation", "format", "notes", "sha256_note", "tag", "trained_by", "writer"), str),
     "default": bool,
 }
@@ -141,8 +150,9 @@ def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
     wrong += [f"package:{name} must be the bare name of a file" for name in packaged if Path(name).name != name]
     if raw.get("bytes") is not None and (isinstance(raw["bytes"], bool) or not isinstance(raw["bytes"], int)):
         wrong.append("bytes must be a whole number or null")
-    if raw.get("sha256") is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", str(raw["sha256"])):
-        wrong.append("sha256 must be 64 hexadecimal digits or null")
+    for kind, digits in DIGESTS.items():
+        if raw.get(kind) is not None and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", str(raw[kind])):
+            wrong.append(f"{kind} must be {digits} hexadecimal digits or null")
     if depth_of(raw) > _DEEPEST:
         wrong.append(f"lists and objects are nested more than {_DEEPEST} deep")
     if wrong:

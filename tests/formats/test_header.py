@@ -324,7 +324,7 @@ def test_licences_follow_the_weights(tuned, classifier, tmp_path):
 def test_the_record_of_an_import_has_what_its_header_says(zoo, classifier, tmp_path, monkeypatch):
     """Classes and their number, base weights and their licences: `zoo info` shows them without opening the file."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    licences = {"weights": {"id": "CC-BY-4.0", "commercial": True}}
+    licences = {"weights": {"id": "CC-BY-4.0", "commercial": "yes"}}
     base = {"model": ENCODER, "tag": "chestxray14-800", "trained_by": "zoo", "licences": licences}
     import_weights(f"{ENCODER}.mine", as_run(tmp_path / "best.pt", classifier, made(base=base)))
     info = package.model_info(f"{ENCODER}.mine")

@@ -4,6 +4,7 @@ from zoo.images.dicom_files import read_dataset
 from zoo.images.dicom_values import AIR
 from zoo.images.films import FILM
 from zoo.images.finding import find_images, names_of
+from zoo.images.grids import Grid, check_grid, voxel_sizes
 from zoo.images.itk import from_itk, import_itk, to_itk
 from zoo.images.labels import read_labels, write_labels
 from zoo.images.nifti import read_header, read_voxels
@@ -18,7 +19,6 @@ from zoo.images.volumes import (
     VolumeInput,
     affine_in,
     read_volume,
-    voxel_sizes,
     z_score,
 )
 
@@ -30,11 +30,13 @@ __all__ = [
     "PIL_FORMATS",
     "SCANNER",
     "SMALLEST_SIDES",
+    "Grid",
     "Volume",
     "VolumeInput",
     "affine_in",
     "check_array",
     "check_count",
+    "check_grid",
     "describe_array",
     "find_images",
     "from_itk",

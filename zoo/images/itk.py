@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
-from zoo.images.volumes import voxel_sizes
+from zoo.images.grids import voxel_sizes
 from zoo.messages import install_hint
 
 if TYPE_CHECKING:

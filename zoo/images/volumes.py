@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoo.errors import InputContractError
 from zoo.images.arrays import map_npy, read_values
 from zoo.images.dicom_files import starts_as_dicom
+from zoo.images.grids import Grid, voxel_sizes
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
 from zoo.images.real_numbers import check_array, describe_array, plain_tensor
@@ -54,6 +55,19 @@ class Volume:
     """DICOM's Modality, for example `"CT"` or `"MR"`; empty where the file does not say."""
     intent: int = 0
     """Meaning of the values by NIfTI's intent codes: 0 for an image, 1002 for labels, 2 to 24 for statistics."""
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie.
+
+        Raises:
+            InputContractError: The volume does not say.
+        """
+        if self.affine is None:
+            raise InputContractError(
+                f"{self.source} comes without the size and direction of its voxels: NIfTI or a DICOM series is expected"
+            )
+        return Grid(self.values.shape, self.affine, self.source)
 
 
 def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_SIDES) -> Volume:
@@ -128,14 +142,6 @@ def z_score(volume: NDArray[Any]) -> NDArray[Any]:
         raise InputContractError(f"a volume {values.shape} is constant, {values.min():g} everywhere: it has no z-score")
     scaled: NDArray[Any] = (values - np.float32(mean)) / np.float32(values.std(dtype=np.float64) + _EPSILON)
     return scaled
-
-
-def voxel_sizes(affine: NDArray[Any]) -> NDArray[Any]:
-    """Return the distances in mm between neighbours along each axis, `(3,)`."""
-    import numpy as np
-
-    sizes: NDArray[Any] = np.linalg.norm(affine[:3, :3], axis=0)
-    return sizes
 
 
 def _read_path(path: Path) -> Volume:

@@ -15,7 +15,7 @@ from zoo.transforms.slices import (
     normalise_percentiles,
     resample_in_plane,
 )
-from zoo.transforms.stacks import check_stack, turn_of
+from zoo.transforms.stacks import check_stack, turn_slices
 from zoo.transforms.volume import VolumeTransform, admit, build_volume_transform, read_input
 
 __all__ = [
@@ -44,6 +44,6 @@ __all__ = [
     "reorient",
     "resample",
     "resample_in_plane",
-    "turn_of",
+    "turn_slices",
     "warn_of_spacing",
 ]

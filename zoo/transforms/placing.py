@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
-from zoo.images import Volume, VolumeInput, read_volume, voxel_sizes
+from zoo.images import Grid, Volume, VolumeInput, check_grid, read_volume, voxel_sizes
 from zoo.transforms.grid import reorient, resample, to_spacing
 
 if TYPE_CHECKING:
@@ -18,20 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.transforms.volume import VolumeTransform
-
-_SAME_PLACE = 0.1
-"""Voxels that the corners of a label's grid may be off its image's."""
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Where the voxels of a file lie."""
-
-    shape: tuple[int, ...]
-    affine: NDArray[Any]
-    """`(4, 4)`, from voxel `(i, j, k, 1)` to mm."""
-    source: str
-    """What messages call it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +62,7 @@ def place_volume(volume: VolumeInput, transform: VolumeTransform) -> Placed:
 
     found, facts = read_volume(volume), transform.preprocessing
     values = transform(found)[0].numpy()
-    box, home = foreground_box(values, facts.value_range[0]), grid_of(found)
+    box, home = foreground_box(values, facts.value_range[0]), found.grid
     if box is None:
         low = "the lowest value" if facts.window is None else f"{facts.window[0]:g} {facts.units}"
         raise InputContractError(f"{home.source} has nothing above {low}: it is empty for this network")
@@ -92,37 +78,9 @@ def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> NDArra
     """
     import numpy as np
 
-    check_grid(grid_of(labels), placed.home)
+    check_grid(labels.grid, placed.home)
     found: NDArray[Any] = to_spacing(labels, facts.orientation, facts.spacing, degree=0)[placed.box].astype(np.uint8)
     return found
-
-
-def grid_of(volume: Volume) -> Grid:
-    """Return where a volume lies.
-
-    Raises:
-        InputContractError: It does not say.
-    """
-    if volume.affine is None:
-        raise InputContractError(
-            f"{volume.source} comes without the size and direction of its voxels: NIfTI or a DICOM series is expected"
-        )
-    return Grid(volume.values.shape, volume.affine, volume.source)
-
-
-def check_grid(labels: Grid, image: Grid) -> None:
-    """Raise `InputContractError` where labels have another shape than their image, or lie elsewhere."""
-    import numpy as np
-
-    way = "labels on the image's own grid are expected; resample them to it, by nearest neighbour"
-    if labels.shape != image.shape:
-        raise InputContractError(
-            f"{labels.source} has {labels.shape} voxels, its image {image.source} {image.shape}: {way}"
-        )
-    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*np.array(image.shape) - 1, 1)
-    apart = np.linalg.norm(corners @ (labels.affine - image.affine).T, axis=1).max()
-    if apart > _SAME_PLACE * voxel_sizes(image.affine).min():
-        raise InputContractError(f"{labels.source} lies up to {apart:.3g} mm beside its image {image.source}: {way}")
 
 
 def foreground_box(values: NDArray[Any], least: float) -> tuple[slice, slice, slice] | None:

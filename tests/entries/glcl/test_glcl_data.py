@@ -17,16 +17,18 @@ from zoo.entries.glcl import augment
 from zoo.entries.glcl.batches import BLANK, global_rows
 from zoo.entries.glcl.cases import CaseStore
 from zoo.entries.glcl.cohort import DATASETS, Case, choose, find_cases, read_cases
+from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.entries.glcl.data import ContrastiveBatches
 from zoo.entries.glcl.finetune_data import LabelledSlices, WholeVolumes
 from zoo.entries.glcl.placing import place_image, place_mask
 from zoo.entries.glcl.splits import parse_ids, pretraining, split, splits
-from zoo.entries.glcl.volumes import Grid, correct_bias, read_image, read_mask
+from zoo.entries.glcl.volumes import correct_bias, read_image, read_mask
 from zoo.errors import InputContractError, OptionError
+from zoo.images import Grid, Volume
+from zoo.transforms import build_slice_transform
 from zoo.transforms.placing import put_back
 
 ACDC, PROSTATE, MMWHS = DATASETS["acdc"], DATASETS["prostate"], DATASETS["mmwhs"]
-EYE = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
 
 
 @pytest.fixture(scope="module")
@@ -117,21 +119,21 @@ def test_channel_0_of_decathlon_s_prostate_is_read(tmp_path):
     """Of ACDC a volume with a fourth axis is refused, for it would be all phases."""
     t2, diffusion = draw(0)[0], draw(1)[0]
     path = save(tmp_path / "007" / "img.nii.gz", np.stack([t2, diffusion], -1))
-    image, grid = read_image(path, PROSTATE.channel)
-    assert np.array_equal(image, t2)
-    assert (grid.shape, grid.spacing) == (SHAPE, (2.0, 2.0, 8.0))
+    image = read_image(path, "LP", PROSTATE.channel)
+    assert np.array_equal(image.values, t2)
+    assert (image.grid.shape, image.grid.spacing) == (SHAPE, (2.0, 2.0, 8.0))
     with pytest.raises(InputContractError, match=r"img\.nii\.gz has shape \(40, 44, 9, 2\)"):
-        read_image(path, ACDC.channel)
+        read_image(path, "LP", ACDC.channel)
 
 
 def test_labels_are_ranks(tmp_path):
     """MM-WHS's values in ascending order, or ranks already; 421 is neither, and volume and value are named."""
     values = np.array([0, *MMWHS.values])
     ranks = np.random.default_rng(0).integers(0, 8, SHAPE)
-    grid = Grid(SHAPE, (2.0, 2.0, 8.0), EYE)
+    grid = Grid(SHAPE, np.diag([2.0, 2.0, 8.0, 1.0]), "image.nii.gz")
     for stored_as in (values[ranks], ranks):
         case = Case("1001", tmp_path, save(tmp_path / "seg.nii.gz", stored_as.astype(np.int16)))
-        assert np.array_equal(read_mask(case, MMWHS, grid), ranks)
+        assert np.array_equal(read_mask(case, MMWHS, grid).values, ranks)
     save(tmp_path / "seg.nii.gz", np.where(ranks == 2, 421, values[ranks]).astype(np.int16))
     with pytest.raises(
         InputContractError, match=r"1001: the mask .* has labels 421, where 0 and 205 \(.*420 \(left atr"
@@ -148,7 +150,7 @@ def test_labels_that_no_structure_has_are_refused(tmp_path, label):
     with pytest.raises(
         InputContractError, match=rf"017: the mask .* labels {label:g}, where 0 and 1 \(right ventricle\), 2"
     ):
-        read_mask(case, ACDC, Grid(SHAPE, (2.0, 2.0, 8.0), EYE))
+        read_mask(case, ACDC, Grid(SHAPE, np.diag([2.0, 2.0, 8.0, 1.0]), "image.nii.gz"))
 
 
 def test_volumes_that_cannot_be_used_are_all_named(tmp_path):
@@ -194,14 +196,28 @@ def test_a_mask_that_lies_elsewhere_is_logged(tmp_path, caplog):
 # ------------------------------------------------------------------------------------------------------------- grid
 
 
+@pytest.mark.parametrize(("pixdim", "is_warned_of"), [(2.0, False), (1.0, True)])
+def test_training_takes_the_sizes_that_segmenting_takes(tmp_path, caplog, pixdim, is_warned_of):
+    """Those of the affine; another pixdim, which would give slices of another scale, is logged."""
+    image = nibabel.Nifti1Image(draw(0)[0], np.diag([-2.0, -2, 8, 1]))
+    image.header["pixdim"][1:3] = pixdim
+    path = tmp_path / "img.nii.gz"
+    nibabel.save(image, path)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        _, resampled = place_image(read_image(path, "LP"), 32, 2.5)
+    transform = build_slice_transform(replace(PREPROCESSING, size=(32, 32), spacing=(2.5, 2.5)))
+    assert resampled == (32, 35) == transform.place(path).resampled
+    assert ("by its affine and of 1 x 1 x 8 mm by its pixdim" in caplog.text) == is_warned_of
+
+
 def test_slices_are_normalised_then_resampled_then_cut(cohort):
     """By the percentiles of the whole volume as it was scanned; 40 x 44 pixels of 2 mm become 32 x 35 of 2.5 mm."""
-    image, grid = read_image(find_cases(cohort, ACDC)[0].image)
-    slices, resampled = place_image(image, grid, "it", 32, 2.5)
+    image = read_image(find_cases(cohort, ACDC)[0].image, ACDC.orientation)
+    slices, resampled = place_image(image, 32, 2.5)
     assert (slices.shape, slices.dtype, resampled) == ((9, 32, 32), np.float32, (32, 35))
-    low, high = np.percentile(image, (1, 99))
-    same, _ = place_image(image, grid, "it", 48, 2.0)
-    expected = (image - low) / (high - low)
+    low, high = np.percentile(image.values, (1, 99))
+    same, _ = place_image(image, 48, 2.0)
+    expected = (image.values - low) / (high - low)
     assert np.allclose(same[:, 4:44, 2:46], expected.transpose(2, 0, 1), atol=1e-6)
     assert not same[:, :4].any()
     assert not same[:, :, :2].any()
@@ -214,17 +230,17 @@ def test_image_and_mask_stay_together(side, spacing, target):
     """The edges of the field of view coincide, so that a ramp keeps its place; masks keep their labels."""
     length = round(side * spacing / target)
     ramp = np.tile((np.arange(side) + 0.5) / side, (side, 1))[..., None].repeat(2, 2)
-    grid = Grid(ramp.shape, (spacing, spacing, 8.0), EYE)
+    affine = np.diag([spacing, spacing, 8.0, 1.0])
     size = 32 * -(-length // 32)
     margin = (size - length) // 2
-    image, resampled = place_image(ramp, grid, "it", size, target)
+    image, resampled = place_image(Volume(ramp, affine, 0, "it"), size, target)
     assert resampled == (length, length)
     low, high = np.percentile(ramp, (1, 99))
     row = image[0, size // 2, margin : margin + length] * (high - low) + low
     inner = slice(2, -2)  # the borders are mixed with the 0 outside
     assert np.allclose(row[inner], ((np.arange(length) + 0.5) / length)[inner], atol=1e-3)
     labels = np.where(ramp < 0.5, 1, 3).astype(np.uint8)
-    mask = place_mask(labels, grid, size, target)
+    mask = place_mask(Volume(labels, affine, 0, "it"), size, target)
     assert set(np.unique(mask)) <= {0, 1, 3}
     found = mask[0, size // 2, margin : margin + length]
     centres = (np.arange(length) + 0.5) / length
@@ -239,7 +255,7 @@ def _far(centres, side):
 def test_what_was_cut_out_is_put_back_in_its_place(shape):
     """Whatever is odd or even, larger or smaller; what was cut off is 0."""
     volume = np.random.default_rng(0).random((*shape, 2)) + 1
-    slices, _ = place_image(volume, Grid(volume.shape, (1.0, 1.0, 8.0), EYE), "it", 32, 1.0)
+    slices, _ = place_image(Volume(volume, np.diag([1.0, 1.0, 8.0, 1.0]), 0, "it"), 32, 1.0)
     low, high = np.percentile(volume, (1, 99))
     back = put_back(torch.from_numpy(slices)[:, None], shape)[:, 0].numpy().transpose(1, 2, 0)
     known = back != 0
@@ -273,11 +289,16 @@ def test_a_place_that_contradicts_itself_is_refused(tmp_path):
             edit(image)
             nibabel.save(image, tmp_path / file.name)
         with pytest.raises(InputContractError, match=rf"{case.image.name}.*{message}"):
-            read_image(tmp_path / case.image.name)
-        assert read_mask(replace(case, mask=tmp_path / case.mask.name), ACDC, read_image(case.image)[1]).any()
+            read_image(tmp_path / case.image.name, "LP")
+        grid = read_image(case.image, "LP").grid
+        assert read_mask(replace(case, mask=tmp_path / case.mask.name), ACDC, grid).values.any()
 
 
 # ------------------------------------------------------------------------------------------------------------ cache
+
+
+def keys_of(cases):
+    return [(case.key, case.label_key) for case in cases]
 
 
 def test_volumes_are_prepared_once(cohort, tmp_path):
@@ -288,7 +309,7 @@ def test_volumes_are_prepared_once(cohort, tmp_path):
     first = store.prepare(cases)
     files = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
     assert len(files) == 2 * 4
-    assert store.prepare(cases) == first
+    assert keys_of(store.prepare(cases)) == keys_of(first)
     bare = store.prepare([Case(case.name, case.image) for case in cases])
     assert [case.key for case in bare] == [case.key for case in first]
     assert [case.is_labelled for case in (*first, *bare)] == [True, True, False, False]
@@ -299,7 +320,7 @@ def test_volumes_are_prepared_once(cohort, tmp_path):
     changed = store.prepare(cases)
     assert [case.slices for case in changed] == [12, 9]
     assert changed[0].image.shape == (12, 32, 32)
-    assert changed[1] == first[1]
+    assert keys_of(changed[1:2]) == keys_of(first[1:2])
 
 
 def test_stored_arrays_are_mapped_and_travel_without_them(stored):

@@ -28,9 +28,9 @@ from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.windows import extract_features, segment, slide, window_of
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
-from zoo.images.volumes import read_volume
+from zoo.images import check_grid, read_volume
 from zoo.transforms.image import build_transform
-from zoo.transforms.placing import check_grid, foreground_box, grid_of, place_labels, place_volume
+from zoo.transforms.placing import foreground_box, place_labels, place_volume
 
 SIZE = 32
 SMALL = {"img_size": SIZE, "hidden_size": 64, "mlp_dim": 128}
@@ -126,15 +126,15 @@ def test_labels_come_back_to_the_cts_own_grid(files):
 
 def test_labels_beside_their_image_are_refused(files, tmp_path):
     """Another shape, or a place more than a tenth of a voxel off; rounding in a header is neither."""
-    image, labels = grid_of(read_volume(files[0])), read_volume(files[1])
+    image, labels = read_volume(files[0]).grid, read_volume(files[1])
     moved = AFFINE.copy()
     moved[:3, 3] += 0.05
-    check_grid(grid_of(read_volume(write(tmp_path / "near.nii.gz", labels.values, moved))), image)
+    check_grid(read_volume(write(tmp_path / "near.nii.gz", labels.values, moved)).grid, image)
     moved[0, 3] += 1
     with pytest.raises(InputContractError, match=r"far.nii.gz lies up to 1.0\d mm beside its image .*ct.nii.gz"):
-        check_grid(grid_of(read_volume(write(tmp_path / "far.nii.gz", labels.values, moved))), image)
+        check_grid(read_volume(write(tmp_path / "far.nii.gz", labels.values, moved)).grid, image)
     with pytest.raises(InputContractError, match=r"cut.nii.gz has \(30, 26, 13\) voxels, its image"):
-        check_grid(grid_of(read_volume(write(tmp_path / "cut.nii.gz", labels.values[..., 1:], AFFINE))), image)
+        check_grid(read_volume(write(tmp_path / "cut.nii.gz", labels.values[..., 1:], AFFINE)).grid, image)
 
 
 def test_a_volume_without_anything_in_the_window_is_refused(tmp_path):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.placing import place_image, place_mask
-from zoo.entries.glcl.volumes import Array, Grid, check_image, read_image, read_mask, turn_values
+from zoo.entries.glcl.volumes import Array, check_image, read_image, read_mask
+from zoo.images import Grid
 from zoo.training.prepared import Arrays, Facts, digest_of, keep, keep_arrays, map_part, prepare_all
+from zoo.transforms import turn_slices
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept on disk: what was kept under another number is not read."""
 
 
@@ -47,31 +51,37 @@ class CaseStore:
         Raises:
             InputContractError: It cannot be used.
         """
-        turned = self.dataset.orientation
-        key = digest_of([case.image], FORMAT, self.dataset.channel, self.size, self.spacing, self.n4, turned)
+        orientation = self.dataset.orientation
+        key = digest_of([case.image], FORMAT, self.dataset.channel, self.size, self.spacing, self.n4, orientation)
         facts = keep(self.folder, key, partial(self._make_image, case))
-        affine = tuple(map(tuple, facts["affine"]))
-        grid = Grid(tuple(facts["shape"]), tuple(facts["spacing"]), affine, facts["is_placed"], facts["intent"])
+        grid, turned = (_as_grid(facts[name], str(case.image)) for name in ("scanned", "turned"))
         label_key = ""
         if case.mask is not None:
             label_key = digest_of([case.mask], key, self.dataset.num_classes, self.dataset.values)
             keep_arrays(self.folder, label_key, ("truth", "label"), partial(self._make_mask, case, grid))
         height, width = facts["resampled"]
-        return StoredCase(case.name, self.folder, key, label_key, grid.turned(turned), (height, width))
+        return StoredCase(case.name, self.folder, key, label_key, turned, (height, width))
 
     def _make_image(self, case: Case) -> tuple[Arrays, Facts]:
-        image, grid = read_image(case.image, self.dataset.channel)
-        source, turned = f"{case.name} ({case.image})", self.dataset.orientation
-        check_image(image, grid, source)
-        image = turn_values(image, grid, turned)
-        slices, resampled = place_image(image, grid.turned(turned), source, self.size, self.spacing, n4=self.n4)
-        return {"image": slices}, {"image": str(case.image), **asdict(grid), "resampled": resampled}
+        image = read_image(case.image, self.dataset.orientation, self.dataset.channel)
+        image = replace(image, source=f"{case.name} ({case.image})")
+        check_image(image)
+        turned, _ = turn_slices(image, self.dataset.orientation)
+        slices, resampled = place_image(turned, self.size, self.spacing, n4=self.n4)
+        grids = {"scanned": _as_facts(image.grid), "turned": _as_facts(turned.grid)}
+        return {"image": slices}, {"image": str(case.image), **grids, "resampled": resampled}
 
     def _make_mask(self, case: Case, grid: Grid) -> Arrays:
-        turned = self.dataset.orientation
-        mask = turn_values(read_mask(case, self.dataset, grid), grid, turned)
-        label = place_mask(mask, grid.turned(turned), self.size, self.spacing)
-        return {"truth": mask, "label": label}
+        mask, _ = turn_slices(read_mask(case, self.dataset, grid), self.dataset.orientation)
+        return {"truth": mask.values, "label": place_mask(mask, self.size, self.spacing)}
+
+
+def _as_facts(grid: Grid) -> Facts:
+    return {"shape": grid.shape, "affine": grid.affine.tolist()}
+
+
+def _as_grid(facts: Facts, source: str) -> Grid:
+    return Grid(tuple(facts["shape"]), np.array(facts["affine"]), source)
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.entries.glcl.volumes import Array, Grid, correct_bias
+from zoo.entries.glcl.volumes import Array, correct_bias
+from zoo.images import Volume
 from zoo.transforms import crop_or_pad, normalise_percentiles, put_back, resample_in_plane
 
 CHUNK = 20
 """Slices that go through the network at once, where nobody says how many."""
 
 
-def place_image(
-    image: Array, grid: Grid, source: str, size: int, spacing: float, *, n4: bool = False
-) -> tuple[Array, tuple[int, int]]:
+def place_image(image: Volume, size: int, spacing: float, *, n4: bool = False) -> tuple[Array, tuple[int, int]]:
     """Correct the bias field if asked to, normalise, resample in the plane, crop or pad, in this order.
 
     Args:
-        image: (X, Y, Z).
-        grid: Its voxels.
-        source: What messages call it.
+        image: (X, Y, Z), turned to how the network knows slices.
         size: Side S of the slices in pixels.
         spacing: Side of a pixel in mm.
         n4: Whether to correct the bias field.
@@ -37,18 +34,19 @@ def place_image(
     Raises:
         InputContractError: Values are not finite, or nearly all are the same.
     """
-    image = correct_bias(image, grid.spacing) if n4 else image
-    values = resample_in_plane(normalise_percentiles(image, source), _factors(grid, spacing))
+    values = correct_bias(image.values, image.grid.spacing) if n4 else image.values
+    values = resample_in_plane(normalise_percentiles(values, image.source), _factors(image, spacing))
     return _slices_first(values, size), (values.shape[0], values.shape[1])
 
 
-def place_mask(mask: Array, grid: Grid, size: int, spacing: float) -> Array:
+def place_mask(mask: Volume, size: int, spacing: float) -> Array:
     """Bring labels (X, Y, Z) to the same pixels, (Z, S, S): each takes the label of the nearest voxel."""
-    return _slices_first(resample_in_plane(mask, _factors(grid, spacing), order=0), size)
+    return _slices_first(resample_in_plane(mask.values, _factors(mask, spacing), order=0), size)
 
 
-def _factors(grid: Grid, spacing: float) -> tuple[float, float]:
-    return grid.spacing[0] / spacing, grid.spacing[1] / spacing
+def _factors(volume: Volume, spacing: float) -> tuple[float, float]:
+    across, down, _ = volume.grid.spacing
+    return across / spacing, down / spacing
 
 
 def _slices_first(volume: Array, size: int) -> Array:

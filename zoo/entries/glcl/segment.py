@@ -28,10 +28,10 @@ from torch import nn
 
 from zoo.commands.segmenting import label_writer, load_segmenter, what_was_written, write_each
 from zoo.entries.glcl.placing import CHUNK, find_labels
-from zoo.entries.glcl.volumes import as_volume, correct_bias, read_image
+from zoo.entries.glcl.volumes import correct_bias, read_image
 from zoo.entry import Labels
 from zoo.errors import OptionError
-from zoo.images import Volume, find_images, is_dicom, names_of, read_volume, voxel_sizes
+from zoo.images import Volume, find_images, is_dicom, names_of, read_header, read_volume
 from zoo.loading import input_of
 from zoo.registry import get_entry
 from zoo.training import distributed
@@ -77,7 +77,7 @@ def label_volume(
     """
     if overlap is not None:
         raise OptionError(f"overlap={overlap}: {UNET} takes whole slices, which do not overlap; leave it out")
-    volume, affine = read_scan(path, transform.preprocessing.orientation, channel, n4=n4)
+    volume, affine = read_scan(path, transform.preprocessing.orientation or "RA", channel, n4=n4)
     placed = transform.place(volume)
     slices = placed.tensor.to(next(model.parameters()).device)
     with judging(model):
@@ -88,20 +88,20 @@ def label_volume(
 
 
 def read_scan(
-    path: Path, orientation: str | None, channel: int | None = None, *, n4: bool = False
+    path: Path, orientation: str, channel: int | None = None, *, n4: bool = False
 ) -> tuple[Volume, npt.NDArray[Any]]:
-    """Read a scan, NIfTI or a DICOM series, for the transform: with its place, and the matrix of its file.
+    """Read a scan, NIfTI or a DICOM series, for the transform, and the affine of its file.
 
-    The two differ where a NIfTI does not say its place, see `volumes.as_volume`.
+    The affine of the two differs where a NIfTI lacks a position, see `volumes.read_image`.
     """
     if path.is_dir() or is_dicom(path):
-        series = read_volume(path, least=(1, 1, 1))  # how many slices are enough is for the transform to say
-        affine = np.asarray(series.affine)
-        values = correct_bias(series.values, voxel_sizes(affine).tolist()) if n4 else series.values
-        return replace(series, values=values), affine
-    image, grid = read_image(path, channel)
-    image = correct_bias(image, grid.spacing) if n4 else image
-    return as_volume(image, grid, str(path), orientation), np.array(grid.affine)
+        volume = read_volume(path, least=(1, 1, 1))  # how many slices are enough is for the transform to say
+        affine = volume.grid.affine
+    else:
+        volume = read_image(path, orientation, channel)
+        affine = read_header(path).get_best_affine()
+    values = correct_bias(volume.values, volume.grid.spacing) if n4 else volume.values
+    return replace(volume, values=values), affine
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:

@@ -6,20 +6,19 @@ Constants as krishnabits001/domain_specific_cl has them (dataloaders.py, scripts
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nibabel import orientations
 
 from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.errors import InputContractError
-from zoo.images import Volume, affine_in, from_itk, import_itk, read_header, read_voxels, to_itk
-from zoo.transforms import check_labels, check_stack, turn_of
+from zoo.images import Grid, Volume, affine_in, from_itk, import_itk, read_header, read_voxels, to_itk, voxel_sizes
+from zoo.transforms import check_labels, check_stack
 
 log = logging.getLogger("zoo")
 
@@ -27,72 +26,25 @@ Array = npt.NDArray[Any]
 
 N4_LEVELS, N4_ITERATIONS, N4_THRESHOLD = 4, 50, 0.001
 
-
-@dataclass(frozen=True)
-class Grid:
-    """The voxels of a volume."""
-
-    shape: tuple[int, ...]
-    """(X, Y, Z), slices along the last axis."""
-    spacing: tuple[float, ...]
-    """Between voxels in mm, three numbers."""
-    affine: tuple[tuple[float, ...], ...]
-    """Rows (4, 4) of the header's matrix."""
-    is_placed: bool = True
-    """Whether the header says where the axes point to; without, the matrix has the sizes of the voxels alone."""
-    intent: int = 0
-    """What the header says the values are, by NIfTI's intent codes."""
-
-    def turn(self, orientation: str) -> Array | None:
-        """The turn to how a network knows slices, see `transforms.stacks.turn_of`; None for axes that are not known."""
-        return turn_of(np.array(self.affine), orientation) if self.is_placed else None
-
-    def turned(self, orientation: str) -> Grid:
-        """The voxels once a volume was turned."""
-        turn = self.turn(orientation)
-        if turn is None:
-            return self
-        order = np.argsort(turn[:, 0])
-        affine = np.array(self.affine) @ orientations.inv_ornt_aff(turn, self.shape)
-        return replace(
-            self,
-            shape=tuple(self.shape[axis] for axis in order),
-            spacing=tuple(self.spacing[axis] for axis in order),
-            affine=tuple(tuple(map(float, row)) for row in affine),
-        )
+_SAME_SIZES = 0.01
+"""Relative difference between the two voxel sizes of a header that is not worth a word."""
 
 
-def turn_values(values: Array, grid: Grid, orientation: str) -> Array:
-    """Return voxels (X, Y, Z) of a grid, an image's or its mask's, turned to how a network knows slices."""
-    turn = grid.turn(orientation)
-    return values if turn is None else np.ascontiguousarray(orientations.apply_orientation(values, turn))
+def read_image(path: Path, orientation: str, channel: int | None = None, *, anywhere: bool = False) -> Volume:
+    """Read a volume (X, Y, Z), an image or a mask, with the axes of its file.
 
-
-def as_volume(image: Array, grid: Grid, source: str, orientation: str | None) -> Volume:
-    """Return an image with its place, for its checks; of unknown axes with that of a stack that needs no turn."""
-    if grid.is_placed:
-        affine = np.array(grid.affine)
-    else:
-        across, down = (1 if letter in "RA" else -1 for letter in orientation or "RA")
-        affine = np.diag([*np.array(grid.spacing) * (across, down, 1), 1.0])
-    return Volume(image, affine, 0, source, intent=grid.intent)
-
-
-def read_image(
-    path: Path, channel: int | None = None, *, anywhere: bool = False
-) -> tuple[npt.NDArray[np.float32], Grid]:
-    """Read a volume (X, Y, Z), an image or a mask, as the file has it. Pixel sizes are the header's.
-
-    A header may be without a place, which `zoo.images.read_volume` refuses: slices in their plane need none.
+    A header may lack a position, which `zoo.images.read_volume` refuses: slices in their plane need none. Such a volume
+    is taken as one whose axes the network knows, with voxels of the sizes in its header.
 
     Args:
         path: NIfTI.
+        orientation: How the network knows slices, as in `Preprocessing.orientation`.
         channel: Which to take of a file with a fourth axis; None where there should be none.
-        anywhere: Whether a place without meaning is taken as it is, as of a mask, which lies where its image does.
+        anywhere: Whether a position without meaning is taken too, as of a mask, which lies where its image does.
 
     Raises:
-        InputContractError: It cannot be read, is no volume of several slices, or its place has no meaning, as where two
-            are mirror images; the message names it.
+        InputContractError: It cannot be read, is no volume of several slices, or its position has no meaning, as where
+            two are mirror images; the message names it.
     """
     header = read_header(path)
     if header.get_data_dtype().kind not in "buif":
@@ -107,31 +59,46 @@ def read_image(
         raise InputContractError(
             f"{path} has shape {shape}: one volume (X, Y, slices) of several slices is expected. Leave it out"
         )
-    spacing = tuple(float(size) for size in header.get_zooms()[:3])
-    if not all(0 < size < np.inf for size in spacing):
-        raise InputContractError(f"{path} has voxels of {spacing} mm in its header: set their sizes")
-    is_placed = bool(header["sform_code"] or header["qform_code"])
-    matrix = affine_in(header, str(path))[0] if is_placed and not anywhere else header.get_best_affine()
-    affine = tuple(tuple(map(float, row)) for row in matrix)
-    return values, Grid(values.shape, spacing, affine, is_placed, int(header["intent_code"]))
+    return Volume(values, _affine(header, path, orientation, anywhere), 0, str(path), intent=int(header["intent_code"]))
 
 
-def check_image(image: Array, grid: Grid, source: str) -> None:
+def _affine(header: Any, path: Path, orientation: str, anywhere: bool) -> Array:
+    sizes = [float(size) for size in header.get_zooms()[:3]]
+    if not all(0 < size < np.inf for size in sizes):
+        raise InputContractError(f"{path} has voxels of {tuple(sizes)} mm in its header: set their sizes")
+    if not header["sform_code"] and not header["qform_code"]:
+        across, down = (1 if letter in "RA" else -1 for letter in orientation)
+        return np.diag([across * sizes[0], down * sizes[1], sizes[2], 1.0])
+    affine: Array = header.get_best_affine() if anywhere else affine_in(header, str(path))[0]
+    if not anywhere and not np.allclose(voxel_sizes(affine), sizes, rtol=_SAME_SIZES):
+        log.warning(
+            "%s has voxels of %s mm by its affine and of %s mm by its pixdim: the affine is taken",
+            path,
+            _times(voxel_sizes(affine)),
+            _times(sizes),
+        )
+    return affine
+
+
+def _times(sizes: Iterable[float]) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes)
+
+
+def check_image(image: Volume) -> None:
     """Hold an image to train on against the input contract; what is odd about it is logged.
 
     Raises:
         InputContractError: It is a CT, a label map or a statistic map, or its third axis is not that of the slices.
     """
-    facts = replace(PREPROCESSING, thickness=None)  # what a network is trained on is for its user to choose
-    volume = as_volume(image, grid, source, facts.orientation)
-    for line in (*check_stack(volume, facts), *check_labels(volume)):
+    contract = replace(PREPROCESSING, thickness=None)  # what a network is trained on is for its user to choose
+    for line in (*check_stack(image, contract), *check_labels(image)):
         log.warning("%s", line)
 
 
-def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]:
-    """Read the mask of a volume as labels (X, Y, Z): 0 and the ranks of the structures.
+def read_mask(case: Case, dataset: DataSet, grid: Grid) -> Volume:
+    """Read the mask of a volume as uint8 labels on the grid of its image: 0 and the ranks of the structures.
 
-    A mask whose header has another place than the image's is logged, for the place plays no part.
+    A mask whose header has another position than the image's is logged, for its position plays no part.
 
     Args:
         case: The volume.
@@ -144,15 +111,15 @@ def read_mask(case: Case, dataset: DataSet, grid: Grid) -> npt.NDArray[np.uint8]
     """
     if case.mask is None:
         raise InputContractError(f"{case.name} has no mask: put it beside {case.image}, or name another volume")
-    values, own = read_image(case.mask, anywhere=True)
-    if own.shape != grid.shape:
+    mask = read_image(case.mask, dataset.orientation, anywhere=True)
+    if mask.values.shape != grid.shape:
         raise InputContractError(
-            f"{case.name}: the image {case.image} has shape {grid.shape}, its mask {case.mask} {own.shape}: one label "
-            "for each voxel is expected"
+            f"{case.name}: the image {case.image} has shape {grid.shape}, its mask {case.mask} {mask.values.shape}: "
+            "one label for each voxel is expected"
         )
-    if not np.allclose(own.affine, grid.affine, rtol=0, atol=max(grid.spacing)):
-        log.warning("%s: the header of the mask %s places it elsewhere than the image's", case.name, case.mask)
-    return _labels(values, case, dataset)
+    if not np.allclose(mask.grid.affine, grid.affine, rtol=0, atol=max(grid.spacing)):
+        log.warning("%s: the header of the mask %s gives another position than the image's", case.name, case.mask)
+    return replace(mask, values=_labels(mask.values, case, dataset), affine=grid.affine)
 
 
 def _labels(mask: Array, case: Case, dataset: DataSet) -> npt.NDArray[np.uint8]:
