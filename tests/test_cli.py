@@ -132,6 +132,7 @@ def test_download_then_verify_then_damage(zoo, in_house):
     code, out, err = zoo("verify", name)
     assert code == 1
     assert "BAD" in out
+    assert err.startswith("zoo: 1 file(s) were not verified: ")
     assert path in err
     assert zoo("download", name)[0] == 0
     assert Path(path).read_bytes() == in_house.read_bytes()
@@ -145,7 +146,7 @@ def test_download_goes_on_after_a_failure(zoo, in_house):
     assert code == 1
     assert Path(out.split()[-1]).read_bytes() == in_house.read_bytes()
     assert "zoo import" in err
-    assert err.splitlines()[-1] == f"zoo: 2 of 3 were not downloaded: {names[0]}, {names[2]}"
+    assert err.splitlines()[-1] == f"zoo: 2 of 3 were not downloaded: {names[0]}; {names[2]}"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ FLOORS = (
     ("entry", "formats", "images", "manifest", "record"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
-    ("features", "learning_rates", "loading", "locate", "provenance"),
+    ("arguments", "features", "learning_rates", "loading", "locate", "provenance"),
     ("embedding", "training"),
     ("__main__", "cli", "commands", "entries"),
 )

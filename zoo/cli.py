@@ -1,4 +1,7 @@
-"""Defines the `zoo` command: its options and exit codes 0 (done), 1 (failed), 2 (wrong use). Errors go to stderr."""
+"""Defines the `zoo` command: its options and exit codes 0 (done), 1 (failed), 2 (wrong use). Errors go to stderr.
+
+The file is long because every command declares its options here and prints its result; the rooms below do the work.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.printing import error_text, fact_lines, input_facts, start_log, table_lines
-from zoo.errors import DownloadError, InputContractError, OptionError, UnknownModelError, ZooError
-from zoo.messages import escaped, listed, printable
+from zoo.commands.printing import (
+    error_text,
+    fact_lines,
+    input_facts,
+    raise_for_failed,
+    rest_in,
+    start_log,
+    table_lines,
+)
+from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
+from zoo.messages import escaped, printable
 from zoo.signals import Ended, ended_by_signals
 from zoo.version import __version__
 
@@ -29,6 +40,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Name = Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Cache folder; default $ZOO_HOME, else ~/.cache/medssl-zoo.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Take this file's weights instead of the published ones.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -156,8 +170,7 @@ def download(
                 raise
             failed.append(name)
             print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
-    if failed:
-        raise DownloadError(f"{len(failed)} of {len(names)} were not downloaded: {', '.join(failed)}")
+    raise_for_failed(failed, f"of {len(names)} were not downloaded", DownloadError)
 
 
 @app.command()
@@ -196,8 +209,7 @@ def verify(
                 problems += result.problems
                 verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"
                 _say(f"{model}.{record.tag}  {file.filename}  {verdict}")
-    if problems:
-        raise ZooError("; ".join(dict.fromkeys(problems)))
+    raise_for_failed(dict.fromkeys(problems), "file(s) were not verified", ZooError)
 
 
 @app.command()
@@ -246,7 +258,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="MODEL.TAG, as it was imported.")], cache_dir: CacheDir = None
 ) -> None:
     """Undo an import: forget the name, and delete the copy in the cache. Your own file stays where it is."""
-    from zoo.commands.importing import remove_weights
+    from zoo.commands.removing import remove_weights
 
     record = remove_weights(name, cache_dir=cache_dir)
     own = record.provenance.get("file") or record.sources[0].removeprefix("file:")
@@ -269,7 +281,7 @@ def _say_default(name: str, cache_dir: Path | None) -> None:
 def export(
     name: Name,
     out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Export this file's weights instead.")] = None,
+    checkpoint: Checkpoint = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Add neutral values for tensors that only the plain library class has.")
@@ -297,9 +309,9 @@ def embed_command(
     name: Name,
     paths: Annotated[list[Path], typer.Argument(help="Images: files, or folders for all that is in them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .npz or .csv.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Take this file's weights instead.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")] = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
     cache_dir: CacheDir = None,
 ) -> None:
@@ -317,11 +329,7 @@ def embed_command(
         write_features(found, out)
         count, width = found.values.shape
         _say(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
-    if found.failed:
-        rest = f"the others are in {out}" if found.paths else "nothing was written"
-        raise InputContractError(
-            f"{len(found.failed)} image(s) have no features, {rest}:{listed(found.failed.values())}"
-        )
+    raise_for_failed(found.failed.values(), f"image(s) have no features, {rest_in(out, bool(found.paths))}")
 
 
 @app.command("segment")
@@ -329,10 +337,10 @@ def segment_command(
     name: Name,
     paths: Annotated[list[Path], typer.Argument(help="Volumes: files, series, or folders for all that is in them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Take this file's weights instead.")] = None,
+    checkpoint: Checkpoint = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the file, the background among them.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Slices or windows at once.")] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that the next one covers too.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:

@@ -214,11 +214,12 @@ class Entry:
     """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
-    embed: Callable[[nn.Module, Transform, Path, int | None], Tensor] | None = None
+    embed: Callable[[nn.Module, Transform, Path, int | None, str | Path | None], Tensor] | None = None
     """Features `(n, D)` of the image in a file or folder, where `forward` of the transformed image is not enough.
 
-    Is given the network in eval mode, the transform, the path, and how many parts of the image at once, None for the
-    family's choice. Raises `InputContractError` for what cannot be embedded.
+    Is given the network in eval mode, the transform, the path, how many parts of the image at once, None for the
+    family's choice, and the cache folder, None for `$ZOO_HOME`. Raises `InputContractError` for what cannot be
+    embedded.
     """
     segment: Callable[[nn.Module, Transform, Path, int | None, float | None], Labels] | None = None
     """Labels of the volume in a file or folder, on its own grid, and that grid; None where `zoo segment` does not.

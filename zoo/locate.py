@@ -144,7 +144,7 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
         clear_leftovers(cache_dir)
         write_converted(entry, stored, state, facts, copy)
         share(copy)
-        stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
+        stat = copy.stat()  # before hashing: another process may replace it by its own, equal copy
         write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
     except OSError as error:
         log.info("%s is read as it is: %s", located.path, error)

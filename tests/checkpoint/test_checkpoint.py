@@ -566,7 +566,7 @@ def test_reading_gives_the_values_as_float32(suffix, mmap, tmp_path):
 
 def test_small_pieces_give_the_same(tmp_path, monkeypatch):
     """A file that is mapped anew for every tensor is read right."""
-    monkeypatch.setattr("zoo.formats.opening._CHUNK", 1)
+    monkeypatch.setattr("zoo.formats.stored._CHUNK", 1)
     made = {f"t{i}": torch.randn(9, 9).half() for i in range(5)}
     torch.save(made, tmp_path / "x.pth")
     stored = open_checkpoint(tmp_path / "x.pth", mmap=True)

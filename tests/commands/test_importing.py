@@ -12,7 +12,8 @@ from drasclr_files import NAME, filled_encoder, training_checkpoint, training_st
 
 import zoo
 from zoo.commands.imported import lock_of, put_record
-from zoo.commands.importing import import_weights, remove_weights
+from zoo.commands.importing import import_weights
+from zoo.commands.removing import remove_weights
 from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.fetching.download import fetch

@@ -110,7 +110,7 @@ def left_out(stored: State, kept: State, unused: Mapping[str, str]) -> dict[str,
 
 
 def reason_unused(name: str, unused: Mapping[str, str], *, behind: str = "") -> str | None:
-    """Why an entry leaves a tensor out; None where it does not, and the name must find its place.
+    """Why an entry leaves a tensor out; None where it does not, and the network must have the name.
 
     Args:
         name: As the network has it, or with `behind` as a file has it.

@@ -1,9 +1,11 @@
 """Turns a file into tensors by name; nothing in the file is run."""
 
+from zoo.formats.floats import as_float32, base_of, is_finite, other_float
 from zoo.formats.header import KEY, KEYS, RANDOM, Task, is_of_recipe, make_header, told
-from zoo.formats.opening import Mmap, StoredState, as_float32, base_of, is_finite, open_checkpoint, other_float
+from zoo.formats.opening import Mmap, open_checkpoint
 from zoo.formats.safety import refused_globals
 from zoo.formats.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
+from zoo.formats.stored import StoredState
 from zoo.formats.tensorflow_bundle import find_bundle
 from zoo.formats.torch_files import check_torch, load_torch
 

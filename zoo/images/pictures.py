@@ -1,6 +1,6 @@
 """Reads 2D image files into arrays: what PIL reads, and DICOM.
 
-It decodes and applies the grey scale of a file's header; `zoo.transforms.image` decides what a network accepts.
+It decodes and applies the grey scale of a file's header; `zoo.transforms.greys` decides what a network accepts.
 """
 
 from __future__ import annotations

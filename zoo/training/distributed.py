@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zoo.errors import OptionError
-from zoo.settings import is_of_torchrun, local_rank
+from zoo.settings import is_under_torchrun, local_rank
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def start(device: str = "auto") -> Processes:
     if device != "cpu" and torch.cuda.is_available():
         place = torch.device("cuda", local_rank())
         torch.cuda.set_device(place)
-    if is_of_torchrun() and not dist.is_initialized():
+    if is_under_torchrun() and not dist.is_initialized():
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     return Processes(rank(), world(), place)
 

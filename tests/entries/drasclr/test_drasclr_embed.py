@@ -135,13 +135,13 @@ def test_a_ct_is_cut_into_patches_first(model, patches, expected, monkeypatch):
     """What is no `.npy` and no array goes through preprocessing, whose own tests say what that does."""
     asked = []
 
-    def stand_in(image):
-        asked.append(image)
+    def stand_in(image, cache_dir):
+        asked.append((image, cache_dir))
         return types.SimpleNamespace(patches=np.load(patches / "s3_patch.npy"))
 
     monkeypatch.setattr(patient_module, "preprocess_ct", stand_in)
-    torch.testing.assert_close(embed_patient(model, "scans/s3.nii.gz", PLACES), expected[3], **CLOSE)
-    assert asked == ["scans/s3.nii.gz"]
+    torch.testing.assert_close(embed_patient(model, "scans/s3.nii.gz", PLACES, cache_dir="c"), expected[3], **CLOSE)
+    assert asked == [("scans/s3.nii.gz", "c")]
 
 
 GOOD = np.full((5, 32, 32, 32), -900, np.int16)

@@ -249,6 +249,14 @@ def test_boxes_outside_are_counted_by_side(grid):
         locate(LANDMARKS, ATLAS_AFFINE, left, grid)
 
 
+@pytest.mark.parametrize("given", [{}, {"landmarks": LANDMARKS}], ids=["landmarks", "mask"])
+def test_the_atlas_comes_from_the_cache_that_is_named(given, tmp_path, monkeypatch):
+    """Either of its files that is not given."""
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match=f"by hand at {tmp_path / 'cache'}"):
+        preprocess_ct("ct.nii.gz", engine="simpleitk", cache_dir=tmp_path / "cache", **given)
+
+
 def test_landmarks_and_mask_are_of_one_atlas():
     """Landmarks beyond the grid of the mask, and masks with other values, are refused."""
     check_atlas(LANDMARKS, atlas())

@@ -44,7 +44,9 @@ def build(config: Config) -> nn.Module:
     )
 
 
-def embed_patient(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
+def embed_patient(
+    model: nn.Module, transform: Any, path: Path, batch_size: int | None, cache_dir: str | Path | None
+) -> Tensor:
     """Features of a patient, `(1, 128)`: the mean over the authors' landmarks.
 
     The path is that of a CT, from which patches are cut by the recipe's own steps in place of the transform's, or of a
@@ -53,7 +55,7 @@ def embed_patient(model: nn.Module, transform: Any, path: Path, batch_size: int 
     from zoo.entries.drasclr.embed import embed_patient as embed
     from zoo.entries.drasclr.embed import pool
 
-    return pool(embed(model, path, batch_size=batch_size or 16))[None]
+    return pool(embed(model, path, batch_size=batch_size or 16, cache_dir=cache_dir))[None]
 
 
 def convert(state: State) -> tuple[State, Config]:

@@ -24,7 +24,7 @@ STEP = 26
 """Distance of neighbouring landmarks in voxels, so that patches overlap by 6 (the same file)."""
 
 
-def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
+def load_landmarks(path: str | Path | None = None, cache_dir: str | Path | None = None) -> NDArray[Any]:
     """Return the lower corners of the atlas' patches.
 
     They are always read, never computed: of the released 581 the released lung mask gives back only 575. Their order is
@@ -32,6 +32,7 @@ def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
 
     Args:
         path: A `.npy` file; None for the authors', which is fetched once into the cache.
+        cache_dir: Cache folder, for the authors'; default `$ZOO_HOME`.
 
     Returns:
         `(L, 3)` int64, rows (x, y, z), the smallest index of each patch.
@@ -45,7 +46,7 @@ def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
 
     from zoo.training.arrays import read_array
 
-    place = _asset("landmarks") if path is None else Path(path)
+    place = _asset("landmarks", cache_dir) if path is None else Path(path)
     found = read_array(place, "landmarks")
     if found.ndim != 2 or found.shape[1] != 3 or not len(found) or found.dtype.kind not in "iu" or found.min() < 0:
         raise InputContractError(
@@ -98,11 +99,12 @@ def neighbours(landmarks: NDArray[Any], k: int = 2) -> NDArray[Any]:
     return np.argsort(squared, axis=1, kind="stable")[:, 1 : k + 1].astype(np.int64)
 
 
-def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
+def atlas_mask(path: str | Path | None = None, cache_dir: str | Path | None = None) -> Nifti1Image:
     """Return the lungs of the atlas: 0 outside, 50 and 100 for the two lungs, voxels of 1 mm, with their place.
 
     Args:
         path: A NIfTI file; None for the authors', which is fetched once into the cache.
+        cache_dir: Cache folder, for the authors'; default `$ZOO_HOME`.
 
     Raises:
         OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
@@ -117,10 +119,13 @@ def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
             return Nifti1Image.from_filename(path)
         except (EOFError, OSError, ImageFileError) as error:
             raise InputContractError(f"cannot read the lung mask of the atlas from {path}: {error}") from error
-    content = _asset("lung_mask").read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
+    content = _asset(
+        "lung_mask", cache_dir
+    ).read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
     return Nifti1Image.from_bytes(gzip.decompress(content))
 
 
-def _asset(name: str) -> Path:
+def _asset(name: str, cache_dir: str | Path | None) -> Path:
     """Fetch a file that the manifest lists beside the weights; a record of the user's own may list none."""
-    return fetch(find_asset(NAME, name), request=f"the {name.replace('_', ' ')} of {NAME}").path
+    asset = find_asset(NAME, name, cache_dir)
+    return fetch(asset, request=f"the {name.replace('_', ' ')} of {NAME}", cache_dir=cache_dir).path

@@ -105,7 +105,12 @@ def load_encoder(args: NetworkArgs, device: torch.device) -> tuple[nn.Module, np
 
 
 def embed_patient(
-    model: nn.Module, patient: Patient, locations: Tensor | Array | None = None, *, batch_size: int = 16
+    model: nn.Module,
+    patient: Patient,
+    locations: Tensor | Array | None = None,
+    *,
+    batch_size: int = 16,
+    cache_dir: str | Path | None = None,
 ) -> Tensor:
     """Return the features of one patient's patches, `(L, 128)` float32 on the CPU, a row for each location.
 
@@ -117,13 +122,14 @@ def embed_patient(
         locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], as `atlas.normalise` has them; None for the
             authors' 581 landmarks.
         batch_size: Patches at once. On a CPU about 16 is fastest.
+        cache_dir: Cache folder, for the authors' landmarks and mask; default `$ZOO_HOME`.
 
     Raises:
         InputContractError: The patches are of another number or size, NaN, or not in HU; the locations are outside
             [-1, 1]; or the CT cannot be used, for one of the reasons that `preprocess_ct` has.
     """
-    places = check_places(locations)
-    patches = read_patient(patient)
+    places = check_places(locations, cache_dir)
+    patches = read_patient(patient, cache_dir)
     check_count("the patient", patches, places)
     with judging(model):
         return _embed(model, {"the patient": patches}, places, batch_size)[0]

@@ -46,7 +46,7 @@ def check_suffix(path: Path) -> None:
 
 
 def write_subject_features(path: Path, features: SubjectFeatures) -> None:
-    """Write features by `zoo.features.write_rows`, with the label `sid`.
+    """Write features by `zoo.features.write_rows`, with the column `sid`.
 
     Raises:
         OptionError: The name does not end in .parquet or .npz, or pyarrow is not installed.

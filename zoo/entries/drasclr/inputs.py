@@ -26,11 +26,12 @@ Patient: TypeAlias = "str | PathLike[str] | SpatialImage | Array | Tensor"
 _NO_AIR = -200.0  # HU, as zoo.transforms.volume has it: there is air around and in every patient, and it lies below
 
 
-def read_patient(patient: Patient) -> Array:
+def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array:
     """Return patches (L, 32, 32, 32) of whatever describes a patient; those of a file are mapped.
 
     Args:
         patient: Patches, a `.npy` file of them, or a CT, whose patches are cut at the authors' landmarks.
+        cache_dir: Cache folder, for the files of the atlas; default `$ZOO_HOME`.
 
     Raises:
         InputContractError: The patches have another size, or the CT cannot be used.
@@ -47,7 +48,7 @@ def read_patient(patient: Patient) -> Array:
         return patches
     from zoo.entries.drasclr.ct.patient import preprocess_ct
 
-    return preprocess_ct(patient).patches
+    return preprocess_ct(patient, cache_dir=cache_dir).patches
 
 
 def check_count(name: str, patches: Array, places: Tensor) -> None:
@@ -75,14 +76,14 @@ def scale_of(name: str, patches: Array) -> npt.NDArray[np.float32]:
         raise InputContractError(f"{name}: {error}") from error
 
 
-def check_places(locations: Tensor | Array | None) -> Tensor:
+def check_places(locations: Tensor | Array | None, cache_dir: str | Path | None = None) -> Tensor:
     """Return locations `(L, 3)` as a tensor, by default those of the authors' landmarks.
 
     Raises:
         InputContractError: They are no list of floats in [-1, 1].
     """
     if locations is None:
-        return torch.from_numpy(normalise(load_landmarks()))
+        return torch.from_numpy(normalise(load_landmarks(cache_dir=cache_dir)))
     places = torch.as_tensor(locations).cpu()
     if places.ndim != 2 or not len(places) or not places.is_floating_point():
         raise InputContractError(

@@ -95,7 +95,7 @@ def build_swin(config: Config) -> nn.Module:
     return swin_unetr(**options, two_convolutions=config.get("two_convolutions", False))
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
+def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
     """Features of a whole CT, `(1, 768)`, as `segment features` takes them: without air around it, window by window."""
     from zoo.entries.monai_ssl.segment import features_of
 

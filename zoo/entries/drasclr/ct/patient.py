@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ def preprocess_ct(
     engine: str = "auto",
     anchor: str = "corner",
     keep_volume: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> PatientPatches:
     """Cut a CT into the patches of the atlas' landmarks.
 
@@ -68,6 +70,7 @@ def preprocess_ct(
         anchor: "corner" puts a landmark's lower corner where the map says, as the authors, and as the published weights
             know it; "centre" its centre, which a map that scales or turns moves elsewhere.
         keep_volume: Return the CT at 1 mm and its lungs too, which take some 300 MB.
+        cache_dir: Cache folder, for the files of the atlas; default `$ZOO_HOME`.
 
     Raises:
         InputContractError: The image is no CT in HU, misses a lung, does not fit the atlas, or ends too far from a
@@ -80,8 +83,8 @@ def preprocess_ct(
         raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, not {anchor!r}")
     import_itk()  # what is missing is said before minutes are spent
     engine = choose_engine(engine)
-    landmarks = atlas.load_landmarks() if landmarks is None else landmarks
-    fixed = atlas.atlas_mask() if atlas_mask is None else atlas_mask
+    landmarks = atlas.load_landmarks(cache_dir=cache_dir) if landmarks is None else landmarks
+    fixed = atlas.atlas_mask(cache_dir=cache_dir) if atlas_mask is None else atlas_mask
     check_atlas(landmarks, fixed)
     volume = read_volume(image)
     scan = place_scan(volume, fixed.affine)
