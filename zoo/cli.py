@@ -375,9 +375,11 @@ def doctor(
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check this installation, or whether an image fits a model's input; exit 1 if something is wrong.
+    """Check this installation, or which models an image fits; exit 1 if something is wrong.
 
-    For the installation: libraries, cache, manifests, and the weights on this machine.
+    For the installation: libraries, cache, manifests, and the weights on this machine. An image or volume is held
+    against the input of every model, with --for against one. A folder is checked as a cohort: how many of its images
+    fit, and which are odd.
     """
     from zoo.commands.doctor import diagnose
 
@@ -398,9 +400,15 @@ def _examine(
 ) -> None:
     """Print what was found in an image beside what the model expects."""
     from zoo.commands.examination import examine
+    from zoo.commands.fitting import images_in
 
-    if file is None or name is None:
-        raise OptionError("an image and a model are expected together: zoo doctor FILE --for NAME")
+    if file is None or (name is None and checkpoint is not None):
+        raise OptionError("an image is expected before a model: zoo doctor FILE --for NAME")
+    images = images_in(file, name) if file.is_dir() else [file]
+    if images != [file]:
+        return _examine_cohort(images, name, checkpoint, as_json, cache_dir)
+    if name is None:
+        return _print_fits(file, as_json, cache_dir)
     found = examine(file, name, checkpoint=checkpoint, cache_dir=cache_dir)
     if as_json:
         _print_json(asdict(found))
@@ -413,6 +421,36 @@ def _examine(
         fits = f"fits: load_transform makes {found.gives}, of it"
         print(escaped(f"does not fit: {found.problem}" if found.problem else fits))
     if not found.fits:
+        raise SystemExit(1)
+    return None
+
+
+def _print_fits(file: Path, as_json: bool, cache_dir: Path | None) -> None:
+    """Print which models an image fits, best first, and why not the others."""
+    from zoo.commands.fitting import find_fits, fits_page
+
+    found = find_fits(file, cache_dir=cache_dir)
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        _say_all(fits_page(str(file), found))
+    if not any(each.examination.fits for each in found):
+        raise SystemExit(1)
+
+
+def _examine_cohort(
+    images: list[Path], name: str | None, checkpoint: Path | None, as_json: bool, cache_dir: Path | None
+) -> None:
+    """Print how many images of a folder fit a model, by default the one that most of them do, and the odd ones."""
+    from zoo.commands.fitting import best_model, check_cohort, cohort_page
+
+    model = name or best_model(images, cache_dir=cache_dir)
+    found = check_cohort(images, model, checkpoint=checkpoint, cache_dir=cache_dir)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        _say_all(cohort_page(found))
+    if found.problems:
         raise SystemExit(1)
 
 
@@ -433,6 +471,11 @@ def _print_json(value: Any) -> None:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     for line in table_lines(rows):
+        _say(line)
+
+
+def _say_all(lines: Sequence[str]) -> None:
+    for line in lines:
         _say(line)
 
 

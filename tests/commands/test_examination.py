@@ -156,7 +156,8 @@ def test_values_that_are_not_finite(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["scan.nii"], 2, "zoo doctor FILE --for NAME"),
+        (["scan.nii"], 1, "scan.nii"),
+        (["scan.nii", "--checkpoint", "best.pt"], 2, "zoo doctor FILE --for NAME"),
         (["--for", "caid-resnet50"], 2, "zoo doctor FILE --for NAME"),
         (["scan.nii", "--for", "vgg"], 2, "vgg"),
         (["scan.nii", "--for", "monai-ssl-vitb16"], 1, "scan.nii"),
