@@ -7,6 +7,7 @@ from servers import Server, prepare, redirect, sha256, some_bytes, whole
 
 from zoo.commands.pin import pin_record
 from zoo.errors import DownloadError, OptionError
+from zoo.fetching.digests import digests_of
 from zoo.manifest import packaged_manifest
 
 DATA = some_bytes()
@@ -110,3 +111,28 @@ def test_info_says_who_stated_a_digest_that_no_record_has(zoo, hub, tmp_path, mo
         facts = json.loads(zoo("info", "caid-resnet50.drawn", "--json")[1])
         assert facts["pinned"] == {"sha256": sha256(DATA), "proved_by": said}
         monkeypatch.delenv("ZOO_OFFLINE")
+
+
+def test_an_import_under_a_tag_must_have_the_digests_on_record(zoo, tmp_path, unet_file, unet_safetensors, monkeypatch):
+    """A git blob proves it as the authors' where no sha256 is published; another file is refused."""
+    known = digests_of(unet_file, ["git_blob"])
+    path = packaged_copy(tmp_path, monkeypatch, chestxray14=known)
+    code, out, _ = zoo("import", "caid-resnet50.chestxray14", unet_file)
+    assert code == 0
+    assert "which has the git_blob on record" in out
+    code, _, err = zoo("import", "caid-resnet50.chestxray14", unet_safetensors)
+    assert code == 2
+    assert f"not {known['git_blob']}" in err
+    assert path.is_file()
+
+
+def packaged_copy(tmp_path, monkeypatch, **facts):
+    """The packaged manifest with more facts in some of its records, in the place of the packaged one."""
+    content = json.loads(packaged_manifest().read_text("utf-8"))
+    for record in content["weights"]:
+        record |= facts.get(record["tag"], {})
+    path = tmp_path / "packaged.json"
+    path.write_text(json.dumps(content))
+    for module in ("zoo.manifest", "zoo.commands.import_rules"):
+        monkeypatch.setattr(f"{module}.packaged_manifest", lambda: path)
+    return path

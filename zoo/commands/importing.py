@@ -93,7 +93,7 @@ def import_weights(
         digest = hash_file(single)
         known = record_with_digest(entry.name, digest, cache_dir)
         tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
-        check_tag(entry.name, tag, digest, cache_dir)
+        check_tag(entry.name, tag, single, digest, cache_dir)
         earlier = imported_record(entry.name, tag, cache_dir)
         asked = _Import(entry, tag, stored, config, network, single, digest, earlier, cache_dir)
         record = _put(asked, options, size, default)
