@@ -137,11 +137,16 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
 
 
 def _check_streams(dataset: Any, syntax: str, indices: Iterable[int], frames: int) -> None:
-    """Check that compressed frames are whole, each as pydicom will take it out of its fragments."""
+    """Check that compressed frames are whole, each as pydicom will take it out of its fragments.
+
+    Without a decoder there is nothing to check: pydicom will say so.
+    """
     from pydicom.encaps import get_frame
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-    if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes):
+    is_known = syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+    if not is_known or not get_decoder(syntax).is_available:
         return
     table = [dataset.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
     offsets = None if None in table else (table[0], table[1])
