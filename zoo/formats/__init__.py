@@ -4,7 +4,6 @@ from zoo.formats.header import KEY, KEYS, RANDOM, Task, is_of_recipe, make_heade
 from zoo.formats.opening import Mmap, StoredState, as_float32, base_of, is_finite, open_checkpoint, other_float
 from zoo.formats.safety import refused_globals
 from zoo.formats.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
-from zoo.formats.tensorflow_bundle import find_bundle
 from zoo.formats.torch_files import check_torch, load_torch
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "as_float32",
     "base_of",
     "check_torch",
-    "find_bundle",
     "is_finite",
     "is_of_recipe",
     "load_torch",
