@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Mmap: TypeAlias = "bool | Literal['auto']"
 
 _CHUNK = 8 << 20
+_MOST_TENSORS = 100_000
+"""Tensors of a file of safetensors: each takes 50 microseconds, however small. Networks have some thousand."""
 
 
 @dataclass
@@ -289,7 +291,10 @@ def _open_safetensors(path: Path, mapped: bool) -> StoredState:
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            names, metadata = file.keys(), file.metadata()
+            if len(names) > _MOST_TENSORS:
+                raise CheckpointFormatError(f"{path} has {len(names)} tensors: at most {_MOST_TENSORS} are read")
+            tensors = {name: file.get_tensor(name) for name in names}
         _check_names(path)
     except SafetensorError as error:
         raise CheckpointFormatError(
