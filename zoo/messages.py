@@ -68,7 +68,7 @@ def listed(lines: Iterable[str]) -> str:
     return "".join(f"\n  - {printable(line)}" for line in [*given[:_MOST_LINES], *rest])
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The message of a library's error in one line that no file can forge or make long, else the name of the error."""
     text = printable(" ".join(str(error).split()))
     short = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."

@@ -20,6 +20,7 @@ from zoo.checkpoint.filling import adapt_input_channels, load_into
 from zoo.checkpoint.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.formats import opening
 from zoo.formats.mounts import is_on_network
 from zoo.formats.opening import open_checkpoint
 from zoo.formats.sniffing import sniff
@@ -521,6 +522,16 @@ def test_damage_is_never_a_surprise(save, tmp_path):
             refused += 1
             assert zoo.inspect_checkpoint(bad).problem
     assert refused > 50
+
+
+def test_a_million_tensors_are_not_read(tmp_path, monkeypatch):
+    """Each takes its time, however small: a file of 80 MB would take minutes."""
+    monkeypatch.setattr(opening, "_MOST_TENSORS", 2)
+    for count in (2, 3):
+        save_file({f"t{i}": torch.zeros(1) for i in range(count)}, tmp_path / f"{count}.safetensors")
+    assert len(open_checkpoint(tmp_path / "2.safetensors").tensors) == 2
+    with pytest.raises(CheckpointFormatError, match=r"3\.safetensors has 3 tensors: at most 2 are read"):
+        open_checkpoint(tmp_path / "3.safetensors")
 
 
 def test_a_wrong_suffix_does_not_mislead(tmp_path):

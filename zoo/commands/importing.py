@@ -22,7 +22,6 @@ from zoo.commands.import_rules import (
 from zoo.commands.imported import imported_record, put_record
 from zoo.entry import Config, Entry, State
 from zoo.errors import (
-    CheckpointFormatError,
     DownloadError,
     IntegrityError,
     OfflineError,
@@ -30,7 +29,7 @@ from zoo.errors import (
 )
 from zoo.fetching import clear_leftovers, fetch, file_path, hash_file, write_stamp
 from zoo.files import temporary_beside, user_path
-from zoo.formats import StoredState, find_bundle, open_checkpoint
+from zoo.formats import StoredState, open_checkpoint
 from zoo.loading import load_model
 from zoo.locate import write_converted
 from zoo.manifest import input_for, record_with_digest, record_with_tag
@@ -73,13 +72,11 @@ def import_weights(
     Raises:
         OptionError: The tag is malformed, or stands for another file of the zoo's; or a file with a task head is to be
             an encoder's default.
-        CheckpointFormatError: There is no such file.
+        CheckpointFormatError: There is no such file, or it is no checkpoint that can be read.
         CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
     entry = get_entry(name)
     source = user_path(file).absolute()
-    if not source.is_file() and not find_bundle(source):
-        raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
     clear_leftovers(cache_dir)
     published = record_with_tag(entry.name, split_name(name)[1], cache_dir, imported=False)
     request = f"{entry.name}.{published.tag}" if published else entry.name

@@ -6,7 +6,6 @@ from zoo.formats.opening import Mmap, open_checkpoint
 from zoo.formats.safety import refused_globals
 from zoo.formats.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.formats.stored import StoredState
-from zoo.formats.tensorflow_bundle import find_bundle
 from zoo.formats.torch_files import check_torch, load_torch
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "as_float32",
     "base_of",
     "check_torch",
-    "find_bundle",
     "is_finite",
     "is_of_recipe",
     "load_torch",

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Mmap: TypeAlias = "bool | Literal['auto']"
 
+_MOST_TENSORS = 100_000
+"""Tensors of a file of safetensors: each takes 50 microseconds, however small. Networks have some thousand."""
+
 
 def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
     """Open a checkpoint of any format and find its tensors. Nothing in the file is run.
@@ -60,7 +63,10 @@ def _open_safetensors(path: Path, mapped: bool) -> StoredState:
 
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            names, metadata = file.keys(), file.metadata()
+            if len(names) > _MOST_TENSORS:
+                raise CheckpointFormatError(f"{path} has {len(names)} tensors: at most {_MOST_TENSORS} are read")
+            tensors = {name: file.get_tensor(name) for name in names}
         _check_names(path)
     except SafetensorError as error:
         raise CheckpointFormatError(

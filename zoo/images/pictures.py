@@ -14,7 +14,8 @@ from zoo.errors import InputContractError
 from zoo.images.dicom_bounds import decode_pixels
 from zoo.images.dicom_files import element, read_dataset, starts_as_dicom
 from zoo.images.films import check_film
-from zoo.images.reading import MOST_PIXELS, check_count, check_scans, refused, start_of
+from zoo.images.reading import MOST_PIXELS, check_count, refused, start_of
+from zoo.images.whole import check_file, check_jpeg, check_jpeg2000, check_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 _MOST_FRAMES = 100
-_AT_ONCE = 2**20  # bytes
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
 """PIL's warnings about tags that a TIFF lacks bytes for; it then uses defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
+_CHECKS = {"PNG": check_png, "JPEG": check_jpeg, "MPO": check_jpeg, "JPEG2000": check_jpeg2000}  # MPO: JPEG with more
 _OTHERS = (
     f". Formats read are {', '.join(PIL_FORMATS)} and DICOM with its preamble; open anything else yourself and pass "
     "the array"
@@ -69,9 +70,8 @@ def _picture(path: Path) -> NDArray[Any]:
             raise InputContractError(
                 f"{path} holds {_frames(image)} frames; one is expected: open it with PIL, seek to it and pass that"
             )
-        if image.format == "JPEG":
-            with path.open("rb") as file:
-                check_scans(iter(lambda: file.read(_AT_ONCE), b""))
+        if check := _CHECKS.get(image.format or ""):
+            check_file(path, check)
         image.load()
     pixels = pil_pixels(image, str(path))
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0

@@ -23,7 +23,7 @@ import zoo
 from zoo.entries.caid import PREPROCESSING, warps
 from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
 from zoo.entries.caid.cohort import CHESTXRAY14, Sample, find_masks, read_labelled, read_list
-from zoo.entries.caid.finetune import main, read_parts, resolve, seen_by
+from zoo.entries.caid.finetune import main, read_masked, read_parts, resolve, seen_by
 from zoo.entries.caid.finetune_data import LabelledImages, MaskedImages, read_film, read_mask
 from zoo.entries.caid.finetune_method import (
     Classifier,
@@ -369,6 +369,16 @@ def test_training_views_follow_from_seed_pass_and_index(task):
     assert all(torch.equal(masked[i, 1]["mask"], item["mask"]) for i, item in enumerate(drawn))
     assert any(not torch.equal(drawn[0]["image"], item["image"]) for item in drawn)
     assert all(set(item["mask"].unique().tolist()) <= {0.0, 1.0} for item in drawn)
+
+
+def test_masked_images_change_in_training_alone_unless_asked_otherwise(task):
+    """Those of validation with `--val-random`, and by draws of their own; those of the test never."""
+    args = SegmentArgs(data=task.images, out="o", masks=task.masks, size=SIZE)
+    random, parts = replace(args, val_random=True), ("train", "val", "test")
+    read = [{part: read_masked(made, part, task.lists["train"], "") for part in parts} for made in (args, random)]
+    assert [[data[part].random for part in parts] for data in read] == [[True, False, False], [True, True, False]]
+    train, val = (torch.stack([read[1][part][i, 1]["image"] for i in range(8)]) for part in ("train", "val"))
+    assert not torch.equal(train, val)
 
 
 def test_the_ten_crops_hold_the_middle_one(task):

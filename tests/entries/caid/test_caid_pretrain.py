@@ -17,7 +17,7 @@ from saved_runs import comes_from, copy_of, header_of, mark
 import zoo
 from zoo.entries.caid import pretrain
 from zoo.entries.caid.method import CAiD
-from zoo.entries.caid.pretrain import Args, build_method, models_of, resolve, validation
+from zoo.entries.caid.pretrain import Args, build_method, build_views, models_of, resolve, validation
 from zoo.errors import OptionError
 from zoo.training.args import parse_args
 from zoo.training.distributed import Processes
@@ -221,12 +221,17 @@ def shown(args, epoch=0):
 
 
 def test_validation_views_are_fixed_unless_asked_otherwise(images):
-    """The same views at every epoch, others with `--val-random`; a whole last batch only where the queue takes them."""
+    """The same at every epoch and not those of training; others with `--val-random`.
+
+    A whole last batch only where the queue takes them.
+    """
     settings = {"data": str(images), "out": "o", "size": 32, "batch_size": 4, "workers": 0}
     settings |= {"val_table": str(images / "all.csv"), "val_split": "val"}
     fixed, random = Args(**settings), Args(**settings, val_random=True)
     assert torch.equal(shown(fixed, epoch=0), shown(fixed, epoch=7))
     assert not torch.equal(shown(random, epoch=0), shown(random, epoch=7))
+    training = build_views(fixed, fixed.val_table, "val")
+    assert not any(torch.equal(query, training[0, i]["query"]) for i, query in enumerate(shown(fixed)))
     assert len(shown(fixed)) == 5
     assert len(shown(Args(**settings, validate_mutates_state=True))) == 4
     assert validation(Args(data=str(images), out="o"), Processes(0, 1, torch.device("cpu"))) is None
