@@ -19,7 +19,7 @@ FLOORS = (
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "loading", "locate", "provenance"),
     ("embedding", "training"),
-    ("__main__", "cli", "commands", "entries"),
+    ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
 DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "transforms")
