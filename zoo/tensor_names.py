@@ -26,8 +26,8 @@ def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | No
 
     Returns:
         The one prefix, empty or ending in a dot, behind which all anchors are found; else the one behind which most of
-        several are, so that of a file that lacks a tensor the coverage check can say which. None where there is none.
-        Key networks (`KEY_NETWORKS`) are passed over.
+        several are, so that the coverage check can say which tensor a file lacks. None where no prefix fits. Key
+        networks (`KEY_NETWORKS`) are passed over.
 
     Raises:
         CheckpointMismatchError: There are several, or key networks alone.

@@ -38,7 +38,7 @@ def is_dicom(path: Path) -> bool:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputContractError: it is no file that can be read, see `reading.start_of`.
+        InputContractError: It is not a file that can be read, see `reading.start_of`.
     """
     return starts_as_dicom(start_of(path, "image", may_be_empty=True))
 
