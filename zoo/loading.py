@@ -333,7 +333,9 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
         )
     theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
     if theirs and theirs.family != entry.family:
-        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r} by its header, not of {entry.name!r}")
+        raise CheckpointMismatchError(
+            f"the header of {checkpoint} says that it is for {theirs.name!r}, not for {entry.name!r}. Name that model"
+        )
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
         try:
             return entry.preprocessing.override(input_for(entry.name, stored.input))
