@@ -56,9 +56,9 @@ class Preprocessing:
     values beyond them are kept.
     """
     mean: tuple[float, ...] | None = None
-    """Subtracted per channel after scaling to `value_range`; None for none."""
+    """Subtracted per channel after scaling to `value_range`; None to leave this step out."""
     std: tuple[float, ...] | None = None
-    """Divides per channel after `mean`; None for none."""
+    """Divides per channel after `mean`; None to leave this step out."""
     affine: tuple[tuple[float, ...], ...] | None = None
     """Rows of the 4 x 4 matrix from voxel `(i, j, k, 1)` to mm in the atlas, as nibabel has it, x to the right, y to
     the front, z to the top; with `size` the grid that volumes are brought to. None for volumes in no atlas."""
@@ -77,7 +77,7 @@ class Preprocessing:
     window: tuple[float, float] | None = None
     """Smallest and largest value in `units` that the network knows: volumes are clipped to it. None for no window."""
     normalise: str | None = None
-    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None for none.
+    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None to leave this step out.
 
     `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
     third axis: `size` and `spacing` are then those of a slice.

@@ -68,11 +68,11 @@ def load_model(
     What was loaded, adapted, made fresh and left out is in `load_report(model)`.
 
     Args:
-        name: `MODEL`, or `MODEL.TAG` for certain weights of it, whose options, as their classes, also hold where a
-            your own checkpoint or none is loaded. See `list_models` and `model_info`.
+        name: `MODEL`, or `MODEL.TAG` for certain weights of it. The options of those weights, such as their classes,
+            also hold where your own checkpoint is loaded, or nothing. See `list_models` and `model_info`.
         pretrained: Whether to load weights; False gives the network's own random ones.
         checkpoint: Your own file to load instead of the published weights, in any form the family's files have.
-        num_classes: Outputs of the task head, 0 for none. None for the network as published, or as the file has it.
+        num_classes: Outputs of the task head, 0 for no head. None for the network as published, or as the file has it.
         in_channels: Channels of the input, to which the first convolution is adapted. None for as many as in the file.
         device: Where the network is moved to.
         cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
@@ -103,7 +103,7 @@ def load_model(
         return _finish(*_random(entry, named, asked), device)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(wanted, checkpoint, offline=offline, progress=progress)
-        # The user's own file may be saved over while the network lives, which a mapping would not survive.
+        # The user's file may be saved over while the network lives, which a mapping would not survive.
         if mmap == "auto" and checkpoint is not None:
             mmap = False
         stored = open_checkpoint(located.path, mmap=mmap)
@@ -266,7 +266,7 @@ def _named(
 
 def _announce(report: LoadReport, num_classes: int | None) -> None:
     """Log in one line which weights were loaded, and in another whether the head was dropped or is untrained."""
-    known = report.trained_by == "authors" or not report.tag  # the user's own file needs no such warning
+    known = report.trained_by == "authors" or not report.tag  # the user's file needs no such warning
     untrained = [name for name in report.fresh if not is_counter(name)]
     level = logging.INFO if known else logging.WARNING
     origin = (
@@ -305,7 +305,7 @@ def _finish(model: nn.Module, report: LoadReport, device: torch.device) -> nn.Mo
 def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
     """Return the input that weights were trained on.
 
-    For the user's own file it is the input in its header, which recipes write, else the input of the tag that was
+    For the user's file it is the input in its header, which recipes write, else the input of the tag that was
     named, else the model's: an import behind the plain name plays no part. A recipe's file without one is warned of.
 
     Args:
@@ -333,7 +333,9 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
         )
     theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
     if theirs and theirs.family != entry.family:
-        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r} by its header, not of {entry.name!r}")
+        raise CheckpointMismatchError(
+            f"the header of {checkpoint} says that it is for {theirs.name!r}, not for {entry.name!r}. Name that model"
+        )
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
         try:
             return entry.preprocessing.override(input_for(entry.name, stored.input))

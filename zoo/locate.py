@@ -1,4 +1,4 @@
-"""Finds the weight file of a request on this machine: the user's own, or the verified one of a name."""
+"""Finds the weight file of a request on this machine: the user's, or the verified one of a name."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Located:
     path: Path
     source: str
     record: WeightsFile | None = None
-    """None for the user's own file."""
+    """None for the user's file."""
     sha256: str | None = None
     proved_by: str = ""
     """What proved the file where no sha256 is on record, see `fetching`."""
@@ -96,7 +96,7 @@ def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool 
 
     Args:
         wanted: What the name stands for.
-        checkpoint: The user's own file, which is neither verified nor converted; None for the one on record, which is
+        checkpoint: The user's file, which is neither verified nor converted; None for the one on record, which is
             both: fetched where it is not in the cache, and a float32 safetensors copy made of anything else.
         offline: Whether connections are forbidden; see `is_offline`.
         progress: Whether to draw a progress bar.

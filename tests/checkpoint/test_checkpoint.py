@@ -17,7 +17,7 @@ import zoo
 from zoo.checkpoint.building import build_network
 from zoo.checkpoint.export import export_safetensors, fingerprint
 from zoo.checkpoint.filling import adapt_input_channels, load_into
-from zoo.checkpoint.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
+from zoo.checkpoint.keys import convert, left_out
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.formats import opening
@@ -25,6 +25,7 @@ from zoo.formats.mounts import is_on_network
 from zoo.formats.opening import open_checkpoint
 from zoo.formats.sniffing import sniff
 from zoo.locate import write_converted
+from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
 
 def tensors(*names):

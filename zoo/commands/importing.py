@@ -1,4 +1,4 @@
-"""Makes the user's own checkpoint loadable by name, for `zoo import`."""
+"""Makes the user's checkpoint loadable by name, for `zoo import`."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from zoo.registry import get_entry, split_name
 def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> WeightsFile:
     """Undo `zoo import`: take the record out of `$ZOO_HOME/manifest.json`, and the file out of the cache.
 
-    A file that another record stands for stays. The user's own file, which was copied, is not touched.
+    A file that another record stands for stays. The user's file, which was copied, is not touched.
 
     Args:
         name: `MODEL.TAG`, as it was imported.

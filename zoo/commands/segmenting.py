@@ -58,8 +58,8 @@ def segment(
         name: `MODEL` or `MODEL.TAG`, one that segments volumes.
         paths: Files, series, or folders for all volumes in them.
         out: The folder.
-        checkpoint: A file of your own to take in place of the published weights; the input is then what its header
-            says, else the model's.
+        checkpoint: Your own file to use instead of the published weights; the input is then what its header says, else
+            the model's.
         num_classes: Of the file, background included, where the network as published has others.
         device: Where the network runs.
         batch_size: Slices or windows at once; None for the family's choice.

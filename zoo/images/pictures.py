@@ -38,8 +38,8 @@ def is_dicom(path: Path) -> bool:
     """Tell DICOM by its content, whatever the file's name; see `dicom_files.starts_as_dicom`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputContractError: it is no file that can be read, see `reading.start_of`.
+        FileNotFoundError: There is no such file.
+        InputContractError: It is not a file that can be read, see `reading.start_of`.
     """
     return starts_as_dicom(start_of(path, "image", may_be_empty=True))
 
@@ -48,7 +48,7 @@ def read_picture(path: Path) -> NDArray[Any]:
     """Return the pixels of a PNG, JPEG, JPEG 2000, TIFF, BMP or PGM file, as `pil_pixels` does.
 
     Raises:
-        InputContractError: the file cannot be read, or holds more than one image.
+        InputContractError: The file cannot be read, or holds more than one image.
     """
     start_of(path, "image")
     with refused(f"cannot read {path} as an image", _OTHERS):
@@ -94,7 +94,7 @@ def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
     Mode `I` is taken as 16-bit, an opaque alpha channel is dropped, the EXIF orientation is applied.
 
     Raises:
-        InputContractError: transparent pixels, `I` beyond 16 bits, or a mode that stores no picture.
+        InputContractError: Transparent pixels, `I` beyond 16 bits, or a mode that stores no picture.
     """
     import numpy as np
     from PIL import ImageOps
@@ -131,7 +131,7 @@ def read_dicom(path: Path) -> NDArray[Any]:
     bits where there is neither); MONOCHROME1 is inverted.
 
     Raises:
-        InputContractError: no film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
+        InputContractError: No film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
             compression, or a header without meaning.
     """
     with refused(f"cannot read {path} as DICOM"):

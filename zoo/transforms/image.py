@@ -77,8 +77,8 @@ class ImageTransform:
                 Colour is converted to luminance (ITU-R 601), with a warning where the channels really differ.
 
         Raises:
-            InputContractError: the image cannot be what the network was trained on, or cannot be read.
-            FileNotFoundError: the path does not exist.
+            InputContractError: The image cannot be what the network was trained on, or cannot be read.
+            FileNotFoundError: The path does not exist.
         """
         source = describe(image)
         grey = grey_fractions(image, source, self.preprocessing.value_range)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
 from zoo.entry import Config, Entry, Preprocessing, State
+from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
 if TYPE_CHECKING:
     from torch import nn

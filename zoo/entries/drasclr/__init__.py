@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import find_prefix, strip_prefix
 from zoo.entries.drasclr.contract import NAME, PREPROCESSING
 from zoo.entry import Config, Entry, State
+from zoo.tensor_names import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ import math
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import find_prefix, strip_prefix
 from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.entries.glcl.convert import (
     BLOCKS,
@@ -26,6 +25,7 @@ from zoo.entries.glcl.convert import (
 )
 from zoo.entry import Config, Entry, Labels, State
 from zoo.errors import CheckpointMismatchError
+from zoo.tensor_names import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
+from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
 PATCH = 16
 """Side of a token's cube in voxels."""
