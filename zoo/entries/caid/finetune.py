@@ -1,4 +1,4 @@
-"""Fine-tune CAiD on a task of your own: which findings a radiograph shows, or where something lies in it.
+r"""Fine-tune CAiD on a task of your own: which findings a radiograph shows, or where something lies in it.
 
     python -m zoo.entries.caid.finetune classify --data images --table train.txt --val-table val.txt \
         --test-table test.txt --out runs/xray14

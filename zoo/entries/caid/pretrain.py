@@ -1,4 +1,4 @@
-"""Pre-train CAiD on a folder of radiographs. The defaults are the published run.
+r"""Pre-train CAiD on a folder of radiographs. The defaults are the published run.
 
     python -m zoo.entries.caid.pretrain --data images --table Xray14_train_official.txt \
         --val-table Xray14_val_official.txt --out runs/caid

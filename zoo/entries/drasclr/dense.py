@@ -1,4 +1,4 @@
-"""Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
+r"""Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
 
     python -m zoo.entries.drasclr.preprocess --table subjects.csv --out cohort --keep-volumes
     python -m zoo.entries.drasclr.dense --volumes cohort/volume --masks cohort/lungs --places cohort/patch_loc \

@@ -1,4 +1,4 @@
-"""See what DrasCLR's features know of patients: a linear probe of a number, of classes, or of survival.
+r"""See what DrasCLR's features know of patients: a linear probe of a number, of classes, or of survival.
 
     python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
     python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --label fev1 \

@@ -1,4 +1,4 @@
-"""A synthetic cohort of lungs with emphysema, to run the recipes on without any download.
+r"""A synthetic cohort of lungs with emphysema, to run the recipes on without any download.
 
     python -m zoo.entries.drasclr.phantom --out cohort --subjects 80
     python -m zoo.entries.drasclr.data group --patches cohort/patch --out cohort/grouped_patch

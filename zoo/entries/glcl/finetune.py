@@ -1,4 +1,4 @@
-"""Fine-tune GLCL's U-Net on a few labelled volumes, from pre-trained weights or, the baseline, from random ones.
+r"""Fine-tune GLCL's U-Net on a few labelled volumes, from pre-trained weights or, the baseline, from random ones.
 
     python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --checkpoint runs/local/glcl-unet.local.safetensors \
         --out runs/two

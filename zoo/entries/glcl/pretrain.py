@@ -1,4 +1,4 @@
-"""Pre-train GLCL's encoder by its global loss, then its decoder by the local one. The defaults are the published run.
+r"""Pre-train GLCL's encoder by its global loss, then its decoder by the local one. The defaults are the published run.
 
     python -m zoo.entries.glcl.pretrain --stage encoder --data acdc --out runs/global
     python -m zoo.entries.glcl.pretrain --stage decoder --data acdc --out runs/local \

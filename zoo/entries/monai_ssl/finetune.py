@@ -1,4 +1,4 @@
-"""Fine-tune a UNETR, its ViT pre-trained, or a Swin UNETR to segment CT: organs of the abdomen, or labels of your own.
+r"""Fine-tune a UNETR, its ViT pre-trained, or a Swin UNETR to segment CT: organs of the abdomen, or labels of your own.
 
     python -m zoo.entries.monai_ssl.finetune --data btcv --table dataset_0.json --checkpoint best_model.pt \
         --out runs/btcv

@@ -1,4 +1,4 @@
-"""Segment whole CTs with MONAI SSL's networks, or take their features, window by window.
+r"""Segment whole CTs with MONAI SSL's networks, or take their features, window by window.
 
     zoo segment monai-ssl-unetr ct.nii.gz --checkpoint runs/btcv/best.pt -o labels
     python -m zoo.entries.monai_ssl.segment segment --image ct.nii.gz --checkpoint runs/swin/best.pt \

@@ -1,4 +1,4 @@
-"""Fine-tune y-Aware to tell classes of subjects apart, or see what its frozen features know of them.
+r"""Fine-tune y-Aware to tell classes of subjects apart, or see what its frozen features know of them.
 
     python -m zoo.entries.yaware.finetune --data clinical.npy --table clinical.csv --label diagnosis --out runs/scz
     python -m zoo.entries.yaware.finetune --data clinical.npy --table clinical.csv --label diagnosis --freeze \
