@@ -65,6 +65,8 @@ def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
         raise OptionError(
             f"spline {contract.spline} with spacing {contract.spacing}: 1 or 3 is expected, with a spacing"
         )
+    if contract.thickness is not None and not 0 < contract.thickness[0] <= contract.thickness[1]:
+        raise OptionError(f"thickness {contract.thickness}: two lengths in mm are expected, the smaller first")
     if contract.orientation is not None and not _is_orientation(contract.orientation):
         raise OptionError(
             f"orientation {contract.orientation!r}: one letter of each of LR, AP and IS is expected, as RAS"
@@ -124,7 +126,7 @@ class VolumeTransform:
             placed = to_atlas(found, contract.size, np.array(contract.affine), CAT12)
             odd += check_placed(placed, contract, found.source) if contract.units == GREY_MATTER else []
         if not self.quiet:  # only now that nothing refused the volume
-            for line in odd:
+            for line in [*odd, *_odd_slices(found, contract)]:
                 log.warning("%s", line)
         output = torch.from_numpy(np.ascontiguousarray(_scale(placed, contract)))[None]
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
@@ -151,6 +153,7 @@ def _grid_in_words(contract: Preprocessing) -> str:
             " x ".join(f"{size:g}" for size in contract.spacing) + " mm" if contract.spacing else "voxels as they are"
         )
         spacing += ", cubic splines" if contract.spline == 3 else ""
+        spacing += "" if contract.thickness is None else ", slices {:g} to {:g} mm apart".format(*contract.thickness)
         return f"{turned}, {spacing}"
     import nibabel
     import numpy as np
@@ -175,6 +178,18 @@ def read_input(volume: VolumeInput, contract: Preprocessing, *, least: tuple[int
                 f"{contract.units} is expected. {CAT12}"
             )
     return read_volume(volume, least=least)
+
+
+def _odd_slices(volume: Volume, contract: Preprocessing) -> list[str]:
+    """Say where the slices of a volume, along its longest voxels, are not as far apart as the network knows them."""
+    if contract.thickness is None or volume.affine is None:
+        return []
+    sizes, (least, most) = voxel_sizes(volume.affine), contract.thickness
+    if least <= round(sizes.max(), 3) <= most:
+        return []
+    said = " x ".join(f"{size:.3g}" for size in sizes)
+    known = f"the network knows slices {least:g} to {most:g} mm apart"
+    return [f"{volume.source} has voxels of {said} mm, where {known}: its output may mean little"]
 
 
 def _as_it_is(volume: Volume, contract: Preprocessing) -> NDArray[Any]:
