@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zoo.errors import OptionError
-from zoo.files import replacing
+from zoo.files import write_atomically
 from zoo.messages import csv_cell
 
 EMPTY = ("", "nan", "na", "n/a")
@@ -61,6 +61,10 @@ def check_columns(rows: Sequence[dict[str, str]], wanted: Sequence[str], path: P
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV, whole or not at all; each cell is as `messages.csv_cell` writes it."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([csv_cell(cell) for cell in row] for row in (columns, *rows))
+    """Write a CSV, whole or not at all, and its folder; each cell is as `messages.csv_cell` writes it."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([csv_cell(cell) for cell in row] for row in (columns, *rows))
+
+    write_atomically(path, write)

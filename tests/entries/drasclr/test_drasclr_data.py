@@ -290,7 +290,9 @@ def test_a_batch_larger_than_the_cohort_is_refused(cohort):
 
 def test_folders_that_are_not_this_cohort_are_refused(cohort, tmp_path):
     """No files, files missing, more landmarks than known, other numbers of subjects, and landmarks that are none."""
-    with pytest.raises(InputContractError, match=r"0 landmarks, 5 are expected and 5 of 5 needed files are missing"):
+    with pytest.raises(
+        InputContractError, match=r"0 landmarks, but 5 are expected, and 5 of 5 needed files are missing"
+    ):
         Patches(tmp_path / "nowhere", TABLE)
     with pytest.raises(InputContractError, match=r"5 landmarks, 3 are expected\..*--landmarks"):
         Patches(cohort / "grouped", TABLE[:3])
