@@ -294,7 +294,7 @@ def test_folders_that_are_not_this_cohort_are_refused(cohort, tmp_path):
         InputContractError, match=r"0 landmarks, but 5 are expected, and 5 of 5 needed files are missing"
     ):
         Patches(tmp_path / "nowhere", TABLE)
-    with pytest.raises(InputContractError, match=r"5 landmarks, 3 are expected\..*--landmarks"):
+    with pytest.raises(InputContractError, match=r"5 landmarks, but 3 are expected\..*--landmarks"):
         Patches(cohort / "grouped", TABLE[:3])
     part = tmp_path / "part"
     part.mkdir()

@@ -54,7 +54,7 @@ def build_unet(config: Config) -> nn.Module:
     return GenesisUNet3D(config["in_channels"], config["num_classes"], norm=config["norm"])
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
+def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
     """Features of a whole CT, `(1, 512)`: the mean over cubes of 64 x 64 x 32 voxels."""
     from zoo.entries.genesis.embed import features_of
 

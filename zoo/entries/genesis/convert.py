@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from zoo.checkpoint import find_prefix, strip_prefix
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
+from zoo.tensor_names import find_prefix, strip_prefix
 
 STEM = "down_tr64.ops.0.conv1.weight"
 ENCODER = ("down_tr64.", "down_tr128.", "down_tr256.", "down_tr512.")
