@@ -223,7 +223,7 @@ def test_folds_that_cannot_be_made_are_refused():
         make_folds(Target("regression", np.arange(12.0)), names, 7, 0)
     with pytest.raises(OptionError, match="4 folds need 4 subjects of each class, but there are 3"):
         make_folds(Target("classification", few, classes=("a", "b")), names, 4, 0)
-    with pytest.raises(OptionError, match="4 folds need 4 subjects with an event, there are 3"):
+    with pytest.raises(OptionError, match="4 folds need 4 subjects with an event, but there are 3"):
         make_folds(Target("survival", np.arange(12.0), few > 0), names, 4, 0)
     everyone = make_folds(Target("survival", np.arange(12.0), np.ones(12, dtype=bool)), names, 4, 0)
     assert len(everyone) == 4

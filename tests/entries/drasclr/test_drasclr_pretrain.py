@@ -265,7 +265,7 @@ def test_the_authors_landmarks_are_the_default(cohort, out, monkeypatch):
 
 
 BAD = {
-    "no folder": (["--data", "nowhere"], "InputContractError: nowhere has patches at 0 landmarks, 5 are expected"),
+    "no folder": (["--data", "nowhere"], "InputContractError: nowhere has patches at 0 landmarks, but 5 are expected"),
     "too large a batch": (["--batch-size", "9"], r"OptionError: 8 subject\(s\) in .* do not fill one step"),
     "a batch of one": (["--batch-size", "1"], "OptionError: --batch-size 1 over 1 process"),
     "no such landmark": (["--locations", "0,5"], r"OptionError: locations \[5\]: different landmarks from 0 to 4"),
