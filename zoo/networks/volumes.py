@@ -1,0 +1,41 @@
+"""Checks of the volumes that a network is given, which say what is wrong before a convolution does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo.errors import InputContractError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_volumes(x: Tensor, channels: int, step: int, windows: str) -> Tensor:
+    """Return volumes as they came if a network takes them.
+
+    Args:
+        x: Volumes `(N, C, D, H, W)`.
+        channels: C of the network.
+        step: What D, H and W must divide by: the rest would be cut off, or fit no map of the decoder.
+        windows: Module that slides a window over whole volumes, for the message.
+
+    Raises:
+        InputContractError: They have other axes, channels or sides.
+    """
+    if x.ndim != 5:
+        forgotten = ". Of one volume (C, D, H, W) x[None] is a batch" if x.ndim == 4 else ""
+        raise InputContractError(
+            f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
+        )
+    if x.shape[1] != channels:
+        raise InputContractError(
+            f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
+            f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
+        )
+    sides = tuple(x.shape[2:])
+    if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
+        raise InputContractError(
+            f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
+            f"{', '.join(wrong)}. Pad them, or slide a window over them ({windows})"
+        )
+    return x
