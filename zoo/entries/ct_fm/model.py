@@ -8,7 +8,7 @@ from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 from torch import Tensor, nn
 
 from zoo.errors import OptionError
-from zoo.networks.volumes import check_volumes
+from zoo.networks.sizes import check_volumes
 
 FILTERS, BLOCKS = 32, (1, 2, 2, 4, 4)
 """Channels of the first level, which each next one doubles, and residual blocks of each (CT-FM, experiments/fm)."""
@@ -16,7 +16,6 @@ STEP = 2 ** (len(BLOCKS) - 1)
 """What the sides of a segmenter's input divide by: four halvings."""
 DEEPEST = len(BLOCKS) - 1
 """Levels of the decoder, of which so many at most have a head."""
-_WINDOWS = "zoo.entries.ct_fm.segment"
 
 
 class CTFMEncoder(SegResEncoder):
@@ -47,7 +46,7 @@ class CTFMEncoder(SegResEncoder):
         Raises:
             InputContractError: There are other axes or channels than the network takes.
         """
-        x = self.conv_init(check_volumes(x, self.in_channels, 1, _WINDOWS))
+        x = self.conv_init(check_volumes(x, self.in_channels, 1))
         for level in self.layers:
             parts: Any = level
             x = parts["downsample"](parts["blocks"](x))
@@ -98,7 +97,7 @@ class CTFMSegmenter(SegResNetDS):
         Raises:
             InputContractError: They are not, or there are other channels than the network takes.
         """
-        check_volumes(x, self.in_channels, STEP, _WINDOWS)
+        check_volumes(x, self.in_channels, STEP)
         found: Any = super().forward(x)
         logits: Tensor | list[Tensor] = found
         return logits

@@ -1,23 +1,22 @@
-"""Checks of the volumes that a network is given, which say what is wrong before a convolution does."""
+"""Checks of what a 3D network is built for and what it is given, before it is built or run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.errors import InputContractError
+from zoo.errors import InputContractError, OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def check_volumes(x: Tensor, channels: int, step: int, windows: str) -> Tensor:
+def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
     """Return volumes as they came if a network takes them.
 
     Args:
         x: Volumes `(N, C, D, H, W)`.
         channels: C of the network.
-        step: What D, H and W must divide by: the rest would be cut off, or fit no map of the decoder.
-        windows: Module that slides a window over whole volumes, for the message.
+        step: What D, H and W must divide by: the rest would be cut off by a convolution with that stride.
 
     Raises:
         InputContractError: They have other axes, channels or sides.
@@ -36,6 +35,17 @@ def check_volumes(x: Tensor, channels: int, step: int, windows: str) -> Tensor:
     if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
         raise InputContractError(
             f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
-            f"{', '.join(wrong)}. Pad them, or slide a window over them ({windows})"
+            f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.networks.windows)"
         )
     return x
+
+
+def check_whole(**numbers: int) -> None:
+    """Check numbers that count something.
+
+    Raises:
+        OptionError: One is no whole number, or below 1.
+    """
+    for name, value in numbers.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
