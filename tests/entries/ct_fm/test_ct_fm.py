@@ -17,6 +17,7 @@ from ctfm_files import (
     lightning,
     reference,
     reference_input,
+    shapes_of,
 )
 from monai.networks.nets import SegResNet
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS, SegResNetDS2
@@ -35,7 +36,7 @@ from zoo.registry import get_entry
 TOLERANCE = 1e-5
 """Relative. The same convolutions with sums in another order differ by some 1e-6; the wrong variants below by 0.3."""
 LEVELS = range(4)
-DECODER = {name for name in filled_as("segresnet") if name.startswith("up_layers.")}
+DECODER = {name for name in shapes_of("segresnet") if name.startswith("up_layers.")}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def files(scratch):
     for kind, path in paths.items():
         save_file(filled_as("" if kind == "encoder" else kind), path)
     yield paths
+    filled_as.cache_clear()
     for path in paths.values():
         path.unlink()
 

@@ -14,8 +14,8 @@ FILTERS, BLOCKS = 32, (1, 2, 2, 4, 4)
 """Channels of the first level, which each next one doubles, and residual blocks of each (CT-FM, experiments/fm)."""
 STEP = 2 ** (len(BLOCKS) - 1)
 """What the sides of a segmenter's input divide by: four halvings."""
-DEEPEST = len(BLOCKS) - 1
-"""Levels of the decoder, of which so many at most have a head."""
+DECODER_LEVELS = len(BLOCKS) - 1
+"""Of which the last `dsdepth` have a head."""
 
 
 class CTFMEncoder(SegResEncoder):
@@ -75,8 +75,8 @@ class CTFMSegmenter(SegResNetDS):
         Raises:
             OptionError: There are not so many levels.
         """
-        if dsdepth not in range(1, DEEPEST + 1) or isinstance(dsdepth, bool):
-            raise OptionError(f"dsdepth={dsdepth!r}: expected 1 to {DEEPEST}, the levels that have a head")
+        if dsdepth not in range(1, DECODER_LEVELS + 1) or isinstance(dsdepth, bool):
+            raise OptionError(f"dsdepth={dsdepth!r}: expected 1 to {DECODER_LEVELS}, the levels that have a head")
         super().__init__(
             init_filters=FILTERS,
             in_channels=in_channels,
