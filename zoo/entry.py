@@ -208,7 +208,8 @@ class Entry:
     correct: Callable[[State, Config], dict[str, str]] | None = None
     """Changes values of the network's state dict that the file stores in another form, once they are read.
 
-    Takes the result of `convert`, the tensors with their values; returns what was done, by name.
+    Takes the result of `convert`, the tensors with their values; returns what was done, by name. `checkpoint.UNTRAINED`
+    of a tensor says that nothing was done, and that its values are those of a new network: it is reported as fresh.
     """
     reset: Callable[[nn.Module], None] | None = None
     """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""

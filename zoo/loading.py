@@ -19,6 +19,7 @@ from zoo.checkpoint import (
     HEADER,
     NAMES,
     RECORD,
+    UNTRAINED,
     LoadReport,
     build_network,
     check_values,
@@ -243,7 +244,9 @@ def _fill(
     try:
         report = load_into(model, state, entry, read=read, projection=bool(config.get("projection")))
         loaded = {name: how for name, how in report.loaded.items() if name not in corrected}
-        return replace(report, loaded=loaded, adapted=report.adapted | corrected)
+        untrained = {name: how for name, how in corrected.items() if how == UNTRAINED}
+        adapted = {name: how for name, how in corrected.items() if name not in untrained}
+        return replace(report, loaded=loaded, adapted=report.adapted | adapted, fresh=report.fresh | untrained)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(
             f"{error}\n  guess: {guess(entry, stored)}\n`zoo inspect {stored.path}` shows what is in the file"
@@ -286,7 +289,8 @@ def _announce(report: LoadReport, num_classes: int | None) -> None:
     if misfits and num_classes != 0:
         log.warning("%s: the file's head was dropped. %s", report.name, first_names(misfits, 1))
     if untrained and num_classes is None:
-        log.warning("%s: not in the file, so untrained: %s", report.name, first_names(untrained, 3))
+        why = UNTRAINED if UNTRAINED in report.fresh.values() else "not in the file"
+        log.warning("%s: %s, so untrained: %s", report.name, why, first_names(untrained, 3))
 
 
 def _finish(model: nn.Module, report: LoadReport, device: torch.device) -> nn.Module:

@@ -59,13 +59,21 @@ def header_of_export(
     # What another network of the family learnt to tell apart is no fact of this one.
     kept = ("task", "classes") if stored.metadata.get("model") == model else ()
     said = {key: text for key in (*kept, "base", "recipe", "command") if (text := stored.metadata.get(key))}
+    record = record_with_tag(model, report.tag, cache_dir) if report.tag else None
     return {
         **({} if "base" in said else {"base": json.dumps(base_of(report, cache_dir))}),
+        **(_learnt(record) if record else {}),
         **said,
         "model": model,
         "input": json.dumps(asdict(input_of(name, checkpoint, cache_dir))),
         "options": json.dumps(without_guesses(report.options, report.said_by)),
     }
+
+
+def _learnt(record: WeightsFile) -> dict[str, str]:
+    """The task and classes that a record states of weights whose file does not, as a header has them."""
+    task, classes = (record.provenance.get(key) for key in ("task", "classes"))
+    return ({"task": task} if task else {}) | ({"classes": json.dumps(classes)} if classes else {})
 
 
 def _facts(model: str, record: WeightsFile) -> dict[str, Any]:

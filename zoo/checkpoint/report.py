@@ -19,6 +19,9 @@ ATTRIBUTE = "zoo_report"
 HEAD_MISFIT = "the head does not fit"
 """Start of the reason for dropping a head that the user may count on."""
 
+UNTRAINED = "stored as it was initialised"
+"""Reason of a value that is in a file and that no training has changed: it is reported as fresh."""
+
 AS_STORED = "as stored"
 NOT_SAID = "not said, so the default was taken"
 
@@ -49,7 +52,7 @@ class LoadReport:
     adapted: dict[str, str] = field(default_factory=dict)
     """Filled from the file after a change of shape."""
     fresh: dict[str, str] = field(default_factory=dict)
-    """Not from the file: initialised as the network's library does it."""
+    """Initialised as the network's library does it, here or, where the reason is `UNTRAINED`, before it was saved."""
     dropped: dict[str, str] = field(default_factory=dict)
     """In the file, but not in this network."""
     tag: str = ""

@@ -6,7 +6,7 @@ from zoo.images.films import FILM
 from zoo.images.finding import find_images, names_of
 from zoo.images.grids import Grid, check_grid, voxel_sizes
 from zoo.images.itk import from_itk, import_itk, to_itk
-from zoo.images.labels import read_labels, write_labels
+from zoo.images.labels import MOST_CLASSES, read_labels, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
@@ -26,6 +26,7 @@ __all__ = [
     "AIR",
     "FILM",
     "MNI152",
+    "MOST_CLASSES",
     "MOST_VOXELS",
     "PIL_FORMATS",
     "SCANNER",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,13 +52,15 @@ def check_trained(network: nn.Module, recipe: str) -> None:
 
     Args:
         network: From `zoo.load_model`.
-        recipe: Module that trains such networks.
+        recipe: Module that trains such networks, where the family has one.
     """
     report = load_report(network)
     if fresh := [name for name in report.fresh if not is_counter(name)]:
+        way = f": python -m {recipe}" if find_spec(recipe) else ""
         raise OptionError(
-            f"{report.name} from {report.source}: {len(fresh)} tensors of the network are not in the file, "
-            f"{first_names(fresh)}, so it has not learned to segment. Fine-tune it first: python -m {recipe}"
+            f"{report.name} from {report.source}: {len(fresh)} tensors of the network are untrained, "
+            f"{first_names(fresh)} ({report.fresh[fresh[0]]}), so it has not learned to segment. Fine-tune it "
+            f"first{way}"
         )
 
 

@@ -48,12 +48,13 @@ class Placed:
         return resample(values, self.whole.affine, self.home.shape, self.home.affine, mode="nearest", degree=0)
 
 
-def place_volume(volume: VolumeInput, transform: VolumeTransform) -> Placed:
+def place_volume(volume: VolumeInput, transform: VolumeTransform, *, margin: int = 0) -> Placed:
     """Bring a volume to a network's grid and values, without the air around it: the box of all above the window.
 
     Args:
         volume: One with its place: a path to NIfTI, a folder with a DICOM series, a nibabel image.
         transform: From `zoo.load_transform`, of an entry whose input lies in no atlas.
+        margin: Voxels that are kept around the box, as far as there are any.
 
     Raises:
         InputContractError: The transform refuses it, or nothing in it lies above the window.
@@ -62,7 +63,7 @@ def place_volume(volume: VolumeInput, transform: VolumeTransform) -> Placed:
 
     found, facts = read_volume(volume), transform.preprocessing
     values = transform(found)[0].numpy()
-    box, home = foreground_box(values, facts.value_range[0]), found.grid
+    box, home = foreground_box(values, facts.value_range[0], margin), found.grid
     if box is None:
         low = "the lowest value" if facts.window is None else f"{facts.window[0]:g} {facts.units}"
         raise InputContractError(f"{home.source} has nothing above {low}: it is empty for this network")
@@ -83,8 +84,8 @@ def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> NDArra
     return found
 
 
-def foreground_box(values: NDArray[Any], least: float) -> tuple[slice, slice, slice] | None:
-    """Return the bounding box of the values `(D, H, W)` above `least`; None where there are none."""
+def foreground_box(values: NDArray[Any], least: float, margin: int = 0) -> tuple[slice, slice, slice] | None:
+    """Return the bounding box of the values `(D, H, W)` above `least`, with a margin; None where there are none."""
     import numpy as np
 
     inside = values > least
@@ -93,7 +94,7 @@ def foreground_box(values: NDArray[Any], least: float) -> tuple[slice, slice, sl
         found = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         if not len(found):
             return None
-        sides.append(slice(int(found[0]), int(found[-1]) + 1))
+        sides.append(slice(max(0, int(found[0]) - margin), min(values.shape[axis], int(found[-1]) + 1 + margin)))
     return sides[0], sides[1], sides[2]
 
 
