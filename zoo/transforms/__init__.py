@@ -1,8 +1,9 @@
 """Turns arrays into the input that a network was trained on."""
 
+from zoo.transforms.decoding import SMALLEST_SIDE, ImageInput
 from zoo.transforms.grid import check_right_angles, reorient, resample, warn_of_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD
-from zoo.transforms.image import SMALLEST_SIDE, ImageInput, ImageTransform, build_transform
+from zoo.transforms.image import ImageTransform, build_transform
 from zoo.transforms.kinds import check_labels, intent_name
 from zoo.transforms.placing import place_labels, place_volume, put_back
 from zoo.transforms.slices import (
