@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from caid_files import behind, relative_error
+from dicom_files import write_dicom
 from PIL import Image
 from raddino_files import (
     FILMS,
@@ -28,7 +29,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import zoo
-from zoo.checkpoint import export_safetensors, fingerprint, inspect_checkpoint
+from zoo.checkpoint import build_network, export_safetensors, fingerprint, inspect_checkpoint
+from zoo.commands.examination import examine
 from zoo.embedding import embed
 from zoo.entries.rad_dino.model import resample_positions
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, InputContractError
@@ -312,6 +314,12 @@ def test_parameter_groups_follow_the_blocks(model):
     assert sum(len(group["params"]) for group in groups) == 174
 
 
+def test_it_is_built_without_memory():
+    """On the meta device, whatever timm's constructor does to the values it starts from."""
+    network = build_network(get_entry(MODEL), {"in_channels": 1, "num_classes": 2})
+    assert all(parameter.is_meta for parameter in network.parameters())
+
+
 def test_every_parameter_gets_a_gradient(file):
     """DistributedDataParallel refuses a parameter that none reaches."""
     network = zoo.load_model(MODEL, checkpoint=file, num_classes=2, mmap=False)
@@ -423,6 +431,18 @@ def test_the_contract_is_the_published_processors():
     made = transform(np.random.default_rng(0).integers(0, 256, (600, 700), dtype=np.uint8))
     assert made.shape == (3, 518, 518)
     assert (made.min() >= -0.5307 / 0.2583 - 1e-6, made.max() <= 0.4693 / 0.2583 + 1e-6) == (True, True)
+
+
+def test_the_doctor_says_what_becomes_of_a_dicom(tmp_path):
+    """It shows the values without the window, which the transform leaves out."""
+    values = np.linspace(200, 3000, 4096).reshape(64, 64).astype(np.uint16)
+    path = write_dicom(tmp_path / "film", values, bits=12, WindowCenter=1500, WindowWidth=101)
+    found = examine(path, MODEL)
+    facts = {fact.what: fact.found for fact in found.facts}
+    assert found.fits
+    assert facts["format"] == "DICOM, without its window"
+    assert facts["values"].startswith("float32, 0.0488")  # 200 / 4095
+    assert found.gives == "float32 (3, 518, 518), -2.05 to 1.82"
 
 
 def test_a_volume_is_no_film():
