@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -38,8 +39,34 @@ def seconds_of(call: Callable[[], object], device: str = "cpu") -> float:
     return elapsed
 
 
+def file_on_record(
+    folder: Path, model: str, content: Mapping[str, Any], options: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, str]:
+    """Write weights by `torch.save`, and a manifest with a record of them; return the settings that name both.
+
+    Args:
+        folder: Where both lie, and the cache.
+        model: Name without a tag; the weights' is `benchmark`.
+        content: Of the file.
+        options: Of the record.
+    """
+    path, manifest = folder / "weights.pth", folder / "weights.json"
+    torch.save(content, path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    record = {"tag": "benchmark", "models": [model], "state": "hosted", "sources": [f"file:{path}"]}
+    record |= {"bytes": path.stat().st_size, "sha256": digest, "options": dict(options)}
+    manifest.write_text(json.dumps({"schema": 1, "weights": [record]}))
+    return {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": str(folder)}
+
+
 def cached_against_by_hand(
-    label: str, model: str, content: Mapping[str, Any], by_hand: Callable[[Path], object], repeats: int
+    label: str,
+    model: str,
+    content: Mapping[str, Any],
+    by_hand: Callable[[Path], object],
+    repeats: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Medians in milliseconds of a cached `load_model` and of a script's way from one file, in turns, and their ratio.
 
@@ -49,17 +76,15 @@ def cached_against_by_hand(
         content: Of the file, which `torch.save` writes.
         by_hand: The script's way, from the file.
         repeats: Of each way.
+        options: Of the weights' record.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path, name, manifest = Path(folder) / "weights.pth", f"{model}.benchmark", Path(folder) / "manifest.json"
-        torch.save(content, path)
-        facts = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-        record = {"tag": "benchmark", "models": [model], "state": "hosted", "sources": [f"file:{path}"], **facts}
-        manifest.write_text(json.dumps({"schema": 1, "weights": [record]}))
+        path, name = Path(folder) / "weights.pth", f"{model}.benchmark"
         before = dict(os.environ)
+        settings = file_on_record(Path(folder), model, content, options)
         calls = (lambda: zoo.load_model(name), lambda: by_hand(path))
         try:
-            os.environ |= {"ZOO_MANIFEST": str(manifest), "ZOO_HOME": folder}
+            os.environ |= settings
             zoo.load_model(name)  # the first load converts it into the cache
             times = [[seconds_of(call) for call in calls] for _ in range(repeats)]
         finally:

@@ -7,6 +7,7 @@ a function of the handler; the functions below make them.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import trustme
 
 import zoo
 from zoo.record import RemoteFile
@@ -35,6 +38,15 @@ def some_bytes(size: int = 300_000, seed: int = 0) -> bytes:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def tls(authority: trustme.CA, *hosts: str, expired: bool = False) -> ssl.SSLContext:
+    """What a server needs to be one of these hosts."""
+    now = datetime.datetime.now(datetime.UTC)
+    dates = {"not_before": now - datetime.timedelta(2), "not_after": now - datetime.timedelta(1)} if expired else {}
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*hosts, **dates).configure_cert(context)
+    return context
 
 
 def remote_file(data: bytes, *sources: str, base: Path = Path(), known: bool = True) -> RemoteFile:
@@ -224,8 +236,8 @@ def status(code: int, **headers: str | int) -> Answer:
     return lambda handler: handler.begin(code, Content_Length=0, **headers)
 
 
-def redirect(url: str) -> Answer:
-    return status(302, Location=url)
+def redirect(url: str, **headers: str | int) -> Answer:
+    return status(302, Location=url, **headers)
 
 
 def page(text: str, code: int = 200, content_type: str = "text/html; charset=utf-8") -> Answer:

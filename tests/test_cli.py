@@ -40,7 +40,7 @@ def test_list_shows_every_model_and_tag(zoo):
     code, out, _ = zoo("list")
     assert code == 0
     assert "caid-resnet50-unet" in out
-    assert "not-published" in out
+    assert "no file" in out
     rows = json.loads(zoo("list", "caid-resnet50", "--json")[1])
     assert {row["name"] for row in rows} == {"caid-resnet50"}
     assert "chestxray14" in {row["tag"] for row in rows}
@@ -132,6 +132,7 @@ def test_download_then_verify_then_damage(zoo, in_house):
     code, out, err = zoo("verify", name)
     assert code == 1
     assert "BAD" in out
+    assert err.startswith("zoo: 1 file(s) were not verified: ")
     assert path in err
     assert zoo("download", name)[0] == 0
     assert Path(path).read_bytes() == in_house.read_bytes()
@@ -145,7 +146,7 @@ def test_download_goes_on_after_a_failure(zoo, in_house):
     assert code == 1
     assert Path(out.split()[-1]).read_bytes() == in_house.read_bytes()
     assert "zoo import" in err
-    assert err.splitlines()[-1] == f"zoo: 2 of 3 were not downloaded: {names[0]}, {names[2]}"
+    assert err.splitlines()[-1] == f"zoo: 2 of 3 were not downloaded: {names[0]}; {names[2]}"
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_fi
     assert default() == ["mine"]
     zoo("import", "caid-resnet50-unet.other", unet_safetensors, "--default")
     assert default() == ["other"]
-    assert [line.split()[-1] for line in zoo("list", "*unet")[1].splitlines() if "other" in line] == ["default"]
+    assert [line.split()[1] for line in zoo("list", "*unet")[1].splitlines() if "*" in line] == ["other*"]
 
     code, out, _ = zoo("remove", "caid-resnet50-unet.other")
     assert code == 0

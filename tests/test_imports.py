@@ -14,16 +14,16 @@ PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "files", "locks", "messages", "settings", "signals", "version"),
-    ("entry", "formats", "images", "manifest", "record"),
+    ("entry", "formats", "images", "manifest", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
-    ("features", "learning_rates", "loading", "locate", "provenance"),
+    ("arguments", "features", "learning_rates", "loading", "locate", "provenance"),
     ("embedding", "training"),
-    ("__main__", "cli", "commands", "entries"),
+    ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
 DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "transforms")
-FOR_USERS = {"checkpoint": {"strip_prefix", "rename_keys"}, "embedding": {"embed"}}
+FOR_USERS = {"checkpoint": {"find_prefix", "strip_prefix", "rename_keys"}, "embedding": {"embed"}}
 CORE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "training")]
 
 
@@ -88,6 +88,11 @@ def test_importing_the_package_loads_none_of_its_modules():
     assert run("import zoo\nzoo.list_models", "zoo.registry", "zoo.loading") == ["zoo.registry"]
 
 
+def test_listing_the_models_opens_no_room():
+    """Entries take from the core what names tensors, and nothing that opens, fetches or fills."""
+    assert run("import zoo\nzoo.list_models()", *(f"zoo.{room}" for room in DOORS)) == []
+
+
 def rooms_of(module):
     """The top-level module or folder of the package that a module is, or lies in; `cli` of `zoo.cli`."""
     return module.split(".")[1]
@@ -144,14 +149,14 @@ def test_doors_offer_what_somebody_takes(room):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("entries/*/__init__.py")), ids=lambda path: path.parent.name)
 def test_entries_know_the_vocabulary_alone(path):
-    """What an entry imports of the package: entry, checkpoint, errors, its own network, renaming rules and sizes.
+    """What an entry imports of the package: entry, errors, tensor names, its own network, renaming rules and sizes.
 
     What whole volumes are embedded and segmented with is imported only when they are.
     """
     own = f"zoo.entries.{path.parent.name}"
     embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "segment", "windows"))
     allowed = (
-        *("zoo.entry", "zoo.checkpoint", "zoo.errors"),
+        *("zoo.entry", "zoo.errors", "zoo.tensor_names"),
         *(f"{own}.{m}" for m in ("contract", "convert", "model", "segmenters", "sizes")),
         *embedding,
     )

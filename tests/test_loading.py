@@ -67,7 +67,7 @@ def warnings(caplog):
         ({"in_channels": "3"}, r"in_channels='3'"),
         ({"classes": 3}, r"'caid-resnet50' has no option 'classes'; its options are: projection"),
         ({"projection": 1}, r"projection=1 for 'caid-resnet50': expected True or False"),
-        ({"mmap": "yes"}, r"mmap='yes': expected True, False or 'auto'"),
+        ({"mmap": "yes"}, r"mmap='yes' for 'caid-resnet50': expected True, False or 'auto'"),
         ({"device": "gpu"}, r"device='gpu': did you mean 'cuda'\?"),
         ({"device": "gpu:1"}, r"device='gpu:1': did you mean 'cuda:1'\?"),
         ({"checkpoint": "https://example.org/x.pth"}, r"checkpoint='https://example\.org/x\.pth': expected the path"),

@@ -1,5 +1,6 @@
 """What the README shows can be typed in as it stands."""
 
+import importlib.util
 import re
 from functools import reduce
 from importlib import metadata
@@ -11,7 +12,8 @@ from PIL import Image
 import zoo
 from zoo.commands.phantom import chest_phantom
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+CHECKOUT = Path(__file__).parents[1]
+README = (CHECKOUT / "README.md").read_text("utf-8")
 
 
 def test_the_programs_run_one_after_the_other(tmp_path, monkeypatch):
@@ -34,6 +36,16 @@ def test_the_programs_run_one_after_the_other(tmp_path, monkeypatch):
 def test_what_it_calls_is_there_after_import_zoo(name):
     """Also where it is named in a sentence, and within a module that nobody imported."""
     assert callable(reduce(getattr, name.split("."), zoo))
+
+
+def test_the_table_of_models_is_that_of_entries_and_manifest():
+    """`python scripts/models_table.py` writes it; every model stands in it once."""
+    spec = importlib.util.spec_from_file_location("models_table", CHECKOUT / "scripts" / "models_table.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.readme() == README
+    names = re.findall(r"^\| \[`([\w-]+)`\]", README, re.MULTILINE)
+    assert sorted(names) == sorted(zoo.list_models())
 
 
 def test_it_names_every_extra():

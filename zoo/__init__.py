@@ -16,9 +16,9 @@ from zoo.version import __version__ as __version__
 if TYPE_CHECKING:
     from zoo import embedding as embedding
     from zoo import errors as errors
+    from zoo import examination as examination
     from zoo.checkpoint import inspect_checkpoint as inspect_checkpoint
     from zoo.checkpoint import load_report as load_report
-    from zoo.commands import examination as examination
     from zoo.learning_rates import param_groups as param_groups
     from zoo.loading import download_weights as download_weights
     from zoo.loading import load_model as load_model
@@ -37,7 +37,7 @@ _HOMES = {
     "param_groups": "learning_rates",
 }
 
-_MODULES = {"embedding": "embedding", "errors": "errors", "examination": "commands.examination"}
+_MODULES = {"embedding": "embedding", "errors": "errors", "examination": "examination"}
 
 __all__ = [
     "__version__",

@@ -1,4 +1,7 @@
-"""Defines the `zoo` command: its options and exit codes 0 (done), 1 (failed), 2 (wrong use). Errors go to stderr."""
+"""Defines the `zoo` command: its options and exit codes 0 (done), 1 (failed), 2 (wrong use). Errors go to stderr.
+
+The file is long because every command declares its options here and prints its result; the rooms below do the work.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.commands.printing import error_text, fact_lines, input_facts, start_log, table_lines
-from zoo.errors import DownloadError, InputContractError, OptionError, UnknownModelError, ZooError
-from zoo.messages import escaped, listed, printable
+from zoo.commands.printing import (
+    error_text,
+    fact_lines,
+    input_facts,
+    raise_for_failed,
+    rest_in,
+    start_log,
+    table_lines,
+)
+from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
+from zoo.messages import escaped, printable
 from zoo.signals import Ended, ended_by_signals
 from zoo.version import __version__
 
@@ -29,6 +40,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Name = Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Cache folder; default $ZOO_HOME, else ~/.cache/medssl-zoo.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Take this file's weights instead of the published ones.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,33 +86,44 @@ def options(
 
 
 @app.command("list")
-def list_command(pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*", as_json: Json = False) -> None:
-    """List the models and where their weights stand."""
+def list_command(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*",
+    modality: Annotated[str | None, typer.Option(help="Only for ct, mri or xray.")] = None,
+    task: Annotated[str | None, typer.Option(help="Only encoder, segmentation or restoration.")] = None,
+    available: Annotated[
+        bool, typer.Option("--available", help="Only what can be loaded now without asking anyone.")
+    ] = False,
+    commercial: Annotated[
+        bool, typer.Option("--commercial", help="Only what all its licences allow commercial use of.")
+    ] = False,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """List the models and their weights. A star marks the weights that the name without a tag loads.
+
+    Filters are joined: `zoo list --modality ct --task encoder --available`.
+    """
     from zoo.registry import list_models
 
     if not (models := list_models(pattern)):
         if as_json:
             return _print_json([])
         raise UnknownModelError(f"no model matches {pattern!r}; `zoo list` shows all")
-    return _print_models(models, as_json)
+    filters = {"modality": modality, "task": task, "available": available, "commercial": commercial}
+    return _print_models(models, as_json, cache_dir=cache_dir, **filters)
 
 
-def _print_models(models: Sequence[str], as_json: bool) -> None:
+def _print_models(models: Sequence[str], as_json: bool, **filters: Any) -> None:
     """A line for each of the weights of some models."""
-    from zoo.manifest import plain_record, records
-    from zoo.registry import get_entry
+    from zoo.commands.listing import list_weights
 
-    rows = []
-    for name in models:
-        facts, plain = {"name": name, "summary": get_entry(name).summary}, plain_record(name)
-        rows += [
-            facts | {"tag": r.tag, "state": r.state, "trained_by": r.trained_by, "default": r == plain}
-            for r in records(name)
-        ]
+    found = list_weights(models, **filters)
     if as_json:
-        _print_json(rows)
-    elif rows:
-        _print_table([row | {"default": "default" if row["default"] else ""} for row in rows])
+        _print_json([asdict(each) for each in found])
+    elif found:
+        _print_table([each.row() for each in found])
+    else:
+        _say("no weights of these models pass all filters")
 
 
 @app.command()
@@ -107,12 +132,13 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show everything that is known about a model and its weights."""
+    from zoo.commands.listing import pinned_facts
     from zoo.registry import entries, get_entry, model_info
 
     if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
         return _print_models(family, as_json)
     known = model_info(name)
-    facts = asdict(known)
+    facts = asdict(known) | pinned_facts(name)
     if as_json:
         return _print_json(facts)
     facts["input"] = input_facts(known.input)
@@ -144,8 +170,22 @@ def download(
                 raise
             failed.append(name)
             print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
-    if failed:
-        raise DownloadError(f"{len(failed)} of {len(names)} were not downloaded: {', '.join(failed)}")
+    raise_for_failed(failed, f"of {len(names)} were not downloaded", DownloadError)
+
+
+@app.command()
+def pin(
+    name: Annotated[str, typer.Argument(help="MODEL.TAG, whose record is to be completed.")],
+    manifest: Annotated[Path | None, typer.Option(help="Manifest to change; default that of this checkout.")] = None,
+    cache_dir: CacheDir = None,
+) -> None:
+    """For maintainers: fetch a file and write its size, sha256 and sources' commits into its record."""
+    from zoo.commands.pin import pin_record
+
+    done = pin_record(name, manifest, cache_dir=cache_dir)
+    for key, value in done.changes.items():
+        _say(f"{key}: {value}")
+    _say(f"{done.manifest}: {'changed' if done.changes else f'the record of {name} is complete'}")
 
 
 @app.command()
@@ -169,8 +209,7 @@ def verify(
                 problems += result.problems
                 verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"
                 _say(f"{model}.{record.tag}  {file.filename}  {verdict}")
-    if problems:
-        raise ZooError("; ".join(dict.fromkeys(problems)))
+    raise_for_failed(dict.fromkeys(problems), "file(s) were not verified", ZooError)
 
 
 @app.command()
@@ -219,7 +258,7 @@ def remove(
     name: Annotated[str, typer.Argument(help="MODEL.TAG, as it was imported.")], cache_dir: CacheDir = None
 ) -> None:
     """Undo an import: forget the name, and delete the copy in the cache. Your own file stays where it is."""
-    from zoo.commands.importing import remove_weights
+    from zoo.commands.removing import remove_weights
 
     record = remove_weights(name, cache_dir=cache_dir)
     own = record.provenance.get("file") or record.sources[0].removeprefix("file:")
@@ -242,7 +281,7 @@ def _say_default(name: str, cache_dir: Path | None) -> None:
 def export(
     name: Name,
     out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Export this file's weights instead.")] = None,
+    checkpoint: Checkpoint = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Add neutral values for tensors that only the plain library class has.")
@@ -270,9 +309,9 @@ def embed_command(
     name: Name,
     paths: Annotated[list[Path], typer.Argument(help="Images: files, or folders for all that is in them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .npz or .csv.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Take this file's weights instead.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")] = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
     cache_dir: CacheDir = None,
 ) -> None:
@@ -290,11 +329,7 @@ def embed_command(
         write_features(found, out)
         count, width = found.values.shape
         _say(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
-    if found.failed:
-        rest = f"the others are in {out}" if found.paths else "nothing was written"
-        raise InputContractError(
-            f"{len(found.failed)} image(s) have no features, {rest}:{listed(found.failed.values())}"
-        )
+    raise_for_failed(found.failed.values(), f"image(s) have no features, {rest_in(out, bool(found.paths))}")
 
 
 @app.command("segment")
@@ -302,10 +337,10 @@ def segment_command(
     name: Name,
     paths: Annotated[list[Path], typer.Argument(help="Volumes: files, series, or folders for all that is in them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Take this file's weights instead.")] = None,
+    checkpoint: Checkpoint = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the file, the background among them.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    batch_size: Annotated[int | None, typer.Option(help="Slices or windows at once.")] = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
     overlap: Annotated[float | None, typer.Option(help="Share of a window that the next one covers too.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
@@ -340,9 +375,11 @@ def doctor(
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Check this installation, or whether an image fits a model's input; exit 1 if something is wrong.
+    """Check this installation, or which models an image fits; exit 1 if something is wrong.
 
-    For the installation: libraries, cache, manifests, and the weights on this machine.
+    For the installation: libraries, cache, manifests, and the weights on this machine. An image or volume is held
+    against the input of every model, with --for against one. A folder is checked as a cohort: how many of its images
+    fit, and which are odd.
     """
     from zoo.commands.doctor import diagnose
 
@@ -363,9 +400,15 @@ def _examine(
 ) -> None:
     """Print what was found in an image beside what the model expects."""
     from zoo.commands.examination import examine
+    from zoo.commands.fitting import images_in
 
-    if file is None or name is None:
-        raise OptionError("an image and a model are expected together: zoo doctor FILE --for NAME")
+    if file is None or (name is None and checkpoint is not None):
+        raise OptionError("an image is expected before a model: zoo doctor FILE --for NAME")
+    images = images_in(file, name) if file.is_dir() else [file]
+    if images != [file]:
+        return _examine_cohort(images, name, checkpoint, as_json, cache_dir)
+    if name is None:
+        return _print_fits(file, as_json, cache_dir)
     found = examine(file, name, checkpoint=checkpoint, cache_dir=cache_dir)
     if as_json:
         _print_json(asdict(found))
@@ -378,6 +421,36 @@ def _examine(
         fits = f"fits: load_transform makes {found.gives}, of it"
         print(escaped(f"does not fit: {found.problem}" if found.problem else fits))
     if not found.fits:
+        raise SystemExit(1)
+    return None
+
+
+def _print_fits(file: Path, as_json: bool, cache_dir: Path | None) -> None:
+    """Print which models an image fits, best first, and why not the others."""
+    from zoo.commands.fitting import find_fits, fits_page
+
+    found = find_fits(file, cache_dir=cache_dir)
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        _say_all(fits_page(str(file), found))
+    if not any(each.examination.fits for each in found):
+        raise SystemExit(1)
+
+
+def _examine_cohort(
+    images: list[Path], name: str | None, checkpoint: Path | None, as_json: bool, cache_dir: Path | None
+) -> None:
+    """Print how many images of a folder fit a model, by default the one that most of them do, and the odd ones."""
+    from zoo.commands.fitting import best_model, check_cohort, cohort_page
+
+    model = name or best_model(images, cache_dir=cache_dir)
+    found = check_cohort(images, model, checkpoint=checkpoint, cache_dir=cache_dir)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        _say_all(cohort_page(found))
+    if found.problems:
         raise SystemExit(1)
 
 
@@ -398,6 +471,11 @@ def _print_json(value: Any) -> None:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     for line in table_lines(rows):
+        _say(line)
+
+
+def _say_all(lines: Sequence[str]) -> None:
+    for line in lines:
         _say(line)
 
 

@@ -23,6 +23,8 @@ Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any]]"
 
 MODALITIES = ("xray", "ct", "mri")
 """Modalities by the words of `zoo list --modality`."""
+TASKS = ("encoder", "segmentation", "restoration")
+"""What a network is for, by the words of `zoo list --task`."""
 ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any")
 """Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
 PERCENTILES = "percentile"
@@ -63,9 +65,9 @@ class Preprocessing:
     values beyond them are kept.
     """
     mean: tuple[float, ...] | None = None
-    """Subtracted per channel after scaling to `value_range`; None for none."""
+    """Subtracted per channel after scaling to `value_range`; None to leave this step out."""
     std: tuple[float, ...] | None = None
-    """Divides per channel after `mean`; None for none."""
+    """Divides per channel after `mean`; None to leave this step out."""
     affine: tuple[tuple[float, ...], ...] | None = None
     """Rows of the 4 x 4 matrix from voxel `(i, j, k, 1)` to mm in the atlas, as nibabel has it, x to the right, y to
     the front, z to the top; with `size` the grid that volumes are brought to. None for volumes in no atlas."""
@@ -84,7 +86,7 @@ class Preprocessing:
     window: tuple[float, float] | None = None
     """Smallest and largest value in `units` that the network knows: volumes are clipped to it. None for no window."""
     normalise: str | None = None
-    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None for none.
+    """`"z-score"` for (x - mean) / deviation over the whole volume, background included. None to leave this step out.
 
     `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
     third axis: `size` and `spacing` are then those of a slice.
@@ -225,11 +227,12 @@ class Entry:
     """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
-    embed: Callable[[nn.Module, Transform, Path, int | None], Tensor] | None = None
+    embed: Callable[[nn.Module, Transform, Path, int | None, str | Path | None], Tensor] | None = None
     """Features `(n, D)` of the image in a file or folder, where `forward` of the transformed image is not enough.
 
-    Is given the network in eval mode, the transform, the path, and how many parts of the image at once, None for the
-    family's choice. Raises `InputContractError` for what cannot be embedded.
+    Is given the network in eval mode, the transform, the path, how many parts of the image at once, None for the
+    family's choice, and the cache folder, None for `$ZOO_HOME`. Raises `InputContractError` for what cannot be
+    embedded.
     """
     segment: Callable[[nn.Module, Transform, Path, int | None, float | None], Labels] | None = None
     """Labels of the volume in a file or folder, on its own grid, and that grid; None where `zoo segment` does not.
@@ -249,6 +252,11 @@ class Entry:
         """Whether the published network, without a head, returns pooled features `(N, D)`."""
         return bool(self.config["num_classes"] == 0)
 
+    @property
+    def task(self) -> str:
+        """What the network is for, among `TASKS`: one without a head returns the image itself, restored."""
+        return "encoder" if self.is_encoder else "segmentation" if self.head else "restoration"
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -257,6 +265,13 @@ class ModelInfo:
     name: str
     """With the tag of the weights that would be loaded, where there are any."""
     summary: str
+    modalities: tuple[str, ...]
+    anatomy: str
+    dimension: int
+    task: str
+    parameters: int
+    num_features: int | None
+    """These six as in `Entry`."""
     tags: tuple[str, ...]
     """All tags on record, in order of preference."""
     state: str
@@ -277,5 +292,9 @@ class ModelInfo:
     sha256_note: str = ""
     """Why no digest is on record, or on whose word the one that is."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    md5: str | None = None
+    git_blob: str | None = None
+    training_ids: Mapping[str, Any] = field(default_factory=dict)
+    """Published list of the training images, as in a record."""
     assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Files that belong to the weights, such as landmarks: sources, bytes and sha256 of each by name."""

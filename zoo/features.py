@@ -17,7 +17,7 @@ from zoo.messages import csv_cell, install_hint
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Labels = Sequence[str] | NDArray[Any]
+    Column = Sequence[str] | NDArray[Any]
 
 SUFFIXES = (".npz", ".csv")
 _FACTS = "zoo"
@@ -48,7 +48,7 @@ def check_out(out: Path) -> None:
 def write_features(features: Features, out: Path) -> None:
     """Write features by `write_rows`; a file that is there is replaced.
 
-    Labels are, in `.npz`, `paths` and for slices `slices`; in `.csv` `path` and for slices `slice`.
+    The columns before them are, in `.npz`, `paths` and for slices `slices`; in `.csv` `path` and for slices `slice`.
 
     Raises:
         OptionError: The name ends otherwise, or its folder does not exist.
@@ -57,25 +57,25 @@ def write_features(features: Features, out: Path) -> None:
     import numpy as np
 
     check_out(out)
-    labels: dict[str, Labels] = {"path": features.paths}
+    columns: dict[str, Column] = {"path": features.paths}
     if features.slices is not None:
-        labels["slice"] = np.array(features.slices, dtype=np.int64)
+        columns["slice"] = np.array(features.slices, dtype=np.int64)
     if out.suffix == ".npz":
-        labels = {f"{name}s": cells for name, cells in labels.items()}
-    write_rows(out, labels, features.values, features.facts)
+        columns = {f"{name}s": cells for name, cells in columns.items()}
+    write_rows(out, columns, features.values, features.facts)
 
 
-def write_rows(out: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: Mapping[str, Any]) -> None:
+def write_rows(out: Path, columns: Mapping[str, Column], values: NDArray[Any], facts: Mapping[str, Any]) -> None:
     """Write rows of features, whole or not at all; the folder of OUT is made.
 
-    `.npz`: an array (N,) for each label, `features` float32 (N, D), and `zoo`, the facts as JSON. `.csv`: the labels,
+    `.npz`: an array (N,) for each column, `features` float32 (N, D), and `zoo`, the facts as JSON. `.csv`: the columns,
     then f0, f1, ..., with as many digits as float32 has; texts as `csv_cell` writes them, with an apostrophe where a
-    spreadsheet would take them for a formula. `.parquet`: the labels, then f000, f001, ..., and the facts as JSON in
+    spreadsheet would take them for a formula. `.parquet`: the columns, then f000, f001, ..., and the facts as JSON in
     the schema's metadata.
 
     Args:
         out: File, whose name ends in one of the three.
-        labels: Name -> what each of the N rows is of, texts or an array of numbers.
+        columns: Name -> what each of the N rows is of, texts or an array of numbers.
         values: `(N, D)`.
         facts: What they were computed with, for JSON.
 
@@ -84,21 +84,22 @@ def write_rows(out: Path, labels: Mapping[str, Labels], values: NDArray[Any], fa
         OSError: The file cannot be written.
     """
     write = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}[out.suffix]
-    write_atomically(out, lambda place: write(place, labels, values, json.dumps(dict(facts), sort_keys=True)))
+    write_atomically(out, lambda path: write(path, columns, values, json.dumps(dict(facts), sort_keys=True)))
 
 
-def read_rows(path: Path, label: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
-    """Read what `write_rows` wrote as `.npz` or `.parquet`; of other files, a label and the numbers beside it.
+def read_rows(path: Path, name: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+    """Read what `write_rows` wrote as `.npz` or `.parquet`; of other files, a column and the numbers beside it.
 
     Returns:
-        The label of each of the N rows; features `(N, D)`, unchecked; the facts, empty where the file has none.
+        The column `name`, a cell for each of the N rows; features `(N, D)`, unchecked; the facts, empty where there are
+        none.
 
     Raises:
         InputContractError: The file cannot be read so.
         OptionError: pyarrow is not installed.
     """
     try:
-        return (_read_npz if path.suffix == ".npz" else _read_parquet)(path, label)
+        return (_read_npz if path.suffix == ".npz" else _read_parquet)(path, name)
     except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:  # pyarrow's own are among them
         raise InputContractError(f"cannot read {path} as features: {error}") from error
 
@@ -117,45 +118,45 @@ def import_pyarrow() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _write_npz(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: str) -> None:
+def _write_npz(path: Path, columns: Mapping[str, Column], values: NDArray[Any], facts: str) -> None:
     import numpy as np
 
-    arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in labels.items()}
+    arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in columns.items()}
     arrays |= {"features": values, _FACTS: np.array(facts)}
-    with place.open("wb") as file:  # given a name, numpy adds a suffix to it
+    with path.open("wb") as file:  # given a name, numpy adds a suffix to it
         np.savez(file, **arrays)
 
 
-def _write_csv(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], _: str) -> None:
-    with place.open("w", newline="", encoding="utf-8") as file:
+def _write_csv(path: Path, columns: Mapping[str, Column], values: NDArray[Any], _: str) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*labels, *(f"f{i}" for i in range(values.shape[1]))])
-        for *cells, row in zip(*labels.values(), values, strict=True):
+        writer.writerow([*columns, *(f"f{i}" for i in range(values.shape[1]))])
+        for *cells, row in zip(*columns.values(), values, strict=True):
             texts = [csv_cell(cell) if isinstance(cell, str) else cell for cell in cells]
             writer.writerow([*texts, *(f"{value:.9g}" for value in row)])
 
 
-def _write_parquet(place: Path, labels: Mapping[str, Labels], values: NDArray[Any], facts: str) -> None:
+def _write_parquet(path: Path, columns: Mapping[str, Column], values: NDArray[Any], facts: str) -> None:
     arrow, parquet = import_pyarrow()
-    columns = {name: list(cells) for name, cells in labels.items()}
-    columns |= {f"f{i:03d}": column for i, column in enumerate(values.T)}
-    parquet.write_table(arrow.table(columns).replace_schema_metadata({_FACTS: facts}), place)
+    cells: dict[str, Any] = {name: list(column) for name, column in columns.items()}
+    cells |= {f"f{i:03d}": column for i, column in enumerate(values.T)}
+    parquet.write_table(arrow.table(cells).replace_schema_metadata({_FACTS: facts}), path)
 
 
-def _read_npz(path: Path, label: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+def _read_npz(path: Path, name: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
     import numpy as np
 
     with np.load(path, allow_pickle=False) as arrays:
         facts = json.loads(str(arrays[_FACTS])) if _FACTS in arrays else {}
-        return tuple(arrays[label].astype(str).tolist()), arrays["features"], facts
+        return tuple(arrays[name].astype(str).tolist()), arrays["features"], facts
 
 
-def _read_parquet(path: Path, label: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
+def _read_parquet(path: Path, name: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
     import numpy as np
 
     _, parquet = import_pyarrow()
     table = parquet.read_table(path)
     stored = (table.schema.metadata or {}).get(_FACTS.encode())
-    labels = tuple(str(cell) for cell in table.column(label).to_pylist())
-    columns = [table.column(name).to_numpy() for name in table.column_names if name != label]
-    return labels, np.stack(columns, axis=1), json.loads(stored) if stored else {}
+    rows = tuple(str(cell) for cell in table.column(name).to_pylist())
+    columns = [table.column(other).to_numpy() for other in table.column_names if other != name]
+    return rows, np.stack(columns, axis=1), json.loads(stored) if stored else {}

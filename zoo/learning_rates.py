@@ -43,13 +43,13 @@ def param_groups(
         is_fresh = name not in report.loaded and name not in report.adapted
         depth = next((i for i, prefixes in enumerate(stages) if name.startswith(prefixes)), len(stages))
         distance = 0 if is_fresh else max(0, len(stages) - 1 - depth)
-        label = "fresh" if is_fresh else stages[depth][0].rstrip(".") if depth < len(stages) else "head"
+        part = "fresh" if is_fresh else stages[depth][0].rstrip(".") if depth < len(stages) else "head"
         decayed = parameter.ndim > 1
         group = {
             "params": [],
             "lr": lr * layer_decay**distance,
             "weight_decay": weight_decay if decayed else 0.0,
-            "name": label if decayed else f"{label}, no decay",
+            "name": part if decayed else f"{part}, no decay",
         }
-        groups.setdefault((label, decayed), group)["params"].append(parameter)
+        groups.setdefault((part, decayed), group)["params"].append(parameter)
     return list(groups.values())

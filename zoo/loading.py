@@ -1,16 +1,18 @@
-"""Turns a name into a ready network, its transform, or its verified file."""
+"""Turns a name into a ready network, its transform, or its verified file.
+
+The file is long because it holds all of `load_model`, from the name to the network: each step is called here by name.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.arguments import check_device, check_options, check_switches
 from zoo.checkpoint import (
     ATTRIBUTE,
     HEAD_MISFIT,
@@ -66,11 +68,11 @@ def load_model(
     What was loaded, adapted, made fresh and left out is in `load_report(model)`.
 
     Args:
-        name: `MODEL`, or `MODEL.TAG` for certain weights of it, whose options, as their classes, also hold where a
-            your own checkpoint or none is loaded. See `list_models` and `model_info`.
+        name: `MODEL`, or `MODEL.TAG` for certain weights of it. The options of those weights, such as their classes,
+            also hold where your own checkpoint is loaded, or nothing. See `list_models` and `model_info`.
         pretrained: Whether to load weights; False gives the network's own random ones.
         checkpoint: Your own file to load instead of the published weights, in any form the family's files have.
-        num_classes: Outputs of the task head, 0 for none. None for the network as published, or as the file has it.
+        num_classes: Outputs of the task head, 0 for no head. None for the network as published, or as the file has it.
         in_channels: Channels of the input, to which the first convolution is adapted. None for as many as in the file.
         device: Where the network is moved to.
         cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
@@ -91,18 +93,17 @@ def load_model(
         CheckpointMismatchError: The file does not fill the network.
         OptionError: An argument has no meaning for this model.
     """
-    if not isinstance(pretrained, bool):
-        raise OptionError(f"pretrained={pretrained!r} for {name!r}: expected True or False")
+    check_switches(name, pretrained, mmap)
     wanted = resolve(name, cache_dir)  # checked, even where nothing of it is loaded
     entry, record = wanted.entry, wanted.record
-    asked = _check_arguments(entry, num_classes, in_channels, options)
-    device = _check_device(device, mmap)
+    asked = check_options(entry, num_classes, in_channels, options)
+    device = check_device(device)
     named = dict(record.options) if record and wanted.tag else {}
     if checkpoint is None and not pretrained:
         return _finish(*_random(entry, named, asked), device)
     with _named(name, checkpoint, record, cache_dir):
         located = find_file(wanted, checkpoint, offline=offline, progress=progress)
-        # The user's own file may be saved over while the network lives, which a mapping would not survive.
+        # The user's file may be saved over while the network lives, which a mapping would not survive.
         if mmap == "auto" and checkpoint is not None:
             mmap = False
         stored = open_checkpoint(located.path, mmap=mmap)
@@ -193,7 +194,7 @@ def _told(entry: Entry, said: Mapping[str, Any], path: Path) -> Config:
     }
     others = {option: value for option, value in told.items() if option not in ("num_classes", "in_channels")}
     try:
-        _check_arguments(entry, told.get("num_classes"), told.get("in_channels"), others)
+        check_options(entry, told.get("num_classes"), told.get("in_channels"), others)
     except OptionError as error:
         raise CheckpointFormatError(f"{path} has an invalid header: {error}") from error
     return told
@@ -263,49 +264,9 @@ def _named(
         raise type(error)(f"load_model({request}): {error}{hint}") from error.__cause__
 
 
-def _check_arguments(
-    entry: Entry, num_classes: int | None, in_channels: int | None, options: Mapping[str, Any]
-) -> Config:
-    """Return what the user asked for, checked; what was left at None is not in it."""
-    for label, value, least in (("num_classes", num_classes, 0), ("in_channels", in_channels, 1)):
-        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and not (is_whole and value >= least):
-            raise OptionError(f"{label}={value!r} for {entry.name!r}: expected a whole number, {least} or more")
-    known = {key: default for key, default in entry.config.items() if key not in ("num_classes", "in_channels")}
-    if unknown := sorted(set(options) - set(known)):
-        raise OptionError(
-            f"{entry.name!r} has no option {', '.join(map(repr, unknown))}; its options are: "
-            f"{', '.join(known) or 'none'}, beside the arguments of load_model"
-        )
-    for key, value in options.items():
-        if isinstance(known[key], bool) and not isinstance(value, bool):
-            raise OptionError(f"{key}={value!r} for {entry.name!r}: expected True or False")
-    if num_classes and options.get("projection"):
-        raise OptionError(f"num_classes={num_classes} and projection=True ask for two heads; {entry.name!r} has one")
-    sizes = {"num_classes": num_classes, "in_channels": in_channels}
-    return {key: int(value) for key, value in sizes.items() if value is not None} | dict(options)
-
-
-def _check_device(device: str | torch.device, mmap: Mmap) -> torch.device:
-    import torch
-
-    if mmap not in (True, False, "auto"):
-        raise OptionError(f"mmap={mmap!r}: expected True, False or 'auto'")
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)  # refused before anything is downloaded
-    except (AssertionError, RuntimeError, TypeError) as error:
-        near = re.sub("(?i)^gpu", "cuda", str(device))
-        hint = f"did you mean {near!r}? " if near != str(device) else ""
-        raise OptionError(f"device={device!r}: {hint}{str(error).partition(chr(10))[0]}") from error
-    if found.type == "meta":
-        raise OptionError(f"device={device!r} holds no values: name cpu, cuda, ...")
-    return found
-
-
 def _announce(report: LoadReport, num_classes: int | None) -> None:
     """Log in one line which weights were loaded, and in another whether the head was dropped or is untrained."""
-    known = report.trained_by == "authors" or not report.tag  # the user's own file needs no such warning
+    known = report.trained_by == "authors" or not report.tag  # the user's file needs no such warning
     untrained = [name for name in report.fresh if not is_counter(name)]
     level = logging.INFO if known else logging.WARNING
     origin = (
@@ -344,7 +305,7 @@ def _finish(model: nn.Module, report: LoadReport, device: torch.device) -> nn.Mo
 def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | Path | None = None) -> Preprocessing:
     """Return the input that weights were trained on.
 
-    For the user's own file it is the input in its header, which recipes write, else the input of the tag that was
+    For the user's file it is the input in its header, which recipes write, else the input of the tag that was
     named, else the model's: an import behind the plain name plays no part. A recipe's file without one is warned of.
 
     Args:
@@ -372,7 +333,9 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
         )
     theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
     if theirs and theirs.family != entry.family:
-        raise CheckpointMismatchError(f"{checkpoint} is of {theirs.name!r} by its header, not of {entry.name!r}")
+        raise CheckpointMismatchError(
+            f"the header of {checkpoint} says that it is for {theirs.name!r}, not for {entry.name!r}. Name that model"
+        )
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
         try:
             return entry.preprocessing.override(input_for(entry.name, stored.input))

@@ -1,4 +1,4 @@
-"""Finds the weight file of a request on this machine: the user's own, or the verified one of a name."""
+"""Finds the weight file of a request on this machine: the user's, or the verified one of a name."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ _NOTE = "converted"
 """The only entry in a copy's header, so that all copies have equal bytes: JSON of what the file itself stated."""
 
 
+_FIRST_COPY = "nothing but the first copy that this cache had, for nobody has published a digest"
+
+
 @dataclass(frozen=True)
 class Located:
     """A weight file on this machine."""
@@ -57,8 +60,10 @@ class Located:
     path: Path
     source: str
     record: WeightsFile | None = None
-    """None for the user's own file."""
+    """None for the user's file."""
     sha256: str | None = None
+    proved_by: str = ""
+    """What proved the file where no sha256 is on record, see `fetching`."""
     converted: bool = False
     """Whether `path` is the safetensors copy that was made of the file."""
     are_finite: bool = False
@@ -82,7 +87,7 @@ class Located:
         origin = {"source": self.source, "sha256": self.sha256}
         if self.record is None:
             return {"tag": "", "trained_by": "user", **origin}
-        note = self.record.sha256_note if self.record.sha256 else ""
+        note = self.record.sha256_note if self.record.sha256 else f"file proved by {self.proved_by or _FIRST_COPY}"
         return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **origin}
 
 
@@ -91,7 +96,7 @@ def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool 
 
     Args:
         wanted: What the name stands for.
-        checkpoint: The user's own file, which is neither verified nor converted; None for the one on record, which is
+        checkpoint: The user's file, which is neither verified nor converted; None for the one on record, which is
             both: fetched where it is not in the cache, and a float32 safetensors copy made of anything else.
         offline: Whether connections are forbidden; see `is_offline`.
         progress: Whether to draw a progress bar.
@@ -105,7 +110,7 @@ def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool 
         return _own(checkpoint)
     record, cache_dir = wanted.weights, wanted.cache_dir
     fetched = fetch(record, request=wanted.name, cache_dir=cache_dir, offline=offline, progress=progress)
-    located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256)
+    located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256, fetched.proved_by)
     return _converted(wanted.entry, located, cache_dir)
 
 
@@ -139,7 +144,7 @@ def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> 
         clear_leftovers(cache_dir)
         write_converted(entry, stored, state, facts, copy)
         share(copy)
-        stat = copy.stat()  # before hashing: another process may put its own, equal copy in the place
+        stat = copy.stat()  # before hashing: another process may replace it by its own, equal copy
         write_stamp(copy, sha256=hash_file(copy), source=located.source, stat=stat)
     except OSError as error:
         log.info("%s is read as it is: %s", located.path, error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zoo.errors import ZooError
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Starts of a cell that spreadsheets take for a formula, the last four in East Asian text."""
 _LONGEST_REASON = 300
@@ -66,11 +68,16 @@ def listed(lines: Iterable[str]) -> str:
     return "".join(f"\n  - {printable(line)}" for line in [*given[:_MOST_LINES], *rest])
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The message of a library's error in one line that no file can forge or make long, else the name of the error."""
     text = printable(" ".join(str(error).split()))
     short = text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
     return short if len(short.split()) > 1 else f"{type(error).__name__}{f': {short}' if short else ''}"
+
+
+def problem_of(error: Exception) -> str:
+    """The text of an error of the zoo or the system as it is, which says what to do; of any other `reason_of`."""
+    return str(error) if isinstance(error, (ZooError, OSError)) else reason_of(error)
 
 
 def install_hint(package: str, extra: str) -> str:

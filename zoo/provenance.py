@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """The weights of a network, by its report: model, tag, source, sha256, trained_by, licences.
 
-    The user's own file has the facts of the record that has its digest; else, where a recipe wrote it, the
+    The user's file has the facts of the record that has its digest; else, where a recipe wrote it, the
     licences of the weights that it began with, which stand under `base`. Of its path the name alone is kept.
     """
     if report.source == RANDOM["source"]:

@@ -36,6 +36,11 @@ class RemoteFile:
     """Id of the file in a git repository: SHA-1 of `blob <bytes>`, a zero byte and the file."""
 
     @property
+    def digests(self) -> dict[str, str]:
+        """The digests on record, by kind."""
+        return {kind: digest for kind in DIGESTS if (digest := getattr(self, kind))}
+
+    @property
     def filename(self) -> str:
         """Last part of the first source, for messages and progress bars."""
         return self.sources[0].rsplit("/", 1)[-1].removeprefix("package:") if self.sources else "no file"
@@ -63,6 +68,11 @@ class WeightsFile(RemoteFile):
     training_ids: Mapping[str, Any] = field(default_factory=dict)
     """Published list of the training images: where it is, its column of ids, and the rule that makes a name an id."""
     notes: str = ""
+
+    def allows(self, use: str) -> bool:
+        """Whether the licences of code, weights and training data all say `yes` to `commercial` or `redistribute`."""
+        layers = [self.licences.get(layer) for layer in ("code", "weights", "data")]
+        return all(isinstance(layer, Mapping) and layer.get(use) == "yes" for layer in layers)
 
     @property
     def loads_without_tag(self) -> bool:

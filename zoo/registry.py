@@ -159,8 +159,17 @@ def model_info(name: str) -> ModelInfo:
         notes=record.notes,
         sha256_note=record.sha256_note,
         options={**entry.config, **_head_of(record), **record.options},
+        modalities=entry.modalities,
+        anatomy=entry.anatomy,
+        dimension=entry.dimension,
+        task=entry.task,
+        parameters=entry.parameters,
+        num_features=entry.num_features,
+        md5=record.md5,
+        git_blob=record.git_blob,
+        training_ids=record.training_ids,
         assets={
-            key: {"sources": file.sources, "bytes": file.bytes, "sha256": file.sha256}
+            key: {"sources": file.sources, "bytes": file.bytes, "sha256": file.sha256, **file.digests}
             for key, file in record.assets.items()
         },
     )

@@ -93,7 +93,7 @@ def _number(name: str, default: float, unit: str) -> float:
         raise OptionError(f"{name}={text!r} is not a number of {unit}") from error
 
 
-def is_of_torchrun() -> bool:
+def is_under_torchrun() -> bool:
     """Whether torchrun, or another launcher that sets WORLD_SIZE, started this process as one of several."""
     return "WORLD_SIZE" in os.environ
 

@@ -17,13 +17,15 @@ import zoo
 from zoo.checkpoint.building import build_network
 from zoo.checkpoint.export import export_safetensors, fingerprint
 from zoo.checkpoint.filling import adapt_input_channels, load_into
-from zoo.checkpoint.keys import convert, find_prefix, left_out, rename_keys, strip_prefix
+from zoo.checkpoint.keys import convert, left_out
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.formats import opening
 from zoo.formats.mounts import is_on_network
 from zoo.formats.opening import open_checkpoint
 from zoo.formats.sniffing import sniff
 from zoo.locate import write_converted
+from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
 
 def tensors(*names):
@@ -523,6 +525,16 @@ def test_damage_is_never_a_surprise(save, tmp_path):
     assert refused > 50
 
 
+def test_a_million_tensors_are_not_read(tmp_path, monkeypatch):
+    """Each takes its time, however small: a file of 80 MB would take minutes."""
+    monkeypatch.setattr(opening, "_MOST_TENSORS", 2)
+    for count in (2, 3):
+        save_file({f"t{i}": torch.zeros(1) for i in range(count)}, tmp_path / f"{count}.safetensors")
+    assert len(open_checkpoint(tmp_path / "2.safetensors").tensors) == 2
+    with pytest.raises(CheckpointFormatError, match=r"3\.safetensors has 3 tensors: at most 2 are read"):
+        open_checkpoint(tmp_path / "3.safetensors")
+
+
 def test_a_wrong_suffix_does_not_mislead(tmp_path):
     """Safetensors named .pth are read; a pickle named .safetensors gets a clear answer."""
     save_file(tensors("a"), tmp_path / "a.pth")
@@ -566,7 +578,7 @@ def test_reading_gives_the_values_as_float32(suffix, mmap, tmp_path):
 
 def test_small_pieces_give_the_same(tmp_path, monkeypatch):
     """A file that is mapped anew for every tensor is read right."""
-    monkeypatch.setattr("zoo.formats.opening._CHUNK", 1)
+    monkeypatch.setattr("zoo.formats.stored._CHUNK", 1)
     made = {f"t{i}": torch.randn(9, 9).half() for i in range(5)}
     torch.save(made, tmp_path / "x.pth")
     stored = open_checkpoint(tmp_path / "x.pth", mmap=True)

@@ -13,7 +13,8 @@ from zoo.checkpoint.values import faults
 from zoo.commands.importing import import_weights
 from zoo.errors import CheckpointFormatError
 from zoo.fetching.cache import stamp_path
-from zoo.formats.opening import is_finite, open_checkpoint
+from zoo.formats.floats import is_finite
+from zoo.formats.opening import open_checkpoint
 
 MODEL = "caid-resnet50"
 

@@ -156,7 +156,8 @@ def test_values_that_are_not_finite(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["scan.nii"], 2, "zoo doctor FILE --for NAME"),
+        (["scan.nii"], 1, "scan.nii"),
+        (["scan.nii", "--checkpoint", "best.pt"], 2, "zoo doctor FILE --for NAME"),
         (["--for", "caid-resnet50"], 2, "zoo doctor FILE --for NAME"),
         (["scan.nii", "--for", "vgg"], 2, "vgg"),
         (["scan.nii", "--for", "monai-ssl-vitb16"], 1, "scan.nii"),
@@ -170,3 +171,14 @@ def test_wrong_use(zoo, tmp_path, monkeypatch, arguments, code, said):
     assert found == code
     assert said in err
     assert one_line(err)
+
+
+def test_programs_import_it_from_the_top():
+    """By the name that the README has, as a module too."""
+    import zoo
+    from zoo.examination import check_cohort, find_fits
+    from zoo.examination import examine as public
+
+    assert public is examine is zoo.examination.examine
+    assert callable(check_cohort)
+    assert callable(find_fits)

@@ -12,8 +12,9 @@ from drasclr_files import NAME, filled_encoder, training_checkpoint, training_st
 
 import zoo
 from zoo.commands.imported import lock_of, put_record
-from zoo.commands.importing import import_weights, remove_weights
-from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
+from zoo.commands.importing import import_weights
+from zoo.commands.removing import remove_weights
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OfflineError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.fetching.download import fetch
 from zoo.files import temporary_name, this_process, write_text
@@ -43,6 +44,25 @@ def classifier(scratch):
 
 def published(model, tag):
     return next(r for r in records(model, imported=False) if r.tag == tag)
+
+
+def test_a_path_that_is_no_file_is_called_what_it_is(tmp_path, monkeypatch):
+    """A folder, a pipe and a device are there; a link is named with where it leads, also where that is to itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo("pipe")
+    for link, target in (("gone", "nowhere.pth"), ("self", "self"), ("annex", ".git/annex/objects/a/b/c.pth")):
+        os.symlink(target, link)
+    for name, said in {
+        "absent": "absent does not exist",
+        "folder": "folder is not a checkpoint that can be read: folder",
+        "pipe": "pipe is not a checkpoint that can be read: pipe",
+        "gone": "gone is a link to nowhere.pth, where there is no file",
+        "self": "self is a link to self, where there is no file",
+        "annex": "annex is a git-annex pointer",
+    }.items():
+        with pytest.raises(CheckpointFormatError, match=said):
+            import_weights(ENCODER, name)
 
 
 def test_a_file_of_a_tag_on_record_keeps_what_is_known_of_it(authors):

@@ -23,6 +23,7 @@ import zoo as package
 from zoo.embedding.embedder import embed
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.features import write_features
+from zoo.fetching.cache import hash_file
 from zoo.images.finding import find_images
 from zoo.loading import input_of
 from zoo.transforms.image import ImageTransform
@@ -211,20 +212,30 @@ def test_a_ct_is_embedded_as_by_its_familys_own_module(tmp_path):
 
 
 def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatch):
-    """DrasCLR: patches that were cut before give the mean over the landmarks; what is wrong is said by name."""
-    from zoo.entries.drasclr import inputs
+    """DrasCLR: patches that were cut before give the mean over the landmarks; what is wrong is said by name.
+
+    The landmarks are those in the cache that is named, without a connection.
+    """
     from zoo.entries.drasclr.embed import embed_patient
 
-    monkeypatch.setattr(inputs, "load_landmarks", lambda: LANDMARKS)  # the authors' are fetched
+    np.save(tmp_path / "landmarks.npy", LANDMARKS)
+    source, cache = tmp_path / "landmarks.npy", tmp_path / "cache"
+    facts = {"sources": [f"file:{source}"], "bytes": source.stat().st_size, "sha256": hash_file(source)}
+    record = facts | {"tag": "mine", "models": ["drasclr-cnn3d"], "state": "hosted", "assets": {"landmarks": facts}}
+    (tmp_path / "mine.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "mine.json"))
+    package.download_weights("drasclr-cnn3d.mine", cache_dir=cache, progress=False)
+    source.unlink()
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
     torch.manual_seed(0)
     model = package.load_model("drasclr-cnn3d", pretrained=False, experts=2)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     patches = write_subjects(tmp_path / "patch", 2, textured=True)
     np.save(patches / "s2_patch.npy", np.zeros((5, 32, 32, 32), np.int16))
-    found = embed("drasclr-cnn3d", [patches], checkpoint=tmp_path / "w.safetensors")
+    found = embed("drasclr-cnn3d", [patches], checkpoint=tmp_path / "w.safetensors", cache_dir=cache)
     assert found.paths == tuple(str(patches / f"s{i}_patch.npy") for i in range(2))
     for row, path in zip(found.values, found.paths, strict=True):
-        np.testing.assert_allclose(row, embed_patient(model, path).mean(0).numpy(), **CLOSE)
+        np.testing.assert_allclose(row, embed_patient(model, path, cache_dir=cache).mean(0).numpy(), **CLOSE)
     assert list(found.failed) == [str(patches / "s2_patch.npy")]
     assert "s2_patch.npy: the least value" in found.failed[str(patches / "s2_patch.npy")]
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -540,7 +541,7 @@ def test_the_partial_of_a_running_process_is_left_alone(home):
 @pytest.mark.parametrize("pieces", [(1, 70_000, 131_072), (65_535, 65_537, 131_072), (40_000, 131_071, 131_072)])
 def test_a_body_is_yielded_in_whole_chunks_however_it_comes(pieces):
     """What came in pieces of another size waited for more: a partial had less than was on the machine."""
-    given = [DATA[a:b] for a, b in zip((0, *pieces), pieces, strict=False)]
+    given = [DATA[a:b] for a, b in pairwise((0, *pieces))]
     raw = SimpleNamespace(read1=lambda *_, **__: given.pop(0) if given else b"")
     chunks = list(read_chunks(SimpleNamespace(raw=raw)))
     assert [len(chunk) for chunk in chunks] == [CHUNK, CHUNK]

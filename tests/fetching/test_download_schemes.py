@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
-import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
-import trustme
-from servers import NAME, Server, leftovers, page, prepare, redirect, remote_file, sha256, some_bytes, status, whole
+from servers import (
+    NAME,
+    Server,
+    leftovers,
+    page,
+    prepare,
+    redirect,
+    remote_file,
+    sha256,
+    some_bytes,
+    status,
+    tls,
+    whole,
+)
 
 from zoo.errors import DownloadError, IntegrityError
 from zoo.fetching.download import fetch
@@ -22,29 +32,6 @@ HALF = len(DATA) // 2
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path) -> Path:
     return prepare(monkeypatch, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """A certificate authority of our own."""
-    return trustme.CA()
-
-
-@pytest.fixture
-def trusted(authority, monkeypatch, tmp_path) -> trustme.CA:
-    """The same, trusted by the client."""
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    return authority
-
-
-def tls(authority: trustme.CA, *hosts: str, expired: bool = False) -> ssl.SSLContext:
-    """What a server needs to be one of these hosts."""
-    now = datetime.datetime.now(datetime.UTC)
-    dates = {"not_before": now - datetime.timedelta(2), "not_after": now - datetime.timedelta(1)} if expired else {}
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(*hosts, **dates).configure_cert(context)
-    return context
 
 
 def test_https_with_redirects(trusted):

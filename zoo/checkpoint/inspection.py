@@ -106,8 +106,8 @@ class CheckpointSummary:
             "models": "\n".join(map(str, self.matches)) or ("none of the zoo's" if self.tensors else ""),
         }
         lines = [f"{self.path}: {self.format}, {self.size / 1e6:.1f} MB"]
-        for label, text in rows.items():
-            lines += [f"  {label if i == 0 else '':<9} {line}" for i, line in enumerate(text.splitlines())]
+        for title, text in rows.items():
+            lines += [f"  {title if i == 0 else '':<9} {line}" for i, line in enumerate(text.splitlines())]
         return "\n".join(lines)
 
 

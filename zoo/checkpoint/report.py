@@ -53,7 +53,7 @@ class LoadReport:
     dropped: dict[str, str] = field(default_factory=dict)
     """In the file, but not in this network."""
     tag: str = ""
-    """Tag of the weights; empty for the user's own file and for random weights."""
+    """Tag of the weights; empty for the user's file and for random weights."""
     source: str = ""
     """Where the file came from, `random` if there was none."""
     sha256: str | None = None

@@ -50,7 +50,7 @@ def run_demo(image: str | Path | None, out: Path, *, tag: str = TAG, echo: Calla
 
     Raises:
         InputContractError: `image` is not a film; `FileNotFoundError` where there is none.
-        WeightsUnavailableError: there are no weights of this tag here.
+        WeightsUnavailableError: There are no weights of this tag here.
     """
     import zoo
 

@@ -75,15 +75,31 @@ def examine(
         FileNotFoundError: There is nothing at `path`.
         CheckpointFormatError: The checkpoint cannot be read.
     """
-    wanted, path = resolve(name, cache_dir), Path(path)
-    transform: Any = build_transform(input_of(name, checkpoint, cache_dir))
+    wanted = resolve(name, cache_dir)
+    model = f"{wanted.entry.name}.{wanted.record.tag}" if wanted.record and checkpoint is None else name
+    return hold_against(Path(path), input_of(name, checkpoint, cache_dir), model)
+
+
+def hold_against(path: Path, contract: Preprocessing, model: str, read: Volume | None = None) -> Examination:
+    """Hold an image against an input, as `examine` does.
+
+    Args:
+        path: File or folder.
+        contract: The input.
+        model: Whose it is, for the result.
+        read: The volume in the file, where it was read before.
+
+    Raises:
+        FileNotFoundError: There is nothing at `path`.
+    """
+    transform: Any = build_transform(contract)
     look = _look_at_picture if isinstance(transform, ImageTransform) else _look_at_volume
-    image: Any = path
+    image: Any = read or path
     facts: tuple[Fact, ...] = ()
     problem = gives = ""
     with _heard() as warnings:
         try:
-            image, facts = look(path, transform.preprocessing)
+            image, facts = look(image, contract)
         except InputContractError as error:  # the transform may know better what was given
             problem = str(error)
         try:
@@ -91,7 +107,6 @@ def examine(
             problem = ""
         except InputContractError as error:
             problem = str(error)
-    model = f"{wanted.entry.name}.{wanted.record.tag}" if wanted.record and checkpoint is None else name
     return Examination(str(path), model, not problem, facts, tuple(dict.fromkeys(warnings)), problem, gives)
 
 
@@ -119,11 +134,11 @@ def _format(path: Path) -> str | None:
         return image.format
 
 
-def _look_at_volume(path: Path, contract: Preprocessing) -> tuple[Volume, tuple[Fact, ...]]:
+def _look_at_volume(given: Path | Volume, contract: Preprocessing) -> tuple[Volume, tuple[Fact, ...]]:
     import nibabel
     import numpy as np
 
-    volume = read_input(path, contract, least=_ANY_SIDES)
+    volume = read_input(given, contract, least=_ANY_SIDES)
     affine, unknown = volume.affine, "not known: an array"
     slices = len(contract.size) == 2
     sides = f"slices of {_times(contract.size)}, cut or padded" if slices else _times(contract.size) or "any"

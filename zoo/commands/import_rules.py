@@ -8,12 +8,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import LoadReport, convert, fingerprint
+from zoo.checkpoint import LoadReport
 from zoo.commands.imported import imported_record
 from zoo.entry import Config, Entry
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError
-from zoo.fetching import file_path, recorded_digest, unpinning
-from zoo.formats import StoredState, is_of_recipe, open_checkpoint, told
+from zoo.fetching import file_path, other_file, proof_of, recorded_digest, unpinning
+from zoo.formats import StoredState, is_of_recipe, told
 from zoo.manifest import packaged_manifest, record_with_digest, record_with_tag
 from zoo.record import WeightsFile, depth_of
 
@@ -21,8 +21,8 @@ _DEEPEST = 10
 """Levels of lists and objects in the base weights and classes of a header; what recipes write has 5."""
 
 
-def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -> None:
-    """Refuse a malformed tag, and one that stands for a file with another digest."""
+def check_tag(model: str, tag: str, single: Path, digest: str, cache_dir: str | Path | None) -> None:
+    """Refuse a malformed tag, and one that stands for another file; `digest` is the sha256 of `single`."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
         raise OptionError(f"{tag!r} cannot be a tag: expected letters, digits, dots, dashes and underscores")
     ours = record_with_tag(model, tag, cache_dir, imported=False)
@@ -33,6 +33,8 @@ def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -
         raise OptionError(
             f"{model}.{tag} stands for weights of the zoo with sha256 {ours.sha256}, the file has {digest}: {other}"
         )
+    if problem := other_file(ours, single):
+        raise OptionError(f"{model}.{tag} stands for weights of the zoo, and of the file the {problem}: {other}")
     if ours.base != packaged_manifest().resolve().parent:
         raise OptionError(f"{model}.{tag} is on record in ZOO_MANIFEST, which comes before imports: {other}")
     path = file_path(ours, cache_dir)
@@ -49,16 +51,14 @@ def check_tag(model: str, tag: str, digest: str, cache_dir: str | Path | None) -
         )
 
 
-def check_file(name: str, entry: Entry, single: Path, facts: Mapping[str, Any]) -> Config:
-    """Hold a file against the names and shapes on record for it; return what only the file knows of its network."""
-    state, config = convert(entry, open_checkpoint(single).tensors)
-    expected, found = facts.get("fingerprint", {}).get(entry.name), fingerprint(state)
+def check_fingerprint(name: str, entry: Entry, found: str, facts: Mapping[str, Any]) -> None:
+    """Hold the fingerprint of a file against the one on record for it."""
+    expected = facts.get("fingerprint", {}).get(entry.name)
     if expected and expected != found:
         raise CheckpointMismatchError(
             f"the file loads, but is not {name}: its names and shapes are not those on record for these weights "
             f"(fingerprint {expected} expected, {found} found). Import it under another tag, as {entry.name}.mine"
         )
-    return config
 
 
 def check_head(entry: Entry, report: LoadReport, source: Path, num_classes: int | None) -> None:
@@ -85,10 +85,9 @@ def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: 
     if known := record_with_digest(model, digest, cache_dir, imported=False):
         return _as_written(known, model)
     if known := record_with_tag(model, tag, cache_dir, imported=False):
-        note = (
-            f"no digest is published: this is the digest of {source.name}, taken as the {known.trained_by}' on the "
-            "word of the user who imported it"
-        )
+        word = f"which has {proof}" if (proof := proof_of(known)) else "on the word of the user who imported it"
+        kind = "sha256" if known.digests else "digest"
+        note = f"no {kind} is published: this is that of {source.name}, taken as the {known.trained_by}' {word}"
         return _as_written(known, model) | {"sha256_note": note}
     return {"trained_by": "user"}
 

@@ -55,7 +55,7 @@ def changed_records(cache_dir: str | Path | None = None) -> Iterator[list[dict[s
 
 
 def put_record(record: dict[str, Any], cache_dir: str | Path | None = None, *, first: bool) -> None:
-    """Write a record in the place of an earlier one of this model and tag.
+    """Write a record in place of an earlier one of this model and tag.
 
     Args:
         record: As a manifest has it.

@@ -1,4 +1,4 @@
-"""`zoo import` makes the user's own checkpoint loadable by name; `zoo remove` undoes that."""
+"""Makes the user's checkpoint loadable by name, for `zoo import`."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import convert, load_report, without_guesses
+from zoo.checkpoint import convert, fingerprint, load_report, without_guesses
 from zoo.commands.import_rules import (
     check_default,
-    check_file,
+    check_fingerprint,
     check_head,
     check_tag,
     facts_in_header,
     facts_on_record,
     resized_input,
 )
-from zoo.commands.imported import changed_records, imported_record, imported_records, put_record
-from zoo.entry import Entry
+from zoo.commands.imported import imported_record, put_record
+from zoo.entry import Config, Entry, State
 from zoo.errors import (
-    CheckpointFormatError,
     DownloadError,
     IntegrityError,
     OfflineError,
-    UnknownModelError,
     ZooError,
 )
-from zoo.fetching import clear_leftovers, converted_path, fetch, file_path, hash_file, stamp_path, write_stamp
+from zoo.fetching import clear_leftovers, fetch, file_path, hash_file, write_stamp
 from zoo.files import temporary_beside, user_path
-from zoo.formats import find_bundle, open_checkpoint
+from zoo.formats import StoredState, open_checkpoint
 from zoo.loading import load_model
 from zoo.locate import write_converted
-from zoo.manifest import input_for, manifests, record_with_digest, record_with_tag, user_manifest
+from zoo.manifest import input_for, record_with_digest, record_with_tag
 from zoo.messages import printable
-from zoo.record import RemoteFile, WeightsFile, read_manifest
+from zoo.record import RemoteFile, WeightsFile
 from zoo.registry import get_entry, split_name
 from zoo.settings import cache_home
 
@@ -74,25 +72,27 @@ def import_weights(
     Raises:
         OptionError: The tag is malformed, or stands for another file of the zoo's; or a file with a task head is to be
             an encoder's default.
-        CheckpointFormatError: There is no such file.
+        CheckpointFormatError: There is no such file, or it is no checkpoint that can be read.
         CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
     entry = get_entry(name)
     source = user_path(file).absolute()
-    if not source.is_file() and not find_bundle(source):
-        raise CheckpointFormatError(f"cannot import {file} as {name!r}: there is no such file")
     clear_leftovers(cache_dir)
     published = record_with_tag(entry.name, split_name(name)[1], cache_dir, imported=False)
     request = f"{entry.name}.{published.tag}" if published else entry.name
     report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
     check_head(entry, report, source, num_classes)
     options = without_guesses(report.options, report.said_by)
-    with _as_one_file(entry, source, cache_dir) as single:
+    stored = open_checkpoint(source)
+    state, config = convert(entry, stored.tensors)
+    network = fingerprint(state)
+    with _as_one_file(entry, stored, state, config, cache_dir) as single:
         digest = hash_file(single)
         known = record_with_digest(entry.name, digest, cache_dir)
         tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
-        check_tag(entry.name, tag, digest, cache_dir)
-        asked = _Import(entry, tag, source, single, digest, imported_record(entry.name, tag, cache_dir), cache_dir)
+        check_tag(entry.name, tag, single, digest, cache_dir)
+        earlier = imported_record(entry.name, tag, cache_dir)
+        asked = _Import(entry, tag, stored, config, network, single, digest, earlier, cache_dir)
         record = _put(asked, options, size, default)
     _bring_assets(record, source, cache_dir)
     return record
@@ -104,8 +104,12 @@ class _Import:
 
     entry: Entry
     tag: str
-    source: Path
-    """The user's file, or one of a TensorFlow checkpoint's."""
+    stored: StoredState
+    """The user's file, opened."""
+    config: Config
+    """What only the file knows of its network."""
+    fingerprint: str
+    """Names and shapes of the network's tensors."""
     single: Path
     """The same weights in one file, which is `source` itself where that is one."""
     sha256: str
@@ -120,6 +124,11 @@ class _Import:
         return f"{self.entry.name}.{self.tag}"
 
     @property
+    def source(self) -> Path:
+        """The user's file, or what stands for the several files of a TensorFlow checkpoint."""
+        return self.stored.path
+
+    @property
     def is_copy(self) -> bool:
         """Whether the one file was made of several, so that its copy in the cache is all that stays."""
         return self.single != self.source
@@ -128,12 +137,12 @@ class _Import:
 def _put(asked: _Import, options: Mapping[str, Any], size: int | None, default: bool) -> WeightsFile:
     """Copy a file into the cache and record it."""
     facts = facts_on_record(asked.entry.name, asked.tag, asked.sha256, asked.source, asked.cache_dir)
-    config = check_file(asked.name, asked.entry, asked.single, facts)
+    check_fingerprint(asked.name, asked.entry, asked.fingerprint, facts)
     if "provenance" not in facts:
-        facts = facts_in_header(open_checkpoint(asked.source), config) | facts
+        facts = facts_in_header(asked.stored, asked.config) | facts
     is_default = default or (asked.earlier is not None and asked.earlier.default)
     if is_default:
-        check_default(asked.entry, asked.tag, config)
+        check_default(asked.entry, asked.tag, asked.config)
     own: dict[str, Any] = {
         "tag": asked.tag,
         "models": [asked.entry.name],
@@ -187,57 +196,18 @@ def _bring_assets(record: WeightsFile, source: Path, cache_dir: str | Path | Non
 
 
 @contextmanager
-def _as_one_file(entry: Entry, source: Path, cache_dir: str | Path | None) -> Iterator[Path]:
+def _as_one_file(
+    entry: Entry, stored: StoredState, state: State, config: Config, cache_dir: str | Path | None
+) -> Iterator[Path]:
     """The file itself; for a TensorFlow checkpoint, which is several, a temporary one with its tensors."""
-    stored = open_checkpoint(source)
-    if stored.files == (source,):
-        yield source
+    if stored.files == (stored.path,):
+        yield stored.path
         return
     home = cache_home(cache_dir)
     home.mkdir(parents=True, exist_ok=True)
     with temporary_beside(home / "import.safetensors") as single:
-        write_converted(entry, stored, *convert(entry, stored.tensors), single)
+        write_converted(entry, stored, state, config, single)
         yield single
-
-
-def remove_weights(name: str, *, cache_dir: str | Path | None = None) -> WeightsFile:
-    """Undo `import_weights`: take the record out of `$ZOO_HOME/manifest.json`, and the file out of the cache.
-
-    A file that another record stands for stays. The user's own file, which was copied, is not touched.
-
-    Args:
-        name: `MODEL.TAG`, as it was imported.
-        cache_dir: Cache folder; default `$ZOO_HOME`.
-
-    Returns:
-        The record that was removed.
-
-    Raises:
-        UnknownModelError: No such model, or nothing was imported under this name.
-    """
-    model, tag = get_entry(name).name, split_name(name)[1]
-    record = imported_record(model, tag, cache_dir)
-    if record is None:
-        there = ", ".join(f"{m}.{r.tag}" for r in imported_records(cache_dir) for m in r.models) or "none"
-        raise UnknownModelError(
-            f"nothing was imported as {name!r}, so there is nothing to remove; the imports are: {printable(there)}"
-        )
-    with changed_records(cache_dir) as weights:
-        weights[:] = [r for r in weights if (r["tag"], r["models"]) != (tag, [model])]
-        if record.sha256 and not _is_in_use(record.sha256, weights, cache_dir):
-            copies = converted_path(record.sha256, "*", cache_dir)
-            for path in (file_path(record, cache_dir), *copies.parent.glob(copies.name)):
-                path.unlink(missing_ok=True)
-                stamp_path(path).unlink(missing_ok=True)
-    return record
-
-
-def _is_in_use(sha256: str, weights: list[dict[str, Any]], cache_dir: str | Path | None) -> bool:
-    """Whether a file is one of those in `weights`, the user's manifest to be, or in another one."""
-    others = (
-        r.sha256 for path in manifests(cache_dir) if path != user_manifest(cache_dir) for r in read_manifest(path)
-    )
-    return sha256 in {*others, *(r["sha256"] for r in weights)}
 
 
 def _imported_input(asked: _Import, size: int | None, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,5 +218,5 @@ def _imported_input(asked: _Import, size: int | None, facts: Mapping[str, Any]) 
     said = {} if size is None else resized_input(asked.entry, size)
     if asked.earlier and asked.earlier.sha256 == asked.sha256:
         return {**asked.earlier.input, **said}
-    stated = input_for(asked.entry.name, open_checkpoint(asked.source).input)
+    stated = input_for(asked.entry.name, asked.stored.input)
     return {**(stated or facts.get("input", {})), **said}

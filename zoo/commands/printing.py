@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.messages import escaped, printable
+from zoo.errors import InputContractError, ZooError
+from zoo.messages import escaped, listed, printable
 
 if TYPE_CHECKING:
     from zoo.entry import Preprocessing
@@ -22,6 +24,23 @@ def error_text(error: Exception, *, as_page: bool) -> str:
         glue = "" if text[-1] in ":.,;" else ";" if line.startswith("- ") else "."
         text += f"{glue} {line.removeprefix('- ')}"
     return printable(text)
+
+
+def raise_for_failed(failed: Collection[str], what: str, kind: type[ZooError] = InputContractError) -> None:
+    """Raise an error where something was left out, so that a command that has done the rest ends with exit code 1.
+
+    Args:
+        failed: A line for each thing that was left out, with the reason.
+        what: What they are and lack, said after their number: `"image(s) have no features"`.
+        kind: Class of the error.
+    """
+    if failed:
+        raise kind(f"{len(failed)} {what}:{listed(failed)}")
+
+
+def rest_in(out: Path, is_any: bool) -> str:
+    """Say what became of the others, where something was left out."""
+    return f"the others are in {out}" if is_any else "nothing was written"
 
 
 def start_log(debug: bool) -> None:

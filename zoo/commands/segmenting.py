@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.checkpoint import load_report
-from zoo.errors import InputContractError, OptionError, ZooError
+from zoo.commands.printing import raise_for_failed, rest_in
+from zoo.errors import OptionError
 from zoo.images import find_images, is_dicom, names_of, read_header, write_labels
 from zoo.loading import input_of, load_model
-from zoo.messages import listed, reason_of, with_path
+from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry
 from zoo.transforms import build_transform
 
@@ -34,11 +35,8 @@ class Written:
 
     def check(self, out: Path, made: str = "labels") -> None:
         """Raise `InputContractError` where some failed; all are named, and where the rest is."""
-        if self.failed:
-            rest = f"the others are in {out}" if self.files else "nothing was written"
-            raise InputContractError(
-                f"{len(self.failed)} volume(s) have no {made}, {rest}:{listed(self.failed.values())}"
-            )
+        what = f"volume(s) have no {made}, {rest_in(out, bool(self.files))}"
+        raise_for_failed(self.failed.values(), what)
 
 
 def segment(
@@ -60,8 +58,8 @@ def segment(
         name: `MODEL` or `MODEL.TAG`, one that segments volumes.
         paths: Files, series, or folders for all volumes in them.
         out: The folder.
-        checkpoint: A file of your own to take in place of the published weights; the input is then what its header
-            says, else the model's.
+        checkpoint: Your own file to use instead of the published weights; the input is then what its header says, else
+            the model's.
         num_classes: Of the file, background included, where the network as published has others.
         device: Where the network runs.
         batch_size: Slices or windows at once; None for the family's choice.
@@ -147,8 +145,7 @@ def write_each(
         except OptionError:
             raise
         except Exception as error:  # of whatever kind: one file never ends the run
-            reason = str(error) if isinstance(error, (ZooError, OSError)) else reason_of(error)
-            failed[str(path)] = with_path(path, reason)
+            failed[str(path)] = with_path(path, problem_of(error))
             continue
         files.append(write(name, path, found))
     return Written(tuple(files), failed)

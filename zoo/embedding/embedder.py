@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.checkpoint import load_report
 from zoo.entry import Entry
-from zoo.errors import OptionError, ZooError
+from zoo.errors import OptionError
 from zoo.features import Features
 from zoo.images import find_images
 from zoo.loading import input_of, load_model
-from zoo.messages import reason_of, with_path
+from zoo.messages import problem_of, reason_of, with_path
 from zoo.registry import entries, get_entry
 from zoo.transforms import ImageTransform, SliceTransform, build_transform
 from zoo.version import __version__
@@ -81,7 +81,7 @@ def embed(
     model = load_model(name, num_classes=0, device=device, **options)
     by_file: dict[str, Tensor] = {}
     failed: dict[str, str] = {}
-    results = _embedded(entry, model, transform, files, batch_size, workers)
+    results = _embedded(entry, model, transform, files, batch_size, workers, cache_dir)
     is_hidden = None if progress else True  # None draws on a terminal alone
     for file, features, problem in tqdm(results, total=len(files), desc="images", disable=is_hidden):
         if features is None:
@@ -115,7 +115,13 @@ class _Found(NamedTuple):
 
 
 def _embedded(
-    entry: Entry, model: nn.Module, transform: Transform, files: list[Path], batch_size: int | None, workers: int
+    entry: Entry,
+    model: nn.Module,
+    transform: Transform,
+    files: list[Path],
+    batch_size: int | None,
+    workers: int,
+    cache_dir: str | Path | None,
 ) -> Iterator[_Found]:
     """Yield each file with its features on the CPU, or with why it has none."""
     import torch
@@ -126,9 +132,9 @@ def _embedded(
             return
         for file in files:
             try:
-                yield _Found(file, entry.embed(model, transform, file, batch_size).float().cpu())
+                yield _Found(file, entry.embed(model, transform, file, batch_size, cache_dir).float().cpu())
             except Exception as error:  # of whatever kind: one file never ends the run
-                yield _Found(file, None, _reason(error))
+                yield _Found(file, None, problem_of(error))
 
 
 def _in_batches(
@@ -193,10 +199,6 @@ def _loader(files: Sequence[Path], transform: Transform, at_once: int, workers: 
     return DataLoader(read, at_once, num_workers=workers, collate_fn=list, prefetch_factor=ahead)
 
 
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, (ZooError, OSError)) else reason_of(error)
-
-
 @dataclass(frozen=True)
 class _Inputs:
     """The network's input of each file, or why there is none: a data set for loader processes."""
@@ -212,7 +214,7 @@ class _Inputs:
         try:
             made = self.transform(file)
         except Exception as error:  # of whatever kind: one file never ends the run
-            return _Found(file, None, _reason(error))
+            return _Found(file, None, problem_of(error))
         return _Found(file, made if isinstance(self.transform, SliceTransform) else made[None])
 
 

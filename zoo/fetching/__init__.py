@@ -14,17 +14,21 @@ from zoo.fetching.cache import (
     write_shared,
     write_stamp,
 )
-from zoo.fetching.download import fetch, verify_file
-from zoo.fetching.pinning import recorded_digest, unpinning
+from zoo.fetching.download import commit_of, fetch, is_on_this_machine, verify_file
+from zoo.fetching.pinning import other_file, proof_of, recorded_digest, unpinning
 
 __all__ = [
     "clear_leftovers",
+    "commit_of",
     "converted_path",
     "fetch",
     "file_path",
     "hash_file",
+    "is_on_this_machine",
     "make_folder",
     "mark_finite",
+    "other_file",
+    "proof_of",
     "proven_digest",
     "read_stamp",
     "recorded_digest",

@@ -44,7 +44,7 @@ def no_source_left(
         accept = f"leave it, or to accept the new file remove {stamp_path(target)} and {target}"
         remedy = "try again later, and report it if it stays: the authors may have put up another file"
         what = "but every source sent another file, which was not kept."
-        way = remedy if file.sha256 else accept
+        way = remedy if file.digests else accept
         return IntegrityError(_page(file, request, what, said, [way]))
     none = [] if failures else ["  there is no source on record"]
     ways = ["try again later", *_other_ways(file, request, target)]
@@ -66,7 +66,8 @@ def _link(source: str) -> str:
 
 def _named(file: RemoteFile) -> str:
     size = "size unknown" if file.bytes is None else f"{file.bytes:,} bytes"
-    return f"{printable(file.filename)} ({size}, sha256 {file.sha256 or 'unknown'})"
+    digests = ", ".join(f"{kind} {digest}" for kind, digest in file.digests.items()) or "sha256 unknown"
+    return f"{printable(file.filename)} ({size}, {digests})"
 
 
 def _other_ways(file: RemoteFile, request: str, target: Path) -> list[str]:

@@ -99,6 +99,8 @@ class Stamp:
     zoo: str = ""
     path: str = ""
     """The file itself, where it is read in place and so does not lie beside the stamp."""
+    proved_by: str = ""
+    """What the digest was first held against where no sha256 is on record; empty where nobody states a digest."""
     finite: bool = False
     """Whether every value in it was read once and found to be finite."""
 
@@ -127,6 +129,7 @@ def write_stamp(
     sha256: str,
     source: str,
     etag: str = "",
+    proved_by: str = "",
     stat: os.stat_result | None = None,
     stamp: Path | None = None,
 ) -> None:
@@ -137,13 +140,20 @@ def write_stamp(
         sha256: Its digest, 64 hexadecimal digits.
         source: The source string or address that it came from.
         etag: The `ETag` of the answer it came in, if any.
+        proved_by: As in `Stamp`.
         stat: Size and time of the file from before it was hashed; taken now if None.
         stamp: Where to write, if the file is read in place; beside the file if None.
     """
     stat = stat or path.stat()
     in_place = str(path) if stamp else ""
-    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, in_place)
+    content = Stamp(sha256, stat.st_size, stat.st_mtime_ns, source, etag, __version__, in_place, proved_by)
     _write(stamp or stamp_path(path), content)
+
+
+def stamp_again(known: Stamp | None, path: Path, *, sha256: str, stat: os.stat_result, stamp: Path | None) -> None:
+    """Record a digest as `write_stamp` does, with what the last stamp says of the file's origin."""
+    origin = {"source": known.source, "etag": known.etag, "proved_by": known.proved_by} if known else {"source": ""}
+    write_stamp(path, sha256=sha256, stat=stat, stamp=stamp, **origin)
 
 
 def mark_finite(stamp: Path) -> None:
@@ -199,6 +209,5 @@ def proven_digest(path: Path, expected: str | None = None, *, stamp: Path | None
     except OSError as error:
         log.warning("%s cannot be read: %s", path, error.strerror)
         return None
-    source, etag = (known.source, known.etag) if known else ("", "")
-    write_stamp(path, sha256=expected, source=source, etag=etag, stat=stat, stamp=stamp)
+    stamp_again(known, path, sha256=expected, stat=stat, stamp=stamp)
     return expected

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from zoo.fetching.sources import Remote, SourceError, check_url
+from zoo.fetching.sources import Remote, SourceError, Statement, check_url
 from zoo.messages import printable
 from zoo.settings import least_speed
 from zoo.version import __version__
@@ -51,8 +51,10 @@ def new_session() -> requests.Session:
     return session
 
 
-def open_remote(session: requests.Session, remote: Remote, headers: dict[str, str]) -> requests.Response:
-    """Return the answer (200, 206 or 416) that stands for the file, with its body not yet read.
+def open_remote(
+    session: requests.Session, remote: Remote, headers: dict[str, str]
+) -> tuple[requests.Response, Statement]:
+    """Return the answer (200, 206 or 416) that stands for the file, with its body not yet read; and what the host says.
 
     Args:
         session: Keeps cookies between the pages of a host.
@@ -64,23 +66,36 @@ def open_remote(session: requests.Session, remote: Remote, headers: dict[str, st
         TransientError: Another attempt may go better.
     """
     if remote.read_page is None:
-        return _checked(_follow(session, remote.url, headers, remote), remote)
+        response = _follow(session, remote.url, headers, remote)
+        return _checked(response, remote), _said(response, remote)
+    says = Statement()
     response = _follow(session, remote.url, {}, remote)
     for _ in range(HOPS):
-        if not is_page(response) or _is_transient(response.status_code):
+        if not is_page(response, remote.page_type) or _is_transient(response.status_code):
             break
-        url = check_url(remote.read_page(_text(response)), response.url)
-        response = _follow(session, url, {}, remote)
+        page = remote.read_page(_text(response))
+        says = page.says if page.says.by else says
+        response = _follow(session, check_url(page.url, response.url), {}, remote)
     if headers and response.status_code == 200:
         response.close()
         response = _follow(session, response.url, headers, remote)
-    return _checked(response, remote)
+    return _checked(response, remote), says
+
+
+def _said(response: requests.Response, remote: Remote) -> Statement:
+    """What the host itself, by this answer or a redirect to it, says of the file; where it redirects to has no word."""
+    if remote.read_headers is None:
+        return Statement()
+    answers = [each for each in (*response.history, response) if _origin(each.url) == _origin(remote.url)]
+    statements = [remote.read_headers(each.headers) for each in answers]
+    return next((said for said in statements if said.digests), next(iter(statements), Statement()))
 
 
 def _follow(session: requests.Session, url: str, headers: dict[str, str], remote: Remote) -> requests.Response:
-    """Open an address and follow its redirects, each of them checked."""
+    """Open an address and follow its redirects, each of them checked and kept in the `history` of the answer."""
     import requests
 
+    earlier: list[requests.Response] = []
     for _ in range(HOPS):
         auth = _Bearer(remote.token) if remote.token and _origin(url) == _origin(remote.url) else None
         try:
@@ -95,8 +110,10 @@ def _follow(session: requests.Session, url: str, headers: dict[str, str], remote
         except OSError as error:  # a CA file that REQUESTS_CA_BUNDLE names and that is not there
             raise SourceError(f"no connection can be made from here: {printable(error)}") from error
         if target is None:
+            response.history = earlier
             return response
         response.close()
+        earlier.append(response)
         url = check_url(urljoin(url, target), url)
     raise SourceError(f"more than {HOPS} redirects")
 
@@ -222,10 +239,10 @@ class _Meter:
         return piece
 
 
-def is_page(response: requests.Response) -> bool:
+def is_page(response: requests.Response, page_type: str = "text/html") -> bool:
     """Whether the answer is a page to look at, by its headers."""
     attached = "attachment" in response.headers.get("Content-Disposition", "")
-    return response.headers.get("Content-Type", "").startswith("text/html") and not attached
+    return response.headers.get("Content-Type", "").startswith(page_type) and not attached
 
 
 def _text(response: requests.Response) -> str:

@@ -16,11 +16,13 @@ from zoo.fetching.cache import (
     invalidate_stamp,
     proven_digest,
     read_stamp,
+    stamp_again,
     stamp_path,
     write_stamp,
 )
+from zoo.fetching.digests import difference
 from zoo.fetching.partial import Partial, StorageError
-from zoo.fetching.pinning import misfit, pin, recorded_digest, why_unused
+from zoo.fetching.pinning import expected_digests, misfit, pin, proof_of, recorded_digest, why_unused
 from zoo.fetching.sources import (
     Remote,
     SourceError,
@@ -32,7 +34,7 @@ from zoo.fetching.sources import (
     resolve,
     shown,
 )
-from zoo.fetching.transfer import copy_file, progress_bar, transfer
+from zoo.fetching.transfer import Answer, ask, copy_file, progress_bar, transfer
 from zoo.settings import cache_home, is_offline
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Fetched:
     sha256: str
     source: str
     """The source string, or the mirror's address, that it came from; empty if it was put there by hand."""
+    proved_by: str = ""
+    """What the digest was held against where no sha256 is on record; empty where nobody states a digest."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +115,30 @@ def fetch(
     raise no_source_left(file, request, target, failures, skipped)
 
 
+def commit_of(source: str, base: Path = Path()) -> str:
+    """Return the commit that the revision of an `hf://` source stands for now; empty where the hub does not say.
+
+    Raises:
+        DownloadError: The hub does not answer.
+    """
+    try:
+        origin = resolve(source, base)
+        return "" if isinstance(origin, Path) else ask(origin).revision
+    except SourceError as error:
+        raise DownloadError(f"{shown(source)}: {error}") from error
+
+
+def is_on_this_machine(file: RemoteFile, cache_dir: str | Path | None = None) -> bool:
+    """Whether a file lies where this one does, in the package or the cache; `fetch` proves what it holds."""
+    places = [file_path(file, cache_dir), *filter(None, map(packaged_path, file.sources))]
+    return any(os.path.isfile(place) for place in places)
+
+
 def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
     expected, stamp = recorded_digest(file, target), stamp_path(target)
     if digest := proven_digest(target, expected) if expected else pin(file, target, target):
         known = read_stamp(stamp)
-        return Fetched(target, digest, known.source if known else "")
+        return Fetched(target, digest, known.source, known.proved_by) if known else Fetched(target, digest, "")
     for source in file.sources:
         path = packaged_path(source)
         if path and (digest := proven_digest(path, expected, stamp=stamp) if expected else pin(file, path, target)):
@@ -139,39 +162,45 @@ class _MisfitError(WrongDigestError):
 
 
 def _bring(origin: Remote | Path, source: str, file: RemoteFile, target: Path, progress: bool, fresh: bool) -> Fetched:
-    expected = recorded_digest(file, target)
-    etag = ""
+    expected = expected_digests(file, target)
+    answer = Answer()
     with (
-        Partial(target, source="" if expected else source, lasting=not isinstance(origin, Path)) as part,
+        Partial(
+            target,
+            source="" if expected else source,
+            lasting=not isinstance(origin, Path),
+            kinds={"sha256", *expected, *(["md5"] if source.startswith("zenodo:") else [])},
+            expected_size=file.bytes,
+        ) as part,
         progress_bar(file.filename, file.bytes, progress) as advance,
     ):
         if not fresh:
             part.claim_what_is_left()
         if isinstance(origin, Path):
             copy_file(origin, part, file.bytes, advance)
-        elif not (expected and part.digest == expected):
-            etag = transfer(origin, part, file.bytes, advance)
+        elif not expected or difference(expected, part.digests(expected)):
+            answer = transfer(origin, part, file, advance)
         if part.size == 0:
             raise SourceError("the file there is empty")
-        if expected and part.digest != expected and part.continued and not fresh:
-            raise _MisfitError
-        return _keep(part, file, target, shown(source), etag)
+        return _keep(part, file, target, shown(source), answer, may_misfit=part.continued and not fresh)
 
 
-def _keep(part: Partial, file: RemoteFile, target: Path, source: str, etag: str) -> Fetched:
+def _keep(part: Partial, file: RemoteFile, target: Path, source: str, answer: Answer, *, may_misfit: bool) -> Fetched:
     """Give a right download its final name and its stamp."""
+    known = expected_digests(file, target)  # asked again: another process may have pinned it meanwhile
+    expected = {**known, **answer.says.digests, **known}
+    if problem := difference(expected, part.digests(expected)):
+        raise _MisfitError if may_misfit else WrongDigestError(problem)
     stat = part.finish()
-    expected = recorded_digest(file, target)  # asked again: another process may have pinned it meanwhile
-    if expected and part.digest != expected:
-        raise WrongDigestError(f"sha256 is {part.digest}, not {expected}")
-    if expected is None and (problem := misfit(file, part.path)):
+    if not expected and (problem := misfit(file, part.path)):
         raise WrongFileError(problem)
-    if proven_digest(target, expected):
-        return Fetched(target, part.digest, source)  # another process was faster; its file may already be in use
+    proof = proof_of(file, answer.says)
+    if proven_digest(target, recorded_digest(file, target)):
+        return Fetched(target, part.digest, source, proof)  # another process was faster; its file may be in use
     part.move_to_target()
-    write_stamp(target, sha256=part.digest, source=source, etag=etag, stat=stat)
+    write_stamp(target, sha256=part.digest, source=source, etag=answer.etag, proved_by=proof, stat=stat)
     log.info("fetched %s from %s", target, source)
-    return Fetched(target, part.digest, source)
+    return Fetched(target, part.digest, source, proof)
 
 
 def _refused_in_place(path: Path, expected: str | None) -> SourceError:
@@ -213,6 +242,5 @@ def _problem(path: Path, expected: str | None, in_place: Path | None) -> str:
         invalidate_stamp(in_place or stamp_path(path))
         remedy = "reinstall the package" if in_place else "the next load replaces it"
         return f"{path}: sha256 is {digest}, must be {expected}; {remedy}"
-    source, etag = (known.source, known.etag) if known else ("", "")
-    write_stamp(path, sha256=digest, source=source, etag=etag, stat=stat, stamp=in_place)
+    stamp_again(known, path, sha256=digest, stat=stat, stamp=in_place)
     return ""

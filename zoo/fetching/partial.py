@@ -16,12 +16,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 from zoo.fetching.cache import make_folder, remove_quietly, share
+from zoo.fetching.digests import Hasher, digests_of
 from zoo.fetching.sources import SourceError
 from zoo.files import is_alive, remove_leftovers, sync, temporary_name, this_process
 
@@ -53,7 +55,15 @@ class Partial:
     for a later process to go on from.
     """
 
-    def __init__(self, target: Path, source: str = "", *, lasting: bool = True) -> None:
+    def __init__(
+        self,
+        target: Path,
+        source: str = "",
+        *,
+        lasting: bool = True,
+        kinds: Iterable[str] = ("sha256",),
+        expected_size: int | None = None,
+    ) -> None:
         """Open a fresh temporary file.
 
         Args:
@@ -61,6 +71,8 @@ class Partial:
             source: The source, if the digest is unknown: only bytes from there, with their entity tag, are gone on
                 from. Empty if the digest is known, which proves in the end what came from anywhere.
             lasting: Whether what is there after an error is kept to go on from; not worth it for a copy of a file.
+            kinds: Digests to compute, sha256 among them.
+            expected_size: Bytes of the whole file; None if that is not known.
 
         Raises:
             StorageError: The folder cannot be written.
@@ -77,7 +89,8 @@ class Partial:
         self.restarts = 0
         """Number of times that bytes were thrown away."""
         self.path = self._name(this_process())
-        self._hasher = hashlib.sha256()
+        self._new_hasher = partial(Hasher, (*kinds,), expected_size)
+        self._hasher = self._new_hasher()
         self._moved = False
         with _storing():
             make_folder(target.parent)
@@ -100,7 +113,16 @@ class Partial:
     @property
     def digest(self) -> str:
         """The sha256 of what has been written."""
-        return self._hasher.hexdigest()
+        return self._hasher.digests()["sha256"]
+
+    def digests(self, kinds: Collection[str]) -> dict[str, str]:
+        """Return digests of what has been written, by kind; those that were not computed on the way by reading it."""
+        found = self._hasher.digests()
+        if missing := [kind for kind in kinds if kind not in found]:
+            with _storing():
+                self._file.flush()
+                found |= digests_of(self.path, missing)
+        return found
 
     def claim_what_is_left(self) -> None:
         """Go on from the bytes that a dead process left, if there are any."""
@@ -131,7 +153,7 @@ class Partial:
             if self.size:
                 self._file.seek(0)
                 self._file.truncate()
-            self.size, self.continued, self._hasher = 0, False, hashlib.sha256()
+            self.size, self.continued, self._hasher = 0, False, self._new_hasher()
             if self.source and etag != self.etag:
                 self.etag = etag if len(etag) <= LONGEST_ETAG else ""
                 old, self.path = self.path, self._name(this_process())

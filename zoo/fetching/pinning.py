@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.fetching.cache import hash_file, read_stamp, stamp_path, write_stamp
+from zoo.fetching.digests import difference, digests_of
+from zoo.fetching.sources import Statement
 from zoo.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.record import WeightsFile
 
@@ -24,6 +26,21 @@ def recorded_digest(file: RemoteFile, target: Path) -> str | None:
     return file.sha256 or (pinned.sha256 if pinned else None)
 
 
+def expected_digests(file: RemoteFile, target: Path) -> dict[str, str]:
+    """All digests that a file must have, by kind: those of the manifest, and the sha256 pinned for its cached file."""
+    pinned = recorded_digest(file, target)
+    return file.digests | ({"sha256": pinned} if pinned else {})
+
+
+def proof_of(file: RemoteFile, says: Statement | None = None) -> str:
+    """What proves a file of which no sha256 is on record: another digest that is, or one that its host states."""
+    if file.sha256:
+        return ""
+    if file.digests:
+        return f"the {' and '.join(file.digests)} on record"
+    return f"the {' and '.join(says.digests)} that {says.by} states" if says and says.digests else ""
+
+
 def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
     """Take the digest of a file of which none is on record, and put it on record in the stamp of `target`.
 
@@ -32,13 +49,23 @@ def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
         path: The file; None is returned if it does not exist, cannot be read, or cannot be what `file` describes.
         target: Its path in the cache, which is `path` itself but for files that are read in place.
     """
-    if not os.path.isfile(path) or not os.access(path, os.R_OK) or misfit(file, path):
+    if not os.path.isfile(path) or not os.access(path, os.R_OK) or other_file(file, path) or misfit(file, path):
         return None
     stat = path.stat()
-    digest = hash_file(path)
-    log.warning("no digest is on record for %s; from now on it must be %s", path, digest)
-    write_stamp(path, sha256=digest, source="", stat=stat, stamp=None if path == target else stamp_path(target))
+    digest, proof = hash_file(path), proof_of(file)
+    if proof:
+        log.info("%s has %s; from now on its sha256 must be %s", path, proof, digest)
+    else:
+        log.warning("no digest is on record for %s; from now on it must be %s", path, digest)
+    stamp = None if path == target else stamp_path(target)
+    write_stamp(path, sha256=digest, source="", proved_by=proof, stat=stat, stamp=stamp)
     return digest
+
+
+def other_file(file: RemoteFile, path: Path) -> str:
+    """Say which digest on record, of those that are no sha256, a file does not have; empty where it has all."""
+    expected = {kind: digest for kind, digest in file.digests.items() if kind != "sha256"}
+    return difference(expected, digests_of(path, expected)) if expected else ""
 
 
 def misfit(file: RemoteFile, path: Path) -> str:
@@ -46,7 +73,7 @@ def misfit(file: RemoteFile, path: Path) -> str:
 
     Only what would be pinned is asked, and only weights have a container that is known. Torch is not needed.
     """
-    if file.sha256 or not isinstance(file, WeightsFile):
+    if file.digests or not isinstance(file, WeightsFile):
         return ""
     kind = sniff(path)
     if kind == TORCH_ZIP:
@@ -64,7 +91,7 @@ def why_unused(file: RemoteFile, target: Path) -> str:
     """Why the file at its path in the cache is not the one that is sought, and what may be done if it is."""
     if not os.access(target, os.R_OK):
         return "it cannot be read by this user"
-    if problem := misfit(file, target):
+    if problem := other_file(file, target) or misfit(file, target):
         return problem
     reason = f"its sha256 is not {recorded_digest(file, target)}"
     return reason if file.sha256 else f"{reason}; {unpinning(file, target)}"
@@ -72,7 +99,7 @@ def why_unused(file: RemoteFile, target: Path) -> str:
 
 def unpinning(file: RemoteFile, target: Path) -> str:
     """How to replace the first file that was used by another; empty where a digest is published."""
-    if file.sha256:
+    if file.digests:
         return ""
     return (
         f"no digest of this file is published, so that of the first one used is kept in {stamp_path(target)}: "

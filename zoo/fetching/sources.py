@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 PACKAGED = Path(__file__).parents[1] / "weights"
 """Folder that `package:` sources name files of."""
+ZENODO = "https://zenodo.org"
+_COMMIT = "[0-9a-f]{40}"
 
 
 class SourceError(Exception):
@@ -38,6 +42,32 @@ class WrongDigestError(WrongFileError):
     """The bytes have another digest than the one on record."""
 
 
+class OtherFileStatedError(WrongDigestError):
+    """The host says, before it sends a byte, that its file has another digest than the one on record."""
+
+    spoilt = False
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a host says of a file beside its bytes."""
+
+    by: str = ""
+    """The host."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """By kind, as in `record.DIGESTS`."""
+    revision: str = ""
+    """Commit of the repository that the file is of, 40 digits."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page before a file leads to."""
+
+    url: str
+    says: Statement = field(default_factory=Statement)
+
+
 @dataclass(frozen=True)
 class Remote:
     """An address to fetch from."""
@@ -45,8 +75,12 @@ class Remote:
     url: str
     token: str = ""
     """Sent as a bearer token to the host and port of `url`, and to no other after a redirect."""
-    read_page: Callable[[str], str] | None = None
+    read_page: Callable[[str], Page] | None = None
     """For hosts that put pages before a file: from the page's text to the next address."""
+    page_type: str = "text/html"
+    """Content type of these pages."""
+    read_headers: Callable[[Mapping[str, str]], Statement] | None = None
+    """For hosts whose own answers, redirects too, say something of the file in their headers."""
     hint: str = ""
     """What to do when access is refused."""
 
@@ -67,7 +101,7 @@ def shown(source: str) -> str:
 
 def is_remote(source: str) -> bool:
     """Whether a source needs a connection."""
-    return source.startswith(("https://", "http://", "hf://", "gdrive:"))
+    return source.startswith(("https://", "http://", "hf://", "zenodo:", "gdrive:"))
 
 
 def packaged_path(source: str) -> Path | None:
@@ -88,11 +122,13 @@ def resolve(source: str, base: Path) -> Remote | Path:
         return base / user_path(rest.removeprefix("//"))
     if scheme == "hf":
         return _hugging_face(source)
+    if scheme == "zenodo":
+        return _zenodo(rest)
     if scheme == "gdrive":
         return Remote(f"https://drive.google.com/uc?id={rest}", read_page=_after_drive_page)
     if scheme in ("https", "http"):
         return Remote(check_url(source))
-    raise SourceError("not a known form of source (https://, hf://, gdrive:, file:, package:)")
+    raise SourceError("not a known form of source (https://, hf://, zenodo:, gdrive:, file:, package:)")
 
 
 def _hugging_face(source: str) -> Remote:
@@ -104,15 +140,53 @@ def _hugging_face(source: str) -> Remote:
     repo, revision, name = match.groups()
     url = hf_hub_url(repo, name, revision=revision, endpoint=hugging_face())
     hint = f"if {repo} is private or gated, ask for access on its page, then log in (`hf auth login`, or set HF_TOKEN)"
-    return Remote(check_url(url), token=get_token() or "", hint=hint)
+    says = partial(_hub_says, is_fixed=re.fullmatch(_COMMIT, revision) is not None)
+    return Remote(check_url(url), token=get_token() or "", hint=hint, read_headers=says)
 
 
-def _after_drive_page(page: str) -> str:
+def _hub_says(headers: Mapping[str, str], *, is_fixed: bool) -> Statement:
+    """Read what the hub says of a file: its commit, and the sha256 of a file that it stores by Git LFS.
+
+    What lies under a branch or tag may be another file tomorrow: only at a commit is the digest one to hold it to.
+    """
+    named, commit = headers.get("X-Linked-Etag", "").strip('"').lower(), headers.get("X-Repo-Commit", "").lower()
+    digests = {"sha256": named} if is_fixed and re.fullmatch("[0-9a-f]{64}", named) else {}
+    return Statement("the hub", digests, commit if re.fullmatch(_COMMIT, commit) else "")
+
+
+def _zenodo(rest: str) -> Remote:
+    match = re.fullmatch(r"(\d+)/([^/]+)", rest)
+    if not match:
+        raise SourceError("a Zenodo source must read zenodo:RECORD/file, RECORD a number")
+    record, name = match.groups()
+    read = partial(_after_zenodo_record, name=name)
+    return Remote(f"{ZENODO}/api/records/{record}", read_page=read, page_type="application/json")
+
+
+def _after_zenodo_record(page: str, name: str) -> Page:
+    """Find a file in what Zenodo's API says of a record: https://developers.zenodo.org/#retrieve37."""
+    try:
+        files = {file["key"]: file for file in json.loads(page)["files"]}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise SourceError("Zenodo's answer is not the description of a record with files") from error
+    if name not in files:
+        raise SourceError(f"Zenodo's record has no file {name!r}; it has {printable(', '.join(map(str, files)))[:300]}")
+    file = files[name]
+    try:
+        url, said = file["links"]["self"], str(file.get("checksum", ""))
+    except (LookupError, TypeError) as error:
+        raise SourceError(f"Zenodo does not say where the file {name!r} of the record is") from error
+    kind, _, digest = said.partition(":")
+    is_known = kind == "md5" and re.fullmatch("[0-9a-f]{32}", digest)
+    return Page(str(url), Statement("Zenodo", {"md5": digest} if is_known else {}))
+
+
+def _after_drive_page(page: str) -> Page:
     from gdown.download import get_url_from_gdrive_confirmation
     from gdown.exceptions import FileURLRetrievalError
 
     try:
-        return get_url_from_gdrive_confirmation(page)
+        return Page(get_url_from_gdrive_confirmation(page))
     except FileURLRetrievalError as error:
         busy = re.search(r"quota|too many users", page, re.IGNORECASE)
         cause = "the file's download quota is used up for now, try again in a day" if busy else "no public access"

@@ -9,18 +9,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from zoo.fetching.client import CHUNK, TransientError, is_page, new_session, open_remote, read_chunks
+from zoo.fetching.digests import difference
 from zoo.fetching.partial import Partial
-from zoo.fetching.sources import Remote, SourceError, WrongFileError, refuse_page
+from zoo.fetching.sources import OtherFileStatedError, Remote, SourceError, Statement, WrongFileError, refuse_page
 from zoo.settings import retry_wait
 
 if TYPE_CHECKING:
     import requests
+
+    from zoo.record import RemoteFile
 
 log = logging.getLogger("zoo")
 
@@ -38,7 +42,7 @@ Advance = Callable[[int], object]
 
 
 def copy_file(path: Path, part: Partial, size: int | None, advance: Advance) -> None:
-    """Copy a file of this machine into `part`; `size` and `advance` as in `transfer`.
+    """Copy a file of this machine into `part`; `size` are the bytes that it must have, None if that is not known.
 
     Raises:
         SourceError: There is no such file, it cannot be read, or it does not have `size` bytes.
@@ -56,13 +60,21 @@ def copy_file(path: Path, part: Partial, size: int | None, advance: Advance) -> 
         raise SourceError(f"{path}: {error.strerror}") from error
 
 
-def transfer(remote: Remote, part: Partial, size: int | None, advance: Advance) -> str:
-    """Fetch an address into `part`, going on from what is inside, with retries; return the answer's entity tag.
+@dataclass(frozen=True)
+class Answer:
+    """What came with the bytes of a file."""
+
+    etag: str = ""
+    says: Statement = field(default_factory=Statement)
+
+
+def transfer(remote: Remote, part: Partial, file: RemoteFile, advance: Advance) -> Answer:
+    """Fetch an address into `part`, going on from what is inside, with retries.
 
     Args:
         remote: The address.
         part: Where the bytes go; they may come in several answers.
-        size: Bytes that the file must have; None if that is not known.
+        file: Its record. A host that states another digest is left before a byte comes.
         advance: Called with the number of bytes there are, for the progress bar.
 
     Raises:
@@ -77,7 +89,7 @@ def transfer(remote: Remote, part: Partial, size: int | None, advance: Advance) 
             attempts += 1
             before = part.received
             try:
-                return _attempt(session, remote, part, size, advance)
+                return _attempt(session, remote, part, file, advance)
             except TransientError as error:
                 if error.wait > LONGEST_WAIT:
                     raise SourceError(f"{error}; it asks to wait for {error.wait:,.0f} seconds") from error
@@ -90,13 +102,32 @@ def transfer(remote: Remote, part: Partial, size: int | None, advance: Advance) 
                 time.sleep(pause)
 
 
-def _attempt(session: requests.Session, remote: Remote, part: Partial, size: int | None, advance: Advance) -> str:
+def ask(remote: Remote) -> Statement:
+    """Return what a host says of a file, without its bytes. One attempt.
+
+    Raises:
+        SourceError: It does not answer, or refuses.
+    """
+    with new_session() as session:
+        try:
+            response, says = open_remote(session, remote, {})
+        except TransientError as error:
+            raise SourceError(str(error)) from error
+        response.close()
+    return says
+
+
+def _attempt(session: requests.Session, remote: Remote, part: Partial, file: RemoteFile, advance: Advance) -> Answer:
     if not part.resumable:
         part.restart()
     headers = {"Range": f"bytes={part.size}-"} if part.size else {}
     if part.size and part.etag:
         headers["If-Range"] = part.etag
-    with closing(open_remote(session, remote, headers)) as response:
+    response, says = open_remote(session, remote, headers)
+    size = file.bytes
+    with closing(response):
+        if problem := difference(file.digests, says.digests):
+            raise OtherFileStatedError(f"{says.by} states another file than the one on record: {problem}")
         begin, total = _extent(response, part)
         chunks = read_chunks(response)
         head = next(chunks, b"")
@@ -121,7 +152,7 @@ def _attempt(session: requests.Session, remote: Remote, part: Partial, size: int
             raise TransientError(f"the connection was cut after {part.size:,} of {total or size:,} bytes")
     if size is not None and part.size < size:
         raise WrongFileError(f"the body is shorter than on record: {part.size:,} of {size:,} bytes")
-    return etag
+    return Answer(etag, says)
 
 
 def _extent(response: requests.Response, part: Partial) -> tuple[int, int | None]:

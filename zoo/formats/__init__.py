@@ -1,11 +1,12 @@
 """Turns a file into tensors by name; nothing in the file is run."""
 
+from zoo.formats.floats import as_float32, is_finite, other_float
 from zoo.formats.header import KEY, KEYS, RANDOM, Task, is_of_recipe, make_header, told
 from zoo.formats.joining import join, origins_of
-from zoo.formats.opening import Mmap, StoredState, as_float32, is_finite, open_checkpoint, other_float
+from zoo.formats.opening import Mmap, open_checkpoint
 from zoo.formats.safety import refused_globals
 from zoo.formats.sniffing import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
-from zoo.formats.tensorflow_bundle import find_bundle
+from zoo.formats.stored import StoredState
 from zoo.formats.torch_files import check_torch, load_torch
 
 __all__ = [
@@ -20,7 +21,6 @@ __all__ = [
     "Task",
     "as_float32",
     "check_torch",
-    "find_bundle",
     "is_finite",
     "is_of_recipe",
     "join",

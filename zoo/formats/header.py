@@ -1,7 +1,7 @@
 """Writes and reads the header of a saved network: one flat mapping from text to text, for `.pt` files and safetensors.
 
 Recipes write it into all that they save, under the key `KEY` of `best.pt` and `last.pt` and as the metadata of
-safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.opening` has it, whatever the format.
+safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.stored` has it, whatever the format.
 
     model     entry whose names the tensors have
     task      classify, regress, segment or pretrain

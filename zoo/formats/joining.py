@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from zoo.formats.floats import base_of
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -33,11 +35,6 @@ def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
     """The tensors that `join` made this one of; empty for any other."""
     parts: tuple[Tensor, ...] = getattr(tensor, _ATTRIBUTE, ())
     return parts
-
-
-def base_of(tensor: Tensor) -> Tensor:
-    """The tensor that a view is of; any other tensor itself."""
-    return tensor if tensor._base is None else tensor._base
 
 
 def origins_of(tensor: Tensor) -> tuple[Tensor, ...]:

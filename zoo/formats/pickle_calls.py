@@ -1,4 +1,7 @@
-"""Decides which calls a pickle may make, and counts what they would cost."""
+"""Decides which calls a pickle may make, and counts what they would cost.
+
+The file is long so that all that a pickle may ask for stands in one list, beside the limits on it.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,7 @@ class Maker:
             target.named[key] = value
 
     def hash(self, key: Node) -> None:
-        """Let a value be a key, if finding its place among others is cheap."""
+        """Let a value be a key, if looking it up is cheap."""
         if type(key) is TupleNode:
             self.key_cost += key.size
             if key.depth > _DEEPEST_KEY or self.key_cost > _MOST_KEYS:

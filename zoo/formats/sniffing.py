@@ -45,6 +45,8 @@ def _sniff(path: Path) -> str:
             return "pipe, socket or device, not a file"
         if pointer := pointer_at(path):
             raise CheckpointFormatError(f"{path} is {pointer}")
+        if path.is_symlink():
+            raise CheckpointFormatError(f"{path} is a link to {path.readlink()}, where there is no file")
         raise CheckpointFormatError(f"{path} does not exist")
     with path.open("rb") as file:
         head = file.read(512)

@@ -10,14 +10,14 @@ from zoo.images.labels import read_labels, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
-from zoo.images.real_numbers import check_array, name_of, plain_tensor
+from zoo.images.real_numbers import check_array, describe_array, plain_tensor
 from zoo.images.volumes import (
     MNI152,
     SCANNER,
     SMALLEST_SIDES,
     Volume,
     VolumeInput,
-    place_in,
+    affine_in,
     read_volume,
     z_score,
 )
@@ -33,17 +33,17 @@ __all__ = [
     "Grid",
     "Volume",
     "VolumeInput",
+    "affine_in",
     "check_array",
     "check_count",
     "check_grid",
+    "describe_array",
     "find_images",
     "from_itk",
     "import_itk",
     "is_dicom",
-    "name_of",
     "names_of",
     "pil_pixels",
-    "place_in",
     "plain_tensor",
     "read_dataset",
     "read_dicom",

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from zoo.errors import InputContractError
-from zoo.images.reading import MOST_VOXELS, check_count, check_scans, occurrences, refused, start_of
+from zoo.images.reading import MOST_VOXELS, check_count, occurrences, refused, start_of
+from zoo.images.whole import check_jpeg, check_jpeg2000
 from zoo.messages import reason_of
 
 if TYPE_CHECKING:
@@ -108,20 +109,19 @@ def decode_pixels(dataset: Any, path: Path, *, frame: int | None = None, most: i
         most: Pixels of all frames that are read.
 
     Raises:
-        InputContractError: There are more, or fewer bytes than these take, the pixels are damaged, or no decoder for
-            their compression is installed.
+        InputContractError: There are more, or fewer bytes than these take, the pixels are cut short or damaged, or no
+            decoder for their compression is installed.
     """
     try:
         return _decoded(dataset, path, frame, most)
-    except InputContractError:
+    except (InputContractError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # decoders raise nearly everything
+    except BaseException as error:  # decoders raise nearly everything; the panic of one in Rust is no `Exception`
         raise InputContractError(_undecodable(path, dataset, error)) from error
 
 
 def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[Any]:
     from pydicom.pixels.utils import pixel_array
-    from pydicom.uid import JPEGTransferSyntaxes
 
     rows, columns, frames = (int(dataset.get(name) or 1) for name in ("Rows", "Columns", "NumberOfFrames"))
     check_count((frames, rows, columns), most, path, unit="frames, rows and columns")
@@ -130,14 +130,34 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
         raise ValueError("frames deflated one by one are not read: decompress the file first")
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
-    if syntax in JPEGTransferSyntaxes:
-        check_scans([dataset.PixelData], frames)
+    _check_streams(dataset, syntax, range(frames) if frame is None else [frame], frames)
     with _silent():
         pixels: NDArray[Any] = pixel_array(dataset, index=frame)
     return pixels
 
 
-def _undecodable(path: Path, dataset: Any, error: Exception) -> str:
+def _check_streams(dataset: Any, syntax: str, indices: Iterable[int], frames: int) -> None:
+    """Check that compressed frames are whole, each as pydicom will take it out of its fragments.
+
+    Without a decoder there is nothing to check: pydicom will say so.
+    """
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+    is_known = syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+    if not is_known or not get_decoder(syntax).is_available:
+        return
+    table = [dataset.get(name) for name in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")]
+    offsets = None if None in table else (table[0], table[1])
+    for index in indices:
+        stream = get_frame(dataset.PixelData, index, extended_offsets=offsets, number_of_frames=frames)
+        is_jpeg = syntax not in JPEG2000TransferSyntaxes or stream.startswith(b"\xff\xd8")  # whatever the header says
+        check = check_jpeg if is_jpeg else check_jpeg2000
+        check(stream)
+
+
+def _undecodable(path: Path, dataset: Any, error: BaseException) -> str:
     """Say why the pixels could not be decoded, and what to install where a decoder is missing."""
     syntax = getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None)
     reason = reason_of(error)

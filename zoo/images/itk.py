@@ -35,7 +35,7 @@ def import_itk(purpose: str, extra: str) -> Any:
 
 
 def to_itk(values: NDArray[Any], affine: NDArray[Any]) -> SimpleITK.Image:
-    """Return voxels `(i, j, k)` and their place, as nibabel has it, as an image of ITK, without changing either."""
+    """Return voxels `(i, j, k)` with their affine, as nibabel has it, as an image of ITK, without changing either."""
     import numpy as np
     import SimpleITK
 

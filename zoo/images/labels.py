@@ -19,7 +19,7 @@ MOST_CLASSES = 256
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label map `(i, j, k)` and its place, in any form that `read_volume` reads.
+    """Read a label map `(i, j, k)` with its affine, in any form that `read_volume` reads.
 
     Raises:
         InputContractError: It cannot be read, or has values that no class can have.

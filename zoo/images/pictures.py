@@ -1,6 +1,6 @@
 """Reads 2D image files into arrays: what PIL reads, and DICOM.
 
-It decodes and applies the grey scale of a file's header; `zoo.transforms.image` decides what a network accepts.
+It decodes and applies the grey scale of a file's header; `zoo.transforms.greys` decides what a network accepts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from zoo.errors import InputContractError
 from zoo.images.dicom_bounds import decode_pixels
 from zoo.images.dicom_files import element, read_dataset, starts_as_dicom
 from zoo.images.films import check_film
-from zoo.images.reading import MOST_PIXELS, check_count, check_scans, refused, start_of
+from zoo.images.reading import MOST_PIXELS, check_count, refused, start_of
+from zoo.images.whole import check_file, check_jpeg, check_jpeg2000, check_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 _MOST_FRAMES = 100
-_AT_ONCE = 2**20  # bytes
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
 """PIL's warnings about tags that a TIFF lacks bytes for; it then uses defaults, under which black may be white."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
+_CHECKS = {"PNG": check_png, "JPEG": check_jpeg, "MPO": check_jpeg, "JPEG2000": check_jpeg2000}  # MPO: JPEG with more
 _OTHERS = (
     f". Formats read are {', '.join(PIL_FORMATS)} and DICOM with its preamble; open anything else yourself and pass "
     "the array"
@@ -37,8 +38,8 @@ def is_dicom(path: Path) -> bool:
     """Tell DICOM by its content, whatever the file's name; see `dicom_files.starts_as_dicom`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        InputContractError: it is no file that can be read, see `reading.start_of`.
+        FileNotFoundError: There is no such file.
+        InputContractError: It is not a file that can be read, see `reading.start_of`.
     """
     return starts_as_dicom(start_of(path, "image", may_be_empty=True))
 
@@ -47,7 +48,7 @@ def read_picture(path: Path) -> NDArray[Any]:
     """Return the pixels of a PNG, JPEG, JPEG 2000, TIFF, BMP or PGM file, as `pil_pixels` does.
 
     Raises:
-        InputContractError: the file cannot be read, or holds more than one image.
+        InputContractError: The file cannot be read, or holds more than one image.
     """
     start_of(path, "image")
     with refused(f"cannot read {path} as an image", _OTHERS):
@@ -69,9 +70,8 @@ def _picture(path: Path) -> NDArray[Any]:
             raise InputContractError(
                 f"{path} holds {_frames(image)} frames; one is expected: open it with PIL, seek to it and pass that"
             )
-        if image.format == "JPEG":
-            with path.open("rb") as file:
-                check_scans(iter(lambda: file.read(_AT_ONCE), b""))
+        if check := _CHECKS.get(image.format or ""):
+            check_file(path, check)
         image.load()
     pixels = pil_pixels(image, str(path))
     white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
@@ -94,7 +94,7 @@ def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
     Mode `I` is taken as 16-bit, an opaque alpha channel is dropped, the EXIF orientation is applied.
 
     Raises:
-        InputContractError: transparent pixels, `I` beyond 16 bits, or a mode that stores no picture.
+        InputContractError: Transparent pixels, `I` beyond 16 bits, or a mode that stores no picture.
     """
     import numpy as np
     from PIL import ImageOps
@@ -135,7 +135,7 @@ def read_dicom(path: Path, *, window: bool = True) -> NDArray[Any]:
         window: Whether VOI LUT and window are applied; without them every value of the file counts.
 
     Raises:
-        InputContractError: no film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
+        InputContractError: No film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
             compression, or a header without meaning.
     """
     with refused(f"cannot read {path} as DICOM"):

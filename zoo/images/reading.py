@@ -26,8 +26,6 @@ MOST_PIXELS = 2**26
 """Pixels of a picture: 0.8 GB as three float32. A film of 43 x 35 cm digitised at 50 micrometres has 60 million."""
 _AT_ONCE = 2**24
 """Bytes of a file that are turned into values at once."""
-_MOST_SCANS = 100
-"""Scans of a JPEG image. Progressive ones have some 10, each of which takes as long as the image."""
 _START = 1024
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
@@ -101,16 +99,6 @@ def check_count(shape: tuple[int, ...], most: int, source: object, *, unit: str)
             f"{source} declares {' x '.join(map(str, shape))} {unit}, {count:.3g}: at most {most:.3g} are read. If "
             "it is that large, cut it or resample it first; otherwise its header is damaged"
         )
-
-
-def check_scans(chunks: Iterable[bytes], images: int = 1) -> None:
-    """Check of JPEG images in how many scans they come: a decoder goes through all pixels for each.
-
-    Raises:
-        ValueError: More than any encoder makes.
-    """
-    if (count := occurrences(chunks, b"\xff\xda")) > _MOST_SCANS * images:  # which compressed bytes never have
-        raise ValueError(f"it is a JPEG of {count} scans, at most {_MOST_SCANS} an image are read")
 
 
 def occurrences(chunks: Iterable[bytes], *patterns: bytes) -> int:

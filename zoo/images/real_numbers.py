@@ -15,7 +15,7 @@ _REAL = "buif"
 """Kinds of NumPy's types, see `numpy.dtype.kind`."""
 
 
-def name_of(values: Any) -> str:
+def describe_array(values: Any) -> str:
     """Say for messages what an array or a tensor is: its class, shape and type."""
     kind = type(values).__name__
     return f"nested {kind}" if getattr(values, "is_nested", False) else f"{kind} {tuple(values.shape)} {values.dtype}"
@@ -38,12 +38,12 @@ def check_array(array: NDArray[Any], source: str) -> None:
         )
 
 
-def plain_tensor(tensor: Tensor, source: str) -> Tensor:
+def plain_tensor(tensor: Tensor, source: str = "") -> Tensor:
     """Return a tensor of real numbers as a `torch.Tensor` of its own class, device and graph, without pending signs.
 
     Args:
         tensor: Of any class and kind.
-        source: What messages call it.
+        source: What messages call it; by default what it is.
 
     Raises:
         InputContractError: It is sparse, nested, quantised, without values (on the meta device), or holds no real
@@ -51,6 +51,7 @@ def plain_tensor(tensor: Tensor, source: str) -> Tensor:
     """
     import torch
 
+    source = source or describe_array(tensor)
     if kind := _kind_of(tensor):
         raise InputContractError(f"{source} is {kind}")
     if not (tensor.dtype.is_floating_point or tensor.dtype == torch.bool or _is_integer(tensor.dtype)):

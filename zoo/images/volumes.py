@@ -18,7 +18,7 @@ from zoo.images.dicom_files import starts_as_dicom
 from zoo.images.grids import Grid, voxel_sizes
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
-from zoo.images.real_numbers import check_array, name_of, plain_tensor
+from zoo.images.real_numbers import check_array, describe_array, plain_tensor
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -110,12 +110,12 @@ def _read(volume: VolumeInput) -> Volume:
     if isinstance(volume, SpatialImage):
         return _from_image(volume, volume.get_filename() or f"{type(volume).__name__} {volume.shape}")
     if isinstance(volume, torch.Tensor):
-        source = name_of(volume)
+        source = describe_array(volume)
         found = _from_array(plain_tensor(volume, source).detach().cpu().float().numpy(), source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
         return replace(found, affine=_checked(affine_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
-        return _from_array(volume, name_of(volume))
+        return _from_array(volume, describe_array(volume))
     raise InputContractError(
         f"cannot take {type(volume).__name__} as a volume: a path, nibabel image, array or tensor is expected"
     )
@@ -186,7 +186,7 @@ def _from_image(image: Any, source: str) -> Volume:
 
 def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[Any]]) -> Volume:
     """Check what the header of a NIfTI says before its voxels are read."""
-    affine, space = place_in(header, source)
+    affine, space = affine_in(header, source)
     dtype = header.get_data_dtype()
     if dtype.kind not in "buif":
         raise InputContractError(f"{source} holds {'colours' if dtype.fields else dtype}: real numbers are expected")
@@ -197,7 +197,7 @@ def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[A
     return Volume(read().reshape(shape), affine, space, source, intent=int(header["intent_code"]))
 
 
-def place_in(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
+def affine_in(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
     """Return the matrix to go by of a NIfTI's header, and the code of the space it leads to; see `Volume`.
 
     Raises:

@@ -69,7 +69,7 @@ def patch_merging(merging: object) -> Any:
         merging: A name in `MERGINGS`.
 
     Raises:
-        OptionError: It is none.
+        OptionError: It is not one of them.
     """
     if not isinstance(merging, str) or merging not in MERGINGS:
         raise OptionError(f"merging={merging!r}: expected {' or '.join(map(repr, MERGINGS))}")

@@ -1,6 +1,7 @@
 """Turns arrays into the input that a network was trained on."""
 
-from zoo.transforms.decoding import SMALLEST_SIDE, ImageInput
+from zoo.transforms.grey_matter import GREY_MATTER
+from zoo.transforms.greys import SMALLEST_SIDE, ImageInput
 from zoo.transforms.grid import check_right_angles, reorient, resample, warn_of_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD
 from zoo.transforms.image import ImageTransform, build_transform
@@ -19,6 +20,7 @@ from zoo.transforms.stacks import check_stack, turn_slices
 from zoo.transforms.volume import VolumeTransform, admit, build_volume_transform, read_input
 
 __all__ = [
+    "GREY_MATTER",
     "HIGH",
     "HOUNSFIELD",
     "LOW",

@@ -1,8 +1,8 @@
-"""Builds the transform of a 2D input contract, which refuses images that cannot meet it.
+"""Builds the transform of any input contract; that of 2D images refuses those that cannot meet it.
 
-Every image is decoded to fractions of its largest possible intensity first and resized in float32, so that 12- and
-16-bit detectors keep their grey levels; where a network knows films of 8 bits alone, see `levels`. What cannot be right
-raises `InputContractError`, what is merely odd is logged as a warning.
+Every image becomes fractions of its largest possible intensity first and is resized in float32, so that 12- and 16-bit
+detectors keep their grey levels; where a network knows films of 8 bits alone, see `levels`. What cannot be right raises
+`InputContractError`, what is merely odd is logged as a warning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import OptionError
 from zoo.images import FILM
-from zoo.transforms.decoding import ImageInput, describe, read_grey
+from zoo.transforms.greys import ImageInput, describe, grey_fractions
 from zoo.transforms.levels import fit_levels
 from zoo.transforms.slices import SliceTransform, build_slice_transform
 from zoo.transforms.volume import VolumeTransform, build_volume_transform
@@ -82,12 +82,12 @@ class ImageTransform:
                 Colour is converted to luminance (ITU-R 601), with a warning where the channels really differ.
 
         Raises:
-            InputContractError: the image cannot be what the network was trained on, or cannot be read.
-            FileNotFoundError: the path does not exist.
+            InputContractError: The image cannot be what the network was trained on, or cannot be read.
+            FileNotFoundError: The path does not exist.
         """
         source = describe(image)
         contract = self.preprocessing
-        grey = read_grey(image, source, contract)
+        grey = grey_fractions(image, source, contract)
         _warn_if_odd(grey, contract, source)
         return _finish(_fit(grey, contract, source), contract)
 
@@ -105,14 +105,12 @@ class ImageTransform:
             "grey": "colour to luminance",
             "resize": f"{resized}, bicubic in 8 bits" if contract.interpolation == BICUBIC else resized,
             "crop": "none" if contract.resize is None else f"centre {height} x {width}",
-            "normalise": "none" if contract.mean is None and contract.std is None else _moments(contract),
+            "normalise": "none"
+            if contract.mean is None and contract.std is None
+            else f"mean {contract.mean}, std {contract.std}",
             "output": f"float32 ({len(contract.channels)}, {height}, {width}): {', '.join(contract.channels)}",
         }
         return "ImageTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
-
-
-def _moments(contract: Preprocessing) -> str:
-    return f"mean {contract.mean}, std {contract.std}"
 
 
 def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, name_of, plain_tensor, read_volume, voxel_sizes
+from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, plain_tensor, read_volume, voxel_sizes
 from zoo.transforms.grid import COARSE
 from zoo.transforms.kinds import check_labels, refuse_mask
 from zoo.transforms.stacks import check_stack, turn_slices
@@ -100,7 +100,7 @@ class SliceTransform:
 
         given: Any = volume
         if isinstance(given, torch.Tensor):
-            plain_tensor(given, name_of(given))  # others cannot be indexed
+            plain_tensor(given)  # others cannot be indexed
         is_slice = getattr(given, "ndim", 0) == 2
         slices = self.place(given[..., None] if is_slice else given).tensor
         output = slices[:, 0] if is_slice else slices

@@ -108,8 +108,8 @@ class VolumeTransform:
                 order of SimpleITK, (z, y, x), is noticed. A tensor's result is on its device.
 
         Raises:
-            InputContractError: the volume cannot be what the network was trained on, or cannot be read.
-            FileNotFoundError: the path does not exist.
+            InputContractError: The volume cannot be what the network was trained on, or cannot be read.
+            FileNotFoundError: The path does not exist.
         """
         import numpy as np
         import torch

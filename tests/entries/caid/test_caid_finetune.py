@@ -23,7 +23,7 @@ import zoo
 from zoo.entries.caid import PREPROCESSING, warps
 from zoo.entries.caid.args import ClassifyArgs, SegmentArgs
 from zoo.entries.caid.cohort import CHESTXRAY14, Sample, find_masks, read_labelled, read_list
-from zoo.entries.caid.finetune import main, read_parts, resolve, seen_by
+from zoo.entries.caid.finetune import main, read_masked, read_parts, resolve, seen_by
 from zoo.entries.caid.finetune_data import LabelledImages, MaskedImages, read_film, read_mask
 from zoo.entries.caid.finetune_method import (
     Classifier,
@@ -280,7 +280,7 @@ def test_wrong_arguments_are_refused(task, tmp_path, flags, message):
         ("l.txt", "00.png\n01.png\n", [], "l.txt gives no labels.*--label"),
         ("l.csv", "file,a\n00.png,1\n01.png,0\n", [], "l.csv gives no labels.*--label"),
         ("l.csv", "file,a\n00.png,1\n01.png,0\n", ["--label", "b"], "lacks columns b; it has file, a"),
-        ("l.txt", "00.png 1\n01.png 0 1\n", [], r"same number of labels, there are \[1, 2\]"),
+        ("l.txt", "00.png 1\n01.png 0 1\n", [], r"same number of labels, but there are \[1, 2\]"),
         ("l.txt", "00.png 1\n01.png -1\n", [], r"0 or 1, 1 of 2 images have -1.0 \(first: 01.png\)"),
         ("l.csv", "file,a\n00.png,nan\n01.png,0\n", ["--label", "a"], r"0 or 1, 1 of 2 images have nan"),
         ("l.csv", "file,a,split\n00.png,1,train\n", ["--label", "a", "--split", "fold9"], "no images.*split fold9"),
@@ -322,7 +322,7 @@ def test_a_label_without_both_values_is_refused_unless_it_does_not_count(task, t
 def test_lists_with_other_labels_are_refused(task, tmp_path):
     """Training and validation list must agree."""
     (tmp_path / "val.txt").write_text("09.png 1\n10.png 0\n")
-    with pytest.raises(OptionError, match=r"val.txt has 1 labels, the training list .* has 2"):
+    with pytest.raises(OptionError, match=r"val.txt has 1 labels, but the training list .* has 2"):
         main([*command(task, tmp_path / "run", "train"), "--val-table", str(tmp_path / "val.txt"), "--from-scratch"])
 
 
@@ -369,6 +369,16 @@ def test_training_views_follow_from_seed_pass_and_index(task):
     assert all(torch.equal(masked[i, 1]["mask"], item["mask"]) for i, item in enumerate(drawn))
     assert any(not torch.equal(drawn[0]["image"], item["image"]) for item in drawn)
     assert all(set(item["mask"].unique().tolist()) <= {0.0, 1.0} for item in drawn)
+
+
+def test_masked_images_change_in_training_alone_unless_asked_otherwise(task):
+    """Those of validation with `--val-random`, and by draws of their own; those of the test never."""
+    args = SegmentArgs(data=task.images, out="o", masks=task.masks, size=SIZE)
+    random, parts = replace(args, val_random=True), ("train", "val", "test")
+    read = [{part: read_masked(made, part, task.lists["train"], "") for part in parts} for made in (args, random)]
+    assert [[data[part].random for part in parts] for data in read] == [[True, False, False], [True, True, False]]
+    train, val = (torch.stack([read[1][part][i, 1]["image"] for i in range(8)]) for part in ("train", "val"))
+    assert not torch.equal(train, val)
 
 
 def test_the_ten_crops_hold_the_middle_one(task):

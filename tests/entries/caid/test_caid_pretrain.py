@@ -17,7 +17,7 @@ from saved_runs import comes_from, copy_of, header_of, mark
 import zoo
 from zoo.entries.caid import pretrain
 from zoo.entries.caid.method import CAiD
-from zoo.entries.caid.pretrain import Args, build_method, models_of, resolve, validation
+from zoo.entries.caid.pretrain import Args, build_method, build_views, models_of, resolve, validation
 from zoo.errors import OptionError
 from zoo.training.args import parse_args
 from zoo.training.distributed import Processes
@@ -155,7 +155,7 @@ def test_mode_id_exports_the_encoder(images, out, caplog):
     One process with one batch of keys, which batch norm gives away, is warned of.
     """
     metrics = pretrain.main(flags(images, out, "--mode", "id", "--precision", "bf16", "--channels-last"))
-    assert sum("--key-batches 2 mixes them" in message for message in caplog.messages) == 1
+    assert sum("Give --key-batches 2, which mixes the samples" in message for message in caplog.messages) == 1
     assert "mse" not in metrics
     assert not list(out.glob("caid-resnet50-unet*"))
     state = torch.load(out / "best.pt", weights_only=True)["model"]
@@ -221,22 +221,27 @@ def shown(args, epoch=0):
 
 
 def test_validation_views_are_fixed_unless_asked_otherwise(images):
-    """The same views at every epoch, others with `--val-random`; a whole last batch only where the queue takes them."""
+    """The same at every epoch and not those of training; others with `--val-random`.
+
+    A whole last batch only where the queue takes them.
+    """
     settings = {"data": str(images), "out": "o", "size": 32, "batch_size": 4, "workers": 0}
     settings |= {"val_table": str(images / "all.csv"), "val_split": "val"}
     fixed, random = Args(**settings), Args(**settings, val_random=True)
     assert torch.equal(shown(fixed, epoch=0), shown(fixed, epoch=7))
     assert not torch.equal(shown(random, epoch=0), shown(random, epoch=7))
+    training = build_views(fixed, fixed.val_table, "val")
+    assert not any(torch.equal(query, training[0, i]["query"]) for i, query in enumerate(shown(fixed)))
     assert len(shown(fixed)) == 5
     assert len(shown(Args(**settings, validate_mutates_state=True))) == 4
     assert validation(Args(data=str(images), out="o"), Processes(0, 1, torch.device("cpu"))) is None
-    with pytest.raises(OptionError, match=r"the 5 validation image\(s\) are too few for 8 process\(es\)"):
+    with pytest.raises(OptionError, match=r"5 validation image\(s\) are too few for 8 process\(es\)"):
         validation(fixed, Processes(0, 8, torch.device("cpu")))
 
 
 def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
     """A wrong folder, too few images, and a second run into the same folder."""
-    with pytest.raises(OptionError, match="is not a folder of images"):
+    with pytest.raises(OptionError, match="is not a folder; give the folder with the images"):
         pretrain.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "a"), "--queue-size", "4"])
     with pytest.raises(OptionError, match=r"13 sample\(s\) do not fill one step of --batch-size 16"):
         pretrain.main(flags(images, tmp_path / "b", "--mode", "id", "--batch-size", "16"))

@@ -580,8 +580,8 @@ def test_the_record_is_the_authors_file(encoder_state):
         assert len(asset.sha256) == 64
 
 
-def test_without_a_connection_it_says_what_to_do(monkeypatch):
-    """Which file, how large, from where, and where to put it."""
+def test_without_a_connection_it_says_what_to_do(monkeypatch, tmp_path):
+    """Which file, how large, from where, and where to put it, in the cache that is named."""
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     with pytest.raises(
         OfflineError, match=r"landmarks of drasclr-cnn3d needs atlas_patch_loc\.npy \(14,072 "
@@ -590,6 +590,9 @@ def test_without_a_connection_it_says_what_to_do(monkeypatch):
     assert "put the file by hand at" in str(caught.value)
     with pytest.raises(OfflineError, match=r"lung mask of drasclr-cnn3d needs atlas_lung_mask\.nii\.gz"):
         atlas_mask()
+    for read in (load_landmarks, atlas_mask):
+        with pytest.raises(OfflineError, match=f"by hand at {tmp_path / 'cache'}"):
+            read(cache_dir=tmp_path / "cache")
 
 
 def test_a_download_brings_the_atlas_along(tmp_path, encoder_state, monkeypatch):

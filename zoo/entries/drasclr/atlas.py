@@ -1,6 +1,6 @@
-"""The atlas of DrasCLR: where its 581 patches lie, what the network is told of a place, and which places are close.
+"""The atlas of DrasCLR: its 581 landmarks, their locations as the network takes them, and their neighbours.
 
-Everything is in voxels of the atlas at 1 mm, in the order (x, y, z); arrays of voxels have it the other way round.
+Everything is in voxels of the atlas at 1 mm, in the order (x, y, z); arrays of voxels have the reverse order.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ STEP = 26
 """Distance of neighbouring landmarks in voxels, so that patches overlap by 6 (the same file)."""
 
 
-def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
+def load_landmarks(path: str | Path | None = None, cache_dir: str | Path | None = None) -> NDArray[Any]:
     """Return the lower corners of the atlas' patches.
 
-    They are always read, never computed: of the released 581 the released lung mask gives back only 575. Their order is
-    that of the rows of features, and of the queues in training.
+    They are always read, never computed: the released lung mask gives only 575 of the released 581. Rows of features,
+    and queues in training, have their order.
 
     Args:
         path: A `.npy` file; None for the authors', which is fetched once into the cache.
+        cache_dir: Cache folder, for the authors'; default `$ZOO_HOME`.
 
     Returns:
         `(L, 3)` int64, rows (x, y, z), the smallest index of each patch.
@@ -45,7 +46,7 @@ def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
 
     from zoo.training.arrays import read_array
 
-    place = _asset("landmarks") if path is None else Path(path)
+    place = _asset("landmarks", cache_dir) if path is None else Path(path)
     found = read_array(place, "landmarks")
     if found.ndim != 2 or found.shape[1] != 3 or not len(found) or found.dtype.kind not in "iu" or found.min() < 0:
         raise InputContractError(
@@ -56,14 +57,14 @@ def load_landmarks(path: str | Path | None = None) -> NDArray[Any]:
 
 
 def normalise(landmarks: NDArray[Any]) -> NDArray[Any]:
-    """Return what the network is told of each landmark: `(L, 3)` float32, (x, y, z) up to 1.
+    """Return the location of each landmark as the network takes it: `(L, 3)` float32, (x, y, z) up to 1.
 
     2 p / max(p) - 1 per axis, the largest coordinate taken over all landmarks, as in batmanlab/DrasCLR,
     data/copd_patch.py. The smallest plays no part: the authors' landmarks begin at (-0.83, -0.45, -1). So a subset must
-    be taken after this, not before; and it is the atlas' own landmark for every patient, not where that is in a scan.
+    be taken after this, not before. The location is that in the atlas for every patient, not that in a scan.
 
     Args:
-        landmarks: `(L, 3)`, all of the atlas.
+        landmarks: `(L, 3)`, all landmarks of the atlas.
 
     Raises:
         OptionError: An axis has no coordinate above 0, which leaves its scale unknown.
@@ -79,8 +80,8 @@ def normalise(landmarks: NDArray[Any]) -> NDArray[Any]:
 def neighbours(landmarks: NDArray[Any], k: int = 2) -> NDArray[Any]:
     """Return the `k` landmarks nearest to each, itself left out: `(L, k)` int64, nearest first.
 
-    Of landmarks at one distance those with the smaller index come first. Ties are the rule on a grid, and whichever the
-    authors' unstable sort took is not known.
+    Among landmarks at one distance the smaller index comes first. Ties are common on a grid, and the choice of the
+    authors' unstable sort is not known.
 
     Args:
         landmarks: `(L, 3)`.
@@ -98,16 +99,17 @@ def neighbours(landmarks: NDArray[Any], k: int = 2) -> NDArray[Any]:
     return np.argsort(squared, axis=1, kind="stable")[:, 1 : k + 1].astype(np.int64)
 
 
-def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
+def atlas_mask(path: str | Path | None = None, cache_dir: str | Path | None = None) -> Nifti1Image:
     """Return the lungs of the atlas: 0 outside, 50 and 100 for the two lungs, voxels of 1 mm, with their place.
 
     Args:
         path: A NIfTI file; None for the authors', which is fetched once into the cache.
+        cache_dir: Cache folder, for the authors'; default `$ZOO_HOME`.
 
     Raises:
         OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
             gave it.
-        InputContractError: There is no file at `path`, or it is no NIfTI.
+        InputContractError: There is no file at `path`, or it is not NIfTI.
     """
     from nibabel.filebasedimages import ImageFileError
     from nibabel.nifti1 import Nifti1Image
@@ -117,10 +119,13 @@ def atlas_mask(path: str | Path | None = None) -> Nifti1Image:
             return Nifti1Image.from_filename(path)
         except (EOFError, OSError, ImageFileError) as error:
             raise InputContractError(f"cannot read the lung mask of the atlas from {path}: {error}") from error
-    content = _asset("lung_mask").read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
+    content = _asset(
+        "lung_mask", cache_dir
+    ).read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
     return Nifti1Image.from_bytes(gzip.decompress(content))
 
 
-def _asset(name: str) -> Path:
-    """Fetch a file that the manifest lists beside the weights; a record of the user's own may list none."""
-    return fetch(find_asset(NAME, name), request=f"the {name.replace('_', ' ')} of {NAME}").path
+def _asset(name: str, cache_dir: str | Path | None) -> Path:
+    """Fetch a file that the manifest lists beside the weights; a user's record may list none."""
+    asset = find_asset(NAME, name, cache_dir)
+    return fetch(asset, request=f"the {name.replace('_', ' ')} of {NAME}", cache_dir=cache_dir).path

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.errors import InputContractError
-from zoo.images import Grid, Volume, from_itk, import_itk, place_in, read_header, read_voxels, to_itk, voxel_sizes
+from zoo.images import Grid, Volume, affine_in, from_itk, import_itk, read_header, read_voxels, to_itk, voxel_sizes
 from zoo.transforms import check_labels, check_stack
 
 log = logging.getLogger("zoo")
@@ -69,7 +69,7 @@ def _affine(header: Any, path: Path, orientation: str, anywhere: bool) -> Array:
     if not header["sform_code"] and not header["qform_code"]:
         across, down = (1 if letter in "RA" else -1 for letter in orientation)
         return np.diag([across * sizes[0], down * sizes[1], sizes[2], 1.0])
-    affine: Array = header.get_best_affine() if anywhere else place_in(header, str(path))[0]
+    affine: Array = header.get_best_affine() if anywhere else affine_in(header, str(path))[0]
     if not anywhere and not np.allclose(voxel_sizes(affine), sizes, rtol=_SAME_SIZES):
         log.warning(
             "%s has voxels of %s mm by its affine and of %s mm by its pixdim: the affine is taken",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from zoo.checkpoint import HEAD_MISFIT, find_prefix, rename_keys, strip_prefix
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.formats import join
+from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
 WIDTH, DEPTH, PATCH, SIDE = 768, 12, 14, 37
 """Width of a token, blocks, pixels of a patch, patches along each side of the films that it was trained on."""
@@ -36,7 +35,7 @@ _HEADS = ("mlp.0.weight", "mlp.2.weight", "mlp.4.weight")
 UNUSED = {
     r"mask_token": "token of masked patches, which training alone uses",
     r"(dino|ibot)_head\..+": "head of the pre-training",
-    r"classifier\.(weight|bias)": f"{HEAD_MISFIT}: transformers' classifier takes CLS beside the mean of the patches",
+    r"classifier\.(weight|bias)": "the head does not fit: transformers' classifier takes CLS beside the mean of the patches",
 }
 """What files hold beside the network: pattern -> what it is."""
 
@@ -94,6 +93,8 @@ def _from_transformers(network: State) -> State:
 
 def _join_attention(network: State, block: str, leaf: str) -> None:
     """Put query, key and value of a block in one tensor, in this order, where all three are there and alike."""
+    from zoo.formats import join  # opens no room while models are listed
+
     for pattern, names in zip(_ATTENTIONS, (("query", "key", "value"), ("q", "k", "v")), strict=True):
         stored = [f"{block}.{pattern.format(name)}.{leaf}" for name in names]
         parts = [network[name] for name in stored if name in network]

@@ -1,4 +1,4 @@
-"""Reads one 2D image from a file or from memory as grey fractions of a range that is known, or refuses it."""
+"""Decodes a 2D image in any form to grey fractions, and refuses what cannot be one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError
-from zoo.images import check_array, is_dicom, name_of, pil_pixels, plain_tensor, read_dicom, read_picture
+from zoo.images import check_array, describe_array, is_dicom, pil_pixels, plain_tensor, read_dicom, read_picture
 from zoo.transforms.levels import stretch
 
 if TYPE_CHECKING:
@@ -25,23 +25,6 @@ SMALLEST_SIDE = 32
 _COLOUR_TOLERANCE = 2.5 / 255  # what JPEG compression adds to a grey film that was stored as colour
 
 
-def read_grey(image: ImageInput, source: str, contract: Preprocessing) -> Tensor:
-    """Return an image as float32 fractions `(1, H, W)`.
-
-    Args:
-        image: As `image.ImageTransform` takes it.
-        source: What messages call it, from `describe`.
-        contract: Says what range floats have, and whether films of more than 8 bits are scaled by their own.
-
-    Raises:
-        InputContractError: It is not one image, cannot be read, or has values of a range that is not known.
-        FileNotFoundError: The path does not exist.
-    """
-    values, limits, is_deep = _decode(image, source, contract)
-    grey = _to_grey(_to_fraction(_channels_first(values, source), limits, source), source)
-    return stretch(grey) if is_deep and contract.normalise == MIN_MAX else grey
-
-
 def describe(image: ImageInput) -> str:
     """Name the image for messages."""
     import numpy as np
@@ -53,7 +36,24 @@ def describe(image: ImageInput) -> str:
     kind = type(image).__name__
     if isinstance(image, Image.Image):
         return f"{kind} (mode {image.mode}, {image.width} x {image.height})"
-    return name_of(image) if isinstance(image, (np.ndarray, np.generic, torch.Tensor)) else kind
+    return describe_array(image) if isinstance(image, (np.ndarray, np.generic, torch.Tensor)) else kind
+
+
+def grey_fractions(image: ImageInput, source: str, contract: Preprocessing) -> Tensor:
+    """Return an image as float32 `(1, H, W)`, each value a fraction of what its type or the contract allows.
+
+    Args:
+        image: As `ImageTransform` takes it.
+        source: What messages call it.
+        contract: Says what range floats have, and whether films of more than 8 bits are scaled by their own.
+
+    Raises:
+        InputContractError: It cannot be read, has another shape or kind, or values that cannot be intensities.
+        FileNotFoundError: The path does not exist.
+    """
+    values, limits, is_deep = _decode(image, source, contract)
+    grey = _to_grey(_to_fraction(_channels_first(values, source), limits, source), source)
+    return stretch(grey) if is_deep and contract.normalise == MIN_MAX else grey
 
 
 def _decode(image: ImageInput, source: str, contract: Preprocessing) -> tuple[Tensor, tuple[float, float], bool]:

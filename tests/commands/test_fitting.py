@@ -1,0 +1,141 @@
+"""`zoo doctor FILE` and `zoo doctor FOLDER`: which models an image fits, and what is odd about a cohort."""
+
+import json
+
+import nibabel
+import numpy as np
+import pytest
+from brains import GRID, brain, image
+from dicom_files import write_dicom, write_series
+from PIL import Image
+
+from zoo.commands.fitting import find_fits
+from zoo.commands.phantom import chest_phantom
+from zoo.errors import InputContractError
+from zoo.loading import load_transform
+from zoo.registry import get_entry, list_models
+
+
+def write_ct(path, spacing=(1.5, 1.5, 2.0), flip=-1, low=-1000):
+    values = np.random.default_rng(0).integers(low, 1500, (40, 40, 24)).astype(np.int16)
+    values[:20] = values[:20].clip(-120, 180)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([flip * spacing[0], -spacing[1], spacing[2], 1])), path)
+    return path
+
+
+def films(folder, count=3):
+    folder.mkdir(exist_ok=True)
+    for i in range(count):
+        Image.fromarray(chest_phantom()).save(folder / f"{i}.png")
+    return folder
+
+
+def names(fits):
+    return [fit.model.split(".")[0] for fit in fits if fit.examination.fits]
+
+
+def problem(model, path):
+    """What the transform of a model says itself."""
+    try:
+        load_transform(model)(path)
+    except InputContractError as error:
+        return str(error)
+    return ""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """One image of each kind: a film, a CT as NIfTI and as a series, a grey-matter map."""
+    made = tmp_path_factory.mktemp("images")
+    Image.fromarray(chest_phantom()).save(made / "film.png")
+    write_ct(made / "ct.nii.gz")
+    nibabel.save(image(brain(), GRID, "mni"), made / "mwp1.nii.gz")
+    return made
+
+
+@pytest.mark.parametrize(("file", "modality"), [("film.png", "xray"), ("ct.nii.gz", "ct"), ("mwp1.nii.gz", "mri")])
+def test_an_image_fits_the_models_that_take_it_and_no_other(folder, file, modality):
+    """As their own transforms say, each asked by itself."""
+    fits = find_fits(folder / file)
+    assert sorted(fit.model.split(".")[0] for fit in fits) == sorted(list_models())
+    for fit in fits:
+        assert fit.examination.problem == problem(fit.model, folder / file)
+        assert fit.examination.fits == (not fit.examination.problem)
+    assert names(fits)
+    assert all(modality in get_entry(name).modalities for name in names(fits))
+
+
+def test_the_best_stand_first(folder):
+    """What fits before what does not; without an oddity before with one; what can be had before what cannot."""
+    fits = find_fits(folder / "ct.nii.gz")
+    ranks = [(not f.examination.fits, bool(f.examination.warnings), not f.available) for f in fits]
+    assert ranks == sorted(ranks)
+    assert len(set(ranks)) > 2
+
+
+def test_the_page_names_models_and_reasons(zoo, folder, tmp_path):
+    """Each reason once, with all models that it keeps out; exit code 1 where nothing fits."""
+    code, out, err = zoo("doctor", folder / "film.png")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].endswith(f"of {len(list_models())} models, best first")
+    reason = next(line for line in out.splitlines() if "cannot read" in line)
+    assert "monai-ssl-unetr" in reason
+    assert "yaware-densenet121" in reason
+    (tmp_path / "note.txt").write_text("no image")
+    code, out, _ = zoo("doctor", tmp_path / "note.txt")
+    assert code == 1
+    assert f"fits 0 of {len(list_models())} models" in out
+    found = json.loads(zoo("doctor", folder / "film.png", "--json")[1])
+    assert found[0]["model"] == "caid-resnet50.chestxray14-800"
+    assert found[0]["examination"]["fits"]
+
+
+def test_a_series_is_one_volume(zoo, tmp_path):
+    """A folder with DICOM slices directly in it is examined as a scan, not as a cohort."""
+    write_series(tmp_path / "series")
+    page = zoo("doctor", tmp_path / "series")[1].splitlines()
+    assert page[0].startswith(f"{tmp_path / 'series'} fits ")
+    assert any(line.startswith("  monai-ssl-vitb16") for line in page)
+
+
+def test_a_cohort_is_counted_and_its_odd_images_are_named(zoo, tmp_path):
+    """One with an axis turned, one on another grid, one that is no CT; the model is the one that most of them fit."""
+    for i in range(8):
+        write_ct(tmp_path / f"{i}.nii.gz")
+    write_ct(tmp_path / "8-turned.nii.gz", flip=1)
+    write_ct(tmp_path / "9-coarse.nii.gz", spacing=(3.0, 3.0, 2.0))
+    write_ct(tmp_path / "0-eight-bit.nii.gz", low=0)
+    for options in ((), ("--for", "monai-ssl-unetr")):
+        code, out, _ = zoo("doctor", tmp_path, *options)
+        assert code == 1
+        assert out.startswith("10 of 11 images fit ")
+        odd, wrong = out.split("does not fit:")
+        assert "8-turned.nii.gz: axes to: RPS, where 10 of 11 have LPS" in odd
+        assert "9-coarse.nii.gz" in odd
+        assert "0-eight-bit.nii.gz" in wrong
+        assert "/3.nii.gz" not in out
+    found = json.loads(zoo("doctor", tmp_path, "--for", "monai-ssl-unetr", "--json")[1])
+    assert (found["images"], found["fits"], len(found["odd"])) == (11, 10, 2)
+    assert found["values"]["axes to"] == {"LPS": 10, "RPS": 1}
+
+
+def test_films_are_a_cohort_of_films(zoo, tmp_path):
+    """As pictures and as DICOM, each an image of its own."""
+    assert zoo("doctor", films(tmp_path / "pictures"))[1].startswith("3 of 3 images fit caid-resnet50")
+    assert zoo("doctor", tmp_path / "pictures", "--for", "caid-resnet50")[0] == 0
+    (tmp_path / "dicom").mkdir()
+    for i in range(2):
+        write_dicom(tmp_path / "dicom" / f"{i}.dcm", chest_phantom(), bits=8)
+    assert zoo("doctor", tmp_path / "dicom")[1].startswith("2 of 2 images fit caid-resnet50")
+
+
+def test_a_folder_that_fits_nothing_or_has_nothing(zoo, tmp_path):
+    """One line each, and the way on."""
+    code, _, err = zoo("doctor", tmp_path)
+    assert code == 2
+    assert "there are no images in the folder" in err
+    for i in range(2):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((20, 20, 20), np.int16), np.eye(4)), tmp_path / f"{i}.nii")
+    code, _, err = zoo("doctor", tmp_path)
+    assert code == 1
+    assert "fit no model" in err

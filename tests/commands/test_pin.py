@@ -1,0 +1,138 @@
+"""`zoo pin`: a maintainer completes a record from the file itself."""
+
+import json
+
+import pytest
+from servers import Server, prepare, redirect, sha256, some_bytes, whole
+
+from zoo.commands.pin import pin_record
+from zoo.errors import DownloadError, OptionError
+from zoo.fetching.digests import digests_of
+from zoo.manifest import packaged_manifest
+
+DATA = some_bytes()
+COMMIT = "a27ed7505712cbc12b3325c4722ffbfa5af39c35"
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    return prepare(monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that has the file under a branch and at its commit, and states both."""
+    said = {"X_Linked_Etag": f'"{sha256(DATA)}"', "X_Repo_Commit": COMMIT}
+    paths = {f"/owner/name/resolve/{r}/w.safetensors": redirect("/cdn", **said) for r in ("main", COMMIT)}
+    with Server({"/cdn": whole(DATA), **paths}) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.root)
+        yield server
+
+
+def manifest(tmp_path, revision="main", note=True, source="https://host/x", **facts):
+    """The shipped manifest with a record of the hub's file in the middle, laid out as the others are."""
+    text = packaged_manifest().read_text("utf-8")
+    facts = {"bytes": None, "sha256": None, **({"sha256_note": "not published"} if note else {}), **facts}
+    lines = [f'      "{key}": {json.dumps(value)},' for key, value in facts.items()]
+    record = "\n".join(
+        [
+            '    {\n      "tag": "drawn",\n      "models": ["caid-resnet50"],\n      "state": "hosted",',
+            f'      "sources": ["hf://owner/name@{revision}/w.safetensors"],',
+            *lines,
+            f'      "assets": {{"list": {{"sources": ["{source}"], "bytes": null, "sha256": null}}}}\n    }},',
+        ]
+    )
+    path = tmp_path / "weights.json"
+    path.write_text(text.replace("    {\n", record + "\n    {\n", 1), "utf-8")
+    return path
+
+
+def test_a_record_is_completed_and_all_else_keeps_every_character(zoo, hub, tmp_path):
+    """Size, digest, commit of the source, and on whose word; a second time there is nothing to do."""
+    path = manifest(tmp_path)
+    before = path.read_text("utf-8").splitlines()
+    code, out, _ = zoo("pin", "caid-resnet50.drawn", "--manifest", path)
+    assert code == 0
+    after = path.read_text("utf-8").splitlines()
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+    assert [b.split(": ")[0].strip() for _, b in changed] == ['"sources"', '"bytes"', '"sha256"', '"sha256_note"']
+    (record,) = (r for r in json.loads(path.read_text())["weights"] if r["tag"] == "drawn")
+    assert record["sources"] == [f"hf://owner/name@{COMMIT}/w.safetensors"]
+    assert (record["bytes"], record["sha256"]) == (len(DATA), sha256(DATA))
+    assert "the first copy" not in record["sha256_note"]
+    assert record["assets"]["list"] == {"sources": ["https://host/x"], "bytes": None, "sha256": None}
+    assert sha256(DATA) in out
+    assert "is complete" in zoo("pin", "caid-resnet50.drawn", "--manifest", path)[1]
+    assert path.read_text("utf-8").splitlines() == after
+
+
+def test_a_digest_on_record_must_hold(hub, tmp_path):
+    """The manifest is untouched where the file is another."""
+    path = manifest(tmp_path, COMMIT, sha256="0" * 64)
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="states another file than the one on record"):
+        pin_record("caid-resnet50.drawn", path)
+    assert path.read_bytes() == before
+
+
+def test_a_record_that_is_laid_out_otherwise_is_left_as_it_is(hub, tmp_path):
+    """Without a line for the note, or all in one line: what to write is said."""
+    for path in (manifest(tmp_path, note=False), manifest(tmp_path)):
+        if "not published" in path.read_text():
+            path.write_text(json.dumps(json.loads(path.read_text())))
+        before = path.read_bytes()
+        with pytest.raises(OptionError, match=f'Write by hand: .*"sha256": "{sha256(DATA)}"'):
+            pin_record("caid-resnet50.drawn", path)
+        assert path.read_bytes() == before
+
+
+def test_what_cannot_be_pinned_is_said(hub, tmp_path):
+    """No tag, no such record, and a hub that does not name its commit."""
+    path = manifest(tmp_path)
+    with pytest.raises(OptionError, match=r"expected MODEL\.TAG"):
+        pin_record("caid-resnet50", path)
+    with pytest.raises(OptionError, match=r"no record of caid-resnet50\.other"):
+        pin_record("caid-resnet50.other", path)
+    hub.answers["/owner/name/resolve/main/w.safetensors"] = [redirect("/cdn")]
+    with pytest.raises(OptionError, match="does not name the commit"):
+        pin_record("caid-resnet50.drawn", path)
+    hub.answers = {}
+    with pytest.raises(DownloadError, match="HTTP 404"):
+        pin_record("caid-resnet50.drawn", path, cache_dir=tmp_path / "new")
+
+
+def test_info_says_who_stated_a_digest_that_no_record_has(zoo, hub, tmp_path, monkeypatch):
+    """Once the file is here: the hub, or nobody."""
+    for revision, said in ((COMMIT, "the sha256 that the hub states"), ("main", "nobody: it is the first copy's")):
+        monkeypatch.setenv("ZOO_MANIFEST", str(manifest(tmp_path, revision, source=f"{hub.root}/cdn")))
+        assert "pinned" not in json.loads(zoo("info", "caid-resnet50.drawn", "--json")[1])
+        assert zoo("download", "caid-resnet50.drawn")[0] == 0
+        monkeypatch.setenv("ZOO_OFFLINE", "1")
+        facts = json.loads(zoo("info", "caid-resnet50.drawn", "--json")[1])
+        assert facts["pinned"] == {"sha256": sha256(DATA), "proved_by": said}
+        monkeypatch.delenv("ZOO_OFFLINE")
+
+
+def test_an_import_under_a_tag_must_have_the_digests_on_record(zoo, tmp_path, unet_file, unet_safetensors, monkeypatch):
+    """A git blob proves it as the authors' where no sha256 is published; another file is refused."""
+    known = digests_of(unet_file, ["git_blob"])
+    path = packaged_copy(tmp_path, monkeypatch, chestxray14=known)
+    code, out, _ = zoo("import", "caid-resnet50.chestxray14", unet_file)
+    assert code == 0
+    assert "which has the git_blob on record" in out
+    code, _, err = zoo("import", "caid-resnet50.chestxray14", unet_safetensors)
+    assert code == 2
+    assert f"not {known['git_blob']}" in err
+    assert path.is_file()
+
+
+def packaged_copy(tmp_path, monkeypatch, **facts):
+    """The packaged manifest with more facts in some of its records, in the place of the packaged one."""
+    content = json.loads(packaged_manifest().read_text("utf-8"))
+    for record in content["weights"]:
+        record |= facts.get(record["tag"], {})
+    path = tmp_path / "packaged.json"
+    path.write_text(json.dumps(content))
+    for module in ("zoo.manifest", "zoo.commands.import_rules"):
+        monkeypatch.setattr(f"{module}.packaged_manifest", lambda: path)
+    return path
