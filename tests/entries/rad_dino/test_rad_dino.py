@@ -291,7 +291,7 @@ def test_the_classifier_of_transformers_is_left_out_with_a_warning(state, saved,
     own = behind("dinov2.", as_transformers_4(state))
     path = saved(own | {"classifier.weight": torch.zeros(4, 1536), "classifier.bias": torch.zeros(4)})
     report = zoo.load_report(zoo.load_model(MODEL, checkpoint=path))
-    assert "CLS beside the mean of the patches" in report.dropped["classifier.weight"]
+    assert "CLS beside the patches' mean" in report.dropped["classifier.weight"]
     assert "the file's head was dropped. classifier." in caplog.text
 
 

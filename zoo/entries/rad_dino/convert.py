@@ -35,7 +35,7 @@ _HEADS = ("mlp.0.weight", "mlp.2.weight", "mlp.4.weight")
 UNUSED = {
     r"mask_token": "token of masked patches, which training alone uses",
     r"(dino|ibot)_head\..+": "head of the pre-training",
-    r"classifier\.(weight|bias)": "the head does not fit: transformers' classifier takes CLS beside the mean of the patches",
+    r"classifier\.(weight|bias)": "the head does not fit: transformers' classifier takes CLS beside the patches' mean",
 }
 """What files hold beside the network: pattern -> what it is."""
 
