@@ -46,6 +46,7 @@ def test_the_shipped_manifest_keeps_to_its_schema():
         {"md5": "abc"},
         {"git_blob": "0" * 64},
         {"training_ids": {"sources": ["https://host/list.csv"], "bytes": 1, "sha256": None}},
+        {"training_ids": {"sources": ["https://host/list.csv"], "bytes": 1, "sha256": None, "column": None}},
         {"licences": good["licences"] | {"code": good["licences"]["code"] | {"commercial": True}}},
         {"licences": {}},
         {"surprise": 1},

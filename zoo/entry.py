@@ -27,8 +27,14 @@ TASKS = ("encoder", "segmentation", "restoration")
 """What a network is for, by the words of `zoo list --task`."""
 ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any")
 """Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
+UNTRAINED = "stored as it was initialised"
+"""Reason of a value that is in a file and that no training has changed: it is reported as fresh."""
 PERCENTILES = "percentile"
 """Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
+MIN_MAX = "min-max"
+"""Value of `Preprocessing.normalise` for (x - least) / (largest - least) over the film, see `zoo.transforms.levels`."""
+BICUBIC = "bicubic"
+"""Value of `Preprocessing.interpolation` for films in 8 bits, see `zoo.transforms.levels`."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,11 @@ class Preprocessing:
     """
     resize: int | None = None
     """Length the shorter side is brought to before the centre crop to `size`; None for resizing straight to `size`."""
+    interpolation: str | None = None
+    """`"bicubic"` for films that Pillow resizes in whole levels of 8 bits. None for linear, antialiased, in fractions.
+
+    For volumes see `spline`.
+    """
     units: str = "fraction of the largest intensity"
     """Meaning of a value before normalisation."""
     value_range: tuple[float, float] = (0.0, 1.0)
@@ -81,6 +92,9 @@ class Preprocessing:
 
     `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
     third axis: `size` and `spacing` are then those of a slice.
+
+    `"min-max"` for (x - least) / (largest - least) over a film that has more than 8 bits: a DICOM, whose window is then
+    left out, or whole numbers of a wider type. Films of 8 bits, and fractions, are taken as they are.
     """
     thickness: tuple[float, float] | None = None
     """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
@@ -124,6 +138,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("mean", "std", "spacing"), lambda value: value is None or _are_numbers(value)),
     **dict.fromkeys(("window", "thickness"), lambda value: value is None or (_are_numbers(value) and len(value) == 2)),
     **dict.fromkeys(("orientation", "normalise", "modality"), lambda value: value is None or isinstance(value, str)),
+    "interpolation": lambda value: value in (None, BICUBIC),
     "affine": lambda value: value is None or (isinstance(value, tuple) and all(map(_are_numbers, value))),
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),
@@ -208,7 +223,7 @@ class Entry:
     correct: Callable[[State, Config], dict[str, str]] | None = None
     """Changes values of the network's state dict that the file stores in another form, once they are read.
 
-    Takes the result of `convert`, the tensors with their values; returns what was done, by name. `checkpoint.UNTRAINED`
+    Takes the result of `convert`, the tensors with their values; returns what was done, by name. `UNTRAINED`
     of a tensor says that nothing was done, and that its values are those of a new network: it is reported as fresh.
     """
     reset: Callable[[nn.Module], None] | None = None

@@ -19,7 +19,6 @@ from zoo.checkpoint import (
     HEADER,
     NAMES,
     RECORD,
-    UNTRAINED,
     LoadReport,
     build_network,
     check_values,
@@ -33,7 +32,7 @@ from zoo.checkpoint import (
     unwrap,
     warn_of_silence,
 )
-from zoo.entry import Config, Entry, Preprocessing, State, Transform
+from zoo.entry import UNTRAINED, Config, Entry, Preprocessing, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.fetching import clear_leftovers, fetch, file_path, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float

@@ -12,7 +12,7 @@ from zoo.commands.examination import examine
 from zoo.errors import InputContractError
 from zoo.loading import load_transform
 
-MODELS = ("caid-resnet50", "yaware-densenet121", "monai-ssl-unetr", "drasclr-cnn3d", "glcl-unet")
+MODELS = ("caid-resnet50", "rad-dino-vitb14", "yaware-densenet121", "monai-ssl-unetr", "drasclr-cnn3d", "glcl-unet")
 RNG = np.random.default_rng(0)
 SHAPE = (48, 44, 10)
 GRID = (121, 145, 121)
@@ -76,6 +76,10 @@ INPUTS = {
     "a segmentation": film(SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4"),
     "a copy": film(Modality="OT", ViewPosition="LL"),
     "a CT series": lambda path: write_series(path),
+    "a film in a window": film(WindowCenter=900, WindowWidth=100),
+    "a picture of 16 bits": lambda path: (
+        Image.fromarray((RNG.random((90, 80)) * 4095).astype(np.uint16)).save(path, "PNG") or path
+    ),
     "a picture": lambda path: Image.fromarray((RNG.random((90, 80)) * 255).astype(np.uint8)).save(path, "PNG") or path,
     "a text": lambda path: path.write_text("no image") and path,
 }

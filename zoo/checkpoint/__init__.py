@@ -6,7 +6,7 @@ from zoo.checkpoint.export import export_safetensors, fingerprint
 from zoo.checkpoint.filling import load_into
 from zoo.checkpoint.inspection import guess, inspect_checkpoint
 from zoo.checkpoint.keys import convert, left_out
-from zoo.checkpoint.report import ATTRIBUTE, HEAD_MISFIT, UNTRAINED, LoadReport, load_report, unwrap
+from zoo.checkpoint.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, load_report, unwrap
 from zoo.checkpoint.settling import HEADER, NAMES, RECORD, settle, warn_of_silence, without_guesses
 from zoo.checkpoint.values import as_counts, check_values, faults
 from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
@@ -17,7 +17,6 @@ __all__ = [
     "HEAD_MISFIT",
     "NAMES",
     "RECORD",
-    "UNTRAINED",
     "LoadReport",
     "as_counts",
     "build_network",

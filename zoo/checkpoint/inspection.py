@@ -18,7 +18,7 @@ from zoo.checkpoint.values import faults
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.files import user_path
-from zoo.formats import KEYS, StoredState, base_of, open_checkpoint, refused_globals, sniff
+from zoo.formats import KEYS, StoredState, open_checkpoint, origins_of, refused_globals, sniff
 from zoo.messages import first_names, printable
 from zoo.registry import entries
 
@@ -227,7 +227,7 @@ def _coverage(
     """Compare a state dict with a network, and say which of its tensors cannot be read from the file."""
     own, rest, obstacles = build_network(entry, config).state_dict(), dict(state), stored.obstacles
     set_aside(own, rest, entry, keep_head=head_required)
-    wanted = {id(each) for tensor in rest.values() for each in (tensor, base_of(tensor))}
+    wanted = {id(each) for tensor in rest.values() for each in origins_of(tensor)}
     unreadable = [name for name in obstacles if id(stored.tensors[name]) in wanted]
     problem = f"{first_names(unreadable)} cannot be read: {obstacles[unreadable[0]]}" if unreadable else ""
     useless = [name for name in bad if id(stored.tensors[name]) in wanted]

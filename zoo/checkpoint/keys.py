@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from zoo.formats import base_of
+from zoo.formats import origins_of
 
 if TYPE_CHECKING:
     from zoo.entry import Config, Entry, State
@@ -35,7 +35,7 @@ def left_out(stored: State, kept: State, unused: Mapping[str, str]) -> dict[str,
         kept: What `convert` returned for them.
         unused: The entry's patterns.
     """
-    keeps = {id(each) for tensor in kept.values() for each in (tensor, base_of(tensor))}
+    keeps = {id(each) for tensor in kept.values() for each in origins_of(tensor)}
     names = (name for name, tensor in stored.items() if id(tensor) not in keeps)
     return {name: reason_unused(name, unused, behind=_ANY_PREFIX) or "beside the network" for name in names}
 

@@ -19,9 +19,6 @@ ATTRIBUTE = "zoo_report"
 HEAD_MISFIT = "the head does not fit"
 """Start of the reason for dropping a head that the user may count on."""
 
-UNTRAINED = "stored as it was initialised"
-"""Reason of a value that is in a file and that no training has changed: it is reported as fresh."""
-
 AS_STORED = "as stored"
 NOT_SAID = "not said, so the default was taken"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import PERCENTILES, Preprocessing
+from zoo.entry import MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_picture, voxel_sizes
 from zoo.loading import input_of
@@ -112,9 +112,11 @@ def hold_against(path: Path, contract: Preprocessing, model: str, read: Volume |
 
 def _look_at_picture(path: Path, contract: Preprocessing) -> tuple[Path, tuple[Fact, ...]]:
     low, high = contract.value_range
-    pixels = read_dicom(path) if is_dicom(path) else read_picture(path)
+    windowed = contract.normalise != MIN_MAX
+    pixels = read_dicom(path, window=windowed) if is_dicom(path) else read_picture(path)
     resized = f"; shorter side to {contract.resize}, centre" if contract.resize else "; resized to"
-    kind = "DICOM, in its window" if is_dicom(path) else str(_format(path))
+    dicom = "DICOM, in its window" if windowed else "DICOM, without its window"
+    kind = dicom if is_dicom(path) else str(_format(path))
     is_grey = pixels.ndim == 2 or bool((pixels == pixels[..., :1]).all())
     scale = f"{low:g} to {high:g} of {contract.units}"
     return path, (

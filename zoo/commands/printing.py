@@ -78,12 +78,17 @@ def fact_lines(value: Any) -> list[str]:
 
 def input_facts(contract: Preprocessing) -> dict[str, Any]:
     """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
-    from zoo.entry import PERCENTILES
+    from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES
     from zoo.transforms import HIGH, LOW
 
-    if contract.normalise != PERCENTILES:
-        return asdict(contract)
-    return asdict(contract) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}
+    facts = asdict(contract)
+    if contract.normalise == PERCENTILES:
+        facts["value_range"] = f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"
+    if contract.normalise == MIN_MAX:
+        facts["normalise"] = f"{MIN_MAX} of DICOM, without its window, and of more than 8 bits; 8 bits as they are"
+    if contract.interpolation == BICUBIC:
+        facts["interpolation"] = f"{BICUBIC} in 8 bits, by Pillow"
+    return facts
 
 
 def _under(key: str, value: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.formats.containers import find_tensors
 from zoo.formats.floats import as_float32, base_of, other_float, widened
 from zoo.formats.header import told
+from zoo.formats.joining import parts_of, put_together, take_apart
 from zoo.formats.sniffing import SAFETENSORS
 from zoo.formats.tensorflow_bundle import Bundle
 from zoo.formats.torch_files import damage, load_torch
@@ -30,7 +31,7 @@ class StoredState:
     path: Path
     format: str
     tensors: State
-    """Mapped where the format allows it. `convert` may pick, rename and re-view them."""
+    """Mapped where the format allows it. `convert` may pick, rename, re-view and `join` them."""
     mapped: bool
     """Whether float32 tensors stay mapped when they are read."""
     containers: tuple[str, ...] = ()
@@ -85,7 +86,7 @@ class StoredState:
         Tensors of another type are widened one at a time, so that both forms are never in memory together.
 
         Args:
-            wanted: Tensors of this file, or views of them, under any names.
+            wanted: Tensors of this file, views of them, or several in one by `join`, under any names.
 
         Raises:
             CheckpointFormatError: A value is beyond the range of float32, or a record of a file that is read instead
@@ -93,8 +94,15 @@ class StoredState:
         """
         if not self.mapped:
             self.check_records(wanted)
+        joined = take_apart(wanted)
+        parts = {part for each in joined.values() for part in each}
+        return put_together(self._read(wanted, parts), joined)
+
+    def _read(self, wanted: State, parts: Collection[str]) -> State:
+        """Read what is wanted; of it `parts` are let go soon, so that they are not mapped beside the whole."""
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
-        copied = {n: (origin[id(t)], t.nbytes) for n, t in wanted.items() if id(t) in origin and self._must_copy(t)}
+        stored = {name: (origin[id(t)], t.nbytes) for name, t in wanted.items() if id(t) in origin}
+        copied = {name: where for name, where in stored.items() if self._must_copy(wanted[name], name in parts)}
         self.tensors = {}
         for name in copied:
             del wanted[name]
@@ -124,16 +132,16 @@ class StoredState:
         keys = self.archive.outline.storage_keys(self.containers)
         origin = {id(tensor): keys.get(name) for name, tensor in self.tensors.items()}
         tensors = (wanted or self.tensors).values()
-        needed = {origin.get(id(tensor), origin.get(id(base_of(tensor)))) for tensor in tensors}
+        needed = {key for tensor in tensors for key in _records_of(tensor, origin)}
         try:
             known = {key for key in needed if key is not None}
             self.archive.check(None if None in needed else known)
         except ZipProblem as problem:
             raise damage(self.path, self.format, problem) from None
 
-    def _must_copy(self, tensor: Tensor) -> bool:
+    def _must_copy(self, tensor: Tensor, is_part: bool) -> bool:
         """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
-        return not self.in_memory and (not self.mapped or bool(other_float(tensor)))
+        return not self.in_memory and (not self.mapped or is_part or bool(other_float(tensor)))
 
     def _copies(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
         """Yield names with tensors in memory; `wanted` has the name in the file and the bytes of each."""
@@ -202,3 +210,9 @@ class StoredBundle(StoredState):
             return view
         values = torch.from_numpy(self.bundle.read(name))
         return values.as_strided(view.size(), view.stride(), view.storage_offset()).contiguous()
+
+
+def _records_of(tensor: Tensor, origin: Mapping[int, Any]) -> set[Any]:
+    """Keys of the records that a tensor's values are in; None among them where that is not known."""
+    each = parts_of(tensor) or (tensor,)
+    return {origin.get(id(one), origin.get(id(base_of(one)))) for one in each}

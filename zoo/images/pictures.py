@@ -124,21 +124,25 @@ def pil_pixels(image: Image.Image, source: str) -> NDArray[Any]:
     return pixels
 
 
-def read_dicom(path: Path) -> NDArray[Any]:
+def read_dicom(path: Path, *, window: bool = True) -> NDArray[Any]:
     """Return a single-frame DICOM image as float32 fractions `(H, W)` or `(H, W, 3)`, black 0 and white 1.
 
     Rescale or modality LUT, then the VOI LUT or the first window, scaled by the end points of the result (of the stored
     bits where there is neither); MONOCHROME1 is inverted.
+
+    Args:
+        path: The file.
+        window: Whether VOI LUT and window are applied; without them every value of the file counts.
 
     Raises:
         InputContractError: No film of the chest, see `films.check_film`; no pixels, several frames, no decoder for the
             compression, or a header without meaning.
     """
     with refused(f"cannot read {path} as DICOM"):
-        return _film(read_dataset(path), path)
+        return _film(read_dataset(path), path, window)
 
 
-def _film(dataset: Any, path: Path) -> NDArray[Any]:
+def _film(dataset: Any, path: Path, window: bool) -> NDArray[Any]:
     frames = int(dataset.get("NumberOfFrames") or 1)
     if "PixelData" not in dataset:
         raise InputContractError(f"{path} is DICOM without an image: modality {dataset.get('Modality', 'not given')}")
@@ -154,7 +158,19 @@ def _film(dataset: Any, path: Path) -> NDArray[Any]:
         log.warning("%s is raw detector output (FOR PROCESSING): its contrast is not that of a film", path)
     with refused(f"{path}: the grey scale in its DICOM header has no meaning"):
         _drop_empty(dataset)
-        return _dicom_fractions(stored, dataset)
+        return _dicom_fractions(stored, dataset) if window else _unwindowed(stored, dataset)
+
+
+def _unwindowed(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:
+    """Fractions without VOI LUT and window, white where the LUT has white: some LUTs turn a film over."""
+    has_table = "VOILUTSequence" in dataset
+    shown = _dicom_fractions(stored, dataset) if has_table else None
+    for name in ("VOILUTSequence", "WindowCenter", "WindowWidth"):
+        dataset.pop(name, None)
+    fraction = _dicom_fractions(stored, dataset)
+    if shown is not None and shown.flat[fraction.argmin()] > shown.flat[fraction.argmax()]:
+        return 1 - fraction
+    return fraction
 
 
 def _drop_empty(dataset: Any) -> None:

@@ -7,8 +7,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import check_array, describe_array, is_dicom, pil_pixels, plain_tensor, read_dicom, read_picture
+from zoo.transforms.levels import stretch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,34 +39,36 @@ def describe(image: ImageInput) -> str:
     return describe_array(image) if isinstance(image, (np.ndarray, np.generic, torch.Tensor)) else kind
 
 
-def grey_fractions(image: ImageInput, source: str, limits: tuple[float, float]) -> Tensor:
-    """Return an image as float32 `(1, H, W)`, each value a fraction of the largest that its type or `limits` allow.
+def grey_fractions(image: ImageInput, source: str, contract: Preprocessing) -> Tensor:
+    """Return an image as float32 `(1, H, W)`, each value a fraction of what its type or the contract allows.
 
     Args:
         image: As `ImageTransform` takes it.
         source: What messages call it.
-        limits: Smallest and largest value that floats may have.
+        contract: Says what range floats have, and whether films of more than 8 bits are scaled by their own.
 
     Raises:
         InputContractError: It cannot be read, has another shape or kind, or values that cannot be intensities.
         FileNotFoundError: The path does not exist.
     """
-    values, limits = _decode(image, source, limits)
-    return _to_grey(_to_fraction(_channels_first(values, source), limits, source), source)
+    values, limits, is_deep = _decode(image, source, contract)
+    grey = _to_grey(_to_fraction(_channels_first(values, source), limits, source), source)
+    return stretch(grey) if is_deep and contract.normalise == MIN_MAX else grey
 
 
-def _decode(image: ImageInput, source: str, limits: tuple[float, float]) -> tuple[Tensor, tuple[float, float]]:
-    """Return the stored values and the limits that floats among them must keep."""
+def _decode(image: ImageInput, source: str, contract: Preprocessing) -> tuple[Tensor, tuple[float, float], bool]:
+    """Return the stored values, the limits that floats among them must keep, and whether they have more than 8 bits."""
     import numpy as np
     import torch
     from PIL import Image
 
+    limits = contract.value_range
     if isinstance(image, torch.Tensor):
-        return plain_tensor(image, source), limits
+        return (values := plain_tensor(image, source)), limits, _is_deep(values)
     if isinstance(image, (str, PathLike)):
         path = Path(image)
         if is_dicom(path):
-            return torch.from_numpy(read_dicom(path)), (0.0, 1.0)
+            return torch.from_numpy(read_dicom(path, window=contract.normalise != MIN_MAX)), (0.0, 1.0), True
         array = read_picture(path)
     elif isinstance(image, Image.Image):
         array = pil_pixels(image, source)
@@ -75,7 +79,13 @@ def _decode(image: ImageInput, source: str, limits: tuple[float, float]) -> tupl
     check_array(array, source)
     native = np.float32 if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
     with np.errstate(over="ignore"):  # infinite, which is refused
-        return torch.from_numpy(np.asarray(array).astype(native, order="C")), limits
+        values = torch.from_numpy(np.asarray(array).astype(native, order="C"))
+    return values, limits, _is_deep(values)
+
+
+def _is_deep(values: Tensor) -> bool:
+    """Whether whole numbers are of more than 8 bits. Floats are fractions of a range that somebody chose."""
+    return not values.dtype.is_floating_point and values.dtype.itemsize > 1
 
 
 def _channels_first(values: Tensor, source: str) -> Tensor:

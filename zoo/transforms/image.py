@@ -1,8 +1,8 @@
 """Builds the transform of any input contract; that of 2D images refuses those that cannot meet it.
 
 Every image becomes fractions of its largest possible intensity first and is resized in float32, so that 12- and 16-bit
-detectors keep their grey levels. What cannot be right raises `InputContractError`, what is merely odd is logged as a
-warning.
+detectors keep their grey levels; where a network knows films of 8 bits alone, see `levels`. What cannot be right raises
+`InputContractError`, what is merely odd is logged as a warning.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo.entry import PERCENTILES, Preprocessing
+from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import OptionError
 from zoo.images import FILM
 from zoo.transforms.greys import ImageInput, describe, grey_fractions
+from zoo.transforms.levels import fit_levels
 from zoo.transforms.slices import SliceTransform, build_slice_transform
 from zoo.transforms.volume import VolumeTransform, build_volume_transform
 
@@ -25,7 +26,7 @@ log = logging.getLogger("zoo")
 
 _FAINT = 0.1
 _ELONGATED = 2.5
-_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise", "thickness")
+_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "thickness")
 
 
 def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
@@ -43,6 +44,8 @@ def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform 
         raise OptionError(f"no transform makes an input of size {size} with channels {channels}: 2D and grey is known")
     if stray := [name for name in _OF_VOLUMES if getattr(contract, name) is not None]:
         raise OptionError(f"{', '.join(stray)} with size {size}: these fields describe volumes")
+    if contract.normalise not in (None, MIN_MAX):
+        raise OptionError(f"normalise {contract.normalise!r} with size {size}: of films {MIN_MAX!r} is known")
     if resize is not None and resize < max(size):
         raise OptionError(f"the shorter side is resized to {resize}, too little for a centre crop of {size}")
     if contract.modality not in (None, FILM):
@@ -69,11 +72,13 @@ class ImageTransform:
         Args:
             image: One of these, holding one image of at least 32 pixels a side.
                 A path to PNG, JPEG, TIFF, BMP, PGM or DICOM (told by content, not by suffix). DICOM: rescale, VOI LUT
-                or first window, MONOCHROME1 inverted, then scaled by the window's or the stored range.
+                or first window, MONOCHROME1 inverted, then scaled by the window's or the stored range; where the
+                contract says min-max, without VOI LUT and window, scaled by its own range.
                 A PIL image; mode `I` is taken as 16-bit, an alpha channel must be opaque.
                 An array or tensor `(H, W)`, `(1 or 3, H, W)` or `(H, W, 1 or 3)`; where two readings are possible, the
-                first axis is the channels. Integers are divided by their type's maximum, floats must lie in the
-                declared range. A tensor stays on its device and in its graph.
+                first axis is the channels. Integers are divided by their type's maximum, or those of more than 8 bits
+                scaled by their own range where the contract says min-max; floats must lie in the declared range. A
+                tensor stays on its device and in its graph; where films are resized in 8 bits it may need no gradient.
                 Colour is converted to luminance (ITU-R 601), with a warning where the channels really differ.
 
         Raises:
@@ -81,19 +86,24 @@ class ImageTransform:
             FileNotFoundError: The path does not exist.
         """
         source = describe(image)
-        grey = grey_fractions(image, source, self.preprocessing.value_range)
-        _warn_if_odd(grey, self.preprocessing, source)
-        return _finish(_fit(grey, self.preprocessing), self.preprocessing)
+        contract = self.preprocessing
+        grey = grey_fractions(image, source, contract)
+        _warn_if_odd(grey, contract, source)
+        return _finish(_fit(grey, contract, source), contract)
 
     def __repr__(self) -> str:
         contract = self.preprocessing
         low, high = contract.value_range
         height, width = contract.size
+        whole = "integers by their type's maximum"
+        if contract.normalise == MIN_MAX:
+            whole = "8 bits by 255, more bits, and DICOM without its window, by least and largest value"
+        resized = f"to {height} x {width}" if contract.resize is None else f"shorter side to {contract.resize}"
         steps = {
             "read": "PNG, JPEG, TIFF, BMP, PGM, DICOM, PIL image, array or tensor",
-            "scale": f"integers by their type's maximum, floats must lie in [{low:g}, {high:g}] ({contract.units})",
+            "scale": f"{whole}, floats must lie in [{low:g}, {high:g}] ({contract.units})",
             "grey": "colour to luminance",
-            "resize": f"to {height} x {width}" if contract.resize is None else f"shorter side to {contract.resize}",
+            "resize": f"{resized}, bicubic in 8 bits" if contract.interpolation == BICUBIC else resized,
             "crop": "none" if contract.resize is None else f"centre {height} x {width}",
             "normalise": "none"
             if contract.mean is None and contract.std is None
@@ -122,11 +132,13 @@ def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:
         log.warning("%s is %d x %d: the centre crop discards more than half of it", source, height, width)
 
 
-def _fit(grey: Tensor, contract: Preprocessing) -> Tensor:
-    """Resize (bilinear, antialiased) and cut the centre out of `(1, H, W)`."""
+def _fit(grey: Tensor, contract: Preprocessing, source: str) -> Tensor:
+    """Resize (bilinear, antialiased, unless the contract says bicubic) and cut the centre out of `(1, H, W)`."""
     from torch.nn.functional import interpolate
 
     height, width = contract.size
+    if contract.interpolation == BICUBIC:
+        return fit_levels(grey, (height, width), contract.resize, source)
     target = (height, width)
     if contract.resize is not None:
         tall, wide = (contract.resize * side // min(grey.shape[1:]) for side in grey.shape[1:])

@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 import zoo
 from zoo.checkpoint.building import build_network
 from zoo.checkpoint.export import fingerprint
-from zoo.checkpoint.report import UNTRAINED
+from zoo.entry import UNTRAINED
 from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.learning_rates import param_groups
 from zoo.loading import full_state

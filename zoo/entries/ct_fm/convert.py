@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 
-from zoo.checkpoint import UNTRAINED
-from zoo.entry import Config, State
+from zoo.entry import UNTRAINED, Config, State
 from zoo.errors import CheckpointMismatchError
 from zoo.tensor_names import find_prefix, strip_prefix
 
