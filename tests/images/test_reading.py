@@ -346,10 +346,10 @@ def test_other_formats_never_get_to_a_reader(tmp_path, name, content, said):
 def test_glcls_own_reader_has_the_same_bounds(tmp_path):
     """It reads files with a fourth axis, too."""
     with pytest.raises(InputContractError, match="byte nan"):
-        read_image(nifti(tmp_path, edit=set_to(vox_offset=np.nan)))
-    values, grid = read_image(nifti(tmp_path))
-    assert np.array_equal(values, np.asarray(scan().dataobj))
-    assert grid.spacing == (1, 2, 3)
+        read_image(nifti(tmp_path, edit=set_to(vox_offset=np.nan)), "LP")
+    image = read_image(nifti(tmp_path), "LP")
+    assert np.array_equal(image.values, np.asarray(scan().dataobj))
+    assert image.grid.spacing == (1, 2, 3)
 
 
 def test_a_scan_of_coarse_voxels_is_not_blown_up(tmp_path, little_memory):
