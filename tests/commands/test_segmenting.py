@@ -138,6 +138,7 @@ def test_a_series_of_mr_is_segmented_as_the_same_volume(slices_weights, tmp_path
         ("glcl-encoder", (), "'glcl-encoder' does not segment volumes: 2D encoder.* Models that do: monai-ssl-unetr"),
         ("glcl-unet", ("--overlap", "0.5"), "overlap=0.5: glcl-unet takes whole slices"),
         ("glcl-unet", ("--batch-size", "0"), "batch_size=0: at least 1 is expected"),
+        ("monai-ssl-unetr", ("--num-classes", "0"), "num_classes=0: at least 2 are expected"),
         ("glcl-unet", ("--num-classes", "3"), "has not learned to segment. Fine-tune it first"),
         ("glcl-unet.nothing", (), "nothing"),
     ],

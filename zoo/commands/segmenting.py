@@ -73,7 +73,7 @@ def segment(
         UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
     """
     entry = get_entry(name)
-    find_in = _check(entry, batch_size, out)
+    find_in = _check(entry, batch_size, num_classes, out)
     volumes = names_of(find_images(paths, volumes=True))
     transform = build_transform(input_of(name, checkpoint, cache_dir))
     options: dict[str, Any] = {"num_classes": num_classes, "cache_dir": cache_dir}
@@ -88,12 +88,14 @@ def segment(
     return written
 
 
-def _check(entry: Entry, batch_size: int | None, out: Path) -> Callable[..., Labels]:
+def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: Path) -> Callable[..., Labels]:
     if entry.segment is None:
         others = ", ".join(other.name for other in entries().values() if other.segment)
         raise OptionError(f"{entry.name!r} does not segment volumes: {entry.summary}. Models that do: {others}")
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
+    if num_classes is not None and num_classes < 2:
+        raise OptionError(f"num_classes={num_classes}: at least 2 are expected, the background and one more")
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file: a folder for the labels is expected")
     return entry.segment
