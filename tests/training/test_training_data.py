@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from zoo.errors import OptionError
 from zoo.training.args import TrainArgs
-from zoo.training.data import Batches, batch_size_of, build_loader, length_of, place, seed_of, seeded
+from zoo.training.data import Batches, batch_size_of, build_loader, length_of, seed_of, seeded, to_device
 from zoo.training.distributed import Processes
 
 
@@ -145,12 +145,12 @@ def test_seeded_leaves_the_generator_even_after_an_error():
 def test_place_moves_nested_tensors_and_lays_out_images():
     """Only four-dimensional tensors become NHWC; numbers and names pass; volumes keep their layout."""
     batch = {"image": torch.zeros(2, 3, 4, 4), "rest": [torch.zeros(2, 1, 4, 4, 4), ("name", torch.zeros(2))]}
-    moved = place(batch, torch.device("cpu"), channels_last=True)
+    moved = to_device(batch, torch.device("cpu"), channels_last=True)
     assert moved["image"].is_contiguous(memory_format=torch.channels_last)
     assert not moved["image"].is_contiguous()
     assert moved["rest"][0].is_contiguous()
     assert moved["rest"][1][0] == "name"
-    assert place(batch, torch.device("cpu"))["image"].is_contiguous()
+    assert to_device(batch, torch.device("cpu"))["image"].is_contiguous()
 
 
 def test_lengths():

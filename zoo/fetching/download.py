@@ -130,8 +130,8 @@ def commit_of(source: str, base: Path = Path()) -> str:
 
 def is_on_this_machine(file: RemoteFile, cache_dir: str | Path | None = None) -> bool:
     """Whether a file lies where this one does, in the package or the cache; `fetch` proves what it holds."""
-    places = [file_path(file, cache_dir), *filter(None, map(packaged_path, file.sources))]
-    return any(os.path.isfile(place) for place in places)
+    paths = [file_path(file, cache_dir), *filter(None, map(packaged_path, file.sources))]
+    return any(os.path.isfile(path) for path in paths)
 
 
 def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:

@@ -36,26 +36,26 @@ def check_jpeg(stream: Stream) -> None:
     Raises:
         ValueError: It does not, or has more scans than any encoder makes: a decoder goes through all pixels for each.
     """
-    place = scans = 0
+    offset = scans = 0
     for _ in range(_MOST_PARTS):
-        place, kind = _next_marker(stream, place)
+        offset, kind = _next_marker(stream, offset)
         scans += kind == _SCAN
         if kind is None:
             raise ValueError(f"its JPEG stream has no end marker: {_CUT}")
         if kind == _END:
             break
         if kind != _START:
-            place += int.from_bytes(stream[place : place + 2], "big")
+            offset += int.from_bytes(stream[offset : offset + 2], "big")
     else:
         raise ValueError(f"it is a JPEG of more than {_MOST_PARTS} segments")
     if scans > _MOST_SCANS:
         raise ValueError(f"it is a JPEG of {scans} scans, at most {_MOST_SCANS} an image are read")
 
 
-def _next_marker(stream: Stream, place: int) -> tuple[int, int | None]:
+def _next_marker(stream: Stream, offset: int) -> tuple[int, int | None]:
     """Return where the next marker ends and its second byte, None where there is no other."""
-    found = _MARKER.search(stream, place)
-    return (found.end(), found[0][1]) if found else (place, None)
+    found = _MARKER.search(stream, offset)
+    return (found.end(), found[0][1]) if found else (offset, None)
 
 
 def check_jpeg2000(stream: Stream) -> None:
@@ -72,15 +72,15 @@ def check_jpeg2000(stream: Stream) -> None:
 
 def _codestream_in(stream: Stream) -> int:
     """Return where the codestream begins: at once, or in the box of that name (ISO/IEC 15444-1, Annex I)."""
-    place = 0
+    offset = 0
     for _ in range(_MOST_PARTS):
-        if stream[place : place + 4] == _CODESTREAM:
-            return place
-        length, kind = struct.unpack_from(">I4s", stream, place)
+        if stream[offset : offset + 4] == _CODESTREAM:
+            return offset
+        length, kind = struct.unpack_from(">I4s", stream, offset)
         header = 16 if length == 1 else 8
         if length == 1:
-            length = struct.unpack_from(">Q", stream, place + 8)[0]
-        place += header if kind == b"jp2c" else max(header, length)
+            length = struct.unpack_from(">Q", stream, offset + 8)[0]
+        offset += header if kind == b"jp2c" else max(header, length)
     raise ValueError("it has no JPEG 2000 codestream")
 
 
@@ -88,16 +88,16 @@ def _check_tiles(stream: Stream, start: int) -> None:
     """Go from tile-part to tile-part by their lengths (ISO/IEC 15444-1, A.4.2)."""
     right, bottom, _, _, width, height, left, top = struct.unpack_from(">8I", stream, start + 8)
     expected = -((left - right) // max(1, width)) * -((top - bottom) // max(1, height))
-    seen, parts, place = Counter[int](), Counter[int](), start + 2
+    seen, parts, offset = Counter[int](), Counter[int](), start + 2
     for _ in range(_MOST_PARTS):
-        marker, length = struct.unpack_from(">2sH", stream, place)
+        marker, length = struct.unpack_from(">2sH", stream, offset)
         if marker == _TILE_PART:
-            tile, length, _, count = struct.unpack_from(">HIBB", stream, place + 4)
+            tile, length, _, count = struct.unpack_from(">HIBB", stream, offset + 4)
             seen[tile] += 1
             parts[tile] = max(parts[tile], count)
-            length = (length or len(bytes(stream[place:]).rstrip(b"\0\xff")) - 2) - 2  # 0: all up to the end marker
-        place += 2 + max(2, length)
-        if stream[place : place + 2] == _CODESTREAM_END:
+            length = (length or len(bytes(stream[offset:]).rstrip(b"\0\xff")) - 2) - 2  # 0: all up to the end marker
+        offset += 2 + max(2, length)
+        if stream[offset : offset + 2] == _CODESTREAM_END:
             break
     else:
         raise ValueError(f"its JPEG 2000 stream has more than {_MOST_PARTS} parts")
@@ -111,15 +111,15 @@ def check_png(stream: Stream) -> None:
     Raises:
         ValueError: One is wrong, or the last chunk is missing.
     """
-    place, kind = 8, b""  # behind the signature
+    offset, kind = 8, b""  # behind the signature
     for _ in range(_MOST_PARTS):
-        length, kind = struct.unpack(">I4s", stream[place : place + 8].ljust(8, b"\0"))
-        end, checksum = place + 8 + length, 0
-        for first in range(place + 4, min(end, len(stream)), _AT_ONCE):
+        length, kind = struct.unpack(">I4s", stream[offset : offset + 8].ljust(8, b"\0"))
+        end, checksum = offset + 8 + length, 0
+        for first in range(offset + 4, min(end, len(stream)), _AT_ONCE):
             checksum = zlib.crc32(stream[first : min(first + _AT_ONCE, end)], checksum)
         if stream[end : end + 4] != checksum.to_bytes(4, "big"):
-            raise ValueError(f"its PNG chunk at byte {place} does not match its checksum: {_CUT}")
+            raise ValueError(f"its PNG chunk at byte {offset} does not match its checksum: {_CUT}")
         if kind == b"IEND":
             return
-        place = end + 4
+        offset = end + 4
     raise ValueError(f"it is a PNG of more than {_MOST_PARTS} chunks")

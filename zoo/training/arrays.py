@@ -52,15 +52,15 @@ def map_array(path: Path) -> npt.NDArray[Any]:
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
     """Write `.npy`, whole or not at all; several processes may write the same array."""
-    write_atomically(path, lambda place: _open_and(np.save, place, array))
+    write_atomically(path, lambda path: _open_and(np.save, path, array))
 
 
 def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
     """Write `.npz`."""
-    write_atomically(path, lambda place: _open_and(np.savez, place, **arrays))
+    write_atomically(path, lambda path: _open_and(np.savez, path, **arrays))
 
 
-def _open_and(save: Callable[..., None], place: Path, *args: Any, **arrays: Any) -> None:
+def _open_and(save: Callable[..., None], path: Path, *args: Any, **arrays: Any) -> None:
     """Save into an open file: given a name, NumPy would add a suffix."""
-    with place.open("wb") as file:
+    with path.open("wb") as file:
         save(file, *args, **arrays)

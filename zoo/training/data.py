@@ -114,12 +114,12 @@ def length_of(dataset: Dataset[Any]) -> int:
     return len(dataset)
 
 
-def place(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
+def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
     """Move the tensors of a (nested) batch to the device; with `channels_last` also images (N, C, H, W) to NHWC."""
     if isinstance(batch, dict):
-        return {k: place(v, device, channels_last=channels_last) for k, v in batch.items()}
+        return {k: to_device(v, device, channels_last=channels_last) for k, v in batch.items()}
     if isinstance(batch, list | tuple):
-        return [place(v, device, channels_last=channels_last) for v in batch]
+        return [to_device(v, device, channels_last=channels_last) for v in batch]
     if not isinstance(batch, Tensor):
         return batch
     layout = torch.channels_last if channels_last and batch.ndim == 4 else torch.preserve_format

@@ -41,13 +41,13 @@ def start(device: str = "auto") -> Processes:
         raise OptionError(f"--device must be cpu, cuda or auto, not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: this machine has no usable GPU; give --device cpu")
-    place = torch.device("cpu")
+    chosen = torch.device("cpu")
     if device != "cpu" and torch.cuda.is_available():
-        place = torch.device("cuda", local_rank())
-        torch.cuda.set_device(place)
+        chosen = torch.device("cuda", local_rank())
+        torch.cuda.set_device(chosen)
     if is_under_torchrun() and not dist.is_initialized():
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    return Processes(rank(), world(), place)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Processes(rank(), world(), chosen)
 
 
 def stop() -> None:

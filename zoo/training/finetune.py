@@ -24,7 +24,7 @@ from zoo.provenance import base_of
 from zoo.registry import get_entry, split_name
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
-from zoo.training.data import build_loader, length_of, place
+from zoo.training.data import build_loader, length_of, to_device
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results
@@ -224,7 +224,7 @@ def collect(
     keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
     loader = build_loader(dataset, args.workers, batch_size=max(1, args.batch_size // world), sampler=keys)
     batches = follow(loader, "evaluating, batch", len(loader))
-    own = torch.cat([rows(place(batch, processes.device, channels_last=args.channels_last)) for batch in batches])
+    own = torch.cat([rows(to_device(batch, processes.device, channels_last=args.channels_last)) for batch in batches])
     everyone: Tensor = distributed.gather(own).view(world, share, -1)
     return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()
 

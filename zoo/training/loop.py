@@ -31,7 +31,7 @@ from torch.utils.data import Dataset
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
-from zoo.training.data import Batches, batch_size_of, build_loader, length_of, place, seed_of
+from zoo.training.data import Batches, batch_size_of, build_loader, length_of, seed_of, to_device
 from zoo.training.distributed import Processes
 from zoo.training.optim import lr_factor
 from zoo.training.pace import Pace, base_of, begin
@@ -130,7 +130,7 @@ def _forward_backward(run: Run, batch: Any, *, sync: bool) -> dict[str, Tensor]:
     no_sync = isinstance(run.wrapped, DistributedDataParallel) and not sync
     with run.wrapped.no_sync() if no_sync else nullcontext():
         with autocast(run.args.precision, run.processes.device):
-            batch = place(batch, run.processes.device, channels_last=run.args.channels_last)
+            batch = to_device(batch, run.processes.device, channels_last=run.args.channels_last)
             outputs: dict[str, Tensor] = run.wrapped(batch)
         run.scaler.scale(outputs["loss"] / run.args.accumulate).backward()  # type: ignore[no-untyped-call]
     return outputs
@@ -181,7 +181,7 @@ def mean_losses(
     total, count = Metrics(), 0
     for batch in follow(loader, "validating", len(loader) if isinstance(loader, Sized) else 0):
         size = batch_size_of(batch)
-        for name, value in method(place(batch, processes.device, channels_last=channels_last)).items():
+        for name, value in method(to_device(batch, processes.device, channels_last=channels_last)).items():
             total[name] = total.get(name, 0.0) + value.item() * size
         count += size
     if not count:

@@ -88,8 +88,8 @@ def take_up(run: Resumable) -> list[Any]:
         changed = changes_of(began, run.args, file)
         check_network(run.method, state["model"], last)
         check_course(run, state, changed, last)
-        place = rank_file(run.out, state["epoch"], state["step"], run.processes.rank)
-        own = {} if run.processes.is_main else read_state(place, ("buffers", "sums"))
+        file = rank_file(run.out, state["epoch"], state["step"], run.processes.rank)
+        own = {} if run.processes.is_main else read_state(file, ("buffers", "sums"))
         run.fill(state, own)
         if run.processes.is_main and math.isfinite(run.best):
             check_seal(run.out / "best.pt")

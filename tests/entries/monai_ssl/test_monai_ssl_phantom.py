@@ -261,7 +261,7 @@ def test_hollow_organs_have_a_wall_contents_and_gas_in_front(empty):
     for shape in (VISCERA[0],) * 8:  # each time with other contents
         empty.paint_shapes([shape])
         inside = empty.labels == number("stomach")
-        gas, front = inside & (empty.hu < -800), empty.places[1]
+        gas, front = inside & (empty.hu < -800), empty.positions[1]
         if gas.any():
             break
     assert shape.hollow

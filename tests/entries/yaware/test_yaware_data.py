@@ -213,9 +213,7 @@ def test_files_of_cat12_and_spm_are_found(tmp_path, prefix):
         save_nifti(tmp_path / f"{prefix}{name}_T1w.nii", volume, np.diag([-6.0, 6.0, 6.0, 1.0]))
     table = write(tmp_path, "participant_id,session\nsub-01,ses-1\nsub-010,n/a\n")
     cohort = read_cohort(str(tmp_path), table, grid="any")
-    assert [place.name for place in cohort.places] == [
-        f"{prefix}{n}_T1w.nii" for n in ("sub-01_ses-1", "sub-010_ses-1")
-    ]
+    assert [path.name for path in cohort.origins] == [f"{prefix}{n}_T1w.nii" for n in ("sub-01_ses-1", "sub-010_ses-1")]
     for row in ("ub-01", "sub-0", "b-01"):
         with pytest.raises(InputContractError, match=f"1 of 1 volumes are not in .*: {row}$"):
             read_cohort(str(tmp_path), write(tmp_path, f"participant_id\n{row}\n"), grid="any")
@@ -225,7 +223,7 @@ def test_numbers_are_found_behind_a_prefix_that_ends(tmp_path):
     """mwp107 is the map of 07; c17 may be subject 17's, or of the group c."""
     for name in ("mwp107.nii", "c17.nii"):
         save_nifti(tmp_path / name, maps(1)[0], np.diag([-6.0, 6.0, 6.0, 1.0]))
-    found = read_cohort(str(tmp_path), write(tmp_path, "participant_id\n07\n"), grid="any").places
+    found = read_cohort(str(tmp_path), write(tmp_path, "participant_id\n07\n"), grid="any").origins
     assert [place.name for place in found] == ["mwp107.nii"]
     with pytest.raises(InputContractError, match="1 of 1 volumes are not in"):
         read_cohort(str(tmp_path), write(tmp_path, "participant_id\n7\n"), grid="any")

@@ -91,7 +91,7 @@ def _facts(encoder: State) -> Config:
 ENTRIES = (
     Entry(
         name=NAME,
-        summary="3D encoder of lung CT patches and their place in an atlas: features (N, 128)",
+        summary="3D encoder of lung CT patches and their position in an atlas: features (N, 128)",
         family="drasclr",
         modalities=("ct",),
         anatomy="chest",

@@ -46,11 +46,11 @@ def load_landmarks(path: str | Path | None = None, cache_dir: str | Path | None 
 
     from zoo.training.arrays import read_array
 
-    place = _asset("landmarks", cache_dir) if path is None else Path(path)
-    found = read_array(place, "landmarks")
+    file = _asset("landmarks", cache_dir) if path is None else Path(path)
+    found = read_array(file, "landmarks")
     if found.ndim != 2 or found.shape[1] != 3 or not len(found) or found.dtype.kind not in "iu" or found.min() < 0:
         raise InputContractError(
-            f"{place} holds {found.dtype} {found.shape}; landmarks are expected, whole numbers (L, 3), voxels "
+            f"{file} holds {found.dtype} {found.shape}; landmarks are expected, whole numbers (L, 3), voxels "
             "(x, y, z) counted from 0"
         )
     return np.ascontiguousarray(found, dtype=np.int64)

@@ -46,12 +46,12 @@ def arrange(location: Tensor, count: int) -> tuple[Tensor, Counts, Tensor | None
     rows = rows.repeat(times, 1)
     if rows.device.type != "cpu" or rows.requires_grad or torch.compiler.is_compiling():
         return rows, None, None
-    distinct, place, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    distinct, group, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
     if len(distinct) == 1:
         return rows[:1], [count], None
     if len(distinct) * _ENOUGH > count:
         return rows, None, None
-    return distinct, counts.tolist(), place.argsort()
+    return distinct, counts.tolist(), group.argsort()
 
 
 class Routing(nn.Module):

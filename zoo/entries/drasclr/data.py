@@ -119,8 +119,8 @@ class Patches(Dataset[dict[str, Tensor]]):
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         data_pass, index = key
         location, subject = divmod(index, self.subjects)
-        place = self.locations[location]
-        own, beside = self._read([place], subject), self._read(self.table[place], subject)
+        landmark = self.locations[location]
+        own, beside = self._read([landmark], subject), self._read(self.table[landmark], subject)
         views = [own, own, beside]
         if self.augment is not None:
             state = np.random.RandomState(np.random.MT19937(seed_of(self.seed, data_pass, index)))
@@ -150,22 +150,22 @@ class Patches(Dataset[dict[str, Tensor]]):
         landmarks = rng.permutation(len(self.locations))
         return np.concatenate([i * self.subjects + rng.permutation(self.subjects)[:kept] for i in landmarks])
 
-    def _read(self, places: Sequence[int] | npt.NDArray[np.int64], subject: int) -> Tensor:
+    def _read(self, landmarks: Sequence[int] | npt.NDArray[np.int64], subject: int) -> Tensor:
         """Patches (C, 32, 32, 32) of one subject, counted from the window's lower end."""
-        patches = [open_group(group_file(self.folder, place))[subject] for place in places]
+        patches = [open_group(group_file(self.folder, landmark))[subject] for landmark in landmarks]
         try:
             return torch.from_numpy(np.stack([above_window(patch) for patch in patches]))
         except InputContractError as error:
             names = grouped_subjects(self.folder) or [f"number {i}" for i in range(self.subjects)]
             raise InputContractError(
-                f"{self.folder}, subject {names[subject]}, landmarks {[int(i) for i in places]}: {error}"
+                f"{self.folder}, subject {names[subject]}, landmarks {[int(i) for i in landmarks]}: {error}"
             ) from error
 
     def _count_subjects(self) -> int:
         """Number of subjects in the groups, after a check of all files that will be needed."""
         there = sum(1 for _ in self.folder.glob("patch_loc_*.npy"))
         needed = sorted({*self.locations, *self.table[self.locations].ravel().tolist()})
-        files = [group_file(self.folder, place) for place in needed]
+        files = [group_file(self.folder, landmark) for landmark in needed]
         missing = [file.name for file in files if not file.is_file()]
         if missing or there > len(self.table):
             lack = f", and {len(missing)} of {len(files)} needed files are missing: {', '.join(missing[:5])}"

@@ -41,7 +41,7 @@ from zoo.entries.drasclr.inputs import (
     Patient,
     check_air,
     check_count,
-    check_places,
+    locations_of,
     read_patient,
     scale_of,
 )
@@ -128,11 +128,11 @@ def embed_patient(
         InputContractError: The patches are of another number or size, NaN, or not in HU; the locations are outside [-1,
             1]; or `preprocess_ct` refuses the CT.
     """
-    places = check_places(locations, cache_dir)
+    known = locations_of(locations, cache_dir)
     patches = read_patient(patient, cache_dir)
-    check_count("the patient", patches, places)
+    check_count("the patient", patches, known)
     with judging(model):
-        return _embed(model, {"the patient": patches}, places, batch_size)[0]
+        return _embed(model, {"the patient": patches}, known, batch_size)[0]
 
 
 def pool(features: Tensor) -> Tensor:
@@ -175,12 +175,12 @@ def embed_cohort(
     check_suffix(out)
     if block < 1:
         raise OptionError(f"block={block}: at least 1 subject at once is expected")
-    places = check_places(locations)
-    facts = describe(model, places)
+    known = locations_of(locations)
+    facts = describe(model, known)
     left = sorted(set(choose_subjects(patches, subjects)) - finished(out, facts, rows))
     maps = {sid: open_patches(patches / f"{sid}{SUFFIX}") for sid in left[distributed.rank() :: distributed.world()]}
     for sid, mapped in maps.items():
-        check_count(f"subject {sid}", mapped, places)
+        check_count(f"subject {sid}", mapped, known)
     distributed.barrier()  # no process writes before all have seen what is done
     if rows is not None and distributed.rank() == 0:
         note_facts(rows, facts)
@@ -188,7 +188,7 @@ def embed_cohort(
     with judging(model):
         for first in tqdm(range(0, len(sids), block), desc="subjects", unit=f"x{block}", disable=_is_quiet()):
             here = sids[first : first + block]
-            features = _embed(model, {f"subject {sid}": maps[sid] for sid in here}, places, block)
+            features = _embed(model, {f"subject {sid}": maps[sid] for sid in here}, known, block)
             for sid, own in zip(here, features, strict=True):
                 if rows is not None:
                     save_rows(rows, sid, own.numpy())
@@ -200,27 +200,27 @@ def embed_cohort(
     return out
 
 
-def describe(model: nn.Module, places: Tensor) -> dict[str, Any]:
+def describe(model: nn.Module, locations: Tensor) -> dict[str, Any]:
     """Facts of features at these locations: digests of weights and locations, and the weights' origin if known."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    known = origin_of(model) if hasattr(unwrap(model), ATTRIBUTE) else {}
-    locations = hashlib.sha256(places.numpy().tobytes()).hexdigest()
-    return {"origin": known, "weights": digest.hexdigest(), "locations": locations}
+    origin = origin_of(model) if hasattr(unwrap(model), ATTRIBUTE) else {}
+    digest_of_locations = hashlib.sha256(locations.numpy().tobytes()).hexdigest()
+    return {"origin": origin, "weights": digest.hexdigest(), "locations": digest_of_locations}
 
 
-def _embed(model: nn.Module, maps: Mapping[str, Array], places: Tensor, batch_size: int) -> Tensor:
+def _embed(model: nn.Module, maps: Mapping[str, Array], locations: Tensor, batch_size: int) -> Tensor:
     """Features `(S, L, 128)` of S subjects' patches (L, 32, 32, 32), with those of one landmark in one batch."""
     device = next(model.parameters()).device
     step, parts, least = max(1, batch_size // len(maps)), [], dict.fromkeys(maps, np.inf)
-    for first in range(0, len(places), step):
+    for first in range(0, len(locations), step):
         here = slice(first, first + step)
         read = {name: np.asarray(patches[here]) for name, patches in maps.items()}
         least = {name: min(least[name], float(part.min())) for name, part in read.items()}
         batch = torch.from_numpy(np.concatenate([scale_of(name, part) for name, part in read.items()]))
-        features = model(batch.unsqueeze(1).to(device), places[here].to(device).expand(len(maps), -1, -1))
+        features = model(batch.unsqueeze(1).to(device), locations[here].to(device).expand(len(maps), -1, -1))
         parts.append(features.float().cpu().unflatten(0, (len(maps), -1)))
     for name, value in least.items():
         check_air(name, value)

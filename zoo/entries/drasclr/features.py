@@ -136,7 +136,7 @@ def save_rows(folder: Path, sid: str, rows: npt.NDArray[np.float32]) -> None:
 
 def note_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the description of the rows into their folder."""
-    write_atomically(folder / "facts.json", lambda place: place.write_text(json.dumps(facts)))
+    write_atomically(folder / "facts.json", lambda path: path.write_text(json.dumps(facts)))
 
 
 def _parts(out: Path) -> Path:
@@ -148,6 +148,6 @@ def _files(out: Path) -> list[Path]:
     return [out, *parts] if out.is_file() else parts
 
 
-def _check_same(place: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def _check_same(path: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     if other := [name for name in _SAME if found.get(name) != facts[name]]:
-        raise OptionError(f"{place} has features of other {' and '.join(other)}: name another file or folder to write")
+        raise OptionError(f"{path} has features of other {' and '.join(other)}: name another file or folder to write")

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> Results:
     rows, left_out = match(args, features)
     target = read_target(rows, args.label, event=args.event, task=args.task)
     groups = [row[args.group].strip() or sid for sid, row in rows.items()] if args.group else list(rows)
-    places = [features.sids.index(sid) for sid in rows]
-    found = cross_validate(features.values[places].astype(float), target, groups, folds=args.folds, seed=args.seed)
+    indices = [features.sids.index(sid) for sid in rows]
+    found = cross_validate(features.values[indices].astype(float), target, groups, folds=args.folds, seed=args.seed)
     results: Results = {"protocol": PROTOCOL, "task": target.task, "target": args.label, "event": args.event}
     results |= {"classes": list(target.classes), "subjects": len(rows), "left_out": left_out, **found.summary}
     if target.task == "regression":  # numbers of different folds can be compared, risks and decisions cannot

@@ -51,12 +51,12 @@ def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array
     return preprocess_ct(patient, cache_dir=cache_dir).patches
 
 
-def check_count(name: str, patches: Array, places: Tensor) -> None:
+def check_count(name: str, patches: Array, locations: Tensor) -> None:
     """Raise `InputContractError` where patches and locations differ in number."""
-    if len(patches) != len(places):
+    if len(patches) != len(locations):
         raise InputContractError(
-            f"{name} has {len(patches)} patches, but there are {len(places)} locations: one patch at each is expected, "
-            "cut at the same landmarks"
+            f"{name} has {len(patches)} patches, but there are {len(locations)} locations: one patch at each is "
+            "expected, cut at the same landmarks"
         )
 
 
@@ -76,7 +76,7 @@ def scale_of(name: str, patches: Array) -> npt.NDArray[np.float32]:
         raise InputContractError(f"{name}: {error}") from error
 
 
-def check_places(locations: Tensor | Array | None, cache_dir: str | Path | None = None) -> Tensor:
+def locations_of(locations: Tensor | Array | None, cache_dir: str | Path | None = None) -> Tensor:
     """Return locations `(L, 3)` as a tensor, by default those of the authors' landmarks.
 
     Raises:
@@ -84,11 +84,11 @@ def check_places(locations: Tensor | Array | None, cache_dir: str | Path | None 
     """
     if locations is None:
         return torch.from_numpy(normalise(load_landmarks(cache_dir=cache_dir)))
-    places = torch.as_tensor(locations).cpu()
-    if places.ndim != 2 or not len(places) or not places.is_floating_point():
+    known = torch.as_tensor(locations).cpu()
+    if known.ndim != 2 or not len(known) or not known.is_floating_point():
         raise InputContractError(
-            f"locations are {places.dtype} {tuple(places.shape)}: floats (L, 3) in [-1, 1] are expected. "
+            f"locations are {known.dtype} {tuple(known.shape)}: floats (L, 3) in [-1, 1] are expected. "
             "zoo.entries.drasclr.atlas.normalise makes them from the voxel indices of landmarks"
         )
-    check_locations(places)
-    return places.float()
+    check_locations(known)
+    return known.float()

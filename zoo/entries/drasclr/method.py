@@ -119,16 +119,16 @@ class DrasCLR(nn.Module):
             OptionError: The batch has several landmarks.
         """
         here, data_pass = _only(batch, "location"), _only(batch, "pass")
-        place = self.locations[here]
-        query = _project(self.encoder_q, batch["query"], place)
+        location = self.locations[here]
+        query = _project(self.encoder_q, batch["query"], location)
         around = self._project_neighbours(batch["neighbours"], here)
         with torch.no_grad():
             if self.training:
                 update_momentum(self.encoder_q, self.encoder_k, self.momentum)
                 # The location needs no shuffling: it is the same for every process.
-                key = shuffled_forward(lambda x: _project(self.encoder_k, x, place), batch["key"], self.key_batches)
+                key = shuffled_forward(lambda x: _project(self.encoder_k, x, location), batch["key"], self.key_batches)
             else:
-                key = _project(self.encoder_k, batch["key"], place)
+                key = _project(self.encoder_k, batch["key"], location)
         negatives = self.queue[here].clone()
         patch, accuracy = first_is_positive(queue_logits(query, key, negatives, self.temperature))
         neighbour, neighbour_accuracy = first_is_positive(queue_logits(around, key, negatives, self.temperature))
@@ -145,8 +145,8 @@ class DrasCLR(nn.Module):
     def _project_neighbours(self, patches: Tensor, here: int) -> Tensor:
         """Sum or mean (N, dim) of the unit vectors of patches (N, R, 32, 32, 32), run as one batch of N * R."""
         count, number = patches.shape[:2]
-        places = self.neighbour_locations[here].expand(count, number, 3)
-        vectors = _project(self.encoder_q, patches.flatten(0, 1).unsqueeze(1), places).view(count, number, -1)
+        locations = self.neighbour_locations[here].expand(count, number, 3)
+        vectors = _project(self.encoder_q, patches.flatten(0, 1).unsqueeze(1), locations).view(count, number, -1)
         return vectors.sum(1) if self.combine == "sum" else vectors.mean(1)
 
 

@@ -115,17 +115,17 @@ class DrasCLREncoder(nn.Module):
     def forward_features(self, x: Tensor, location: Tensor | None = None) -> Tensor:
         """Return the last map after its ELU, `(N, 128, 1, 1, 1)`; arguments and errors are those of `forward`."""
         location = self._checked(x, location)
-        places, counts, order = arrange(location.to(self.conv1.bias.dtype), len(x))
+        distinct, counts, order = arrange(location.to(self.conv1.bias.dtype), len(x))
         if order is not None:
             x = x[order]
         if counts is not None and x.device.type == "cpu":
             x = x.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on a CPU, if kernels are shared
-        x = _elu(self.bn1(self.conv1(x, places, counts)))
-        x = _elu(self.bn2(self.conv2(x, places, counts)))
+        x = _elu(self.bn1(self.conv1(x, distinct, counts)))
+        x = _elu(self.bn2(self.conv2(x, distinct, counts)))
         for stage in (self.downsample1, self.downsample2, self.downsample3):
-            x = stage(x, places, counts)
-        x = _elu(self.bn3(self.conv3(x, places, counts)))
-        x = _elu(self.bn4(self.conv4(x, places, counts)))
+            x = stage(x, distinct, counts)
+        x = _elu(self.bn3(self.conv3(x, distinct, counts)))
+        x = _elu(self.bn4(self.conv4(x, distinct, counts)))
         return x if order is None else x[order.argsort()]
 
     @contextmanager
@@ -213,7 +213,7 @@ def _kind(value: object) -> str:
 
 
 def _mixer(layer: ConditionalConv3d) -> Callable[[tuple[float, ...]], Tensor]:
-    return lambda place: layer.mix(torch.tensor([place], dtype=layer.bias.dtype, device=layer.bias.device))[0]
+    return lambda location: layer.mix(torch.tensor([location], dtype=layer.bias.dtype, device=layer.bias.device))[0]
 
 
 def _projection(features: int, widths: Sequence[int]) -> nn.Module:

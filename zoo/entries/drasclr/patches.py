@@ -109,8 +109,8 @@ def _write_groups(patches: Path, out: Path, subjects: Sequence[str], landmarks: 
     write_header: Any = np.lib.format.write_array_header_1_0  # untyped in some releases
     header = {"descr": "<i2", "fortran_order": False, "shape": (len(subjects), *SIDES)}
     with ExitStack() as stack:
-        places = [stack.enter_context(replacing(group_file(out, i))) for i in landmarks]
-        files = [stack.enter_context(place.open("wb")) for place in places]
+        paths = [stack.enter_context(replacing(group_file(out, i))) for i in landmarks]
+        files = [stack.enter_context(path.open("wb")) for path in paths]
         for file in files:
             write_header(file, header)
         for sid in subjects:

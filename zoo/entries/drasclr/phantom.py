@@ -74,10 +74,12 @@ class Subject:
 
 def lungs(scale: Array, shift: Array) -> Mask:
     """Both lungs (D, H, W), their half axes scaled and their centres moved by (3,)."""
-    places = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij", sparse=True)
+    positions = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij", sparse=True)
     found = np.zeros(SHAPE, dtype=bool)
     for centre, half in LUNGS:
-        terms = [((p - c - d) / (h * s)) ** 2 for p, c, d, h, s in zip(places, centre, shift, half, scale, strict=True)]
+        terms = [
+            ((p - c - d) / (h * s)) ** 2 for p, c, d, h, s in zip(positions, centre, shift, half, scale, strict=True)
+        ]
         found |= (terms[0] + terms[1] + terms[2]) <= 1
     return found
 
@@ -117,9 +119,9 @@ def draw_tube(volume: Mask, start: Array, end: Array, radius: float) -> None:
     reach = int(np.ceil(radius))
     offsets = np.argwhere(ball(radius)) - reach
     steps = np.linspace(start, end, 2 * int(np.linalg.norm(end - start)) + 2)
-    places = (np.round(steps).astype(int)[:, None] + offsets[None]).reshape(-1, 3)
-    places = places[((places >= 0) & (places < SHAPE)).all(1)]
-    volume[tuple(places.T)] = True
+    positions = (np.round(steps).astype(int)[:, None] + offsets[None]).reshape(-1, 3)
+    positions = positions[((positions >= 0) & (positions < SHAPE)).all(1)]
+    volume[tuple(positions.T)] = True
 
 
 def ball(radius: float) -> Mask:
@@ -136,8 +138,8 @@ def draw_emphysema(rng: np.random.Generator, lung: Mask, share: float) -> Mask:
     top = np.exp((inside[:, 0] - SHAPE[0] / 2) / (SHAPE[0] / 4) * rng.uniform(0.2, 1.5))
     while found.sum() < wanted:
         centre = inside[rng.choice(len(inside), p=top / top.sum())]
-        for place in centre + rng.normal(0, 9, (40, 3)):
-            draw_tube(found, place, place, rng.uniform(2, 5))
+        for position in centre + rng.normal(0, 9, (40, 3)):
+            draw_tube(found, position, position, rng.uniform(2, 5))
         found &= lung
     return found
 

@@ -133,12 +133,12 @@ def build_patches(args: Args, table: Indices) -> Patches:
 
 def build_method(args: Args, landmarks: Indices, table: Indices, locations: Sequence[int]) -> DrasCLR:
     """The objective with the run's settings, for some of the landmarks (L, 3) and their neighbours of the table."""
-    places = torch.from_numpy(normalise(landmarks))
+    positions = torch.from_numpy(normalise(landmarks))
     return build_from(
         args,
         DrasCLR,
-        places[locations],
-        places[torch.from_numpy(table[locations])],
+        positions[locations],
+        positions[torch.from_numpy(table[locations])],
         momentum=args.key_momentum,
     )
 

@@ -27,7 +27,7 @@ TURN, SCALE, FLIP, EIGHTHS = 15.0, 0.05, 0.5, 8
 FEW = 1e-3
 """A slice without values above this one is left alone."""
 BEND = 5.0
-"""Deviation in pixels of the shifts that bend a slice, at 3 x 3 places."""
+"""Deviation in pixels of the shifts that bend a slice, at 3 x 3 positions."""
 NUDGE, STRETCH = 0.1, 0.2
 """Largest changes of brightness and contrast in fine-tuning."""
 
@@ -43,7 +43,7 @@ def crop_views(images: Tensor, rng: np.random.Generator, box: int = 0) -> Tensor
     """
     side = images.shape[-1]
     box = box or round(BOX * side / PUBLISHED_SIZE)
-    first, last = (min(round(place * side / PUBLISHED_SIZE), side - box) for place in (FIRST, LAST))
+    first, last = (min(round(edge * side / PUBLISHED_SIZE), side - box) for edge in (FIRST, LAST))
     corners = rng.integers(first, last, size=(len(images), 2), endpoint=True)
     boxes = [image[:, r : r + box, c : c + box] for image, (r, c) in zip(images, corners, strict=True)]
     return F.interpolate(torch.stack(boxes), size=(side, side), mode="bilinear", align_corners=False)
@@ -94,10 +94,10 @@ def change_pose(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple
     else:
         radians = np.deg2rad(angle if option == 0 else 45 * eighth)
         matrix = np.array([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]])
-    places = torch.from_numpy(matrix.astype(np.float32)) @ _places(side)
-    places = places.view(2, side, side)
-    moved = _sample(image, places, "bilinear", "zeros")
-    return moved, _sample(label[None].float(), places, "nearest", "zeros")[0].to(label.dtype)
+    positions = torch.from_numpy(matrix.astype(np.float32)) @ _positions(side)
+    positions = positions.view(2, side, side)
+    moved = _sample(image, positions, "bilinear", "zeros")
+    return moved, _sample(label[None].float(), positions, "nearest", "zeros")[0].to(label.dtype)
 
 
 def bend(image: Tensor, label: Tensor, rng: np.random.Generator, deviation: float = BEND) -> tuple[Tensor, Tensor]:
@@ -107,13 +107,13 @@ def bend(image: Tensor, label: Tensor, rng: np.random.Generator, deviation: floa
         image: (1, S, S).
         label: (C, S, S), one channel for each class; the result is soft.
         rng: Source of the draws.
-        deviation: Of the shifts at 3 x 3 places, in pixels; between them they follow cubic splines.
+        deviation: Of the shifts at 3 x 3 positions, in pixels; between them they follow cubic splines.
     """
     side = image.shape[-1]
     spread = _spread(side)
     coarse = rng.normal(0, deviation, (2, 3, 3)).astype(np.float32)
-    places = _places(side).view(2, side, side) - spread @ torch.from_numpy(coarse) @ spread.T
-    both = _sample(torch.cat([image, label]), places, "bilinear", "border")
+    positions = _positions(side).view(2, side, side) - spread @ torch.from_numpy(coarse) @ spread.T
+    both = _sample(torch.cat([image, label]), positions, "bilinear", "border")
     return both[:1], both[1:]
 
 
@@ -125,7 +125,7 @@ def change_intensity(image: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 @lru_cache(maxsize=4)
-def _places(side: int) -> Tensor:
+def _positions(side: int) -> Tensor:
     """Rows and columns (2, S S) of the pixels, counted from the centre of the slice."""
     line = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
     return torch.stack(torch.meshgrid(line, line, indexing="ij")).flatten(1)
@@ -138,7 +138,7 @@ def _spread(side: int) -> Tensor:
     return torch.from_numpy(columns.astype(np.float32))
 
 
-def _sample(image: Tensor, places: Tensor, mode: str, outside: str) -> Tensor:
+def _sample(image: Tensor, positions: Tensor, mode: str, outside: str) -> Tensor:
     """Sample an image (C, S, S) at rows and columns (2, S, S), counted from its centre."""
-    grid = (places * (2 / (image.shape[-1] - 1))).flip(0).permute(1, 2, 0)  # grid_sample has the column first
+    grid = (positions * (2 / (image.shape[-1] - 1))).flip(0).permute(1, 2, 0)  # grid_sample has the column first
     return F.grid_sample(image[None], grid[None], mode=mode, padding_mode=outside, align_corners=True)[0]

@@ -144,7 +144,7 @@ class LocalContrastiveLoss(nn.Module):
 
         Args:
             features: Maps (M, C, H, W).
-            project: From flattened regions of 3 x 3, (M, places, 9 C), to the compared vectors (the authors'
+            project: From flattened regions of 3 x 3, (M, positions, 9 C), to the compared vectors (the authors'
                 `seg_pred`).
 
         Raises:
@@ -164,7 +164,7 @@ class LocalContrastiveLoss(nn.Module):
                 raise OptionError(f"{len(features)} rows: upstream=True reads the first {UPSTREAM_ROWS} of variant 'D'")
             features = features[:UPSTREAM_ROWS]
         pixels, is_left_out, anchor, other = self._table(features)
-        regions, places = self.layout.n_regions, len(pixels)
+        regions, positions = self.layout.n_regions, len(pixels)
         vectors = features.flatten(2).index_select(2, pixels.flatten())
         vectors = vectors.view(*vectors.shape[:2], *pixels.shape).permute(0, 2, 3, 1).flatten(2)
         vectors = vectors if project is None else project(vectors)
@@ -173,12 +173,12 @@ class LocalContrastiveLoss(nn.Module):
             own, theirs = vectors.index_select(0, anchor), vectors.index_select(0, other)
             logits = own[:, :regions] @ torch.cat([own, theirs], 1).mT / self.temperature
             logits = logits.masked_fill(is_left_out, -math.inf).flatten(0, 1)
-            target = torch.arange(places, places + regions, device=logits.device).repeat(len(anchor))
+            target = torch.arange(positions, positions + regions, device=logits.device).repeat(len(anchor))
             terms = F.cross_entropy(logits, target, reduction="none")
             return _summary(terms, len(anchor) / len(features))
 
     def _table(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Pixels of the places; (R, 2 U), the regions in no denominator; the anchor and the other map of each pair."""
+        """Pixels of the positions; (R, 2 U), regions in no denominator; the anchor and the other map of each pair."""
         key = (features.shape[:1] + features.shape[2:], features.device)
         if key not in self._tables:
             with torch.inference_mode(False):

@@ -99,7 +99,7 @@ def draw_heart(rng: Rng) -> Heart:
 
 
 def draw_labels(heart: Heart, x: Array, y: Array, z: Array, *, contracted: bool) -> Labels:
-    """Both ventricles and the myocardium at places x, y (mm) and z (0 base, 1 end of the stack), any shape."""
+    """Both ventricles and the myocardium at positions x, y (mm) and z (0 base, 1 end of the stack), any shape."""
     depth = z / heart.apex
     taper = np.sqrt(np.clip(1 - depth**2.5, 0, None))
     dx, dy = x - heart.centre[0] - heart.drift[0] * z, (y - heart.centre[1] - heart.drift[1] * z) / heart.oval
@@ -134,14 +134,14 @@ def draw_tissues(rng: Rng, heart: Heart, x: Array, y: Array, z: Array) -> Array:
     chest[np.broadcast_to(liver < 1, shape) & (body < 0.9 - skin)] = level["liver"]
     pad = np.hypot(x - heart.centre[0] + 12, y - heart.centre[1]) / (rng.uniform(55, 72))
     chest[np.broadcast_to(pad < 1, shape)] = rng.uniform(level["muscle"], level["fat"])
-    for place, size in (
+    for position, size in (
         (rng.normal([35, -62], 8), rng.uniform(9, 13)),
         (rng.normal([-12, -48], 8), rng.uniform(6, 10)),
     ):
-        chest[np.broadcast_to(np.hypot(x - place[0], y - place[1]) < size, shape)] = level["vessel"]
+        chest[np.broadcast_to(np.hypot(x - position[0], y - position[1]) < size, shape)] = level["vessel"]
     for _ in range(rng.integers(4, 9)):
-        place, axes = rng.uniform(-85, 85, 2), rng.uniform(4, 14, 2)
-        blob = np.hypot((x - place[0]) / axes[0], (y - place[1]) / axes[1]) < 1
+        position, axes = rng.uniform(-85, 85, 2), rng.uniform(4, 14, 2)
+        blob = np.hypot((x - position[0]) / axes[0], (y - position[1]) / axes[1]) < 1
         chest[np.broadcast_to(blob, shape) & (body < 1 - skin)] = rng.uniform(0.1, 1)
     return chest
 
@@ -160,9 +160,9 @@ def fill_heart(rng: Rng, chest: Array, labels: Labels, pixel: float) -> Array:
             continue
         centre, reach = inside.mean(0), np.sqrt(len(inside) / np.pi)
         for angle in rng.normal([0.6, 3.8], 0.3):
-            place = centre + 0.6 * reach * np.array([np.cos(angle), np.sin(angle)])
+            position = centre + 0.6 * reach * np.array([np.cos(angle), np.sin(angle)])
             rows, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
-            muscle = np.hypot(rows - place[0], columns - place[1]) < rng.uniform(0.14, 0.22) * reach
+            muscle = np.hypot(rows - position[0], columns - position[1]) < rng.uniform(0.14, 0.22) * reach
             filled[:, :, k][muscle & (labels[:, :, k] == LEFT_VENTRICLE)] = wall * 1.1
     return filled
 
@@ -187,8 +187,8 @@ def draw_subject(rng: Rng) -> tuple[dict[str, tuple[npt.NDArray[np.int16], Label
     pixel, thickness, slices = rng.uniform(*SPACING), rng.uniform(*THICKNESS), int(rng.integers(*SLICES, endpoint=True))
     side = round(FIELD / pixel)
     heart = draw_heart(rng)
-    places = (np.arange(side) - (side - 1) / 2) * pixel
-    x, y = np.broadcast_arrays(places[:, None, None], places[None, :, None])
+    positions = (np.arange(side) - (side - 1) / 2) * pixel
+    x, y = np.broadcast_arrays(positions[:, None, None], positions[None, :, None])
     z = np.linspace(0, 1, slices)[None, None, :]
     warp = [4.0 * draw_field(rng, (side, side, 1), 16 / pixel * 1.5) for _ in range(2)]
     turn = rng.normal(0, 0.2)

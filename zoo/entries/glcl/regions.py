@@ -1,6 +1,6 @@
-"""Local regions of a feature map: their places, and the negatives of each.
+"""Local regions of a feature map: their positions, and the negatives of each.
 
-Five rows and five columns of places, from the first to the last of a map; a code "rc" is the place in row r, column c.
+Five rows and five columns of positions, from the first to the last of a map; a code "rc" is the one in row r, column c.
 Tables and spacing are those of krishnabits001/domain_specific_cl, models.py (`net_local_loss`).
 """
 
@@ -59,7 +59,7 @@ _THIRTEEN_OF_3 = (
     "22 24 42 44 31",
 )
 NEGATIVES = {(1, 9): _NINE, (3, 9): _NINE, (1, 13): _THIRTEEN_OF_1, (3, 13): _THIRTEEN_OF_3}
-"""By side and number of the regions: for each region the places of its negatives, in order."""
+"""By side and number of the regions: for each region the positions of its negatives, in order."""
 LISTED = 5
 
 
@@ -91,19 +91,19 @@ class Layout:
 
     @cached_property
     def codes(self) -> list[str]:
-        """All places in use: the compared regions first, then those that are only negatives."""
+        """All positions in use: the compared regions first, then those that are only negatives."""
         compared = PLACES[: self.n_regions]
         return list(compared) + sorted({code for line in self.lists for code in line} - set(compared))
 
     def is_negative(self) -> Tensor:
-        """Boolean (R, U): whether each of the U places in use is a negative of each of the R compared regions."""
+        """Boolean (R, U): whether each of the U positions in use is a negative of each of the R compared regions."""
         return torch.tensor([[code in line for code in self.codes] for line in self.lists])
 
     def pixels(self, height: int, width: int) -> Tensor:
-        """Indices (U, region_size^2) into a flattened map: each place's pixels, row by row.
+        """Indices (U, region_size^2) into a flattened map: each position's pixels, row by row.
 
         Raises:
-            InputContractError: The map is so small that places would coincide.
+            InputContractError: The map is so small that positions would coincide.
         """
         rows, columns = starts(height, self.region_size), starts(width, self.region_size)
         first = torch.tensor([rows[int(code[0])] * width + columns[int(code[1])] for code in self.codes])
@@ -122,7 +122,7 @@ def starts(side: int, region_size: int) -> list[int]:
     last = side - 1 if region_size == 1 else side - region_size - 1
     if last < 4:
         raise InputContractError(
-            f"a map of {side} pixels a side has no five places for regions of {region_size} x {region_size}: at least "
-            f"{side - last + 4} pixels are expected. Take larger slices, or more blocks of the decoder"
+            f"a map of {side} pixels a side has no five positions for regions of {region_size} x {region_size}: at "
+            f"least {side - last + 4} pixels are expected. Take larger slices, or more blocks of the decoder"
         )
     return [last * k // 4 for k in range(5)]

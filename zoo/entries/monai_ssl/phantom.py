@@ -73,13 +73,13 @@ def draw_places(rng: np.random.Generator) -> Array:
     build = rng.uniform(0.9, 1.04) * np.exp(rng.normal(0, 0.03, 3))
     matrix = (turn / build[:, None]).astype(np.float32)
     bends = np.stack([5 * smooth_field(rng, 70) + 1.5 * smooth_field(rng, 25) for _ in range(3)])
-    places: Array = np.tensordot(matrix, grid - column(rng.normal(0, (5, 4, 8))), 1) + bends
-    return places
+    positions: Array = np.tensordot(matrix, grid - column(rng.normal(0, (5, 4, 8))), 1) + bends
+    return positions
 
 
 def paint_trunk(canvas: Canvas) -> tuple[Array, Array, Array]:
     """Paint skin, fat and the abdominal wall; returns the depths below skin, fat and wall."""
-    x, y, _ = canvas.places
+    x, y, _ = canvas.positions
     right, front, power = BODY
     radius = ((np.abs(x) / right) ** power + (np.abs(y) / front) ** power).clip(1e-6) ** (1 / power)
     skin = np.hypot(x, y) * (1 / radius - 1)
@@ -110,24 +110,24 @@ def draw_bowel(rng: np.random.Generator) -> list[Shape]:
 
 def paint_chest(canvas: Canvas) -> None:
     """Paint the lungs above the diaphragm's domes, and the heart between them."""
-    x, y, z = canvas.places
+    x, y, z = canvas.positions
     heights = [top - 36 * ((x - cx) / 62) ** 2 - 40 * ((y - cy) / 70) ** 2 for cx, cy, top in DOMES]
     above = z - np.maximum.reduce(heights) - canvas.rng.normal(0, 6)
     beside = np.hypot(x + 4, (y - 6) / 2) - 30
     canvas.paint(np.minimum(above, beside), canvas.density("lung"))
-    heart = ellipsoid(canvas.places, (-16, 40, 112), (54, 38, 30))
+    heart = ellipsoid(canvas.positions, (-16, 40, 112), (54, 38, 30))
     canvas.paint(np.minimum(above - 3, heart), canvas.density("heart"))
 
 
 def paint_bones(canvas: Canvas, wall: Array) -> None:
     """Paint ribs between the outside and the inside of the wall, the muscles of the back, and the spine."""
-    _, y, z = canvas.places
+    _, y, z = canvas.positions
     slope = z + 0.45 * y + canvas.rng.uniform(0, 28)
     rib = np.minimum(5.5 - np.abs(slope % 28 - 14), 4 - np.abs(wall - 5))
     margin = z + 28 - 0.75 * np.clip(y, 0, None)  # there are no ribs below it
     canvas.paint(np.minimum(rib, margin), canvas.density("cortex", "ribs"))
     canvas.paint_shapes(BONES)
-    vertebra = canvas.moves["spine"].depth(canvas.places, VERTEBRA)
+    vertebra = canvas.moves["spine"].depth(canvas.positions, VERTEBRA)
     canvas.paint(vertebra, canvas.density("cortex", "spine"))
     canvas.paint(vertebra - 2.5, canvas.density("bone", "spine"))
     disc = 5 - np.abs((z + canvas.rng.uniform(0, 34)) % 34 - 17)

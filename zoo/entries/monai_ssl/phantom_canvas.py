@@ -34,13 +34,13 @@ class Canvas:
     """A volume that is painted from the back to the front, in the coordinates of the reference anatomy."""
 
     rng: np.random.Generator
-    places: Array
+    positions: Array
     """Position of each voxel in the reference anatomy, (3, W, D, H) in millimetres."""
     phase: Array
     """Shares (3,) of the columns of `TISSUES`."""
 
     def __post_init__(self) -> None:
-        self.hu = np.full(self.places.shape[1:], TISSUES["air"][0], dtype=np.float32)
+        self.hu = np.full(self.positions.shape[1:], TISSUES["air"][0], dtype=np.float32)
         self.labels = np.zeros(self.hu.shape, dtype=np.uint8)
         self.densities: dict[tuple[str, str], float] = {}
         self.moves: dict[str, Move] = {}
@@ -65,15 +65,15 @@ class Canvas:
             if shape.group not in self.moves:
                 self.moves[shape.group] = draw_move(self.rng, shape)
             hu, move = self.density(shape.tissue, shape.group), self.moves[shape.group]
-            box = find_box(move.back(self.places[:, ::COARSE, ::COARSE, ::COARSE]), shape)
-            depth = move.depth(self.places[:, *box], shape)
+            box = find_box(move.back(self.positions[:, ::COARSE, ::COARSE, ::COARSE]), shape)
+            depth = move.depth(self.positions[:, *box], shape)
             self.paint(depth, hu, None if shape.keep else shape.label, box)
             if shape.hollow:
                 self.fill(depth, box)
 
     def fill(self, depth: Array, box: Box) -> None:
         """Paint the contents of a hollow organ: fluid or food, and sometimes gas, which rises to the front."""
-        inside, front = depth - self.rng.uniform(2, 6), self.places[1][box]
+        inside, front = depth - self.rng.uniform(2, 6), self.positions[1][box]
         self.paint(inside, self.rng.uniform(0, 75), None, box)
         share = self.rng.uniform(0.6, 1.5)  # of the way to the front; beyond 1 there is no gas
         if share < 1 and (inside > 0).any():
@@ -91,15 +91,15 @@ class Move:
     """Rotation (3, 3)."""
     scale: Array
 
-    def back(self, places: Array) -> Array:
-        """Positions of places (3, ...) before the move."""
-        turned = np.tensordot(self.turn / self.scale[:, None], places - column(self.centre + self.shift), 1)
+    def back(self, positions: Array) -> Array:
+        """Positions (3, ...) before the move."""
+        turned = np.tensordot(self.turn / self.scale[:, None], positions - column(self.centre + self.shift), 1)
         points: Array = turned + column(self.centre)
         return points
 
-    def depth(self, places: Array, shape: Shape) -> Array:
-        """Depth (...) of places (3, ...) below a shape's surface in millimetres, negative outside."""
-        points = self.back(places)
+    def depth(self, positions: Array, shape: Shape) -> Array:
+        """Depth (...) of positions (3, ...) below a shape's surface in millimetres, negative outside."""
+        points = self.back(positions)
         depths = [ellipsoid(points, centre, half) for centre, half in shape.ellipsoids]
         if shape.tube:
             depths.append(tube(points, shape.tube))
@@ -122,7 +122,7 @@ def draw_move(rng: np.random.Generator, shape: Shape) -> Move:
 
 
 def find_box(points: Array, shape: Shape) -> Box:
-    """Part of the volume that holds a shape, from the places of every fourth voxel (3, ...) before the shape's move."""
+    """Part of the volume that holds a shape, from positions of every fourth voxel (3, ...) before the shape's move."""
     ends = np.array([np.add(point, sign * np.array(size)) for point, size in shape.parts() for sign in (-1, 1)])
     margin = 2 * COARSE * SPACING
     near = (points > column(ends.min(0) - margin)) & (points < column(ends.max(0) + margin))

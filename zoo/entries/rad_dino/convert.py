@@ -108,10 +108,10 @@ def _join_attention(network: State, block: str, leaf: str) -> None:
 def _refuse_head(state: State) -> None:
     prefix = find_prefix(state, _HEADS)
     if prefix is not None and any(name.startswith(f"{prefix}last_layer.") for name in state):
-        place = f" behind {prefix!r}" if prefix else ""
+        behind = f" behind {prefix!r}" if prefix else ""
         raise CheckpointMismatchError(
-            f"the file holds a head of DINOv2's pre-training{place} and no network: a perceptron that gives scores for "
-            "prototypes (RAD-DINO's dino_head.safetensors), which no feature needs. Expected RAD-DINO's "
+            f"the file holds a head of DINOv2's pre-training{behind} and no network: a perceptron that gives scores "
+            "for prototypes (RAD-DINO's dino_head.safetensors), which no feature needs. Expected RAD-DINO's "
             "model.safetensors or backbone_compatible.safetensors"
         )
 

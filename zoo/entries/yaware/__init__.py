@@ -77,9 +77,9 @@ def convert(state: State) -> tuple[State, Config]:
 def _refuse_unet(state: State) -> None:
     prefix = find_prefix(state, _UNET)
     if prefix is not None:
-        place = f" behind {prefix!r}" if prefix else ""
+        behind = f" behind {prefix!r}" if prefix else ""
         raise CheckpointMismatchError(
-            f"the file holds the 3D U-Net of y-Aware's authors (models/unet.py){place}; their DenseNet-121 is "
+            f"the file holds the 3D U-Net of y-Aware's authors (models/unet.py){behind}; their DenseNet-121 is "
             "expected. The zoo does not have that U-Net: load the file with the authors' code"
         )
 

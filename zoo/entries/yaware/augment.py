@@ -171,17 +171,17 @@ def resize(box: Tensor, size: Sequence[int]) -> Tensor:
     """
     for axis in (2, 1, 0):  # the last axis is the slowest to gather from, so it goes first, while the box is small
         old, new = box.shape[axis], size[axis]
-        place = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5
-        low = place.floor()
+        position = (torch.arange(new, dtype=torch.float64) + 0.5) * old / new - 0.5
+        low = position.floor()
         sources = torch.stack([_mirrored(low, old), _mirrored(low + 1, old)]).to(box.device, non_blocking=True)
-        weight = (place - low).float().to(box.device, non_blocking=True).view(-1, *[1] * (2 - axis))
+        weight = (position - low).float().to(box.device, non_blocking=True).view(-1, *[1] * (2 - axis))
         box = torch.lerp(box.index_select(axis, sources[0]), box.index_select(axis, sources[1]), weight)
     return box
 
 
-def _mirrored(places: Tensor, length: int) -> Tensor:
+def _mirrored(positions: Tensor, length: int) -> Tensor:
     last = length - 1
-    return (last - (last - places.abs()).abs()).clamp(min=0).long()  # below 0 only where there is one voxel
+    return (last - (last - positions.abs()).abs()).clamp(min=0).long()  # below 0 only where there is one voxel
 
 
 def _random_box(rng: np.random.Generator, size: tuple[int, int, int], share: float) -> Box:

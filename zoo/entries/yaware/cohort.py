@@ -53,7 +53,7 @@ class Cohort:
     source: Path
     """The array or the folder."""
     table: Path
-    places: tuple[int | Path, ...]
+    origins: tuple[int | Path, ...]
     """Position in the array, or file, of each volume."""
     names: tuple[str, ...]
     """Name of each volume in messages and results."""
@@ -81,21 +81,23 @@ class Cohort:
             InputContractError: The volume has NaN or infinite values, is constant, has another shape, or breaks the
                 input contract. The message names it.
         """
-        place = self.places[index]
+        origin = self.origins[index]
         try:
-            values = np.array(open_array(self.source)[place]).reshape(self.shape) if isinstance(place, int) else place
+            values = (
+                np.array(open_array(self.source)[origin]).reshape(self.shape) if isinstance(origin, int) else origin
+            )
             if self.transform is not None:
                 row = self.table_rows[index]
                 transform = replace(self.transform, quiet=bool(self.told[row]))
                 self.told[row] = 1
                 placed: Voxels = transform(values).numpy()
                 return placed
-            if isinstance(place, int):
+            if isinstance(origin, int):
                 return z_score(np.asarray(values)[None])
-            found = read_volume(place)
+            found = read_volume(origin)
             if found.values.shape != self.shape or not is_same_place(found.affine, self.affine):
                 raise InputContractError(
-                    f"{place.name} has {found.values.shape} voxels, {in_words(found.affine)}: {self.shape}, "
+                    f"{origin.name} has {found.values.shape} voxels, {in_words(found.affine)}: {self.shape}, "
                     f"{in_words(self.affine)} are expected, as the first volume of the cohort has"
                 )
             return z_score(found.values[None])
@@ -138,7 +140,7 @@ class Cohort:
         """Part of the cohort, in the order of `indices`."""
         return replace(
             self,
-            places=tuple(self.places[i] for i in indices),
+            origins=tuple(self.origins[i] for i in indices),
             names=tuple(self.names[i] for i in indices),
             rows=tuple(self.rows[i] for i in indices),
             labels=self.labels[list(indices)],
@@ -191,16 +193,16 @@ def read_cohort(
     if not kept:
         raise OptionError(f"{path}: none of {len(everyone)} rows has {rows}")
     chosen, called = tuple(everyone[i] for i in kept), tuple(names[i] for i in kept)
-    places: Sequence[int | Path]
+    origins: Sequence[int | Path]
     affine, transform = None, None
     if not source.is_dir():
-        places, shape = kept, check_array(source, len(everyone), path)
+        origins, shape = kept, check_array(source, len(everyone), path)
         check_order(source, everyone, names, path)
         if grid == "published":
             elsewhere = contract.override({"size": shape, "affine": None})
             transform = build_volume_transform(contract if shape == contract.size else elsewhere)
     else:
-        places = files = find_files(source, chosen, called, path)
+        origins = files = find_files(source, chosen, called, path)
         if grid == "any":
             first = read_volume(files[0])
             shape, affine = first.values.shape, first.affine
@@ -213,7 +215,9 @@ def read_cohort(
         )
     no_labels = np.empty((len(kept), 0))
     told = torch.zeros(len(everyone), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
-    cohort = Cohort(source, path, tuple(places), called, chosen, no_labels, shape, affine, transform, told, tuple(kept))
+    cohort = Cohort(
+        source, path, tuple(origins), called, chosen, no_labels, shape, affine, transform, told, tuple(kept)
+    )
     columns = [cohort.numbers(name) for name in labels]
     return replace(cohort, labels=np.array(columns).reshape(len(labels), len(kept)).T)
 
@@ -234,7 +238,7 @@ def check_apart(train: Cohort, val: Cohort) -> None:
 def _keys(cohort: Cohort) -> list[tuple[Path, int]]:
     """File, or array and position in it, of each volume."""
     source = cohort.source.resolve()
-    return [(source, place) if isinstance(place, int) else (place.resolve(), 0) for place in cohort.places]
+    return [(source, origin) if isinstance(origin, int) else (origin.resolve(), 0) for origin in cohort.origins]
 
 
 def _subjects(cohort: Cohort) -> set[str]:

@@ -128,22 +128,22 @@ def build_anatomy(spacing: float) -> Anatomy:
     voxels = inverse[:3, :3] @ world + inverse[:3, 3:]
     density = ndimage.gaussian_filter(np.asarray(image.dataobj, dtype=np.float64), spacing / 2.355)  # FWHM: one voxel
     template = ndimage.map_coordinates(density, voxels, order=1).reshape(shape)
-    places = world.reshape(3, *shape)
+    positions = world.reshape(3, *shape)
     return Anatomy(
         spacing,
         template.clip(0, 1),
-        AGE_EVERYWHERE + bumps(places, AGE_REGIONS),
-        bumps(places, DISEASE_REGIONS),
+        AGE_EVERYWHERE + bumps(positions, AGE_REGIONS),
+        bumps(positions, DISEASE_REGIONS),
     )
 
 
-def bumps(places: Array, regions: Sequence[Region]) -> Array:
+def bumps(positions: Array, regions: Sequence[Region]) -> Array:
     """Sum of Gaussians (D, H, W) at MNI coordinates (3, D, H, W), each in both hemispheres."""
-    total = np.zeros(places.shape[1:])
+    total = np.zeros(positions.shape[1:])
     for (x, y, z), radius, strength in regions:
         for side in (x, -x):
             centre = np.array([side, y, z]).reshape(3, 1, 1, 1)
-            total += strength * np.exp(-((places - centre) ** 2).sum(0) / (2 * radius**2))
+            total += strength * np.exp(-((positions - centre) ** 2).sum(0) / (2 * radius**2))
     return total
 
 
@@ -291,8 +291,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = {"spacing": args.spacing, "seed": args.seed, "healthy": args.healthy, "clinical": args.clinical}
     arguments["acceleration"] = args.acceleration
     shape, affine = grid(args.spacing)
-    place = {"shape": shape, "affine": affine.tolist()}
-    text = json.dumps({**facts, **arguments, **place}, indent=2) + "\n"
+    arguments |= {"shape": shape, "affine": affine.tolist()}
+    text = json.dumps({**facts, **arguments}, indent=2) + "\n"
     write_atomically(args.out / "cohort.json", lambda path: path.write_text(text))
 
 

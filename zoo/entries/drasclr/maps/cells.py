@@ -56,9 +56,9 @@ def shares(
     inside = np.ones(truth.shape, dtype=bool) if mask is None else mask > 0
     if inside.shape != truth.shape:
         raise InputContractError(f"the truth has the shape {truth.shape}, its mask {inside.shape}")
-    place = tuple(cells.T)
-    counts = _sums(inside, side)[place]
-    return _sums((truth > 0) & inside, side)[place] / counts, counts
+    index = tuple(cells.T)
+    counts = _sums(inside, side)[index]
+    return _sums((truth > 0) & inside, side)[index] / counts, counts
 
 
 def spread(
@@ -78,9 +78,9 @@ def spread(
         mask: (D, H, W), as for `lay_cells`; the map is 0 outside.
     """
     grid = torch.zeros(2, *(-(-length // side) for length in shape))
-    place = tuple(torch.from_numpy(cells).T)
-    grid[0][place] = torch.as_tensor(values, dtype=torch.float32)
-    grid[1][place] = 1.0  # the share of a voxel's surroundings that has a value
+    index = tuple(torch.from_numpy(cells).T)
+    grid[0][index] = torch.as_tensor(values, dtype=torch.float32)
+    grid[1][index] = 1.0  # the share of a voxel's surroundings that has a value
     fine = F.interpolate(grid[None], scale_factor=side, mode="trilinear", align_corners=False)[0]
     fine = fine[:, : shape[0], : shape[1], : shape[2]]
     found = (fine[0] / fine[1].clamp(min=1e-6)).numpy()
