@@ -10,7 +10,7 @@ import pytest
 
 from zoo.entries.monai_ssl import phantom
 from zoo.entries.monai_ssl.cohort import ORGANS, read_cases, read_datalists
-from zoo.entries.monai_ssl.phantom import LEAST_VOXELS, PARTS, draw_patient, draw_places, main
+from zoo.entries.monai_ssl.phantom import LEAST_VOXELS, PARTS, draw_patient, draw_positions, main
 from zoo.entries.monai_ssl.phantom_anatomy import BONES, COLON, PASSING, VISCERA, Shape
 from zoo.entries.monai_ssl.phantom_canvas import (
     COARSE,
@@ -220,7 +220,7 @@ def empty():
 def test_shapes_lie_inside_their_box():
     """What is left out of the arithmetic is not part of the shape."""
     rng, shares = np.random.default_rng(3), []
-    places = draw_places(rng)
+    places = draw_positions(rng)
     for shape in (BONES[3], COLON[1], VISCERA[0], VISCERA[1], PASSING[0], PASSING[-1]):
         move = draw_move(rng, shape)
         box = find_box(move.back(places[:, ::COARSE, ::COARSE, ::COARSE]), shape)

@@ -65,7 +65,7 @@ def affine() -> npt.NDArray[np.float64]:
     return matrix
 
 
-def draw_places(rng: np.random.Generator) -> Array:
+def draw_positions(rng: np.random.Generator) -> Array:
     """Position in the reference anatomy of a patient's voxels (3, W, D, H): build, pose, and smooth deformation."""
     axes = [SPACING * (np.arange(n, dtype=np.float32) - (n - 1) / 2) for n in SHAPE]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))
@@ -147,7 +147,7 @@ def image(canvas: Canvas, skin: Array) -> npt.NDArray[np.int16]:
 def draw_patient(rng: np.random.Generator) -> Patient:
     """Draw one abdomen in which every organ can be seen."""
     while True:
-        canvas = Canvas(rng, draw_places(rng), rng.dirichlet((0.6, 0.8, 3.0)).astype(np.float32))
+        canvas = Canvas(rng, draw_positions(rng), rng.dirichlet((0.6, 0.8, 3.0)).astype(np.float32))
         skin, wall, inside = paint_trunk(canvas)
         trunk = canvas.hu.copy()
         canvas.paint_shapes([*draw_bowel(rng), *COLON, *VISCERA])
