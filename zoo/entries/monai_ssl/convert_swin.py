@@ -1,92 +1,60 @@
-"""From the tensor names of any published Swin UNETR, or Swin transformer alone, to those of MONAI's class. Pure.
-
-MONAI's own (monai/networks/nets/swin_unetr.py), and those of Project-MONAI/research-contributions (SwinUNETR/Pretrain,
-DAE/Pretrain_full_contrast).
-"""
+"""From the tensor names of any published Swin UNETR, or Swin transformer alone, to those of MONAI's classes. Pure."""
 
 from __future__ import annotations
 
-import re
+from typing import Any
 
-from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
-from zoo.entries.monai_ssl.convert import classes_of, keeping_head, parts_beside, with_widths, without
+from zoo.entries.monai_ssl.convert import with_widths
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.networks.naming import classes_of, keeping_head, without
+from zoo.networks.swin_names import DECODER, TWO_CONVOLUTIONS, UNUSED, FoundSwin, find_swin
 
-STEM, TWO_CONVOLUTIONS = "patch_embed.proj.weight", "patch_embed.proj.conv1.conv.weight"
-"""The first weight of the transformer, and of the one that the paper of "Disruptive Autoencoders" is about."""
-
-_END = "downsample.reduction.weight"
-_V2 = re.compile(r"layers\d+c\..+")
-_MERGING = (
-    "merging='duplicated' is taken, as MONAI up to 1.4 has it; weights trained with MONAI 1.5 or later need "
-    "'complete', which makes another network of the same tensors"
-)
-_TASKS = "head of a task of the pre-training"
-_TRANSFORMER = r"(swinViT\.|encoder\.)?"
-UNUSED_BY_SWIN = {
-    rf"{_TRANSFORMER}mask_token": "token of the masked voxels in pre-training",
-    rf"{_TRANSFORMER}norm\.(weight|bias)": "last norm of the pre-training, which a Swin UNETR has not",
-    rf"{_TRANSFORMER}(rotation_head|contrastive_head|convTrans3d)\.(weight|bias)": _TASKS,
-    r"conv\.\d+\.(weight|bias)": _TASKS,
-    r"encoder(2|3|4|10)\.layer\.conv3\.conv\.weight": "shortcut, which no forward pass used (MONAI 0.8)",
-}
-"""What published files hold beside the network, in the place that `convert_swin` gives it: pattern -> what it is."""
+UNUSED_BY_SWIN = UNUSED
 RESTORED = {r"out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training, or is not asked for"}
+UNUSED_BY_ENCODER = (
+    UNUSED_BY_SWIN | DECODER | {r"out\.conv\.conv\.(weight|bias)": "head of the U-Net around the transformer"}
+)
+
+_HEAD = "out.conv.conv.weight"
+_VOCO = {48: "b", 96: "l", 192: "h"}
 
 
 def convert_swin(state: State) -> tuple[State, Config]:
     """Keep the Swin UNETR of a file, or put a file's Swin transformer where a Swin UNETR has it.
 
-    Four forms: MONAI's own names; the transformer alone, its perceptrons called `fc1` and `fc2` (as `load_from` of
-    MONAI's class reads it); the published pre-training, `encoder.layers1.0.0.…` beside a decoder whose last convolution
-    restored the volume and is left out (as `filter_swinunetr` of the same module reads it); and the network of its
-    paper, the same with two convolutions at the beginning. All but the first are from before MONAI had another merging.
+    The forms are those of `find_swin`. The last convolution of the published pre-training, which restored the volume,
+    is left out.
 
     Raises:
         CheckpointMismatchError: The file holds several networks that it could mean, or a Swin v2.
     """
-    found = _find_swin(state)
+    found = _find_v1(state)
     if found is None:
         return dict(state), {}
-    prefix, swin, facts = found
-    network = {f"swinViT.{name}": tensor for name, tensor in swin.items()}
-    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", prefix)
-    if owner != prefix:
-        network |= parts_beside(state, prefix, owner)
-    classes = classes_of(network, "out.conv.conv.weight")
-    if "merging" in facts and classes == {"num_classes": 1}:  # the authors' own names: it restores the volume
+    network = {f"swinViT.{name}": tensor for name, tensor in found.tensors.items()} | found.beside
+    classes = classes_of(network, _HEAD)
+    if _restores(found):
         network, classes = without(network, RESTORED), {}
-    return without(network, UNUSED_BY_SWIN), with_widths(facts) | classes
+    return without(network, UNUSED_BY_SWIN), with_widths(found.facts) | classes | _remark(found)
 
 
-def _find_swin(state: State) -> tuple[str, State, Config] | None:
-    """Return what stands in front of the Swin transformer of a file, all that is behind it, and what that says.
+def convert_swin_encoder(state: State) -> tuple[State, Config]:
+    """Keep the Swin transformer of any of these files, under the names of MONAI's `SwinTransformer`.
 
-    Blocks are under MONAI's names. None where there is no Swin transformer.
+    The head of a network that segments is kept too, so that names and shapes tell its file from one of a pre-training;
+    no encoder has it, and `UNUSED_BY_ENCODER` says so.
+
+    Raises:
+        CheckpointMismatchError: As `convert_swin`.
     """
-    has_two = any(name.endswith(TWO_CONVOLUTIONS) for name in state)
-    stem = TWO_CONVOLUTIONS if has_two else STEM
-    nested = find_prefix(state, (stem, f"layers1.0.0.{_END}", f"layers4.0.0.{_END}"))
-    prefix = find_prefix(state, (stem, f"layers1.0.{_END}", f"layers4.0.{_END}"))
-    place = nested if nested is not None else prefix
-    if place is None:
-        return None
-    swin = strip_prefix(state, place)
-    if v2 := [name for name in swin if _V2.fullmatch(name)]:
-        raise CheckpointMismatchError(
-            f"the file holds a Swin v2 network ({len(v2)} tensors of convolutions before its stages: {place}{v2[0]}) "
-            "as VoCo's files do, expected one that has none. It is another network: left without them, the same "
-            "transformer would compute something else"
-        )
-    if nested is not None:
-        swin = rename_keys(swin, {f"layers{i}.0.0": f"layers{i}.0" for i in range(1, 5)})
-    linear = _linear_names(swin)
-    is_old = linear or nested is not None
-    facts: Config = {"merging": "duplicated"} if is_old else {"unclear": {"merging": _MERGING}}
-    if stem in swin and swin[stem].ndim == 5:
-        facts |= {"feature_size": swin[stem].shape[0]}
-    return place, rename_keys(swin, linear), facts | ({"two_convolutions": True} if has_two else {})
+    found = _find_v1(state)
+    if found is None:
+        return dict(state), {}
+    network = without(found.tensors, UNUSED_BY_SWIN)
+    if not _restores(found):
+        network |= {name: tensor for name, tensor in found.beside.items() if name.startswith("out.")}
+    return network, with_widths(found.facts) | classes_of(network, "classification_head.weight") | _remark(found)
 
 
 def complete_swin(state: State) -> State:
@@ -95,15 +63,54 @@ def complete_swin(state: State) -> State:
     Raises:
         OptionError: The network begins with two convolutions, which that class has not.
     """
-    if f"swinViT.{TWO_CONVOLUTIONS}" in state:
-        raise OptionError(
-            "MONAI's SwinUNETR begins with one convolution, this network of the paper's with two convolutions: no "
-            "values make that class compute the same. Without --full its tensors are exported as they are"
-        )
+    _check_stem(state, f"swinViT.{TWO_CONVOLUTIONS}", "SwinUNETR")
     return state | keeping_head(state)
 
 
-def _linear_names(swin: State) -> dict[str, str]:
-    """Names of the two layers of each perceptron in the files of the Swin transformer alone -> MONAI's."""
-    places = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
-    return {f"{place}.fc{i}": f"{place}.linear{i}" for place in places for i in (1, 2)}
+def complete_swin_encoder(state: State) -> State:
+    """Leave out the classifier, so that MONAI's `SwinTransformer` loads the rest strictly.
+
+    Raises:
+        OptionError: As `complete_swin`.
+    """
+    _check_stem(state, TWO_CONVOLUTIONS, "SwinTransformer")
+    return {name: tensor for name, tensor in state.items() if not name.startswith("classification_head.")}
+
+
+def _find_v1(state: State) -> FoundSwin | None:
+    found = find_swin(state)
+    if found is not None and found.v2:
+        known: Any = _VOCO.get(found.width or 0)
+        sizes = f"-{known}" if known else "-b, -l and -h"
+        raise CheckpointMismatchError(
+            f"the file holds a Swin v2 network ({len(found.v2)} tensors of convolutions before its stages: "
+            f"{found.v2[0]}), expected one that has none. It is another network: left without them, the same "
+            f"transformer would compute something else. VoCo's files are so: 'voco-swinunetr{sizes}' and "
+            f"'voco-swinvit{sizes}' take them"
+        )
+    return found
+
+
+def _restores(found: FoundSwin) -> bool:
+    """Whether the last convolution restored the volume: one output, under the authors' own names."""
+    return "merging" in found.facts and classes_of(found.beside, _HEAD) == {"num_classes": 1}
+
+
+def _remark(found: FoundSwin) -> Config:
+    """What the report says of a file that is of no pre-training: it has learned to segment."""
+    classes = classes_of(found.beside, _HEAD).get("num_classes", 0)
+    if _restores(found) or not classes or not any(name.startswith("decoder1.") for name in found.beside):
+        return {}
+    return {
+        "remark": f"the file has a decoder and an out head of {classes} classes: a supervised relative, which learned "
+        "to segment, and not the pre-training alone. SuPreM's Swin UNETR is one, and so is "
+        "self_supervised_nv_swin_unetr_5050.pt, whatever its name says"
+    }
+
+
+def _check_stem(state: State, stem: str, name: str) -> None:
+    if stem in state:
+        raise OptionError(
+            f"MONAI's {name} begins with one convolution, this network of the paper's with two convolutions: no "
+            "values make that class compute the same. Without --full its tensors are exported as they are"
+        )
