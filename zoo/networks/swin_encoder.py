@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_volumes, check_whole
 from zoo.networks.swin import on_any_device, patch_merging, two_convolution_stem
-from zoo.networks.swin_unetr import DEPTHS, HEADS, SWIN_STEP, WINDOW, check_width
+from zoo.networks.swin_names import WINDOW
+from zoo.networks.swin_unetr import DEPTHS, HEADS, SWIN_STEP, check_width
 
 EMBEDDINGS = ("pooled", "authors")
 """`pooled`: the mean of the last map. `authors`: VoCo's own, means of five convolved maps side by side."""

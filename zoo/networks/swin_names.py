@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
+from zoo.errors import CheckpointFormatError
 from zoo.networks.naming import parts_beside
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from zoo.entry import Config, State
 
 STEM, TWO_CONVOLUTIONS = "patch_embed.proj.weight", "patch_embed.proj.conv1.conv.weight"
@@ -21,6 +24,10 @@ STEM, TWO_CONVOLUTIONS = "patch_embed.proj.weight", "patch_embed.proj.conv1.conv
 STAGES = tuple((f"layers{i}c.", f"layers{i}.") for i in (1, 2, 3, 4))
 """Prefixes of each stage: the convolutions of a Swin v2 before it, and the stage."""
 
+WINDOW = 7
+"""Voxels along a side of a window: of every published Swin UNETR."""
+
+_INDEX = ".relative_position_index"
 _END = "downsample.reduction.weight"
 _V2 = re.compile(r"layers\d+c\..+")
 _OLD_MERGING = (
@@ -100,6 +107,38 @@ def find_swin(state: State) -> FoundSwin | None:
         facts=facts,
         v2=tuple(f"{place}{name}" for name in swin if _V2.fullmatch(name)),
     )
+
+
+def check_indices(values: State, config: Config) -> dict[str, str]:
+    """Check the tables of relative positions of a network; see `Entry.correct`.
+
+    They are no weights, though files hold them: averaged or cast with the weights they are wrong, and so are features.
+
+    Raises:
+        CheckpointFormatError: One is not that of a window of 7 x 7 x 7.
+    """
+    import torch
+
+    names = [name for name in values if name.endswith(_INDEX)]
+    expected = relative_positions() if names else None
+    if wrong := [name for name in names if not torch.equal(values[name], cast("Tensor", expected))]:
+        raise CheckpointFormatError(
+            f"{len(wrong)} tables of relative positions are not those of a window of {WINDOW} x {WINDOW} x {WINDOW}, "
+            f"{wrong[0]} for one: they are no weights, and must not be averaged, cast or filled with them. Take them "
+            f"from a new network of MONAI's class, and save the file again"
+        )
+    return {}
+
+
+def relative_positions() -> Tensor:
+    """Row of the table of biases for each pair of voxels of a window, int64 `(343, 343)`."""
+    import torch
+
+    sides = torch.arange(WINDOW)
+    places = torch.cartesian_prod(sides, sides, sides)
+    steps = places[:, None] - places[None] + WINDOW - 1
+    reach = 2 * WINDOW - 1
+    return steps @ torch.tensor([reach * reach, reach, 1])
 
 
 def _linear_names(swin: State) -> dict[str, str]:

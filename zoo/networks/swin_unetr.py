@@ -13,8 +13,8 @@ from zoo.networks.swin import on_any_device, patch_merging, two_convolution_stem
 
 SWIN_STEP = 32
 """What the sides of a Swin UNETR's input divide by: five halvings."""
-DEPTHS, HEADS, WINDOW = (2, 2, 2, 2), (3, 6, 12, 24), 7
-"""Blocks and attention heads of each stage, and voxels along a side of a window: of every published Swin UNETR."""
+DEPTHS, HEADS = (2, 2, 2, 2), (3, 6, 12, 24)
+"""Blocks and attention heads of each stage: of every published Swin UNETR."""
 
 
 class SegmentingSwin(SwinUNETR):

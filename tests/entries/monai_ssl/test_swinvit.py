@@ -29,10 +29,11 @@ from zoo.commands.examination import examine
 from zoo.embedding import embed
 from zoo.entries.monai_ssl.segment import main
 from zoo.entries.monai_ssl.windows import window_of
-from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
+from zoo.errors import CheckpointFormatError, CheckpointMismatchError, InputContractError, OptionError
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.networks.swin import patch_merging
+from zoo.networks.swin_names import relative_positions
 from zoo.registry import get_entry
 
 NAME = "monai-ssl-swinvit"
@@ -216,6 +217,43 @@ def test_a_supervised_relative_is_told_apart(state, saved, zoo):
     assert torch.equal(model.state_dict()["out.conv.conv.weight"], state["out.conv.conv.weight"])
     assert zoo("import", f"{NAME}.supervised", path)[0] == 0
     assert package.load_report(package.load_model(SWIN, checkpoint=saved(published_swin(state), "d.pt"))).note == ""
+
+
+def suprem(state):
+    """What SuPreM's training saved: a backbone, whose last convolution did nothing if it is there, beside its heads."""
+    heads = {"precls_conv.0.weight": (48,), "GAP.3.weight": (4, 4), "controller.bias": (3,), "organ_embedding": (9, 2)}
+    return {"net": behind("module.", behind("backbone.", state) | {n: torch.ones(s) for n, s in heads.items()})}
+
+
+@pytest.mark.parametrize("with_out", [False, True])
+def test_suprem_s_supervised_swin_unetr_loads_and_is_called_so(with_out, state, saved, zoo):
+    """Its decoder fills ours, its heads tell the merging, and a last convolution that nobody trained stays out."""
+    import zoo as package
+
+    path = saved(suprem({n: t for n, t in state.items() if with_out or not n.startswith("out.")}))
+    for name in (SWIN, NAME):
+        report = package.load_report(package.load_model(name, checkpoint=path))
+        assert "a decoder and heads of SuPreM's training with labels: a supervised relative" in report.note
+        assert report.said_by["merging"] == "the names in the file"
+        assert report.dropped["module.controller.bias"] == "head of SuPreM's supervised training"
+        assert "beside the network" not in report.dropped.values()
+        assert {name.partition(".")[0] for name in report.fresh} == ({"out"} if name == SWIN else set())
+        assert zoo("import", f"{name}.ct5050", path)[0] == 1
+    assert torch.equal(
+        package.load_model(SWIN, checkpoint=path).state_dict()["decoder1.conv_block.conv1.conv.weight"],
+        state["decoder1.conv_block.conv1.conv.weight"],
+    )
+
+
+def test_tables_of_positions_are_no_weights(state, saved):
+    """One that was averaged, or filled, is refused by name; one that was cast is of another kind."""
+    name = "swinViT.layers2.0.blocks.1.attn.relative_position_index"
+    assert torch.equal(relative_positions(), state[name])
+    for model in (NAME, SWIN):
+        with pytest.raises(CheckpointFormatError, match=r"1 tables of relative positions .*layers2\.0\.blocks\.1"):
+            zoo.load_model(model, checkpoint=saved(state | {name: state[name].flip(0)}))
+        with pytest.raises(CheckpointMismatchError, match=r"343x343 int64 expected"):
+            zoo.load_model(model, checkpoint=saved(state | {name: state[name].half()}))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.networks.swin import patch_merging
+from zoo.networks.swin_names import relative_positions
 from zoo.registry import entries, get_entry
 
 ENCODER, SEGMENTER = "voco-swinvit-b", "voco-swinunetr-b"
@@ -31,6 +32,13 @@ V2 = "swinViT.layers{}c.0.layer.conv{}.conv.weight"
 
 def load(name, path, **options):
     return zoo.load_model(name, checkpoint=path, mmap=True, **options)
+
+
+def fill(name, names, **options):
+    """Fill a network, as `load_model` does, with the names of a file."""
+    entry = get_entry(name)
+    state, facts = entry.convert(names)
+    return load_into(build_network(entry, {**entry.config, **facts, **options}), state, entry)
 
 
 def on_meta(shapes):
@@ -153,9 +161,9 @@ FORMS = {
 
 @pytest.fixture(scope="module")
 def light():
-    """VoCo B's names and shapes, each with memory for one number only."""
+    """VoCo B's names and shapes, each with memory for one number only, but for the tables of positions."""
     shapes = swin_keys("voco_b").items()
-    return {name: torch.zeros((), dtype=_kind(name)).expand(shape) for name, shape in shapes}
+    return {n: relative_positions() if n.endswith("_index") else torch.zeros(()).expand(s) for n, s in shapes}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -205,16 +213,13 @@ def test_their_own_embedding_needs_its_convolutions(light):
     """A file of the transformer alone would leave them random."""
     alone = {name: t for name, t in light.items() if name.startswith("swinViT.")}
     entry = get_entry(ENCODER)
-    state, facts = entry.convert(alone)
+    _, facts = entry.convert(alone)
     assert facts["convolutions"] is False
     with pytest.raises(CheckpointMismatchError, match=r"embedding='authors' is made by convolutions .* encoder10\."):
         entry.build({**entry.config, **facts, "embedding": "authors"})
-    part = dict(light)
-    del part["encoder3.layer.conv2.conv.weight"]
-    state, facts = entry.convert(part)
-    model = build_network(entry, {**entry.config, **facts, "embedding": "authors"})
+    part = {name: tensor for name, tensor in light.items() if name != "encoder3.layer.conv2.conv.weight"}
     with pytest.raises(CheckpointMismatchError, match=r"missing \(1\): encoder3\.layer\.conv2"):
-        load_into(model, state, entry)
+        fill(ENCODER, part, embedding="authors")
 
 
 # --- one size for another, one version for another --------------------------------------------------------------------
@@ -270,20 +275,18 @@ def test_the_wrong_file_is_said_by_name_when_it_is_loaded(saved):
 
 
 @pytest.mark.parametrize("stray", ["swinViT.layers5c.0.layer.conv1.conv.weight", "swinViT.norm1.weight", "encoder5.w"])
-def test_a_tensor_that_the_network_does_not_have_is_refused(stray, light, saved):
+def test_a_tensor_that_the_network_does_not_have_is_refused(stray, light):
     """Under the network's prefix, and beside its parts."""
-    small = {name: tensor.contiguous() for name, tensor in light.items()}
     with pytest.raises(CheckpointMismatchError, match=r"unexpected \(1\)"):
-        load(SEGMENTER, saved(small | {stray: torch.ones(1)}))
+        fill(SEGMENTER, light | {stray: torch.ones(1)})
 
 
-def test_a_missing_convolution_of_a_stage_is_named(light, saved):
+def test_a_missing_convolution_of_a_stage_is_named(light):
     """It would be fresh, and all features wrong."""
-    small = {name: tensor.contiguous() for name, tensor in light.items()}
-    del small[V2.format(3, 2)]
+    lacking = {name: tensor for name, tensor in light.items() if name != V2.format(3, 2)}
     for name, kept in ((ENCODER, "layers3c"), (SEGMENTER, "swinViT.layers3c")):
         with pytest.raises(CheckpointMismatchError, match=rf"missing \(1\): {kept}\.0\.layer\.conv2"):
-            load(name, saved(small))
+            fill(name, lacking)
 
 
 # --- plain classes, channels, groups ----------------------------------------------------------------------------------

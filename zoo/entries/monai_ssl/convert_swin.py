@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 from zoo.entries.monai_ssl.convert import with_widths
@@ -9,22 +11,30 @@ from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, TWO_CONVOLUTIONS, UNUSED, FoundSwin, find_swin
+from zoo.networks.swin_names import check_indices as check_indices
 
-UNUSED_BY_SWIN = UNUSED
-RESTORED = {r"out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training, or is not asked for"}
+_SUPREM = r"(precls_conv|GAP|controller|text_to_vision)\..+|organ_embedding(\.weight)?"
+UNUSED_BY_SWIN = UNUSED | {_SUPREM: "head of SuPreM's supervised training"}
+RESTORED = {
+    r"out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training, or is not trained or asked for"
+}
 UNUSED_BY_ENCODER = (
     UNUSED_BY_SWIN | DECODER | {r"out\.conv\.conv\.(weight|bias)": "head of the U-Net around the transformer"}
 )
 
-_HEAD = "out.conv.conv.weight"
+_HEAD, _LAST = "out.conv.conv.weight", "decoder1."
+_RELATIVE = (
+    "a supervised relative, which learned to segment, and not the pre-training alone. SuPreM's Swin UNETR is one, and "
+    "so is self_supervised_nv_swin_unetr_5050.pt, whatever its name says"
+)
 _VOCO = {48: "b", 96: "l", 192: "h"}
 
 
 def convert_swin(state: State) -> tuple[State, Config]:
     """Keep the Swin UNETR of a file, or put a file's Swin transformer where a Swin UNETR has it.
 
-    The forms are those of `find_swin`. The last convolution of the published pre-training, which restored the volume,
-    is left out.
+    The forms are those of `find_swin`, and SuPreM's around MONAI's. The last convolution of the published pre-training,
+    which restored the volume, is left out, and so is SuPreM's, which its training did not use.
 
     Raises:
         CheckpointMismatchError: The file holds several networks that it could mean, or a Swin v2.
@@ -34,16 +44,16 @@ def convert_swin(state: State) -> tuple[State, Config]:
         return dict(state), {}
     network = {f"swinViT.{name}": tensor for name, tensor in found.tensors.items()} | found.beside
     classes = classes_of(network, _HEAD)
-    if _restores(found):
+    if not _segments(found):
         network, classes = without(network, RESTORED), {}
-    return without(network, UNUSED_BY_SWIN), with_widths(found.facts) | classes | _remark(found)
+    return without(network, UNUSED_BY_SWIN), with_widths(found.facts) | classes
 
 
 def convert_swin_encoder(state: State) -> tuple[State, Config]:
     """Keep the Swin transformer of any of these files, under the names of MONAI's `SwinTransformer`.
 
-    The head of a network that segments is kept too, so that names and shapes tell its file from one of a pre-training;
-    no encoder has it, and `UNUSED_BY_ENCODER` says so.
+    Of a network that learned to segment the last block of the decoder is kept too, so that names and shapes tell its
+    file from one of a pre-training; no encoder has it, and `UNUSED_BY_ENCODER` says so.
 
     Raises:
         CheckpointMismatchError: As `convert_swin`.
@@ -52,9 +62,9 @@ def convert_swin_encoder(state: State) -> tuple[State, Config]:
     if found is None:
         return dict(state), {}
     network = without(found.tensors, UNUSED_BY_SWIN)
-    if not _restores(found):
-        network |= {name: tensor for name, tensor in found.beside.items() if name.startswith("out.")}
-    return network, with_widths(found.facts) | classes_of(network, "classification_head.weight") | _remark(found)
+    if "remark" in found.facts:
+        network |= {name: tensor for name, tensor in found.beside.items() if name.startswith(_LAST)}
+    return network, with_widths(found.facts) | classes_of(network, "classification_head.weight")
 
 
 def complete_swin(state: State) -> State:
@@ -88,24 +98,24 @@ def _find_v1(state: State) -> FoundSwin | None:
             f"transformer would compute something else. VoCo's files are so: 'voco-swinunetr{sizes}' and "
             f"'voco-swinvit{sizes}' take them"
         )
+    if found is not None and any(re.fullmatch(rf"(.*\.)?({_SUPREM})", name) for name in state):
+        remark = f"the file has a decoder and heads of SuPreM's training with labels: {_RELATIVE}"
+        facts = {name: fact for name, fact in found.facts.items() if name != "unclear"}
+        return replace(found, facts=facts | {"merging": "duplicated", "remark": remark})
+    if found is not None and _segments(found) and any(name.startswith(_LAST) for name in found.beside):
+        (classes,) = classes_of(found.beside, _HEAD).values()
+        remark = f"the file has a decoder and an out head of {classes} classes: {_RELATIVE}"
+        return replace(found, facts=found.facts | {"remark": remark})
     return found
 
 
-def _restores(found: FoundSwin) -> bool:
-    """Whether the last convolution restored the volume: one output, under the authors' own names."""
-    return "merging" in found.facts and classes_of(found.beside, _HEAD) == {"num_classes": 1}
+def _segments(found: FoundSwin) -> bool:
+    """Whether the last convolution tells classes: the authors' own, of one output, restored the volume.
 
-
-def _remark(found: FoundSwin) -> Config:
-    """What the report says of a file that is of no pre-training: it has learned to segment."""
-    classes = classes_of(found.beside, _HEAD).get("num_classes", 0)
-    if _restores(found) or not classes or not any(name.startswith("decoder1.") for name in found.beside):
-        return {}
-    return {
-        "remark": f"the file has a decoder and an out head of {classes} classes: a supervised relative, which learned "
-        "to segment, and not the pre-training alone. SuPreM's Swin UNETR is one, and so is "
-        "self_supervised_nv_swin_unetr_5050.pt, whatever its name says"
-    }
+    SuPreM's, which stands beside the heads that its training used, did nothing.
+    """
+    classes = classes_of(found.beside, _HEAD)
+    return bool(classes) and not ("merging" in found.facts and (classes["num_classes"] == 1 or "remark" in found.facts))
 
 
 def _check_stem(state: State, stem: str, name: str) -> None:

@@ -14,6 +14,7 @@ from zoo.entries.voco.convert import (
     UNUSED_BY_SEGMENTER,
     WIDTHS,
     check_convolutions,
+    check_indices,
     complete_encoder,
     complete_segmenter,
     convert_encoder,
@@ -93,6 +94,7 @@ def _encoder(size: str, width: int) -> Entry:
         preprocessing=ABDOMEN,
         settled=("merging",),
         unused=UNUSED_BY_ENCODER,
+        correct=check_indices,
         complete=complete_encoder,
         embed=embed_volume,
     )
@@ -124,6 +126,7 @@ def _segmenter(size: str, width: int) -> Entry:
         preprocessing=ABDOMEN,
         settled=("merging",),
         unused=UNUSED_BY_SEGMENTER,
+        correct=check_indices,
         complete=complete_segmenter,
         segment=segment_volume,
     )

@@ -6,6 +6,7 @@ from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
 from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, UNUSED, FoundSwin, find_swin
+from zoo.networks.swin_names import check_indices as check_indices
 
 WIDTHS = {"b": 48, "l": 96, "h": 192}
 """Size -> channels of the first stage."""
