@@ -225,6 +225,16 @@ def suprem(state):
     return {"net": behind("module.", behind("backbone.", state) | {n: torch.ones(s) for n, s in heads.items()})}
 
 
+def test_a_supervised_relative_is_not_on_record():
+    """At the width of the published files nothing but the decoder tells them apart: names and shapes differ from it."""
+    whole = on_meta(swin_shapes(48))
+    headless = {name: tensor for name, tensor in whole.items() if not name.startswith("out.")}
+    recorded = {record.fingerprint[name] for name in (NAME, SWIN) for record in records(name)}
+    for names in (whole, behind("module.", whole), suprem(whole)["net"], suprem(headless)["net"]):
+        assert fingerprint(get_entry(NAME).convert(names)[0]) not in recorded
+    assert fingerprint(get_entry(SWIN).convert(whole)[0]) not in recorded
+
+
 @pytest.mark.parametrize("with_out", [False, True])
 def test_suprem_s_supervised_swin_unetr_loads_and_is_called_so(with_out, state, saved, zoo):
     """Its decoder fills ours, its heads tell the merging, and a last convolution that nobody trained stays out."""
