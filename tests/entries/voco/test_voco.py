@@ -316,7 +316,7 @@ def test_channels_and_rates(published, encoder):
     assert len(zoo.load_report(three).adapted) == 3
     x = reference_input()[:1, :, :32, :32, :64]
     one = load(ENCODER, published, embedding="authors")
-    # sums in another order, which norms over the two voxels of the last map make larger: 6e-5; another scale: 0.1
+    # sums in another order, which norms over the two voxels of the last map make larger: 6e-5; another scale: 0.36
     assert relative_error(three(x.expand(-1, 3, -1, -1, -1)), one(x).numpy()) < 1e-3
     groups = zoo.param_groups(encoder, 1e-2, layer_decay=0.5)
     rates = {group["name"]: group["lr"] for group in groups if "no decay" not in group["name"]}

@@ -23,7 +23,6 @@ from zoo.entries.monai_ssl.convert import (
     settle_stem,
 )
 from zoo.entries.monai_ssl.convert_swin import (
-    RESTORED,
     UNUSED_BY_ENCODER,
     UNUSED_BY_SWIN,
     check_indices,
@@ -32,7 +31,7 @@ from zoo.entries.monai_ssl.convert_swin import (
     convert_swin,
     convert_swin_encoder,
 )
-from zoo.entries.monai_ssl.sizes import WIDTHS, check_options, vit_options
+from zoo.entries.monai_ssl.sizes import WIDTHS, swin_options, vit_options
 from zoo.entry import Config, Entry, Labels
 from zoo.errors import OptionError
 
@@ -89,20 +88,14 @@ def build_swin(config: Config) -> nn.Module:
     """The Swin UNETR: logits `(N, num_classes, D, H, W)`; with 0 classes the decoder's maps."""
     from zoo.entries.monai_ssl.segmenters import swin_unetr
 
-    return swin_unetr(**_swin_options(config))
+    return swin_unetr(**swin_options(config))
 
 
 def build_swin_encoder(config: Config) -> nn.Module:
     """The transformer of a Swin UNETR: features `(N, 768)`, or logits `(N, num_classes)`."""
     from zoo.entries.monai_ssl.model import swin_encoder
 
-    return swin_encoder(**_swin_options(config))
-
-
-def _swin_options(config: Config) -> dict[str, Any]:
-    check_options(config)
-    options = {name: config[name] for name in ("in_channels", "feature_size", "num_classes", "merging")}
-    return options | {"two_convolutions": config.get("two_convolutions", False)}
+    return swin_encoder(**swin_options(config))
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None) -> Tensor:
@@ -223,7 +216,7 @@ ENTRIES = (
         ),
         preprocessing=FINE_TUNING,
         settled=("merging",),
-        unused=UNUSED_BY_SWIN | RESTORED,
+        unused=UNUSED_BY_SWIN,
         correct=check_indices,
         complete=complete_swin,
         segment=segment_volume,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from typing import Any
 
 from zoo.entries.monai_ssl.convert import with_widths
 from zoo.entry import Config, State
@@ -13,14 +11,16 @@ from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, TWO_CONVOLUTIONS, UNUSED, FoundSwin, find_swin
 from zoo.networks.swin_names import check_indices as check_indices
 
-_SUPREM = r"(precls_conv|GAP|controller|text_to_vision)\..+|organ_embedding(\.weight)?"
-UNUSED_BY_SWIN = UNUSED | {_SUPREM: "head of SuPreM's supervised training"}
-RESTORED = {
-    r"out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training, or is not trained or asked for"
+_OUT = r"out\.conv\.conv\.(weight|bias)"
+_SUPREM = ("precls_conv", "GAP", "controller")
+"""What SuPreM's training had behind the decoder in place of a last convolution."""
+_BESIDE = UNUSED | {
+    rf"({'|'.join(_SUPREM)}|text_to_vision)\..+": "head of SuPreM's supervised training",
+    r"organ_embedding(\.weight)?": "head of SuPreM's supervised training",
 }
-UNUSED_BY_ENCODER = (
-    UNUSED_BY_SWIN | DECODER | {r"out\.conv\.conv\.(weight|bias)": "head of the U-Net around the transformer"}
-)
+_RESTORED = {_OUT: "head that restored the volume in pre-training, or is not trained or asked for"}
+UNUSED_BY_SWIN = _BESIDE | _RESTORED
+UNUSED_BY_ENCODER = _BESIDE | DECODER | {_OUT: "head of the U-Net around the transformer"}
 
 _HEAD, _LAST = "out.conv.conv.weight", "decoder1."
 _RELATIVE = (
@@ -45,8 +45,8 @@ def convert_swin(state: State) -> tuple[State, Config]:
     network = {f"swinViT.{name}": tensor for name, tensor in found.tensors.items()} | found.beside
     classes = classes_of(network, _HEAD)
     if not _segments(found):
-        network, classes = without(network, RESTORED), {}
-    return without(network, UNUSED_BY_SWIN), with_widths(found.facts) | classes
+        network, classes = without(network, _RESTORED), {}
+    return without(network, _BESIDE), with_widths(found.facts) | classes
 
 
 def convert_swin_encoder(state: State) -> tuple[State, Config]:
@@ -61,7 +61,7 @@ def convert_swin_encoder(state: State) -> tuple[State, Config]:
     found = _find_v1(state)
     if found is None:
         return dict(state), {}
-    network = without(found.tensors, UNUSED_BY_SWIN)
+    network = without(found.tensors, _BESIDE)
     if "remark" in found.facts:
         network |= {name: tensor for name, tensor in found.beside.items() if name.startswith(_LAST)}
     return network, with_widths(found.facts) | classes_of(network, "classification_head.weight")
@@ -90,7 +90,7 @@ def complete_swin_encoder(state: State) -> State:
 def _find_v1(state: State) -> FoundSwin | None:
     found = find_swin(state)
     if found is not None and found.v2:
-        known: Any = _VOCO.get(found.width or 0)
+        known = _VOCO.get(found.width or 0)
         sizes = f"-{known}" if known else "-b, -l and -h"
         raise CheckpointMismatchError(
             f"the file holds a Swin v2 network ({len(found.v2)} tensors of convolutions before its stages: "
@@ -98,7 +98,8 @@ def _find_v1(state: State) -> FoundSwin | None:
             f"transformer would compute something else. VoCo's files are so: 'voco-swinunetr{sizes}' and "
             f"'voco-swinvit{sizes}' take them"
         )
-    if found is not None and any(re.fullmatch(rf"(.*\.)?({_SUPREM})", name) for name in state):
+    parts = {part for name in state for part in name.split(".")}
+    if found is not None and parts.issuperset(_SUPREM):
         remark = f"the file has a decoder and heads of SuPreM's training with labels: {_RELATIVE}"
         facts = {name: fact for name, fact in found.facts.items() if name != "unclear"}
         return replace(found, facts=facts | {"merging": "duplicated", "remark": remark})

@@ -81,6 +81,17 @@ def vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
     return options, config["img_size"] or table
 
 
+def swin_options(config: Config) -> dict[str, Any]:
+    """Arguments of a Swin UNETR, or of its transformer.
+
+    Raises:
+        CheckpointMismatchError: The file contradicts an option.
+    """
+    check_options(config)
+    options = {name: config[name] for name in ("in_channels", "feature_size", "num_classes", "merging")}
+    return options | {"two_convolutions": config.get("two_convolutions", False)}
+
+
 def _table_size(asked: ImgSize | None, positions: int | None) -> ImgSize:
     """Voxels that a file's table is for: those that were asked for if they are as many positions, else a cube."""
     cube = PUBLISHED_SIZE if positions is None else PATCH * (cube_side(positions) or 0)
