@@ -44,8 +44,8 @@ FORMS = {
     "dae_drive": lambda state: {"model": behind("module.", state)},
     "ct5050": lambda state: {"state_dict": behind("module.", state)},
 }
-WINDOW = 64
-"""Voxels along a side of the windows of the test: a third of the work of the published 96."""
+WINDOW = (96, 64, 64)
+"""Voxels of the windows of the test: less work than the published 96, and empty cells along the first axis."""
 
 
 def load(path, **options):
@@ -376,25 +376,27 @@ def test_what_is_no_ct_is_refused(tmp_path):
 def test_a_ct_is_embedded_window_by_window(small, tmp_path, monkeypatch):
     """A small one is one window, of which the cells that hold some of it are averaged; the recipe's command agrees."""
     assert window_of(load(small)) == (96, 96, 96)
-    monkeypatch.setattr("zoo.entries.monai_ssl.windows.PUBLISHED_SIZE", WINDOW)
-    path, _ = write_ct(tmp_path / "ct.nii.gz")
+    for module in ("windows", "segment"):
+        monkeypatch.setattr(f"zoo.entries.monai_ssl.{module}.window_of", lambda model: WINDOW)
+    path, _ = write_ct(tmp_path / "ct.nii.gz", (36, 36, 34))
     found = embed(NAME, [path], checkpoint=small)
     assert found.values.shape == (1, 192)
     model, ct = load(small), zoo.load_transform(NAME)(path)
     inside = np.argwhere(ct[0].numpy() > 0)
     box = ct[0][tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))]
-    before = [(WINDOW - side) // 2 for side in box.shape]
-    padded = torch.zeros(WINDOW, WINDOW, WINDOW)
+    before = [(whole - side) // 2 for whole, side in zip(WINDOW, box.shape, strict=True)]
+    padded = torch.zeros(WINDOW)
     place = tuple(slice(low, low + side) for low, side in zip(before, box.shape, strict=True))
     padded[place] = box
     cells = tuple(slice(low // 32, -(-(low + side) // 32)) for low, side in zip(before, box.shape, strict=True))
+    assert cells[0] == slice(1, 2)
     expected = model.forward_features(padded[None, None])[(0, slice(None), *cells)].mean((1, 2, 3))
     np.testing.assert_allclose(found.values[0], expected.numpy(), rtol=1e-4, atol=1e-5)
     arguments = ["--checkpoint", str(small), "--out", str(tmp_path / "out"), "--device", "cpu", "--model", NAME]
     (file,) = main(["features", "--image", str(path), *arguments])
     with np.load(file) as stored:
         np.testing.assert_allclose(stored["pooled"], expected.numpy(), rtol=1e-4, atol=1e-5)
-        assert stored["map"].shape == (192, 2, 2, 2)
+        assert stored["map"].shape == (192, 3, 2, 2)
         assert np.abs(np.diag(stored["affine"][:3, :3])) == pytest.approx([32 * 0.7, 32 * 0.8, 32 * 1.25])
 
 
