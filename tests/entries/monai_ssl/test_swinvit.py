@@ -33,6 +33,7 @@ from zoo.errors import CheckpointFormatError, CheckpointMismatchError, InputCont
 from zoo.loading import full_state
 from zoo.manifest import records
 from zoo.networks.swin import patch_merging
+from zoo.networks.swin_encoder import swin_encoder
 from zoo.networks.swin_names import relative_positions
 from zoo.registry import get_entry
 
@@ -316,6 +317,15 @@ def test_channels_and_rates(small):
     groups = zoo.param_groups(model, 1e-2, layer_decay=0.5)
     rates = {group["name"]: group["lr"] for group in groups if "no decay" not in group["name"]}
     assert rates == {"patch_embed": 1e-2 / 16, **{f"layers{i}": 1e-2 / 2 ** (4 - i) for i in (1, 2, 3, 4)}}
+
+
+@pytest.mark.parametrize("v2", [False, True])
+def test_every_parameter_gets_a_gradient(v2):
+    """As plain DistributedDataParallel needs it; of a Swin v2 with VoCo's own embedding too."""
+    options = {"use_v2": True, "embedding": "authors"} if v2 else {}
+    model = swin_encoder(feature_size=12, num_classes=2, **options)
+    model(volume(64, 32, 32)).sum().backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
 
 
 def test_inspection_names_both_networks(state, saved):
