@@ -192,7 +192,8 @@ class Entry:
     """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
 
     A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
-    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong.
+    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong. Under
+    `remark` stands a sentence for the report on what else the file is.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.

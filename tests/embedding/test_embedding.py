@@ -146,15 +146,16 @@ def test_a_path_that_does_not_exist_fails_as_in_every_command(zoo, films, tmp_pa
     ("name", "way"),
     [
         ("caid-resnet50-unet", "caid-resnet50"),
-        ("monai-ssl-unetr", "monai-ssl-vitb16"),
-        ("monai-ssl-swinunetr", "monai-ssl-vitb16"),
-        ("monai-ssl-vitautoenc", "monai-ssl-vitb16"),
+        ("monai-ssl-unetr", "monai-ssl-vitb16 and monai-ssl-swinvit"),
+        ("monai-ssl-swinunetr", "monai-ssl-vitb16 and monai-ssl-swinvit"),
+        ("monai-ssl-vitautoenc", "monai-ssl-vitb16 and monai-ssl-swinvit"),
         ("glcl-unet", "glcl-encoder"),
+        ("voco-swinunetr-l", "voco-swinvit-b and voco-swinvit-l and voco-swinvit-h"),
     ],
 )
 def test_networks_without_pooled_features_name_the_one_that_has(name, way, films):
     """Told from the entry alone, so that no weights are needed for it."""
-    with pytest.raises(OptionError, match=f"'{name}' has no pooled features.* {way} gives them"):
+    with pytest.raises(OptionError, match=f"'{name}' has no pooled features.* {way} gives? them"):
         embed(name, [films])
 
 

@@ -33,6 +33,7 @@ from zoo.manifest import records
 from zoo.networks.swin import MERGINGS, patch_merging
 from zoo.registry import get_entry
 
+ENCODER = "monai-ssl-swinvit"
 TOLERANCE = 1e-5
 """Relative. Sums in another order differ by some 2e-6 after eight blocks and the decoder; the other merging by 0.2."""
 FORMS = {
@@ -105,15 +106,14 @@ def test_published_files_compute_what_the_authors_networks_do(published):
     model = load(path)
     assert zoo.load_report(model).options == {"merging": "duplicated"}
     assert zoo.load_report(model).fresh.keys() == (unet.keys() if form == "ct5050" else set(OUT))
-    model.load_state_dict(model.state_dict() | filled({name: unet[name] for name in OUT}))  # the last convolution alone
+    missing = unet if form == "ct5050" else {name: unet[name] for name in OUT}  # the last convolution alone
+    model.load_state_dict(model.state_dict() | filled(missing))
     stages = model.swinViT(x)
     assert relative_error(stages[4], arrays["map"]) < TOLERANCE
     assert relative_error(stages[4].mean((2, 3, 4)), arrays["pooled"]) < TOLERANCE
     for i, step in ((1, 2), (2, 2), (3, 1)):
         if f"stage{i}" in arrays:
             assert relative_error(stages[i][:1, ::4, ::step, ::step, ::step], arrays[f"stage{i}"]) < TOLERANCE
-    if form == "ct5050":  # whose decoder is not in the file
-        return
     seen = {}
     model.decoder1.register_forward_hook(lambda module, inputs, output: seen.update(map=output))
     logits = model(x[:1])
@@ -295,9 +295,11 @@ def test_inspection_says_what_the_file_does_not(state, saved):
         assert (match.complete, tuple(match.unclear)) == (True, unsaid)
         assert ("does not say its merging" in str(summary)) == bool(unsaid)
     content = published_swin(state) | {"zoo": {"model": SWIN, "recipe": "mine", "options": '{"merging": "complete"}'}}
-    (match,) = zoo.inspect_checkpoint(saved(content)).matches
-    assert (match.complete, tuple(match.unclear)) == (False, ())
-    assert "merging is contradicted" in str(match)
+    matches = zoo.inspect_checkpoint(saved(content)).matches
+    assert {match.model for match in matches} == {SWIN, ENCODER}
+    for match in matches:
+        assert (match.complete, tuple(match.unclear)) == (False, ())
+        assert "merging is contradicted" in str(match)
 
 
 def test_records_say_what_names_do_not():
@@ -363,7 +365,13 @@ def test_a_voco_file_is_refused_by_name(saved):
     for content in (names, {"global_step": 1, "state_dict": training}):
         with pytest.raises(CheckpointMismatchError, match=r"a Swin v2 network .*layers1c\.0\.layer\.conv1.*VoCo"):
             load(saved(content))
-        assert SWIN not in [match.model for match in zoo.inspect_checkpoint(saved(content)).matches]
+        assert not [m for m in zoo.inspect_checkpoint(saved(content)).matches if m.model in (SWIN, ENCODER)]
+    for size, width in (("b", 48), ("l", 96), ("h", 192)):
+        shapes = {name: torch.zeros(shape, device="meta") for name, shape in swin_keys(f"voco_{size}").items()}
+        for name in (SWIN, ENCODER):
+            with pytest.raises(CheckpointMismatchError, match=rf"'voco-swinunetr-{size}' and 'voco-swinvit-{size}'"):
+                get_entry(name).convert(shapes)
+        assert shapes["swinViT.patch_embed.proj.weight"].shape[0] == width
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
     if not entry.is_encoder:
         encoders = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
         raise OptionError(
-            f"{entry.name!r} has no pooled features: {entry.summary}. In its family {' and '.join(encoders)} gives them"
+            f"{entry.name!r} has no pooled features: {entry.summary}. In its family {' and '.join(encoders)} "
+            f"{'gives' if len(encoders) == 1 else 'give'} them"
         )
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")

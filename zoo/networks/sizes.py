@@ -22,7 +22,7 @@ def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
         InputContractError: They have other axes, channels or sides.
     """
     if x.ndim != 5:
-        forgotten = ". Of one volume (C, D, H, W) x[None] is a batch" if x.ndim == 4 else ""
+        forgotten = ". x[None] makes a batch of one volume (C, D, H, W)" if x.ndim == 4 else ""
         raise InputContractError(
             f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
         )
@@ -44,7 +44,7 @@ def check_whole(**numbers: int) -> None:
     """Check numbers that count something.
 
     Raises:
-        OptionError: One is no whole number, or below 1.
+        OptionError: One is not a whole number, or below 1.
     """
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -269,14 +269,12 @@ def test_conversion_is_pure_and_idempotent(name, vit_state, unetr_state):
 # --- Swin UNETR -------------------------------------------------------------------------------------------------------
 
 
-def test_the_swin_unetr_is_built_where_meta_cannot_be(swin_state, saved):
-    """Its constructor reads values and computes buffers, so it is built on the CPU and filled there."""
-    entry = get_entry(SWIN)
-    with pytest.raises(RuntimeError), torch.device("meta"):
-        entry.build(dict(entry.config))
-    network = build_network(entry, {**entry.config, "feature_size": 12})
-    assert not any(tensor.is_meta for tensor in network.state_dict().values())
+def test_the_swin_unetr_is_built_on_the_meta_device(swin_state, saved):
+    """Though MONAI's constructor reads values and computes buffers; a file has these, and nothing else is drawn."""
+    network = build_network(get_entry(SWIN), dict(get_entry(SWIN).config))
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
     model = load(SWIN, saved(swin_state))
+    assert not any(tensor.is_meta for tensor in model.state_dict().values())
     assert same(model.state_dict(), swin_state)
     assert "swinViT.layers1.0.blocks.0.attn.relative_position_index" in dict(model.named_buffers())
 
@@ -316,17 +314,19 @@ def test_every_form_of_the_swin_unetr_loads(form, filled, swin_state, saved):
 
 def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
     """All of MONAI's class but the last convolution, 157 of 159, at the width on record."""
-    (weights,) = records(SWIN)
+    weights, ct5050 = records(SWIN)
     shapes = swin_shapes(feature=48)
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     converted, facts = get_entry(SWIN).convert(published_swin(state)["model"])
     assert set(shapes) - set(converted) == {"out.conv.conv.weight", "out.conv.conv.bias"}
-    assert weights.fingerprint == {SWIN: fingerprint(converted)}
+    assert weights.fingerprint[SWIN] == fingerprint(converted)
     assert facts == {"feature_size": 48, "merging": "duplicated", "in_file": {"feature_size": 48}}
     assert (weights.bytes, weights.options) == (753973445, {"merging": "duplicated"})
     assert weights.sha256.startswith("c3564f40a6a051d3")
     assert (weights.state, zoo.model_info(SWIN).default) == ("hosted", True)
     assert weights.sources[0].endswith("/0.8.1/ssl_pretrained_weights.pth")
+    assert all(re.search(r"@[0-9a-f]{40}/\w+50000\.pth$", source) for source in weights.sources[1:])
+    assert (len(weights.sources), ct5050.tag) == (3, "ct5050")
 
 
 def test_a_record_with_a_digest_and_no_size_is_fetched_and_loaded(swin_state, saved, tmp_path, monkeypatch):

@@ -5,14 +5,11 @@ The tutorial vit_unetr_ssl of Project-MONAI/tutorials, on MONAI's networks; its 
 
 from __future__ import annotations
 
-import logging
-from math import prod
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from zoo.entries.monai_ssl.contract import FINE_TUNING, PRETRAINING
+from zoo.entries.monai_ssl.contract import FINE_TUNING, PRETRAINING, SWIN_PRETRAINING
 from zoo.entries.monai_ssl.convert import (
     CLASSIFYING,
-    PATCH,
     RESTORING,
     SEGMENTING,
     STEM,
@@ -23,27 +20,28 @@ from zoo.entries.monai_ssl.convert import (
     convert_autoencoder,
     convert_encoder,
     convert_unetr,
-    cube_side,
     settle_stem,
 )
-from zoo.entries.monai_ssl.convert_swin import RESTORED, UNUSED_BY_SWIN, complete_swin, convert_swin
-from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE, tokens_of
+from zoo.entries.monai_ssl.convert_swin import (
+    UNUSED_BY_ENCODER,
+    UNUSED_BY_SWIN,
+    check_indices,
+    complete_swin,
+    complete_swin_encoder,
+    convert_swin,
+    convert_swin_encoder,
+)
+from zoo.entries.monai_ssl.sizes import WIDTHS, swin_options, vit_options
 from zoo.entry import Config, Entry, Labels
-from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import Tensor, nn
 
-ImgSize: TypeAlias = "int | Sequence[int]"
-
-log = logging.getLogger("zoo")
-
 _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _VIT_STAGES = (("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm."))
-_WIDTHS = {"img_size": None, "hidden_size": 768, "mlp_dim": 3072, "num_heads": None}
 _SETTLED = ("img_size", "num_heads")
 """No shape tells the number of heads; that of the table of positions does not tell the windows of the training."""
 
@@ -52,7 +50,7 @@ def build_encoder(config: Config) -> nn.Module:
     """The ViT: features `(N, 768)`, or logits `(N, num_classes)`."""
     from zoo.entries.monai_ssl.model import for_windows, vit_encoder
 
-    options, window = _vit_options(config)
+    options, window = vit_options(config)
     network = vit_encoder(**options, num_layers=config["num_layers"], num_classes=config["num_classes"])
     return for_windows(network, window)
 
@@ -70,7 +68,7 @@ def build_autoencoder(config: Config) -> nn.Module:
             f"num_classes={config['num_classes']} for 'monai-ssl-vitautoenc', which restores the volume and has no "
             "classes: 'monai-ssl-vitb16' classifies, 'monai-ssl-unetr' segments, both from the same file"
         )
-    options, window = _vit_options(config)
+    options, window = vit_options(config)
     channels = config.get("out_channels", 1)
     network = vit_autoencoder(**options, num_layers=config["num_layers"], out_channels=channels)
     return for_windows(network, window)
@@ -81,7 +79,7 @@ def build_unetr(config: Config) -> nn.Module:
     from zoo.entries.monai_ssl.model import for_windows
     from zoo.entries.monai_ssl.segmenters import unetr
 
-    options, window = _vit_options(config)
+    options, window = vit_options(config)
     network = unetr(**options, feature_size=config["feature_size"], num_classes=config["num_classes"])
     return for_windows(network, window)
 
@@ -90,9 +88,14 @@ def build_swin(config: Config) -> nn.Module:
     """The Swin UNETR: logits `(N, num_classes, D, H, W)`; with 0 classes the decoder's maps."""
     from zoo.entries.monai_ssl.segmenters import swin_unetr
 
-    _check_options(config)
-    options = {name: config[name] for name in ("in_channels", "feature_size", "num_classes", "merging")}
-    return swin_unetr(**options, two_convolutions=config.get("two_convolutions", False))
+    return swin_unetr(**swin_options(config))
+
+
+def build_swin_encoder(config: Config) -> nn.Module:
+    """The transformer of a Swin UNETR: features `(N, 768)`, or logits `(N, num_classes)`."""
+    from zoo.entries.monai_ssl.model import swin_encoder
+
+    return swin_encoder(**swin_options(config))
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
@@ -111,54 +114,6 @@ def segment_volume(
     return segment(model, transform, path, batch_size, overlap)
 
 
-def _vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
-    """Arguments of a ViT, with `img_size` that of its table of positions; and the windows that the network is for.
-
-    Raises:
-        CheckpointMismatchError: The file contradicts an option, or its table is not for a cube and no size is given.
-    """
-    _check_options(config)
-    table = _table_size(config["img_size"], config.get("positions"))
-    options = {name: config[name] for name in ("in_channels", *_WIDTHS)} | {"img_size": table}
-    return options, config["img_size"] or table
-
-
-def _table_size(asked: ImgSize | None, positions: int | None) -> ImgSize:
-    """Voxels that a file's table is for: those asked for if they make as many positions, else a cube."""
-    cube = PUBLISHED_SIZE if positions is None else PATCH * (cube_side(positions) or 0)
-    if asked is not None:
-        grid = tokens_of(asked)
-        if positions in (None, prod(grid)):
-            if positions and cube and len(set(grid)) > 1:
-                log.warning(
-                    "img_size=%s: the %d positions of the file are taken to be %s, though a cube of %d voxels has as "
-                    "many. If the file is for that cube, leave img_size out: inputs of any size are interpolated",
-                    asked,
-                    positions,
-                    " x ".join(map(str, grid)),
-                    cube,
-                )
-            return asked
-    if not cube:
-        raise CheckpointMismatchError(
-            f"img_size={asked}: the file has {positions} positions, which make no cube, so their size is unknown. "
-            f"Give it in voxels, img_size=(D, H, W), so that D/{PATCH} x H/{PATCH} x W/{PATCH} is {positions}; the "
-            "network takes inputs of other sizes, too"
-        )
-    return cube
-
-
-def _check_options(config: Config) -> None:
-    """Raise `CheckpointMismatchError` where an option contradicts what a file says."""
-    there = config.get("in_file", {})
-    if wrong := [name for name, value in there.items() if config[name] != value]:
-        asked = ", ".join(f"{name}={config[name]!r} (the file: {there[name]})" for name in wrong)
-        raise CheckpointMismatchError(
-            f"the file contradicts {asked}. A file settles its own widths: leave {' and '.join(wrong)} out, or take a "
-            "file with these widths"
-        )
-
-
 ENTRIES = (
     Entry(
         name="monai-ssl-vitb16",
@@ -171,7 +126,7 @@ ENTRIES = (
         num_features=768,
         build=build_encoder,
         convert=convert_encoder,
-        config={"num_classes": 0, "in_channels": 1, "num_layers": 12, **_WIDTHS},
+        config={"num_classes": 0, "in_channels": 1, "num_layers": 12, **WIDTHS},
         required=VIT,
         head=("classification_head.",),
         settled=_SETTLED,
@@ -194,7 +149,7 @@ ENTRIES = (
         num_features=None,
         build=build_autoencoder,
         convert=convert_autoencoder,
-        config={"num_classes": None, "in_channels": 1, "num_layers": 12, **_WIDTHS},
+        config={"num_classes": None, "in_channels": 1, "num_layers": 12, **WIDTHS},
         required=(*VIT, "conv3d_transpose.", "conv3d_transpose_1."),
         head=(),
         settled=_SETTLED,
@@ -216,7 +171,7 @@ ENTRIES = (
         num_features=None,
         build=build_unetr,
         convert=convert_unetr,
-        config={"num_classes": 14, "in_channels": 1, "feature_size": 16, **_WIDTHS},
+        config={"num_classes": 14, "in_channels": 1, "feature_size": 16, **WIDTHS},
         required=("vit.",),
         head=("out.",),
         settled=_SETTLED,
@@ -261,8 +216,33 @@ ENTRIES = (
         ),
         preprocessing=FINE_TUNING,
         settled=("merging",),
-        unused=UNUSED_BY_SWIN | RESTORED,
+        unused=UNUSED_BY_SWIN,
+        correct=check_indices,
         complete=complete_swin,
         segment=segment_volume,
+    ),
+    Entry(
+        name="monai-ssl-swinvit",
+        summary="3D Swin transformer for CT: features (N, 768), the mean of its last map",
+        family="monai_ssl",
+        modalities=("ct",),
+        anatomy="whole body",
+        dimension=3,
+        parameters=8_062_002,
+        num_features=768,
+        build=build_swin_encoder,
+        convert=convert_swin_encoder,
+        config={"num_classes": 0, "in_channels": 1, "feature_size": 48, "merging": "duplicated"},
+        required=("patch_embed.", *(f"layers{i}." for i in (1, 2, 3, 4))),
+        head=("classification_head.",),
+        stem="patch_embed.proj.weight",
+        side_stems=("patch_embed.proj.conv1.conv.weight",),
+        stages=(("patch_embed.",), *((f"layers{i}.",) for i in (1, 2, 3, 4))),
+        preprocessing=SWIN_PRETRAINING,
+        settled=("merging",),
+        unused=UNUSED_BY_ENCODER,
+        correct=check_indices,
+        complete=complete_swin_encoder,
+        embed=embed_volume,
     ),
 )

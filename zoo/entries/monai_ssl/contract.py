@@ -30,6 +30,18 @@ FINE_TUNING = Preprocessing(
     modality="CT",
 )
 """Input of the segmentation's training (vit_unetr_ssl/ssl_finetune.ipynb): another window, other voxels."""
+SWIN_PRETRAINING = Preprocessing(
+    channels=("CT",),
+    size=(),
+    units="HU",
+    orientation="RAS",
+    window=(-1000.0, 1000.0),
+    modality="CT",
+)
+"""What the Swin transformers were trained on (research-contributions, SwinUNETR/Pretrain and DAE): no resampling.
+
+Nobody reads the spacing that their command lines take. DAE's MRI, z-scores of its nonzero voxels, has no transform.
+"""
 
 
 def build_transform(facts: Preprocessing, spacing: str = "") -> VolumeTransform:

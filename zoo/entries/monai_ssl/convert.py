@@ -6,11 +6,9 @@ The versions differ in monai/networks/nets/{vit,vitautoenc,unetr}.py and the blo
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
+from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
 from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
 PATCH = 16
@@ -149,16 +147,6 @@ def settle_stem(values: State, config: Config) -> dict[str, str]:
     return {name: "a linear layer's weight as a convolution's"}
 
 
-def without(network: State, unused: Mapping[str, str]) -> State:
-    """The tensors that no pattern names; the strict check reports those that the network does not have."""
-    return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}
-
-
-def parts_beside(state: State, prefix: str, owner: str) -> State:
-    """Tensors behind `owner` but not behind `prefix`, which is longer: the other parts of the same network."""
-    return {n: t for n, t in strip_prefix(state, owner).items() if not f"{owner}{n}".startswith(prefix)}
-
-
 def _facts(vit: State) -> Config:
     """What the shapes of a ViT say: widths, blocks, positions."""
     table, hidden = vit.get(_TABLE), vit.get("blocks.0.mlp.linear1.weight")
@@ -175,24 +163,8 @@ def with_widths(facts: Config) -> Config:
     return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
 
 
-def classes_of(network: State, name: str) -> Config:
-    """Number of outputs of the last layer, from the weight of this name; nothing where there is none."""
-    weight = network.get(name)
-    return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
-
-
 def _neutral_norms(state: State) -> State:
     import torch
 
     norms = {name.replace(".norm1.", ".norm_cross_attn."): t for name, t in state.items() if ".norm1." in name}
     return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
-
-
-def keeping_head(state: State) -> State:
-    """A last convolution that returns the decoder's maps; nothing where there is one already."""
-    import torch
-
-    if "out.conv.conv.weight" in state:
-        return {}
-    width = state["encoder1.layer.conv1.conv.weight"].shape[0]
-    return {"out.conv.conv.weight": torch.eye(width)[..., None, None, None], "out.conv.conv.bias": torch.zeros(width)}

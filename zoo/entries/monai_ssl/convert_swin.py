@@ -1,93 +1,70 @@
-"""Pure rules from the tensor names of any published Swin UNETR, or Swin transformer, to those of MONAI's class.
-
-MONAI's own (monai/networks/nets/swin_unetr.py), and those of Project-MONAI/research-contributions (SwinUNETR/Pretrain,
-DAE/Pretrain_full_contrast).
-"""
+"""From the tensor names of any published Swin UNETR, or Swin transformer alone, to those of MONAI's classes. Pure."""
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 
-from zoo.entries.monai_ssl.convert import classes_of, keeping_head, parts_beside, with_widths, without
+from zoo.entries.monai_ssl.convert import with_widths
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
+from zoo.networks.naming import classes_of, keeping_head, without
+from zoo.networks.swin_names import DECODER, TWO_CONVOLUTIONS, UNUSED, FoundSwin, find_swin
+from zoo.networks.swin_names import check_indices as check_indices
 
-STEM, TWO_CONVOLUTIONS = "patch_embed.proj.weight", "patch_embed.proj.conv1.conv.weight"
-"""First weight of the transformer, and of that in the paper "Disruptive Autoencoders"."""
-
-_END = "downsample.reduction.weight"
-_V2 = re.compile(r"layers\d+c\..+")
-_MERGING = (
-    "merging='duplicated' is taken, as in MONAI up to 1.4; weights trained with MONAI 1.5 or later need 'complete', "
-    "which makes another network of the same tensors"
-)
-_TASKS = "head of a task of the pre-training"
-_TRANSFORMER = r"(swinViT\.|encoder\.)?"
-UNUSED_BY_SWIN = {
-    rf"{_TRANSFORMER}mask_token": "token of the masked voxels in pre-training",
-    rf"{_TRANSFORMER}norm\.(weight|bias)": "last norm of the pre-training, which a Swin UNETR lacks",
-    rf"{_TRANSFORMER}(rotation_head|contrastive_head|convTrans3d)\.(weight|bias)": _TASKS,
-    r"conv\.\d+\.(weight|bias)": _TASKS,
-    r"encoder(2|3|4|10)\.layer\.conv3\.conv\.weight": "shortcut, which no forward pass used (MONAI 0.8)",
+_OUT = r"out\.conv\.conv\.(weight|bias)"
+_SUPREM = ("precls_conv", "GAP", "controller")
+"""What SuPreM's training had behind the decoder in place of a last convolution."""
+_BESIDE = UNUSED | {
+    rf"({'|'.join(_SUPREM)}|text_to_vision)\..+": "head of SuPreM's supervised training",
+    r"organ_embedding(\.weight)?": "head of SuPreM's supervised training",
 }
-"""Parts of published files beside the network, by the names that `convert_swin` gives: pattern -> what it is."""
-RESTORED = {r"out\.conv\.conv\.(weight|bias)": "head that restored the volume in pre-training, or was not asked for"}
+_RESTORED = {_OUT: "head that restored the volume in pre-training, or is not trained or asked for"}
+UNUSED_BY_SWIN = _BESIDE | _RESTORED
+UNUSED_BY_ENCODER = _BESIDE | DECODER | {_OUT: "head of the U-Net around the transformer"}
+
+_HEAD, _LAST = "out.conv.conv.weight", "decoder1."
+_RELATIVE = (
+    "a supervised relative, which learned to segment, and not the pre-training alone. SuPreM's Swin UNETR is one, and "
+    "so is self_supervised_nv_swin_unetr_5050.pt, whatever its name says"
+)
+_VOCO = {48: "b", 96: "l", 192: "h"}
 
 
 def convert_swin(state: State) -> tuple[State, Config]:
     """Keep the Swin UNETR of a file, or move a file's Swin transformer to its place in a Swin UNETR.
 
-    There are four forms: MONAI's own names; the transformer alone, with perceptrons called `fc1` and `fc2` (as
-    `load_from` of MONAI's class reads it); the published pre-training, `encoder.layers1.0.0.…` beside a decoder, whose
-    last convolution restored the volume and is left out (as `filter_swinunetr` of the same module reads it); and the
-    network of its paper, the same with two convolutions at the beginning. All but the first date from before MONAI had
-    a second merging.
+    The forms are those of `find_swin`, and SuPreM's around MONAI's. The last convolution of the published pre-training,
+    which restored the volume, is left out, and so is SuPreM's, which its training did not use.
 
     Raises:
         CheckpointMismatchError: The file holds several networks that it could mean, or a Swin v2.
     """
-    found = _find_swin(state)
+    found = _find_v1(state)
     if found is None:
         return dict(state), {}
-    prefix, swin, facts = found
-    network = {f"swinViT.{name}": tensor for name, tensor in swin.items()}
-    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", prefix)
-    if owner != prefix:
-        network |= parts_beside(state, prefix, owner)
-    classes = classes_of(network, "out.conv.conv.weight")
-    if "merging" in facts and classes == {"num_classes": 1}:  # the authors' own names: it restores the volume
-        network, classes = without(network, RESTORED), {}
-    return without(network, UNUSED_BY_SWIN), with_widths(facts) | classes
+    network = {f"swinViT.{name}": tensor for name, tensor in found.tensors.items()} | found.beside
+    classes = classes_of(network, _HEAD)
+    if not _segments(found):
+        network, classes = without(network, _RESTORED), {}
+    return without(network, _BESIDE), with_widths(found.facts) | classes
 
 
-def _find_swin(state: State) -> tuple[str, State, Config] | None:
-    """Return the prefix of a file's Swin transformer, the tensors behind it, and what they say.
+def convert_swin_encoder(state: State) -> tuple[State, Config]:
+    """Keep the Swin transformer of any of these files, under the names of MONAI's `SwinTransformer`.
 
-    Blocks are under MONAI's names. None where there is no Swin transformer.
+    Of a network that learned to segment the last block of the decoder is kept too, so that names and shapes tell its
+    file from one of a pre-training; no encoder has it, and `UNUSED_BY_ENCODER` says so.
+
+    Raises:
+        CheckpointMismatchError: As `convert_swin`.
     """
-    has_two = any(name.endswith(TWO_CONVOLUTIONS) for name in state)
-    stem = TWO_CONVOLUTIONS if has_two else STEM
-    nested = find_prefix(state, (stem, f"layers1.0.0.{_END}", f"layers4.0.0.{_END}"))
-    prefix = find_prefix(state, (stem, f"layers1.0.{_END}", f"layers4.0.{_END}"))
-    place = nested if nested is not None else prefix
-    if place is None:
-        return None
-    swin = strip_prefix(state, place)
-    if v2 := [name for name in swin if _V2.fullmatch(name)]:
-        raise CheckpointMismatchError(
-            f"the file holds a Swin v2 network ({len(v2)} tensors of convolutions before its stages: {place}{v2[0]}) "
-            "as VoCo's files do; one without them is expected. It is another network: without these tensors the "
-            "transformer would compute something else"
-        )
-    if nested is not None:
-        swin = rename_keys(swin, {f"layers{i}.0.0": f"layers{i}.0" for i in range(1, 5)})
-    linear = _linear_names(swin)
-    is_old = linear or nested is not None
-    facts: Config = {"merging": "duplicated"} if is_old else {"unclear": {"merging": _MERGING}}
-    if stem in swin and swin[stem].ndim == 5:
-        facts |= {"feature_size": swin[stem].shape[0]}
-    return place, rename_keys(swin, linear), facts | ({"two_convolutions": True} if has_two else {})
+    found = _find_v1(state)
+    if found is None:
+        return dict(state), {}
+    network = without(found.tensors, _BESIDE)
+    if "remark" in found.facts:
+        network |= {name: tensor for name, tensor in found.beside.items() if name.startswith(_LAST)}
+    return network, with_widths(found.facts) | classes_of(network, "classification_head.weight")
 
 
 def complete_swin(state: State) -> State:
@@ -96,15 +73,55 @@ def complete_swin(state: State) -> State:
     Raises:
         OptionError: The network begins with two convolutions, where that class has one.
     """
-    if f"swinViT.{TWO_CONVOLUTIONS}" in state:
-        raise OptionError(
-            "MONAI's SwinUNETR begins with one convolution, this network (of the paper) with two: no values make that "
-            "class compute the same. Leave --full out to export the tensors unchanged"
-        )
+    _check_stem(state, f"swinViT.{TWO_CONVOLUTIONS}", "SwinUNETR")
     return state | keeping_head(state)
 
 
-def _linear_names(swin: State) -> dict[str, str]:
-    """Names of each perceptron's two layers in files of the Swin transformer alone -> MONAI's names."""
-    places = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
-    return {f"{place}.fc{i}": f"{place}.linear{i}" for place in places for i in (1, 2)}
+def complete_swin_encoder(state: State) -> State:
+    """Leave out the classifier, so that MONAI's `SwinTransformer` loads the rest strictly.
+
+    Raises:
+        OptionError: As `complete_swin`.
+    """
+    _check_stem(state, TWO_CONVOLUTIONS, "SwinTransformer")
+    return {name: tensor for name, tensor in state.items() if not name.startswith("classification_head.")}
+
+
+def _find_v1(state: State) -> FoundSwin | None:
+    found = find_swin(state)
+    if found is not None and found.v2:
+        known = _VOCO.get(found.width or 0)
+        sizes = f"-{known}" if known else "-b, -l and -h"
+        raise CheckpointMismatchError(
+            f"the file holds a Swin v2 network ({len(found.v2)} tensors of convolutions before its stages: "
+            f"{found.v2[0]}), expected one that has none. It is another network: left without them, the same "
+            f"transformer would compute something else. VoCo's files are so: 'voco-swinunetr{sizes}' and "
+            f"'voco-swinvit{sizes}' take them"
+        )
+    parts = {part for name in state for part in name.split(".")}
+    if found is not None and parts.issuperset(_SUPREM):
+        remark = f"the file has a decoder and heads of SuPreM's training with labels: {_RELATIVE}"
+        facts = {name: fact for name, fact in found.facts.items() if name != "unclear"}
+        return replace(found, facts=facts | {"merging": "duplicated", "remark": remark})
+    if found is not None and _segments(found) and any(name.startswith(_LAST) for name in found.beside):
+        (classes,) = classes_of(found.beside, _HEAD).values()
+        remark = f"the file has a decoder and an out head of {classes} classes: {_RELATIVE}"
+        return replace(found, facts=found.facts | {"remark": remark})
+    return found
+
+
+def _segments(found: FoundSwin) -> bool:
+    """Whether the last convolution tells classes: the authors' own, of one output, restored the volume.
+
+    SuPreM's, which stands beside the heads that its training used, did nothing.
+    """
+    classes = classes_of(found.beside, _HEAD)
+    return bool(classes) and not ("merging" in found.facts and (classes["num_classes"] == 1 or "remark" in found.facts))
+
+
+def _check_stem(state: State, stem: str, name: str) -> None:
+    if stem in state:
+        raise OptionError(
+            f"MONAI's {name} begins with one convolution, this network of the paper's with two convolutions: no "
+            "values make that class compute the same. Without --full its tensors are exported as they are"
+        )

@@ -39,9 +39,9 @@ from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.finetune_data import CROPS, Crops, WholeVolumes
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
 from zoo.entries.monai_ssl.segment import SEGMENTERS
-from zoo.entries.monai_ssl.segmenters import SWIN_STEP
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
+from zoo.networks.swin_unetr import SWIN_STEP
 from zoo.registry import get_entry
 from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, length_of

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.monai_ssl.convert import PATCH
-from zoo.entries.monai_ssl.sizes import check_volumes, check_whole, check_widths, tokens_of
+from zoo.entries.monai_ssl.sizes import check_widths, tokens_of
+from zoo.networks.sizes import check_volumes, check_whole
+from zoo.networks.swin_encoder import swin_encoder as swin_encoder
 
 if TYPE_CHECKING:
     from monai.networks.blocks.patchembedding import PatchEmbeddingBlock

@@ -10,9 +10,11 @@ contract of the weights (`zoo.load_transform`): with `--checkpoint` that of the 
 else the model's. `--spacing`, `--window`, `--num-heads` and `--merging` are for files that do not say them. No file
 says the window of a Swin UNETR: give `--window` if it was trained on other crops than 96.
 
-Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map` (768, D/16,
-H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm. An image that cannot be
-segmented is left out and named at the end, with exit code 1. Images that share a name get that of their folder, too.
+Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map`
+(768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm; of
+`--model monai-ssl-swinvit` with 32 in place of 16. An image that cannot
+be segmented is left out and named at the end, with exit code 1; images that share a name are called by their folder's
+too.
 """
 
 from __future__ import annotations
@@ -30,20 +32,20 @@ from torch import Tensor, nn
 
 from zoo.commands.segmenting import label_writer, load_segmenter, write_each
 from zoo.entries.monai_ssl.contract import build_transform
-from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.windows import (
-    ENCODER,
+    ENCODERS,
     OVERLAP,
     WINDOWS_AT_ONCE,
     extract_features,
-    margins,
     segment,
+    step_of,
     window_of,
 )
 from zoo.entry import Labels
 from zoo.errors import OptionError
 from zoo.images import find_images, names_of
 from zoo.loading import input_of
+from zoo.networks.windows import margins
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
@@ -51,11 +53,12 @@ from zoo.training.arrays import save_arrays
 from zoo.transforms import place_volume
 
 SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
-TASKS = {"segment": (SEGMENTERS, OVERLAP), "features": ((ENCODER,), 0.0)}
+TASKS = {"segment": (SEGMENTERS, OVERLAP), "features": (ENCODERS, 0.0)}
 """Task -> the models that it takes, and by how much windows overlap."""
 
 Features = tuple[Tensor, Tensor, npt.NDArray[Any]]
-"""The map `(768, D/16, H/16, W/16)`, its mean `(768,)`, and the matrix from the centre of a token to mm."""
+"""The map `(768, D/16, H/16, W/16)`, of a Swin transformer with 32 in place of 16; its mean `(768,)`; and the matrix
+from the centre of a token to mm."""
 
 
 def segment_volume(
@@ -96,9 +99,10 @@ def features_of(
     image = torch.from_numpy(placed.image)[None]
     at_once = WINDOWS_AT_ONCE if batch_size is None else batch_size
     found, pooled = extract_features(model, image, batch_size=at_once, overlap=overlap)
-    before, _ = margins(placed.image.shape, window_of(model))
-    to_voxel = np.diag((PATCH, PATCH, PATCH, 1.0))
-    to_voxel[:3, 3] = [side.start - low + (PATCH - 1) / 2 for side, low in zip(placed.box, before, strict=True)]
+    step = step_of(model)
+    before, _ = margins(placed.image.shape, window_of(model), step)
+    to_voxel = np.diag((step, step, step, 1.0))
+    to_voxel[:3, 3] = [side.start - low + (step - 1) / 2 for side, low in zip(placed.box, before, strict=True)]
     return found, pooled, placed.whole.affine @ to_voxel
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from math import prod
+from typing import Any, TypeAlias
 
-from zoo.entries.monai_ssl.convert import PATCH
-from zoo.errors import InputContractError, OptionError
+from zoo.entries.monai_ssl.convert import PATCH, cube_side
+from zoo.entry import Config
+from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.networks.sizes import check_whole
 
-if TYPE_CHECKING:
-    from torch import Tensor
+ImgSize: TypeAlias = "int | Sequence[int]"
+
+log = logging.getLogger("zoo")
 
 PUBLISHED_SIZE = 96
 """Voxels along a side of the crops and windows of the published runs."""
 HEAD_WIDTH = 64
 """Channels of one attention head: 768 over 12 in the published network."""
+WIDTHS = {"img_size": None, "hidden_size": 768, "mlp_dim": 3072, "num_heads": None}
+"""Options of a ViT, with their defaults."""
 
 
 def tokens_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
@@ -33,47 +40,6 @@ def tokens_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
         raise OptionError(f"img_size={img_size!r}: expected multiples of {PATCH} voxels, {', '.join(wrong)}")
     depth, height, width = (side // PATCH for side in sides)
     return depth, height, width
-
-
-def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
-    """Return volumes unchanged if a network takes them.
-
-    Args:
-        x: Volumes `(N, C, D, H, W)`.
-        channels: C of the network.
-        step: Divisor of D, H and W; a convolution with that stride would cut off the rest.
-
-    Raises:
-        InputContractError: They have other axes, channels or sides.
-    """
-    if x.ndim != 5:
-        forgotten = ". x[None] makes a batch of one volume (C, D, H, W)" if x.ndim == 4 else ""
-        raise InputContractError(
-            f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
-        )
-    if x.shape[1] != channels:
-        raise InputContractError(
-            f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
-            f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
-        )
-    sides = tuple(x.shape[2:])
-    if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
-        raise InputContractError(
-            f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
-            f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.entries.monai_ssl.windows)"
-        )
-    return x
-
-
-def check_whole(**numbers: int) -> None:
-    """Check numbers that count something.
-
-    Raises:
-        OptionError: One is not a whole number, or below 1.
-    """
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
 
 
 def check_widths(
@@ -101,3 +67,62 @@ def check_widths(
     if hidden_size % heads:
         raise OptionError(f"hidden_size={hidden_size} does not divide by num_heads={heads}")
     return (depth * PATCH, height * PATCH, width * PATCH), heads
+
+
+def vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
+    """Arguments of a ViT, `img_size` that of its table of positions; and the windows that the network is for.
+
+    Raises:
+        CheckpointMismatchError: The file contradicts an option, or its table is for no cube and nothing says what for.
+    """
+    check_options(config)
+    table = _table_size(config["img_size"], config.get("positions"))
+    options = {name: config[name] for name in ("in_channels", *WIDTHS)} | {"img_size": table}
+    return options, config["img_size"] or table
+
+
+def swin_options(config: Config) -> dict[str, Any]:
+    """Arguments of a Swin UNETR, or of its transformer.
+
+    Raises:
+        CheckpointMismatchError: The file contradicts an option.
+    """
+    check_options(config)
+    options = {name: config[name] for name in ("in_channels", "feature_size", "num_classes", "merging")}
+    return options | {"two_convolutions": config.get("two_convolutions", False)}
+
+
+def _table_size(asked: ImgSize | None, positions: int | None) -> ImgSize:
+    """Voxels that a file's table is for: those that were asked for if they are as many positions, else a cube."""
+    cube = PUBLISHED_SIZE if positions is None else PATCH * (cube_side(positions) or 0)
+    if asked is not None:
+        grid = tokens_of(asked)
+        if positions in (None, prod(grid)):
+            if positions and cube and len(set(grid)) > 1:
+                log.warning(
+                    "img_size=%s: the %d positions of the file are taken to be %s, though a cube of %d voxels has as "
+                    "many. If the file is for that cube, leave img_size out: inputs of any size are interpolated",
+                    asked,
+                    positions,
+                    " x ".join(map(str, grid)),
+                    cube,
+                )
+            return asked
+    if not cube:
+        raise CheckpointMismatchError(
+            f"img_size={asked}: the file has {positions} positions, which make no cube, so their size is unknown. "
+            f"Give it in voxels, img_size=(D, H, W), so that D/{PATCH} x H/{PATCH} x W/{PATCH} is {positions}; the "
+            "network takes inputs of other sizes, too"
+        )
+    return cube
+
+
+def check_options(config: Config) -> None:
+    """Raise `CheckpointMismatchError` where an option contradicts what a file says."""
+    there = config.get("in_file", {})
+    if wrong := [name for name, value in there.items() if config[name] != value]:
+        asked = ", ".join(f"{name}={config[name]!r} (the file: {there[name]})" for name in wrong)
+        raise CheckpointMismatchError(
+            f"the file contradicts {asked}. A file settles its own widths: leave {' and '.join(wrong)} out, or take a "
+            "file with these widths"
+        )

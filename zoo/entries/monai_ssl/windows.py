@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.model import PatchEmbedding
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import OptionError
+from zoo.networks.swin_encoder import SwinEncoder
+from zoo.networks.windows import pool_over, slide_over
 from zoo.training.evaluate import judging
 
-ENCODER = "monai-ssl-vitb16"
+ENCODERS = ("monai-ssl-vitb16", "monai-ssl-swinvit")
 Shape: TypeAlias = tuple[int, ...]
 WINDOWS_AT_ONCE, OVERLAP = 4, 0.25
 """Of segmentation, as published (Project-MONAI/tutorials, vit_unetr_ssl, ssl_finetune.ipynb)."""
@@ -62,7 +62,9 @@ def slide(
         InputContractError: The volume has another number of axes.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
-    return _slide(model, model, volume, _sides(model, window), batch_size, overlap)
+    device = next(model.parameters()).device
+    with judging(model):
+        return slide_over(model, volume, _sides(model, window), batch_size=batch_size, overlap=overlap, device=device)
 
 
 def extract_features(
@@ -70,37 +72,35 @@ def extract_features(
 ) -> tuple[Tensor, Tensor]:
     """Return the features of a whole volume: the map `(768, D/16, H/16, W/16)`, and their mean `(768,)`.
 
-    The volume is padded with 0, on both sides alike, to whole tokens of 16 voxels and to at least one window; the map
-    is that of the padded volume. The mean is over the tokens that hold a part of the volume. Where windows overlap, as
-    the last one of an axis does, features are averaged. For one window both are the encoder's own.
+    How the windows are laid and put together: `zoo.networks.windows.pool_over`. Of a Swin transformer the map has
+    cells of 32 voxels.
 
     Args:
-        model: ViT encoder, on any device. It is in eval mode meanwhile.
-        volume: `(1, D, H, W)` or `(N, 1, D, H, W)` as `zoo.load_transform` makes it, on any device, to which
-            the features are moved; for a batch they have a first axis N.
+        model: Encoder, on any device. It is in eval mode meanwhile.
+        volume: `(1, D, H, W)` or `(N, 1, D, H, W)` as `zoo.load_transform` makes it, on any device; the features are
+            put there too, with a first axis N for a batch.
         batch_size: Windows at once.
-        overlap: Share of a window that the next one covers too, in whole tokens: 0 or 0.5, for example.
+        overlap: Share of a window that the next one covers too, which must be whole tokens: 0, for example.
 
     Raises:
         InputContractError: The volume has another number of axes.
         OptionError: `overlap` or `batch_size` is out of its range, or the encoder has no `forward_features`.
     """
-    _check_axes(volume)
     features = getattr(model, "forward_features", None)
     if features is None:
-        raise OptionError(f"{type(model).__name__} has no forward_features: expected the encoder, {ENCODER}")
-    window = window_of(model)
-    if uneven := [side for side in window if int(side * (1 - overlap)) % PATCH]:
         raise OptionError(
-            f"overlap={overlap}: windows of {uneven[0]} voxels would begin inside a token of {PATCH}; 0 or 0.5 are "
-            "expected, for example"
+            f"{type(model).__name__} has no forward_features: expected an encoder, {' or '.join(ENCODERS)}"
         )
-    sides = tuple(volume.shape[-3:])
-    before, after = margins(sides, window)
-    padding = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
-    found = _slide(model, features, F.pad(volume, padding), window, batch_size, overlap)
-    d, h, w = (slice(low // PATCH, -(-(low + side) // PATCH)) for low, side in zip(before, sides, strict=True))
-    return found, found[..., d, h, w].mean(dim=(-3, -2, -1))
+    with judging(model):
+        return pool_over(
+            features,
+            volume,
+            window_of(model),
+            step_of(model),
+            batch_size=batch_size,
+            overlap=overlap,
+            device=next(model.parameters()).device,
+        )
 
 
 def window_of(model: nn.Module) -> Shape:
@@ -115,37 +115,6 @@ def _sides(model: nn.Module, window: int | Shape | None) -> Shape:
     return (window,) * 3 if isinstance(window, int) else tuple(window)
 
 
-def margins(sides: Shape, window: Shape) -> tuple[Shape, Shape]:
-    """Voxels of padding before and after each axis that fill a volume up to whole tokens and to at least one window."""
-    lacking = [max(whole, -(-side // PATCH) * PATCH) - side for side, whole in zip(sides, window, strict=True)]
-    before = tuple(n // 2 for n in lacking)
-    return before, tuple(n - low for n, low in zip(lacking, before, strict=True))
-
-
-def _slide(model: nn.Module, predict: Any, volume: Tensor, window: Shape, batch_size: int, overlap: float) -> Tensor:
-    """Outputs of `predict` for the windows of a volume, stitched together; overlapping parts are averaged."""
-    _check_axes(volume)
-    if not 0 <= overlap < 1 or batch_size < 1:
-        raise OptionError(
-            f"overlap={overlap}, batch_size={batch_size}: from 0 to below 1, and at least 1, are expected"
-        )
-    batch = volume if volume.ndim == 5 else volume[None]
-    with judging(model):
-        found: Any = sliding_window_inference(
-            batch,
-            window,
-            batch_size,
-            predict,
-            overlap=overlap,
-            sw_device=next(model.parameters()).device,
-            device=batch.device,
-        )
-    stitched: Tensor = found if volume.ndim == 5 else found[0]
-    return stitched
-
-
-def _check_axes(volume: Tensor) -> None:
-    if volume.ndim not in (4, 5):
-        raise InputContractError(
-            f"the volume has shape {tuple(volume.shape)}: (1, D, H, W) or a batch (N, 1, D, H, W) is expected"
-        )
+def step_of(model: nn.Module) -> int:
+    """Voxels along a side of a cell of an encoder's map: 16 of a ViT's, 32 of a Swin transformer's."""
+    return model.stride if isinstance(model, SwinEncoder) else PATCH

@@ -1,0 +1,16 @@
+"""What the inputs of VoCo's networks are (Luffy03/Large-Scale-Medical, data_trans.py)."""
+
+from __future__ import annotations
+
+from zoo.entry import Preprocessing
+
+ABDOMEN = Preprocessing(
+    channels=("CT",),
+    size=(),
+    units="HU",
+    orientation="RAS",
+    spacing=(1.5, 1.5, 1.5),
+    window=(-175.0, 250.0),
+    modality="CT",
+)
+"""Of the abdomen, and of head and neck. Chests were seen otherwise: the records whose tags end in `-chest` say how."""

@@ -1,0 +1,112 @@
+"""Whole volumes through a 3D network, window by window, put together again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from monai.inferers.utils import sliding_window_inference
+from torch import Tensor
+from torch.nn import functional as F
+
+from zoo.errors import InputContractError, OptionError
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+def slide_over(
+    predict: Callable[[Tensor], Any],
+    volume: Tensor,
+    window: Shape,
+    *,
+    batch_size: int,
+    overlap: float,
+    device: torch.device,
+) -> Tensor:
+    """Return what a network in eval mode makes of the windows of a volume, `(C, ...)`, or `(N, C, ...)` of a batch.
+
+    Windows that overlap are averaged, all counting alike; a volume smaller than a window is padded with 0.
+
+    Args:
+        predict: The network, or one of its methods.
+        volume: `(1, D, H, W)` or `(N, 1, D, H, W)`, on any device; the result is put there too.
+        window: Voxels of a window along each axis.
+        batch_size: Windows at once.
+        overlap: Share of a window that the next one covers too, from 0 to below 1.
+        device: Where the network is.
+
+    Raises:
+        InputContractError: The volume has another number of axes.
+        OptionError: `overlap` or `batch_size` is out of its range.
+    """
+    _check_axes(volume)
+    if not 0 <= overlap < 1 or batch_size < 1:
+        raise OptionError(
+            f"overlap={overlap}, batch_size={batch_size}: from 0 to below 1, and at least 1, are expected"
+        )
+    batch = volume if volume.ndim == 5 else volume[None]
+    places: dict[str, Any] = {"sw_device": device, "device": batch.device}
+    with torch.no_grad():
+        found: Any = sliding_window_inference(batch, window, batch_size, predict, overlap=overlap, **places)
+    stitched: Tensor = found if volume.ndim == 5 else found[0]
+    return stitched
+
+
+def pool_over(
+    features: Callable[[Tensor], Tensor],
+    volume: Tensor,
+    window: Shape,
+    step: int,
+    *,
+    batch_size: int,
+    overlap: float,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Return the map of a whole volume, `(C, D/step, ...)`, and its mean `(C,)`.
+
+    The volume is padded with 0, on both sides alike, to whole cells of the map and to at least one window; the map is
+    that of the padded volume. The mean is over the cells in which there is some of the volume. Where windows overlap,
+    as the last one of an axis does, features are averaged. Of one window, both are the encoder's own.
+
+    Args:
+        features: What makes the map of a window.
+        volume: As `slide_over` takes it, and all other arguments.
+        window: Voxels of a window along each axis, multiples of `step`.
+        step: Voxels along a side of a cell.
+        batch_size: Windows at once.
+        overlap: Share of a window that the next one covers too, which must be whole cells.
+        device: Where the network is.
+
+    Raises:
+        InputContractError: The volume has another number of axes.
+        OptionError: `overlap` or `batch_size` is out of its range.
+    """
+    _check_axes(volume)
+    if uneven := [side for side in window if int(side * (1 - overlap)) % step]:
+        whole = "0" if any(side // 2 % step for side in window) else "0 or 0.5"
+        raise OptionError(
+            f"overlap={overlap}: windows of {uneven[0]} voxels would begin inside a token of {step}; {whole} is "
+            "expected, for example"
+        )
+    sides = tuple(volume.shape[-3:])
+    before, after = margins(sides, window, step)
+    padding = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+    padded = F.pad(volume, padding)
+    found = slide_over(features, padded, window, batch_size=batch_size, overlap=overlap, device=device)
+    d, h, w = (slice(low // step, -(-(low + side) // step)) for low, side in zip(before, sides, strict=True))
+    return found, found[..., d, h, w].mean(dim=(-3, -2, -1))
+
+
+def margins(sides: Shape, window: Shape, step: int) -> tuple[Shape, Shape]:
+    """Voxels before and after each axis of a volume that fill it up to whole cells and to at least one window."""
+    lacking = [max(whole, -(-side // step) * step) - side for side, whole in zip(sides, window, strict=True)]
+    before = tuple(n // 2 for n in lacking)
+    return before, tuple(n - low for n, low in zip(lacking, before, strict=True))
+
+
+def _check_axes(volume: Tensor) -> None:
+    if volume.ndim not in (4, 5):
+        raise InputContractError(
+            f"the volume has shape {tuple(volume.shape)}: (1, D, H, W) or a batch (N, 1, D, H, W) is expected"
+        )
