@@ -6,32 +6,24 @@ UNETR has rules of its own, `zoo.entries.monai_ssl.convert_swin`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
 from zoo.entry import Config, State
-from zoo.errors import CheckpointMismatchError
+from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
+from zoo.networks.vit_names import ANCHORS, DEAD, TABLE, neutral_norms, refuse_class_token
+from zoo.networks.vit_names import CLASSIFYING as CLASSIFYING
+from zoo.networks.vit_names import PATCH as PATCH
+from zoo.networks.vit_names import RESTORING as RESTORING
+from zoo.networks.vit_names import STEM as STEM
+from zoo.networks.vit_names import VIT as VIT
+from zoo.networks.vit_names import complete_vit as complete_vit
 
-PATCH = 16
-"""Side of a token's cube in voxels."""
-STEM = "patch_embedding.patch_embeddings.weight"
-VIT = ("patch_embedding.", "blocks.", "norm.")
-"""Parts of every network with a ViT."""
-
-_TABLE = "patch_embedding.position_embeddings"
 _PERCEPTRON = "patch_embedding.patch_embeddings.1"
-_ANCHORS = (_TABLE, "patch_embedding.patch_embeddings.bias", "blocks.0.attn.qkv.weight", "norm.weight")
-_PERCEPTRON_ANCHORS = (_TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
-UNUSED = {
-    r"(vit\.)?patch_embedding\.cls_token": "class token, which no forward pass used (MONAI 0.8)",
-    r"(vit\.)?blocks\.\d+\.(norm_)?cross_attn\..+": "cross attention, which no forward pass used (MONAI 1.4 and later)",
+_PERCEPTRON_ANCHORS = (TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
+UNUSED = DEAD | {
     r"encoder[23]\.blocks\.\d+\.1\.conv3\..+": "shortcut, which no forward pass used (MONAI 0.8)",
 }
 """Dead parameters: pattern -> what they are."""
-RESTORING = {r"conv3d_transpose(_1)?\.(weight|bias)": "decoder of the auto-encoder"}
 SEGMENTING = {r"(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder of a UNETR"}
-CLASSIFYING = {r"classification_head\.(weight|bias)": "classifier on the ViT"}
 WIDTHS = ("hidden_size", "mlp_dim", "num_layers", "feature_size")
 """Options that a file settles."""
 
@@ -83,21 +75,12 @@ def convert_unetr(state: State) -> tuple[State, Config]:
     return network, with_widths(facts) | classes_of(network, "out.conv.conv.weight")
 
 
-def complete_vit(state: State) -> State:
-    """Add the norms that MONAI's classes have and never use, so that they load the ViT strictly.
-
-    The classifier is left out: MONAI's own looks at a class token, not at the mean.
-    """
-    plain = {name: tensor for name, tensor in state.items() if not name.startswith("classification_head.")}
-    return plain | _neutral_norms(plain)
-
-
 def complete_unetr(state: State) -> State:
     """Add the norms that MONAI's class has and never uses; without classes also a last convolution that keeps all.
 
     So `UNETR(channels, classes, size)` loads it strictly, without classes `UNETR(channels, feature_size, size)`.
     """
-    return state | _neutral_norms(state) | keeping_head(state)
+    return state | neutral_norms(state) | keeping_head(state)
 
 
 def cube_side(positions: int) -> int | None:
@@ -111,16 +94,11 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
 
     Its tensors are under today's names. None where there is no ViT.
     """
-    prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else _ANCHORS)
+    prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else ANCHORS)
     if prefix is None:
         return None
     network = strip_prefix(state, prefix)
-    if "cls_token" in network:
-        raise CheckpointMismatchError(
-            f"the file holds a ViT that was trained with a class token ({prefix}cls_token; MONAI's "
-            "classification=True), expected one that pools its tokens. Their features are not interchangeable: load "
-            "the file with MONAI's own class"
-        )
+    refuse_class_token(network, prefix)
     vit = without(network, UNUSED)
     projected = _as_convolution(vit)
     return prefix, projected, _facts(projected) | ({"was_perceptron": True} if projected is not vit else {})
@@ -149,19 +127,9 @@ def settle_stem(values: State, config: Config) -> dict[str, str]:
     return {name: "a linear layer's weight as a convolution's"}
 
 
-def without(network: State, unused: Mapping[str, str]) -> State:
-    """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
-    return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}
-
-
-def parts_beside(state: State, prefix: str, owner: str) -> State:
-    """What stands behind `owner` and not behind `prefix`, which is longer: the other parts of the same network."""
-    return {n: t for n, t in strip_prefix(state, owner).items() if not f"{owner}{n}".startswith(prefix)}
-
-
 def _facts(vit: State) -> Config:
     """What the shapes of a ViT say: widths, blocks, positions."""
-    table, hidden = vit.get(_TABLE), vit.get("blocks.0.mlp.linear1.weight")
+    table, hidden = vit.get(TABLE), vit.get("blocks.0.mlp.linear1.weight")
     facts: Config = {"num_layers": len({name.split(".")[1] for name in vit if name.startswith("blocks.")})}
     if table is not None and table.ndim == 3:
         facts |= {"positions": table.shape[1], "hidden_size": table.shape[2]}
@@ -173,26 +141,3 @@ def _facts(vit: State) -> Config:
 def with_widths(facts: Config) -> Config:
     """Facts, and under `in_file` once more those that no option can change, to be compared with the options."""
     return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
-
-
-def classes_of(network: State, name: str) -> Config:
-    """How many outputs the last layer has, the weight of which is called so; nothing where there is none."""
-    weight = network.get(name)
-    return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
-
-
-def _neutral_norms(state: State) -> State:
-    import torch
-
-    norms = {name.replace(".norm1.", ".norm_cross_attn."): t for name, t in state.items() if ".norm1." in name}
-    return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
-
-
-def keeping_head(state: State) -> State:
-    """A last convolution that returns the decoder's maps; nothing where there is one already."""
-    import torch
-
-    if "out.conv.conv.weight" in state:
-        return {}
-    width = state["encoder1.layer.conv1.conv.weight"].shape[0]
-    return {"out.conv.conv.weight": torch.eye(width)[..., None, None, None], "out.conv.conv.bias": torch.zeros(width)}

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 
 from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
-from zoo.entries.monai_ssl.convert import classes_of, keeping_head, parts_beside, with_widths, without
+from zoo.entries.monai_ssl.convert import with_widths
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
 
 STEM, TWO_CONVOLUTIONS = "patch_embed.proj.weight", "patch_embed.proj.conv1.conv.weight"
 """The first weight of the transformer, and of the one that the paper of "Disruptive Autoencoders" is about."""

@@ -8,10 +8,11 @@ from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unetr import UNETR
 from torch import Tensor, nn
 
-from zoo.entries.monai_ssl.model import as_map, trim
-from zoo.entries.monai_ssl.sizes import check_volumes, check_whole, check_widths
+from zoo.entries.monai_ssl.sizes import check_widths
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.sizes import check_volumes, check_whole
 from zoo.networks.swin import patch_merging, two_convolution_stem
+from zoo.networks.vit import as_map, trim
 
 UNETR_LAYERS = 12
 """Transformer blocks of a UNETR (monai/networks/nets/unetr.py)."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from zoo.entries.monai_ssl.convert import PATCH
-from zoo.errors import InputContractError, OptionError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from zoo.errors import OptionError
+from zoo.networks.sizes import check_whole
 
 PUBLISHED_SIZE = 96
 """Voxels along a side of the crops and windows of the published runs."""
@@ -33,47 +30,6 @@ def tokens_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
         raise OptionError(f"img_size={img_size!r}: expected multiples of {PATCH} voxels, {', '.join(wrong)}")
     depth, height, width = (side // PATCH for side in sides)
     return depth, height, width
-
-
-def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
-    """Return volumes as they came if a network takes them.
-
-    Args:
-        x: Volumes `(N, C, D, H, W)`.
-        channels: C of the network.
-        step: What D, H and W must divide by: the rest would be cut off by a convolution with that stride.
-
-    Raises:
-        InputContractError: They have other axes, channels or sides.
-    """
-    if x.ndim != 5:
-        forgotten = ". Of one volume (C, D, H, W) x[None] is a batch" if x.ndim == 4 else ""
-        raise InputContractError(
-            f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
-        )
-    if x.shape[1] != channels:
-        raise InputContractError(
-            f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
-            f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
-        )
-    sides = tuple(x.shape[2:])
-    if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
-        raise InputContractError(
-            f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
-            f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.entries.monai_ssl.windows)"
-        )
-    return x
-
-
-def check_whole(**numbers: int) -> None:
-    """Check numbers that count something.
-
-    Raises:
-        OptionError: One is no whole number, or below 1.
-    """
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
 
 
 def check_widths(

@@ -1,0 +1,38 @@
+"""Rules by which families find the parts of a published file that are their network's. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from zoo.checkpoint import strip_prefix
+
+if TYPE_CHECKING:
+    from zoo.entry import Config, State
+
+
+def without(network: State, unused: Mapping[str, str]) -> State:
+    """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
+    return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}
+
+
+def parts_beside(state: State, prefix: str, owner: str) -> State:
+    """What stands behind `owner` and not behind `prefix`, which is longer: the other parts of the same network."""
+    return {n: t for n, t in strip_prefix(state, owner).items() if not f"{owner}{n}".startswith(prefix)}
+
+
+def classes_of(network: State, name: str) -> Config:
+    """How many outputs the last layer has, the weight of which is called so; nothing where there is none."""
+    weight = network.get(name)
+    return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
+
+
+def keeping_head(state: State) -> State:
+    """A last convolution that returns the maps of a U-Net's decoder; nothing where there is one already."""
+    import torch
+
+    if "out.conv.conv.weight" in state:
+        return {}
+    width = state["encoder1.layer.conv1.conv.weight"].shape[0]
+    return {"out.conv.conv.weight": torch.eye(width)[..., None, None, None], "out.conv.conv.bias": torch.zeros(width)}
