@@ -29,6 +29,12 @@ ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any"
 """Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
 PERCENTILES = "percentile"
 """Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
+MIN_MAX = "min-max"
+"""Value of `Preprocessing.normalise` for (x - least) / (largest - least) over the whole image."""
+NONZERO = "z-score of nonzero"
+"""Value of `Preprocessing.normalise` for (x - mean) / deviation over all that is not 0, which stays 0."""
+TRILINEAR, AREA = "trilinear", "area"
+"""Values of `Preprocessing.interpolation` for whole volumes, see `zoo.transforms.resized`."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class Preprocessing:
     """
     resize: int | None = None
     """Length the shorter side is brought to before the centre crop to `size`; None for resizing straight to `size`."""
+    interpolation: str | None = None
+    """`"trilinear"` or `"area"` for whole volumes that are resized to `size`, whatever their proportions.
+
+    Their axes are not turned: another `orientation` is warned of, and so is a field of view that does not give voxels
+    of `spacing`. None for volumes that are not resized, and for films: linear, antialiased.
+    """
     units: str = "fraction of the largest intensity"
     """Meaning of a value before normalisation."""
     value_range: tuple[float, float] = (0.0, 1.0)
@@ -81,6 +93,9 @@ class Preprocessing:
 
     `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
     third axis: `size` and `spacing` are then those of a slice.
+
+    `"z-score of nonzero"` for (x - mean) / deviation over the voxels that are not 0 once a volume is resized; 0 stays.
+    `"min-max"` for (x - least) / (largest - least) over a volume that is resized, background included.
     """
     thickness: tuple[float, float] | None = None
     """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
@@ -124,6 +139,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("mean", "std", "spacing"), lambda value: value is None or _are_numbers(value)),
     **dict.fromkeys(("window", "thickness"), lambda value: value is None or (_are_numbers(value) and len(value) == 2)),
     **dict.fromkeys(("orientation", "normalise", "modality"), lambda value: value is None or isinstance(value, str)),
+    "interpolation": lambda value: value in (None, TRILINEAR, AREA),
     "affine": lambda value: value is None or (isinstance(value, tuple) and all(map(_are_numbers, value))),
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),
@@ -177,7 +193,8 @@ class Entry:
     """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
 
     A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
-    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong.
+    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong. Under
+    `remark` stands a sentence for the report on what else the file is.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.

@@ -65,7 +65,7 @@ class LoadReport:
     said_by: dict[str, str] = field(default_factory=dict)
     """Who said each of the options; `NOT_SAID` where nobody did."""
     note: str = ""
-    """On whose word the digest is, where nobody has published one."""
+    """On whose word the digest is, where nobody has published one; what the file is beside what was asked for."""
 
     @property
     def name(self) -> str:

@@ -23,8 +23,9 @@ RECORD = "the record of the weights"
 HEADER = "the file's header"
 NAMES = "the names in the file"
 
-_ADAPTABLE = ("num_classes", "in_channels", "img_size")
-"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted."""
+_ADAPTABLE = ("num_classes", "in_channels", "img_size", "pooling")
+"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted, and the same
+tokens are pooled in another way."""
 
 
 def settle(

@@ -81,6 +81,8 @@ def input_facts(contract: Preprocessing) -> dict[str, Any]:
     from zoo.entry import PERCENTILES
     from zoo.transforms import HIGH, LOW
 
+    if contract.interpolation is not None:
+        return asdict(contract) | {"value_range": "any: each volume is scaled by its own values"}
     if contract.normalise != PERCENTILES:
         return asdict(contract)
     return asdict(contract) | {"value_range": f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"}

@@ -54,3 +54,25 @@ def neutral_norms(state: State) -> State:
 
     norms = {name.replace(".norm1.", ".norm_cross_attn."): t for name, t in state.items() if ".norm1." in name}
     return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
+
+
+def is_brainiac(state: State, prefix: str) -> bool:
+    """Whether what stands beside a ViT, found behind `prefix`, shows it to be BrainIAC's; a bare one does not tell.
+
+    Its pre-training writes `backbone.` beside `projection_head.`, its fine-tuning `backbone.backbone.` beside
+    `classifier.fc.` (AIM-KannLab/BrainIAC, src/model.py).
+    """
+    owner = prefix.removesuffix("backbone.")
+    if owner == prefix:
+        return False
+    head = f"{owner}projection_head."
+    is_tuned = f"{owner.removesuffix('backbone.')}classifier.fc.weight" in state and owner.endswith("backbone.")
+    return is_tuned or any(name.startswith(head) for name in state)
+
+
+def is_monai_ssl(state: State, prefix: str) -> bool:
+    """Whether what stands beside a ViT shows it to be an auto-encoder's or a UNETR's, as MONAI SSL's files are."""
+    owner = prefix.removesuffix("vit.")
+    return f"{prefix}conv3d_transpose.weight" in state or (
+        owner != prefix and f"{owner}encoder1.layer.conv1.conv.weight" in state
+    )

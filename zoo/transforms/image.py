@@ -15,6 +15,7 @@ from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import OptionError
 from zoo.images import FILM
 from zoo.transforms.greys import ImageInput, describe, grey_fractions
+from zoo.transforms.resized import ResizedTransform, build_resized_transform
 from zoo.transforms.slices import SliceTransform, build_slice_transform
 from zoo.transforms.volume import VolumeTransform, build_volume_transform
 
@@ -25,10 +26,10 @@ log = logging.getLogger("zoo")
 
 _FAINT = 0.1
 _ELONGATED = 2.5
-_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "normalise", "thickness")
+_OF_VOLUMES = ("interpolation", "affine", "orientation", "spacing", "spline", "window", "normalise", "thickness")
 
 
-def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
+def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | ResizedTransform | VolumeTransform:
     """Return the transform that executes a contract; printing it shows its steps.
 
     Raises:
@@ -37,6 +38,8 @@ def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform 
     channels, size, resize = contract.channels, contract.size, contract.resize
     if contract.normalise == PERCENTILES:
         return build_slice_transform(contract)
+    if len(size) != 2 and contract.interpolation is not None:
+        return build_resized_transform(contract)
     if len(size) != 2:
         return build_volume_transform(contract)
     if len(set(channels)) != 1:

@@ -33,7 +33,7 @@ def build_slice_transform(contract: Preprocessing) -> SliceTransform:
     Raises:
         OptionError: The contract contradicts itself, or describes an input that no transform exists for.
     """
-    names = ("resize", "mean", "std", "affine", "spline", "window")
+    names = ("resize", "interpolation", "mean", "std", "affine", "spline", "window")
     if stray := [name for name in names if getattr(contract, name) is not None]:
         raise OptionError(f"{', '.join(stray)} with normalise={PERCENTILES!r}: these fields have no meaning for slices")
     if contract.value_range != (0, 1):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from zoo.checkpoint import find_prefix, rename_keys, strip_prefix
 from zoo.entry import Config, State
+from zoo.errors import CheckpointMismatchError
 from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
-from zoo.networks.vit_names import ANCHORS, DEAD, TABLE, neutral_norms, refuse_class_token
+from zoo.networks.vit_names import ANCHORS, DEAD, TABLE, is_brainiac, neutral_norms, refuse_class_token
 from zoo.networks.vit_names import CLASSIFYING as CLASSIFYING
 from zoo.networks.vit_names import PATCH as PATCH
 from zoo.networks.vit_names import RESTORING as RESTORING
@@ -99,6 +100,12 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
         return None
     network = strip_prefix(state, prefix)
     refuse_class_token(network, prefix)
+    if is_brainiac(state, prefix):
+        raise CheckpointMismatchError(
+            f"the file holds a ViT behind {prefix!r} beside a head as BrainIAC's files do, which learnt from brain "
+            "MRI: expected one that learnt from CT. Names and shapes are the same, features are not: load it as "
+            "'brainiac-vitb16'"
+        )
     vit = without(network, UNUSED)
     projected = _as_convolution(vit)
     return prefix, projected, _facts(projected) | ({"was_perceptron": True} if projected is not vit else {})
