@@ -5,18 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from monai.networks.nets.vit import ViT
-from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zoo.errors import OptionError
 from zoo.networks.sizes import check_volumes
-from zoo.networks.vit_names import PATCH
+from zoo.networks.vit_names import PATCH, POOLINGS
 
 if TYPE_CHECKING:
     from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
-
-POOLINGS = ("mean", "first")
-"""What stands for a volume: the mean of its tokens, or the first one."""
+    from monai.networks.nets.vitautoenc import ViTAutoEnc
 
 
 class PatchEmbedding(nn.Module):
@@ -83,7 +81,12 @@ class ViTEncoder(ViT):
             num_heads: Attention heads.
             num_classes: Outputs of the classifier, 0 for none.
             pooling: One of `POOLINGS`.
+
+        Raises:
+            OptionError: There is no such pooling.
         """
+        if pooling not in POOLINGS:
+            raise OptionError(f"pooling={pooling!r}: {' or '.join(map(repr, POOLINGS))} is expected")
         super().__init__(in_channels, sides, PATCH, hidden_size, mlp_dim, num_layers, num_heads)
         trim(self, sides)
         self.num_features = hidden_size

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PATCH = 16
 """Side of a token's cube in voxels."""
+POOLINGS = ("mean", "first")
+"""What stands for a volume: the mean of its tokens, or the first one alone."""
 STEM = "patch_embedding.patch_embeddings.weight"
 TABLE = "patch_embedding.position_embeddings"
 VIT = ("patch_embedding.", "blocks.", "norm.")

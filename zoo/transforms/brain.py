@@ -76,7 +76,7 @@ def _odd_background(volume: Volume) -> list[str]:
     value, share = float(found[counts.argmax()]), float(counts.max() / counts.sum())
     is_shifted = value != 0 and share > max(zeros, _FEW_ZEROS / 2)
     rest = f"{share:.0%} of them are {value:g}" if is_shifted else "as in a head with its skull, or a cut-out brain"
-    return [f"{volume.source} is exactly 0 in {zeros:.0%} of its voxels, {rest}: {BRAIN} is expected. Else {WAY}"]
+    return [f"{volume.source} is exactly 0 in {zeros:.0%} of its voxels, {rest}: {BRAIN}, is expected: {WAY}"]
 
 
 def _odd_grid(volume: Volume, contract: Preprocessing) -> list[str]:
@@ -90,7 +90,8 @@ def _odd_grid(volume: Volume, contract: Preprocessing) -> list[str]:
     if contract.orientation is not None and axes != contract.orientation:
         odd.append(
             f"{volume.source} has its axes to {axes}, where the template's point to {contract.orientation}: nothing is "
-            "turned, as in the published code, so the network sees another brain. Register it to the template"
+            "turned, as in the published code, so the network sees the brain mirrored or on its side. Register it to "
+            "the template"
         )
     if contract.spacing is not None and axes == contract.orientation:
         covered = np.array(volume.values.shape) * voxel_sizes(volume.affine)

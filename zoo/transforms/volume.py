@@ -52,7 +52,7 @@ def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
         _check_grid(contract, contract.affine)
     if contract.units == GREY_MATTER and not contract.size:
         raise OptionError(f"{GREY_MATTER} without a grid: its size is expected, and its affine where it is known")
-    stray = [name for name in ("resize", "mean", "std") if getattr(contract, name) is not None]
+    stray = [name for name in ("resize", "interpolation", "mean", "std") if getattr(contract, name) is not None]
     if stray or contract.normalise not in (None, "z-score"):
         raise OptionError(
             f"{stray or contract.normalise!r} mean nothing for a volume: window and normalise='z-score' do"

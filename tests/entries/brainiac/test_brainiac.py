@@ -320,7 +320,7 @@ def test_only_heads_of_96_voxels_go_in(vit):
 
 def test_there_are_two_poolings():
     """One that nobody has is an error before anything is built."""
-    with pytest.raises(OptionError, match=r"pooling='max'.*'first' or 'mean'"):
+    with pytest.raises(OptionError, match=r"pooling='max'.*'mean' or 'first'"):
         zoo.load_model(VIT, pretrained=False, pooling="max")
     assert build_network(get_entry(VIT), dict(get_entry(VIT).config)).pooling == "first"
     assert build_network(get_entry(VIT), {**get_entry(VIT).config, "pooling": "mean"}).pooling == "mean"

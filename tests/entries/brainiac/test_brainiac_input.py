@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from dicom_files import write_series
+from pydicom.uid import MRImageStorage
 from scipy import ndimage
 
 import zoo
@@ -98,6 +99,16 @@ def test_every_kind_of_input_gives_the_same(tmp_path):
     for given in (image, tmp_path / "a.npy", values, values[None], torch.from_numpy(values), values.astype(np.int16)):
         assert torch.equal(transform(given), expected)
     assert torch.equal(pickle.loads(pickle.dumps(transform))(values), expected)
+
+
+def test_a_series_from_the_scanner_is_taken_with_a_word(tmp_path, caplog):
+    """MR slices with a head's noise, whose axes are the scanner's."""
+    scan = np.random.default_rng(0).integers(20, 900, (24, 20, 16)).astype(np.int16)
+    write_series(tmp_path / "mr", scan, Modality="MR", SOPClassUID=MRImageStorage, RescaleSlope=1, RescaleIntercept=0)
+    assert zoo.load_transform(VIT)(tmp_path / "mr").shape == (1, 96, 96, 96)
+    said = " ".join(warnings(caplog))
+    for problem in ("exactly 0 in 0% of its voxels", "nothing is turned", "of its corner"):
+        assert problem in said
 
 
 def test_axes_are_never_turned_and_that_is_said(tmp_path, caplog):

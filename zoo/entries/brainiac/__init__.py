@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING
 from zoo.entries.brainiac.contract import VERSION_1, VERSION_2
 from zoo.entries.brainiac.convert import UNUSED, VIT, complete_vit, convert_resnet, convert_vit
 from zoo.entry import Config, Entry
-from zoo.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import nn
-
-POOLINGS = ("first", "mean")
-"""The published feature, and the mean of all tokens that others take."""
 
 _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _LAYERS = tuple(f"layer{i}." for i in (1, 2, 3, 4))
@@ -30,10 +26,7 @@ def build_vit(config: Config) -> nn.Module:
     """
     from zoo.entries.brainiac.model import BrainViT
 
-    pooling = config["pooling"]
-    if pooling not in POOLINGS:
-        raise OptionError(f"pooling={pooling!r} for 'brainiac-vitb16': {' or '.join(map(repr, POOLINGS))} is expected")
-    return BrainViT(config["in_channels"], config["num_classes"], pooling=pooling)
+    return BrainViT(config["in_channels"], config["num_classes"], pooling=config["pooling"])
 
 
 def build_resnet(config: Config) -> nn.Module:

@@ -33,7 +33,7 @@ class BrainViT(ViTEncoder):
         Args:
             in_channels: Channels of the volume.
             num_classes: Outputs of a linear layer on the feature, 0 for none.
-            pooling: `"first"` or `"mean"`, see `zoo.networks.vit.POOLINGS`.
+            pooling: `"first"` or `"mean"`, see `zoo.networks.vit_names.POOLINGS`.
         """
         sides = (SIDE, SIDE, SIDE)
         super().__init__(in_channels, sides, 768, 3072, 12, 12, num_classes=num_classes, pooling=pooling)
