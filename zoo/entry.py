@@ -32,9 +32,13 @@ UNTRAINED = "stored as it was initialised"
 PERCENTILES = "percentile"
 """Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
 MIN_MAX = "min-max"
-"""Value of `Preprocessing.normalise` for (x - least) / (largest - least) over the film, see `zoo.transforms.levels`."""
+"""Value of `Preprocessing.normalise` for (x - least) / (largest - least) over the whole image."""
+NONZERO = "z-score of nonzero"
+"""Value of `Preprocessing.normalise` for (x - mean) / deviation over all that is not 0, which stays 0."""
 BICUBIC = "bicubic"
 """Value of `Preprocessing.interpolation` for films in 8 bits, see `zoo.transforms.levels`."""
+TRILINEAR, AREA = "trilinear", "area"
+"""Values of `Preprocessing.interpolation` for whole volumes, see `zoo.transforms.resized`."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ class Preprocessing:
     interpolation: str | None = None
     """`"bicubic"` for films that Pillow resizes in whole levels of 8 bits. None for linear, antialiased, in fractions.
 
-    For volumes see `spline`.
+    `"trilinear"` or `"area"` for whole volumes that are resized to `size`, whatever their proportions. Their axes are
+    not turned: another `orientation` is warned of, and so is a field of view that does not give voxels of `spacing`.
+    None for volumes that are not resized, see `spline`.
     """
     units: str = "fraction of the largest intensity"
     """Meaning of a value before normalisation."""
@@ -94,7 +100,9 @@ class Preprocessing:
     third axis: `size` and `spacing` are then those of a slice.
 
     `"min-max"` for (x - least) / (largest - least) over a film that has more than 8 bits: a DICOM, whose window is then
-    left out, or whole numbers of a wider type. Films of 8 bits, and fractions, are taken as they are.
+    left out, or whole numbers of a wider type. Films of 8 bits, and fractions, are taken as they are. Of a
+    volume over the whole of it, background included.
+    `"z-score of nonzero"` for (x - mean) / deviation over the voxels that are not 0 once a volume is resized; 0 stays.
     """
     thickness: tuple[float, float] | None = None
     """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
@@ -138,7 +146,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("mean", "std", "spacing"), lambda value: value is None or _are_numbers(value)),
     **dict.fromkeys(("window", "thickness"), lambda value: value is None or (_are_numbers(value) and len(value) == 2)),
     **dict.fromkeys(("orientation", "normalise", "modality"), lambda value: value is None or isinstance(value, str)),
-    "interpolation": lambda value: value in (None, BICUBIC),
+    "interpolation": lambda value: value in (None, BICUBIC, TRILINEAR, AREA),
     "affine": lambda value: value is None or (isinstance(value, tuple) and all(map(_are_numbers, value))),
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),

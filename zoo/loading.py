@@ -118,7 +118,7 @@ def load_model(
             _check_projection(entry, model, state)
         report = _fill(model, state, entry, stored, config, are_finite=located.are_finite)
     report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
-    report.note = "; ".join(filter(None, (report.note, facts.get("remark"))))
+    report.note = "; ".join(filter(None, (report.note, located.remark(stored, facts))))
     warn_of_silence(report, facts)
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, device)

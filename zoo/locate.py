@@ -80,7 +80,12 @@ class Located:
 
     def said(self, stored: StoredState) -> Mapping[str, Any]:
         """The options in the file's header that names and shapes do not tell, see `checkpoint.settling`."""
-        return stored.options | _note(stored)["options"]
+        return {**stored.options, **_note(stored)["options"]}
+
+    def remark(self, stored: StoredState, facts: Config) -> str:
+        """A sentence on what else the file is, from `convert`; of a copy, what was said of the file."""
+        said = _note(stored) if self.converted else facts
+        return str(said.get("remark", ""))
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
@@ -165,8 +170,8 @@ def _are_finite(stored: StoredState, located: Located, cache_dir: str | Path | N
     return True
 
 
-def _note(stored: StoredState) -> dict[str, dict[str, Any]]:
-    """The note in a copy's header: what was dropped from its file, and the options stated there.
+def _note(stored: StoredState) -> dict[str, Any]:
+    """The note in a copy's header: what was dropped from its file, the options stated there, and a remark.
 
     Raises:
         CheckpointFormatError: The note has another form.
@@ -197,7 +202,8 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
     if stored.mapped:  # else they are read, and compared, below
         stored.check_records(state)
     said = without_guesses(*settle(entry, {HEADER: stored.options, NAMES: facts}, {}))
-    note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said})
+    remark = {"remark": facts["remark"]} if "remark" in facts else {}
+    note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said, **remark})
     values = stored.read(state)
     as_counts(values)
     check_values(values, stored.path)

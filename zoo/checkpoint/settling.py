@@ -23,9 +23,9 @@ RECORD = "the record of the weights"
 HEADER = "the file's header"
 NAMES = "the names in the file"
 
-_ADAPTABLE = ("num_classes", "in_channels", "img_size", "norm")
-"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted, and whose
-statistics norms without memory take is for whoever runs them to choose."""
+_ADAPTABLE = ("num_classes", "in_channels", "img_size", "norm", "pooling")
+"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted; whose
+statistics norms without memory take, and how tokens are pooled, is for whoever runs the network to choose."""
 
 
 def settle(

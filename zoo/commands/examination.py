@@ -147,8 +147,12 @@ def _look_at_volume(given: Path | Volume, contract: Preprocessing) -> tuple[Volu
     axes = contract.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))
     facts = [
         Fact("voxels", _times(volume.values.shape), sides),
-        Fact("size of a voxel in mm", unknown if affine is None else _times(voxel_sizes(affine)), _spacing(spacing)),
-        Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), _axes(axes)),
+        Fact(
+            "size of a voxel in mm",
+            unknown if affine is None else _times(voxel_sizes(affine)),
+            _spacing(spacing, contract),
+        ),
+        Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), _axes(axes, contract)),
         Fact("values", _values(volume.values), _range(contract)),
     ]
     if contract.modality is not None:
@@ -164,9 +168,11 @@ def _look_at_volume(given: Path | Volume, contract: Preprocessing) -> tuple[Volu
     return volume, tuple(facts)
 
 
-def _axes(wanted: str | None) -> str:
+def _axes(wanted: str | None, contract: Preprocessing) -> str:
     if wanted is None:
         return "as they are"
+    if contract.interpolation is not None:
+        return f"{wanted}, never turned"
     return f"{wanted}{' in axial slices, others alike' if len(wanted) == 2 else ''}, turned from any"
 
 
@@ -174,12 +180,15 @@ def _range(contract: Preprocessing) -> str:
     low, high = contract.value_range
     if contract.window is not None:
         return f"{contract.units}, air at -1000 and water at 0" if contract.units == HOUNSFIELD else contract.units
-    return contract.units if contract.normalise == PERCENTILES else f"{contract.units}, {low:g} to {high:g}"
+    is_scaled = contract.normalise == PERCENTILES or contract.interpolation is not None
+    return contract.units if is_scaled else f"{contract.units}, {low:g} to {high:g}"
 
 
-def _spacing(sizes: tuple[float, ...] | None) -> str:
+def _spacing(sizes: tuple[float, ...] | None, contract: Preprocessing) -> str:
     if sizes is None:
         return "as they are"
+    if contract.interpolation is not None:
+        return f"{_times(sizes)} once it is resized to {_times(contract.size)}"
     return f"{_times(sizes)}{' in the plane' if len(sizes) == 2 else ''}, resampled from any"
 
 

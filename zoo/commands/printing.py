@@ -78,13 +78,15 @@ def fact_lines(value: Any) -> list[str]:
 
 def input_facts(contract: Preprocessing) -> dict[str, Any]:
     """The fields of an input as `zoo info` shows them: in words where a number alone would mislead."""
-    from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES
+    from zoo.entry import AREA, BICUBIC, MIN_MAX, PERCENTILES, TRILINEAR
     from zoo.transforms import HIGH, LOW
 
     facts = asdict(contract)
     if contract.normalise == PERCENTILES:
         facts["value_range"] = f"0 and 1 at percentiles {LOW} and {HIGH}, not clipped"
-    if contract.normalise == MIN_MAX:
+    if contract.interpolation in (TRILINEAR, AREA):
+        facts["value_range"] = "any: each volume is scaled by its own values"
+    elif contract.normalise == MIN_MAX:
         facts["normalise"] = f"{MIN_MAX} of DICOM, without its window, and of more than 8 bits; 8 bits as they are"
     if contract.interpolation == BICUBIC:
         facts["interpolation"] = f"{BICUBIC} in 8 bits, by Pillow"

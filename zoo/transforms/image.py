@@ -16,6 +16,7 @@ from zoo.errors import OptionError
 from zoo.images import FILM
 from zoo.transforms.greys import ImageInput, describe, grey_fractions
 from zoo.transforms.levels import fit_levels
+from zoo.transforms.resized import ResizedTransform, build_resized_transform
 from zoo.transforms.slices import SliceTransform, build_slice_transform
 from zoo.transforms.volume import VolumeTransform, build_volume_transform
 
@@ -29,7 +30,7 @@ _ELONGATED = 2.5
 _OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "thickness")
 
 
-def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | VolumeTransform:
+def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | ResizedTransform | VolumeTransform:
     """Return the transform that executes a contract; printing it shows its steps.
 
     Raises:
@@ -38,6 +39,8 @@ def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform 
     channels, size, resize = contract.channels, contract.size, contract.resize
     if contract.normalise == PERCENTILES:
         return build_slice_transform(contract)
+    if len(size) != 2 and contract.interpolation is not None:
+        return build_resized_transform(contract)
     if len(size) != 2:
         return build_volume_transform(contract)
     if len(set(channels)) != 1:
@@ -46,6 +49,8 @@ def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform 
         raise OptionError(f"{', '.join(stray)} with size {size}: these fields describe volumes")
     if contract.normalise not in (None, MIN_MAX):
         raise OptionError(f"normalise {contract.normalise!r} with size {size}: of films {MIN_MAX!r} is known")
+    if contract.interpolation not in (None, BICUBIC):
+        raise OptionError(f"interpolation {contract.interpolation!r} with size {size}: of films {BICUBIC!r} is known")
     if resize is not None and resize < max(size):
         raise OptionError(f"the shorter side is resized to {resize}, too little for a centre crop of {size}")
     if contract.modality not in (None, FILM):

@@ -9,27 +9,22 @@ from __future__ import annotations
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
 from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
+from zoo.networks.vit_names import ANCHORS, DEAD, TABLE, is_brainiac, neutral_norms, refuse_class_token
+from zoo.networks.vit_names import CLASSIFYING as CLASSIFYING
+from zoo.networks.vit_names import PATCH as PATCH
+from zoo.networks.vit_names import RESTORING as RESTORING
+from zoo.networks.vit_names import STEM as STEM
+from zoo.networks.vit_names import VIT as VIT
+from zoo.networks.vit_names import complete_vit as complete_vit
 from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
-PATCH = 16
-"""Side of a token's cube in voxels."""
-STEM = "patch_embedding.patch_embeddings.weight"
-VIT = ("patch_embedding.", "blocks.", "norm.")
-"""Parts of every network with a ViT."""
-
-_TABLE = "patch_embedding.position_embeddings"
 _PERCEPTRON = "patch_embedding.patch_embeddings.1"
-_ANCHORS = (_TABLE, "patch_embedding.patch_embeddings.bias", "blocks.0.attn.qkv.weight", "norm.weight")
-_PERCEPTRON_ANCHORS = (_TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
-UNUSED = {
-    r"(vit\.)?patch_embedding\.cls_token": "class token, which no forward pass used (MONAI 0.8)",
-    r"(vit\.)?blocks\.\d+\.(norm_)?cross_attn\..+": "cross attention, which no forward pass used (MONAI 1.4 and later)",
+_PERCEPTRON_ANCHORS = (TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
+UNUSED = DEAD | {
     r"encoder[23]\.blocks\.\d+\.1\.conv3\..+": "shortcut, which no forward pass used (MONAI 0.8)",
 }
 """Dead parameters: pattern -> what they are."""
-RESTORING = {r"conv3d_transpose(_1)?\.(weight|bias)": "decoder of the auto-encoder"}
 SEGMENTING = {r"(encoder[1-4]\.|decoder[2-5]\.|out\.conv\.conv\.).+": "decoder of a UNETR"}
-CLASSIFYING = {r"classification_head\.(weight|bias)": "classifier on the ViT"}
 WIDTHS = ("hidden_size", "mlp_dim", "num_layers", "feature_size")
 """Options that a file settles."""
 
@@ -81,21 +76,12 @@ def convert_unetr(state: State) -> tuple[State, Config]:
     return network, with_widths(facts) | classes_of(network, "out.conv.conv.weight")
 
 
-def complete_vit(state: State) -> State:
-    """Add the norms that MONAI's classes have and never use, so that they load the ViT strictly.
-
-    The classifier is left out: MONAI's own reads a class token, not the mean.
-    """
-    plain = {name: tensor for name, tensor in state.items() if not name.startswith("classification_head.")}
-    return plain | _neutral_norms(plain)
-
-
 def complete_unetr(state: State) -> State:
     """Add the norms that MONAI's class has and never uses; without classes also a neutral last convolution.
 
     So `UNETR(channels, classes, size)` loads it strictly, without classes `UNETR(channels, feature_size, size)`.
     """
-    return state | _neutral_norms(state) | keeping_head(state)
+    return state | neutral_norms(state) | keeping_head(state)
 
 
 def cube_side(positions: int) -> int | None:
@@ -109,15 +95,16 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
 
     The tensors are under present names. None where there is no ViT.
     """
-    prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else _ANCHORS)
+    prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else ANCHORS)
     if prefix is None:
         return None
     network = strip_prefix(state, prefix)
-    if "cls_token" in network:
+    refuse_class_token(network, prefix)
+    if is_brainiac(state, prefix):
         raise CheckpointMismatchError(
-            f"the file holds a ViT that was trained with a class token ({prefix}cls_token; MONAI's "
-            "classification=True); one that pools its tokens is expected, whose features differ. Load the file with "
-            "MONAI's own class"
+            f"the file holds a ViT behind {prefix!r} beside a head as BrainIAC's files do, which learnt from brain "
+            "MRI: expected one that learnt from CT. Names and shapes are the same, features are not: load it as "
+            "'brainiac-vitb16'"
         )
     vit = without(network, UNUSED)
     projected = _as_convolution(vit)
@@ -149,7 +136,7 @@ def settle_stem(values: State, config: Config) -> dict[str, str]:
 
 def _facts(vit: State) -> Config:
     """What the shapes of a ViT say: widths, blocks, positions."""
-    table, hidden = vit.get(_TABLE), vit.get("blocks.0.mlp.linear1.weight")
+    table, hidden = vit.get(TABLE), vit.get("blocks.0.mlp.linear1.weight")
     facts: Config = {"num_layers": len({name.split(".")[1] for name in vit if name.startswith("blocks.")})}
     if table is not None and table.ndim == 3:
         facts |= {"positions": table.shape[1], "hidden_size": table.shape[2]}
@@ -161,10 +148,3 @@ def _facts(vit: State) -> Config:
 def with_widths(facts: Config) -> Config:
     """The facts, with those that no option can change repeated under `in_file`, to be compared with the options."""
     return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
-
-
-def _neutral_norms(state: State) -> State:
-    import torch
-
-    norms = {name.replace(".norm1.", ".norm_cross_attn."): t for name, t in state.items() if ".norm1." in name}
-    return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}

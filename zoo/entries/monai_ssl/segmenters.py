@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from monai.networks.nets.unetr import UNETR
 from torch import Tensor, nn
 
-from zoo.entries.monai_ssl.model import as_map, trim
 from zoo.entries.monai_ssl.sizes import check_widths
 from zoo.networks.sizes import check_whole
 from zoo.networks.swin_unetr import swin_unetr
+from zoo.networks.vit import as_map, trim
 
 __all__ = ["SegmentingViT", "swin_unetr", "unetr"]
 

@@ -1,0 +1,164 @@
+"""MONAI's 3D ViT without dead parameters: an encoder, and the parts of it that other networks are built around."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from monai.networks.nets.vit import ViT
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.errors import OptionError
+from zoo.networks.sizes import check_volumes
+from zoo.networks.vit_names import PATCH, POOLINGS
+
+if TYPE_CHECKING:
+    from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
+    from monai.networks.nets.vitautoenc import ViTAutoEnc
+
+
+class PatchEmbedding(nn.Module):
+    """MONAI's patch embedding, whose table of positions is interpolated for inputs of other sizes.
+
+    At the size that it was built for, the table is added as it is.
+    """
+
+    def __init__(self, plain: PatchEmbeddingBlock, grid: tuple[int, int, int]) -> None:
+        """Take over the parameters of MONAI's block, under their names.
+
+        Args:
+            plain: With a convolution as projection.
+            grid: Tokens per axis that its table is for.
+        """
+        super().__init__()
+        self.patch_embeddings = cast("nn.Conv3d", plain.patch_embeddings)
+        self.position_embeddings = plain.position_embeddings
+        self.grid = grid
+        self.window: tuple[int, ...] = tuple(side * PATCH for side in grid)
+        """Voxels that whole volumes are cut into; of another size than the table's after `for_windows`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return tokens `(N, D/16 * H/16 * W/16, hidden)` in row-major order.
+
+        Args:
+            x: Volumes `(N, C, D, H, W)`.
+
+        Raises:
+            InputContractError: A side is no multiple of 16, or there are other channels than the network takes.
+        """
+        maps = self.patch_embeddings(check_volumes(x, self.patch_embeddings.in_channels, PATCH))
+        table = resample_positions(self.position_embeddings, self.grid, tuple(maps.shape[2:]))
+        tokens: Tensor = maps.flatten(2).transpose(1, 2) + table
+        return tokens
+
+
+class ViTEncoder(ViT):
+    """MONAI's `ViT` as an encoder: one of `POOLINGS` of its tokens after the final norm, and no class token.
+
+    With classes, `classification_head` is a linear layer on what is pooled.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        sides: tuple[int, int, int],
+        hidden_size: int,
+        mlp_dim: int,
+        num_layers: int,
+        num_heads: int,
+        *,
+        num_classes: int = 0,
+        pooling: str = "mean",
+    ) -> None:
+        """Build MONAI's network and take out what its forward pass never uses.
+
+        Args:
+            in_channels: Channels of the volumes.
+            sides: Voxels per axis that the table of positions is for; multiples of 16.
+            hidden_size: Width of a token.
+            mlp_dim: Width inside the perceptron of a block.
+            num_layers: Blocks.
+            num_heads: Attention heads.
+            num_classes: Outputs of the classifier, 0 for none.
+            pooling: One of `POOLINGS`.
+
+        Raises:
+            OptionError: There is no such pooling.
+        """
+        if pooling not in POOLINGS:
+            raise OptionError(f"pooling={pooling!r}: {' or '.join(map(repr, POOLINGS))} is expected")
+        super().__init__(in_channels, sides, PATCH, hidden_size, mlp_dim, num_layers, num_heads)
+        trim(self, sides)
+        self.num_features = hidden_size
+        self.pooling = pooling
+        head = nn.Linear(hidden_size, num_classes) if num_classes else nn.Identity()
+        self.classification_head = head  # type: ignore[assignment]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the tokens after the final norm as a map, `(N, 768, D/16, H/16, W/16)`.
+
+        Args:
+            x: Volumes `(N, C, D, H, W)`, sides multiples of 16.
+
+        Raises:
+            InputContractError: As `PatchEmbedding`.
+        """
+        return as_map(self._tokens(x), x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return pooled features `(N, 768)`, or logits `(N, num_classes)`.
+
+        Args:
+            x: Volumes `(N, C, D, H, W)`, sides multiples of 16.
+
+        Raises:
+            InputContractError: As `PatchEmbedding`.
+        """
+        tokens = self._tokens(x)
+        logits: Tensor = self.classification_head(tokens[:, 0] if self.pooling == "first" else tokens.mean(dim=1))
+        return logits
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        x = self.patch_embedding(x)
+        for block in self.blocks:
+            x = block(x)
+        tokens: Tensor = self.norm(x)
+        return tokens
+
+
+def as_map(tokens: Tensor, x: Tensor) -> Tensor:
+    """Return tokens `(N, P, hidden)` as a map `(N, hidden, D/16, H/16, W/16)`.
+
+    Args:
+        tokens: In row-major order.
+        x: The volumes `(N, C, D, H, W)` that they are of.
+    """
+    depth, height, width = (side // PATCH for side in x.shape[2:])
+    return tokens.transpose(1, 2).reshape(x.shape[0], -1, depth, height, width)
+
+
+def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
+    """Return a table of positions for another number of tokens per axis, by trilinear interpolation.
+
+    Args:
+        table: `(1, P, hidden)`, P the product of `grid`, in row-major order.
+        grid: Tokens per axis that it is for.
+        wanted: Tokens per axis. Where they are those of the grid, the table itself is returned.
+    """
+    if wanted == grid:
+        return table
+    maps = table.transpose(1, 2).reshape(1, -1, *grid)
+    return F.interpolate(maps, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:
+    """Take out of a ViT what its forward pass never uses: MONAI 1.4 and later build norms for cross attention.
+
+    MONAI 1.4 and 1.5 build the cross attention itself, too. Such parameters get no gradient, which
+    DistributedDataParallel refuses.
+    """
+    depth, height, width = (side // PATCH for side in sides)
+    network.patch_embedding = PatchEmbedding(network.patch_embedding, (depth, height, width))  # type: ignore[assignment]
+    for block in network.blocks:
+        block.norm_cross_attn = nn.Identity()
+        block.cross_attn = nn.Identity()
