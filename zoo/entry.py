@@ -29,6 +29,8 @@ ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any"
 """Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
 PERCENTILES = "percentile"
 """Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
+MIN_MAX = "min-max"
+"""Value of `Preprocessing.normalise` for (x - least) / (greatest - least) over the whole volume."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Preprocessing:
 
     `"percentile"` for (x - p1) / (p99 - p1) over the whole volume, of which the network takes the slices along the
     third axis: `size` and `spacing` are then those of a slice.
+
+    `"min-max"` for (x - least) / (greatest - least) over the whole volume, behind a window where there is one.
     """
     thickness: tuple[float, float] | None = None
     """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
@@ -177,7 +181,8 @@ class Entry:
     """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
 
     A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
-    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong.
+    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong. Where
+    what is assumed depends on the file, `assumed` has the values; else it is the default.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.

@@ -139,3 +139,15 @@ def test_a_folder_that_fits_nothing_or_has_nothing(zoo, tmp_path):
     code, _, err = zoo("doctor", tmp_path)
     assert code == 1
     assert "fit no model" in err
+
+
+def test_a_model_for_any_volume_does_not_outvote_those_for_some(zoo, tmp_path):
+    """Of mostly CT or mostly MRI the networks of these are told of; of as many CT as MRI the one that takes both."""
+    for folder, lowest in (("ct", (-1000, -1000, 0)), ("both", (-1000, 0, -1000, 0))):
+        (tmp_path / folder).mkdir()
+        for i, low in enumerate(lowest):
+            write_ct(tmp_path / folder / f"{i}.nii.gz", low=low)
+    first = zoo("doctor", tmp_path / "ct")[1].partition("\n")[0]
+    assert first.startswith("2 of 3 images fit ")
+    assert "anatomix" not in first
+    assert zoo("doctor", tmp_path / "both")[1].startswith("4 of 4 images fit anatomix-unet")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import PERCENTILES, Preprocessing
+from zoo.entry import MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_picture, voxel_sizes
 from zoo.loading import input_of
@@ -172,7 +172,7 @@ def _range(contract: Preprocessing) -> str:
     low, high = contract.value_range
     if contract.window is not None:
         return f"{contract.units}, air at -1000 and water at 0" if contract.units == HOUNSFIELD else contract.units
-    return contract.units if contract.normalise == PERCENTILES else f"{contract.units}, {low:g} to {high:g}"
+    return contract.units if contract.normalise in (PERCENTILES, MIN_MAX) else f"{contract.units}, {low:g} to {high:g}"
 
 
 def _spacing(sizes: tuple[float, ...] | None) -> str:

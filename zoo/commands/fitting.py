@@ -84,6 +84,8 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
 def best_model(images: list[Path], *, cache_dir: str | Path | None = None) -> str:
     """Return the model, with its tag, that most of some images fit, judged by five of them; of several the best.
 
+    One for a part of the body that more than half of them fit comes before one for any volume, which all fit.
+
     Raises:
         InputContractError: They fit none.
     """
@@ -95,7 +97,11 @@ def best_model(images: list[Path], *, cache_dir: str | Path | None = None) -> st
             f"{first_names(map(str, sample))} fit no model; `zoo doctor FILE` says why. With --for NAME all are held "
             "against one model"
         )
-    return votes.most_common(1)[0][0]
+
+    def rank(model: str) -> tuple[bool, bool, int]:
+        return 2 * votes[model] > len(sample), get_entry(model).anatomy != "any", votes[model]
+
+    return max(votes, key=rank)
 
 
 def fits_page(path: str, fits: list[Fit]) -> list[str]:
