@@ -73,6 +73,17 @@ def test_the_best_stand_first(folder):
     assert len(set(ranks)) > 2
 
 
+def test_models_for_some_volumes_stand_before_those_for_any(folder, monkeypatch):
+    """Of those that are as good otherwise, in whatever order they are registered."""
+    monkeypatch.setattr("zoo.commands.fitting.list_models", lambda: list_models()[::-1])
+    ranks = [
+        (bool(f.examination.warnings), not f.available, f.model.startswith("anatomix"))
+        for f in find_fits(folder / "ct.nii.gz")
+        if f.examination.fits
+    ]
+    assert ranks == sorted(ranks)
+
+
 def test_the_page_names_models_and_reasons(zoo, folder, tmp_path):
     """Each reason once, with all models that it keeps out; exit code 1 where nothing fits."""
     code, out, err = zoo("doctor", folder / "film.png")

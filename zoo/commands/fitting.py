@@ -58,7 +58,7 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
     """Hold an image against the input of every model, and return all, best first.
 
     Before the others stand those that it fits; of these, those that it fits without an oddity, then those whose weights
-    can be had. Models with one input are examined once.
+    can be had, then those for a part of the body before those for any. Models with one input are examined once.
 
     Args:
         path: File, or folder with a DICOM series.
@@ -78,7 +78,12 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
         model = f"{name}.{known.tag}" if known else name
         is_available = any(record.state == "hosted" for record in records(name, cache_dir))
         fits.append(Fit(model, get_entry(name).summary, is_available, replace(done[contract], model=model)))
-    return sorted(fits, key=lambda f: (not f.examination.fits, bool(f.examination.warnings), not f.available))
+
+    def rank(fit: Fit) -> tuple[bool, ...]:
+        found = fit.examination
+        return not found.fits, bool(found.warnings), not fit.available, get_entry(fit.model).anatomy == "any"
+
+    return sorted(fits, key=rank)
 
 
 def best_model(images: list[Path], *, cache_dir: str | Path | None = None) -> str:

@@ -55,10 +55,16 @@ def min_max(values: NDArray[Any]) -> NDArray[Any]:
     """Return (x - least) / (greatest - least) over the whole array as float32.
 
     Raises:
-        InputContractError: All values are the same.
+        InputContractError: All values are the same, or so far apart that float32 does not hold their range.
     """
+    import numpy as np
+
     least, most = values.min(), values.max()
     if least == most:
         raise InputContractError(f"a volume {values.shape} is constant, {least:g} everywhere: it has no range")
-    scaled: NDArray[Any] = (values - least) / (most - least)
+    with np.errstate(over="ignore"):
+        spread = most - least
+    if not np.isfinite(spread):
+        raise InputContractError(f"a volume {values.shape} has values from {least:g} to {most:g}: divide them first")
+    scaled: NDArray[Any] = (values - least) / spread
     return scaled
