@@ -313,7 +313,7 @@ def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_fi
     assert default() == ["mine"]
     zoo("import", "caid-resnet50-unet.other", unet_safetensors, "--default")
     assert default() == ["other"]
-    assert [line.split()[1] for line in zoo("list", "*unet")[1].splitlines() if "*" in line] == ["other*"]
+    assert [line.split()[1] for line in zoo("list", "caid*unet")[1].splitlines() if "*" in line] == ["other*"]
 
     code, out, _ = zoo("remove", "caid-resnet50-unet.other")
     assert code == 0

@@ -101,7 +101,7 @@ class Preprocessing:
 
     `"min-max"` for (x - least) / (largest - least) over a film that has more than 8 bits: a DICOM, whose window is then
     left out, or whole numbers of a wider type. Films of 8 bits, and fractions, are taken as they are. Of a
-    volume over the whole of it, background included.
+    volume over the whole of it, behind a window where there is one.
     `"z-score of nonzero"` for (x - mean) / deviation over the voxels that are not 0 once a volume is resized; 0 stays.
     """
     thickness: tuple[float, float] | None = None
@@ -201,7 +201,8 @@ class Entry:
 
     A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
     and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong. Under
-    `remark` stands a sentence for the report on what else the file is.
+    `remark` stands a sentence for the report on what else the file is. Where
+    what is assumed depends on the file, `assumed` has the values; else it is the default.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.

@@ -21,7 +21,19 @@ from zoo.record import WeightsFile
 
 log = logging.getLogger("zoo")
 
-FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl", "rad_dino", "ct_fm", "voco", "genesis", "brainiac")
+FAMILIES = (
+    "caid",
+    "yaware",
+    "drasclr",
+    "monai_ssl",
+    "glcl",
+    "rad_dino",
+    "ct_fm",
+    "voco",
+    "genesis",
+    "anatomix",
+    "brainiac",
+)
 """Folders under `zoo/entries`, in the order in which models are listed."""
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".index")
 

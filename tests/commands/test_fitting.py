@@ -73,6 +73,17 @@ def test_the_best_stand_first(folder):
     assert len(set(ranks)) > 2
 
 
+def test_models_for_some_volumes_stand_before_those_for_any(folder, monkeypatch):
+    """Of those that are as good otherwise, in whatever order they are registered."""
+    monkeypatch.setattr("zoo.commands.fitting.list_models", lambda: list_models()[::-1])
+    ranks = [
+        (bool(f.examination.warnings), not f.available, f.model.startswith("anatomix"))
+        for f in find_fits(folder / "ct.nii.gz")
+        if f.examination.fits
+    ]
+    assert ranks == sorted(ranks)
+
+
 def test_the_page_names_models_and_reasons(zoo, folder, tmp_path):
     """Each reason once, with all models that it keeps out; exit code 1 where nothing fits."""
     code, out, err = zoo("doctor", folder / "film.png")
@@ -139,3 +150,15 @@ def test_a_folder_that_fits_nothing_or_has_nothing(zoo, tmp_path):
     code, _, err = zoo("doctor", tmp_path)
     assert code == 1
     assert "fit no model" in err
+
+
+def test_a_model_for_any_volume_does_not_outvote_those_for_some(zoo, tmp_path):
+    """Of mostly CT or mostly MRI the networks of these are told of; of as many CT as MRI the one that takes both."""
+    for folder, lowest in (("ct", (-1000, -1000, 0)), ("both", (-1000, 0, -1000, 0))):
+        (tmp_path / folder).mkdir()
+        for i, low in enumerate(lowest):
+            write_ct(tmp_path / folder / f"{i}.nii.gz", low=low)
+    first = zoo("doctor", tmp_path / "ct")[1].partition("\n")[0]
+    assert first.startswith("2 of 3 images fit ")
+    assert "anatomix" not in first
+    assert zoo("doctor", tmp_path / "both")[1].startswith("4 of 4 images fit anatomix-unet")

@@ -160,11 +160,11 @@ def test_networks_without_pooled_features_name_the_one_that_has(name, way, films
 
 
 def test_every_family_has_an_encoder():
-    """Which is what `zoo embed` takes; its network has `num_features`."""
+    """Which is what `zoo embed` takes; but for anatomix, whose authors define no feature of a volume."""
     from zoo.registry import entries
 
     encoders = [entry for entry in entries().values() if entry.is_encoder]
-    assert {entry.family for entry in encoders} == {entry.family for entry in entries().values()}
+    assert {entry.family for entry in encoders} == {entry.family for entry in entries().values()} - {"anatomix"}
 
 
 def test_a_volume_of_slices_gives_a_row_for_each(tmp_path):

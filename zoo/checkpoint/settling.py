@@ -35,9 +35,11 @@ def settle(
 
     Args:
         entry: Names them and their defaults.
-        said: Statements about the loaded file, by who makes them, the strongest last; other options are ignored.
+        said: Statements about the loaded file, by who makes them, the strongest last; other options are ignored. What
+            `convert` assumes of such a file is `assumed` among those of its names.
         asked: What the user asked for.
-        named: The options of the tag that was named, which hold where nothing is said of the file itself.
+        named: The options of the tag that was named, which hold where nothing is said of the file itself, unless its
+            names and shapes are those of other weights, of which something else is assumed.
 
     Returns:
         The options, and who said each: `NOT_SAID` where nobody did.
@@ -47,10 +49,13 @@ def settle(
     """
     options: Config = {}
     by: dict[str, str] = {}
+    assumed = said.get(NAMES, {}).get("assumed", {})
     for name in entry.settled:
         voices = {who: each[name] for who, each in said.items() if name in each}
         _check_agreement(name, voices | ({ASKED: asked[name]} if name in asked else {}))
         lesser = {NOT_SAID: entry.config[name]} | ({NAMED: named[name]} if named and name in named else {})
+        if name in assumed and list(lesser.values())[-1] != assumed[name]:
+            lesser = {NOT_SAID: assumed[name]}
         chosen = lesser | voices | ({ASKED: asked[name]} if name in asked else {})
         by[name], options[name] = list(chosen.items())[-1]
     return options, by

@@ -180,7 +180,7 @@ def _range(contract: Preprocessing) -> str:
     low, high = contract.value_range
     if contract.window is not None:
         return f"{contract.units}, air at -1000 and water at 0" if contract.units == HOUNSFIELD else contract.units
-    is_scaled = contract.normalise == PERCENTILES or contract.interpolation is not None
+    is_scaled = contract.normalise in (PERCENTILES, MIN_MAX) or contract.interpolation is not None
     return contract.units if is_scaled else f"{contract.units}, {low:g} to {high:g}"
 
 

@@ -58,7 +58,7 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
     """Hold an image against the input of every model, and return all, best first.
 
     Before the others stand those that it fits; of these, those that it fits without an oddity, then those whose weights
-    can be had. Models with one input are examined once.
+    can be had, then those for a part of the body before those for any. Models with one input are examined once.
 
     Args:
         path: File, or folder with a DICOM series.
@@ -78,11 +78,18 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
         model = f"{name}.{known.tag}" if known else name
         is_available = any(record.state == "hosted" for record in records(name, cache_dir))
         fits.append(Fit(model, get_entry(name).summary, is_available, replace(done[contract], model=model)))
-    return sorted(fits, key=lambda f: (not f.examination.fits, bool(f.examination.warnings), not f.available))
+
+    def rank(fit: Fit) -> tuple[bool, ...]:
+        found = fit.examination
+        return not found.fits, bool(found.warnings), not fit.available, get_entry(fit.model).anatomy == "any"
+
+    return sorted(fits, key=rank)
 
 
 def best_model(images: list[Path], *, cache_dir: str | Path | None = None) -> str:
     """Return the model, with its tag, that most of some images fit, judged by five of them; of several the best.
+
+    One for a part of the body that more than half of them fit comes before one for any volume, which all fit.
 
     Raises:
         InputContractError: They fit none.
@@ -95,7 +102,11 @@ def best_model(images: list[Path], *, cache_dir: str | Path | None = None) -> st
             f"{first_names(map(str, sample))} fit no model; `zoo doctor FILE` says why. With --for NAME all are held "
             "against one model"
         )
-    return votes.most_common(1)[0][0]
+
+    def rank(model: str) -> tuple[bool, bool, int]:
+        return 2 * votes[model] > len(sample), get_entry(model).anatomy != "any", votes[model]
+
+    return max(votes, key=rank)
 
 
 def fits_page(path: str, fits: list[Fit]) -> list[str]:

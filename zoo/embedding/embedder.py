@@ -96,10 +96,9 @@ def embed(
 def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
     if not entry.is_encoder:
         encoders = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
-        raise OptionError(
-            f"{entry.name!r} has no pooled features: {entry.summary}. In its family {' and '.join(encoders)} "
-            f"{'gives' if len(encoders) == 1 else 'give'} them"
-        )
+        gives = "gives" if len(encoders) == 1 else "give"
+        way = f"In its family {' and '.join(encoders)} {gives} them" if encoders else "No model of its family gives any"
+        raise OptionError(f"{entry.name!r} has no pooled features: {entry.summary}. {way}")
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
     if workers < 0 or (workers and entry.embed):

@@ -79,7 +79,8 @@ def to_spacing(
     """Return the values of `volume` with its axes turned to `orientation` and resampled to `spacing` in mm.
 
     The first voxel keeps its position, the last one moves by half a voxel at most, and edges are repeated, as in
-    MONAI's Spacing. Splines of a degree above 1 (linear) overshoot the range of the values.
+    MONAI's Spacing. Splines of a degree above 1 (linear) overshoot the range of the values. With neither nothing is
+    done, for which no affine is needed.
 
     Raises:
         InputContractError: The affine is unknown, or the axes are not at right angles.
@@ -87,6 +88,8 @@ def to_spacing(
     import nibabel
     import numpy as np
 
+    if orientation is None and spacing is None:
+        return volume.values
     if volume.affine is None:
         raise InputContractError(
             f"{volume.source} comes without the size and direction of its voxels: pass the file, or "

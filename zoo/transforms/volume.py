@@ -1,4 +1,4 @@
-"""Transforms volumes: grid, units and range are checked, then values are windowed or z-scored.
+"""Transforms volumes: grid, units and range are checked, then values are windowed, z-scored or scaled by their range.
 
 What cannot be right raises `InputContractError`, what is merely odd is logged as a warning.
 """
@@ -11,12 +11,13 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import Preprocessing
+from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volume, voxel_sizes, z_score
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
+from zoo.transforms.intensities import INTENSITIES, check_intensities, min_max
 from zoo.transforms.kinds import check_kind, check_labels, refuse_mask
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-_UNITS = (GREY_MATTER, HOUNSFIELD)
+_UNITS = (GREY_MATTER, HOUNSFIELD, INTENSITIES)
 
 
 def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
@@ -53,10 +54,14 @@ def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
     if contract.units == GREY_MATTER and not contract.size:
         raise OptionError(f"{GREY_MATTER} without a grid: its size is expected, and its affine where it is known")
     stray = [name for name in ("resize", "interpolation", "mean", "std") if getattr(contract, name) is not None]
-    if stray or contract.normalise not in (None, "z-score"):
+    known = (MIN_MAX,) if contract.units == INTENSITIES else (None, "z-score")
+    if stray or contract.normalise not in known:
         raise OptionError(
-            f"{stray or contract.normalise!r} mean nothing for a volume: window and normalise='z-score' do"
+            f"{stray or contract.normalise!r} mean nothing for a volume in {contract.units!r}: window does, and "
+            f"normalise={' or '.join(map(repr, known))}"
         )
+    if contract.normalise == MIN_MAX and contract.value_range != (0, 1):
+        raise OptionError(f"value_range {contract.value_range} with normalise={MIN_MAX!r}: it is always 0 and 1")
     if contract.window is not None and not contract.window[0] < contract.window[1]:
         raise OptionError(f"window {contract.window}: the smaller value is expected first")
     if contract.spacing is not None and (len(contract.spacing) != 3 or min(contract.spacing) <= 0):
@@ -104,10 +109,11 @@ class VolumeTransform:
         `spacing`, by splines of the contract's degree; before that all of a CT below -1024 HU, padding, becomes air.
 
         Args:
-            volume: A path to NIfTI or `.npy`, a nibabel image of NIfTI, an array or a tensor; for HU also a folder with
-                a DICOM series of CT; see `volumes.read_volume`. An array or a tensor has no affine: it must
-                have the shape of the grid, and its voxels are taken to be in the grid's order; of a brain's only the
-                order of SimpleITK, (z, y, x), is noticed. A tensor's result is on its device.
+            volume: A path to NIfTI or `.npy`, a nibabel image of NIfTI, an array or a tensor; where no density map is
+                due also a folder with a DICOM series of the network's modality; see `volumes.read_volume`. An array or
+                a tensor has no affine: where there is a grid it must have its shape, and its voxels are taken to be in
+                the grid's order; of a brain's only the order of SimpleITK, (z, y, x), is noticed. Where axes are turned
+                or resampled it is refused. A tensor's result is on its device.
 
         Raises:
             InputContractError: The volume cannot be what the network was trained on, or cannot be read.
@@ -134,10 +140,11 @@ class VolumeTransform:
     def __repr__(self) -> str:
         contract = self.preprocessing
         low, high = contract.value_range
+        is_relative = contract.window is not None or contract.normalise == MIN_MAX
         scale = "none" if contract.window is None else "clip to [{:g}, {:g}], ".format(*contract.window)
         steps = {
-            "read": f"NIfTI, {'DICOM, ' if contract.units == HOUNSFIELD else ''}nibabel image, .npy, array or tensor",
-            "check": f"{contract.units}{'' if contract.window else f', {low:g} to {high:g}'}",
+            "read": f"NIfTI, {'' if contract.units == GREY_MATTER else 'DICOM, '}nibabel image, .npy, array or tensor",
+            "check": f"{contract.units}{'' if is_relative else f', {low:g} to {high:g}'}",
             "grid": _grid_in_words(contract),
             "window": scale if contract.window is None else f"{scale}scale to [{low:g}, {high:g}]",
             "normalise": "none" if contract.normalise is None else f"{contract.normalise} over the whole volume",
@@ -225,6 +232,8 @@ def admit(volume: Volume, contract: Preprocessing) -> tuple[Volume, list[str]]:
         raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
     if contract.units == GREY_MATTER:
         return volume, check_density(volume, contract)
+    if contract.units == INTENSITIES:
+        return volume, check_intensities(volume)
     try:
         return fill_padding(volume), check_hounsfield(volume, contract.window)
     except InputContractError:
@@ -234,8 +243,10 @@ def admit(volume: Volume, contract: Preprocessing) -> tuple[Volume, list[str]]:
 
 
 def _scale(values: NDArray[Any], contract: Preprocessing) -> NDArray[Any]:
-    """Clip to the window, bring it to the declared range, take the z-score: what the contract asks for."""
+    """Clip to the window, bring it to the declared range, take the z-score or the range: what the contract asks for."""
     if contract.window is not None:
         (low, high), (least, most) = contract.window, contract.value_range
         values = least + (values.clip(low, high) - low) * ((most - least) / (high - low))
+    if contract.normalise == MIN_MAX:
+        return min_max(values)
     return z_score(values) if contract.normalise == "z-score" else values
