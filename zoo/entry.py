@@ -29,6 +29,8 @@ ANATOMIES = ("chest", "abdomen", "brain", "heart", "lesion", "whole body", "any"
 """Parts of the body by the words of `zoo list`; a lesion is looked at in a crop around it."""
 PERCENTILES = "percentile"
 """Value of `Preprocessing.normalise` for (x - p1) / (p99 - p1) over the volume, see `zoo.transforms.slices`."""
+SEED_POINT = "seed point"
+"""Value of `Preprocessing.crop` for a box around a point that comes with the volume, see `zoo.transforms.crops`."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,11 @@ class Preprocessing:
     """
     thickness: tuple[float, float] | None = None
     """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
+    crop: str | None = None
+    """What is cut out of a volume: `"seed point"` for `size` voxels around a point in mm that comes with it.
+
+    None for the whole volume.
+    """
     modality: str | None = None
     """DICOM's Modality of the images, `"CT"` or `"MR"`; `"CR"` stands for all films of the chest. None if unchecked.
 
@@ -125,6 +132,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("window", "thickness"), lambda value: value is None or (_are_numbers(value) and len(value) == 2)),
     **dict.fromkeys(("orientation", "normalise", "modality"), lambda value: value is None or isinstance(value, str)),
     "affine": lambda value: value is None or (isinstance(value, tuple) and all(map(_are_numbers, value))),
+    "crop": lambda value: value in (None, SEED_POINT),
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),
 }

@@ -21,7 +21,7 @@ from zoo.record import WeightsFile
 
 log = logging.getLogger("zoo")
 
-FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl")
+FAMILIES = ("caid", "yaware", "drasclr", "monai_ssl", "glcl", "fmcib")
 """Folders under `zoo/entries`, in the order in which models are listed."""
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".index")
 

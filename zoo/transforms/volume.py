@@ -65,7 +65,7 @@ def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
         raise OptionError(
             f"spline {contract.spline} with spacing {contract.spacing}: 1 or 3 is expected, with a spacing"
         )
-    if contract.orientation is not None and not _is_orientation(contract.orientation):
+    if contract.orientation is not None and not are_axes(contract.orientation):
         raise OptionError(
             f"orientation {contract.orientation!r}: one letter of each of LR, AP and IS is expected, as RAS"
         )
@@ -81,7 +81,8 @@ def _check_grid(contract: Preprocessing, affine: tuple[tuple[float, ...], ...]) 
         raise OptionError("the affine already fixes spacing and orientation; leave them out")
 
 
-def _is_orientation(codes: str) -> bool:
+def are_axes(codes: str) -> bool:
+    """Whether letters say where the three axes of a volume point to, as `"RAS"`."""
     return len(codes) == 3 and all(len(set(codes) & set(pair)) == 1 for pair in ("LR", "AP", "IS"))
 
 
