@@ -67,7 +67,7 @@ def test_the_probe_tells_more_than_two_classes(monkeypatch):
     assert mean_auroc(labels[labels > 0], scores[labels > 0]) == pytest.approx(
         np.mean([auroc(labels[labels > 0] == c, scores[labels > 0][:, c]) for c in (1, 2)])
     )
-    with pytest.raises(OptionError, match="the rarer has 0"):
+    with pytest.raises(OptionError, match="but the rarest has 0"):
         linear_probe(train, np.where(labels == 1, 3, labels), test)
 
 
@@ -85,7 +85,7 @@ def test_the_probe_bears_constant_features_and_names_missing_classes():
     train, labels = two_classes(20, 5, 10)
     train[:, 2] = 7.0
     assert np.isfinite(linear_probe(train, labels, train)).all()
-    with pytest.raises(OptionError, match="at least 2 labels of each class, the rarer has 1"):
+    with pytest.raises(OptionError, match="at least 2 labels of each class, but the rarest has 1"):
         linear_probe(train, np.eye(20)[0], train)
 
 
@@ -142,7 +142,7 @@ def test_all_labels_are_one_subset():
     for size in (0, 10, 50):
         (subset,) = label_subsets(labels, size, 4)
         assert subset.tolist() == list(range(10))
-    with pytest.raises(OptionError, match=r"3 of 10 labels cannot hold 2 of each class: there are \[5, 5\]"):
+    with pytest.raises(OptionError, match=r"3 of 10 labels cannot hold 2 of each class; classes have \[5, 5\]"):
         label_subsets(labels, 3, 1)
     with pytest.raises(OptionError, match=r"\[9, 1\]"):
         label_subsets(np.eye(10)[0], 5, 1)

@@ -233,7 +233,7 @@ def test_all_wrong_values_are_named_at_once():
         "--plateau-factor must lie between 0 and 1, not 2",
     ):
         assert words in str(error.value)
-    with pytest.raises(OptionError, match="--patience must not be negative, not -1"):
+    with pytest.raises(OptionError, match="--patience must be at least 0, not -1"):
         parse_args(Args, [*NEEDED, "--patience", "-1"])
 
 

@@ -167,7 +167,7 @@ def test_an_epoch_whose_metric_is_nan_is_never_the_best(tmp_path, caplog):
     metrics = run(Scripted(), tmp_path / "a", lambda method, epoch: {"a": values[epoch]}, epochs=4, monitor="val_a")
     assert metrics["epoch"] == 1
     assert [r.getMessage() for r in caplog.records] == [f"val_a is NaN after epoch {epoch}" for epoch in (0, 2)]
-    with pytest.raises(FloatingPointError, match="--monitor val_a was a number after no epoch"):
+    with pytest.raises(FloatingPointError, match="--monitor val_a was not finite after any epoch"):
         run(Scripted(), tmp_path / "b", lambda method, epoch: {"a": math.nan}, epochs=2, monitor="val_a")
 
 
@@ -202,7 +202,7 @@ def test_half_precision_runs_on_a_cpu(tmp_path, precision):
 
 def test_what_a_machine_or_network_cannot_do_is_refused(tmp_path):
     """SyncBN without GPUs and NHWC for volumes are said before the run, not ignored."""
-    with pytest.raises(OptionError, match="--sync-bn needs GPUs, this run is on cpu"):
+    with pytest.raises(OptionError, match="--sync-bn needs GPUs, but this run is on cpu"):
         run(Scripted(), tmp_path, sync_bn=True)
     method = Scripted()
     method.volume = nn.Conv3d(1, 1, 3)

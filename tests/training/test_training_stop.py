@@ -87,7 +87,7 @@ def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")
     assert [line for line in err.splitlines() if not line.startswith("training: ")] == [
-        f"stopped by {number.name} after step 2 of epoch 1, which {tmp_path / 'run' / 'last.pt'} has: the same command "
+        f"stopped by {number.name} after step 2 of epoch 1, saved in {tmp_path / 'run' / 'last.pt'}: the same command "
         "with --resume goes on"
     ]
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)

@@ -1,1 +1,1 @@
-"""What the recipes share: arguments, the loop, optimisers, distributed helpers, contrastive parts, evaluation."""
+"""Shared parts of the recipes: arguments, the loop, optimisers, distributed helpers, contrastive parts, evaluation."""

@@ -22,7 +22,7 @@ from zoo.training.failures import in_one_line
 
 
 class Arguments(Protocol):
-    """A dataclass of `arg` fields that looks at its own values."""
+    """A dataclass of `arg` fields that checks its own values."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -51,23 +51,23 @@ def arg(
     """Declare a field with the help text and the legal values of its flag.
 
     Args:
-        help: What it is.
-        default: Its value where none is given; without one the flag is required.
-        choices: Its legal values; None for any.
-        free: Whether a resumed run may have it otherwise, because no number that the run computes follows from it. So
-            it is in every class that declares the field again.
-        was: Its name in the release before, under which flags and the notes of older runs still give it.
+        help: What the flag means.
+        default: Value of the field where the flag is not given; without a default the flag is required.
+        choices: Legal values; None for any.
+        free: Whether a resumed run may change it, because no number that the run computes depends on it. A class that
+            declares the field again cannot take this back.
+        was: Name of the field in the release before; command lines and the `args.json` of older runs may still use it.
     """
     return field(default=default, metadata={"help": help, "choices": choices, "free": free, "was": was})
 
 
 def default(value: Any) -> Any:
-    """Declare an inherited field again, with another default alone; all else is as `arg` was told of it."""
+    """Declare an inherited field again with another default; all else stays as its `arg` says."""
     return field(default=value, metadata={})
 
 
 def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
-    """Field -> what `arg` was told of it, where `default` declares it again too; `free` if it was so in any class."""
+    """What the last `arg` of each field says, by name; a field that is `free` in one class stays free."""
     found: dict[str, dict[str, Any]] = {}
     for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
         for f in fields(base):
@@ -78,18 +78,18 @@ def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
 
 
 def renamed(kind: type[Arguments]) -> dict[str, str]:
-    """Name of a field in the release before -> its name."""
+    """Names of renamed fields: the name in the release before -> the name now."""
     return {facts["was"]: name for name, facts in facts_of(kind).items() if facts["was"]}
 
 
 def build_from(args: object, kind: Callable[..., T], *given: Any, **others: Any) -> T:
-    """Build an object whose settings are arguments of the same name.
+    """Build an object whose keyword settings are the run's arguments of the same names.
 
     Args:
         args: The arguments of a run.
-        kind: Its class. Those of its keyword-only parameters that are arguments get their values.
-        given: Its positional parameters.
-        others: What comes from elsewhere, or from an argument of another name.
+        kind: Class of the object. Each keyword-only parameter that is also an argument gets that argument's value.
+        given: Positional parameters.
+        others: Keyword parameters that come from elsewhere, or from an argument of another name.
     """
     names = [name for name, p in inspect.signature(kind).parameters.items() if p.kind is p.KEYWORD_ONLY]
     return kind(*given, **({name: getattr(args, name) for name in names if hasattr(args, name)} | others))
@@ -97,21 +97,21 @@ def build_from(args: object, kind: Callable[..., T], *given: Any, **others: Any)
 
 @dataclass(kw_only=True)
 class TrainArgs:
-    """What every run has. `batch_size` and `lr` are for the whole step, over all processes: nothing is scaled."""
+    """Arguments of every run. `batch_size` and `lr` are for the whole step, over all processes: nothing is scaled."""
 
     data: str = arg("folder with the images")
     out: str = arg("folder for checkpoints, log and results", free=True)
     epochs: int = arg("length of the run", 100, free=True)
     steps_per_epoch: int = arg("steps in one epoch of the run; 0 for one pass over the data", 0)
     batch_size: int = arg("samples per optimiser step, over all processes and accumulated parts", 256)
-    accumulate: int = arg("parts a step is computed in; momentum copies and queues move once a part", 1)
+    accumulate: int = arg("parts in which a step is computed; momentum copies and queues move once a part", 1)
     optimizer: str = arg("update rule", "sgd", OPTIMIZERS)
     lr: float = arg("learning rate at its peak", 0.03)
     momentum: float = arg("momentum of SGD", 0.9)
     weight_decay: float = arg("weight decay", 1e-4)
     schedule: str = arg("course of the learning rate", "cosine", SCHEDULES)
     warmup_epochs: int = arg("epochs of linear warm-up, counted inside --epochs", 0)
-    plateau_factor: float = arg("what schedule 'plateau' multiplies the learning rate by", 0.5)
+    plateau_factor: float = arg("factor on the learning rate each time schedule 'plateau' acts", 0.5)
     plateau_patience: int = arg("epochs without improvement before 'plateau' acts", 5)
     clip_grad: float = arg("largest gradient norm; 0 for no clipping", 0.0)
     precision: str = arg("arithmetic of the forward pass", "fp32", PRECISIONS)
@@ -126,7 +126,7 @@ class TrainArgs:
     device: str = arg("cpu, cuda or auto", "auto", free=True)
     resume: bool = arg("go on from OUT/last.pt if it is there", False, free=True)
     allow_changes: str = arg(
-        "arguments that a resumed run may have otherwise than it began with, though they change its result: lr,data",
+        "arguments that a resumed run may change although its result depends on them: lr,data",
         "",
         free=True,
     )
@@ -144,7 +144,7 @@ class TrainArgs:
                 problems.append(f"{flag_of(name)} must be at least 1, not {getattr(self, name)}")
         for name in ("steps_per_epoch", "warmup_epochs", "patience", "workers", "weight_decay", "clip_grad"):
             if getattr(self, name) < 0:
-                problems.append(f"{flag_of(name)} must not be negative, not {getattr(self, name)}")
+                problems.append(f"{flag_of(name)} must be at least 0, not {getattr(self, name)}")
         if self.warmup_epochs > self.epochs:
             problems.append(f"--warmup-epochs {self.warmup_epochs} is longer than the run, --epochs {self.epochs}")
         if not 0 < self.plateau_factor < 1:
@@ -152,20 +152,20 @@ class TrainArgs:
         if not self.lr > 0:
             problems.append(f"--lr must be positive, not {self.lr}")
         if unknown := [name for name in self.allowed_changes() if name not in {f.name for f in fields(self)}]:
-            problems.append(f"--allow-changes {','.join(unknown)}: no argument of this run has such a name")
+            problems.append(f"--allow-changes {','.join(unknown)}: this run has no such argument")
         if problems:
             raise OptionError("wrong arguments:\n  " + "\n  ".join(problems))
 
     def allowed_changes(self) -> list[str]:
-        """Names of the fields that `allow_changes` names, in which dashes may stand for underscores; old ones too."""
+        """Fields that `allow_changes` names, with dashes or underscores, by present or former names."""
         names = [name.strip().replace("-", "_") for name in self.allow_changes.split(",") if name.strip()]
         return [renamed(type(self)).get(name, name) for name in names]
 
 
 def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str | None = None) -> A:
-    """Build an arguments object from the command line: one flag a field, with the field's default.
+    """Build an arguments object from the command line: one flag for each field, with the field's default.
 
-    That of `--workers` is at most the number of processors.
+    The default of `--workers` is at most the number of processors.
 
     Raises:
         OptionError: A value is out of its range.
@@ -176,7 +176,7 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
     for f in fields(cls):
         required = f.default is dataclasses.MISSING
         options: dict[str, Any] = {"dest": f.name, "help": facts[f.name]["help"], "required": required}
-        options["default"] = argparse.SUPPRESS  # of a required flag, so that the help names no default
+        options["default"] = argparse.SUPPRESS  # for a required flag, so that the help names no default
         if not required:
             published: Any = f.default
             options["default"] = min(published, _processors()) if f.name == "workers" else published
@@ -197,11 +197,11 @@ def flag_of(name: str) -> str:
 
 
 def in_new_words(argv: Sequence[str] | None, now: Mapping[str, str]) -> list[str]:
-    """The words of a command line with flags of the release before by their names of today, which is warned of.
+    """Return the words of a command line; a flag of the release before gets its present name, with a warning.
 
     Args:
         argv: The words; None for those that Python was started with.
-        now: Flag of the release before -> flag.
+        now: Flag of the release before -> present flag.
     """
     words = []
     for word in sys.argv[1:] if argv is None else argv:
@@ -213,23 +213,23 @@ def in_new_words(argv: Sequence[str] | None, now: Mapping[str, str]) -> list[str
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """The description's commands on lines of their own; behind each flag its default, where there is one."""
+    """Help that keeps the description's line breaks and shows the default of each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default == "" else super()._get_help_string(action)
 
 
 def _processors() -> int:
-    """How many processors this process may use; more loader processes than these only stand in each other's way."""
+    """Number of processors that this process may use; more loader processes than that only slow each other down."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Run a recipe's `main` from the command line, where what can go wrong for anybody is a line and not a traceback.
+    """Run a recipe's `main` from the command line; what can go wrong for anybody ends with a line, not a traceback.
 
     Raises:
-        SystemExit: 1 with the line on stderr; 75 of a training run that a signal has stopped; 130 after Ctrl-C, 143
-            after SIGTERM, where there is nothing to go on with.
+        SystemExit: 1 with the line on stderr; 75 where a signal has stopped a training run that can be resumed; 130
+            after Ctrl-C and 143 after SIGTERM where there is nothing to resume.
     """
     with ended_by_signals():
         try:
@@ -238,7 +238,7 @@ def run_command(main: Callable[[], object]) -> None:
             number = end.signal if isinstance(end, Ended) else signal.SIGINT
             print(f"ended by {number.name}", file=sys.stderr)
             raise SystemExit(128 + number) from None
-        except Exception as error:  # which of them are a line is for `in_one_line` to say
+        except Exception as error:  # of any kind: `in_one_line` knows those that end with a line
             if (line := in_one_line(error)) is None:
                 raise
             raise SystemExit(escaped(line)) from error

@@ -14,16 +14,16 @@ from zoo.files import write_atomically
 
 
 def read_array(file: Path, what: str, *, is_mapped: bool = False) -> npt.NDArray[Any]:
-    """Read or map an array of any type and shape but of Python's objects; errors call it `what`.
+    """Read or map an array of any shape and any type but Python objects; errors call it `what`.
 
     Raises:
-        InputContractError: The file is missing, cut short, or no `.npy`.
+        InputContractError: The file is missing, cut short, or not `.npy`.
     """
     try:
         array: npt.NDArray[Any] = np.load(file, mmap_mode="r" if is_mapped else None, allow_pickle=False)
     except OSError as error:
         raise InputContractError(f"cannot read {what} from {file}: {error.strerror or error}") from error
-    except (EOFError, ValueError) as error:  # of what is no .npy NumPy says how to unpickle it, which is no way out
+    except (EOFError, ValueError) as error:  # NumPy's own message advises unpickling
         raise InputContractError(f"cannot read {what} from {file}: a whole .npy file is expected") from error
     if not isinstance(array, np.ndarray):
         array.close()
@@ -35,7 +35,7 @@ def read_numbers(file: Path, shape: Sequence[int] | None = None) -> npt.NDArray[
     """Read an array of real numbers.
 
     Raises:
-        InputContractError: It is missing, none, or of another shape than expected.
+        InputContractError: The file is missing, does not hold real numbers, or has another shape than expected.
     """
     array = read_array(file, "an array")
     if array.dtype.kind not in "biuf" or (shape is not None and array.shape != tuple(shape)):
@@ -45,13 +45,13 @@ def read_numbers(file: Path, shape: Sequence[int] | None = None) -> npt.NDArray[
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
-    """Map an array that this zoo wrote, so that only what is asked for is read."""
+    """Map an array that this zoo wrote, so that only the part that is used is read."""
     array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 
 
 def save_array(path: Path, array: npt.NDArray[Any]) -> None:
-    """Write `.npy`; processes that write the same array do not meet."""
+    """Write `.npy`, whole or not at all; several processes may write the same array."""
     write_atomically(path, lambda place: _open_and(np.save, place, array))
 
 
@@ -61,6 +61,6 @@ def save_arrays(path: Path, **arrays: npt.ArrayLike) -> None:
 
 
 def _open_and(save: Callable[..., None], place: Path, *args: Any, **arrays: Any) -> None:
-    """Save by an open file: given a name, numpy adds a suffix to it."""
+    """Save into an open file: given a name, NumPy would add a suffix."""
     with place.open("wb") as file:
         save(file, *args, **arrays)

@@ -84,8 +84,8 @@ def shuffled_forward(network: Callable[[Tensor], Tensor], x: Tensor, groups: int
 
     Batch norm then sees other samples beside a key than beside its query, so a key cannot be told by its batch
     statistics (He et al., section 3.3). That needs more than one group of samples: the processes are groups already,
-    and `groups` > 1 runs each process's share in that many parts, which is what one process alone needs. With one
-    group in all, a permutation would change nothing, and the batch is run as it is.
+    and `groups` > 1 runs each process's share in that many parts, which is what one process alone needs. With one group
+    in all a permutation would change nothing, so the batch is not permuted.
     """
     if distributed.world() * groups == 1:
         return network(x)
@@ -98,7 +98,7 @@ def shuffled_forward(network: Callable[[Tensor], Tensor], x: Tensor, groups: int
 
 
 def warn_of_unshuffled_keys(world: int, groups: int) -> None:
-    """Warn where `shuffled_forward` has one group in all, whose statistics tell a key from the queue without a look.
+    """Warn where `shuffled_forward` has one group in all: its batch statistics alone tell a key from the queue.
 
     Args:
         world: Processes of the run.
@@ -106,6 +106,6 @@ def warn_of_unshuffled_keys(world: int, groups: int) -> None:
     """
     if world * groups == 1:
         log.warning(
-            "--key-batches 1 on one process: queries and keys are the same batch, whose statistics tell a key from the "
-            "queue; --key-batches 2 mixes them, as several processes do"
+            "--key-batches 1 on one process: a query and its key are in batches of the same samples, whose statistics "
+            "tell the key from the queue. Give --key-batches 2, which mixes the samples as several processes do"
         )

@@ -1,4 +1,4 @@
-"""Which samples a process sees at which step, and the random numbers a sample is changed with."""
+"""The samples that each process sees at each step, and the seeds of their random changes."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def seeded(*parts: int) -> Iterator[None]:
 class Batches:
     """Keys of one process's batches for a stretch of steps.
 
-    The order of the samples in a pass is `order`'s, by default one that follows from (seed, pass); the batch of a step
-    follows from the step's number since the start of the run. So the steps of a run are the same however it is cut into
-    epochs, and a step's batches over all processes hold the same samples however many processes there are. The rest of
-    a pass that does not fill a step is left out.
+    `order` gives the samples of a pass in their order, by default a permutation that follows from (seed, pass); the
+    batch of a step follows from the step's number since the start of the run. So the steps of a run are the same
+    however it is cut into epochs, and a step's batches over all processes hold the same samples however many processes
+    there are. The rest of a pass that does not fill a step is left out.
     """
 
     def __init__(self, length: int, args: TrainArgs, processes: Processes, order: Order | None = None) -> None:
@@ -52,12 +52,12 @@ class Batches:
         if args.batch_size % parts:
             raise OptionError(
                 f"--batch-size {args.batch_size} cannot be divided among {processes.world} process(es) "
-                f"times {args.accumulate} accumulated part(s)"
+                f"times {args.accumulate} accumulated part(s): give a multiple of {parts}"
             )
         if length < args.batch_size:
             raise OptionError(
-                f"{length} sample(s) do not fill one step of --batch-size {args.batch_size}: take a smaller one, "
-                "or more samples"
+                f"{length} sample(s) do not fill one step of --batch-size {args.batch_size}: give a smaller "
+                "one, or more samples"
             )
         self.length, self.seed, self.accumulate = length, args.seed, args.accumulate
         self.step_size, self.part_size = args.batch_size, args.batch_size // parts
@@ -68,7 +68,7 @@ class Batches:
         self.first, self.done = 0, 0
 
     def set_epoch(self, epoch: int, done: int = 0) -> None:
-        """Yield the steps of this epoch of the run, but for the first ones that are done."""
+        """Choose the epoch whose steps are yielded, without the first `done`."""
         self.first, self.done = epoch * self.steps, done
 
     def __len__(self) -> int:
@@ -90,12 +90,12 @@ class Batches:
 
 
 def build_loader(dataset: Dataset[Any], workers: int, **batches: Any) -> DataLoader[Any]:
-    """Loader whose start moves no draws of the method's, and whose processes leave signals to their parent.
+    """Build a loader that does not touch the method's random numbers and whose processes leave signals to their parent.
 
     Args:
-        dataset: What `batches` has keys of.
+        dataset: Indexed with the keys of `batches`.
         workers: Loader processes; 0 for none.
-        **batches: What says so of a `DataLoader`: `batch_sampler`; or `batch_size`, and `sampler` or nothing.
+        **batches: Arguments of `DataLoader`: `batch_sampler`, or `batch_size` with or without `sampler`.
     """
     return DataLoader(
         dataset,
@@ -135,5 +135,8 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
     """The tensors of a (nested) batch, in their order."""
     if isinstance(batch, Tensor):
         yield batch
-    for part in batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ():
-        yield from tensors_of(part)
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    if isinstance(batch, list | tuple):
+        for part in batch:
+            yield from tensors_of(part)

@@ -1,4 +1,4 @@
-"""Processes: who am I, where do I compute, and the few collective operations the recipes need.
+"""The processes of a run: their ranks and devices, and the few collective operations that recipes need.
 
 Everything is read from torchrun's environment, so one process, several GPUs and several nodes run the same code.
 """
@@ -32,15 +32,15 @@ class Processes:
 
 
 def start(device: str = "auto") -> Processes:
-    """Join the process group that torchrun announced, if it did, and choose the device.
+    """Join torchrun's process group, if there is one, and choose the device.
 
     Raises:
         OptionError: `device` is not cpu, cuda or auto, or CUDA is asked for and absent.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise OptionError(f"device must be cpu, cuda or auto, not {device!r}")
+        raise OptionError(f"--device must be cpu, cuda or auto, not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError("device 'cuda' was asked for, but this machine has no usable GPU")
+        raise OptionError("--device cuda: this machine has no usable GPU; give --device cpu")
     place = torch.device("cpu")
     if device != "cpu" and torch.cuda.is_available():
         place = torch.device("cuda", local_rank())
@@ -89,7 +89,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
-        # Every process holds a copy of the loss; the gradient of their sum, which DDP's mean turns into that of one.
+        # Every process holds a copy of the loss. This is the gradient of their sum; DDP's mean makes it that of one.
         grad = grad.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         return grad.chunk(world())[rank()]
@@ -114,15 +114,16 @@ def any_of(flag: bool, device: torch.device) -> bool:
 
 @contextmanager
 def raising_together() -> Iterator[None]:
-    """Have an error inside the block raised on all processes, so that none waits for one that ended.
+    """Raise an error inside the block on all processes, so that none waits for one that has ended.
 
     Raises:
-        Exception: This process's own; `OptionError` in its words where that is another's.
+        Exception: The error of this process.
+        OptionError: The error of another process, with its message.
     """
     own: Exception | None = None
     try:
         yield
-    except Exception as error:  # of whatever kind: the others wait for this process
+    except Exception as error:  # of any kind: the others wait until this process reports it
         own = error
     everyone: list[str | None] = [None] * world()
     if world() > 1:
@@ -134,7 +135,7 @@ def raising_together() -> Iterator[None]:
 
 
 def broadcast(x: Tensor) -> Tensor:
-    """Overwrite `x` with the first process's and return it."""
+    """Overwrite `x` with the first process's values and return it."""
     if world() > 1:
         dist.broadcast(x, src=0)
     return x

@@ -1,4 +1,4 @@
-"""What frozen features are worth: linear probes at small label budgets, retrieval, intervals by patient."""
+"""Evaluation of frozen features: linear probes with few labels, retrieval, intervals by patient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.errors import OptionError
 from zoo.training.metrics import Array, Floats, mean_auroc
 
 PENALTIES = tuple(10.0**k for k in range(-4, 2))
-"""Values of C that a linear probe chooses among, by cross-validation inside its training labels."""
+"""Values of C that a linear probe tries, by cross-validation inside its training labels."""
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def extract_features(network: Callable[[Tensor], Tensor], batches: Iterable[Tens
 
 @contextmanager
 def judging(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards each module is in the mode that it was in."""
+    """Eval mode without gradients inside the block; afterwards each module has its former mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -60,7 +60,7 @@ def linear_probe(train: Array, labels: Array, test: Array, *, seed: int = 0) -> 
 
     rarest = int(np.bincount(np.asarray(labels, dtype=np.int64), minlength=2).min())
     if rarest < 2:
-        raise OptionError(f"a linear probe needs at least 2 labels of each class, the rarer has {rarest}")
+        raise OptionError(f"a linear probe needs at least 2 labels of each class, but the rarest has {rarest}")
     mean, std = train.mean(0), train.std(0)
     std = np.where(std > 1e-12, std, 1.0)
     train, test = (train - mean) / std, (test - mean) / std
@@ -80,7 +80,7 @@ def linear_probe(train: Array, labels: Array, test: Array, *, seed: int = 0) -> 
 
 
 def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[Array]:
-    """Draw `count` stratified subsets of `size` indices; `size` 0 or all of them gives the one whole set.
+    """Draw `count` stratified subsets of `size` indices; a `size` of 0, or of all of them, gives the one whole set.
 
     Raises:
         OptionError: A class has fewer than 2 samples, or `size` cannot hold 2 of each.
@@ -90,7 +90,7 @@ def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[A
     rng = np.random.default_rng([seed, size])
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2 or size < 2 * len(classes):
-        raise OptionError(f"{size} of {len(labels)} labels cannot hold 2 of each class: there are {counts.tolist()}")
+        raise OptionError(f"{size} of {len(labels)} labels cannot hold 2 of each class; classes have {counts.tolist()}")
     shares = _shares(size, counts)
     members = [np.flatnonzero(labels == c) for c in classes]
     return [
@@ -100,10 +100,10 @@ def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[A
 
 
 def _shares(size: int, counts: Array) -> Array:
-    """Divide `size` in proportion to the counts of the classes (C,): at least 2 of each, at most what there are.
+    """Divide `size` in proportion to the counts of the classes (C,): at least 2 of each, at most its count.
 
-    What rounding leaves over goes to, or is taken from, the class that is farthest from its exact share; of several the
-    largest.
+    What rounding leaves over goes to, or is taken from, the class that is farthest from its exact share; of several
+    such classes, the largest.
     """
     exact = size * counts / counts.sum()
     shares: Array = np.maximum(2, np.round(exact).astype(int))

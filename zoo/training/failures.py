@@ -1,4 +1,4 @@
-"""What a command says when it fails: one line for what can happen to anybody, a traceback for what is our fault."""
+"""Messages of a command that fails: one line for what can happen to anybody, a traceback for our own faults."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ADVICE = {
         "Another process of the run has ended or cannot be reached; its own message says why"
     ),
 }
-"""Words of PyTorch's errors, which are of one class, and what to do."""
+"""Words in PyTorch's errors, which all have one class, and what to do."""
 
 
 def in_one_line(error: BaseException) -> str | None:
-    """What a command says of an error instead of a traceback, with advice below it; None where the traceback is due."""
+    """The line that a command prints for an error, with advice below it; None where a traceback is due."""
     if isinstance(error, ModuleNotFoundError):
         return _of_package(error)
     text = f"{type(error).__name__}: {of_system(error) if isinstance(error, OSError) else own_words(error)}"
@@ -40,7 +40,7 @@ def in_one_line(error: BaseException) -> str | None:
 
 
 def of_system(error: OSError) -> str:
-    """What the system said, and of which file."""
+    """The system's message, with the file that it is about."""
     if error.errno is None:
         return own_words(error)
     file = f"{os.fspath(error.filename)!s}: " if error.filename is not None else ""
@@ -48,7 +48,7 @@ def of_system(error: OSError) -> str:
 
 
 def own_words(error: BaseException) -> str:
-    """What an error says, without the traceback that a loader's worker process puts before it."""
+    """The message of an error, without the traceback that a loader's worker process adds before it."""
     text = str(error)
     if not text.startswith("Caught "):
         return text

@@ -1,4 +1,4 @@
-"""What fine-tuning recipes share: a whole set judged by all processes together, and a run judged by its best epoch."""
+"""Shared parts of the fine-tuning recipes: the starting network, evaluation over all processes, results and hints."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ def check_start(args: Start) -> None:
 
 
 def check_trained(network: nn.Module, recipe: str) -> None:
-    """Raise `OptionError` where a part of a network that is to judge images is not from its file.
+    """Raise `OptionError` where a network that is to segment has tensors that are not from its file.
 
     Args:
         network: From `zoo.load_model`.
-        recipe: The module that trains it.
+        recipe: Module that trains such networks.
     """
     report = load_report(network)
     if fresh := [name for name in report.fresh if not is_counter(name)]:
         raise OptionError(
             f"{report.name} from {report.source}: {len(fresh)} tensors of the network are not in the file, "
-            f"{first_names(fresh)}, so that it has not learned to segment. Fine-tune it first: python -m {recipe}"
+            f"{first_names(fresh)}, so it has not learned to segment. Fine-tune it first: python -m {recipe}"
         )
 
 
@@ -80,7 +80,7 @@ def train_and_test(
         evaluate: From a part's name and the epoch to its metrics; those of `val` that are numbers are logged.
         args: The run.
         processes: From `zoo.training.distributed.start`.
-        header: What the files say of the network, from `finetuning_header`.
+        header: Header of the files, from `finetuning_header`.
         params: Parameters or parameter groups to train; default all that require a gradient.
         judged: The weights that are tested, `best.pt` or `last.pt` in OUT.
 
@@ -125,7 +125,7 @@ def finetuning_header(
         network: From `load_network`, before it is trained.
         task: What it learns.
         command: From `zoo.training.args.command_of`.
-        input: What the run's images or volumes are.
+        input: Input contract of the run's images or volumes.
         classes: Names of the outputs, in their order.
     """
     report = load_report(network)
@@ -141,9 +141,9 @@ def finetuning_header(
 
 
 def starting_input(args: Start) -> Preprocessing:
-    """What a run's images or volumes must be: the input of the weights that it starts from, see `loading.input_of`.
+    """The input that the weights of a run's start expect, as `loading.input_of` finds it.
 
-    Of random weights that is the model's, or of the tag that was named.
+    For random weights it is the input of the model, or of the tag that was named.
     """
     if args.from_scratch and not split_name(args.model)[1]:
         return get_entry(args.model).preprocessing
@@ -151,7 +151,7 @@ def starting_input(args: Start) -> Preprocessing:
 
 
 def load_network(args: Start, num_classes: int) -> nn.Module:
-    """The network to start from, with a head for the classes; 0 for none."""
+    """The network to start from, with a head for the classes; 0 for no head."""
     return loading.load_model(
         args.model,
         pretrained=not args.from_scratch,
@@ -164,10 +164,10 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
     """Write `results.json` into a folder, whole or not at all.
 
     Args:
-        results: What JSON can hold.
+        results: Values that JSON can hold.
         out: The folder.
-        hint: What to do next, which may be nothing, where the run is at its end: the results are printed in a few
-            lines, then it is said. None for a part of a run, of which nothing is printed.
+        hint: What to do next, said after the results are printed in a few lines; may be empty. None for a part of a
+            run, which prints nothing.
 
     Raises:
         OSError: The file cannot be written.
@@ -186,11 +186,13 @@ def in_lines(results: Results) -> list[str]:
     parts = {name: in_words(value) for name, value in results.items() if isinstance(value, dict)}
     means = [f"{name} {words}" for name, words in parts.items() if "mean" in results[name]]
     lines = [f"{name}: {parts[name]}" for name in ("best", "last", "val", "test") if parts.get(name)]
-    return [*lines, *([", ".join(means)] if means else [])][-3:]
+    if means:
+        lines.append(", ".join(means))
+    return lines[-3:]
 
 
 def how_to_load(model: str, file: str | Path, **options: Any) -> str:
-    """The line that a run ends with: what loads the network that it wrote, with options for a reader's sake."""
+    """The last line of a run: the call that loads the network that it wrote, with these options."""
     more = "".join(f", {name}={value!r}" for name, value in options.items())
     return f"next: zoo.load_model({get_entry(model).name!r}, checkpoint={str(file)!r}{more})"
 
@@ -225,6 +227,6 @@ def collect(
 
 
 def share_buffers(method: nn.Module) -> None:
-    """Give all processes the first one's batch statistics: those that are saved are those that are judged."""
+    """Give all processes the first one's batch statistics, so that those that are saved are judged."""
     for buffer in method.buffers():
         distributed.broadcast(buffer)

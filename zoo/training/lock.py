@@ -18,10 +18,10 @@ _SIGNS_OF_LIFE = ("run.log", "last.pt")
 
 @contextmanager
 def holding(out: Path) -> Iterator[None]:
-    """Keep a folder, which is made if it is not there, for this process inside the block.
+    """Reserve a folder for this process inside the block; it is made if it does not exist.
 
-    A lock whose holder is dead is taken over. Blocks of one process may lie in each other. A folder that was made and
-    stayed empty is removed.
+    A lock whose holder is dead is taken over. Blocks of one process may be nested. A folder that was made and stayed
+    empty is removed.
 
     Raises:
         OptionError: A run is at work there, or the folder cannot be written.
@@ -35,11 +35,11 @@ def holding(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         is_free = acquire(lock, signs=[out / name for name in _SIGNS_OF_LIFE])
     except OSError as error:
-        raise OptionError(f"--out {out} cannot be written: {of_system(error)}. Give another") from error
+        raise OptionError(f"--out {out} cannot be written: {of_system(error)}. Give another --out") from error
     if not is_free:
         raise OptionError(
-            f"a run is at work in --out {out} ({printable(holder_of(lock)) or 'a process that has only begun'}): give "
-            f"another, or wait for its end. If that machine is gone, remove {lock}"
+            f"a run is at work in --out {out} ({printable(holder_of(lock)) or 'a process that has only begun'}): wait "
+            f"for its end, or give another --out. If that machine is gone, remove {lock}"
         )
     try:
         yield
@@ -51,7 +51,7 @@ def holding(out: Path) -> Iterator[None]:
 
 
 def check_held(out: Path) -> None:
-    """Raise `OptionError` where the folder that this process held is gone, or another's."""
+    """Raise `OptionError` where this process no longer holds its folder."""
     lock = out / LOCK
     if not is_ours(lock):
         what = "another run has taken it" if lock.exists() else f"it was removed, or its {LOCK} was"

@@ -1,15 +1,15 @@
 """The one training loop: any method, one process or many, killed and resumed to the same weights.
 
 A method is a module whose `forward(batch)` returns a dict of scalars with the key `"loss"`; the loop only ever calls
-that. What follows from where: the samples of a step from (seed, step), the views of a sample from (seed, pass, index),
-the method's own draws from (seed, epoch, step, rank). Nothing else is drawn, so nothing else needs saving.
+that. The samples of a step follow from (seed, step), the views of a sample from (seed, pass, index), the method's own
+draws from (seed, epoch, step, rank). Nothing else is drawn, so nothing else needs saving.
 
-Files in OUT: `last.pt` and `best.pt` (the weights; `load_model(checkpoint=...)` reads both; `last.pt` also holds what
-a resumed run needs), `ranks/` (what is the other processes' own), `log.jsonl` (one line an epoch), `run.log` (what the
-run has said), `args.json`, `curves.png`; and `run.lock` while a run is at work.
+Files in OUT: `last.pt` and `best.pt` (the weights; `load_model(checkpoint=...)` reads both; `last.pt` also holds what a
+resumed run needs), `ranks/` (the state of the other processes), `log.jsonl` (one line an epoch), `run.log` (the run's
+messages), `args.json`, `curves.png`; and `run.lock` while a run is at work.
 
-SIGTERM, SIGUSR1 and SIGINT save `last.pt` after the step and end the process with 75; a signal in a validation, after
-the epoch; a second SIGINT at once.
+SIGTERM, SIGUSR1 and SIGINT save `last.pt` after the step, in a validation after the epoch, and end the process with
+exit code 75. A second SIGINT ends it at once.
 """
 
 from __future__ import annotations
@@ -66,20 +66,21 @@ def fit(
         validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
             metrics over the processes is logged as `val_<name>`.
         params: Parameters or parameter groups to train; default all that require a gradient.
-        header: What `best.pt` and `last.pt` say of the network, from `zoo.formats.header`; it is not looked at.
-        base: The weights that the run starts from, for its first line; default those that the zoo filled a part of the
-            method with.
+        header: Header of `best.pt` and `last.pt`, from `zoo.formats.header`; it is not checked.
+        base: Name of the weights that the run starts from, for its first line; default those that the zoo loaded into
+            the method.
 
     Raises:
         OptionError: OUT holds a run and `resume` is off, another run is at work there, the run was started in another
             way, the arguments do not fit the method or the machine, or there is no metric of the name `monitor`.
-        CheckpointFormatError: What is to be gone on with is missing or damaged; `IntegrityError` by its digest.
+        CheckpointFormatError: A file that the run resumes from is missing or damaged.
+        IntegrityError: Its digest shows that it is damaged.
         FloatingPointError: The loss is not finite (the message has the step), or `monitor` was never a number.
         OSError: OUT cannot be written. What was saved before stays.
-        Stopped: A signal asked for the end; `last.pt` has the step that was computed then, and `resume` goes on.
+        Stopped: A signal ended the run; `last.pt` has its last step, from which `resume` goes on.
     """
     if validate is None and args.monitor.lstrip("+").startswith("val_"):
-        raise OptionError(f"--monitor {args.monitor}: this run has no validation")
+        raise OptionError(f"--monitor {args.monitor}: this run has no validation; give a training metric, as loss")
     with at_work(Path(args.out), processes), deferring():
         run = Run(method, args, processes, params, header, samples=length_of(dataset))
         batches = Batches(run.samples, args, processes, getattr(dataset, "order", None))
@@ -102,12 +103,12 @@ def fit(
         record.close()
         run.stop_if_asked()
     if run.best == math.inf:
-        raise FloatingPointError(f"--monitor {args.monitor} was a number after no epoch: none can be called the best")
+        raise FloatingPointError(f"--monitor {args.monitor} was not finite after any epoch, so no epoch is the best")
     return run.best_metrics
 
 
 def train_epoch(run: Run, loader: Iterable[Any], epoch: int, pace: Pace) -> Metrics:
-    """One optimiser step for each `accumulate` batches; returns the mean of what the method returned."""
+    """One optimiser step for each `accumulate` batches; returns the means of the method's losses and metrics."""
     run.method.train()
     parts, steps, done = run.args.accumulate, pace.steps, run.step
     shown = follow(loader, f"epoch {epoch}", steps * parts, done=done * parts, line=partial(pace.line, run, epoch))
@@ -163,7 +164,7 @@ def _validate(run: Run, validate: Validate, epoch: int) -> Metrics:
     torch.manual_seed(seed_of(run.args.seed, run.processes.rank))
     with torch.no_grad(), autocast(run.args.precision, run.processes.device):
         metrics = validate(run.method, epoch)
-    # Processes that disagreed on what is best, or on when to stop, would wait for each other for ever.
+    # Processes that disagree about the best epoch, or about stopping, would wait for each other for ever.
     return distributed.mean(metrics, 1.0, run.processes.device)
 
 
@@ -176,7 +177,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 def mean_losses(
     method: nn.Module, loader: Iterable[Any], processes: Processes, *, channels_last: bool = False
 ) -> Metrics:
-    """Mean of what the method returns over a loader, weighted by batch size, over all processes."""
+    """Means of a method's losses and metrics over a loader and all processes, weighted by batch size."""
     total, count = Metrics(), 0
     for batch in follow(loader, "validating", len(loader) if isinstance(loader, Sized) else 0):
         size = batch_size_of(batch)
@@ -184,5 +185,5 @@ def mean_losses(
             total[name] = total.get(name, 0.0) + value.item() * size
         count += size
     if not count:
-        raise OptionError("the validation set is empty on this process")
+        raise OptionError("the validation set is empty on this process; give at least one sample for each process")
     return distributed.mean({k: v / count for k, v in total.items()}, count, processes.device)

@@ -1,4 +1,4 @@
-"""How results are measured: ROC curves, overlap and surfaces of segmentations, means over what has a value."""
+"""Measures of results: ROC curves, overlap and surface distances of segmentations, and means over tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Results = dict[str, Any]
 """Metrics by name, numbers and mappings of numbers, as JSON can hold them."""
 
 PERCENTILE = 95
-"""Of the surface distances, beside the largest."""
+"""Percentile of the surface distances, reported beside the largest."""
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -32,7 +32,7 @@ def auroc(labels: Array, scores: Array, weights: Array | None = None) -> float:
 def mean_auroc(labels: Array, scores: Array) -> float:
     """Area under the ROC curve of labels (N,): of class 1 where scores are (N,) or (N, 2), else the mean over classes.
 
-    Of more than two each class that is there counts, against all others.
+    Of more than two classes, each that occurs counts, against all others.
     """
     if scores.ndim == 1:
         return auroc(labels == 1, scores)
@@ -41,7 +41,7 @@ def mean_auroc(labels: Array, scores: Array) -> float:
 
 
 def summarise(tests: Sequence[Results]) -> Results:
-    """Mean and standard deviation (n - 1; None of one value) of each metric over the tests that have it."""
+    """Mean and standard deviation (n - 1; None for one value) of each metric over the tests that have it."""
     summary: Results = {}
     for name in dict.fromkeys(name for test in tests for name in test):
         values = [test[name] for test in tests if name in test]
@@ -51,30 +51,30 @@ def summarise(tests: Sequence[Results]) -> Results:
 
 
 def count_overlap(found: Tensor, truth: Tensor, num_classes: int) -> Tensor:
-    """Voxels of each class (3, C), float64: in both, in what was found, in the truth."""
+    """Number of voxels of each class (3, C), float64: in both, in the prediction, in the truth."""
     pairs = truth.flatten().long() * num_classes + found.flatten().long()
     table = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes).double()
     return torch.stack([table.diagonal(), table.sum(0), table.sum(1)])
 
 
 def dice(overlaps: Tensor, dim: int = -1) -> Tensor:
-    """Dice coefficients: twice what is in both, by the sum of what was found and the truth.
+    """Dice coefficients: twice the overlap, over the sum of prediction and truth.
 
     Args:
-        overlaps: Sizes in both, found, and true along one axis of 3, as `count_overlap` counts them.
-        dim: That axis, which the result lacks.
+        overlaps: Sizes of overlap, prediction and truth along one axis of 3, as `count_overlap` counts them.
+        dim: That axis; the result lacks it.
 
     Returns:
-        From 0 to 1; NaN where neither truth nor prediction has any, which a task judges in its own way.
+        From 0 to 1; NaN where truth and prediction are both empty, which each task counts in its own way.
     """
     both, found, truth = overlaps.unbind(dim)
     return 2 * both / (found + truth)
 
 
 def surface_distances(found: Tensor, truth: Tensor, num_classes: int, spacing: Sequence[float]) -> Tensor:
-    """Hausdorff distances in mm of each structure (2, C - 1), float64: of 95 in 100 voxels of the surfaces, and of all.
+    """Hausdorff distances in mm of each structure (2, C - 1), float64: the 95th percentile, and the largest.
 
-    Of both directions the larger. NaN where a structure is missing on one side or both. MONAI's
+    The larger of both directions counts. NaN where a structure is missing on one side or both. MONAI's
     `compute_hausdorff_distance` finds the same to float32, and takes three times as long: it looks for the surfaces and
     their distances anew for each percentile.
 
@@ -100,5 +100,5 @@ def surface_distances(found: Tensor, truth: Tensor, num_classes: int, spacing: S
 
 
 def or_none(value: float) -> float | None:
-    """A number for JSON, which has no NaN: None for it."""
+    """A number for JSON, which has no NaN: None stands for it."""
     return None if math.isnan(value) else value

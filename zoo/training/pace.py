@@ -1,4 +1,4 @@
-"""What a run says of itself: one line when it begins, and how fast it goes."""
+"""Messages about the course of a run: one line when it begins, then its position and speed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zoo.training.run import Run
 
 
 class Pace:
-    """Steps since this process began, for the cases that are done in a second and the time that is left."""
+    """Speed of a run since this process began, for its cases per second and the time that is left."""
 
     def __init__(self, run: Run, steps: int) -> None:
         self.steps, self.started, self.first = steps, time.monotonic(), run.epoch * steps + run.step
 
     def line(self, run: Run, epoch: int, parts: int) -> str:
-        """How far a run is, after so many parts of steps of an epoch."""
+        """Line about the position of a run after so many parts of an epoch's steps."""
         args, step = run.args, parts // run.args.accumulate
         done = epoch * self.steps + step
         rate = (done - self.first) / max(1e-9, time.monotonic() - self.started)
@@ -35,7 +35,7 @@ class Pace:
 
 
 def begin(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> Pace:
-    """Say what is trained, on how much, where and from which weights; returns the pace from here on."""
+    """Say on how much data, where and from which weights a run trains; return its pace from here on."""
     if run.processes.is_main:
         args, epoch = run.args, min(run.epoch, run.args.epochs - 1)
         batches.set_epoch(epoch)
@@ -58,7 +58,7 @@ def size_of(sample: Any, method: nn.Module) -> str:
 
 
 def base_of(method: nn.Module) -> str:
-    """The weights that the zoo filled a part of a method with, in words."""
+    """The weights that the zoo loaded into a method, in words."""
     reports: Iterator[LoadReport] = (vars(m)[ATTRIBUTE] for m in method.modules() if ATTRIBUTE in vars(m))
     if not (report := next(reports, None)) or report.source == "random":
         return "random weights"

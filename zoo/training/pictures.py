@@ -1,4 +1,4 @@
-"""Pictures of results: a slice, its truth and what was found, beside each other."""
+"""Pictures of results: a slice, its true labels and the predicted ones, side by side."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def draw_labels(
     title: str,
     structures: Sequence[str] = (),
 ) -> None:
-    """Draw an image with the true labels and those that were found, as a PNG, whole or not at all.
+    """Draw an image beside its true and its predicted labels, as a PNG, whole or not at all.
 
     Args:
         path: The file.
         image: `(rows, columns)`, from 0 to 1.
-        truth: Labels of the same shape, 0 for the background.
-        found: The same.
-        title: What it is of.
+        truth: True labels of the same shape, 0 for the background.
+        found: Predicted labels, the same.
+        title: Title of the picture.
         structures: Names of the labels 1, 2, ..., for a legend; empty for none.
     """
     from matplotlib.figure import Figure

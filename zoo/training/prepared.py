@@ -1,7 +1,7 @@
 """Volumes that are prepared once and kept on disk, in a folder that several runs and processes may share.
 
-What is kept is named by a digest of the files it was made of and of all settings, so that nothing outdated is ever
-read, and gets its name when it is whole, so that a killed process leaves nothing broken.
+Each kept file is named by a digest of its source files and all settings, so that nothing outdated is ever read. It gets
+its name when it is whole, so that a killed process leaves nothing broken.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Facts: TypeAlias = dict[str, Any]
 
 
 def digest_of(files: Sequence[Path], *settings: object) -> str:
-    """Return 32 digits for files as they are now and for settings.
+    """Return a digest (32 hexadecimal digits) of files in their present state and of settings.
 
     Args:
-        files: Place, size and time of change count; of a folder those of all files in it.
-        settings: What JSON can hold.
+        files: Their paths, sizes and times of change count; for a folder, those of all files in it.
+        settings: Values that JSON can hold.
 
     Raises:
         OSError: A file does not exist.
@@ -45,13 +45,13 @@ def digest_of(files: Sequence[Path], *settings: object) -> str:
 
 
 def keep(folder: Path, key: str, make: Callable[[], tuple[Arrays, Facts]]) -> Facts:
-    """Return the facts of what is kept under a key; where it is not there it is made, once.
+    """Return the facts that are kept under a key; make arrays and facts once, where they are not there.
 
     Args:
         folder: Where things are kept.
         key: From `digest_of`.
-        make: Returns the arrays by name, each of which becomes a file that `map_part` maps, and the facts, as JSON can
-            hold them. May raise what `prepare_all` collects.
+        make: Returns the arrays by name and the facts, which JSON can hold. `map_part` maps the arrays. May raise what
+            `prepare_all` collects.
     """
     file = folder / f"{key}.json"
     if not file.is_file():
@@ -63,13 +63,13 @@ def keep(folder: Path, key: str, make: Callable[[], tuple[Arrays, Facts]]) -> Fa
 
 
 def keep_arrays(folder: Path, key: str, parts: Sequence[str], make: Callable[[], Arrays]) -> None:
-    """Make arrays that need no facts, once, as `keep` does; they are made where one of `parts` is not there."""
+    """Make and keep arrays that have no facts, as `keep` does, where one of `parts` is not there."""
     if not all(_part(folder, key, part).is_file() for part in parts):
         _save(folder, key, make())
 
 
 def map_part(folder: Path, key: str, part: str) -> npt.NDArray[Any]:
-    """Map one of the arrays that `keep` keeps, so that only what is asked for is read."""
+    """Map one of the arrays of `keep`, so that only the part that is used is read."""
     return map_array(_part(folder, key, part))
 
 
@@ -87,8 +87,8 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
 
     Args:
         folder: Where things are kept.
-        items: What they are made of.
-        make: Makes and keeps what belongs to an item, where it is not there.
+        items: Sources of the volumes.
+        make: Makes and keeps the volume of an item, where it is not there.
         workers: Loader processes of each process that make them; 0 for none.
 
     Raises:
@@ -103,7 +103,7 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
     for _ in follow(loader, "volumes prepared", len(share)):
         pass
     distributed.barrier()
-    everything = _Preparation(items, make)  # again what failed, so that every process says so
+    everything = _Preparation(items, make)  # what failed is tried again, so that every process says so
     problems = [problem for problem in map(everything.__getitem__, range(len(items))) if problem]
     distributed.barrier()
     if problems:
@@ -111,7 +111,7 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
 
 
 class _Preparation(Dataset[str], Generic[Item]):
-    """Item i is made and says what was wrong with it, so that all that is wrong can be said at once."""
+    """Data set that makes item i when it is read and returns its error message, empty for none."""
 
     def __init__(self, items: Sequence[Item], make: Callable[[Item], object]) -> None:
         self.items, self.make = items, make

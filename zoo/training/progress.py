@@ -1,4 +1,4 @@
-"""How far a run is: a bar in a terminal, elsewhere a line a minute, which `run.log` in OUT always gets."""
+"""Progress of a run: a bar in a terminal, elsewhere a line a minute; `run.log` in OUT always gets the lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MINUTE = 60.0
 
 
 class _Told:
-    """What this process has told, and where."""
+    """Where this process records its messages, and when the last was."""
 
     file: Path | None = None
     at = 0.0
@@ -29,7 +29,7 @@ class _Told:
 
 @contextmanager
 def recording(file: Path) -> Iterator[None]:
-    """Have what `say` says inside the block also go to a file, behind the time; blocks may lie in each other."""
+    """Copy the messages of `say` inside the block to a file, each behind its time; blocks may be nested."""
     before, _Told.file = _Told.file, file
     try:
         yield
@@ -38,14 +38,14 @@ def recording(file: Path) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Tell whoever follows a run how it goes, or what to do after it: on stderr, for stdout is for results."""
+    """Print a message about a run, or what to do after it, on stderr: stdout is for results."""
     tqdm.write(text, file=sys.stderr)
     sys.stderr.flush()
     _record(text)
 
 
 def say_in_time(text: str) -> None:
-    """Say it in a terminal; elsewhere if nothing was said for a minute."""
+    """Say it at once in a terminal, elsewhere only if nothing was said for a minute."""
     if sys.stderr.isatty() or _is_due():
         say(text)
 
@@ -58,9 +58,9 @@ def follow(
     Args:
         items: Anything.
         what: What they are, for the bar.
-        total: How many there are, with those that were done before.
-        done: How many were.
-        line: What to say in a minute's line, from the number that is done; default that number.
+        total: Number of items, with those that were done before.
+        done: Number of those that were done before.
+        line: From the number of items done to the line of a minute; default that number.
     """
     is_shown = distributed.rank() == 0
     in_terminal = is_shown and sys.stderr.isatty()
@@ -69,7 +69,10 @@ def follow(
         yield item
         if is_shown and _is_due():
             text = line(number) if line else f"{what}: {number} of {total}"
-            (_record if in_terminal else say)(text)
+            if in_terminal:
+                _record(text)
+            else:
+                say(text)
 
 
 def duration(seconds: float) -> str:
@@ -96,4 +99,4 @@ def _record(text: str) -> None:
         with _Told.file.open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
     except OSError:
-        pass  # a line less is no reason to end a run: what cannot be saved will
+        pass  # a missing line is no reason to end a run; a state that cannot be saved is

@@ -45,9 +45,9 @@ def pretraining_header(
     Args:
         model: The largest network that its weights fill.
         command: From `zoo.training.args.command_of`.
-        input: Fields of the entries' `Preprocessing` that the run had otherwise; of one model alone under its name.
-        options: Those of the model that the run had otherwise and that names and shapes do not tell.
-        base: What the run began with, from `zoo.provenance.base_of`.
+        input: Fields of the entries' `Preprocessing` that the run changed; those of one model alone under its name.
+        options: Options of the model that the run changed and that names and shapes do not tell.
+        base: Weights that the run began with, from `zoo.provenance.base_of`.
     """
     entry = get_entry(model)
     settled = {option: entry.config[option] for option in entry.settled}
@@ -65,12 +65,12 @@ def publish_run(
     """Publish the weights of a run that has finished, as `publish` says; called by all processes.
 
     Args:
-        args: Of the run.
+        args: Arguments of the run.
         processes: From `zoo.training.distributed.start`.
         models: As for `publish`.
-        header: The same.
-        best: Metrics of the best epoch, whose weights are meant; None for those of the last epoch, which all recipes
-            export that had no validation: the loss on what a run is trained on does not say which epoch is best.
+        header: As for `publish`.
+        best: Metrics of the best epoch, whose weights are exported. None exports those of the last epoch, as each
+            recipe does without validation: the training loss does not say which epoch is best.
 
     Returns:
         Metrics of the epoch whose weights are exported.
@@ -101,9 +101,9 @@ def publish(
         out: Folder of the run, whose name becomes the tag.
         models: Entries that the weights fill, the largest network last: the file holds what that one keeps, under its
             own names.
-        header: From `pretraining_header`: what the file says of itself, as the run's `best.pt` and `last.pt` do; the
-            record has its input and command, too.
-        metrics: Of the epoch that they are of.
+        header: From `pretraining_header`, the same as in the run's `best.pt` and `last.pt`; the record repeats its
+            input and command.
+        metrics: Of the epoch that is exported.
         half: Half precision; 1-D tensors stay float32.
 
     Returns:
@@ -128,9 +128,10 @@ def publish(
     with writing(out / RECORD):
         write_text(out / RECORD, json.dumps(record, indent=2))
     print(f"{in_words(metrics)}\nweights: {path}\ntheir record for a manifest: {out / RECORD}", flush=True)
-    others = models[:-1]
-    too = f"; {' and '.join(others)} {'take' if len(others) > 1 else 'takes'} it too" if others else ""
-    say(how_to_take(models[-1], path) + too)
+    hint = how_to_take(models[-1], path)
+    if others := models[:-1]:
+        hint += f"; the file also fills {' and '.join(others)}"
+    say(hint)
     return path
 
 
@@ -140,7 +141,7 @@ def export(state: Mapping[str, Tensor], out: Path, header: Mapping[str, str]) ->
     Args:
         state: State dict of the method.
         out: Folder of the run.
-        header: What the file says of itself, from `make_header`; under the names of its model it has its tensors.
+        header: Header of the file, from `make_header`; the tensors have the names of its model.
 
     Returns:
         The file, `OUT/<model>.<name of OUT>.safetensors`.

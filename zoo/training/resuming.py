@@ -1,4 +1,4 @@
-"""What must be right in OUT before a run begins there or goes on: nothing is overwritten, no other run gone on with."""
+"""Checks of OUT before a run begins or resumes there: nothing is overwritten, and no other run is resumed."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ KEYS = (
 )
 """What `last.pt` holds; `best.pt` has the first three."""
 HISTORY = "changes"
-"""Key of `args.json`: what `--allow-changes` let through, the oldest first."""
+"""Key of `args.json` for the changes that `--allow-changes` let through, the oldest first."""
 ABSENT = "absent"
 
 Arguments = dict[str, Any]
 
 
 class Resumable(Protocol):
-    """What of a run is looked at and filled to go on with it; `zoo.training.run.Run`."""
+    """The part of `zoo.training.run.Run` that resuming reads and fills."""
 
     out: Path
     args: TrainArgs
@@ -48,30 +48,29 @@ class Resumable(Protocol):
     best: float
 
     def fill(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-        """Take up a state, and what a further process has of its own."""
+        """Take up a state, and the part that is this process's own."""
 
 
 def must_resume(out: Path, *, resume: bool) -> bool:
-    """Whether a run lies in OUT that is to be gone on with.
+    """Whether OUT holds a run that is to be resumed.
 
     Raises:
-        OptionError: One lies there, and would be overwritten.
+        OptionError: OUT holds a run that would be overwritten.
     """
     last, best = out / "last.pt", out / "best.pt"
     if not (last.exists() or best.exists()):
         return False
-    if not resume:
-        there = last if last.exists() else best
-        raise OptionError(f"{there} exists; give --resume to go on from {last}, or another --out")
     if not last.exists():
         raise OptionError(
             f"{best} exists, but no {last.name} to go on from, and a new run would overwrite it: give another --out"
         )
+    if not resume:
+        raise OptionError(f"{last} exists; give --resume to go on from it, or another --out")
     return True
 
 
 def take_up(run: Resumable) -> list[Any]:
-    """Go on with the run in OUT, after all that must be right for that was looked at.
+    """Resume the run in OUT, after all checks.
 
     Returns:
         How its arguments have changed since it began, the oldest change first.
@@ -102,7 +101,7 @@ def take_up(run: Resumable) -> list[Any]:
 
 
 def rank_file(out: Path, epoch: int, step: int, rank: int) -> Path:
-    """Where a process other than the first keeps what is its own, of a step in an epoch."""
+    """File in which a process other than the first keeps its own state, of a step in an epoch."""
     return out / "ranks" / f"epoch{epoch}{f'-step{step}' if step else ''}-rank{rank}.pt"
 
 
@@ -111,15 +110,15 @@ def check_course(run: Resumable, state: Mapping[str, Any], changed: Arguments, l
     if state["world"] != run.processes.world:
         raise OptionError(
             f"{last} was written by {state['world']} process(es), this run has {run.processes.world}: it would "
-            f"not end with the same weights. Start as many, or begin a new run from its weights."
+            f"not end with the same weights. Start as many processes, or begin a new run from its weights"
         )
     if state["samples"] != run.samples and not changed:
         raise OptionError(
-            f"{last} is of a run on {state['samples']} samples, and now there are {run.samples}: give the data that it "
-            "began with, or another --out"
+            f"{last} is of a run on {state['samples']} samples, and now there are {run.samples}: give the data that "
+            "the run began with, or another --out"
         )
     if "optimizer" in changed:
-        raise OptionError(f"{last} has the state of another --optimizer, which no other can go on with; give the same")
+        raise OptionError(f"{last} has the state of another --optimizer, which this one cannot use: give the same")
     then, now = (
         [len(group["params"]) for group in groups]
         for groups in (state["optimizer"]["param_groups"], run.optimizer.param_groups)
@@ -127,13 +126,13 @@ def check_course(run: Resumable, state: Mapping[str, Any], changed: Arguments, l
     if then != now:
         raise OptionError(
             f"{last} has an optimizer of {sum(then)} parameters in {len(then)} group(s), this run one of {sum(now)} in "
-            f"{len(now)}: what changed decides what is trained. Begin a new run from its weights"
+            f"{len(now)}: the changed arguments decide what is trained. Begin a new run from its weights"
         )
 
 
 @contextmanager
 def _showing_a_way_on(run: Resumable) -> Iterator[None]:
-    """Add to errors of damaged files what can be done."""
+    """Add advice to errors about damaged files."""
     try:
         yield
     except (CheckpointFormatError, IntegrityError, UnsafeCheckpointError) as error:
@@ -155,7 +154,7 @@ def read_json(file: Path) -> dict[str, Any]:
     except ValueError:
         noted = None
     if not isinstance(noted, dict) or not isinstance(noted.get(HISTORY, []), list):
-        raise CheckpointFormatError(f"{file} is damaged: what the run in its folder wrote is expected, as JSON")
+        raise CheckpointFormatError(f"{file} is damaged: the JSON that the run in its folder wrote is expected")
     return noted
 
 
@@ -170,9 +169,9 @@ def write_args(file: Path, args: TrainArgs, history: list[Any]) -> None:
 
 
 def free_names(args: TrainArgs) -> set[str]:
-    """Arguments that a resumed run may have otherwise: no number that it computes follows from them."""
+    """Arguments that a resumed run may change: no number that it computes depends on them."""
     free = {name for name, facts in facts_of(type(args)).items() if facts["free"]}
-    # The rates of a cosine follow from its length.
+    # The rates of a cosine depend on its length.
     return free - {"epochs"} if args.schedule.startswith("cosine") else free
 
 
@@ -180,14 +179,14 @@ def changes_of(began: Arguments, args: TrainArgs, file: Path) -> dict[str, list[
     """Arguments with their values before and now, where they differ and change what the run computes.
 
     Raises:
-        OptionError: There are some that `--allow-changes` does not name.
+        OptionError: One of them is not named by `--allow-changes`.
     """
     changed = differences(began, asdict(args), free_names(args) | {HISTORY}, renamed(type(args)))
     if other := {name: pair for name, pair in changed.items() if name not in args.allowed_changes()}:
         told = "; ".join(printable(f"{name} {before!r}, now {after!r}") for name, (before, after) in other.items())
         raise OptionError(
             f"{file} is of a run with other arguments ({told}): give the same, or another --out; or "
-            f"--allow-changes {','.join(map(printable, other))}, if the run is to go on otherwise than it began"
+            f"--allow-changes {','.join(map(printable, other))}, if the run is to go on with the new values"
         )
     return changed
 
@@ -195,13 +194,13 @@ def changes_of(began: Arguments, args: TrainArgs, file: Path) -> dict[str, list[
 def differences(
     began: Arguments, now: Arguments, free: Collection[str], names: Mapping[str, str]
 ) -> dict[str, list[Any]]:
-    """What was noted with its values before and now, where they differ.
+    """Noted values before and now, by name, where they differ.
 
     Args:
         began: What a run noted when it began.
         now: What it would note now.
         free: Names that may differ.
-        names: Name of an argument in the release before -> its name.
+        names: Name of an argument in the release before -> present name.
     """
     began = {names.get(name, name): value for name, value in began.items()}
     now = json.loads(json.dumps(now))

@@ -52,7 +52,7 @@ class Run:
                 "small; use fp32 there, or a GPU"
             )
         if args.sync_bn and processes.device.type != "cuda":
-            raise OptionError(f"--sync-bn needs GPUs, this run is on {processes.device.type}")
+            raise OptionError(f"--sync-bn needs GPUs, but this run is on {processes.device.type}")
         if args.sync_bn:
             method = nn.SyncBatchNorm.convert_sync_batchnorm(method)  # type: ignore[no-untyped-call]
         layout = torch.channels_last if args.channels_last else torch.preserve_format
@@ -71,15 +71,16 @@ class Run:
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=args.precision == "fp16")
         self.epoch, self.step, self.waited, self.best, self.best_metrics = 0, 0, 0, math.inf, Metrics()
         self.sums: dict[str, Tensor] = {}
-        """Of what the method returned in the steps of this epoch, on this process."""
+        """Sums of what the method returned in the steps of this epoch, on this process."""
 
     def begin(self) -> None:
         """Start afresh in an empty folder, or take up the run that lies there.
 
         Raises:
-            OptionError: A run lies there and `resume` is off; or one of other arguments, another network, or another
-                number of processes.
-            CheckpointFormatError: What lies there is missing or damaged; `IntegrityError` by its digest.
+            OptionError: The folder holds a run and `resume` is off, or a run of other arguments, another network, or
+                another number of processes.
+            CheckpointFormatError: A file of that run is missing or damaged.
+            IntegrityError: Its digest shows that it is damaged.
         """
         with distributed.raising_together():
             self.history = take_up(self) if must_resume(self.out, resume=self.args.resume) else []
@@ -111,7 +112,7 @@ class Run:
         self._save()
 
     def is_exhausted(self) -> bool:
-        """Whether `patience` epochs went by without improvement."""
+        """Whether `patience` epochs have passed without improvement."""
         return 0 < self.args.patience <= self.waited
 
     def stop_if_asked(self) -> None:
@@ -123,18 +124,18 @@ class Run:
             self._save()
         where = f"step {self.step} of epoch {self.epoch}" if self.step else f"epoch {self.epoch - 1}"
         raise Stopped(
-            f"stopped by {stopping.asked_by() or 'a signal to another process'} after {where}, which "
-            f"{self.out / 'last.pt'} has: the same command with --resume goes on"
+            f"stopped by {stopping.asked_by() or 'a signal to another process'} after {where}, saved "
+            f"in {self.out / 'last.pt'}: the same command with --resume goes on"
         )
 
     def check_folder(self) -> None:
-        """Raise `OptionError` on all processes where OUT is no longer the run's own."""
+        """Raise `OptionError` on all processes where the run no longer holds OUT."""
         with distributed.raising_together():
             if self.processes.is_main:
                 check_held(self.out)
 
     def add(self, outputs: dict[str, Tensor]) -> None:
-        """Count what the method returned for one part of a step."""
+        """Add what the method returned for one part of a step."""
         for name, value in outputs.items():
             self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.detach().float()
 
@@ -149,8 +150,8 @@ class Run:
         return weights | ({KEY: self.header} if self.header else {})
 
     def _save(self) -> None:
-        # last.pt says which position the other processes' files are of: it is the commit. best.pt comes after it, and
-        # is made again from it if the process is killed between the two.
+        # last.pt is the commit: it says which files of the other processes belong to it. best.pt comes after it, and is
+        # made again from it if the process is killed between the two.
         if not self.processes.is_main:
             own = {"buffers": dict(self.method.named_buffers()), "sums": self.sums}
             write_state(rank_file(self.out, self.epoch, self.step, self.processes.rank), own)
@@ -185,7 +186,7 @@ class Run:
     def fill(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         """Take up the state of `last.pt`, and of this process's own file; the first process has none."""
         self.method.load_state_dict(state["model"])
-        # The arguments of this run, not of the one that is resumed; but the rate is the last step's until the next.
+        # Settings are this run's, not the resumed run's; the rate stays that of the last step until the next.
         settings = [{k: v for k, v in g.items() if k not in ("params", "lr")} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, ours in zip(self.optimizer.param_groups, settings, strict=True):
@@ -197,7 +198,8 @@ class Run:
         self.best_metrics = state["metrics"]
         sums = own["sums"] if own else state["sums"]
         self.sums = {name: value.to(self.processes.device) for name, value in sums.items()}
-        for name, buffer in self.method.named_buffers() if own else ():
-            buffer.copy_(own["buffers"][name])
+        if own:
+            for name, buffer in self.method.named_buffers():
+                buffer.copy_(own["buffers"][name])
         if self.processes.is_main and self._is_best():
             write_state(self.out / "best.pt", self._weights())

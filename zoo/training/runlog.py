@@ -18,19 +18,19 @@ from zoo.training.saving import writing
 Metrics = dict[str, float]
 
 MOST_NUMBERS = 8
-"""In a line of metrics; some tasks have a number for each class."""
+"""Most numbers in a line of metrics; some tasks have one for each class."""
 
 
 class RunLog:
-    """Writes `log.jsonl` in `out`; lines of epochs that a resumed run does again are dropped first."""
+    """Writer of `log.jsonl` in `out`; lines of epochs that a resumed run does again are dropped first."""
 
     def __init__(self, out: Path, *, first_epoch: int, enabled: bool, tensorboard: bool) -> None:
         self.file, self.enabled = out / "log.jsonl", enabled
         self.writer: Any = None
         if not enabled:
             return
-        for package in ("matplotlib", *(["tensorboard"] if tensorboard else [])):
-            if find_spec(package) is None:  # said now: the curves are drawn after days
+        for package in ("matplotlib", "tensorboard") if tensorboard else ("matplotlib",):
+            if find_spec(package) is None:  # checked now: the curves are drawn after days
                 raise OptionError(f"the record of a run needs the package {package}: {install_hint(package, 'train')}")
         self.lines = read_finished(self.file, first_epoch)
         self._write()
@@ -40,7 +40,7 @@ class RunLog:
             self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch)
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add one epoch, on disk, where it is before `last.pt` says that it is done, and on screen."""
+        """Add one epoch to the file, before `last.pt` says that it is done, and say it."""
         if not self.enabled:
             return
         self.lines.append(line)
@@ -76,7 +76,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
-    """Read the lines of the epochs that a run has finished; what stands behind them is of one that is done again.
+    """Read the lines of the epochs that a run has finished; lines behind them are of an epoch that is done again.
 
     Raises:
         CheckpointFormatError: A line is missing or damaged.
@@ -84,7 +84,7 @@ def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
     try:
         texts = path.read_text("utf-8", "replace").splitlines() if epochs else []
     except OSError as error:
-        raise CheckpointFormatError(f"{path} cannot be read, which has a line for each of {epochs} epochs") from error
+        raise CheckpointFormatError(f"{path} cannot be read; a line for each of {epochs} epochs is expected") from error
     lines: list[dict[str, Any]] = []
     for epoch in range(epochs):
         try:
@@ -100,7 +100,7 @@ def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
 
 
 def last_metrics(out: Path) -> Metrics:
-    """Metrics of the last epoch of the run in a folder, which has finished."""
+    """Metrics of the last epoch of a finished run, from its folder."""
     return {name: value for name, value in read_log(out / "log.jsonl")[-1].items() if name != "seconds"}
 
 

@@ -1,4 +1,4 @@
-"""How the files of a run are written and read: whole or not at all, with a digest of every byte."""
+"""Files of a run, written and read whole or not at all, with a digest of every byte."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SEAL = len(_MARK) + 64
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Write what `torch.save` can, with a digest at its end that `read_state` checks.
+    """Write a state by `torch.save`, with a digest at its end that `read_state` checks.
 
     Raises:
         OSError: The file cannot be written; what was there before is untouched.
@@ -35,21 +35,21 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def _write_sealed(path: Path, state: dict[str, Any]) -> None:
-    with path.open("wb") as file:  # by its name torch would write that into it, and no two were equal
+    with path.open("wb") as file:  # given a path, torch writes its name into the file, and no two would be equal
         torch.save(state, file)
     _seal(path)
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Have an error of the system inside the block name the file that is written and say what remains.
+    """Make a system error inside the block name the file that is written and say what remains.
 
     Raises:
-        OSError: The same.
+        OSError: The system error, with that message.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # torch's writer hides the first behind the second
+    except (OSError, RuntimeError) as error:  # torch's writer hides an OSError behind a RuntimeError
         causes = [cause for cause in (error, error.__context__) if isinstance(cause, OSError)]
         if not causes:
             raise
@@ -64,8 +64,8 @@ def read_state(path: Path, keys: Collection[str] = (), *, mmap: bool = False) ->
 
     Args:
         path: The file.
-        keys: What must be in it.
-        mmap: Whether tensors are mapped, so that those that nobody looks at take no memory.
+        keys: Keys that it must have.
+        mmap: Whether tensors are mapped, so that unused ones take no memory.
 
     Raises:
         CheckpointFormatError: It is not what `write_state` wrote, or lacks keys.
@@ -76,7 +76,7 @@ def read_state(path: Path, keys: Collection[str] = (), *, mmap: bool = False) ->
     check_torch(path, kind := sniff(path))
     state = load_torch(path, kind, mapped=mmap)
     if missing := [key for key in keys if not isinstance(state, dict) or key not in state]:
-        raise CheckpointFormatError(f"{path} is not what a run goes on from: it lacks {', '.join(missing)}")
+        raise CheckpointFormatError(f"{path} is not the state of a run: it lacks {', '.join(missing)}")
     read: dict[str, Any] = state
     return read
 
@@ -86,7 +86,7 @@ def check_seal(path: Path) -> None:
 
     Raises:
         CheckpointFormatError: There is no such file, or no digest in it.
-        IntegrityError: It is another.
+        IntegrityError: The digests differ.
     """
     if not path.is_file():
         raise CheckpointFormatError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a file is expected")
@@ -97,7 +97,7 @@ def check_seal(path: Path) -> None:
         if size < 0 or mark != _MARK:
             raise CheckpointFormatError(
                 f"{path} ({sniff(path)}) lacks the digest that a run writes at the end of its files: it is cut short, "
-                "or not a run's"
+                "or no run wrote it"
             )
         file.seek(0)
         digest = _digest(file, size)
@@ -106,9 +106,9 @@ def check_seal(path: Path) -> None:
 
 
 def _seal(path: Path) -> None:
-    """Put the digest of a zip archive, with the length of the comment in it, into the comment."""
+    """Write a zip archive's digest into its comment; the length of the comment is set first and counts."""
     with path.open("r+b") as file:
-        file.seek(-2, os.SEEK_END)  # the last field of an archive without a comment: how long that is
+        file.seek(-2, os.SEEK_END)  # the last field of an archive without a comment: the comment's length
         file.write(struct.pack("<H", _SEAL))
         size = file.tell()
         file.seek(0)

@@ -1,4 +1,4 @@
-"""What surrounds a run: its processes, its folder for it alone, its log, and the signals that end it."""
+"""Surroundings of a run: its processes, its reserved folder, its log, and the signals that end it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Place(Protocol):
 
 @contextmanager
 def running(args: Place) -> Iterator[Processes]:
-    """Join the processes of a run for the block, at whose end they part; see `at_work`.
+    """Join the processes of a run inside the block, then part; see `at_work`.
 
     Raises:
         OptionError: As `distributed.start` and `at_work`.
@@ -37,16 +37,16 @@ def running(args: Place) -> Iterator[Processes]:
     except Stopped:
         distributed.stop()
         raise
-    distributed.stop()  # after an error the others may not be there to part from
+    distributed.stop()  # not after an error: the others may be gone
 
 
 @contextmanager
 def at_work(out: Path, processes: Processes) -> Iterator[None]:
-    """Keep OUT for this run, write what it says to `run.log` there, and heed signals; blocks may lie in each other.
+    """Reserve OUT for this run, record its messages in `run.log` there, and heed signals; blocks may be nested.
 
     Raises:
         OptionError: Another run is at work in OUT, or it cannot be written.
-        Stopped: A signal ended the run; what it has to say was said.
+        Stopped: A signal ended the run; its message was said.
     """
     with ExitStack() as stack:
         stack.enter_context(heeding_signals())
@@ -62,5 +62,5 @@ def at_work(out: Path, processes: Processes) -> Iterator[None]:
         except Stopped as stopped:
             if processes.is_main and stopped.words:
                 say(stopped.words)
-                stopped.words = ""  # once, in however many blocks
+                stopped.words = ""  # said once, however many blocks are nested
             raise

@@ -1,6 +1,6 @@
 """Signals that ask a run to end: a scheduler's warning, `kill`, Ctrl-C.
 
-They are obeyed at once, but for `deferring`, where they are noted and asked for between two steps.
+They act at once, except inside `deferring`, where they are noted and the loop asks for them between two steps.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from types import FrameType
 from zoo.signals import handling
 
 STOPPED = 75
-"""Exit code of a run that can be gone on with: EX_TEMPFAIL of BSD's sysexits.h."""
+"""Exit code of a stopped run that can be resumed: EX_TEMPFAIL of BSD's sysexits.h."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class Stopped(SystemExit):
-    """A signal has ended the run, which can be gone on with: exit code 75."""
+    """A signal has ended the run, which can be resumed: exit code 75."""
 
     def __init__(self, words: str) -> None:
         super().__init__(STOPPED)
@@ -26,7 +26,7 @@ class Stopped(SystemExit):
 
 
 class _Noted:
-    """What is known in this process, to which signals belong."""
+    """State of this process; signals go to a process as a whole."""
 
     heeding = 0
     deferring = 0
@@ -35,9 +35,9 @@ class _Noted:
 
 @contextmanager
 def heeding_signals() -> Iterator[None]:
-    """Have the signals raise `Stopped` inside the block, unless it is inside `deferring`; a second SIGINT ends at once.
+    """Make the signals raise `Stopped` inside the block, except inside `deferring`; a second SIGINT ends at once.
 
-    Ignored signals and other threads than the main one: see `handling`. Blocks may lie in each other.
+    `handling` says how ignored signals and other threads are treated. Blocks may be nested.
     """
     if not _Noted.heeding:
         _Noted.asked = None
@@ -51,10 +51,10 @@ def heeding_signals() -> Iterator[None]:
 
 @contextmanager
 def deferring() -> Iterator[None]:
-    """Have the signals of `heeding_signals` only noted inside the block, for `asked_by`.
+    """Only note the signals of `heeding_signals` inside the block; `asked_by` names them.
 
     Raises:
-        Stopped: At the end of the block, where one was noted and nobody has asked.
+        Stopped: At the end of the outermost block, where a signal was noted.
     """
     _Noted.deferring += 1
     try:
@@ -71,13 +71,13 @@ def asked_by() -> str:
 
 
 def leave_to_parent(_: int = 0) -> None:
-    """Have a loader's process go on when the whole group gets a signal: the step that its parent is at needs it."""
+    """Make a loader's process ignore signals to the whole group: the present step of its parent needs it."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_cleanly(_: int = 0) -> None:
-    """Have a process that prepares files remove what it has half written before it ends with its parent."""
+    """Make a process that prepares files remove half-written ones before it ends with its parent."""
     leave_to_parent()
     signal.signal(signal.SIGTERM, _end)  # what the parent ends it with
 

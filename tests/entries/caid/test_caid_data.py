@@ -350,7 +350,7 @@ def test_lists_that_cannot_be_meant_are_refused(folder, tmp_path, name, text, se
 
 def test_what_is_not_there_is_named_at_once(folder, tmp_path):
     """A folder, a list, and all missing images together, before the run."""
-    with pytest.raises(OptionError, match="is not a folder of images"):
+    with pytest.raises(OptionError, match="is not a folder; give the folder with the images"):
         read_list(tmp_path / "nowhere")
     with pytest.raises(OptionError, match=r"nolist\.txt does not exist"):
         read_list(folder, tmp_path / "nolist.txt")

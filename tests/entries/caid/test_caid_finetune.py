@@ -280,7 +280,7 @@ def test_wrong_arguments_are_refused(task, tmp_path, flags, message):
         ("l.txt", "00.png\n01.png\n", [], "l.txt gives no labels.*--label"),
         ("l.csv", "file,a\n00.png,1\n01.png,0\n", [], "l.csv gives no labels.*--label"),
         ("l.csv", "file,a\n00.png,1\n01.png,0\n", ["--label", "b"], "lacks columns b; it has file, a"),
-        ("l.txt", "00.png 1\n01.png 0 1\n", [], r"same number of labels, there are \[1, 2\]"),
+        ("l.txt", "00.png 1\n01.png 0 1\n", [], r"same number of labels, but there are \[1, 2\]"),
         ("l.txt", "00.png 1\n01.png -1\n", [], r"0 or 1, 1 of 2 images have -1.0 \(first: 01.png\)"),
         ("l.csv", "file,a\n00.png,nan\n01.png,0\n", ["--label", "a"], r"0 or 1, 1 of 2 images have nan"),
         ("l.csv", "file,a,split\n00.png,1,train\n", ["--label", "a", "--split", "fold9"], "no images.*split fold9"),
@@ -322,7 +322,7 @@ def test_a_label_without_both_values_is_refused_unless_it_does_not_count(task, t
 def test_lists_with_other_labels_are_refused(task, tmp_path):
     """Training and validation list must agree."""
     (tmp_path / "val.txt").write_text("09.png 1\n10.png 0\n")
-    with pytest.raises(OptionError, match=r"val.txt has 1 labels, the training list .* has 2"):
+    with pytest.raises(OptionError, match=r"val.txt has 1 labels, but the training list .* has 2"):
         main([*command(task, tmp_path / "run", "train"), "--val-table", str(tmp_path / "val.txt"), "--from-scratch"])
 
 

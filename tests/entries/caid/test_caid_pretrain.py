@@ -155,7 +155,7 @@ def test_mode_id_exports_the_encoder(images, out, caplog):
     One process with one batch of keys, which batch norm gives away, is warned of.
     """
     metrics = pretrain.main(flags(images, out, "--mode", "id", "--precision", "bf16", "--channels-last"))
-    assert sum("--key-batches 2 mixes them" in message for message in caplog.messages) == 1
+    assert sum("Give --key-batches 2, which mixes the samples" in message for message in caplog.messages) == 1
     assert "mse" not in metrics
     assert not list(out.glob("caid-resnet50-unet*"))
     state = torch.load(out / "best.pt", weights_only=True)["model"]
@@ -235,13 +235,13 @@ def test_validation_views_are_fixed_unless_asked_otherwise(images):
     assert len(shown(fixed)) == 5
     assert len(shown(Args(**settings, validate_mutates_state=True))) == 4
     assert validation(Args(data=str(images), out="o"), Processes(0, 1, torch.device("cpu"))) is None
-    with pytest.raises(OptionError, match=r"the 5 validation image\(s\) are too few for 8 process\(es\)"):
+    with pytest.raises(OptionError, match=r"5 validation image\(s\) are too few for 8 process\(es\)"):
         validation(fixed, Processes(0, 8, torch.device("cpu")))
 
 
 def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
     """A wrong folder, too few images, and a second run into the same folder."""
-    with pytest.raises(OptionError, match="is not a folder of images"):
+    with pytest.raises(OptionError, match="is not a folder; give the folder with the images"):
         pretrain.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "a"), "--queue-size", "4"])
     with pytest.raises(OptionError, match=r"13 sample\(s\) do not fill one step of --batch-size 16"):
         pretrain.main(flags(images, tmp_path / "b", "--mode", "id", "--batch-size", "16"))

@@ -155,10 +155,10 @@ def test_subjects_without_patches_are_refused(tmp_path):
     source = write_subjects(tmp_path / "patch", 2)
     with pytest.raises(InputContractError, match=r"2 of 3 subjects have no file <sid>_patch.npy in .*: s7, s9"):
         group(source, tmp_path / "out", subjects=["s9", "s0", "s7"])
-    with pytest.raises(OptionError, match="1 of the subjects stand twice: s0"):
+    with pytest.raises(OptionError, match="1 of the subjects are named twice: s0"):
         group(source, tmp_path / "out", subjects=["s0", "s1", "s0"])
     for nobody, message in (
-        ({"patches": tmp_path}, r"there are no subjects: python -m .*preprocess writes .* in .*: 0$"),
+        ({"patches": tmp_path}, r"there are no files .* in .*: python -m .*preprocess writes them to OUT/patch$"),
         ({"patches": source, "subjects": []}, r"no subjects are named; files .* in .*: 2$"),
     ):
         with pytest.raises(OptionError, match=message):
@@ -403,7 +403,7 @@ def test_views_are_plain_tensors_of_either_recipe():
         assert not isinstance(view, MetaTensor)
         assert (view.dtype, tuple(view.shape)) == (torch.float32, (2, 32, 32, 32))
     assert torch.equal(Augment("")(texture(), state(0)), texture())
-    with pytest.raises(OptionError, match=r"augmentations 'afge': e, f is none of a, g, c"):
+    with pytest.raises(OptionError, match=r"augmentations 'afge' have e, f: a, g, c are expected"):
         Augment("afge")
 
 

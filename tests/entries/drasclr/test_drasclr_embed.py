@@ -150,7 +150,7 @@ GOOD = np.full((5, 32, 32, 32), -900, np.int16)
 @pytest.mark.parametrize(
     ("given", "places", "message"),
     [
-        (GOOD[:4], PLACES, "the patient has 4 patches, and there are 5 locations"),
+        (GOOD[:4], PLACES, "the patient has 4 patches, but there are 5 locations"),
         (GOOD[:, :31], PLACES, r"shape \(5, 31, 32, 32\): \(L, 32, 32, 32\) is expected"),
         (GOOD[0], PLACES, r"shape \(32, 32, 32\).*preprocess_ct"),
         (GOOD[:0], PLACES[:0], r"floats \(L, 3\) in \[-1, 1\] are expected"),
@@ -271,11 +271,11 @@ def test_nobody_to_embed(model, own, tmp_path):
     """An empty folder, an empty list, a name twice, and one without a file."""
     (tmp_path / "empty").mkdir()
     out = tmp_path / "features.npz"
-    with pytest.raises(OptionError, match=r"there are no subjects: .*empty: 0"):
+    with pytest.raises(OptionError, match=r"there are no files .*empty: python -m"):
         embed_cohort(model, tmp_path / "empty", out, locations=PLACES)
     with pytest.raises(OptionError, match="no subjects are named"):
         embed_cohort(model, own, out, subjects=[], locations=PLACES)
-    with pytest.raises(OptionError, match="1 of the subjects stand twice: s0"):
+    with pytest.raises(OptionError, match="1 of the subjects are named twice: s0"):
         embed_cohort(model, own, out, subjects=["s0", "s1", "s0"], locations=PLACES)
     with pytest.raises(InputContractError, match=r"2 of 3 subjects have no file <sid>_patch.npy in .*: s8, s9"):
         embed_cohort(model, own, out, subjects=["s0", "s9", "s8"], locations=PLACES)
@@ -289,7 +289,7 @@ def test_nobody_to_embed(model, own, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda array: array[:4], "subject s1 has 4 patches, and there are 5 locations"),
+        (lambda array: array[:4], "subject s1 has 4 patches, but there are 5 locations"),
         (lambda array: array[:, :, 1:], r"s1_patch\.npy holds int16 \(5, 32, 31, 32\)"),
         (lambda array: array.astype("U8"), r"s1_patch\.npy holds <U8"),
         (lambda array: np.uint8(array % 256), "least value of subject s1 is 0: HU"),
@@ -327,7 +327,7 @@ def test_files_that_hold_no_features_are_refused(suffix, tmp_path):
         with pytest.raises(InputContractError, match="as features"):
             read_subject_features(file)
     write_subject_features(file, SubjectFeatures(("a", "a"), np.ones((2, 3), np.float32), {}))
-    with pytest.raises(InputContractError, match=r"1 subject\(s\) stand twice"):
+    with pytest.raises(InputContractError, match=r"1 of its . rows repeat a subject"):
         read_subject_features(file)
     write_subject_features(file, SubjectFeatures(("a", "b"), np.float32([[1, 1], [np.nan, 0]]), {}))
     with pytest.raises(InputContractError, match=r"1 row\(s\) are NaN or infinite, of b"):

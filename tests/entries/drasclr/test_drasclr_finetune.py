@@ -126,8 +126,8 @@ def test_what_a_target_is_follows_from_its_cells():
     ("cells", "settings", "message"),
     [
         (["1", "1", "1"], {}, "a is '1' for all 3 subjects"),
-        (["1", "x", "inf"], {"task": "regression"}, "finite numbers, not s1 'x', s2 'inf'"),
-        (["1", "-2", "3"], {"event": "e"}, "times from 0, not s1 '-2'"),
+        (["1", "x", "inf"], {"task": "regression"}, "finite numbers are expected, not s1 'x', s2 'inf'"),
+        (["1", "-2", "3"], {"event": "e"}, "times from 0 on are expected, not s1 '-2'"),
         (["1", "2", "3"], {"event": "a"}, "1 for an event and 0 for none are expected, not s1 '2', s2 '3'"),
         (["1", "2", "3"], {"task": "survival"}, "survival without --event"),
         (["1", "2", "3"], {"event": "e", "task": "regression"}, "regression with --event"),
@@ -219,7 +219,7 @@ def test_folds_that_cannot_be_made_are_refused():
     """Too few subjects, too few of a class, too few events."""
     names = np.array([f"s{i}" for i in range(12)])
     few = np.array([1.0] * 3 + [0.0] * 9)
-    with pytest.raises(OptionError, match="7 folds need 14 subjects, there are 12"):
+    with pytest.raises(OptionError, match="7 folds need 14 subjects, but there are 12"):
         make_folds(Target("regression", np.arange(12.0)), names, 7, 0)
     with pytest.raises(OptionError, match="4 folds need 4 subjects of each class, there are 3"):
         make_folds(Target("classification", few, classes=("a", "b")), names, 4, 0)
@@ -425,7 +425,7 @@ def test_the_way_to_the_atlas_is_found_again():
     corner = cells[:, ::-1] * 8 + 4 - 16
     expected = normalise(np.vstack([landmarks, (corner @ found[:3, :3].T + found[:3, 3])]))[-1:]
     torch.testing.assert_close(locate_cells(cells, 8, landmarks, found), torch.from_numpy(expected))
-    with pytest.raises(InputContractError, match="Are these the landmarks that they were cut at"):
+    with pytest.raises(InputContractError, match="Give the landmarks at which the patches were cut"):
         way_to_atlas(indices[::-1], landmarks)
 
 

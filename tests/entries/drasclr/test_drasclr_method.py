@@ -252,7 +252,7 @@ def test_the_queue_can_be_of_half_precision(method, filled):
 def test_a_batch_of_several_landmarks_is_refused(method, filled):
     """Nothing has moved by then."""
     mixed = batch() | {"location": torch.tensor([2, 2, 0, 2])}
-    with pytest.raises(OptionError, match="a batch with location 0 and 2: one for all samples is expected"):
+    with pytest.raises(OptionError, match="a batch with location 0 and 2: all samples must share one"):
         method(mixed)
     assert all(torch.equal(value, filled[1][name]) for name, value in method.state_dict().items())
 

@@ -454,7 +454,7 @@ def test_a_mask_of_another_place_is_refused():
 
 def test_exchanged_lungs_are_refused():
     """Lungs do not cross: labels or header are mirrored."""
-    with pytest.raises(InputContractError, match=r"what is called the right lung lies \d+ mm to the left"):
+    with pytest.raises(InputContractError, match=r"the lung labelled right lies \d+ mm to the left"):
         check_lungs(patient(lambda points: (3 - labels_at(points)) % 3, dtype=np.uint8), "mirrored")
 
 
@@ -594,7 +594,7 @@ def test_engines_that_are_not_there(monkeypatch, caplog):
     monkeypatch.setattr(registration_module, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING, "zoo"):
         assert choose_engine("auto") == "simpleitk"
-    assert "SimpleITK does it" in caplog.text
+    assert "SimpleITK registers the lungs instead" in caplog.text
     with pytest.raises(OptionError, match="pip install"):
         choose_engine("antspyx")
 
@@ -661,11 +661,15 @@ def test_a_cohort_resumes(done, caplog):
     with pytest.raises(InputContractError, match="2 of 4"):
         main([f"--table={folder / 'table.csv'}", *words])
     assert {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()} == before
-    with pytest.raises(OptionError, match="has a1 with anchor corner, now asked for anchor centre: name another --out"):
+    with pytest.raises(
+        OptionError, match="has a1 with anchor corner, but anchor centre was asked for: give another --out"
+    ):
         main([f"--table={folder / 'table.csv'}", *words, "--anchor=centre"])
     assert not [message for message in caplog.messages if "already" in message]
     main([f"--image={folder / 'half.nii.gz'}", "--sid=a1", *words])
-    assert re.search(r"a1 is in .* already, from .*one\.nii\.gz, and is left alone: .* than .*half", caplog.text)
+    assert re.search(
+        r"a1 is already in .*, from .*one\.nii\.gz, and is left alone: if .*half.* another name", caplog.text
+    )
     assert {file: file.stat().st_mtime_ns for file in (folder / "out").rglob("*") if file.is_file()} == before
     lost = folder / "out" / "patch" / "a4_patch.npy"
     patches = np.load(lost)
@@ -709,7 +713,7 @@ def test_volumes_that_are_there_are_not_done_again(kept, done, caplog):
     lost.unlink()
     main([f"--image={folder / 'half.nii.gz'}", *again[1:]])
     assert "and is left alone" in caplog.text
-    with pytest.raises(OptionError, match="has a1 with anchor corner, now asked for anchor centre"):
+    with pytest.raises(OptionError, match="has a1 with anchor corner, but anchor centre was asked for"):
         main([*again, "--anchor=centre"])
     assert not lost.exists()
     main(again)
@@ -763,7 +767,7 @@ def test_one_image_that_fails_ends_with_a_message(done, caplog):
         ("sid,image\n", "has no rows"),
         ("sid,image\na,\n", "names no subject with an image"),
         ("sid,path\na,b\n", "lacks columns image"),
-        ("sid,image\na,b\na,c\n", r"1 subject\(s\) stand in several rows \(first: a\)"),
+        ("sid,image\na,b\na,c\n", r"1 subject\(s\) are in several rows \(first: a\)"),
         ("sid,image\n../a,b\n", r"cannot name files \(first: '../a'\)"),
     ],
 )

@@ -234,7 +234,7 @@ def test_batch_norm_needs_two_subjects():
 def test_keys_that_are_not_shuffled_are_warned_of(world, key_batches, count, caplog):
     """One process has one batch of keys, which batch norm gives away, unless it is told to part them."""
     check_share(Args(data="d", out="o", batch_size=16, key_batches=key_batches), world)
-    assert sum("--key-batches 2 mixes them" in message for message in caplog.messages) == count
+    assert sum("Give --key-batches 2, which mixes the samples" in message for message in caplog.messages) == count
 
 
 def test_a_queue_longer_than_the_cohort_is_warned_of(cohort, caplog):
@@ -269,7 +269,7 @@ BAD = {
     "too large a batch": (["--batch-size", "9"], r"OptionError: 8 subject\(s\) in .* do not fill one step"),
     "a batch of one": (["--batch-size", "1"], "OptionError: --batch-size 1 over 1 process"),
     "no such landmark": (["--locations", "0,5"], r"OptionError: locations \[5\]: different landmarks from 0 to 4"),
-    "no such change": (["--augment", "af"], "OptionError: augmentations 'af': f is none of a, g, c"),
+    "no such change": (["--augment", "af"], "OptionError: augmentations 'af' have f: a, g, c are expected"),
     "too many neighbours": (["--neighbours", "5"], "OptionError: 5 neighbours among 5 landmarks"),
     "temperature 0": (["--temperature", "0"], "OptionError: temperature=0.0"),
     "no queue": (["--queue-size", "0"], "OptionError: .*queue_size=0"),

@@ -217,7 +217,7 @@ def test_decoders_fill_what_they_have(blocks, project, bundle, caplog):
     for layer in layers:
         assert np.array_equal(state[f"{layer}.weight"], variables[f"{layer}/W"].transpose(3, 2, 0, 1))
     assert {why for name, why in zoo.load_report(model).dropped.items()} == {
-        "head, which is not asked for or is that of the local loss"
+        "head, which was not asked for or is that of the local loss"
     }
     assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 4, 32, 32)
     assert "not in the file, so untrained" in warnings(caplog)[0]

@@ -181,9 +181,9 @@ def test_a_volume_with_fewer_slices_than_parts_is_named():
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: global_rows("D", DEPTHS, 24, rng()), r"10 volume\(s\): a batch of this many slices has some of 12"),
-        (lambda: global_rows("D-", DEPTHS, 44, rng()), r"10 volume\(s\): .* 11 different ones"),
-        (lambda: local_rows("D", {"a": 9}, 8, rng()), r"1 volume\(s\): .* 2 different ones"),
+        (lambda: global_rows("D", DEPTHS, 24, rng()), r"10 volume\(s\): a batch of this many slices needs 12"),
+        (lambda: global_rows("D-", DEPTHS, 44, rng()), r"10 volume\(s\): .* 11 different volumes"),
+        (lambda: local_rows("D", {"a": 9}, 8, rng()), r"1 volume\(s\): .* 2 different volumes"),
         (lambda: local_rows("D", {}, 8, rng()), r"0 volume\(s\)"),
         (lambda: local_rows("D", DEPTHS, 4, rng()), "at least 2 volumes, 8 or more"),
         (lambda: global_rows("D", DEPTHS, 10, rng()), "batch_size=10, n_parts=4: .* a multiple of the parts"),

@@ -111,7 +111,7 @@ def test_volumes_that_are_not_there_are_named(cohort, tmp_path):
         find_cases(cohort, PROSTATE)
     cases = find_cases(cohort, ACDC)
     assert [case.name for case in choose(cases, ("003", "001"))] == ["003", "001"]
-    with pytest.raises(OptionError, match=r"2 of 3 volume\(s\) asked for are not there: 041, 042"):
+    with pytest.raises(OptionError, match=r"2 of 3 volume\(s\) asked for are missing: 041, 042"):
         choose(cases, ("041", "001", "042"))
 
 

@@ -342,14 +342,14 @@ def test_other_pixels_than_those_of_the_start_are_warned_of(run, cohort, decoder
     for model, file, pixels in starts:
         caplog.clear()
         warn_of_other_pixels(model, file, volumes)
-        assert f"{file} was trained on pixels of {pixels} mm, and those of this run have 1.36719 mm" in caplog.text
+        assert f"{file} was trained on pixels of {pixels} mm, but those of this run have 1.36719 mm" in caplog.text
     caplog.clear()
     warn_of_other_pixels(UNET, str(ours), replace(volumes, spacing=2.5))
     warn_of_other_pixels(UNET, str(decoder_file), replace(volumes, spacing=2.5))
     warn_of_other_pixels(f"{UNET}.acdc", "", replace(volumes, spacing=1.37))
     assert not caplog.text
     tune(cohort, tmp_path / "run", "--checkpoint", ours, "--spacing", "2", "--test", "", "--steps-per-epoch", "1")
-    assert "Give --spacing 2.5, unless that is meant" in caplog.text
+    assert "Give --spacing 2.5, unless that is intended" in caplog.text
 
 
 @pytest.fixture(scope="module")

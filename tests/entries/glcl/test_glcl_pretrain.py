@@ -343,7 +343,7 @@ def test_what_does_not_fit_is_said_before_the_first_step(cohort, encoder, tmp_pa
         pretrain.main(flags(cohort, tmp_path / "a", "encoder", "--slices", "8"))
     with pytest.raises(InputContractError, match=r"001 \(9\)"):
         pretrain.main(flags(cohort, tmp_path / "a", "encoder", "--n-parts", "10", "--slices", "10"))
-    with pytest.raises(OptionError, match=r"--subjects published: 4\d of 52 volume\(s\) .* not there: 012, 017"):
+    with pytest.raises(OptionError, match=r"--subjects published: 4\d of 52 volume\(s\) .* are missing: 012, 017"):
         pretrain.main(flags(cohort, tmp_path / "a", "encoder", "--subjects", "published"))
     with pytest.raises(zoo.errors.ZooError, match="last"):
         pretrain.main(flags(cohort, tmp_path / "a", "decoder", "--encoder", tmp_path / "last.pt"))
@@ -373,7 +373,7 @@ def test_wrong_arguments_are_refused(more, words):
 def test_a_refusal_is_one_line(cohort, tmp_path, monkeypatch):
     """From the command line."""
     monkeypatch.setattr("sys.argv", ["pretrain", *flags(cohort, tmp_path / "a", "encoder", "--subjects", "007")])
-    with pytest.raises(SystemExit, match=r"^OptionError: --subjects 007: 1 of 1 volume.* not there: 007"):
+    with pytest.raises(SystemExit, match=r"^OptionError: --subjects 007: 1 of 1 volume.* are missing: 007"):
         run_command(pretrain.main)
 
 

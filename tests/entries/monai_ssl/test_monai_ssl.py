@@ -485,7 +485,7 @@ def test_other_channels_are_refused(name):
             InputContractError, match=rf"have {wrong} channel\(s\), the network takes {channels}.*in_channels={wrong}"
         ):
             model(torch.zeros(1, wrong, *sides))
-    with pytest.raises(InputContractError, match=r"x\[None\] is a batch"):
+    with pytest.raises(InputContractError, match=r"x\[None\] makes a batch"):
         model(torch.zeros(3, *sides))
 
 
@@ -513,7 +513,7 @@ def test_one_voxel_is_no_map_for_the_swin_unetr():
         ({"img_size": (32, 32)}, "three, one per axis"),
         ({"img_size": (32, 0, 48)}, "axis 1 has 0"),
         ({"img_size": 32.0}, "whole number"),
-        ({"hidden_size": 100}, "say how many there are by num_heads"),
+        ({"hidden_size": 100}, "give num_heads"),
         ({"hidden_size": 100, "num_heads": 3}, "does not divide"),
         ({"num_layers": 0}, "num_layers=0"),
         ({"mlp_dim": True}, "mlp_dim=True"),
@@ -628,7 +628,7 @@ def test_a_file_that_an_option_must_explain_is_inspected(saved):
     match = next(m for m in zoo.inspect_checkpoint(path).matches if m.model == ENCODER)
     assert (match.matched, match.complete, match.call) == (27, False, "")
     assert "does not load: hidden_size=100" in str(match)
-    assert "say how many there are by num_heads" in str(match)
+    assert "give num_heads" in str(match)
     assert same(load(ENCODER, path, num_heads=4).state_dict(), odd.state_dict())
 
 

@@ -122,13 +122,13 @@ def test_all_missing_files_are_named_at_once(tmp_path, folder):
     [
         ("{", "cannot read .* as a list"),
         ("[]", "holds a list: sections"),
-        ('{"training": 3}', "section 'training': a list is expected, not int"),
+        ('{"training": 3}', "section 'training': a list of entries is expected, not int"),
         (
             '{"training": [{}, {"image": ""}, 3, {"image": "ct0.nii.gz"}]}',
             "entry 0 .* entry 1 .* entry 2 has no 'image'",
         ),
-        ('{"training": ["ct0.nii.gz", {"image": "ct0.nii.gz"}]}', "ct0.nii.gz stands 2 times"),
-        ('{"train": ["ct0.nii.gz"], "n": 1}', "lists nothing under 'training'; sections of it are: train$"),
+        ('{"training": ["ct0.nii.gz", {"image": "ct0.nii.gz"}]}', "ct0.nii.gz is listed 2 times"),
+        ('{"train": ["ct0.nii.gz"], "n": 1}', "lists nothing under 'training'; its sections are: train$"),
     ],
 )
 def test_what_is_no_list_is_refused(content, message, tmp_path, folder):
@@ -153,7 +153,7 @@ def test_validation_volumes_of_training_patients_are_found(tmp_path):
     shared = of_training_patients(training, validation)
     assert shared == [validation[0], validation[1], validation[4]]
     assert of_training_patients(training, validation, r"^p\d+") == validation[3:5]
-    with pytest.raises(OptionError, match="is no regular expression"):
+    with pytest.raises(OptionError, match="is not a regular expression"):
         of_training_patients(training, validation, "(")
 
 
@@ -354,7 +354,7 @@ def test_validation_has_one_view(folder, cache):
     assert set(one) == {"target", "view_1"}
     assert all(torch.equal(value, both[name]) for name, value in one.items())
     for wrong in ({"views": 3}, {"crops": 0}):
-        with pytest.raises(OptionError, match="expected at least 1, and 1 or 2"):
+        with pytest.raises(OptionError, match="at least 1 crop and 1 or 2 views are expected"):
             crops_of(folder, cache, **wrong)
 
 

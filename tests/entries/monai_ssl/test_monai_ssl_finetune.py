@@ -244,9 +244,9 @@ def test_a_swin_unetr_is_fine_tuned():
         (["--model", "monai-ssl-vitb16"], "expected monai-ssl-unetr or monai-ssl-swinunetr"),
         (["--checkpoint", "file", "--from-scratch"], "exclude each other"),
         (["--size", "40"], "multiple of 16"),
-        (["--model", "monai-ssl-swinunetr", "--size", "32"], "multiple of 32 from 64 on"),
-        (["--model", "monai-ssl-swinunetr", "--hidden-size", "64"], "monai-ssl-swinunetr has --feature-size alone"),
-        (["--merging", "complete"], "--merging complete is of monai-ssl-swinunetr"),
+        (["--model", "monai-ssl-swinunetr", "--size", "32"], "multiple of 32, at least 64,"),
+        (["--model", "monai-ssl-swinunetr", "--hidden-size", "64"], "monai-ssl-swinunetr takes --feature-size alone"),
+        (["--merging", "complete"], "--merging complete is for monai-ssl-swinunetr"),
         (["--num-classes", "1"], "at least 2"),
         (["--num-classes", "4"], r"names the labels 0, 1, 2: 0 to 3 are expected"),
         (["--labelled", "4"], "lists 3 training volumes"),
@@ -291,7 +291,7 @@ def test_a_test_section_counts_where_it_has_labels(cohort):
         "1.nii",
     ]
     path = write_list(cohort / "twice.json", training=(0, 1), validation=(1,))
-    with pytest.raises(InputContractError, match=r"1 training volumes are judged, too: .*1.nii"):
+    with pytest.raises(InputContractError, match=r"1 training volumes are also judged: .*1.nii"):
         read_cases(path, cohort)
 
 

@@ -248,9 +248,7 @@ def test_patients_are_in_one_part(cohort, tmp_path, caplog):
         assert [file.name for file in training] == TRAINING
         assert [file.name for file in validation] == expected
         (message,) = caplog.messages
-        assert message.startswith(
-            "1 of 3 validation volumes are of patients that are trained on (first: " + VALIDATION[1]
-        )
+        assert message.startswith("1 of 3 validation volumes are of training patients (first: " + VALIDATION[1])
     write_list(tmp_path / "list.json", TRAINING, VALIDATION[1:2])
     with pytest.raises(OptionError, match=r"all 1 validation volumes .* keep them with --overlap keep"):
         read_volumes(parse_args(Args, flags(cohort, tmp_path, "--table", str(tmp_path / "list.json"))), ALONE)
@@ -313,7 +311,9 @@ def test_the_contrastive_term_needs_two_crops():
     """In each part of a step over all processes, or on each of them without gather."""
     args = Args(data="d", table="l", out="o", batch_size=4, crops=1, accumulate=2)
     check_share(args, world=2)
-    with pytest.raises(OptionError, match=r"--accumulate 4 on 1 process\(es\): 1 crop has nothing to be compared with"):
+    with pytest.raises(
+        OptionError, match=r"--accumulate 4 on 1 process\(es\): 1 crop has no other to be compared with"
+    ):
         check_share(dataclasses.replace(args, accumulate=4), world=1)
     with pytest.raises(OptionError, match=r"on 2 process\(es\), each by itself: 1 crop"):
         check_share(dataclasses.replace(args, gather=False), world=2)
@@ -322,7 +322,7 @@ def test_the_contrastive_term_needs_two_crops():
 BAD = {
     "no list": (["--table", "nowhere.json"], "OptionError: the list nowhere.json does not exist"),
     "no images": (["--data", "nowhere"], r"InputContractError: 7 of 7 files .*A-0000.nii.gz.*A-0009.nii.gz"),
-    "size 40": (["--size", "40"], "OptionError: --size 40: a multiple of 16 from 16 on is expected"),
+    "size 40": (["--size", "40"], "OptionError: --size 40: a multiple of 16, at least 16, is expected"),
     "too large a batch": (["--batch-size", "5"], r"OptionError: 4 sample\(s\) do not fill one step"),
     "one crop": (["--batch-size", "1", "--crops", "1"], "OptionError: --batch-size 1 --crops 1"),
     "no crops": (["--crops", "0"], "OptionError: --crops 0"),

@@ -165,7 +165,7 @@ def test_an_order_that_cannot_be_checked_is_said_once(array, tmp_path, caplog):
         read_cohort(data, write(tmp_path, "age\n1\n2\n3\n4\n", "other.csv"))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert "could not be checked" in record.message
+    assert "nothing shows whether the rows" in record.message
     assert "maps.ids.txt" in record.message
 
 
@@ -175,7 +175,7 @@ def test_sessions_tell_rows_of_one_subject_apart(array, tmp_path):
     twice = "participant_id,session\na,1\na,2\nb,1\nb,2\n"
     (tmp_path / "maps.ids.txt").write_text("a_1\na_2\nb_1\nb_2\n")
     assert read_cohort(data, write(tmp_path, twice)).names == ("a_1", "a_2", "b_1", "b_2")
-    with pytest.raises(OptionError, match=r"1 identifiers \(participant_id, session\) stand in several rows.*a_1"):
+    with pytest.raises(OptionError, match=r"1 identifiers \(participant_id, session\) are in several rows.*a_1"):
         read_cohort(data, write(tmp_path, twice.replace("a,2", "a,1")))
     with pytest.raises(OptionError, match=r"1 identifiers \(participant_id\) .*: b"):
         read_cohort(data, write(tmp_path, "participant_id\na\nb\nb\nc\n"))
@@ -274,7 +274,7 @@ def test_files_are_brought_to_the_grid_of_a_contract(tmp_path, monkeypatch):
     assert (cohort.shape, cohort.affine) == (shape, None)
     for i in range(2):
         np.testing.assert_allclose(cohort.volume(i)[0], scored(values), atol=1e-5)
-    with pytest.raises(OptionError, match=r"where the input of these weights lies \(\(31, 37, 31\) voxels\) is not on"):
+    with pytest.raises(OptionError, match=r"the position of these weights' input \(\(31, 37, 31\) voxels\) is not on"):
         read_cohort(str(tmp_path), table, contract=contract.override({"affine": None}))
 
 
@@ -315,8 +315,8 @@ def test_files_of_one_cohort_lie_at_one_place(folder, tmp_path, scale, origin, s
     [
         ("participant_id\nsub-1\nsub-3\n", InputContractError, "1 of 2 volumes are not in .*: sub-3"),
         ("participant_id\nsub-1\nT1w\n", OptionError, "3 files in .* fit T1w: mwp1_sub-10_T1w.nii.gz.*column 'file'"),
-        ("participant_id\nsub-1\nmwp1_sub-1\n", OptionError, "1 files stand for several rows"),
-        ("age\n20\n", OptionError, "by neither column: file, participant_id"),
+        ("participant_id\nsub-1\nmwp1_sub-1\n", OptionError, "1 files belong to several rows"),
+        ("age\n20\n", OptionError, "has neither a column file nor participant_id"),
     ],
 )
 def test_files_that_cannot_be_told_are_named(folder, tmp_path, text, error, message):
@@ -412,7 +412,7 @@ def test_tables_that_are_none_are_refused(array, tmp_path):
         (np.ones((2, 3, 30, 30, 30), np.float32), r"shape \(2, 3, 30, 30, 30\)"),
         (np.ones((2, 28, 30, 30), np.float32), r"volumes of \(28, 30, 30\) voxels; at least 29"),
         (np.ones((2, 30, 30, 30), np.complex64), "holds complex64: one array of real numbers"),
-        (np.array([{}, {}]), "cannot read .*maps.npy as an array of volumes"),
+        (np.array([{}, {}]), "cannot read an array of volumes from .*maps.npy"),
     ],
 )
 def test_arrays_that_are_no_volumes_are_refused(tmp_path, values, message):

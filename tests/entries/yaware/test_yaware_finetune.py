@@ -293,7 +293,7 @@ def test_the_grid_of_the_weights_is_compared_with_that_of_the_volumes(folder, we
     read_task(arguments(folder, checkpoint=str(checkpoint)))
     assert "voxels" not in caplog.text
     read_task(arguments(folder))
-    assert "have (29, 29, 29) voxels, the weights were trained on (121, 145, 121)" in caplog.text
+    assert "have (29, 29, 29) voxels, but the weights were trained on (121, 145, 121)" in caplog.text
     caplog.clear()
     place = [[-6, 0, 0, 84], [0, 6, 0, -84], [0, 0, 6, -84], [0, 0, 0, 1]]
     weights(input={"size": [SIDE] * 3, "affine": place})
@@ -377,9 +377,9 @@ def test_defaults_are_the_published_run():
     [
         (["--model", "caid-resnet50"], f"starts from {MODEL}"),
         (["--checkpoint", "file", "--from-scratch"], "exclude each other"),
-        (["--folds", "1"], "--folds 1 .*: expected at least 2"),
+        (["--folds", "1"], "--folds 1 .*: at least 2"),
         (["--val-share", "1"], "from 0 to below 1"),
-        (["--repeats", "2"], "give their number"),
+        (["--repeats", "2"], "give --labelled"),
         (["--freeze", "--val-share", "0.1"], "no epochs to choose among"),
         (["--patience", "3"], "without --val-share nothing is validated"),
         (["--monitor", "+val_auroc"], r"--monitor \+val_auroc --patience 0: without --val-share"),
@@ -389,7 +389,10 @@ def test_defaults_are_the_published_run():
             "--label diagnosis: .* lacks columns diagnosis; it has participant_id, session, group",
         ),
         (["--label", "session"], "--label session: all 24 rows have the label '1': at least two classes"),
-        (["--label", "participant_id"], "--folds 2: each class needs as many subjects, there are 1 of 'sub-00'.* ..."),
+        (
+            ["--label", "participant_id"],
+            "--folds 2: each class needs as many subjects, but there are 1 of 'sub-00'.* ...",
+        ),
         (["--folds", "13"], "there are 12 of 'control', 12 of 'patient'"),
         (["--labelled", "13"], "--labelled 13: fold0 has 12 subjects to train on"),
         (["--labelled", "3"], "--labelled 3: fold0: 3 of 12 labels cannot hold 2 of each class"),
@@ -398,7 +401,7 @@ def test_defaults_are_the_published_run():
         (["--batch-size", "13"], "fold0 has 12 volumes to train on, fewer than a step's --batch-size 13"),
         (["--batch-size", "1"], "one volume of .29, 29, 29. leaves one value"),
         (["--splits", "leave-site-out", "--site", "scanner"], "lacks columns scanner"),
-        (["--splits", "leave-site-out", "--site", "session"], "leave-site-out needs two sites"),
+        (["--splits", "leave-site-out", "--site", "session"], "leave-site-out needs at least two sites"),
         (["--splits", "leave-site-out", "--site", "group"], "site0-control: without its test rows no subject of 1 cl"),
         (["--labelled", "12", "--repeats", "2"], "all draws of fold0 would be the same"),
         (["--subject", "Subject"], "lacks columns Subject"),
@@ -528,7 +531,7 @@ def test_metrics_by_hand():
     assert three["balanced_accuracy"] == (1 + 1 / 2) / 2
     alone = class_metrics(np.array([1, 1]), np.array([[0.9, 0.1], [0.4, 0.6]]))
     assert alone == {"loss": pytest.approx(-np.log([0.1, 0.6]).mean())}
-    with pytest.raises(FloatingPointError, match="for 1 of 2 volumes, but NaN"):
+    with pytest.raises(FloatingPointError, match="gives NaN, not probabilities, for 1 of 2 volumes"):
         class_metrics(np.array([0, 1]), np.array([[0.9, 0.1], [np.nan, np.nan]]))
 
 
@@ -541,7 +544,7 @@ def test_predictions_are_read_as_they_were_written(folder, tmp_path):
     codes, found = read_predictions(tmp_path / "predictions.csv", classes)
     assert codes.tolist() == [0, 1, 0]
     np.testing.assert_allclose(found, scores, rtol=1e-8)
-    with pytest.raises(OptionError, match=r"gone.csv of a finished run is gone"):
+    with pytest.raises(OptionError, match=r"gone.csv of a finished run is missing"):
         read_predictions(tmp_path / "gone.csv", classes)
 
 

@@ -357,7 +357,7 @@ def test_settings_out_of_range_are_refused(settings, message):
         ((4, 8), (4, 8), (), "equal", r"not \(\)"),
         ((4, 8), (4, 8), (4, 0), "gaussian", r"not \(4, 0\)"),
         ((4, 8), (4, 8), None, "gaussian", r'kernel "gaussian" needs labels .* only "views" does without'),
-        ((1, 8), (1, 8), (1,), "gaussian", r"a batch of one subject has nothing to be compared with"),
+        ((1, 8), (1, 8), (1,), "gaussian", r"a batch of one subject has no other to be compared with"),
         ((4, 8), (3, 8), (4,), "gaussian", r"one shape \(N, D\) are expected, not \(4, 8\) and \(3, 8\)"),
         ((4, 8), (4, 9), (4,), "gaussian", r"not \(4, 8\) and \(4, 9\)"),
         ((4, 8, 1), (4, 8, 1), (4,), "gaussian", r"not \(4, 8, 1\) and \(4, 8, 1\)"),

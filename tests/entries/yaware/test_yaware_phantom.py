@@ -286,10 +286,10 @@ def test_subjects_and_cohorts_differ(cohort):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--spacing 5", r"--spacing 5: expected 1, 1.5, 2, 3, 4, 4.5 or 6 mm"),
-        ("--spacing 12", r"--spacing 12: expected"),
-        ("--spacing 0", r"--spacing 0: expected"),
-        ("--spacing nan", r"--spacing nan: expected"),
+        ("--spacing 5", r"--spacing 5: 1, 1.5, 2, 3, 4, 4.5 or 6 mm, which fill"),
+        ("--spacing 12", r"--spacing 12: 1, 1.5"),
+        ("--spacing 0", r"--spacing 0: 1, 1.5"),
+        ("--spacing nan", r"--spacing nan: 1, 1.5"),
         ("--healthy 0", r"--healthy 0 --clinical 400: expected at least 1 and 2 subjects"),
         ("--clinical 1", r"--healthy 600 --clinical 1: expected"),
         ("--acceleration -0.5", r"--acceleration -0\.5: expected 0 or more"),

@@ -442,11 +442,11 @@ BAD = {
     "no array": (["--data", "nowhere.npy"], r"OptionError: nowhere\.npy is neither"),
     "batch of one": (
         ["--batch-size", "1"],
-        r"OptionError: --batch-size 1 --accumulate 1 on 1 process\(es\): at least 2 ",
+        r"OptionError: --batch-size 1 --accumulate 1 on 1 process\(es\): each part of a step needs at least 2 ",
     ),
     "parts of one": (
         ["--accumulate", "2"],
-        r"OptionError: --batch-size 2 --accumulate 2 on 1 process\(es\): at least 2 ",
+        r"OptionError: --batch-size 2 --accumulate 2 on 1 process\(es\): each part of a step needs at least 2 ",
     ),
     "too large a batch": (
         ["--batch-size", "9"],
@@ -455,7 +455,7 @@ BAD = {
     "sigma 0": (["--sigma", "0"], r'OptionError: sigma=0\.0: .*kernel="views"'),
     "negative sigma": (["--sigma", "-5"], r"OptionError: sigma=-5\.0: expected a positive number"),
     "temperature 0": (["--temperature", "0"], r"OptionError: temperature=0\.0: expected a positive number"),
-    "no label": (["--label", ", "], r"OptionError: --label ', ' names no column for --kernel gaussian"),
+    "no label": (["--label", ", "], r"OptionError: --label ', ' names no column, which --kernel gaussian"),
     "no such rows": (["--rows", "split=test"], r"OptionError: .*none of 8 rows has split=test"),
     "validated on its own": (
         ["--val-rows", "split=val"],

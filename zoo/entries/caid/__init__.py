@@ -23,7 +23,7 @@ _UNUSED = {
 }
 _UNUSED_BY_ENCODER = _UNUSED | {r"(decoder|segmentation_head)\..*": "decoder: not part of the encoder"}
 _ONE_CHANNEL = (
-    "its one output is taken for the reconstruction's, behind a sigmoid; where it is that of a segmentation, "
+    "its one output is taken for the reconstruction, behind a sigmoid; if the file is of a segmentation, "
     "num_classes=1 gives its logits"
 )
 _RESNET = ("conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight")
@@ -84,7 +84,7 @@ def build_unet(config: Config) -> nn.Module:
 
 
 def convert_encoder(state: State) -> tuple[State, Config]:
-    """Keep the ResNet of any of the family's files, under torchvision's names, and what stands in for its `fc`."""
+    """Keep the ResNet of any of the family's files under torchvision's names, with its head as `fc`."""
     prefix = find_prefix(state, _RESNET)
     if prefix is None:
         return dict(state), {}

@@ -1,4 +1,4 @@
-"""The arguments of fine-tuning, with their defaults."""
+"""The arguments of CAiD's fine-tuning, with their defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoo.training.finetune import check_start
 
 @dataclass(kw_only=True)
 class FinetuneArgs(TrainArgs):
-    """What both tasks have."""
+    """Arguments of both tasks."""
 
     batch_size: int = default(32)
     optimizer: str = default("adam")
@@ -23,7 +23,7 @@ class FinetuneArgs(TrainArgs):
     checkpoint: str = arg("file to start from instead of the model's own weights", "")
     from_scratch: bool = arg("start from random weights", False)
     table: str = arg(
-        "training list: lines of 'name 0 1 ...', or a CSV; empty for all images of --data where no labels are needed",
+        "training list: lines of 'name 0 1 ...', or a CSV; empty for all images of --data, for tasks without labels",
         "",
         was="list",
     )
@@ -35,7 +35,7 @@ class FinetuneArgs(TrainArgs):
     )
     test_split: str = arg("rows of a CSV test list, by its column 'split'", "")
     layer_decay: float = arg("factor on the learning rate of a stage per stage behind it; 1 for none", 1.0)
-    size: int = arg("side of the input in pixels, a multiple of 32; 0 for what the weights were trained at", 0)
+    size: int = arg("side of the input in pixels, a multiple of 32; 0 for the size that the weights were trained at", 0)
     normalize: str = arg("normalisation of the input; pre-training had none", "none", tuple(NORMALIZATIONS))
 
     def check(self) -> None:
@@ -56,10 +56,8 @@ class ClassifyArgs(FinetuneArgs):
     patience: int = default(11)
     model: str = default("caid-resnet50")
     freeze: bool = arg("train the head alone, a linear probe; the encoder stays in eval mode", False)
-    label: str = arg(
-        "columns of a CSV that are labels, or the names of the labels of another list: a,b", "", was="labels"
-    )
-    auroc_labels: str = arg("labels whose AUROC counts: a,b; empty for all (CheXpert: five of fourteen)", "")
+    label: str = arg("label columns of a CSV, or names for the labels of another list: a,b", "", was="labels")
+    auroc_labels: str = arg("labels whose AUROC counts: a,b; empty for all (CheXpert counts five of fourteen)", "")
 
 
 @dataclass(kw_only=True)

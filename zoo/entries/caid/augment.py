@@ -1,7 +1,7 @@
 """CAiD's random views of a radiograph: crop, jitter, blur and mirror, then cut-outs and patch swaps.
 
-Steps and constants from MR-HosseinzadehTaher/CAiD, `transformation.py`. Lengths are given there for 224 pixels; at
-another size they are scaled with it.
+Steps and constants from MR-HosseinzadehTaher/CAiD, `transformation.py`. Lengths are given there for 224 pixels; for
+another size they are scaled.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which radiographs CAiD's recipes use: lists of images, with the labels or the mask of each."""
+"""Lists of the radiographs that CAiD's recipes use, with the labels or the mask of each."""
 
 from __future__ import annotations
 
@@ -46,12 +46,13 @@ def read_list(
         split: Keep the CSV's rows whose column `split` says this.
 
     Raises:
-        OptionError: No such folder or list, a column is missing, a label is no number, or nothing is left.
-        InputContractError: Images are missing; the message counts them and names the first ten.
+        OptionError: The folder or list does not exist, a column is missing, a label is not a number, or no image is
+            left.
+        InputContractError: Images are missing; the message has their number and the first ten names.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise OptionError(f"{folder} is not a folder of images")
+        raise OptionError(f"{folder} is not a folder; give the folder with the images")
     if not list_file:
         samples = [Sample(f) for f in sorted(folder.iterdir()) if f.suffix.lower() in (".png", ".jpg", ".jpeg")]
     elif not Path(list_file).is_file():
@@ -74,17 +75,18 @@ def _read_lines(folder: Path, list_file: Path) -> list[Sample]:
     try:
         return [Sample(folder / name, tuple(float(v) for v in values)) for name, *values in lines]
     except ValueError as error:
-        raise OptionError(f"{list_file}: lines must be a file name and numbers, but {error}") from error
+        raise OptionError(f"{list_file}: each line must be a file name and numbers: {error}") from error
 
 
 def _read_csv(folder: Path, list_file: Path, labels: tuple[str, ...], split: str) -> list[Sample]:
     rows = read_table(list_file)
     columns = list(rows[0]) if rows else []
     image = next((c for c in columns if c.lower() in IMAGE_COLUMNS), None)
-    absent = [c for c in (*labels, *(["split"] if split else [])) if c not in columns]
+    wanted = (*labels, "split") if split else labels
+    absent = [c for c in wanted if c not in columns]
     if image is None or absent:
-        wanted = f"columns {', '.join(absent)}" if absent else f"an image column ({', '.join(IMAGE_COLUMNS)})"
-        raise OptionError(f"{list_file} lacks {wanted}; it has {', '.join(columns) or 'no rows'}")
+        lacking = f"columns {', '.join(absent)}" if absent else f"an image column ({', '.join(IMAGE_COLUMNS)})"
+        raise OptionError(f"{list_file} lacks {lacking}; it has {', '.join(columns) or 'no rows'}")
     try:
         return [
             Sample(folder / row[image], tuple(float(row[c]) for c in labels), row.get("patient", ""))
@@ -103,15 +105,16 @@ def read_labelled(
     Args:
         folder: Folder with the images.
         list_file: Lines of "name 0 1 ...", or a CSV.
-        labels: Columns of a CSV; of other lists the names of the labels, by default ChestX-ray14's where there are 14.
+        labels: Label columns of a CSV. For other lists names for the labels, by default ChestX-ray14's where there are
+            14.
         split: Rows of a CSV, by its column `split`.
 
     Raises:
-        OptionError: No labels, a varying number of them, one that is not 0 or 1, or fewer or more than names.
+        OptionError: There are no labels, their number varies or differs from the number of names, or one is not 0 or 1.
         InputContractError: Images are missing.
     """
     if not list_file:
-        raise OptionError(f"classification needs labels: name the list of the images in {folder} and their labels")
+        raise OptionError(f"classification needs labels: give a list of the images in {folder} and their labels")
     samples = read_list(folder, list_file, labels=tuple(labels), split=split)
     counts = sorted({len(sample.labels) for sample in samples})
     if counts == [0]:
@@ -119,7 +122,7 @@ def read_labelled(
             f"{list_file} gives no labels: lines of 'name 0 1 ...' are expected, or a CSV and --label a,b"
         )
     if len(counts) > 1:
-        raise OptionError(f"{list_file}: each image needs the same number of labels, there are {counts}")
+        raise OptionError(f"{list_file}: each image needs the same number of labels, but there are {counts}")
     if wrong := [sample for sample in samples if not set(sample.labels) <= {0.0, 1.0}]:
         values = sorted({str(value) for sample in wrong for value in sample.labels} - {"0.0", "1.0"})
         raise OptionError(
@@ -128,31 +131,32 @@ def read_labelled(
         )
     names = tuple(labels) or (CHESTXRAY14 if counts == [14] else tuple(f"label{i}" for i in range(counts[0])))
     if len(names) != counts[0]:
-        raise OptionError(f"{list_file} has {counts[0]} label(s) an image, --label names {len(names)}")
+        raise OptionError(f"{list_file} has {counts[0]} label(s) per image, but --label names {len(names)}")
     return samples, names
 
 
 def check_both_values(samples: list[Sample], names: Sequence[str], wanted: Sequence[str], list_file: str) -> None:
-    """Raise `OptionError` where a wanted label is the same for all images: it has no AUROC."""
+    """Raise `OptionError` where a wanted label is the same for all images, so that it has no AUROC."""
     constant = [n for i, n in enumerate(names) if n in wanted and len({s.labels[i] for s in samples}) == 1]
     if constant:
         raise OptionError(
-            f"{list_file}: all {len(samples)} images have the same value of {', '.join(constant)}, so no AUROC. "
-            f"Take more images, or name the labels that count with --auroc-labels"
+            f"{list_file}: all {len(samples)} images have the same value of {', '.join(constant)}, which gives no "
+            f"AUROC. Take more images, or name the labels that count with --auroc-labels"
         )
 
 
 def find_masks(samples: list[Sample], folder: str) -> list[Path]:
-    """Find the mask of each image: the file of the same stem in `folder`, a PNG if there is a JPEG too.
+    """Find the mask of each image: the file of the same stem in `folder`; a PNG counts before a JPEG.
 
     Raises:
-        OptionError: No such folder, or it is the images' own.
-        InputContractError: Masks are missing, or differ in size from their images; counts them, names the first ten.
+        OptionError: The folder does not exist, or holds the images themselves.
+        InputContractError: Masks are missing, or differ in size from their images; the message has their number and the
+            first ten names.
     """
     if not Path(folder).is_dir():
         raise OptionError(f"{folder} is not a folder of masks; name it with --masks")
     if Path(folder).resolve() == samples[0].file.parent.resolve():
-        raise OptionError(f"{folder} holds the images themselves; the masks must lie in a folder of their own")
+        raise OptionError(f"{folder} holds the images themselves; give another folder for the masks")
     masks = {file.stem: file for file in sorted(Path(folder).iterdir()) if file.suffix.lower() in MASK_SUFFIXES}
     if absent := [s.file.name for s in samples if s.file.stem not in masks]:
         raise InputContractError(

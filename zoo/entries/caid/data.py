@@ -95,7 +95,7 @@ def read_grey(file: Path) -> Image.Image:
     """Image file as 8-bit grey: colours by their luminance, 16-bit values by their upper half.
 
     Raises:
-        InputContractError: The file is no picture, has transparent pixels, or holds floats.
+        InputContractError: The file is not a picture, has transparent pixels, or holds floats.
     """
     pixels = read_picture(file)
     if pixels.dtype.kind != "u":

@@ -1,4 +1,4 @@
-"""Fine-tune CAiD on a task of your own: which findings a radiograph shows, or where something lies in it.
+r"""Fine-tune CAiD to tell which findings a radiograph shows, or to segment it.
 
     python -m zoo.entries.caid.finetune classify --data images --table train.txt --val-table val.txt \
         --test-table test.txt --out runs/xray14
@@ -7,9 +7,9 @@
     torchrun --nproc-per-node 4 -m zoo.entries.caid.finetune segment --data images --masks masks --table train.txt \
         --val-table val.txt --test-table test.txt --out runs/lung --resume
 
-The defaults are the published runs (Hosseinzadeh Taher et al., MIDL 2022, by BenchmarkTransferLearning, Version1), but
-for the normalisation of the classification task: there the mean and deviation of ImageNet, which the encoder did not
-see in pre-training; `--normalize imagenet` brings it back. `--from-scratch` is the run to compare with.
+The defaults are the published runs (Hosseinzadeh Taher et al., MIDL 2022, by BenchmarkTransferLearning, Version1),
+except the normalisation of the classification task: theirs has the mean and deviation of ImageNet, which the encoder
+did not see in pre-training; `--normalize imagenet` brings it back. `--from-scratch` is the run to compare with.
 
 Published results of the authors' weights: ChestX-ray14 0.807 AUROC, CheXpert 0.868 AUROC (five labels), SIIM-ACR 0.681
 Dice, Montgomery 0.982 Dice.
@@ -85,16 +85,16 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results = classify(args, processes) if isinstance(args, ClassifyArgs) else segment(args, processes)
         results = {"task": task, **results, "arguments": asdict(args)}
         if processes.is_main:
-            said = {"num_classes": 1} if task == "segment" else {}  # logits; some may take it for the sigmoid's else
+            said = {"num_classes": 1} if task == "segment" else {}  # its logits, not the reconstruction's sigmoid
             write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt", **said))
     return results
 
 
 def resolve(args: T) -> T:
-    """Apply what one argument says about others, and what the weights say about the input.
+    """Fill in the arguments that depend on others, and the size that the weights expect.
 
     Raises:
-        OptionError: The model is not the one of this task.
+        OptionError: The model is not that of the task.
         UnknownModelError: There is no such model or tag.
     """
     expected = type(args).model
@@ -103,7 +103,7 @@ def resolve(args: T) -> T:
     if not args.size:
         args = replace(args, size=starting_input(args).size[0])
     if not args.val_table and args.monitor.lstrip("+").startswith("val_"):
-        log.warning("no --val-table: nothing is validated, and the best epoch is the one with the least training loss")
+        log.warning("without --val-table nothing is validated: the best epoch is that of the least training loss")
         args = replace(args, monitor="loss")
     return args
 
@@ -148,7 +148,7 @@ def tune(
     processes: Processes,
     classes: Sequence[str] = (),
 ) -> Results:
-    """Fit the method and judge its best epoch; returns the weights that it began with, and `train_and_test`'s."""
+    """Fit the method and judge its best epoch; returns its first weights and the results of `train_and_test`."""
     groups = zoo.param_groups(method.network, args.lr, weight_decay=args.weight_decay, layer_decay=args.layer_decay)
     task: Task = "classify" if isinstance(args, ClassifyArgs) else "segment"
     command = command_of(args, f"{RECIPE} {task}")
@@ -163,9 +163,9 @@ def tune(
 
 
 def seen_by(args: FinetuneArgs) -> Preprocessing:
-    """The input of the network that a run trains: as its data sets make images when nothing is random."""
+    """The input of the network that a run trains: the images of its data sets without random changes."""
     mean, std = NORMALIZATIONS[args.normalize] if args.normalize != "none" else (None, None)
-    # Masks are of whole images, and so nothing is cut off there.
+    # Masks are of whole images, so nothing is cut off for segmentation.
     resize = round(args.size * LARGER / PUBLISHED_SIZE) if isinstance(args, ClassifyArgs) else None
     return replace(PREPROCESSING, size=(args.size, args.size), resize=resize, mean=mean, std=std)
 
@@ -184,7 +184,7 @@ def read_parts(args: ClassifyArgs) -> tuple[dict[str, list[Sample]], tuple[str, 
     """Images and labels of each part, and the labels' names.
 
     Raises:
-        OptionError: Labels are missing, wrong, different between the parts, or one-sided where an AUROC is due.
+        OptionError: Labels are missing or wrong, differ between the parts, or have one value where an AUROC is due.
     """
     samples: dict[str, list[Sample]] = {}
     names: tuple[str, ...] = ()
@@ -192,7 +192,9 @@ def read_parts(args: ClassifyArgs) -> tuple[dict[str, list[Sample]], tuple[str, 
         samples[part], found = read_labelled(args.data, list_file, labels=split_names(args.label), split=split)
         names = names or found
         if found != names:
-            raise OptionError(f"{list_file} has {len(found)} labels, the training list {args.table} has {len(names)}")
+            raise OptionError(
+                f"{list_file} has {len(found)} labels, but the training list {args.table} has {len(names)}"
+            )
         counting = split_names(args.auroc_labels) or names
         if unknown := [name for name in counting if name not in names]:
             raise OptionError(f"--auroc-labels {', '.join(unknown)}: no such label; there are {', '.join(names)}")

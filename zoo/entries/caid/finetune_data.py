@@ -1,11 +1,10 @@
-"""What CAiD's downstream tasks are trained on: radiographs with labels, and radiographs with masks.
+"""Data sets of CAiD's downstream tasks: radiographs with labels, and radiographs with masks.
 
 Facts from MR-HosseinzadehTaher/BenchmarkTransferLearning, Version1, `dataloader.py`.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from zoo.entries.caid.cohort import Sample
 from zoo.entries.caid.data import read_grey, rgb
 from zoo.entries.caid.warps import augment
 from zoo.errors import OptionError
-from zoo.files import replacing
 from zoo.images import is_dicom, read_dicom, read_picture
-from zoo.messages import csv_cell
 from zoo.training.data import Key, seeded
+from zoo.training.table import write_table
 
 VIEWS = ("random", "center", "ten")
 LARGER = 256
@@ -45,7 +43,7 @@ def read_film(path: Path) -> Image.Image:
 
 
 def normalized(pixels: Tensor, normalization: str) -> Tensor:
-    """Fractions (..., 1 or 3, H, W) to what the network takes, (..., 3, H, W): less a mean, over a deviation."""
+    """Pixels in [0, 1] (..., 1 or 3, H, W) as the network takes them (..., 3, H, W): minus a mean, over a deviation."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in NORMALIZATIONS[normalization])
     return (pixels - mean) / std
 
@@ -57,8 +55,8 @@ class LabelledImages(Dataset[dict[str, Tensor]]):
         samples: Images with labels.
         size: Side S of the input in pixels.
         view: "random": crop of 0.08 to 1 of the area, mirror, rotation of up to 7 degrees, (3, S, S). "center": resized
-            to 256 (of 224), middle crop, (3, S, S). "ten": from the same the four corners and the middle, and their
-            mirror images, (10, 3, S, S).
+            to 256 (for 224), middle crop, (3, S, S). "ten": the four corners and the middle of the resized image, and
+            their mirror images, (10, 3, S, S).
         normalization: A key of `NORMALIZATIONS`.
         seed: Draws follow from (seed, pass, index).
     """
@@ -95,12 +93,13 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def write_predictions(path: Path, samples: Sequence[Sample], names: Sequence[str], scores: Tensor) -> None:
-    """Write a CSV: the file, each label, each probability; texts as `messages.csv_cell` writes them."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", *map(csv_cell, names), *(csv_cell(f"{name}_probability") for name in names)])
-        for sample, row in zip(samples, scores.tolist(), strict=True):
-            writer.writerow([csv_cell(sample.file.name), *(int(v) for v in sample.labels), *(f"{p:.6f}" for p in row)])
+    """Write a CSV: the file, each label, each probability."""
+    columns = ["file", *names, *(f"{name}_probability" for name in names)]
+    rows = []
+    for sample, row in zip(samples, scores.tolist(), strict=True):
+        labels = [int(value) for value in sample.labels]
+        rows.append([sample.file.name, *labels, *(f"{p:.6f}" for p in row)])
+    write_table(path, columns, rows)
 
 
 class MaskedImages(Dataset[dict[str, Tensor]]):
@@ -141,9 +140,9 @@ class MaskedImages(Dataset[dict[str, Tensor]]):
 
 
 def read_mask(path: Path) -> Image.Image:
-    """Read a mask as an image of 0 and 1: 1 where the file is not 0 in any channel.
+    """Read a mask as an image of 0 and 1: 1 where a channel of the file is above 0.
 
-    In a JPEG, where compression leaves traces around edges, where it is at least 128.
+    A JPEG must reach 128 there, because compression leaves traces around edges.
 
     Raises:
         InputContractError: The file cannot be read as one image.

@@ -21,7 +21,7 @@ class Classifier(nn.Module):
     """Multi-label classification: `forward` takes `image` (N, 3, S, S) and `label` (N, C), returns the cross-entropy.
 
     Args:
-        network: Images to logits (N, C), its head called `fc`, which is set to its published first values.
+        network: Images to logits (N, C), with a head `fc`, which is set to its published initial values.
         freeze: Train the head alone; the rest stays in eval mode.
     """
 
@@ -74,10 +74,10 @@ def label_metrics(labels: Tensor, scores: Tensor, names: Sequence[str], counting
 class Segmenter(nn.Module):
     """Segmentation: `forward` takes `image` (N, 3, S, S) and `mask` (N, 1, S, S), returns the soft Dice loss.
 
-    The loss is over all pixels of a step together, on all processes; of a part of it with `--accumulate`.
+    The loss is over all pixels of a step together, on all processes; with `--accumulate` over those of a part.
 
     Args:
-        network: Images to logits (N, 1, S, S), its head called `segmentation_head.0`, which is set to first values.
+        network: Images to logits (N, 1, S, S), with a head `segmentation_head.0`, which is set to initial values.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -92,7 +92,7 @@ class Segmenter(nn.Module):
         return {"loss": dice_loss(distributed.gather_with_gradient(sums).sum(0))}
 
     def overlaps(self, batch: dict[str, Tensor]) -> Tensor:
-        """Per image (N, 6), in float64: `overlap` of the probabilities, then of what exceeds one half."""
+        """Per image (N, 6), in float64: `overlap` of the probabilities, then of the pixels above one half."""
         probabilities, mask = self._probabilities(batch), batch["mask"]
         return torch.cat([overlap(probabilities, mask), overlap((probabilities > 0.5).float(), mask)], dim=1).double()
 
@@ -115,7 +115,7 @@ def dice_loss(sums: Tensor) -> Tensor:
 def dice_metrics(sums: Tensor) -> Metrics:
     """Loss and Dice of a set from `Segmenter.overlaps` (N, 6): pooled over its pixels, and the mean over its images.
 
-    Dice is 1 where there is nothing and nothing was found.
+    Dice is 1 where both the truth and the prediction are empty.
     """
     soft, hard = sums[:, :3], sums[:, 3:]
     pooled, each = (dice(part).nan_to_num(1.0) for part in (hard.sum(0), hard))

@@ -2,7 +2,7 @@
 
 Hosseinzadeh Taher et al., "CAiD: Context-Aware Instance Discrimination for Self-supervised Learning in Medical
 Imaging", MIDL 2022 (PMLR 172:535-551); constants from MR-HosseinzadehTaher/CAiD, `caid_models.py` and
-`main_CAiD_moco.py`. Tensor names are the authors', so what this writes loads like what they write.
+`main_CAiD_moco.py`. Tensor names are the authors', so that its files load as theirs do.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class CAiD(nn.Module):
         zero_init_residual: Start each residual block as the identity (Goyal et al., 2017), as timm does and the authors
             do not. With few steps to learn in, deep random blocks hide the image from the first keys.
         batch_negatives: Also take the other keys of the same step as negatives. Not in the published method. On a few
-            hundred images a network can tell its key from the queue by how far the key network has moved since, all
-            images alike; the other keys of the step moved as far.
+            hundred images a network can tell its key from the queue by how far the key network has moved since,
+            whatever the image; the other keys of the step have moved as far.
         key_batches: Parts in which a process runs its shuffled keys, each with batch statistics of its own; the authors
             have 1 and rely on several GPUs. One process needs at least 2, or batch norm tells keys from negatives.
         key_full_unet: Give the key network a decoder, whose output nobody uses, as the authors' checkpoints have.
@@ -148,5 +148,5 @@ class CAiDNetwork(nn.Module):
         return image
 
     def forward(self, x: Tensor) -> Tensor:
-        """Projection (N, dim) of images (N, 3, H, W): all that is asked of the key network."""
+        """Projection (N, dim) of images (N, 3, H, W), which is all that the key network is for."""
         return self.project(self.features(x))

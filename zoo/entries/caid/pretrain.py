@@ -1,12 +1,12 @@
-"""Pre-train CAiD on a folder of radiographs. The defaults are the published run.
+r"""Pre-train CAiD on a folder of radiographs. The defaults are the published run.
 
     python -m zoo.entries.caid.pretrain --data images --table Xray14_train_official.txt \
         --val-table Xray14_val_official.txt --out runs/caid
     torchrun --nproc-per-node 4 -m zoo.entries.caid.pretrain --data images ... --out runs/caid --resume
 
 Published: 800 epochs over 75 312 ChestX-ray14 images at 224 pixels on 4 V100, batch 256, SGD. The exported weights are
-those of the best epoch by validation, of the last one where there is no validation. Where the authors' code has a
-defect the default is the right thing; `--upstream` brings the published behaviour back (the card lists both).
+those of the best epoch by validation, or of the last epoch without validation. Where the authors' code has a defect,
+the default mends it; `--upstream` brings the published behaviour back (the card lists both).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Args(TrainArgs):
     split: str = arg("rows of a CSV list to train on, by its column 'split'", "")
     val_table: str = arg("validation list; empty for no validation: the last epoch is exported", "", was="val_list")
     val_split: str = arg("rows of a CSV validation list, by its column 'split'", "")
-    size: int = arg("side of the views in pixels; distortions are scaled with it", PUBLISHED_SIZE)
+    size: int = arg("side of the views in pixels; distortions grow with it", PUBLISHED_SIZE)
     min_area: float = arg("share of the image's area that the smallest crop has", SMALLEST_CROP)
     jitter: float = arg("brightness and contrast change by up to this share", JITTER)
     mode: str = arg("caid, or id for instance discrimination alone", "caid", MODES)
@@ -56,9 +56,7 @@ class Args(TrainArgs):
     contrastive_weight: float = arg("weight of the contrastive term", 1.0)
     reconstruction_weight: float = arg("weight of the reconstruction term", 10.0)
     mlp: bool = arg("two-layer projection head", True)
-    target_flip: str = arg(
-        "mirror the target with the query, or leave it as the authors do", "with-input", TARGET_FLIPS
-    )
+    target_flip: str = arg("mirror the target with the query, or never, as the authors do", "with-input", TARGET_FLIPS)
     zero_init_residual: bool = arg("start residual blocks as the identity; for short runs, not published", False)
     batch_negatives: bool = arg("the step's other keys are negatives too; for small data sets, not published", False)
     key_batches: int = arg("parts the keys' batch norm sees separately; at least 2 for a run on one process", 1)
@@ -66,7 +64,7 @@ class Args(TrainArgs):
     validate_mutates_state: bool = arg("let validation write the queue and move the key network", False)
     val_random: bool = arg("draw new validation views each epoch", False)
     half: bool = arg("export the weights in half precision", False, free=True)
-    upstream: bool = arg("the published behaviour in all four: target, key decoder, validation state and views", False)
+    upstream: bool = arg("the published behaviour of target, key decoder, validation state and validation views", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
@@ -77,15 +75,15 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         torch.manual_seed(args.seed)
         method = build_method(args)
         command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
-        header = pretraining_header(models[-1], command, input=input_of(args))
+        header = pretraining_header(models[-1], command, input=changed_input(args))
         views, validate = build_views(args, args.table, args.split), validation(args, processes)
         best = fit(method, views, args, processes=processes, validate=validate, header=header)
-        judged = best if validate else None  # the loss of training is low early, before the queue is full of keys
+        judged = best if validate else None  # the training loss is low early, before the queue is full of keys
         return publish_run(args, processes, models=models, header=header, best=judged)
 
 
 def resolve(args: Args) -> Args:
-    """Apply what one argument says about others."""
+    """Fill in the arguments that depend on others."""
     if args.upstream:
         args = replace(args, target_flip="upstream", key_full_unet=True, validate_mutates_state=True, val_random=True)
     if not args.val_table and args.monitor.lstrip("+").startswith("val_"):
@@ -105,7 +103,7 @@ def build_views(args: Args, list_file: str, split: str) -> Views:
 
 
 def validation(args: Args, processes: distributed.Processes) -> Validate | None:
-    """Mean losses over the validation list, each process taking its share; the views are fixed by default."""
+    """Mean losses over the validation list, divided among the processes; the views are fixed by default."""
     if not args.val_table:
         return None
     views = build_views(args, args.val_table, args.val_split)
@@ -113,7 +111,9 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     # The queue takes whole batches of all processes, as the authors' validation loader gives them.
     count = len(views) - len(views) % args.batch_size * args.validate_mutates_state
     if count < processes.world:
-        raise OptionError(f"the {len(views)} validation image(s) are too few for {processes.world} process(es)")
+        raise OptionError(
+            f"{len(views)} validation image(s) are too few for {processes.world} process(es): one for each is needed"
+        )
     mine = range(processes.rank, count, processes.world)
     batch = args.batch_size // (processes.world * args.accumulate)
 
@@ -126,8 +126,8 @@ def validation(args: Args, processes: distributed.Processes) -> Validate | None:
     return validate
 
 
-def input_of(args: Args) -> dict[str, object]:
-    """What the record must say of the input where the run did not have the published size."""
+def changed_input(args: Args) -> dict[str, object]:
+    """Fields of the input contract that the record must note, where the run did not have the published size."""
     if args.size == PUBLISHED_SIZE:
         return {}
     scale = args.size / PUBLISHED_SIZE

@@ -1,9 +1,9 @@
 """Random changes of an image and its mask for CAiD's segmentation task: grey levels, three warps and a crop.
 
 Facts from MR-HosseinzadehTaher/BenchmarkTransferLearning, Version1, `dataloader.py`, and from albumentations 0.4.3,
-whose defaults it relies on. Lengths are given there for 224 pixels; at another size they are scaled with it. Every
-geometric change is a displacement field (H, W, 2), which says for each pixel of the result how far away, in pixels
-(x, y), its value is read; `warp` applies it. All draws are PyTorch's, from the global generator.
+whose defaults it relies on. Lengths are given there for 224 pixels; for another size they are scaled. Every geometric
+change is a displacement field (H, W, 2): for each pixel of the result the distance in pixels (x, y) at which its value
+is read; `warp` applies it. All draws are PyTorch's, from the global generator.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def augment(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def move(image: Tensor, mask: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply one displacement to both, so that the mask stays 0 or 1 and stays on what it marks."""
+    """Apply one displacement to both; the mask stays 0 or 1 and in register with the image."""
     return warp(image, displacement), warp(mask, displacement, nearest=True)
 
 
@@ -73,7 +73,7 @@ def elastic(size: int, alpha: float = 120.0, sigma: float = 6.0, affine: float =
 
     Args:
         size: Side S of the image.
-        alpha: Factor on noise in [-1, 1] that was smoothed by `sigma`: about 3 pixels of displacement are left.
+        alpha: Factor on noise in [-1, 1] after smoothing by `sigma`; it leaves displacements of about 3 pixels.
         sigma: Of the Gaussian, in pixels.
         affine: In pixels.
 
@@ -106,7 +106,7 @@ def grid(size: int, steps: int = 5, limit: float = 0.3) -> Tensor:
 
 
 def _stretched(size: int, steps: int, limit: float) -> Tensor:
-    # albumentations squeezes what its rounding leaves over into the last columns; here all columns are alike.
+    # albumentations squeezes the remainder of its rounding into the last columns; here all columns are alike.
     factors = 1 + (torch.rand(steps) * 2 - 1) * limit
     knots = torch.cat([torch.zeros(1), factors.cumsum(0)]) * size / steps
     position = torch.arange(size) * steps / size

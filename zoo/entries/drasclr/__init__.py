@@ -49,8 +49,8 @@ def embed_patient(
 ) -> Tensor:
     """Features of a patient, `(1, 128)`: the mean over the authors' landmarks.
 
-    The path is that of a CT, from which patches are cut by the recipe's own steps in place of the transform's, or of a
-    `.npy` file of patches that were.
+    The path is that of a CT, from which the recipe's own steps cut patches instead of the transform's, or of a `.npy`
+    file of patches.
     """
     from zoo.entries.drasclr.embed import embed_patient as embed
     from zoo.entries.drasclr.embed import pool
@@ -59,10 +59,10 @@ def embed_patient(
 
 
 def convert(state: State) -> tuple[State, Config]:
-    """Keep the query encoder of any of the family's files, with its head; widths are told by the shapes.
+    """Keep the query encoder of any of the family's files, with its head; shapes tell the widths.
 
-    Only whole leading names are looked at: the parameters that turn locations into gates are called `_routing_fn.fc.*`,
-    and whoever leaves out all that has `fc` in its name loses them.
+    Only whole leading names count: the parameters that turn locations into gates are called `_routing_fn.fc.*`, and a
+    rule that drops every name with `fc` would lose them.
 
     Raises:
         CheckpointMismatchError: The file holds several networks that it could mean.

@@ -1,6 +1,6 @@
-"""The atlas of DrasCLR: where its 581 patches lie, what the network is told of a place, and which places are close.
+"""The atlas of DrasCLR: its 581 landmarks, their locations as the network takes them, and their neighbours.
 
-Everything is in voxels of the atlas at 1 mm, in the order (x, y, z); arrays of voxels have it the other way round.
+Everything is in voxels of the atlas at 1 mm, in the order (x, y, z); arrays of voxels have the reverse order.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ STEP = 26
 def load_landmarks(path: str | Path | None = None, cache_dir: str | Path | None = None) -> NDArray[Any]:
     """Return the lower corners of the atlas' patches.
 
-    They are always read, never computed: of the released 581 the released lung mask gives back only 575. Their order is
-    that of the rows of features, and of the queues in training.
+    They are always read, never computed: the released lung mask gives only 575 of the released 581. Rows of features,
+    and queues in training, have their order.
 
     Args:
         path: A `.npy` file; None for the authors', which is fetched once into the cache.
@@ -57,14 +57,14 @@ def load_landmarks(path: str | Path | None = None, cache_dir: str | Path | None 
 
 
 def normalise(landmarks: NDArray[Any]) -> NDArray[Any]:
-    """Return what the network is told of each landmark: `(L, 3)` float32, (x, y, z) up to 1.
+    """Return the location of each landmark as the network takes it: `(L, 3)` float32, (x, y, z) up to 1.
 
     2 p / max(p) - 1 per axis, the largest coordinate taken over all landmarks, as in batmanlab/DrasCLR,
     data/copd_patch.py. The smallest plays no part: the authors' landmarks begin at (-0.83, -0.45, -1). So a subset must
-    be taken after this, not before; and it is the atlas' own landmark for every patient, not where that is in a scan.
+    be taken after this, not before. The location is that in the atlas for every patient, not that in a scan.
 
     Args:
-        landmarks: `(L, 3)`, all of the atlas.
+        landmarks: `(L, 3)`, all landmarks of the atlas.
 
     Raises:
         OptionError: An axis has no coordinate above 0, which leaves its scale unknown.
@@ -80,8 +80,8 @@ def normalise(landmarks: NDArray[Any]) -> NDArray[Any]:
 def neighbours(landmarks: NDArray[Any], k: int = 2) -> NDArray[Any]:
     """Return the `k` landmarks nearest to each, itself left out: `(L, k)` int64, nearest first.
 
-    Of landmarks at one distance those with the smaller index come first. Ties are the rule on a grid, and whichever the
-    authors' unstable sort took is not known.
+    Among landmarks at one distance the smaller index comes first. Ties are common on a grid, and the choice of the
+    authors' unstable sort is not known.
 
     Args:
         landmarks: `(L, 3)`.
@@ -109,7 +109,7 @@ def atlas_mask(path: str | Path | None = None, cache_dir: str | Path | None = No
     Raises:
         OfflineError: The authors' file is not in the cache, and connections are forbidden; `DownloadError` if no source
             gave it.
-        InputContractError: There is no file at `path`, or it is no NIfTI.
+        InputContractError: There is no file at `path`, or it is not NIfTI.
     """
     from nibabel.filebasedimages import ImageFileError
     from nibabel.nifti1 import Nifti1Image
@@ -126,6 +126,6 @@ def atlas_mask(path: str | Path | None = None, cache_dir: str | Path | None = No
 
 
 def _asset(name: str, cache_dir: str | Path | None) -> Path:
-    """Fetch a file that the manifest lists beside the weights; a record of the user's own may list none."""
+    """Fetch a file that the manifest lists beside the weights; a user's record may list none."""
     asset = find_asset(NAME, name, cache_dir)
     return fetch(asset, request=f"the {name.replace('_', ' ')} of {NAME}", cache_dir=cache_dir).path

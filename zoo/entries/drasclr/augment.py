@@ -19,11 +19,11 @@ from zoo.entries.drasclr.atlas import PATCH
 from zoo.errors import OptionError
 
 ANGLE, SHIFT, SCALE = math.pi / 18, 12.0, 0.1
-"""Largest rotation in radians, shift in voxels and change of size, per axis."""
+"""Largest rotation in radians, shift in voxels and relative change of size, per axis."""
 NOISE, GAMMA = 50.0, (0.5, 4.5)
 """Largest standard deviation of the noise in HU (each call draws one from 0 to it), and exponents of the contrast."""
 PROBABILITY = 0.25
-"""Of noise, and of contrast."""
+"""Probability of noise, and of contrast."""
 
 
 def _affine() -> RandAffine:
@@ -50,22 +50,22 @@ TRANSFORMS: dict[str, Callable[[], Any]] = {
 class Augment:
     """Change patches as DrasCLR's pre-training does, one transform after the other.
 
-    An affine map turns, shifts and scales the patch by itself: what comes in from outside repeats its border, which is
-    up to 12 of 32 voxels. Patches of one call are changed alike: one map, one standard deviation of the noise, one
-    exponent, and the least and greatest value of all of them for the contrast.
+    An affine map turns, shifts and scales the patch alone: voxels from outside, up to 12 of 32, repeat its border.
+    Patches of one call are changed alike: one map, one standard deviation of the noise, one exponent, and for the
+    contrast the least and greatest value of all of them.
 
     Args:
         recipe: Letters of `TRANSFORMS` in the order of their use; the published runs have "agc". Empty for no change.
 
     Raises:
-        OptionError: A letter is none of these.
+        OptionError: A letter is not one of these.
     """
 
     def __init__(self, recipe: str = "agc") -> None:
         if unknown := sorted(set(recipe) - set(TRANSFORMS)):
             raise OptionError(
-                f"augmentations {recipe!r}: {', '.join(unknown)} is none of {', '.join(TRANSFORMS)} "
-                "(affine, Gaussian noise, contrast)"
+                f"augmentations {recipe!r} have {', '.join(unknown)}: {', '.join(TRANSFORMS)} are expected (affine, "
+                "Gaussian noise, contrast)"
             )
         self.transforms = [TRANSFORMS[letter]() for letter in recipe]
 
@@ -74,7 +74,7 @@ class Augment:
 
         Args:
             patches: (C, 32, 32, 32) float32, HU above the window's lower end: 0 to 1264.
-            state: Where all draws are taken from, which moves it on.
+            state: Source of all draws; it moves on.
         """
         for transform in self.transforms:
             transform.set_random_state(state=state)

@@ -1,4 +1,4 @@
-"""Whom DrasCLR's recipes use: subjects, as a table or a list names them."""
+"""Subjects of DrasCLR's recipes, from a table or a list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("zoo")
 
 @dataclass(frozen=True)
 class Subject:
-    """Whom to preprocess."""
+    """One subject to preprocess."""
 
     sid: str
     image: Path
@@ -25,11 +25,11 @@ class Subject:
 
 
 def read_subjects(table: Path) -> list[Subject]:
-    """Read whom to preprocess; rows without an image are left out, as the authors do, which is logged.
+    """Read the subjects to preprocess; rows without an image are logged and left out, as in the authors' code.
 
     Raises:
-        OptionError: There is no such table, it lacks columns, a name stands twice or cannot be a file's, or nobody is
-            left.
+        OptionError: The table does not exist or lacks columns, a name is repeated or cannot name a file, or no subject
+            is left.
     """
     rows = read_table(table)
     check_columns(rows, ("sid", "image"), table)
@@ -46,7 +46,7 @@ def read_subjects(table: Path) -> list[Subject]:
 
 
 def read_sids(table: Path) -> list[str]:
-    """Return the column `sid`: whose patches to take.
+    """Return the column `sid`: the subjects whose patches to take.
 
     Raises:
         OptionError: There is no such table, or it lacks the column.
@@ -57,7 +57,7 @@ def read_sids(table: Path) -> list[str]:
 
 
 def check_names(names: Sequence[str], source: str) -> None:
-    """Raise `OptionError` where there are no subjects, one stands twice, or a name cannot be part of a file's."""
+    """Raise `OptionError` where there are no subjects, one is repeated, or a name cannot name a file."""
     if not names:
         raise OptionError(f"{source} names no subject with an image")
     if wrong := [name for name in names if not re.fullmatch(r"\w[\w.-]*", name)]:
@@ -66,4 +66,4 @@ def check_names(names: Sequence[str], source: str) -> None:
             "digits, '_', '.' and '-' are expected"
         )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise OptionError(f"{source}: {len(twice)} subject(s) stand in several rows (first: {', '.join(twice[:3])})")
+        raise OptionError(f"{source}: {len(twice)} subject(s) are in several rows (first: {', '.join(twice[:3])})")

@@ -1,7 +1,7 @@
 """Convolutions whose kernel depends on a location, and the arrangement of a batch in which they are fast.
 
-Several experts are mixed by gates that follow from the location: batmanlab/DrasCLR, models/condconv3d.py, whose names
-the tensors have. There one patch follows the other; `benchmarks/drasclr.py` compares that with the ways chosen here.
+Gates that follow from the location mix several experts: batmanlab/DrasCLR, models/condconv3d.py, from which the tensors
+have their names. That code runs one patch after the other; `benchmarks/drasclr.py` compares it with this one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Counts: TypeAlias = "list[int] | None"
-"""How many patches side by side belong to each location; None where every patch has a location of its own."""
+"""Number of adjacent patches at each location; None where every patch has its own location."""
 
 _ENOUGH = 4
-"""Patches per location from which one ordinary convolution per location is faster than all of them as groups of one."""
+"""Patches per location from which one ordinary convolution per location is faster than a grouped one for all."""
 _FEW_VOXELS = 8
-"""Voxels of a map up to which the experts' outputs are mixed in place of their kernels."""
+"""Voxels of a map up to which the experts' outputs are mixed instead of their kernels."""
 
 
 def arrange(location: Tensor, count: int) -> tuple[Tensor, Counts, Tensor | None]:
@@ -31,8 +31,8 @@ def arrange(location: Tensor, count: int) -> tuple[Tensor, Counts, Tensor | None
         count: Number of patches.
 
     Returns:
-        The locations `(L, 3)`, the number of patches of each, and the order that brings these side by side, None if
-        they are. Counts are None where so few are shared that every patch is treated alone; L is `count` then.
+        The locations `(L, 3)`, the number of patches at each, and the order that makes these adjacent, None if they
+        are. Counts are None where so few locations are shared that every patch is treated alone; then L is `count`.
     """
     if not count:
         return location.new_zeros(1, location.shape[-1]), [0], None
@@ -55,7 +55,7 @@ def arrange(location: Tensor, count: int) -> tuple[Tensor, Counts, Tensor | None
 
 
 class Routing(nn.Module):
-    """Makes gates of locations: sigmoids, each for itself, so that they do not add up to 1."""
+    """Gates from locations: independent sigmoids, which do not add up to 1."""
 
     def __init__(self, experts: int, coordinates: int) -> None:
         super().__init__()
@@ -83,8 +83,8 @@ class ConditionalConv3d(nn.Module):
             stride: 1 or 2.
             experts: Kernels to mix.
             coordinates: Points in space that make a location.
-            init: "upstream" counts the fan-in as the authors' code does, with the output channels in it, so that every
-                expert starts smaller by sqrt(outputs); "per-expert" starts each as PyTorch starts an ordinary kernel.
+            init: "upstream" includes the output channels in the fan-in, as the authors' code does, so every expert
+                starts smaller by sqrt(outputs); "per-expert" starts each as PyTorch starts an ordinary kernel.
         """
         super().__init__()
         self.stride, self.init = stride, init
@@ -111,17 +111,17 @@ class ConditionalConv3d(nn.Module):
         """Return `(N, O, *space)`, the space divided by the stride.
 
         Args:
-            x: Maps `(N, I, *space)`, those of one location side by side.
+            x: Maps `(N, I, *space)`, with those of one location adjacent.
             location: `(L, 3 * coordinates)`.
-            counts: How many maps each location has; None where L is N.
+            counts: Number of maps at each location; None where L is N.
         """
         if counts is not None:
             parts = zip(torch.split(x, counts), self._kernels(location), strict=True)
             convolved = [F.conv3d(part, kernel, self.bias, self.stride, 1) for part, kernel in parts]
             return convolved[0] if len(convolved) == 1 else torch.cat(convolved)
         side = [(length - 1) // self.stride + 1 for length in x.shape[2:]]
-        # Mixing outputs takes E times the multiplications but no kernel per location, which only pays off where kernels
-        # are large against the maps, and locations many against what reading all experts costs.
+        # Mixing outputs takes E times the multiplications but no kernel per location. It pays off where kernels are
+        # large compared with the maps, and locations many compared with the cost of reading all experts.
         if math.prod(side) <= min(_FEW_VOXELS, len(x) // 2):
             return self._mix_outputs(x, location)
         kernels = self.mix(location).flatten(0, 1)
@@ -135,7 +135,7 @@ class ConditionalConv3d(nn.Module):
         return [self.remembered(tuple(row)) for row in location.tolist()]
 
     def _mix_outputs(self, x: Tensor, location: Tensor) -> Tensor:
-        """What each expert makes of each map, summed by the gates: the same by linearity."""
+        """Outputs of each expert for each map, summed by the gates: the same by linearity."""
         experts, outputs = self.weight.shape[:2]
         each = F.conv3d(x, self.weight.flatten(0, 1), None, self.stride, 1)
         each = each.reshape(len(x), experts, outputs, *each.shape[2:])

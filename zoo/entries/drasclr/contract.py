@@ -1,4 +1,4 @@
-"""What the network takes: name of the model, window and place of its input."""
+"""Name and input contract of DrasCLR's model: window, axes and spacing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from zoo.entry import Preprocessing
 
 NAME = "drasclr-cnn3d"
 WINDOW = (-1024, 240)
-"""HU that are told apart (batmanlab/DrasCLR, data/copd_patch.py)."""
+"""HU to which values are clipped (batmanlab/DrasCLR, data/copd_patch.py)."""
 PREPROCESSING = Preprocessing(
     channels=("CT",),
     size=(),
@@ -18,4 +18,4 @@ PREPROCESSING = Preprocessing(
     window=WINDOW,
     modality="CT",
 )
-"""A whole CT on the axes of the atlas, as arrays have them, (z, y, x): z to the top, y to the front, x to the left."""
+"""A whole CT on the axes of the atlas in array order (z, y, x): z to the top, y to the front, x to the left."""

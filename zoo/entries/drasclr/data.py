@@ -1,12 +1,12 @@
-"""DrasCLR's patches: their intensities, the layout that pre-training reads, and the data set over it.
+"""DrasCLR's pre-training data: intensities of patches, their files by landmark, and the data set over them.
 
-Preprocessing leaves one file per subject, `<sid>_patch.npy` (L, 32, 32, 32) in HU, axes (z, y, x). Pre-training looks
-at one landmark after the other, so it reads one file per landmark, `patch_loc_<i>.npy` (subjects, 32, 32, 32), made by
+Preprocessing leaves one file per subject, `<sid>_patch.npy` (L, 32, 32, 32) in HU, axes (z, y, x). Pre-training takes
+one landmark after the other, so it reads one file per landmark, `patch_loc_<i>.npy` (subjects, 32, 32, 32), made by
 
     python -m zoo.entries.drasclr.data group --patches cohort/patch --out cohort/grouped_patch
 
-which goes on where it was stopped. Both layouts are those of batmanlab/DrasCLR (`preprocess/4_patchify_images.py`,
-`5_group_patch.py`).
+which can be stopped and goes on when run again. Both layouts are those of batmanlab/DrasCLR
+(`preprocess/4_patchify_images.py`, `5_group_patch.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def above_window(patches: npt.ArrayLike) -> Voxels:
         patches: HU, any shape, any type of real numbers. Integers are widened first, so that none overflows.
 
     Raises:
-        InputContractError: There are NaN or infinite values, or no numbers at all.
+        InputContractError: There are NaN or infinite values, or values that are not numbers.
     """
     values = np.asarray(patches)
     if values.dtype.kind not in "iuf":
@@ -64,7 +64,7 @@ def scale(patches: npt.ArrayLike) -> Voxels:
 
 
 def _centred(values: Any) -> Any:
-    """From above the window to [-1, 1]; noise and contrast may have gone a little beyond, which is not cut off."""
+    """From the result of `above_window` to [-1, 1]; noise and contrast may exceed that a little, which is kept."""
     low, high = WINDOW
     return values / ((high - low) / 2) - 1
 
@@ -73,12 +73,11 @@ class Patches(Dataset[dict[str, Tensor]]):
     """Pre-training data set: item `(pass, index)` is one subject's patch at one landmark, and those beside it.
 
     `query` and `key` (1, 32, 32, 32), two views of it; `neighbours` (R, 32, 32, 32), the patches of the same subject at
-    the nearest landmarks, changed alike; float32, about [-1, 1]. `location`, the place of the landmark in `locations`;
-    `pass`. The index is `location * subjects + subject`, so where a sample comes from does not depend on which process
-    reads it, or when.
+    the nearest landmarks, changed alike; float32, about [-1, 1]. `location`, the position of the landmark in
+    `locations`; `pass`. The index is `location * subjects + subject`, whichever process reads the sample, and whenever.
 
     Args:
-        folder: `patch_loc_<i>.npy`, mapped: only the patches that are asked for are read.
+        folder: Folder of `patch_loc_<i>.npy`, mapped: only the patches that are used are read.
         table: (L, R), the nearest landmarks of each, of all landmarks that the folder has.
         locations: Landmarks to train on; None for all.
         augment: From (C, 32, 32, 32) and a source of draws to a changed copy; None for no change.
@@ -88,7 +87,7 @@ class Patches(Dataset[dict[str, Tensor]]):
         seed: Draws follow from (seed, pass, index), the order from (seed, pass).
 
     Raises:
-        OptionError: A location is no landmark or stands twice, or there is no such order.
+        OptionError: A location is not a landmark or is repeated, or there is no such order.
         InputContractError: Files are missing, or do not hold patches of equally many subjects.
     """
 
@@ -131,10 +130,9 @@ class Patches(Dataset[dict[str, Tensor]]):
         return {"query": query, "key": other, "neighbours": neighbours, **numbers}
 
     def order(self, data_pass: int, step_size: int) -> npt.NDArray[np.int64]:
-        """Samples of a pass, step after step: all of a step share one location, as its queue and its kernels ask for.
+        """Samples of a pass, step after step: all of a step share one location, as its queue and kernels require.
 
-        At each landmark the subjects that do not fill a step are left out; which ones that are changes from pass to
-        pass.
+        At each landmark the subjects that do not fill a step are left out, different ones in each pass.
 
         Raises:
             OptionError: The subjects do not fill one step.
@@ -143,7 +141,7 @@ class Patches(Dataset[dict[str, Tensor]]):
         if not kept:
             raise OptionError(
                 f"{self.subjects} subject(s) in {self.folder} do not fill one step of --batch-size {step_size}: all "
-                "samples of a step are at one landmark, so no step can have more of them than there are subjects"
+                "samples of a step are at one landmark, one of each subject. Give a smaller --batch-size"
             )
         if not self.is_shuffled:
             samples = np.arange(len(self.locations) * kept)
@@ -164,17 +162,17 @@ class Patches(Dataset[dict[str, Tensor]]):
             ) from error
 
     def _count_subjects(self) -> int:
-        """Number of subjects in the groups, after a look at all that will be needed."""
+        """Number of subjects in the groups, after a check of all files that will be needed."""
         there = sum(1 for _ in self.folder.glob("patch_loc_*.npy"))
         needed = sorted({*self.locations, *self.table[self.locations].ravel().tolist()})
         files = [group_file(self.folder, place) for place in needed]
         missing = [file.name for file in files if not file.is_file()]
         if missing or there > len(self.table):
-            lack = f" and {len(missing)} of {len(files)} needed files are missing: {', '.join(missing[:5])}"
+            lack = f", and {len(missing)} of {len(files)} needed files are missing: {', '.join(missing[:5])}"
             raise InputContractError(
-                f"{self.folder} has patches at {there} landmarks, {len(self.table)} are expected"
-                f"{lack if missing else ''}. Group the patches with 'python -m zoo.entries.drasclr.data group'; other "
-                "landmarks than the authors' are named with --landmarks"
+                f"{self.folder} has patches at {there} landmarks, but {len(self.table)} are expected"
+                f"{lack if missing else ''}. Group the patches with 'python -m zoo.entries.drasclr.data group'; for "
+                "other landmarks than the authors' give --landmarks"
             )
         counts = {file.name: len(open_group(file)) for file in files}
         if len(set(counts.values())) > 1 or not counts[files[0].name]:
@@ -188,10 +186,12 @@ class Patches(Dataset[dict[str, Tensor]]):
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `group` from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command = parser.add_subparsers(required=True).add_parser("group", help="one file per landmark of one per subject")
+    command = parser.add_subparsers(required=True).add_parser(
+        "group", help="turn one file per subject into one per landmark"
+    )
     command.add_argument("--patches", type=Path, required=True, help="folder of <sid>_patch.npy")
     command.add_argument("--out", type=Path, required=True, help="folder for patch_loc_<i>.npy")
-    command.add_argument("--table", type=Path, help="CSV with a column sid: whom to take; default all there are")
+    command.add_argument("--table", type=Path, help="CSV with a column sid, the subjects to take; default: all")
     command.add_argument("--at-once", type=int, default=48, help="files written at the same time")
     args = parser.parse_args(in_new_words(argv, {"--subjects": "--table"}))
     chosen = None if args.table is None else read_sids(args.table)

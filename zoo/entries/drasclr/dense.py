@@ -1,4 +1,4 @@
-"""Map emphysema by sliding DrasCLR's encoder over a volume, with a linear probe that some marked volumes have taught.
+r"""Map emphysema by sliding DrasCLR's encoder over volumes, with a linear probe fitted on marked volumes.
 
     python -m zoo.entries.drasclr.preprocess --table subjects.csv --out cohort --keep-volumes
     python -m zoo.entries.drasclr.dense --volumes cohort/volume --masks cohort/lungs --places cohort/patch_loc \
@@ -6,15 +6,15 @@
     python -m zoo.entries.drasclr.dense --volumes phantom/volume --truth phantom/truth \
         --landmarks phantom/landmarks.npy --checkpoint runs/drasclr/last.pt --out maps
 
-Volumes are `<sid>.npy` (D, H, W) in HU at 1 mm, axes (z, y, x): of CTs what preprocessing keeps, whose patches' places
-lead to the atlas; without --places volumes in the atlas' grid, as those of `zoo.entries.drasclr.phantom`. A truth has
-the voxels of its volume, so it is marked there, or brought there by the matrix `grid.affine` of `facts/<sid>.json`,
-from voxels (x, y, z) to mm.
+Volumes are `<sid>.npy` (D, H, W) in HU at 1 mm, axes (z, y, x): the CTs that preprocessing keeps, with the places of
+their patches (--places), which lead to the atlas; or, without --places, volumes in the atlas' grid, as those of
+`zoo.entries.drasclr.phantom`. A truth has the voxels of its volume; the matrix `grid.affine` of `facts/<sid>.json`
+leads from these (x, y, z) to mm.
 
-Every cell of some voxels gets the feature of the patch around it, at the place that the patch has in the atlas; from
-the feature logistic regression tells the share of the cell that is emphysema. Marked volumes are mapped by what the
-others have taught, so at least three are needed; volumes without a truth by what all have. The paper shows dense maps,
-the authors' code has none: this protocol is the zoo's own.
+Every cell of some voxels gets the feature of the patch around it, at the patch's place in the atlas; from this a
+logistic regression tells which share of the cell is emphysema. A marked volume is mapped by a probe fitted on the other
+marked ones, so at least three are needed; a volume without a truth by a probe fitted on all. The paper shows dense
+maps, but the authors' code makes none: this protocol is the zoo's own.
 
 Files in OUT: `<sid>_map.npy` float16 (D, H, W), from 0 to 1; `probe.npz`, of all marked volumes; `results.json`.
 """
@@ -47,20 +47,20 @@ from zoo.training.finetune import origin_of, write_results
 from zoo.training.metrics import Results, dice, summarise
 
 SIDE = 8
-"""Of a cell, in voxels of 1 mm."""
+"""Side of a cell, in voxels of 1 mm."""
 _FEWEST = 3
 
 
 @dataclass(kw_only=True)
 class Args(NetworkArgs):
-    """Maps of a folder of volumes."""
+    """Arguments of the maps of a folder of volumes."""
 
     volumes: str = arg("folder of <sid>.npy (D, H, W), HU at 1 mm, axes (z, y, x)")
-    truth: str = arg("folder of <sid>.npy (D, H, W), not 0 where there is emphysema; at least three")
+    truth: str = arg("folder of <sid>.npy (D, H, W), not 0 in emphysema; at least three")
     out: str = arg("folder for maps, probe and results")
     masks: str = arg("folder of <sid>.npy (D, H, W), not 0 in the lungs; empty: all of a volume is mapped", "")
     places: str = arg("folder of <sid>_patch_loc.npy; empty: the volumes lie in the atlas' grid", "")
-    side: int = arg("of a cell of the map, in voxels", SIDE)
+    side: int = arg("side of a cell of the map, in voxels", SIDE)
     batch_size: int = arg("patches at once", 16)
 
     def check(self) -> None:
@@ -72,7 +72,7 @@ class Args(NetworkArgs):
 
 @dataclass(frozen=True, eq=False)
 class Chest:
-    """One volume, taken apart into cells."""
+    """One volume, divided into cells."""
 
     sid: str
     shape: tuple[int, ...]
@@ -84,7 +84,7 @@ class Chest:
 
 
 def main(argv: Sequence[str] | None = None) -> Results:
-    """Map all volumes, write and print how well it went where that is known."""
+    """Map all volumes; write and print the results, with Dice where there is a truth."""
     args = parse_args(Args, argv, __doc__)
     processes = distributed.start(args.device)
     model, landmarks = load_encoder(args, processes.device)
@@ -125,8 +125,8 @@ def read_chests(args: Args, model: nn.Module, landmarks: npt.NDArray[np.int64]) 
     if (with_some := sum(bool((read_numbers(file) > 0).any()) for file in truths.values())) < _FEWEST:
         raise OptionError(
             f"{len(files)} volumes in {args.volumes}, of which {len(truths)} have a truth of the same name in "
-            f"{args.truth}, and {with_some} any emphysema in it: at least {_FEWEST} are needed, since each is mapped "
-            "by what the others have taught"
+            f"{args.truth}, and {with_some} any emphysema in it: at least {_FEWEST} are needed, for each is mapped by "
+            "a probe of the others"
         )
     chests = []
     for file in tqdm(files, desc="volumes", disable=None):
@@ -158,16 +158,16 @@ def embed_cells(
 ) -> Tensor:
     """Return the features of the patches around cells, `(P, 128)` float32 on the CPU.
 
-    No more than a batch of patches is held beside the volume. Beyond its edges there is -1024.
+    At most a batch of patches is held beside the volume, which continues beyond its edges with -1024.
 
     Args:
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
-        volume: (D, H, W) in HU at 1 mm, axes (z, y, x) of the atlas' directions.
+        volume: (D, H, W) in HU at 1 mm, axes (z, y, x) in the atlas' directions.
         cells: `(P, 3)` of `maps.cells.lay_cells`.
         locations: `(P, 3)` of `locate_cells`.
         side: Of a cell, in voxels.
         batch_size: Patches at once.
-        name: What messages call the volume.
+        name: Name of the volume in messages.
 
     Raises:
         InputContractError: The volume is not in HU, or has NaN.
@@ -190,7 +190,7 @@ def embed_cells(
 def locate_cells(cells: Indices, side: int, landmarks: npt.NDArray[np.int64], to_atlas: Floats | None = None) -> Tensor:
     """Return the locations `(P, 3)` of the patches around cells: their lower corners in the atlas, scaled as landmarks.
 
-    Places beyond the outermost landmarks, which the network has never been told of, are the nearest that it knows.
+    Places beyond the outermost landmarks, which the network has never seen, are moved to the nearest known ones.
 
     Args:
         cells: `(P, 3)` of `maps.cells.lay_cells`.
@@ -208,28 +208,28 @@ def locate_cells(cells: Indices, side: int, landmarks: npt.NDArray[np.int64], to
 def way_to_atlas(indices: npt.NDArray[Any], landmarks: npt.NDArray[np.int64]) -> Floats:
     """Return the affine map `(4, 4)` from voxels (x, y, z) of a patient's volume to those of the atlas.
 
-    By least squares over all landmarks, since where each was cut is known to a voxel only.
+    Found by least squares over all landmarks, since the place of each is rounded to a voxel.
 
     Args:
-        indices: `(L, 3)`, where the patches of the landmarks begin in the volume, as `preprocess_ct` has them.
+        indices: `(L, 3)`, first voxels of the landmarks' patches in the volume, from `preprocess_ct`.
         landmarks: `(L, 3)` of the atlas.
 
     Raises:
-        InputContractError: They are not of one atlas: the map misses the landmarks by more than 2 voxels.
+        InputContractError: The map misses a landmark by more than 2 voxels, so both are not of one atlas.
     """
     points = np.column_stack([indices, np.ones(len(indices))])
     found, *_ = np.linalg.lstsq(points, landmarks.astype(np.float64), rcond=None)
     missed = float(np.abs(points @ found - landmarks).max())
     if missed > 2:
         raise InputContractError(
-            "no affine map leads from where the patches were cut to the landmarks: the best misses one by "
-            f"{missed:.0f} voxels. Are these the landmarks that they were cut at?"
+            "no affine map leads from the places of the patches to the landmarks: the best misses one by "
+            f"{missed:.0f} voxels. Give the landmarks at which the patches were cut"
         )
     return np.vstack([found.T, [0.0, 0.0, 0.0, 1.0]])
 
 
 def judge(mapped: npt.NDArray[np.float32], threshold: float, truth: npt.NDArray[Any] | None) -> Results:
-    """Say how much was found, and Dice where there is a truth that has some."""
+    """Count the voxels found, and compute Dice where the truth has emphysema."""
     chosen = mapped >= threshold
     if truth is None:
         return {"map_voxels": int(chosen.sum())}

@@ -3,9 +3,9 @@
     python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
     torchrun --nproc-per-node 4 -m zoo.entries.drasclr.embed --patches cohort/patch --out features.npz --full rows
 
-A cohort goes on where it was stopped, and takes up subjects that were added later: whoever is in OUT is left alone.
-OUT has a row for each subject, the mean over the landmarks; with `--full` a folder has all rows of each. The mean is
-this zoo's choice: the authors' code ends with the rows (batmanlab/DrasCLR, `extract_feature.py`).
+The command can be stopped and run again, also for added subjects: those in OUT are left alone. OUT has a row for each
+subject, the mean over the landmarks; with `--full` a folder has all rows of each. The mean is this zoo's choice: the
+authors' code ends with the rows (batmanlab/DrasCLR, `extract_feature.py`).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from zoo.training.finetune import origin_of
 
 @dataclass(kw_only=True)
 class NetworkArgs:
-    """Which network, and where."""
+    """Arguments for the network and its device."""
 
     model: str = arg("model to embed with, with or without a tag", NAME)
     checkpoint: str = arg("file to take instead of the model's own weights", "")
@@ -71,13 +71,13 @@ class NetworkArgs:
 
 @dataclass(kw_only=True)
 class Args(NetworkArgs):
-    """A cohort's features."""
+    """Arguments for a cohort's features."""
 
     patches: str = arg("folder of <sid>_patch.npy")
     out: str = arg("file to write, .parquet or .npz")
-    table: str = arg("CSV with a column sid: whom to take; empty for all there are", "", was="subjects")
+    table: str = arg("CSV with a column sid, the subjects to take; empty for all", "", was="subjects")
     full: str = arg("folder for <sid>_features.npy, the features at each landmark; empty for none", "")
-    block: int = arg("subjects at once, of whom the network takes one landmark after the other", 8)
+    block: int = arg("subjects that the network takes at once, one landmark after the other", 8)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -118,15 +118,15 @@ def embed_patient(
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patient: Patches `(L, 32, 32, 32)` in HU, axes (z, y, x), any type of real numbers; the path of a `.npy` file of
             them; or a CT: the path of a NIfTI file or of a folder with a DICOM series, or a nibabel image. From a CT
-            the patches are cut at the authors' landmarks, see `ct.patient.preprocess_ct`, which has more choices.
-        locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], as `atlas.normalise` has them; None for the
+            the patches are cut at the authors' landmarks; `ct.patient.preprocess_ct` offers more choices.
+        locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], from `atlas.normalise`; None for the
             authors' 581 landmarks.
         batch_size: Patches at once. On a CPU about 16 is fastest.
         cache_dir: Cache folder, for the authors' landmarks and mask; default `$ZOO_HOME`.
 
     Raises:
-        InputContractError: The patches are of another number or size, NaN, or not in HU; the locations are outside
-            [-1, 1]; or the CT cannot be used, for one of the reasons that `preprocess_ct` has.
+        InputContractError: The patches are of another number or size, NaN, or not in HU; the locations are outside [-1,
+            1]; or `preprocess_ct` refuses the CT.
     """
     places = check_places(locations, cache_dir)
     patches = read_patient(patient, cache_dir)
@@ -153,13 +153,13 @@ def embed_cohort(
     """Write the pooled features of a cohort, one row per subject, sorted by subject.
 
     Subjects that are already in OUT stay as they are. Under `torchrun` each process takes its share; all must see the
-    same folders. Until the end what is done lies in the folder `OUT.parts`.
+    same folders. Until the end finished parts lie in the folder `OUT.parts`.
 
     Args:
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patches: Folder of `<sid>_patch.npy` (L, 32, 32, 32) in HU.
         out: File to write or to add to, `.parquet` or `.npz`; `features.read_subject_features` reads it.
-        subjects: Whom to take; None for all who have a file.
+        subjects: Subjects to take; None for all that have a file.
         locations: `(L, 3)` in [-1, 1], as for `embed_patient`.
         full: Folder for `<sid>_features.npy` (L, 128) float32; None for none.
         block: Subjects at once. Patches at one landmark share their kernels; on a CPU eight at a time are fastest.
@@ -168,8 +168,8 @@ def embed_cohort(
         OUT.
 
     Raises:
-        OptionError: There are no subjects, one stands twice, or OUT has features of other weights or locations.
-        InputContractError: A subject's file is missing, or holds what `embed_patient` refuses. The message names it.
+        OptionError: There are no subjects, one is repeated, or OUT has features of other weights or locations.
+        InputContractError: A subject's file is missing, or `embed_patient` would refuse it. The message names it.
     """
     patches, out, rows = Path(patches), Path(out), None if full is None else Path(full)
     check_suffix(out)
@@ -181,7 +181,7 @@ def embed_cohort(
     maps = {sid: open_patches(patches / f"{sid}{SUFFIX}") for sid in left[distributed.rank() :: distributed.world()]}
     for sid, mapped in maps.items():
         check_count(f"subject {sid}", mapped, places)
-    distributed.barrier()  # nobody writes before everybody has seen what is done
+    distributed.barrier()  # no process writes before all have seen what is done
     if rows is not None and distributed.rank() == 0:
         note_facts(rows, facts)
     sids = list(maps)
@@ -201,7 +201,7 @@ def embed_cohort(
 
 
 def describe(model: nn.Module, places: Tensor) -> dict[str, Any]:
-    """What features at these locations are computed with: digests, and where the weights came from if that is known."""
+    """Facts of features at these locations: digests of weights and locations, and the weights' origin if known."""
     digest = hashlib.sha256()
     for name, tensor in sorted(unwrap(model).state_dict().items()):
         digest.update(name.encode())
@@ -212,7 +212,7 @@ def describe(model: nn.Module, places: Tensor) -> dict[str, Any]:
 
 
 def _embed(model: nn.Module, maps: Mapping[str, Array], places: Tensor, batch_size: int) -> Tensor:
-    """Features `(S, L, 128)` of S subjects' patches (L, 32, 32, 32), those of one landmark in one batch."""
+    """Features `(S, L, 128)` of S subjects' patches (L, 32, 32, 32), with those of one landmark in one batch."""
     device = next(model.parameters()).device
     step, parts, least = max(1, batch_size // len(maps)), [], dict.fromkeys(maps, np.inf)
     for first in range(0, len(places), step):
@@ -228,7 +228,7 @@ def _embed(model: nn.Module, maps: Mapping[str, Array], places: Tensor, batch_si
 
 
 def _is_quiet() -> bool | None:
-    """Whether no bar is shown: by other processes than the first, and (None) where there is no terminal."""
+    """Whether the bar is disabled: True in other processes than the first, else None, which needs a terminal."""
     return True if distributed.rank() else None
 
 

@@ -1,6 +1,6 @@
-"""Files of features: one row per subject, in Parquet or `.npz`, which also say what the features were computed with.
+"""Files of features: one row per subject, in Parquet or `.npz`, with a description of their weights and locations.
 
-While a cohort is embedded, what is done lies as parts beside the file that they will become.
+While a cohort is embedded, finished parts lie beside the future file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zoo.training.arrays import save_array
 SUFFIXES = (".parquet", ".npz")
 _SUBJECT = "sid"
 _SAME = ("weights", "locations")
-"""Facts that features in one place must share."""
+"""Facts that all features in one file or folder must share."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +34,11 @@ class SubjectFeatures:
     values: npt.NDArray[np.float32]
     """(n, D), a row for each subject."""
     facts: dict[str, Any]
-    """What they were computed with: digests of the weights and of the locations, and what is known of the weights."""
+    """Digests of the weights and of the locations, and the weights' origin as far as known."""
 
 
 def check_suffix(path: Path) -> None:
-    """Raise `OptionError` for a name that tells no format of features, or a format that nothing here can write."""
+    """Raise `OptionError` for a name without a known suffix, or a format whose package is not installed."""
     if path.suffix not in SUFFIXES:
         raise OptionError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
     if path.suffix == ".parquet":
@@ -56,11 +56,11 @@ def write_subject_features(path: Path, features: SubjectFeatures) -> None:
 
 
 def read_subject_features(path: str | Path) -> SubjectFeatures:
-    """Read what `write_subject_features` wrote; of other files, a column or array `sid` and the numbers beside it.
+    """Read a file of `write_subject_features`, or another with a column or array `sid` and numbers beside it.
 
     Raises:
-        OptionError: There is no such file, its name ends otherwise, or pyarrow is not installed.
-        InputContractError: It cannot be read, has no subjects, one twice, or values that are not finite.
+        OptionError: The file does not exist, its name has another suffix, or pyarrow is not installed.
+        InputContractError: The file cannot be read, has no subjects, repeats one, or has values that are not finite.
     """
     path = Path(path)
     check_suffix(path)
@@ -68,16 +68,19 @@ def read_subject_features(path: str | Path) -> SubjectFeatures:
         raise OptionError(f"there are no features at {path}: python -m zoo.entries.drasclr.embed writes them")
     sids, values, facts = read_rows(path, _SUBJECT)
     if values.ndim != 2 or len(values) != len(sids) or not values.size or values.dtype.kind not in "iuf":
-        raise InputContractError(f"{path} has features {values.dtype} {values.shape} of {len(sids)} subject(s)")
+        raise InputContractError(
+            f"{path} has features {values.dtype} {values.shape} of {len(sids)} subject(s): a row of numbers for each "
+            "is expected"
+        )
     if len(set(sids)) < len(sids):
-        raise InputContractError(f"{path}: {len(sids) - len(set(sids))} subject(s) stand twice in its {len(sids)} rows")
+        raise InputContractError(f"{path}: {len(sids) - len(set(sids))} of its {len(sids)} rows repeat a subject")
     if broken := [sid for sid, row in zip(sids, values, strict=True) if not np.isfinite(row).all()]:
         raise InputContractError(f"{path}: {len(broken)} row(s) are NaN or infinite, of {', '.join(broken[:5])}")
     return SubjectFeatures(sids, values.astype(np.float32), facts)
 
 
 def merge(parts: Iterable[SubjectFeatures]) -> SubjectFeatures:
-    """Put the rows of several files together, sorted by subject; a later file's row replaces an earlier one's.
+    """Join the rows of several files, sorted by subject; a later file's row replaces an earlier one's.
 
     Args:
         parts: At least one, all with the same facts.
@@ -92,10 +95,10 @@ def merge(parts: Iterable[SubjectFeatures]) -> SubjectFeatures:
 
 
 def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> set[str]:
-    """Subjects that are in OUT or in a part of it; where there is to be a folder of all rows, those that are there too.
+    """Subjects in OUT or in a part of it; if all rows are to be kept, those that are in their folder, too.
 
     Raises:
-        OptionError: What is there was computed with other weights, or at other locations.
+        OptionError: Those features are of other weights, or at other locations.
     """
     done: set[str] = set()
     for file in _files(out):
@@ -110,12 +113,12 @@ def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> s
 
 
 def add_part(out: Path, features: SubjectFeatures) -> None:
-    """Put features beside OUT; different processes have different first subjects."""
+    """Write features beside OUT, named by their first subject, which differs between processes."""
     write_subject_features(_parts(out) / f"{features.sids[0]}.npz", features)
 
 
 def join_parts(out: Path) -> None:
-    """Make one file of OUT and its parts."""
+    """Join OUT and its parts into one file."""
     if _parts(out).is_dir():
         write_subject_features(out, merge([read_subject_features(file) for file in _files(out)]))
         shutil.rmtree(_parts(out))
@@ -132,7 +135,7 @@ def save_rows(folder: Path, sid: str, rows: npt.NDArray[np.float32]) -> None:
 
 
 def note_facts(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Say in a folder of rows what they are computed with."""
+    """Write the description of the rows into their folder."""
     write_atomically(folder / "facts.json", lambda place: place.write_text(json.dumps(facts)))
 
 
@@ -141,7 +144,8 @@ def _parts(out: Path) -> Path:
 
 
 def _files(out: Path) -> list[Path]:
-    return [*([out] if out.is_file() else []), *sorted(_parts(out).glob("*.npz"))]
+    parts = sorted(_parts(out).glob("*.npz"))
+    return [out, *parts] if out.is_file() else parts
 
 
 def _check_same(place: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""See what DrasCLR's features know of patients: a linear probe of a number, of classes, or of survival.
+r"""Probe DrasCLR's features linearly for a number, classes, or survival of patients.
 
     python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
     python -m zoo.entries.drasclr.finetune --features features.parquet --table clinical.csv --label fev1 \
@@ -10,12 +10,11 @@ No network is trained. The protocol is this zoo's own, since the authors publish
 features over the landmarks; ridge regression (R2), logistic regression (AUROC) or Cox's regression with a ridge penalty
 (Harrell's C) in five folds by subject; the penalty is chosen in each fold without its test subjects.
 
-Files in OUT: `results.json`, and `predictions.csv` with what the fold that tested a subject predicted.
+Files in OUT: `results.json`, and `predictions.csv` with each subject's prediction by the fold that tested it.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -33,12 +32,10 @@ from zoo.entries.drasclr.finetune_method import (
     read_target,
 )
 from zoo.errors import OptionError
-from zoo.files import write_atomically
-from zoo.messages import csv_cell
 from zoo.training.args import arg, parse_args, run_command
 from zoo.training.finetune import write_results
 from zoo.training.metrics import Results
-from zoo.training.table import EMPTY, check_columns, read_table
+from zoo.training.table import EMPTY, check_columns, read_table, write_table
 
 log = logging.getLogger("zoo")
 
@@ -50,16 +47,18 @@ Rows = dict[str, dict[str, str]]
 
 @dataclass(kw_only=True)
 class Args:
-    """A linear probe."""
+    """Arguments of a linear probe."""
 
-    features: str = arg("file that zoo.entries.drasclr.embed wrote")
+    features: str = arg("file of features from zoo.entries.drasclr.embed")
     table: str = arg("CSV with a row for each subject")
     label: str = arg("column to predict: a number, a class, or with --event a time", was="target")
     out: str = arg("folder for results and predictions")
-    event: str = arg("column with 1 for an event and 0 for the end of observation; empty if this is no survival", "")
-    task: str = arg("what the target is; auto: as its cells look", "auto", ("auto", *TASKS))
-    subject: str = arg("column with the subject, as the features have it", "sid")
-    group: str = arg("column of what may not be in two folds, as the patient of several scans; empty: each subject", "")
+    event: str = arg(
+        "column with 1 for an event and 0 for the end of observation; empty for other tasks than survival", ""
+    )
+    task: str = arg("kind of the target; auto: judge by its cells", "auto", ("auto", *TASKS))
+    subject: str = arg("column with the subject, by the names in the features", "sid")
+    group: str = arg("column whose values never span folds, as the patient of several scans; empty: each subject", "")
     folds: int = arg("test sets", 5)
     seed: int = arg("seed of the folds", 0)
 
@@ -92,10 +91,10 @@ def match(args: Args, features: SubjectFeatures) -> tuple[Rows, Results]:
     """Find the subjects that have features and values.
 
     Returns:
-        Subject -> its cells, in the features' order; and how many were left out, by reason.
+        Subject -> its cells, in the features' order; and the numbers of those left out, by reason.
 
     Raises:
-        OptionError: Columns are missing, a subject has two rows, or nobody is left.
+        OptionError: Columns are missing, a subject has two rows, or no subject is left.
     """
     path = Path(args.table)
     table = read_table(path)
@@ -114,7 +113,7 @@ def match(args: Args, features: SubjectFeatures) -> tuple[Rows, Results]:
     }
     if not rows:
         raise OptionError(
-            f"no subject has features in {args.features} and {', '.join(values)} in {path}: the first are called "
+            f"no subject has features in {args.features} and {', '.join(values)} in {path}: their first names are "
             f"{features.sids[0]!r} and {next(iter(of_subject))!r}; --subject names the column to compare"
         )
     if any(left_out.values()):
@@ -123,25 +122,21 @@ def match(args: Args, features: SubjectFeatures) -> tuple[Rows, Results]:
 
 
 def write_predictions(path: Path, sids: Sequence[str], target: Target, found: Validation) -> None:
-    """Write a CSV: subject, fold, what was to be predicted, and what was.
+    """Write a CSV: subject, fold, true value, event where there is one, and predictions.
 
-    Texts are as `messages.csv_cell` has them. Decisions and risks have no unit; within a fold the higher is the more
-    likely class, or at the higher risk.
+    Decisions and risks have no unit; within a fold a higher one means a more likely class, or a higher risk.
     """
     many = found.scores.ndim == 2
-    columns = [csv_cell(f"{name}_decision") for name in target.classes] if many else ["prediction"]
-
-    def write(place: Path) -> None:
-        with place.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["subject", "fold", "value", *(["event"] if target.event is not None else []), *columns])
-            for i, sid in enumerate(sids):
-                value = csv_cell(target.classes[int(target.values[i])]) if target.classes else f"{target.values[i]:g}"
-                event = [int(target.event[i])] if target.event is not None else []
-                numbers = [f"{score:.6g}" for score in np.atleast_1d(found.scores[i]).tolist()]
-                writer.writerow([csv_cell(sid), int(found.of_fold[i]), value, *event, *numbers])
-
-    write_atomically(path, write)
+    columns = [f"{name}_decision" for name in target.classes] if many else ["prediction"]
+    if target.event is not None:
+        columns = ["event", *columns]
+    rows = []
+    for i, sid in enumerate(sids):
+        value = target.classes[int(target.values[i])] if target.classes else f"{target.values[i]:g}"
+        event = [int(target.event[i])] if target.event is not None else []
+        numbers = [f"{score:.6g}" for score in np.atleast_1d(found.scores[i]).tolist()]
+        rows.append([sid, int(found.of_fold[i]), value, *event, *numbers])
+    write_table(path, ["subject", "fold", "value", *columns], rows)
 
 
 if __name__ == "__main__":

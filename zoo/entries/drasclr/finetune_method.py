@@ -21,20 +21,20 @@ Fold = tuple[Indices, Indices]
 
 TASKS = ("regression", "classification", "survival")
 PENALTIES = tuple(10.0**k for k in range(-4, 3))
-"""Of the squared coefficients, against the mean loss of a subject; one is chosen inside the training rows."""
+"""Weights of the squared coefficients, relative to the mean loss; one is chosen inside the training rows."""
 _INNER = 5
 _MOST_CLASSES = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is to be predicted of each subject."""
+    """Values to predict, one for each subject."""
 
     task: str
     values: Floats
     """(n,): the number, the position of the class among `classes`, or the time until event or end of observation."""
     event: Bools | None = None
-    """(n,), of survival: whether there was an event."""
+    """(n,), for survival: whether there was an event."""
     classes: tuple[str, ...] = ()
 
     def take(self, rows: Indices) -> Target:
@@ -43,7 +43,7 @@ class Target:
 
     @property
     def strata(self) -> Indices:
-        """What each fold has its share of, (n,): classes, events; of numbers nothing."""
+        """Strata that are divided evenly among folds, (n,): classes or events; all 0 for numbers."""
         if self.task == "regression":
             return np.zeros(len(self.values), dtype=np.int64)
         return (self.values if self.event is None else self.event).astype(np.int64)
@@ -51,14 +51,14 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """What a cross-validation found."""
+    """Results of a cross-validation."""
 
     folds: list[Results]
-    """Of each fold the number of subjects that it was tested on, and the metrics."""
+    """For each fold the number of test subjects, and the metrics."""
     of_fold: Indices
     """(n,): the fold that tested each row."""
     scores: Floats
-    """(n,) or (n, C): what was predicted of each row, by the fold that tested it."""
+    """(n,) or (n, C): predictions for each row, by the fold that tested it."""
 
     @property
     def summary(self) -> Results:
@@ -67,31 +67,37 @@ class Validation:
 
 
 def read_target(rows: Mapping[str, Mapping[str, str]], column: str, *, event: str = "", task: str = "auto") -> Target:
-    """Read what is to be predicted from the rows of a table.
+    """Read the values to predict from the rows of a table.
 
     Args:
-        rows: Subject -> its cells; those that are looked at have values.
+        rows: Subject -> its cells; none of those needed here is empty.
         column: A number, a class, or with `event` a time.
-        event: Column of 0 and 1; empty if this is no survival.
-        task: One of `TASKS`, or "auto": survival where there is an event column, classes where the cells are no numbers
-            or have two values, else numbers.
+        event: Column of 0 and 1; empty for other tasks than survival.
+        task: One of `TASKS`, or "auto": survival where there is an event column, classes where cells are not numbers or
+            have two values, else numbers.
 
     Raises:
-        OptionError: Cells are not what the task needs, or are all the same.
+        OptionError: Cells do not fit the task, or are all the same.
     """
     cells = {sid: row[column].strip() for sid, row in rows.items()}
     numbers = {sid: _number(cell) for sid, cell in cells.items()}
     if len(set(cells.values())) < 2:
-        raise OptionError(f"{column} is {next(iter(cells.values()))!r} for all {len(cells)} subjects: no target")
+        raise OptionError(
+            f"{column} is {next(iter(cells.values()))!r} for all {len(cells)} subjects: there is nothing to predict"
+        )
     if task == "auto":
         are_classes = None in numbers.values() or len(set(numbers.values())) == 2
         task = "survival" if event else "classification" if are_classes else "regression"
     if bool(event) != (task == "survival"):
-        raise OptionError(f"--task {task} {'with' if event else 'without'} --event: survival has one, and nothing else")
+        raise OptionError(
+            f"--task {task} {'with' if event else 'without'} --event: survival needs it, and no other task has it"
+        )
     if task == "classification":
         return _read_classes(list(cells.values()), column)
     if wrong := [f"{sid} {cells[sid]!r}" for sid, x in numbers.items() if x is None or (event and x < 0)]:
-        raise OptionError(f"{column}: {'times from 0' if event else 'finite numbers'}, not {', '.join(wrong[:5])}")
+        raise OptionError(
+            f"{column}: {'times from 0 on' if event else 'finite numbers'} are expected, not {', '.join(wrong[:5])}"
+        )
     values = np.array(list(numbers.values()), dtype=float)
     if not event:
         return Target(task, values)
@@ -112,7 +118,7 @@ def cross_validate(x: Floats, target: Target, groups: Sequence[str], *, folds: i
         seed: Of the folds.
 
     Raises:
-        OptionError: There are too few groups, or of a class or of events too few, for a fold to have its share.
+        OptionError: There are too few groups, members of a class, or events for the folds.
     """
     names = np.asarray(groups)
     parts = make_folds(target, names, folds, seed)
@@ -126,10 +132,10 @@ def cross_validate(x: Floats, target: Target, groups: Sequence[str], *, folds: i
 
 
 def make_folds(target: Target, groups: npt.NDArray[np.str_], folds: int, seed: int) -> list[Fold]:
-    """Divide rows into folds, no group in two, each with its share of the classes or events.
+    """Divide rows into folds, no group in two, each with classes or events in proportion.
 
     Raises:
-        OptionError: There are too few groups, or of a class or of events too few, for a fold to have its share.
+        OptionError: There are too few groups, members of a class, or events for the folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -138,7 +144,7 @@ def make_folds(target: Target, groups: npt.NDArray[np.str_], folds: int, seed: i
     needed = folds * (2 if target.task == "regression" else 1)
     if rarest < needed:
         of = {"regression": "", "classification": " of each class", "survival": " with an event"}[target.task]
-        raise OptionError(f"{folds} folds need {needed} subjects{of}, there are {rarest}")
+        raise OptionError(f"{folds} folds need {needed} subjects{of}, but there are {rarest}: give fewer --folds")
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     parts: list[Fold] = list(splitter.split(groups, target.strata, groups))
     return parts
@@ -191,7 +197,7 @@ def _ridge(x: Floats, values: Floats, points: Floats, inner: list[Fold]) -> Floa
 
 
 def _cox(x: Floats, time: Floats, event: Bools, points: Floats, inner: list[Fold]) -> Floats:
-    """The penalty with the greatest cross-validated likelihood: that of all rows less that of those fitted on."""
+    """Risks with the penalty of the greatest cross-validated likelihood: that of all rows minus the fitted rows'."""
 
     def quality(penalty: float) -> float:
         total = 0.0
@@ -206,12 +212,12 @@ def _cox(x: Floats, time: Floats, event: Bools, points: Floats, inner: list[Fold
 
 
 def _read_classes(cells: list[str], column: str) -> Target:
-    """Classes, in the order of their numbers if they have some, and the position of each cell's among them."""
+    """Classes, in the order of their numbers if they are numbers, and the position of each cell among them."""
     names = sorted(set(cells), key=lambda cell: (_number(cell) is None, _number(cell) or 0.0, cell))
     if len(names) > _MOST_CLASSES:
         raise OptionError(
-            f"{column} has {len(names)} classes, more than {_MOST_CLASSES}: as a number it is predicted with --task "
-            "regression, if all cells are numbers"
+            f"{column} has {len(names)} classes, more than {_MOST_CLASSES}. If all cells are numbers, give --task "
+            "regression"
         )
     return Target("classification", np.array([names.index(cell) for cell in cells], dtype=float), classes=tuple(names))
 

@@ -1,4 +1,4 @@
-"""What DrasCLR embeds, checked: the patches of a patient and where they lie in the atlas."""
+"""Checked input of DrasCLR's embedding: the patches of a patient and their locations in the atlas."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[Any]
 Patient: TypeAlias = "str | PathLike[str] | SpatialImage | Array | Tensor"
 
-_NO_AIR = -200.0  # HU, as zoo.transforms.volume has it: there is air around and in every patient, and it lies below
+_NO_AIR = -200.0  # HU, as in zoo.transforms.volume: the air around and in every patient lies below
 
 
 def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array:
-    """Return patches (L, 32, 32, 32) of whatever describes a patient; those of a file are mapped.
+    """Return the patches (L, 32, 32, 32) of a patient; those of a file are mapped.
 
     Args:
         patient: Patches, a `.npy` file of them, or a CT, whose patches are cut at the authors' landmarks.
@@ -42,8 +42,8 @@ def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array
         patches = patient.detach().cpu().numpy() if isinstance(patient, Tensor) else patient
         if patches.shape[1:] != SIDES or not len(patches):
             raise InputContractError(
-                f"patches have the shape {patches.shape}: (L, 32, 32, 32) is expected, one for each landmark. Of a CT "
-                "pass the file, or cut them with zoo.entries.drasclr.ct.patient.preprocess_ct"
+                f"patches have the shape {patches.shape}: (L, 32, 32, 32) is expected, one for each landmark. For a CT "
+                "give the file, or cut patches with zoo.entries.drasclr.ct.patient.preprocess_ct"
             )
         return patches
     from zoo.entries.drasclr.ct.patient import preprocess_ct
@@ -52,16 +52,16 @@ def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array
 
 
 def check_count(name: str, patches: Array, places: Tensor) -> None:
-    """Raise `InputContractError` where there is not one patch for each location."""
+    """Raise `InputContractError` where patches and locations differ in number."""
     if len(patches) != len(places):
         raise InputContractError(
-            f"{name} has {len(patches)} patches, and there are {len(places)} locations: one patch at each is expected, "
+            f"{name} has {len(patches)} patches, but there are {len(places)} locations: one patch at each is expected, "
             "cut at the same landmarks"
         )
 
 
 def check_air(name: str, least: float) -> None:
-    """Raise `InputContractError` where the least value of a chest is none that air has."""
+    """Raise `InputContractError` where the least value of a chest cannot be that of air."""
     if not least <= _NO_AIR:  # NaN is not
         raise InputContractError(
             f"the least value of {name} is {least:g}: HU are expected, not yet scaled, where air is -1000 and water 0"
@@ -69,7 +69,7 @@ def check_air(name: str, least: float) -> None:
 
 
 def scale_of(name: str, patches: Array) -> npt.NDArray[np.float32]:
-    """Scale patches as `data.scale` does; its error names whose they are."""
+    """Scale patches as `data.scale` does, with the name in its error."""
     try:
         return scale(patches)
     except InputContractError as error:
@@ -80,7 +80,7 @@ def check_places(locations: Tensor | Array | None, cache_dir: str | Path | None 
     """Return locations `(L, 3)` as a tensor, by default those of the authors' landmarks.
 
     Raises:
-        InputContractError: They are no list of floats in [-1, 1].
+        InputContractError: They are not a list of floats in [-1, 1].
     """
     if locations is None:
         return torch.from_numpy(normalise(load_landmarks(cache_dir=cache_dir)))
@@ -88,7 +88,7 @@ def check_places(locations: Tensor | Array | None, cache_dir: str | Path | None 
     if places.ndim != 2 or not len(places) or not places.is_floating_point():
         raise InputContractError(
             f"locations are {places.dtype} {tuple(places.shape)}: floats (L, 3) in [-1, 1] are expected. "
-            "zoo.entries.drasclr.atlas.normalise makes them of the voxel indices of landmarks"
+            "zoo.entries.drasclr.atlas.normalise makes them from the voxel indices of landmarks"
         )
     check_locations(places)
     return places.float()

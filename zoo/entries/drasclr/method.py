@@ -1,8 +1,8 @@
-"""DrasCLR's pre-training objective: patients are told apart at each landmark, by its patch and by those beside it.
+"""DrasCLR's pre-training objective: tell patients apart at each landmark, by its patch and by neighbouring ones.
 
 Yu et al., "DrasCLR: A self-supervised framework of learning disease-related and anatomy-specific representation for 3D
 lung CT images", Medical Image Analysis 2024, 103062; constants from batmanlab/DrasCLR, `train.py`, `run_train.sh` and
-`moco/builder.py`. Tensor names are the authors', so what this writes loads like what they write.
+`moco/builder.py`. Tensor names are the authors', so that its files load as theirs do.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class DrasCLR(nn.Module):
 
     `forward` takes a dict with `query` and `key`, two views of the patches of N subjects at one landmark (N, 1, 32, 32,
     32), about [-1, 1]; `neighbours` (N, R, 32, 32, 32), the same subjects' patches at the R nearest landmarks;
-    `location` (N,), which of `locations` it is, the same for all; and `pass` (N,), how often the data were seen before.
-    It returns scalars: `loss`; `patch`, cross-entropy of each patch with its other view against the landmark's queue;
-    `neighbour`, that of the neighbours with the same key and queue; `accuracy` and `neighbour_accuracy`, the share of
-    subjects nearest to their own key.
+    `location` (N,), the landmark's index in `locations`, the same for all; and `pass` (N,), the number of earlier
+    passes. It returns scalars: `loss`; `patch`, cross-entropy of each patch with its other view against the landmark's
+    queue; `neighbour`, that of the neighbours with the same key and queue; `accuracy` and `neighbour_accuracy`, the
+    share of subjects nearest to their own key.
 
-    The queue is (locations, dim, queue_size), not (dim, queue_size, locations) as the authors have it, so that what a
-    step reads and writes lies together. Of the published run it takes 1.13 GiB, half of that in float16, once on every
-    process: all processes write the same keys, so that nothing but keys is exchanged.
+    The queue is (locations, dim, queue_size), not (dim, queue_size, locations) as the authors have it, so that a step
+    reads and writes adjacent memory. In the published run it takes 1.13 GiB, or half in float16, on every process: all
+    processes write the same keys, so only keys are exchanged.
 
     Args:
-        locations: (A, 3), where the landmarks are, as `atlas.normalise` has it.
-        neighbour_locations: (A, R, 3), where their neighbours are.
+        locations: (A, 3), locations of the landmarks, from `atlas.normalise`.
+        neighbour_locations: (A, R, 3), locations of their neighbours.
         experts: Kernels that each convolution mixes.
         expert_init: How they start, see `DrasCLREncoder`.
         dim: Length of the projection.
@@ -84,7 +84,7 @@ class DrasCLR(nn.Module):
         if not (temperature > 0 and 0 <= momentum <= 1 and beta >= 0 and min(queue_size, key_batches) >= 1):
             raise OptionError(
                 f"temperature={temperature}, momentum={momentum}, beta={beta}, queue_size={queue_size}, "
-                f"key_batches={key_batches}: expected above 0, from 0 to 1, at least 0, and twice at least 1"
+                f"key_batches={key_batches}: expected above 0, from 0 to 1, at least 0, and at least 1 for the last two"
             )
         for name, word, legal in (("combine", combine, COMBINATIONS), ("queue_dtype", queue_dtype, QUEUE_DTYPES)):
             if word not in legal:
@@ -143,7 +143,7 @@ class DrasCLR(nn.Module):
         }
 
     def _project_neighbours(self, patches: Tensor, here: int) -> Tensor:
-        """Sum or mean (N, dim) of the unit vectors of patches (N, R, 32, 32, 32), which are one batch of N * R."""
+        """Sum or mean (N, dim) of the unit vectors of patches (N, R, 32, 32, 32), run as one batch of N * R."""
         count, number = patches.shape[:2]
         places = self.neighbour_locations[here].expand(count, number, 3)
         vectors = _project(self.encoder_q, patches.flatten(0, 1).unsqueeze(1), places).view(count, number, -1)
@@ -160,14 +160,14 @@ def _only(batch: Mapping[str, Tensor], name: str) -> int:
     first, *others = torch.unique(batch[name]).tolist()
     if others:
         raise OptionError(
-            f"a batch with {name} {first} and {', '.join(map(str, others[:5]))}: one for all samples is expected, as "
+            f"a batch with {name} {first} and {', '.join(map(str, others[:5]))}: all samples must share one, as "
             "zoo.entries.drasclr.data.Patches orders them"
         )
     return int(first)
 
 
 def _random_queue(locations: int, dim: int, size: int, dtype: torch.dtype) -> Tensor:
-    """Unit columns (locations, dim, size), drawn one location at a time: nothing of the size of the whole is drawn."""
+    """Unit columns (locations, dim, size), drawn one location at a time, to save memory."""
     queue = torch.empty(locations, dim, size, dtype=dtype)
     log.info("the queues of %d landmarks take %.2f GiB (%s)", locations, queue.nbytes / 2**30, dtype)
     for own in queue:

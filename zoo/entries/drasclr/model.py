@@ -1,4 +1,4 @@
-"""DrasCLR's encoder: a 3D convolutional network whose kernels depend on where in the lung a patch lies.
+"""DrasCLR's encoder: a 3D convolutional network whose kernels depend on a patch's location in the lung.
 
 Layers, widths and names of tensors are those of batmanlab/DrasCLR, models/cnn3d.py.
 """
@@ -44,7 +44,7 @@ class Downsample(nn.Module):
 class DrasCLREncoder(nn.Module):
     """The encoder, `(N, 128)` features of patches of 32 voxels a side: after the last ELU, before any head.
 
-    With `projection_dims` it returns what the projection head makes of them, with `num_classes` logits.
+    With `projection_dims` it returns the output of the projection head, with `num_classes` logits.
     """
 
     def __init__(
@@ -100,14 +100,14 @@ class DrasCLREncoder(nn.Module):
 
         Args:
             x: Patches `(N, 1, 32, 32, 32)` in [-1, 1], axes (z, y, x): HU clipped to [-1024, 240] and scaled.
-            location: Where they lie: tensor of rows (x, y, z) in [-1, 1], as `atlas.normalise` has them. `(N, 3)`;
-                `(3,)` or `(1, 3)` if all patches lie there; or `(A, B, 3)` for N = A * B patches in this order. Patches
-                that share a location share its kernels: on a CPU that is found out, elsewhere it must be seen from
-                the shape, or from an expanded first axis (`torch.Tensor.expand`).
+            location: Their locations: tensor of rows (x, y, z) in [-1, 1], from `atlas.normalise`. `(N, 3)`; `(3,)` or
+                `(1, 3)` if all patches lie there; or `(A, B, 3)` for N = A * B patches in this order. Patches that
+                share a location share its kernels: on a CPU they are found by value, elsewhere only by the shape, or by
+                an expanded first axis (`torch.Tensor.expand`).
 
         Raises:
-            InputContractError: The location is missing, either is no tensor of floats, or a shape is not one of these.
-                Values are not looked at, which would make a GPU wait: see `check_locations`.
+            InputContractError: The location is missing, one of both is not a tensor of floats, or a shape is not one of
+                these. Values are not checked, which would make a GPU wait: see `check_locations`.
         """
         features: Tensor = self.classifier(self.fc(self.forward_features(x, location).flatten(1)))
         return features
@@ -119,7 +119,7 @@ class DrasCLREncoder(nn.Module):
         if order is not None:
             x = x[order]
         if counts is not None and x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster there, if kernels are shared
+            x = x.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on a CPU, if kernels are shared
         x = _elu(self.bn1(self.conv1(x, places, counts)))
         x = _elu(self.bn2(self.conv2(x, places, counts)))
         for stage in (self.downsample1, self.downsample2, self.downsample3):
@@ -132,8 +132,8 @@ class DrasCLREncoder(nn.Module):
     def cache_kernels(self, limit: int = 581) -> Iterator[None]:
         """Keep the kernels of locations that several patches of a batch share, for inference without gradients.
 
-        Worth it for small batches that come back to the same locations: mixing the kernels takes about as long as one
-        patch. A batch whose patches all lie elsewhere does not use it: so many kernels are as soon mixed as fetched.
+        This pays off for small batches that return to the same locations: mixing the kernels takes about as long as one
+        patch. Batches whose patches all differ in location do not use it: mixing is then as fast as fetching.
 
             with model.cache_kernels():
                 features = [model(patches, landmark) for patches, landmark in ...]
@@ -145,7 +145,9 @@ class DrasCLREncoder(nn.Module):
             OptionError: The network is in training mode, in which kernels change.
         """
         if self.training:
-            raise OptionError("cache_kernels in training mode, in which kernels change: call model.eval() first")
+            raise OptionError(
+                "cache_kernels is for eval mode, because kernels change in training: call model.eval() first"
+            )
         layers = [module for module in self.modules() if isinstance(module, ConditionalConv3d)]
         try:
             for layer in layers:
@@ -185,7 +187,7 @@ class DrasCLREncoder(nn.Module):
 
 
 def check_locations(location: Tensor) -> None:
-    """Check the values of locations, once per list of them and not per batch, for it makes a GPU wait.
+    """Check the values of locations; once per list, not per batch, for it makes a GPU wait.
 
     Args:
         location: Any number of rows, last axis (x, y, z).
@@ -198,7 +200,7 @@ def check_locations(location: Tensor) -> None:
     least, most = float(location.min()), float(location.max())
     raise InputContractError(
         f"locations have values from {least:g} to {most:g}; from -1 to 1 is expected, 2 p / max(p) - 1 of the atlas' "
-        "landmarks, as zoo.entries.drasclr.atlas.normalise has them"
+        "landmarks, from zoo.entries.drasclr.atlas.normalise"
     )
 
 
@@ -225,7 +227,7 @@ def _projection(features: int, widths: Sequence[int]) -> nn.Module:
 
 
 def _elu(x: Tensor) -> Tensor:
-    """ELU on a norm's output, which nothing else needs, not even its gradient."""
+    """ELU in place on a norm's output, which nothing else needs, not even its gradient."""
     return F.elu(x, inplace=True)
 
 

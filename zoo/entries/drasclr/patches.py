@@ -1,4 +1,4 @@
-"""Where DrasCLR's patches lie: one file per subject, as they are cut, and one per landmark, as training reads them.
+"""Files of DrasCLR's patches: one per subject, as they are cut, and one per landmark, as training reads them.
 
 Both layouts are those of batmanlab/DrasCLR, `preprocess/4_patchify_images.py` and `5_group_patch.py`.
 """
@@ -24,29 +24,29 @@ from zoo.training.arrays import read_array
 
 SIDES = (PATCH,) * 3
 SUFFIX = "_patch.npy"
-"""What follows the subject in the name of its file."""
+"""Suffix of the subject in the name of its file."""
 SUBJECTS = "subjects.txt"
-"""Beside the groups: whose patches they are, one line each, in their order. The authors' code does not write it."""
+"""File beside the groups with their subjects, one a line, in order. The authors' code does not write it."""
 
 
 def choose_subjects(patches: Path, subjects: Sequence[str] | None = None) -> list[str]:
     """Return the subjects of a folder of `<sid>_patch.npy`, sorted, or those asked for.
 
     Raises:
-        OptionError: There are none, or one stands twice.
-        InputContractError: One has no file.
+        OptionError: There are no subjects, or one is repeated.
+        InputContractError: A subject has no file.
     """
     found = sorted(file.name.removesuffix(SUFFIX) for file in patches.glob(f"*{SUFFIX}"))
     chosen = found if subjects is None else list(subjects)
     if not chosen:
-        none = (
-            "no subjects are named"
-            if found
-            else "there are no subjects: python -m zoo.entries.drasclr.preprocess writes OUT/patch"
+        if found:
+            raise OptionError(f"no subjects are named; files <sid>{SUFFIX} in {patches}: {len(found)}")
+        raise OptionError(
+            f"there are no files <sid>{SUFFIX} in {patches}: python -m zoo.entries.drasclr.preprocess writes them to "
+            "OUT/patch"
         )
-        raise OptionError(f"{none}; files <sid>{SUFFIX} in {patches}: {len(found)}")
     if twice := [sid for sid, times in Counter(chosen).items() if times > 1]:
-        raise OptionError(f"{len(twice)} of the subjects stand twice: {', '.join(twice[:5])}")
+        raise OptionError(f"{len(twice)} of the subjects are named twice: {', '.join(twice[:5])}")
     if missing := sorted(set(chosen) - set(found)):
         raise InputContractError(
             f"{len(missing)} of {len(chosen)} subjects have no file <sid>{SUFFIX} in {patches}: "
@@ -63,17 +63,17 @@ def group_file(folder: Path, landmark: int) -> Path:
 def group(patches: Path, out: Path, *, subjects: Sequence[str] | None = None, at_once: int = 48) -> None:
     """Turn one file per subject into one file per landmark, int16 HU.
 
-    Nothing is held in memory but one subject's part; files that are already there are not written again. NaN becomes
-    -1024, as the authors have it, and numbers with a fraction the nearest integer.
+    Only one subject's part is held in memory; existing files are not written again. NaN becomes -1024, as the authors
+    have it, and numbers with a fraction the nearest integer.
 
     Args:
         patches: Folder of `<sid>_patch.npy`.
         out: Folder for `patch_loc_<i>.npy` and `subjects.txt`.
         subjects: Which subjects, in this order; None for all, sorted.
-        at_once: Files written at the same time; every subject's file is opened once for these many.
+        at_once: Files written at the same time; every subject's file is opened once for each such set.
 
     Raises:
-        OptionError: There are no subjects, one stands twice, OUT has groups of other subjects, or `at_once` is below 1.
+        OptionError: There are no subjects, one is repeated, OUT has groups of other subjects, or `at_once` is below 1.
         InputContractError: A subject has no file, another number or size of patches than the first, or values that do
             not fit int16. The message names the subject.
     """
@@ -83,8 +83,8 @@ def group(patches: Path, out: Path, *, subjects: Sequence[str] | None = None, at
     count = _check_shapes(patches, chosen)
     if any(out.glob("patch_loc_*.npy")) and grouped_subjects(out) != chosen:
         raise OptionError(
-            f"{out} has groups of other subjects than the {len(chosen)} in {patches}, in another order, or does not "
-            f"say whose ({SUBJECTS}): name another --out"
+            f"{out} has groups of other subjects than the {len(chosen)} in {patches}, in another order, or without "
+            f"{SUBJECTS}: name another --out"
         )
     write_atomically(out / SUBJECTS, lambda file: file.write_text("".join(f"{sid}\n" for sid in chosen)))
     left = [i for i in range(count) if not group_file(out, i).exists()]
@@ -125,17 +125,15 @@ def _as_int16(patches: npt.NDArray[Any], sid: str) -> npt.NDArray[np.int16]:
     limits = np.iinfo(np.int16)
     least, most = patches.min(), patches.max()
     if least < limits.min or most > limits.max:
-        raise InputContractError(
-            f"subject {sid}: values from {least} to {most} do not fit int16; HU are expected, which do"
-        )
+        raise InputContractError(f"subject {sid}: values from {least} to {most} do not fit int16; HU are expected")
     return patches.astype("<i2")
 
 
 def open_patches(file: Path) -> npt.NDArray[Any]:
-    """Map a file of patches (n, 32, 32, 32), so that only what is asked for is read.
+    """Map a file of patches (n, 32, 32, 32), so that only the part that is used is read.
 
     Raises:
-        InputContractError: It is missing, cut short, or holds anything else than real numbers of that shape.
+        InputContractError: The file is missing, cut short, or does not hold real numbers of that shape.
     """
     array = read_array(file, "patches", is_mapped=True)
     if array.shape[1:] != SIDES or array.dtype.kind not in "iuf":
@@ -144,10 +142,10 @@ def open_patches(file: Path) -> npt.NDArray[Any]:
 
 
 open_group = lru_cache(maxsize=64)(open_patches)
-"""`open_patches` for files that one sample after the other is read from."""
+"""`open_patches` for files that many samples are read from, one after the other."""
 
 
 def grouped_subjects(folder: Path) -> list[str]:
-    """Return whose patches a folder of groups has, in their order; empty where it does not say."""
+    """Return the subjects of a folder of groups, in order; empty where it does not list them."""
     file = folder / SUBJECTS
     return file.read_text().splitlines() if file.is_file() else []

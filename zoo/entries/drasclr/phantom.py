@@ -1,4 +1,4 @@
-"""A synthetic cohort of lungs with emphysema, to run the recipes on without any download.
+r"""A synthetic cohort of lungs with emphysema, to run the recipes on without any download.
 
     python -m zoo.entries.drasclr.phantom --out cohort --subjects 80
     python -m zoo.entries.drasclr.data group --patches cohort/patch --out cohort/grouped_patch
@@ -10,13 +10,13 @@
         --out severity
 
 Each subject is a small chest in HU at 1 mm: a body, two lungs with a gradient from front to back, branching vessels,
-and emphysema as clusters of air-filled holes, more of them at the top; how much of the lung they take is the severity.
-How far the lungs were inflated, the noise, the sharpness and the shape differ between subjects whatever their severity.
-Subjects are drawn in the grid of one atlas, so the landmarks need no registration. Sizes and densities are in the order
-of what CT shows; they are chosen, not fitted: nothing found on this cohort is a finding about lungs.
+and emphysema as clusters of air-filled holes, more of them at the top; the share of the lung that they take is the
+severity. Inflation, noise, sharpness and shape differ between subjects independently of severity. Subjects are drawn in
+the grid of one atlas, so the landmarks need no registration. Sizes and densities have the order of magnitude of CT;
+they are chosen, not fitted: no result on this cohort is a finding about lungs.
 
-Files in OUT: `landmarks.npy` (L, 3) and `lung_mask.npy` of the atlas; `patch/<sid>_patch.npy` (L, 32, 32, 32) int16
-HU; `volume/<sid>.npy` and `truth/<sid>.npy` (D, H, W), the chest and where its emphysema is, of the last `--volumes`
+Files in OUT: `landmarks.npy` (L, 3) and `lung_mask.npy` of the atlas; `patch/<sid>_patch.npy` (L, 32, 32, 32) int16 HU;
+`volume/<sid>.npy` and `truth/<sid>.npy` (D, H, W), the chest and the mask of its emphysema, of the last `--volumes`
 subjects; `subjects.csv`; `cohort.json`.
 """
 
@@ -44,7 +44,7 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 VERSION = 1
-"""Of the generator: any change of what it draws is a new one."""
+"""Version of the generator; any change of its drawings gets a new one."""
 
 SHAPE = (144, 132, 168)
 """Voxels of 1 mm along z (feet to head), y (front to back) and x (right to left)."""
@@ -55,20 +55,20 @@ BODY = ((66, 84), (62, 82))
 SOFT_TISSUE, AIR, VESSEL, HOLE = 40.0, -1000.0, 20.0, -975.0
 """HU."""
 WORST = 0.35
-"""Share of the lung that the severest emphysema takes."""
+"""Share of the lung that the most severe emphysema takes."""
 LEAST_LUNG = 0.1
-"""Share of a box from which it is a landmark's (batmanlab/DrasCLR, preprocess/1_patchify_atlas.py)."""
+"""Least share of lung in a landmark's box (batmanlab/DrasCLR, preprocess/1_patchify_atlas.py)."""
 COLUMNS = ("sid", "severity", "share", "fev1", "time", "event", "inflation", "noise", "blur")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One chest and what is known of it."""
+    """One chest with its truth and its row of the table."""
 
     volume: npt.NDArray[np.int16]
     """HU, (D, H, W)."""
     truth: Mask
-    """Where there is emphysema, (D, H, W)."""
+    """Mask of the emphysema, (D, H, W)."""
     row: dict[str, Any]
 
 
@@ -184,14 +184,17 @@ def cut(volume: npt.NDArray[np.int16], corners: npt.NDArray[np.int64]) -> npt.ND
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the cohort, and what it was made with."""
+    """Write the cohort and its settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--subjects", type=int, default=80, help="how many; default: %(default)s")
+    parser.add_argument("--subjects", type=int, default=80, help="number of subjects; default: %(default)s")
     parser.add_argument(
-        "--volumes", type=int, default=5, help="of how many, the last, chest and truth are kept; default: %(default)s"
+        "--volumes",
+        type=int,
+        default=5,
+        help="number of last subjects whose chest and truth are kept; default: %(default)s",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw")
     args = parser.parse_args(argv)
     if args.subjects < 1 or args.volumes < 0:
         raise OptionError(f"--subjects {args.subjects} --volumes {args.volumes}: at least 1 and 0 are expected")

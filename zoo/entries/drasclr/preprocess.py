@@ -1,18 +1,18 @@
-"""Preprocess the CTs of a cohort, or one CT: from the scan to its patches at the atlas' landmarks, see `ct.patient`.
+"""Cut the CTs of a cohort, or one CT, into patches at the atlas' landmarks; `ct.patient` has the steps.
 
     python -m zoo.entries.drasclr.preprocess --image ct.nii.gz --out cohort
     python -m zoo.entries.drasclr.preprocess --table subjects.csv --out cohort
 
 An image is a NIfTI file or a folder with one DICOM series; the table has columns sid, image and, where masks of the
-lungs exist, mask, with paths from the table's folder on. With the authors' atlas this takes minutes a subject.
+lungs exist, mask, with paths relative to the table's folder. With the authors' atlas this takes minutes a subject.
 
 Files in OUT: `patch/<sid>_patch.npy` (L, 32, 32, 32) int16 HU, axes (z, y, x); `patch_loc/<sid>_patch_loc.npy` (L, 3),
-where they were cut, (x, y, z) in the resampled and padded CT; `facts/<sid>.json`, what was done. With --keep-volumes
-also that CT, `volume/<sid>.npy` (D, H, W) int16 HU at 1 mm, axes (z, y, x), and `lungs/<sid>.npy` (D, H, W), 1 in the
-right lung and 2 in the left, which `zoo.entries.drasclr.dense` maps: some 300 MB a subject.
+their first voxels (x, y, z) in the resampled and padded CT; `facts/<sid>.json`, a record of the steps. With
+--keep-volumes also that CT, `volume/<sid>.npy` (D, H, W) int16 HU at 1 mm, axes (z, y, x), and `lungs/<sid>.npy` (D, H,
+W), 1 in the right lung and 2 in the left, which `zoo.entries.drasclr.dense` maps: some 300 MB a subject.
 
-Whoever is there is not done again, except where volumes are asked for that are not there. Subjects that fail are named
-at the end, and the exit code is 1.
+Finished subjects are not done again, unless their volumes are asked for and missing. Subjects that fail are named at
+the end, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ def preprocess_cohort(
     anchor: str = "corner",
     keep_volumes: bool = False,
 ) -> dict[str, str]:
-    """Preprocess one subject after the other, and write what comes out; whoever is there already is left out.
+    """Preprocess one subject after the other and write their files; finished subjects are left out.
 
     Segmenter and engine are chosen once, so that all subjects are done alike.
 
     Returns:
-        Whom it failed for, and why.
+        Failed subjects, with the reasons.
 
     Raises:
-        OptionError: OUT has subjects that were done otherwise, or an option is wrong.
+        OptionError: OUT has subjects that were done with other options, or an option is wrong.
     """
     segmentation = "given" if all(subject.mask for subject in subjects) else choose_segmenter(segmenter)
     wanted = {"engine": choose_engine(engine), "anchor": anchor, "landmarks": digest(landmarks)}
@@ -87,7 +87,7 @@ def preprocess_cohort(
                 keep_volume=keep_volumes,
             )
         except (FileNotFoundError, ZooError) as error:
-            if len(subjects) > 1:  # of one alone it is said at the end, which is now
+            if len(subjects) > 1:  # a single failure is reported at the end
                 log.warning("%s failed: %s", subject.sid, error)
             failures[subject.sid] = str(error)
         else:
@@ -96,19 +96,19 @@ def preprocess_cohort(
 
 
 def _files(out: Path, sid: str) -> tuple[Path, Path, Path]:
-    """Where a subject's patches, their places and the facts go."""
+    """Files of a subject's patches, their places and the facts."""
     return out / "patch" / f"{sid}_patch.npy", out / "patch_loc" / f"{sid}_patch_loc.npy", out / "facts" / f"{sid}.json"
 
 
 def _volumes(out: Path, sid: str) -> tuple[Path, Path]:
-    """Where a subject's CT at 1 mm and its lungs go."""
+    """Files of a subject's CT at 1 mm and its lungs."""
     return out / "volume" / f"{sid}.npy", out / "lungs" / f"{sid}.npy"
 
 
 def _is_done(out: Path, subject: Subject, wanted: dict[str, str], keep_volumes: bool) -> bool:
-    """Whether a subject is there with all that is wanted, done as is wanted now.
+    """Whether all files of a subject exist, made with the wanted options.
 
-    Warns where it was done from another image: it is left alone then, whatever it lacks.
+    Warns where they were made from another image; they are left alone then, even if some lack.
     """
     files = _files(out, subject.sid)
     if not all(file.is_file() for file in files):
@@ -116,12 +116,12 @@ def _is_done(out: Path, subject: Subject, wanted: dict[str, str], keep_volumes: 
     facts = json.loads(files[-1].read_text())
     if other := {name: facts.get(name) for name, value in wanted.items() if facts.get(name) != value}:
         raise OptionError(
-            f"{out} has {subject.sid} with {', '.join(f'{name} {value}' for name, value in other.items())}, now asked "
-            f"for {', '.join(f'{name} {wanted[name]}' for name in other)}: name another --out, or ask for the same"
+            f"{out} has {subject.sid} with {', '.join(f'{name} {value}' for name, value in other.items())}, but "
+            f"{', '.join(f'{name} {wanted[name]}' for name in other)} was asked for: give another --out, or the same"
         )
     if Path(facts["image"]).resolve() != subject.image.resolve():
         log.warning(
-            "%s is in %s already, from %s, and is left alone: what is another patient's needs another name than %s",
+            "%s is already in %s, from %s, and is left alone: if %s is of another patient, give it another name",
             subject.sid,
             out,
             facts["image"],
@@ -132,7 +132,7 @@ def _is_done(out: Path, subject: Subject, wanted: dict[str, str], keep_volumes: 
 
 
 def _write(out: Path, sid: str, found: PatientPatches) -> None:
-    """Write a subject's files, the facts last: they stand for all."""
+    """Write a subject's files, the facts last: they mean that all are there."""
     patches, indices, facts = _files(out, sid)
     save_array(patches, found.patches)
     save_array(indices, found.indices)
@@ -149,14 +149,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     which.add_argument("--image", type=Path, help="one CT: NIfTI, or a folder with a DICOM series")
     which.add_argument("--table", type=Path, help="CSV with columns sid, image and, where there are any, mask")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--sid", help="what to call the subject of --image; default: its name")
+    parser.add_argument("--sid", help="name of the subject of --image; default: that of the file")
     parser.add_argument("--lung-mask", type=Path, help="lungs of --image: 1 right and 2 left; default: segmented")
-    parser.add_argument("--segmenter", default="auto", choices=SEGMENTERS, help="of the lungs; default: %(default)s")
-    parser.add_argument("--engine", default="auto", choices=ENGINES, help="of the registration; default: %(default)s")
-    parser.add_argument("--anchor", default="corner", choices=ANCHORS, help="of the boxes; default: %(default)s")
+    parser.add_argument(
+        "--segmenter", default="auto", choices=SEGMENTERS, help="segmenter of the lungs; default: %(default)s"
+    )
+    parser.add_argument(
+        "--engine", default="auto", choices=ENGINES, help="engine of the registration; default: %(default)s"
+    )
+    parser.add_argument("--anchor", default="corner", choices=ANCHORS, help="anchor of the boxes; default: %(default)s")
     parser.add_argument("--keep-volumes", action="store_true", help="write the CTs at 1 mm and their lungs too")
-    parser.add_argument("--landmarks", type=Path, help="of another atlas, .npy; default: the authors'")
-    parser.add_argument("--atlas-mask", type=Path, help="its lungs, 50 and 100, NIfTI; default: the authors'")
+    parser.add_argument("--landmarks", type=Path, help="landmarks of another atlas, .npy; default: the authors'")
+    parser.add_argument(
+        "--atlas-mask", type=Path, help="lungs of another atlas, 50 and 100, NIfTI; default: the authors'"
+    )
     args = parser.parse_args(in_new_words(argv, {"--subjects": "--table"}))
     if args.table is not None:
         if args.sid or args.lung_mask:

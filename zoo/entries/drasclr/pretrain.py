@@ -6,8 +6,8 @@
 
 Published: 20 epochs over 9 179 COPDGene subjects at 581 landmarks on 4 GPUs, batch 128, SGD. Every step is at one
 landmark. The exported weights are those of the last epoch, as the authors' are: early losses are low because the queues
-begin with random negatives, so the epoch of the lowest loss (`best.pt`) is no choice. `--upstream` brings the authors'
-order of subjects back (the card says more).
+begin with random negatives, so the epoch of the lowest loss (`best.pt`) is not the best. `--upstream` brings the
+authors' order of subjects back (the card says more).
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Args(TrainArgs):
     workers: int = default(4)
     landmarks: str = arg("landmarks (.npy) that the patches were cut at; empty for the authors', which are fetched", "")
     locations: str = arg("landmarks to train on: 3,17,40, or a slice as ::8; empty for all", "")
-    neighbours: int = arg("nearest landmarks of each whose patches are told apart with it", 2)
+    neighbours: int = arg("number of nearest landmarks in the neighbour loss", 2)
     augment: str = arg("letters of the changes in their order: affine, gaussian noise, contrast", "agc")
-    order: str = arg("landmarks and subjects anew in each pass, or in their own order", "shuffled", ORDERS)
+    order: str = arg("landmarks and subjects in a new order in each pass, or in their own", "shuffled", ORDERS)
     experts: int = arg("kernels that each convolution mixes", 8)
     expert_init: str = arg("start of the experts, as the authors' or as ordinary kernels", "upstream", EXPERT_INITS)
     queue_size: int = arg("negatives in the queue of each landmark", 4096)
@@ -90,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
 
 
 def resolve(args: Args) -> Args:
-    """Apply what one argument says about others."""
+    """Fill in the arguments that depend on others."""
     return replace(args, order="upstream") if args.upstream else args
 
 
 def check_share(args: Args, world: int) -> None:
-    """Raise `OptionError` where batch norm would see one sample: its last maps have one voxel.
+    """Raise `OptionError` where batch norm would see one sample, whose last map has one voxel.
 
     Warns where all keys are one batch on one process.
     """
@@ -111,7 +111,7 @@ def check_share(args: Args, world: int) -> None:
 def build_patches(args: Args, table: Indices) -> Patches:
     """The patches at the landmarks of the run, and those beside them, by the (L, R) table of neighbours.
 
-    Warns where the queues are longer than there are subjects: older keys of a subject then are negatives of its own.
+    Warns where the queues hold more keys than there are subjects: older keys of a subject are then its negatives.
     """
     patches = Patches(
         args.data,
@@ -123,8 +123,8 @@ def build_patches(args: Args, table: Indices) -> Patches:
     )
     if args.queue_size >= patches.subjects:
         log.warning(
-            "--queue-size %d, and %d subjects: every subject's own older keys are among its negatives; a shorter queue "
-            "has fewer of them",
+            "--queue-size %d for %d subjects: every subject's own older keys are among its negatives; a smaller "
+            "--queue-size has fewer of them",
             args.queue_size,
             patches.subjects,
         )
@@ -147,11 +147,12 @@ def choose(text: str, count: int) -> list[int]:
     """Landmarks that `--locations` names, of `count`.
 
     Raises:
-        OptionError: It is neither numbers with commas between nor a slice, or names none.
+        OptionError: The text is neither numbers between commas nor a slice, or names no landmark.
     """
     try:
         if ":" in text:
-            chosen = list(range(count))[slice(*(int(part) if part.strip() else None for part in text.split(":")))]
+            bounds = [int(part) if part.strip() else None for part in text.split(":")]
+            chosen = list(range(count))[slice(*bounds)]
         else:
             chosen = [int(part) for part in text.split(",")] if text else list(range(count))
     except (TypeError, ValueError) as error:
@@ -162,7 +163,7 @@ def choose(text: str, count: int) -> list[int]:
 
 
 def keep_table(out: Path, landmarks: Indices, table: Indices, locations: Sequence[int]) -> None:
-    """Write which landmarks are whose neighbours to OUT/neighbours.json; on a grid most of them were a choice.
+    """Write the landmarks and their neighbours to OUT/neighbours.json; on a grid most of them were a choice.
 
     Raises:
         OptionError: A run in OUT had others.

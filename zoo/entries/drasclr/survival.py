@@ -14,8 +14,8 @@ Bools = npt.NDArray[np.bool_]
 def fit_cox(x: Floats, time: Floats, event: Bools, penalty: float) -> Floats:
     """Fit log hazards that are linear in features: coefficients `(D,)`; x @ coefficients is the risk.
 
-    The least of -(log partial likelihood) / n + penalty / 2 |b|^2, by L-BFGS. Subjects whose time is the same are at
-    risk together (Breslow, Biometrics 1974).
+    Minimises -(log partial likelihood) / n + penalty / 2 |b|^2 by L-BFGS. Subjects with the same time are at risk
+    together (Breslow, Biometrics 1974).
 
     Args:
         x: Features `(n, D)`, standardised.
@@ -29,7 +29,7 @@ def fit_cox(x: Floats, time: Floats, event: Bools, penalty: float) -> Floats:
     from scipy.optimize import minimize
 
     if not event.any():
-        raise OptionError(f"none of {len(time)} subjects has an event: nothing says who is at risk")
+        raise OptionError(f"none of {len(time)} subjects has an event: at least one is needed")
 
     def objective(b: Floats) -> tuple[float, Floats]:
         likelihood, gradient = partial_likelihood(x, time, event, b)
@@ -56,9 +56,9 @@ def partial_likelihood(x: Floats, time: Floats, event: Bools, b: Floats) -> tupl
 
 
 def concordance(time: Floats, event: Bools, risk: Floats) -> float:
-    """Harrell's C: of pairs whose order is known, the share in which who had the event first has the higher risk.
+    """Harrell's C: the share of pairs with a known order in which the first to have the event has the higher risk.
 
-    The order is known where the earlier time is an event; at equal times where one of both is. Equal risks count half
+    The order is known where the earlier time is an event, or, at equal times, where only one is. Equal risks count half
     (Harrell et al., JAMA 1982).
 
     Args:
@@ -75,5 +75,5 @@ def concordance(time: Floats, event: Bools, risk: Floats) -> float:
         pairs += int(later.sum())
         right += float((risk[later] < risk[i]).sum() + 0.5 * (risk[later] == risk[i]).sum())
     if not pairs:
-        raise OptionError(f"of {len(time)} subjects with {int(event.sum())} event(s) no two are known to be in order")
+        raise OptionError(f"of {len(time)} subjects with {int(event.sum())} event(s) no two have a known order")
     return right / pairs

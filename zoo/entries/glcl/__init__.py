@@ -1,6 +1,6 @@
 """GLCL: contrastive learning of global and local features for MRI segmentation (Chaitanya et al., NeurIPS 2020).
 
-A 2D U-Net whose encoder learns to tell parts of a volume apart, and then its decoder to tell regions of a slice apart.
+A 2D U-Net: first its encoder learns to tell parts of a volume apart, then its decoder to tell regions of a slice apart.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ _LEAF = (
     r"(/(W|b|kernel|\w+_bn/(beta|gamma|.+/ExponentialMovingAverage))"
     r"|\.(weight|bias|running_mean|running_var|num_batches_tracked))"
 )
-"""What follows a layer's name in a bundle, and under PyTorch's names; anything else is no part of the layer."""
-_OTHER_HEAD = "head, which is not asked for or is that of the local loss"
+"""Suffixes of a layer's tensors, in a bundle and under PyTorch's names; other tensors are not parts of the layer."""
+_OTHER_HEAD = "head, which was not asked for or is that of the local loss"
 
 
 def _prefixes(layers: tuple[str, ...]) -> tuple[str, ...]:
-    """What the names of a stage's tensors begin with."""
+    """Prefixes of the names of a stage's tensors."""
     return tuple(f"{layer}{norm}." for layer in layers for norm in ("", "_bn"))
 
 
@@ -61,7 +61,7 @@ def build_encoder(config: Config) -> nn.Module:
 
 
 def build_unet(config: Config) -> nn.Module:
-    """The U-Net: logits `(N, num_classes, H, W)`; without classes the map of the last block, of those in the file."""
+    """The U-Net: logits `(N, num_classes, H, W)`; without classes the map of the last block that the file has."""
     from zoo.entries.glcl.model import GLCLUNet
 
     classes = config["num_classes"]
@@ -72,14 +72,14 @@ def build_unet(config: Config) -> nn.Module:
 def segment_volume(
     model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
 ) -> Labels:
-    """Labels of a whole volume on its own grid, and its matrix, as fine-tuning judges them."""
+    """Labels of a whole volume on its own grid, and its matrix."""
     from zoo.entries.glcl.segment import label_volume
 
     return label_volume(model, transform, path, batch_size, overlap)
 
 
 def convert_encoder(state: State) -> tuple[State, Config]:
-    """Keep the encoder of any of the family's files, with the heads that it may have; the size is that of its head.
+    """Keep the encoder of any of the family's files, with the heads that it may have; its head tells the size.
 
     Raises:
         CheckpointMismatchError: The file holds several networks that it could mean.
@@ -108,7 +108,8 @@ def convert_unet(state: State) -> tuple[State, Config]:
         return layers, {}
     first = layers.get(f"{HEAD[0]}.weight")
     is_local = first is not None and first.shape[2:] == (1, 1)
-    others = (*_prefixes((*PROJECTION, REGION, *(HEAD if is_local else ()))), "classifier.")
+    heads = (*PROJECTION, REGION, *HEAD) if is_local else (*PROJECTION, REGION)
+    others = (*_prefixes(heads), "classifier.")
     unet = {name: tensor for name, tensor in layers.items() if not name.startswith(others)}
     facts["stored_blocks"] = _count_blocks(unet)
     logits = unet.get(f"{LOGITS}.weight")
@@ -116,7 +117,7 @@ def convert_unet(state: State) -> tuple[State, Config]:
 
 
 def _layers(state: State) -> tuple[State, Config]:
-    """Return the layers under the network's names, and what the file knows; nothing where it is none of the family."""
+    """Return the layers under the network's names, and facts of the file; no facts where it is not of the family."""
     tensorflow = from_tensorflow(state) if f"{ENCODER[0]}/W" in state else {}
     layers = tensorflow or state
     prefix = find_prefix(layers, _ANCHORS)
@@ -126,7 +127,7 @@ def _layers(state: State) -> tuple[State, Config]:
 
 
 def _count_blocks(unet: State) -> int:
-    """How many of the decoder's blocks a file has: the first ones, each as a whole."""
+    """Number of the decoder's blocks that a file has: the first ones, each whole."""
     whole = [
         all(f"{name}.weight" in unet and f"{name}_bn.weight" in unet for name in block) for block in (*BLOCKS, HEAD)
     ]
@@ -135,9 +136,9 @@ def _count_blocks(unet: State) -> int:
     if any(begun[count:]):
         parts = [part for part, is_begun in zip((*BLOCKS, HEAD), begun, strict=True) if is_begun][count:]
         raise CheckpointMismatchError(
-            f"the decoder in the file is incomplete: of its blocks the first {min(count, len(BLOCKS))} are whole, and "
-            f"there are tensors of {', '.join(name for part in parts for name in part)}. A decoder is the first blocks "
-            f"in full: {', '.join('+'.join(block) for block in BLOCKS)}, and after all of them {'+'.join(HEAD)}"
+            f"the decoder in the file is incomplete: of its blocks the first {min(count, len(BLOCKS))} are whole, but "
+            f"there are tensors of {', '.join(name for part in parts for name in part)}. A decoder has the first "
+            f"blocks in full: {', '.join('+'.join(block) for block in BLOCKS)}, and after all of them {'+'.join(HEAD)}"
         )
     return min(count, len(BLOCKS))
 

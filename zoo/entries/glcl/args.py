@@ -1,4 +1,4 @@
-"""Which volumes a run takes, and on what grid: the flags that both recipes of GLCL share."""
+"""Flags that both recipes of GLCL share: the volumes of a run, and their grid."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ log = logging.getLogger("zoo")
 
 ALL, PUBLISHED = "all", "published"
 SAME_PIXELS = 0.01
-"""Share by which pixels may differ before it is said: less than volumes of one scanner do."""
+"""Relative difference of pixel sizes that is not worth a warning: less than between volumes of one scanner."""
 
 
 @dataclass(kw_only=True)
 class CohortArgs(TrainArgs):
-    """What pre-training and fine-tuning have in common."""
+    """Arguments of both pre-training and fine-tuning."""
 
     data: str = arg("folder with the volumes")
     optimizer: str = default("adam")
@@ -39,16 +39,16 @@ class CohortArgs(TrainArgs):
     schedule: str = default("constant")
     workers: int = default(4)
     norm_momentum: float = arg("share of each step in the norms' moving averages; .1 for short runs", MOMENTUM)
-    dataset: str = arg("what the volumes are: layout, labels, size and pixels", "acdc", tuple(DATASETS))
+    dataset: str = arg("data set, with its layout, labels, size and pixels", "acdc", tuple(DATASETS))
     table: str = arg(
         "CSV (name, image, mask; files relative to --data) in place of the layout; empty for none", "", was="list"
     )
     classes: str = arg(
-        "what labels 1, 2, ... of masks of your own are: a,b; empty for the data set's", "", was="structures"
+        "names of the labels 1, 2, ... of your own masks: a,b; empty for the data set's", "", was="structures"
     )
     size: int = arg("side of the slices in pixels, a multiple of 32; 0 for the data set's", 0)
     spacing: float = arg("side of a pixel in mm; 0 for the data set's", 0.0)
-    n4: bool = arg("correct the bias field of the volumes first, once", False)
+    n4: bool = arg("correct the bias field of the volumes once, before all else", False)
     cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
 
     def check(self) -> None:
@@ -72,7 +72,7 @@ class CohortArgs(TrainArgs):
         return replace(known, size=self.size or known.size, spacing=self.spacing or known.spacing)
 
     def open_store(self) -> CaseStore:
-        """Where the volumes are kept on the network's grid."""
+        """Store of the volumes on the network's grid."""
         volumes = self.volumes
         return CaseStore(self.cache or Path(self.out) / "volumes", volumes, volumes.size, volumes.spacing, n4=self.n4)
 
@@ -86,13 +86,13 @@ def named_cases(flag: str, text: str, cases: Sequence[Case], published: Sequence
     """Return the volumes that a flag names.
 
     Args:
-        flag: Its name, for messages.
-        text: `published`, `all`, or names, of which numbers may be ranges: `001-006,012`.
-        cases: All that there are.
-        published: Names that the first stands for.
+        flag: Name of the flag, for messages.
+        text: `published`, `all`, or names; numbers may be given as ranges: `001-006,012`.
+        cases: All volumes.
+        published: Names that `published` stands for.
 
     Raises:
-        OptionError: Volumes are not there.
+        OptionError: Volumes are missing.
     """
     if text == ALL:
         return [*cases]
@@ -103,25 +103,25 @@ def named_cases(flag: str, text: str, cases: Sequence[Case], published: Sequence
 
 
 def set_momentum(network: nn.Module, momentum: float) -> None:
-    """Say which share of the norms' moving averages comes from the latest step."""
+    """Set the share of the norms' moving averages that comes from the latest step."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = momentum
 
 
 def forget_averages(network: nn.Module) -> None:
-    """Make all norms' averages those of a new network."""
+    """Reset all norms' averages to those of a new network."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.reset_running_stats()
 
 
 def grid_facts(volumes: DataSet, cases: Sequence[StoredCase]) -> dict[str, Any]:
-    """What a record says of the input of weights, also where it is the published: how slices lie, and how far apart.
+    """Facts about the input of weights for a record, published or not: the pixels, axes and distances of slices.
 
     Args:
         volumes: The data set.
-        cases: What the weights were trained on.
+        cases: Volumes that the weights were trained on.
     """
     steps = [case.grid.spacing[2] for case in cases]
     return {
@@ -133,19 +133,22 @@ def grid_facts(volumes: DataSet, cases: Sequence[StoredCase]) -> dict[str, Any]:
 
 
 def warn_of_other_pixels(model: str, checkpoint: str, volumes: DataSet) -> None:
-    """Say so where the weights that a run starts from are on record with pixels of another size than the run's.
+    """Warn where the record of a run's starting weights has pixels of another size than the run.
 
     Args:
         model: `MODEL` or `MODEL.TAG`.
-        checkpoint: File of the weights; empty for those of the tag. One that says nothing of its input is on record
-            by the tag alone.
-        volumes: What the run takes.
+        checkpoint: File of the weights; empty for those of the tag. For a file without facts about its input the tag
+            counts.
+        volumes: Data set of the run.
     """
     is_known = bool(split_name(model)[1]) or (checkpoint and "input" in open_checkpoint(checkpoint).metadata)
     sides = input_of(model, checkpoint or None).spacing or ()
     if is_known and not all(math.isclose(side, volumes.spacing, rel_tol=SAME_PIXELS) for side in sides):
         log.warning(
-            "%s was trained on pixels of %s mm, and those of this run have %g mm: structures look to it as if of "
-            "another size. Give --spacing %g, unless that is meant",
-            *(checkpoint or model, " x ".join(f"{side:g}" for side in sides), volumes.spacing, sides[0]),
+            "%s was trained on pixels of %s mm, but those of this run have %g mm: structures appear to it in another "
+            "size. Give --spacing %g, unless that is intended",
+            checkpoint or model,
+            " x ".join(f"{side:g}" for side in sides),
+            volumes.spacing,
+            sides[0],
         )

@@ -1,4 +1,4 @@
-"""How GLCL changes slices at random: views for pre-training, and images with their labels for fine-tuning.
+"""GLCL's random changes of slices: views for pre-training, and images with their labels for fine-tuning.
 
 Families and ranges of krishnabits001/domain_specific_cl (utils.py, train_model/). Lengths in pixels are those of the
 published slices and grow with the side S. All draws come from the generator that is passed.
@@ -17,15 +17,15 @@ from torch.nn import functional as F
 PUBLISHED_SIZE = 192
 """Side of the slices for which the box of a view is given."""
 BOX, FIRST, LAST = 100, 10, 69
-"""Side of a view's box, and between which its first row and column are drawn."""
+"""Side of a view's box, and the bounds of its first row and column."""
 BRIGHTNESS, CONTRAST = 0.3, 0.3
 """Largest change of a view: x + d, then (x - mean) (1 + c) + mean."""
 RANGE = (0.0, 1.5)
-"""What a view is clipped to."""
+"""Values that a view is clipped to."""
 TURN, SCALE, FLIP, EIGHTHS = 15.0, 0.05, 0.5, 8
-"""Degrees; share; probability inside its option; turns by 45 degrees."""
+"""Largest turn in degrees; largest relative scaling; probability of a flip in its option; turns by 45 degrees."""
 FEW = 1e-3
-"""A slice with nothing above it is not turned."""
+"""A slice without values above this one is left alone."""
 BEND = 5.0
 """Deviation in pixels of the shifts that bend a slice, at 3 x 3 places."""
 NUDGE, STRETCH = 0.1, 0.2
@@ -55,9 +55,9 @@ def change_views(images: Tensor, rng: np.random.Generator, calls: Tensor | None 
     Args:
         images: Slices.
         rng: Source of the draws.
-        calls: (N,) whole numbers, for what TensorFlow makes of the authors' code: slices of one number share one draw,
-            and contrast is changed by as much as brightness, both operations having the same seed. By default every
-            slice has two draws of its own.
+        calls: (N,) whole numbers, for the behaviour of the authors' code in TensorFlow: slices of one number share one
+            draw, and contrast changes by as much as brightness, because both operations have the same seed. By default
+            every slice has two draws of its own.
     """
     count = len(images) if calls is None else int(calls.max()) + 1
     brightness = rng.uniform(-BRIGHTNESS, BRIGHTNESS, count)
@@ -73,12 +73,12 @@ def change_views(images: Tensor, rng: np.random.Generator, calls: Tensor | None 
 def change_pose(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Turn, scale, flip or leave a slice and its labels, in one of five ways that are equally likely.
 
-    Turns by up to 15 degrees, or by a multiple of 45; scales by 0.95 to 1.05; a flip along the second axis in every
-    other case. What comes from outside is 0.
+    Turns by up to 15 degrees, or by a multiple of 45; scales by 0.95 to 1.05; a flip along the second axis, with
+    probability 0.5. Pixels from outside are 0.
 
     Args:
         image: (1, S, S); left alone where nothing is above 0.001.
-        label: (S, S) whole numbers, which stay so.
+        label: (S, S) whole numbers, as in the result.
         rng: Source of the draws.
     """
     option = int(rng.integers(5))
@@ -101,11 +101,11 @@ def change_pose(image: Tensor, label: Tensor, rng: np.random.Generator) -> tuple
 
 
 def bend(image: Tensor, label: Tensor, rng: np.random.Generator, deviation: float = BEND) -> tuple[Tensor, Tensor]:
-    """Shift the pixels of a slice by two smooth random fields, bilinearly; at the border the last pixel goes on.
+    """Shift the pixels of a slice by two smooth random fields, bilinearly; beyond the border the last pixel goes on.
 
     Args:
         image: (1, S, S).
-        label: (C, S, S), one channel a class, which become soft.
+        label: (C, S, S), one channel for each class; the result is soft.
         rng: Source of the draws.
         deviation: Of the shifts at 3 x 3 places, in pixels; between them they follow cubic splines.
     """
@@ -133,12 +133,12 @@ def _places(side: int) -> Tensor:
 
 @lru_cache(maxsize=4)
 def _spread(side: int) -> Tensor:
-    """What 3 values contribute to S, (S, 3), when a line is enlarged by cubic splines as scikit-image's resize does."""
+    """Weights (S, 3) of 3 values in S, when cubic splines enlarge a line as scikit-image's resize does."""
     columns = ndimage.zoom(np.eye(3), (side / 3, 1), order=3, mode="mirror", grid_mode=True)
     return torch.from_numpy(columns.astype(np.float32))
 
 
 def _sample(image: Tensor, places: Tensor, mode: str, outside: str) -> Tensor:
-    """Take an image (C, S, S) at rows and columns (2, S, S), counted from its centre."""
+    """Sample an image (C, S, S) at rows and columns (2, S, S), counted from its centre."""
     grid = (places * (2 / (image.shape[-1] - 1))).flip(0).permute(1, 2, 0)  # grid_sample has the column first
     return F.grid_sample(image[None], grid[None], mode=mode, padding_mode=outside, align_corners=True)[0]

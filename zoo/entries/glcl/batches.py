@@ -1,11 +1,11 @@
-"""Which slices make up a batch of GLCL's pre-training, in the order of rows that its losses read.
+"""Slices of a batch of GLCL's pre-training, in the order of rows that its losses read.
 
 Patients lie alike in a scanner: slices at one relative height show about the same anatomy. So a volume of Z slices is
 divided into P parts of int(Z / P) slices, the rest at its end is not used, and a batch has one slice of each part.
-Rules are those of krishnabits001/domain_specific_cl, `utils.py` and `train_model/`; what differs is said where it does.
+Rules are those of krishnabits001/domain_specific_cl, `utils.py` and `train_model/`; differences are noted in place.
 
-A row is (volume, slice, copy): copy 0 is the slice as it is, copies 1 and 2 are two views of it. Volumes are given as
-{name: number of slices}, in the order by which rows count them.
+A row is (volume, slice, copy): copy 0 is the unchanged slice, copies 1 and 2 are two views of it. Volumes are given as
+{name: number of slices}; rows count them in this order.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Rows = npt.NDArray[np.int64]
 Depths = Mapping[str, int]
 
 BLANK = -1
-"""All three numbers of a row that is an image of zeros; see `legacy_blank_rows`."""
+"""All three numbers of a row for an image of zeros; see `legacy_blank_rows`."""
 
 
 def global_rows(
@@ -47,10 +47,10 @@ def global_rows(
         batch_size: b.
         rng: Source of the draws.
         n_parts: P.
-        independent_sets: "D": draw first and second volumes without regard to each other, as the authors do, so that a
-            block may have one volume twice. By default all volumes of a batch are different.
+        independent_sets: "D": draw first and second volumes independently, as the authors do, so that a block may have
+            one volume twice. By default all volumes of a batch are different.
         legacy_blank_rows: "D": fill as many blocks as the authors' code does, which leaves out the last one and has 5 b
-            + 4 rows where P is not 4. The remaining rows are blank: of the published 48, 16.
+            + 4 rows where P is not 4. The remaining rows are blank: 16 of the published 48.
 
     Raises:
         InputContractError: Volumes have fewer slices than parts; they are named.
@@ -82,7 +82,7 @@ def global_rows(
 def local_rows(variant: str, depths: Depths, batch_size: int, rng: np.random.Generator, *, n_parts: int = 4) -> Rows:
     """Draw a batch (M, 3) for the local loss.
 
-    - "R": b slices of any volumes, as often as it comes, and of each copies 1 and 2, one after the other; M = 2 b.
+    - "R": b slices of any volumes, drawn with replacement, and of each copies 1 and 2, one after the other; M = 2 b.
     - "D": b / P volumes, at least two; copies 1 of their slices, copies 2; M = 2 b.
 
     Args:
@@ -113,7 +113,7 @@ def check_depths(depths: Depths, n_parts: int) -> None:
     if short:
         more = f" and {len(short) - 5} more" if len(short) > 5 else ""
         raise InputContractError(
-            f"{len(short)} volume(s) with fewer slices than the {n_parts} part(s) they are divided into: "
+            f"{len(short)} volume(s) have fewer slices than the {n_parts} part(s) that they are divided into: "
             f"{', '.join(short[:5])}{more}. Leave them out, or choose fewer parts"
         )
 
@@ -131,7 +131,7 @@ def _volumes(depths: Depths, count: int, rng: np.random.Generator) -> Rows:
     """Draw `count` different volumes."""
     if count > len(depths):
         raise OptionError(
-            f"{len(depths)} volume(s): a batch of this many slices has some of {count} different ones; choose fewer "
+            f"{len(depths)} volume(s): a batch of this many slices needs {count} different volumes; choose fewer "
             "slices, or more parts"
         )
     return rng.permutation(len(depths))[:count]

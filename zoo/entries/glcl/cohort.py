@@ -1,6 +1,6 @@
-"""The data sets that GLCL was made for: where their files are, and what their labels mean.
+"""The data sets that GLCL was made for: the layout of their files, and the meaning of their labels.
 
-Sizes and spacings as krishnabits001/domain_specific_cl has them (experiment_init/), layouts as there and in archives.
+Sizes and spacings as in krishnabits001/domain_specific_cl (experiment_init/), layouts as there and in the archives.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ SUFFIXES = (".nii.gz", ".nii")
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is known of a collection of volumes."""
+    """Facts about a collection of volumes."""
 
     name: str
     structures: tuple[str, ...]
-    """What the labels 1, 2, ... are; 0 is the background."""
+    """Names of the labels 1, 2, ...; 0 is the background."""
     size: int
     """Side of the network's slices in pixels."""
     spacing: float
     """Side of their pixels in mm."""
     layout: tuple[tuple[str, str], ...] = ()
-    """Places of an image and of its mask without their suffix, `*` for the volume's name; the first that exists is it.
+    """Paths of an image and of its mask without suffix, `*` for the volume's name; the first that exists counts.
 
-    A further `*` stands for any folders.
+    Every further `*` is the same name.
     """
     digits: int = 0
-    """That a name is filled up to with zeros."""
+    """Length that a name is filled up to with zeros."""
     values: tuple[int, ...] = ()
-    """What stands in a mask for the labels 1, 2, ..., where it is something else."""
+    """Values in masks for the labels 1, 2, ..., where they differ from these."""
     channel: int | None = None
-    """Which to take of files with a fourth axis; None where there is none."""
+    """Channel to take of files with a fourth axis; None where there is no such axis."""
     orientation: str = "LP"
-    """Where the axes of its axial slices point to, see `transforms.stacks.turn_of`: volumes are turned to lie so."""
+    """Directions of the axes of its axial slices, to which volumes are turned; see `transforms.stacks.turn_of`."""
 
     @property
     def num_classes(self) -> int:
@@ -70,8 +70,13 @@ DATASETS = {
     "mmwhs": DataSet(
         "mmwhs",
         (
-            *("myocardium", "left atrium", "left ventricle", "right atrium", "right ventricle"),
-            *("ascending aorta", "pulmonary artery"),
+            "myocardium",
+            "left atrium",
+            "left ventricle",
+            "right atrium",
+            "right ventricle",
+            "ascending aorta",
+            "pulmonary artery",
         ),
         size=160,
         spacing=1.5,
@@ -81,8 +86,8 @@ DATASETS = {
 }
 """ACDC (end-diastole: frame 1, or 4 where there is no such file), Decathlon's Task05_Prostate, MM-WHS (MR).
 
-The authors took the axes as the files have them. Those of the first two are on record by the signs of the matrices that
-scripts/create_cropped_imgs.py writes; those of MM-WHS are not, and as ACDC's is this zoo's choice.
+The authors kept the axes of the files. The matrices that scripts/create_cropped_imgs.py writes tell the axes of the
+first two; for MM-WHS nothing does, and those of ACDC are this zoo's choice.
 """
 
 
@@ -96,10 +101,10 @@ class Case:
 
 
 def find_cases(root: str | Path, dataset: DataSet) -> list[Case]:
-    """Find the volumes in a folder that is laid out as the data set is; they are sorted by name.
+    """Find the volumes in a folder with the data set's layout; they are sorted by name.
 
     Raises:
-        OptionError: There is no such folder, or no volume in it.
+        OptionError: The folder does not exist, or holds no volume.
     """
     root = Path(root)
     if not root.is_dir():
@@ -138,7 +143,7 @@ def read_cases(table: str | Path, root: str | Path) -> list[Case]:
         root: Folder that the files are relative to.
 
     Raises:
-        OptionError: There is no such table, it lacks columns, or a name stands twice.
+        OptionError: The table does not exist, it lacks columns, or a name is repeated.
         InputContractError: Files do not exist; all are named.
     """
     rows = read_table(Path(table))
@@ -150,12 +155,12 @@ def read_cases(table: str | Path, root: str | Path) -> list[Case]:
     ]
     names = [case.name for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise OptionError(f"{table}: {len(twice)} name(s) stand in several rows (first: {', '.join(twice[:3])})")
+        raise OptionError(f"{table}: {len(twice)} name(s) are in several rows (first: {', '.join(twice[:3])})")
     files = [file for case in cases for file in (case.image, case.mask) if file is not None]
     if missing := [str(file) for file in files if not file.is_file()]:
         raise InputContractError(
-            f"{len(missing)} of {len(files)} files that {table} lists do not exist: {', '.join(missing[:10])}. They "
-            f"are taken to be relative to {root}"
+            f"{len(missing)} of {len(files)} files that {table} lists do not exist: {', '.join(missing[:10])}. Give "
+            f"paths relative to {root}"
         )
     return cases
 
@@ -164,12 +169,12 @@ def choose(cases: Sequence[Case], names: Sequence[str]) -> list[Case]:
     """Return the volumes with these names, in their order.
 
     Raises:
-        OptionError: Some are not there.
+        OptionError: Some are missing.
     """
     known = {case.name: case for case in cases}
     if absent := [name for name in names if name not in known]:
         raise OptionError(
-            f"{len(absent)} of {len(names)} volume(s) asked for are not there: {', '.join(absent[:10])}; there are "
-            f"{len(known)}, from {cases[0].name} to {cases[-1].name}. Name some of them (as 001-006,012), or all"
+            f"{len(absent)} of {len(names)} volume(s) asked for are missing: {', '.join(absent[:10])}; there are "
+            f"{len(known)}, from {cases[0].name} to {cases[-1].name}. Name some of these (as 001-006,012), or all"
         )
     return [known[name] for name in names]

@@ -1,4 +1,4 @@
-"""What the input of GLCL's networks is."""
+"""Input contract of GLCL's networks."""
 
 from zoo.entry import PERCENTILES, Preprocessing
 
@@ -12,8 +12,8 @@ PREPROCESSING = Preprocessing(
     thickness=(5.0, 10.0),
     modality="MR",
 )
-"""Slices of a cine MRI as for ACDC (krishnabits001/domain_specific_cl, experiment_init/init_acdc.py).
+"""Slices of a cine MRI, as in ACDC (krishnabits001/domain_specific_cl, experiment_init/init_acdc.py).
 
-The authors turned nothing. ACDC's files have the axes of DICOM, to the left and the back (the script that crops them
-writes a matrix with two negative entries), and its stacks are 5 to 10 mm apart.
+The authors turned no axes. ACDC's files have the axes of DICOM, to the left and the back (the script that crops them
+writes a matrix with two negative entries), and its slices are 5 to 10 mm apart.
 """

@@ -1,4 +1,4 @@
-"""Names of GLCL's layers, what TensorFlow makes of them, and what its moving averages need before they can be used.
+"""Names of GLCL's layers, their names in TensorFlow, and the correction of its moving averages.
 
 The layers are called as in krishnabits001/domain_specific_cl, models.py: `enc_c1_a` to `seg_fin_layer`.
 """
@@ -39,7 +39,7 @@ OPTIMISER = {
     r"(.*/)?(Adam|Adagrad|Momentum|RMSProp)(_\d+)?": "optimiser state",
     r"beta[12]_power(_\d+)?": "optimiser state",
 }
-"""What TensorFlow's optimisers keep of each variable, behind its name: pattern -> what it is."""
+"""State of TensorFlow's optimisers, by suffixes of a variable's name: pattern -> what it is."""
 
 log = logging.getLogger("zoo")
 
@@ -62,8 +62,8 @@ def from_tensorflow(state: State) -> State:
     """Return the layers of a TensorFlow bundle under PyTorch's names and in its layout, as views. Pure.
 
     Kernels (H, W, in, out) become (out, in, H, W), dense ones (in, out) become (out, in); the inputs of `reg_nn1` and
-    `seg_pred` stay in their order (row, column, channel), in which this network's modules take them. What is no part of
-    a layer, such as the state of the optimiser, is left out; what a layer has and is not known keeps its name.
+    `seg_pred` stay in their order (row, column, channel), in which this network's modules take them. Tensors of no
+    layer, such as the state of the optimiser, are left out; unknown tensors of a layer keep their names.
     """
     layers: State = {}
     for name, tensor in state.items():
@@ -82,21 +82,22 @@ def _in_pytorch_layout(leaf: str, tensor: Tensor) -> Tensor:
 
 
 def trained_steps(state: State) -> int | None:
-    """How many steps a bundle's network was trained, by the powers that Adam keeps of its two rates; None if unknown.
+    """Number of training steps of a bundle's network, by Adam's powers of its two rates; None if unknown.
 
     After t steps they are 0.9^(t+1) and 0.999^(t+1) (tensorflow, python/training/adam.py). The authors' fine-tuning
-    builds three optimisers and uses one: the one that is furthest counts.
+    builds three optimisers and uses one: the one with the most steps counts.
     """
     found = []
     for name in state:
         if power := re.fullmatch(r"beta2_power(_\d+)?", name):
-            first, second = (state.get(f"beta{i}_power{power[1] or ''}") for i in (1, 2))
-            found.append(_steps(*(0.0 if p is None or p.is_meta or p.ndim else float(p) for p in (first, second))))
+            powers = [state.get(f"beta{i}_power{power[1] or ''}") for i in (1, 2)]
+            first, second = (0.0 if p is None or p.is_meta or p.ndim else float(p) for p in powers)
+            found.append(_steps(first, second))
     return max(found, default=0) or None
 
 
 def _steps(first: float, second: float) -> int:
-    """Steps that belong to the two powers; 0 where they are those of no common number of steps."""
+    """Number of steps that gives both powers; 0 where there is none."""
     if not 0 < second <= _BETAS[1] * (1 + _NEGLIGIBLE):
         return 0
     steps = round(math.log(second) / math.log(_BETAS[1])) - 1
@@ -105,11 +106,11 @@ def _steps(first: float, second: float) -> int:
 
 
 def correct_averages(values: State, config: Config) -> dict[str, str]:
-    """Make the moving averages of norms what they estimate, in place; see `Entry.correct`.
+    """Correct the bias of the norms' moving averages, in place; see `Entry.correct`.
 
-    The authors' averages start at 0, also where a stage takes over the weights of the one before, and lack the
-    correction for it: after t steps they are 1 - 0.99^t of what they estimate, by which they are divided here; after
-    the 10 001 steps of a published run that is 1. Averages that are all 0 were never updated and become those of
+    The authors' averages start at 0, also in a stage that takes over the weights of the one before, and lack the
+    correction for it: after t steps they are a share 1 - 0.99^t of their value. Here they are divided by that share,
+    which is 1 after the 10 001 steps of a published run. Averages that are all 0 were never updated and become those of
     a new network, mean 0 and variance 1.
     """
     steps = config.get("steps")
@@ -127,7 +128,7 @@ def correct_averages(values: State, config: Config) -> dict[str, str]:
     if never := sum("never" in why for why in done.values()) // 2:
         log.warning(
             "the moving averages of %d norms were never updated in the file: they are taken as mean 0 and variance 1. "
-            "Outputs in eval mode mean nothing before the network is trained; features of a network that was need a "
+            "Outputs in eval mode mean nothing before the network is trained; for features of a trained network give a "
             "checkpoint that was saved after its training steps",
             never,
         )

@@ -1,4 +1,4 @@
-"""What GLCL is pre-trained on: batches of slices for both losses.
+"""Pre-training data of GLCL: batches of slices for both losses.
 
 Items are whole batches, because their rows have roles; the loop's batch size then counts batches.
 Draws follow from (seed, pass, index) alone, so neither processes nor workers change them.
@@ -25,7 +25,7 @@ Draw = Callable[..., Rows]
 class ContrastiveBatches(Dataset[dict[str, Tensor]]):
     """Pre-training: item `(pass, index)` is `image` (M, 1, S, S), a batch for one of the losses.
 
-    Copy 0 of a slice is the slice as it is; each other copy is a view with draws of its own.
+    Copy 0 is the unchanged slice; each other copy is a view with draws of its own.
 
     Args:
         cases: Volumes.
@@ -33,7 +33,7 @@ class ContrastiveBatches(Dataset[dict[str, Tensor]]):
         length: Batches in a pass.
         seed: Of the draws.
         n_parts: Parts that volumes are divided into.
-        crop: Whether views show a box of the slice, as for the global loss; regions of the local one must correspond.
+        crop: Whether views show a box of the slice, as for the global loss; the local loss needs corresponding regions.
         box: Side of that box in pixels, 0 for 100 of 192.
         call_of: None for independent changes of intensity; else from rows to the call (M,) of the authors' code that
             changes them, see `augment.change_views`.
@@ -58,7 +58,7 @@ class ContrastiveBatches(Dataset[dict[str, Tensor]]):
         self.crop, self.box, self.call_of = crop, box, call_of
         self.depths = {case.name: case.slices for case in self.cases}
         check_depths(self.depths, n_parts)
-        self[0, 0]  # says at once what does not fit
+        self[0, 0]  # raises at once where the arguments do not fit
 
     def __len__(self) -> int:
         return self.length

@@ -1,4 +1,4 @@
-"""Fine-tune GLCL's U-Net on a few labelled volumes, from pre-trained weights or, the baseline, from random ones.
+r"""Fine-tune GLCL's U-Net on a few labelled volumes, from pre-trained weights or, as the baseline, from random ones.
 
     python -m zoo.entries.glcl.finetune --data acdc --split tr2-c1 --checkpoint runs/local/glcl-unet.local.safetensors \
         --out runs/two
@@ -7,13 +7,13 @@
         --test d,e --checkpoint seg.ckpt --out runs/mine
 
 Any file of the family will do: the encoder of stage 1, encoder and decoder of stage 2, a whole U-Net, the authors'
-bundles. What a file lacks begins at random. The same --seed draws the same slices for all.
+bundles. Parts that a file lacks start at random. The same --seed draws the same slices for all.
 
 The data are as for pre-training, with masks. The defaults are the published run (krishnabits001/domain_specific_cl,
 train_model/ft_pretr_*.py, tr_baseline.py): 10 000 steps of 20 slices drawn from the volumes of --split, Adam at 1e-3,
-validation after every 50, of which the best by Dice is tested; and the mends of the authors' mistakes, which
-`--upstream` undoes: intensities are changed in training (`--no-intensity`), a class that a slice lacks counts
-(`--upstream-loss`), moving averages are taken over (`--reset-averages`).
+validation after every 50, the best by Dice is tested. Three mistakes of the authors are mended, which `--upstream`
+undoes: intensities change in training (`--no-intensity`), a class that a slice lacks counts (`--upstream-loss`), and
+moving averages are taken over (`--reset-averages`).
 
 Files in OUT beside the loop's: `glcl-unet.<name of OUT>.safetensors`, the best network with its pixels, for
 `zoo import` and `python -m zoo.entries.glcl.segment`; `results.json`, with Dice and Hausdorff distances of each
@@ -68,7 +68,7 @@ from zoo.training.session import running
 log = logging.getLogger("zoo")
 
 SETTLED = 10
-"""Steps in lengths of the norms' memory, 1 / momentum, before their averages can be trusted."""
+"""Least steps, in units of the norms' memory, 1 / momentum, before their averages can be trusted."""
 
 
 @dataclass(kw_only=True)
@@ -87,13 +87,13 @@ class Args(CohortArgs):
     model: str = arg("network, and with a tag the weights to start from", UNET)
     checkpoint: str = arg("file to start from instead of the model's own weights", "")
     from_scratch: bool = arg("start from random weights", False)
-    loss: str = arg("what is trained for", "dice", LOSSES)
+    loss: str = arg("loss of the training", "dice", LOSSES)
     pose: bool = arg("turn, scale and flip slices", True)
     deformed: float = arg("share of slices that are bent, and whose intensity changes", DEFORMED)
     intensity: bool = arg("change the intensity of bent slices", True)
-    reset_averages: bool = arg("begin with norms that have seen nothing", False)
+    reset_averages: bool = arg("reset the norms' averages at the beginning", False)
     upstream_loss: bool = arg("the authors' Dice loss, to which a class that a slice lacks adds a constant", False)
-    upstream: bool = arg("the published behaviour in three: --no-intensity, --upstream-loss, --reset-averages", False)
+    upstream: bool = arg("the published behaviour: --no-intensity, --upstream-loss, --reset-averages", False)
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -143,31 +143,32 @@ def main(argv: Sequence[str] | None = None) -> Results:
 
 
 def export_best(args: Args, header: Mapping[str, str]) -> Path:
-    """Write the best network, as tested, and nothing of the training; returns the file."""
+    """Write the best network, as tested, without its training state; returns the file."""
     out = Path(args.out)
     best = read_state(out / "best.pt", mmap=True)["model"]
     return export(best, out, header)
 
 
 def next_steps(args: Args, file: Path) -> str:
-    """What to do with the exported network."""
+    """The calls and commands that use the exported network."""
     command = command_for(file, n4=args.n4, channel=args.volumes.channel)
     return f"{how_to_take(UNET, file)}, or for whole volumes `{command}`"
 
 
 def resolve(args: Args) -> Args:
-    """Apply what one argument says about others; without any weights to start from the run is the baseline."""
+    """Fill in the arguments that depend on others; without weights to start from, the run is the baseline."""
     if not (args.checkpoint or args.from_scratch or split_name(args.model)[1]):
         log.warning("neither --checkpoint nor a tag of --model: the network starts from random weights")
         args = replace(args, from_scratch=True)
     if not args.val and args.monitor.lstrip("+").startswith("val_"):
-        log.warning("no --val: nothing is validated, and the best epoch is the one with the least training loss")
+        log.warning("without --val nothing is validated: the best epoch is that of the least training loss")
         args = replace(args, monitor="loss")
     if args.epochs * args.steps_per_epoch * args.norm_momentum < SETTLED:
         log.warning(
-            "%d steps are few for norms whose averages move by %g a step: they lag behind the weights, and networks "
-            "are judged too low. Give more steps, or a larger --norm-momentum",
-            *(args.epochs * args.steps_per_epoch, args.norm_momentum),
+            "%d steps are few for norms whose averages move by %g a step: they lag behind the weights, so results are "
+            "too low. Give more steps, or a larger --norm-momentum",
+            args.epochs * args.steps_per_epoch,
+            args.norm_momentum,
         )
     if args.upstream:
         args = replace(args, intensity=False, upstream_loss=True, reset_averages=True)
@@ -175,10 +176,10 @@ def resolve(args: Args) -> Args:
 
 
 def choose_parts(args: Args) -> dict[str, list[Case]]:
-    """Return the volumes of each part that is asked for.
+    """Return the volumes of each part of the run.
 
     Raises:
-        OptionError: Volumes are not there, are in two parts, or are fewer than `--labelled`.
+        OptionError: Volumes are missing, are in two parts, or are fewer than `--labelled`.
     """
     cases = all_cases(args)
     known = split(args.dataset, args.split) if PUBLISHED in (args.train, args.val, args.test) else Split((), (), ())
@@ -187,7 +188,9 @@ def choose_parts(args: Args) -> dict[str, list[Case]]:
         part: named_cases(f"--{part}", text, cases, published) for part, (text, published) in wanted.items() if text
     }
     if "train" not in parts or args.labelled > len(parts["train"]):
-        raise OptionError(f"--train {args.train!r} --labelled {args.labelled}: so many training volumes are needed")
+        raise OptionError(
+            f"--train {args.train!r} --labelled {args.labelled}: at least so many training volumes are needed"
+        )
     parts["train"] = parts["train"][: args.labelled or None]
     for part in ("val", "test"):
         if twice := [case.name for case in parts.get(part, ()) if case in parts["train"]]:
@@ -204,7 +207,7 @@ def tune(
     processes: Processes,
     header: Mapping[str, str],
 ) -> Results:
-    """Fit the method and test its best epoch; returns what `train_and_test` does."""
+    """Fit the method and test its best epoch; returns the results of `train_and_test`."""
     published, volumes = DATASETS[args.dataset], args.volumes
     data = {part: WholeVolumes(cases) for part, cases in parts.items() if part != "train"}
     train = LabelledSlices(
@@ -228,7 +231,7 @@ def tune(
 
 
 def draw_case(method: Segmenter, case: StoredCase, structures: Sequence[str], path: Path) -> None:
-    """Draw the slice that has the most of the structures: image, truth, prediction, as the network sees them."""
+    """Draw the slice with the largest structures, on the network's grid: image, truth and prediction."""
     number = int((case.label > 0).sum((1, 2)).argmax())
     image = torch.from_numpy(case.image[number][None, None].copy()).to(next(method.parameters()).device)
     method.eval()

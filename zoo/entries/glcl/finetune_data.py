@@ -1,4 +1,4 @@
-"""What GLCL's U-Net is fine-tuned on: changed slices with labels, and whole volumes to judge by.
+"""Fine-tuning data of GLCL's U-Net: randomly changed slices with labels, and whole volumes for evaluation.
 
 Draws follow from (seed, pass, index) alone, so neither processes nor workers change them.
 """
@@ -19,14 +19,14 @@ from zoo.errors import InputContractError, OptionError
 from zoo.training.data import Key
 
 DEFORMED = 0.525
-"""Share of slices that are bent. Of the authors' 20 the first n are not, n uniform from 1 to 18."""
+"""Share of slices that are bent. In the authors' batches of 20 the first n are not, with n uniform from 1 to 18."""
 
 
 class LabelledSlices(Dataset[dict[str, Tensor]]):
     """Fine-tuning: item `(pass, index)` is `image` (1, S, S) and `label` (C, S, S), a slice changed at random.
 
-    Slices are drawn with replacement among those of all volumes, as the authors do. Labels are one channel a class,
-    and soft where the slice was bent.
+    Slices are drawn with replacement among those of all volumes, as the authors do. Labels have one channel for each
+    class, and are soft where the slice was bent.
 
     Args:
         cases: Labelled volumes.
@@ -35,7 +35,7 @@ class LabelledSlices(Dataset[dict[str, Tensor]]):
         seed: Of the draws.
         pose: Turn, scale or flip slices.
         deformed: Share of the slices that are bent, and whose intensity changes.
-        deviation: Of the bending, in pixels.
+        deviation: Deviation of the bending, in pixels.
         intensity: Change the intensity of these slices. In the authors' code it never happens.
     """
 
@@ -103,14 +103,14 @@ class WholeVolumes(Dataset[dict[str, Any]]):
 
 
 def check_labelled(cases: Sequence[StoredCase]) -> None:
-    """Raise where there are no volumes, or volumes without a mask, which are named.
+    """Check that all volumes have masks, and some mask a structure.
 
     Raises:
         OptionError: There is no volume.
         InputContractError: Some have no mask, or all masks are background alone.
     """
     if not cases:
-        raise OptionError("no volume is named for a part that needs some")
+        raise OptionError("no volume is named for a part that needs at least one")
     if unlabelled := [case.name for case in cases if not case.is_labelled]:
         raise InputContractError(
             f"{len(unlabelled)} of {len(cases)} volumes have no mask: {', '.join(unlabelled[:10])}. Put the masks "
@@ -118,6 +118,6 @@ def check_labelled(cases: Sequence[StoredCase]) -> None:
         )
     if not any(case.truth.any() for case in cases):
         raise InputContractError(
-            f"the masks of {', '.join(case.name for case in cases[:10])} are background alone: nothing can be learnt "
-            "from them, or judged by them"
+            f"the masks of {', '.join(case.name for case in cases[:10])} are background alone, so they cannot train "
+            "or judge a network. Name volumes with structures"
         )

@@ -1,4 +1,4 @@
-"""GLCL's downstream task: segmentation of slices, judged by volumes at the resolution at which they were scanned."""
+"""GLCL's downstream task: segmentation of slices, evaluated on volumes at their scanned resolution."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zoo.training.metrics import Results, count_overlap, dice, or_none, surface_
 
 LOSSES = ("dice", "dice-foreground", "cross-entropy")
 SMOOTH = 1.0
-"""Pixels that are added to both parts of a Dice, so that a class that a slice lacks should not be found there."""
+"""Pixels added to numerator and denominator of Dice, so that finding a class that a slice lacks costs."""
 UPSTREAM_SMOOTH = 1e-10
 CLASS_WEIGHTS = {8: (0.09, *[0.13] * 7)}
-"""Of the weighted cross-entropy; for other numbers of classes the background has .1, the others share .9."""
+"""Weights of the cross-entropy; for other numbers of classes the background has .1, and the others share .9."""
 MEASURES = ("dice", "hausdorff95", "hausdorff")
 
 
@@ -31,8 +31,8 @@ class Segmenter(nn.Module):
         network: Slices (N, 1, S, S) to logits (N, C, S, S).
         num_classes: C, background included.
         loss: One of `LOSSES`.
-        upstream: Dice with 1e-10 in the denominator alone: a class that a slice lacks adds a constant then, and nothing
-            keeps it from being found there.
+        upstream: Add 1e-10 to the denominator of Dice alone: then a class that a slice lacks adds a constant, whether
+            it is found or not.
 
     Raises:
         OptionError: There is no such loss.
@@ -71,7 +71,7 @@ class Segmenter(nn.Module):
         return torch.stack([count_overlap(found, truth, self.num_classes).flatten() for found, truth in pairs])
 
     def measure_surfaces(self, batch: dict[str, Tensor]) -> Tensor:
-        """As `measure`, and after these numbers `surface_distances` (2 (C - 1)): (N, 5 C - 2)."""
+        """The numbers of `measure`, then `surface_distances` (2 (C - 1)): (N, 5 C - 2)."""
         rows = []
         for found, truth, spacing in zip(self.segment(batch), batch["truth"], batch["spacing"], strict=True):
             distances = surface_distances(found, truth, self.num_classes, spacing.tolist())
@@ -89,14 +89,14 @@ def volume_metrics(rows: Tensor, structures: Sequence[str], names: Sequence[str]
     """Metrics of a set of volumes.
 
     Args:
-        rows: `Segmenter.measure`'s or `measure_surfaces`'s, one a volume.
-        structures: Names of the classes but the background.
-        names: Of the volumes.
+        rows: From `Segmenter.measure` or `measure_surfaces`, one for each volume.
+        structures: Names of the classes without the background.
+        names: Names of the volumes.
 
     Returns:
         `dice`: the mean over volumes of the mean over the structures that truth or prediction has, as published.
         `<measure>_per_structure`: means over the volumes that have a value. `cases`: name -> structure -> measure; None
-        where there is no value. Of `measure`'s rows the measure is Dice alone.
+        where there is no value. For rows of `measure`, Dice is the only measure.
     """
     classes = len(structures) + 1
     values = {MEASURES[0]: dice(rows[:, : 3 * classes].view(len(rows), 3, classes), dim=1)[:, 1:]}

@@ -3,10 +3,10 @@
 Chaitanya et al., "Contrastive learning of global and local features for medical image segmentation with limited
 annotations", NeurIPS 2020 (arXiv 2006.10511); constants from krishnabits001/domain_specific_cl, `models.py`. Both are
 sums of the same term, `-log(e^s(a, c) / (e^s(a, c) + sum_n e^s(a, n)))`, anchor a, positive c, negatives n, with s the
-cosine similarity over the temperature; other positives are in no denominator.
+cosine similarity over the temperature; no denominator has other positives.
 
-The authors unroll the terms into a graph; here tables of indices, made once for each shape, say which products of one
-matrix product are compared.
+The authors unroll the terms into a graph; here tables of indices, made once for each shape, select the entries of one
+matrix product.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LOCAL_VARIANTS = ("R", "D")
 UPSTREAM_ROWS = 24
 """Rows that the authors' local "D" reads: two views of 3 volumes of 4 parts."""
 Project = Callable[[Tensor], Tensor]
-_SHORTEST = 1e-6  # length below which a vector counts as this long; TensorFlow's l2_normalize has its square
+_SHORTEST = 1e-6  # least length that a vector counts with; TensorFlow's l2_normalize has its square
 
 
 class GlobalContrastiveLoss(nn.Module):
-    """Tells slices from those of other parts of the body; a scalar in float32 from stacked projections.
+    """Loss that tells slices from those of other parts of the body; a scalar in float32 from stacked projections.
 
     Called with `z` (M, D), of any length and precision, whose rows are
 
@@ -47,11 +47,11 @@ class GlobalContrastiveLoss(nn.Module):
 
     Args:
         variant: "R", "D-" or "D".
-        n_parts: P, parts that a volume is divided in; without meaning for "R".
+        n_parts: P, parts that a volume is divided into; unused by "R".
         temperature: Divides the similarities.
-        upstream: Which rows are negatives, and how many rows there are, as the authors' literals have it: they are the
-            same for 4 parts (and b a multiple of 4), and let partners of other parts in for others. "D" then knows 3,
-            4 and 6 parts and takes 4 b rows for 4, else 5 b + 4, of which 4 b + 5 count for 3.
+        upstream: Take negatives and numbers of rows from the authors' literals: for 4 parts (and b a multiple of 4)
+            they are the same, for others they count some partners as negatives. "D" then knows 3, 4 and 6 parts and
+            takes 4 b rows for 4, else 5 b + 4, of which 4 b + 5 count for 3.
 
     Raises:
         OptionError: A setting is out of its range.
@@ -64,7 +64,9 @@ class GlobalContrastiveLoss(nn.Module):
         if not isinstance(n_parts, int) or n_parts < least:
             raise OptionError(f"n_parts={n_parts!r}: {least} or more parts are expected; with 1 there are no negatives")
         if upstream and variant == "D" and n_parts not in (3, 4, 6):
-            raise OptionError(f"n_parts={n_parts}: the authors' code has 3, 4 and 6 for 'D'; drop upstream for others")
+            raise OptionError(
+                f"n_parts={n_parts}: the authors' code has 3, 4 and 6 for 'D'; leave upstream out for others"
+            )
         self.variant, self.n_parts, self.temperature, self.upstream = variant, n_parts, temperature, upstream
         self._tables: dict[tuple[int, torch.device], Terms] = {}
 
@@ -82,7 +84,7 @@ class GlobalContrastiveLoss(nn.Module):
             raise OptionError(f"projections (M, D) are expected, not {tuple(z.shape)}")
         key = (len(z), z.device)
         if key not in self._tables:
-            with torch.inference_mode(False):  # what is made inside it cannot be used in training later
+            with torch.inference_mode(False):  # tensors made inside it cannot be used in training later
                 made = global_terms(self.variant, len(z), self.n_parts, upstream=self.upstream)
                 self._tables[key] = made.to(z.device)
         table = self._tables[key]
@@ -95,7 +97,7 @@ class GlobalContrastiveLoss(nn.Module):
 
 
 class LocalContrastiveLoss(nn.Module):
-    """Tells regions of a map from others of the same slices; a scalar in float32 from stacked feature maps.
+    """Loss that tells regions of a map from others of the same slices; a scalar in float32 from stacked feature maps.
 
     Called with `features` (M, C, H, W), of any precision (the authors' are channels last), whose rows are
 
@@ -108,11 +110,11 @@ class LocalContrastiveLoss(nn.Module):
 
     Args:
         variant: "R" or "D".
-        region_size: Side of a region: 3, whose pixels are put in a row (row, column, channel), or 1.
+        region_size: Side of a region: 3, whose pixels are flattened in the order (row, column, channel), or 1.
         n_regions: 9 or 13 for each map.
         temperature: Divides the similarities.
-        n_negatives: How many of the five listed regions are negatives; the published "D" scripts have 4.
-        upstream: "D": the first 24 rows are read, 3 volumes of 4 parts, whatever comes after them.
+        n_negatives: Number of negatives among the five listed regions; the published "D" scripts have 4.
+        upstream: "D": read only the first 24 rows, 3 volumes of 4 parts.
         n_parts: P, for "D".
 
     Raises:
@@ -142,7 +144,8 @@ class LocalContrastiveLoss(nn.Module):
 
         Args:
             features: Maps (M, C, H, W).
-            project: From regions of 3 x 3, flattened, (M, places, 9 C), to what is compared (the authors' `seg_pred`).
+            project: From flattened regions of 3 x 3, (M, places, 9 C), to the compared vectors (the authors'
+                `seg_pred`).
 
         Raises:
             OptionError: The number of rows is not one of the variant's, or regions of 1 x 1 are to be projected.
@@ -155,7 +158,7 @@ class LocalContrastiveLoss(nn.Module):
         if features.ndim != 4:
             raise OptionError(f"feature maps (M, C, H, W) are expected, not {tuple(features.shape)}")
         if project is not None and self.layout.region_size == 1:
-            raise OptionError("regions of 1 x 1 are compared as they are: project is for region_size=3")
+            raise OptionError("regions of 1 x 1 are compared without projection: project is for region_size=3")
         if self.upstream and self.variant == "D":
             if len(features) < UPSTREAM_ROWS:
                 raise OptionError(f"{len(features)} rows: upstream=True reads the first {UPSTREAM_ROWS} of variant 'D'")
@@ -175,7 +178,7 @@ class LocalContrastiveLoss(nn.Module):
             return _summary(terms, len(anchor) / len(features))
 
     def _table(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Pixels of the places; (R, 2 U), what is in no denominator; the anchor and the other map of each pair."""
+        """Pixels of the places; (R, 2 U), the regions in no denominator; the anchor and the other map of each pair."""
         key = (features.shape[:1] + features.shape[2:], features.device)
         if key not in self._tables:
             with torch.inference_mode(False):

@@ -1,11 +1,11 @@
-"""GLCL's two pre-training objectives: slices to a loss of the encoder, then to one of the decoder.
+"""GLCL's two pre-training objectives, from slices to a loss: one of the encoder, then one of the decoder.
 
 Chaitanya et al., "Contrastive learning of global and local features for medical image segmentation with limited
 annotations", NeurIPS 2020 (arXiv 2006.10511); krishnabits001/domain_specific_cl, `models.py` and `train_model/`. The
 losses are in `losses.py`.
 
-Rows of a batch have roles, which `batches.py` gives them. A batch is therefore never cut: over several processes each
-has batches of its own, whose losses are averaged (as gradients are, by DDP), and none is compared with another's.
+Rows of a batch have roles, which `batches.py` assigns. A batch is therefore never divided: each process has its own
+batches, whose losses are averaged (as gradients are, by DDP) and never compared with another's.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ ENCODER_PREFIX = "enc_"
 class GlobalMethod(nn.Module):
     """Stage 1: slices to the global loss.
 
-    `forward` takes a dict with `image` (M, 1, S, S), rows as `loss` reads them, or (K, M, 1, S, S), K batches of which
-    each has a loss of its own. It returns scalars: `loss`, the batches' mean, and `accuracy`, the share of terms in
-    which the positive outweighs all negatives together. It draws nothing: views come with their draws.
+    `forward` takes a dict with `image` (M, 1, S, S), rows as `loss` reads them, or (K, M, 1, S, S), K batches, each
+    with its own loss. It returns scalars: `loss`, the batches' mean, and `accuracy`, the share of terms in which the
+    positive outweighs all negatives together. It draws nothing: views are drawn before.
 
     Args:
-        encoder: With its projection head.
+        encoder: The encoder with its projection head.
         loss: The objective.
 
     Raises:
@@ -44,7 +44,7 @@ class GlobalMethod(nn.Module):
     def __init__(self, encoder: GLCLEncoder, loss: GlobalContrastiveLoss) -> None:
         super().__init__()
         if not encoder.has_projection:
-            raise OptionError("the global loss is of projections: an encoder with projection=True is expected")
+            raise OptionError("the global loss compares projections: an encoder with projection=True is expected")
         self.network, self.loss = encoder, loss
 
     def forward(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,14 +53,14 @@ class GlobalMethod(nn.Module):
 
 
 class LocalMethod(nn.Module):
-    """Stage 2: slices to the local loss of the decoder's maps. `forward` is as `GlobalMethod`'s.
+    """Stage 2: slices to the local loss of the decoder's maps. `forward` is like that of `GlobalMethod`.
 
     Args:
         decoder: The network of the local loss; its `seg_pred`, where it has one, projects regions of 3 x 3.
         loss: The objective.
-        freeze_encoder: Train what is not the encoder alone, as published.
-        encoder_statistics: What the encoder's norms do in training. "batch", as published: they normalise by the
-            batch, also when frozen, and their averages go on to move. "running": they use the averages of stage 1.
+        freeze_encoder: Train all but the encoder, as published.
+        encoder_statistics: Statistics of the encoder's norms in training. "batch", as published: those of the batch,
+            also when frozen, and the averages keep moving. "running": the averages of stage 1.
 
     Raises:
         OptionError: A setting is out of its range, or `seg_pred` is for regions of 1 x 1.
@@ -78,9 +78,7 @@ class LocalMethod(nn.Module):
         if encoder_statistics not in STATISTICS:
             raise OptionError(f"encoder_statistics={encoder_statistics!r}: expected one of {', '.join(STATISTICS)}")
         if hasattr(decoder, REGION) and loss.layout.region_size == 1:
-            raise OptionError(
-                f"regions of 1 x 1 are compared as they are, without {REGION}: build it with project=False"
-            )
+            raise OptionError(f"regions of 1 x 1 are compared without {REGION}: build the decoder with project=False")
         self.network, self.loss = decoder, loss
         self.encoder_statistics = encoder_statistics
         for name, layer in decoder.named_children():

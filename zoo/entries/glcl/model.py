@@ -19,7 +19,7 @@ STRIDE = 32
 HIDDEN, PROJECTED = 1024, 128
 """Widths of the global head; the second is also that of a projected region."""
 EPSILON, MOMENTUM = 1e-3, 0.01
-"""Of the norms: TensorFlow's averages decay by 0.99."""
+"""Epsilon and momentum of the norms: TensorFlow's averages decay by 0.99."""
 
 
 class GLCLEncoder(nn.Module):
@@ -97,8 +97,8 @@ class GLCLUNet(nn.Module):
         """Build it with random values.
 
         Args:
-            num_classes: Classes with the background. 0 for no head: the output is the map `(N, C, H / s, W / s)` of
-                block `blocks`, with C of 128, 128, 64, 32, 16 and s of 16, 8, 4, 2, 1.
+            num_classes: Classes with the background. 0 for no head: then the output is the map `(N, C, H / s, W / s)`
+                of block `blocks`, with C of 128, 128, 64, 32, 16 and s of 16, 8, 4, 2, 1.
             in_channels: Channels of a slice.
             blocks: Blocks of the decoder: all five, or fewer without a head.
 
@@ -110,7 +110,7 @@ class GLCLUNet(nn.Module):
         if blocks > len(BLOCKS) or (num_classes and blocks < len(BLOCKS)):
             raise OptionError(
                 f"blocks={blocks}, num_classes={num_classes}: a head takes the map of all {len(BLOCKS)} blocks. For "
-                "that of fewer give num_classes=0"
+                "the map of fewer give num_classes=0"
             )
         self.blocks, self.num_classes = blocks, num_classes
         _add_encoder(self, in_channels)
@@ -146,7 +146,7 @@ class GLCLDecoder(nn.Module):
         """Build it with random values.
 
         Args:
-            blocks: How many of the decoder's five blocks.
+            blocks: Number of the decoder's five blocks.
             in_channels: Channels of a slice.
             project: Whether it has `seg_pred`, the dense layer without bias on a flattened region of 3 x 3, whose
                 inputs are in the order (row, column, channel).
@@ -169,7 +169,7 @@ class GLCLDecoder(nn.Module):
         self.apply(reset)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the map that the local loss compares regions of: `(N, C, H / s, W / s)`.
+        """Return the map whose regions the local loss compares: `(N, C, H / s, W / s)`.
 
         Args:
             x: Slices `(N, 1, H, W)` as for the U-Net.
@@ -189,7 +189,7 @@ class GLCLDecoder(nn.Module):
 def reset(module: nn.Module) -> None:
     """Start a layer as the authors do: He's normal convolutions, Glorot's uniform dense layers, biases at 0.
 
-    Layers are independent, where the authors' of equal shape are equal: they fix the seed of each.
+    Layers start independently; the authors fix the seed of each, so theirs of equal shape start equal.
     """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -200,7 +200,7 @@ def reset(module: nn.Module) -> None:
 
 
 def _add_layer(network: nn.Module, name: str, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
-    """Add a convolution and its norm; one of 2 x 2 is padded where it is run."""
+    """Add a convolution and its norm; `_layer` pads one of 2 x 2."""
     network.add_module(name, nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=bias))
     network.add_module(f"{name}_bn", nn.BatchNorm2d(outputs, eps=EPSILON, momentum=MOMENTUM))
 

@@ -1,14 +1,14 @@
-"""Synthetic short-axis stacks of hearts, to run the three stages on without any download.
+"""Synthetic short-axis stacks of hearts, to run the three stages without any download.
 
     python -m zoo.entries.glcl.phantom --out hearts --subjects 60
 
 Each subject is a stack of MR-like slices from the base of a heart to below its apex: left ventricle with papillary
 muscles, myocardium and right ventricle amid lungs, liver, chest wall, fat and vessels as bright as the ventricles.
 Shape, wall, pose, contrast of every tissue, bias field, blur and noise differ between subjects, so that no intensity
-means a label. Two frames of one heart, relaxed and contracted, share all but the size of the ventricles. Sizes are in
-the order of adult hearts; all is chosen, not fitted: nothing found on these stacks is a finding about hearts.
+tells a label. Two frames of one heart, relaxed and contracted, share all but the size of the ventricles. Sizes have the
+order of magnitude of adult hearts; all is chosen, not fitted: no result on these stacks is a finding about hearts.
 
-Files in OUT, laid out as ACDC is: `patient<ID>/patient<ID>_frame01.nii.gz` (relaxed), `_frame04.nii.gz` (contracted),
+Files in OUT, in the layout of ACDC: `patient<ID>/patient<ID>_frame01.nii.gz` (relaxed), `_frame04.nii.gz` (contracted),
 int16 without units, and `..._gt.nii.gz` with 0 background, 1 right ventricle, 2 myocardium, 3 left ventricle;
 `cohort.json`.
 """
@@ -37,13 +37,13 @@ Labels = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 
 VERSION = 1
-"""Of the generator: any change of what it draws is a new one."""
+"""Version of the generator; any change of its drawings gets a new one."""
 
 RIGHT_VENTRICLE, MYOCARDIUM, LEFT_VENTRICLE = 1, 2, 3
 FIELD = 250.0
 """Side of a slice in mm."""
 SPACING, THICKNESS, SLICES = (1.45, 1.75), (7.0, 10.0), (8, 13)
-"""Between which a subject's pixels and slices (mm) and the number of slices are drawn."""
+"""Ranges of a subject's pixel size and slice distance (mm), and of its number of slices."""
 TISSUES = {
     "lung": (0.03, 0.15),
     "muscle": (0.2, 0.45),
@@ -53,7 +53,7 @@ TISSUES = {
     "blood": (0.6, 1.0),
     "wall": (0.2, 0.45),
 }
-"""Between which the intensity of each tissue is drawn; `wall` is the myocardium."""
+"""Range of the intensity of each tissue; `wall` is the myocardium."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ class Heart:
     wall: float
     """Thickness of the myocardium, relaxed."""
     right: float
-    """Reach of the right ventricle's free wall from the centre of the left one, in outer radii of the left."""
+    """Distance of the right ventricle's free wall from the centre of the left one, in outer radii of the left."""
     squeeze: float
-    """Radius of the contracted cavity in relaxed ones."""
+    """Radius of the contracted cavity, as a share of the relaxed one."""
     turn: float
     """Direction in which the right ventricle lies."""
     oval: float
     lobes: Array
     """Amplitudes and phases (3, 2) of the outline's harmonics."""
     centre: Array
-    """Of the left ventricle at the base, (2,)."""
+    """Centre of the left ventricle at the base, (2,)."""
     drift: Array
-    """Of the centre from base to apex, (2,)."""
+    """Shift of the centre from base to apex, (2,)."""
     apex: float
     """Share of the stack above the apex."""
 
@@ -147,7 +147,7 @@ def draw_tissues(rng: Rng, heart: Heart, x: Array, y: Array, z: Array) -> Array:
 
 
 def fill_heart(rng: Rng, chest: Array, labels: Labels, pixel: float) -> Array:
-    """The chest with a heart in it: bright blood, papillary muscles, dark walls, the right ventricle's a thin one."""
+    """The chest with a heart in it: bright blood, papillary muscles, dark walls, a thin one for the right ventricle."""
     blood, wall = rng.uniform(*TISSUES["blood"]), rng.uniform(*TISSUES["wall"])
     filled = chest.copy()
     near = ndimage.grey_dilation(labels == RIGHT_VENTRICLE, size=(3, 3, 1)) & (labels == 0)
@@ -156,7 +156,7 @@ def fill_heart(rng: Rng, chest: Array, labels: Labels, pixel: float) -> Array:
     filled[labels == LEFT_VENTRICLE] = blood
     for k in range(labels.shape[2]):
         inside = np.argwhere(labels[:, :, k] == LEFT_VENTRICLE)
-        if len(inside) * pixel**2 < 300:  # mm2, too small for them to show
+        if len(inside) * pixel**2 < 300:  # mm2: too small for muscles to show
             continue
         centre, reach = inside.mean(0), np.sqrt(len(inside) / np.pi)
         for angle in rng.normal([0.6, 3.8], 0.3):
@@ -174,7 +174,7 @@ def draw_field(rng: Rng, shape: tuple[int, ...], smooth: float) -> Array:
 
 
 def scan(rng: Rng, tissues: Array, bias: Array) -> npt.NDArray[np.int16]:
-    """What a scanner makes of tissues (X, Y, Z): texture, blur, bias field, Rician noise, a gain of its own."""
+    """Image of tissues (X, Y, Z) by a scanner: texture, blur, bias field, Rician noise, and gain."""
     texture = 1 + 0.06 * draw_field(rng, tissues.shape, 2.0)
     blurred = ndimage.gaussian_filter(tissues * texture, (rng.uniform(0.5, 0.9),) * 2 + (0.0,)) * np.exp(bias)
     noise = rng.uniform(0.02, 0.06) * rng.normal(size=(2, *tissues.shape))
@@ -203,11 +203,11 @@ def draw_subject(rng: Rng) -> tuple[dict[str, tuple[npt.NDArray[np.int16], Label
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the cohort, and what it was made with."""
+    """Write the cohort and its settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--subjects", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--subjects", type=int, default=60, help="number of subjects")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw")
     args = parser.parse_args(argv)
     if args.subjects < 1:
         raise OptionError(f"--subjects {args.subjects}: expected at least 1")

@@ -1,4 +1,4 @@
-"""Pre-train GLCL's encoder by its global loss, then its decoder by the local one. The defaults are the published run.
+r"""Pre-train GLCL's encoder by its global loss, then its decoder by the local one. The defaults are the published run.
 
     python -m zoo.entries.glcl.pretrain --stage encoder --data acdc --out runs/global
     python -m zoo.entries.glcl.pretrain --stage decoder --data acdc --out runs/local \
@@ -7,14 +7,14 @@
 
 The data are NIfTI volumes in the layout of ACDC (`--dataset acdc`), Decathlon's Task05 (`prostate`) or MM-WHS
 (`mmwhs`), or those of a table (`--table`, columns `name` and `image`); masks are not needed. Volumes are normalised,
-resampled in the plane and cropped once, into --cache. The published volumes had their bias field corrected before:
-give --n4 unless yours have.
+resampled in the plane and cropped once, in --cache. The bias field of the published volumes was corrected before: give
+--n4 unless yours is.
 
 Published (krishnabits001/domain_specific_cl, README and train_model/): 10 001 steps of one batch, Adam at 1e-3, on one
 GPU. Stage 1: G^D, 12 slices of 3 volumes in each of two sets and a view of each, 48 images. Stage 2: L^R, 10 slices in
-two views, 3 blocks of the decoder, 13 regions of 3 x 3, 5 negatives; the encoder is as stage 1 left it. A batch is
-never divided: over several processes each has its own (`--batch-size`). The exported weights are those of the last
-step. Where the authors' code has a defect the default is the right thing; `--upstream` brings theirs back:
+two views, 3 blocks of the decoder, 13 regions of 3 x 3, 5 negatives; the encoder stays as after stage 1. A batch is
+never divided: each process has its own (`--batch-size`). The exported weights are those of the last step. Where the
+authors' code has a defect, the default mends it; `--upstream` brings the published behaviour back:
 
 - Of the 48 rows of stage 1, 16 are images of zeros (`--legacy-blank-rows`), and a volume may be compared with itself
   (`--independent-sets`).
@@ -66,37 +66,37 @@ from zoo.training.session import running
 
 STAGES = ("encoder", "decoder")
 MODELS = {"encoder": ("glcl-encoder",), "decoder": ("glcl-encoder", "glcl-unet")}
-"""What the weights of a stage fill, the largest network last, whose names the exported file has."""
+"""Models that the weights of a stage fill; the exported file has the names of the last, the largest."""
 
 
 @dataclass(kw_only=True)
 class Args(CohortArgs):
     """Published run of `pretr_encoder_global_contrastive_loss.py`, or `pretr_decoder_local_contrastive_loss.py`."""
 
-    stage: str = arg("what is trained: the encoder by the global loss, or the decoder by the local one", choices=STAGES)
+    stage: str = arg("part to train: the encoder by the global loss, or the decoder by the local one", choices=STAGES)
     subjects: str = arg("volumes: published, all, or names as 001-006,012", PUBLISHED)
     split: str = arg("published split, as tr1-c2, whose validation volumes are left out of the published ones", "")
     epochs: int = default(73)
     steps_per_epoch: int = arg("steps in one epoch of the run", 137)
     batch_size: int = arg("batches per optimiser step, over all processes; each is compared by itself", 1)
-    variant: str = arg("of the loss: R, D- or D (encoder), R or D (decoder); empty for D and R", "")
-    slices: int = arg("slices that a batch is made from, of each set; 0 for 12 (encoder, decoder's D) or 10", 0)
+    variant: str = arg("variant of the loss: R, D- or D (encoder), R or D (decoder); empty for D and R", "")
+    slices: int = arg("slices of a batch, in each set; 0 for 12 (encoder, decoder's D) or 10", 0)
     n_parts: int = arg("parts that a volume is divided into", 4)
     temperature: float = arg("temperature of the contrastive softmax", 0.1)
     box: int = arg(f"side in pixels of the box that a view of stage 1 shows; 0 for {BOX} of {PUBLISHED_SIZE}", 0)
-    encoder: str = arg("file with the encoder that stage 2 begins with, of stage 1 or the authors' bundle", "")
+    encoder: str = arg("file with the encoder that stage 2 starts from, of stage 1 or the authors' bundle", "")
     blocks: int = arg("blocks of the decoder that stage 2 trains, 1 to 5", 3)
     regions: int = arg("regions of each map, 9 or 13", 13)
     region_size: int = arg("side of a region, 1 or 3", 3)
-    negatives: int = arg("regions that each is told from, in each of two maps; 0 for 5 (R) or 4 (D)", 0)
-    project: bool = arg("compare projections of regions of 3 x 3, not the regions themselves", True)
-    freeze: bool = arg("stage 2 leaves the encoder's weights as they are", True)
-    encoder_statistics: str = arg("what the encoder's norms use in stage 2", "batch", STATISTICS)
-    reset_averages: bool = arg("stage 2 starts with norms that have seen nothing", False)
+    negatives: int = arg("negative regions for each region, in each of two maps; 0 for 5 (R) or 4 (D)", 0)
+    project: bool = arg("compare projections of regions of 3 x 3, not the regions", True)
+    freeze: bool = arg("stage 2 does not train the encoder", True)
+    encoder_statistics: str = arg("statistics of the encoder's norms in stage 2", "batch", STATISTICS)
+    reset_averages: bool = arg("stage 2 resets the norms' averages at its beginning", False)
     legacy_intensity: bool = arg("one change of intensity for all slices of a call", False)
-    independent_sets: bool = arg("encoder's D: draw both sets of volumes without regard to each other", False)
+    independent_sets: bool = arg("encoder's D: draw both sets of volumes independently", False)
     legacy_blank_rows: bool = arg("encoder's D: leave the last block of rows blank", False)
-    upstream: bool = arg("the published behaviour: the last four, and the losses' literals", False)
+    upstream: bool = arg("the published behaviour: the four flags above, and the losses' literals", False)
     half: bool = arg("export the weights in half precision", False, free=True)
 
     def check(self) -> None:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
 
 
 def resolve(args: Args) -> Args:
-    """Fill in what depends on the stage, and what `--upstream` stands for."""
+    """Fill in the arguments that depend on the stage and on `--upstream`."""
     is_local = args.stage == "decoder"
     variant = args.variant or ("R" if is_local else "D")
     args = replace(
@@ -179,12 +179,12 @@ def build_batches(args: Args, cases: Sequence[StoredCase]) -> ContrastiveBatches
 
 
 def copies_of(rows: Rows) -> Rows:
-    """The authors change the slices of one copy (M,) in one call."""
+    """Calls (M,) of the authors' code: one for all slices of a copy."""
     return rows[:, 2].clip(0)
 
 
 def calls_of(rows: Rows, n_parts: int) -> Rows:
-    """Of the global loss's "D" they change the views of each set (M,) in one call; sets take turns of 2 P rows."""
+    """Calls (M,) of the authors' code for the global "D": one for the views of a set; sets take turns of 2 P rows."""
     return np.arange(len(rows)) // (2 * n_parts) % 2
 
 

@@ -1,4 +1,4 @@
-"""Local regions of a feature map: where they lie, and which are negatives of which.
+"""Local regions of a feature map: their places, and the negatives of each.
 
 Five rows and five columns of places, from the first to the last of a map; a code "rc" is the place in row r, column c.
 Tables and spacing are those of krishnabits001/domain_specific_cl, models.py (`net_local_loss`).
@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.errors import InputContractError, OptionError
 
 PLACES = ("00", "02", "04", "20", "22", "24", "40", "42", "44", "11", "13", "31", "33")
-"""The compared regions in their order; nine of them are the first nine."""
+"""The compared regions in order; layouts of nine have the first nine."""
 
 _NINE = (
     "02 20 22 04 40",
@@ -59,13 +59,13 @@ _THIRTEEN_OF_3 = (
     "22 24 42 44 31",
 )
 NEGATIVES = {(1, 9): _NINE, (3, 9): _NINE, (1, 13): _THIRTEEN_OF_1, (3, 13): _THIRTEEN_OF_3}
-"""By side and number of the regions: for each region the places it is told from, in the order they are taken."""
+"""By side and number of the regions: for each region the places of its negatives, in order."""
 LISTED = 5
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which places are compared, whatever the size of the map.
+    """Places that are compared, for maps of any size.
 
     Raises:
         OptionError: There is no such layout.
@@ -91,12 +91,12 @@ class Layout:
 
     @cached_property
     def codes(self) -> list[str]:
-        """All places in use: the compared regions first, then those that are negatives alone."""
+        """All places in use: the compared regions first, then those that are only negatives."""
         compared = PLACES[: self.n_regions]
         return list(compared) + sorted({code for line in self.lists for code in line} - set(compared))
 
     def is_negative(self) -> Tensor:
-        """Boolean (R, U): which of the U places in use each of the R compared regions is told from."""
+        """Boolean (R, U): whether each of the U places in use is a negative of each of the R compared regions."""
         return torch.tensor([[code in line for code in self.codes] for line in self.lists])
 
     def pixels(self, height: int, width: int) -> Tensor:

@@ -1,14 +1,13 @@
-"""Segment whole volumes with GLCL's U-Net: labels on each scan's own grid, as fine-tuning judges them.
+"""Segment whole volumes with GLCL's U-Net: labels on each scan's own grid.
 
     zoo segment glcl-unet a.nii.gz b.nii.gz --checkpoint runs/two/glcl-unet.two.safetensors -o labels
     python -m zoo.entries.glcl.segment --image scans --model glcl-unet.two --n4 --out labels
 
-An image is a NIfTI file, a folder with one DICOM series of MR, or a folder for all that are in it. Size and pixels of
-the slices are those of the weights (`zoo.load_transform`): with `--checkpoint` the ones in the file's header, which
-fine-tuning writes into all that it saves, else the model's, or those of the tag that is named. `--n4` and `--channel`
-must be as in training, which no file says.
+An image is a NIfTI file, a folder with one DICOM series of MR, or a folder of images. Size and pixels of the slices are
+those of the weights (`zoo.load_transform`): with `--checkpoint` those of the file's header, which fine-tuning writes,
+else those of the model or tag. `--n4` and `--channel` must be as in training; no file says them.
 
-Files in OUT: `<name>_labels.nii.gz`, uint8, with the scan's header: 0 and the ranks of the structures; of volumes that
+Files in OUT: `<name>_labels.nii.gz`, uint8, with the scan's header: 0 and the ranks of the structures; for volumes that
 share a name, as 001/img.nii.gz and 002/img.nii.gz, `<folder>_<name>_labels.nii.gz`. A volume that cannot be segmented
 is left out and named at the end, with exit code 1.
 """
@@ -60,7 +59,7 @@ def label_volume(
     n4: bool = False,
     channel: int | None = None,
 ) -> Labels:
-    """Labels of a scan, uint8 `(X, Y, Z)`, voxel by voxel of its file, and its matrix; what `Entry.segment` is.
+    """Labels of a scan, uint8 `(X, Y, Z)`, voxel by voxel of its file, and its matrix, for `Entry.segment`.
 
     Args:
         model: GLCL's U-Net, on any device. It is in eval mode meanwhile.
@@ -69,10 +68,10 @@ def label_volume(
         batch_size: Slices at once; None for 20.
         overlap: None, for slices do not overlap.
         n4: Whether to correct the bias field first, as `zoo.entries.glcl.volumes.correct_bias` does.
-        channel: Which to take of a file with a fourth axis.
+        channel: Channel to take of a file with a fourth axis.
 
     Raises:
-        InputContractError: The scan cannot be read, or cannot be what the network was trained on.
+        InputContractError: The scan cannot be read, or does not meet the input contract.
         OptionError: An overlap is asked for.
     """
     if overlap is not None:
@@ -95,7 +94,7 @@ def read_scan(
     The affine of the two differs where a NIfTI lacks a position, see `volumes.read_image`.
     """
     if path.is_dir() or is_dicom(path):
-        volume = read_volume(path, least=(1, 1, 1))  # how many slices are enough is for the transform to say
+        volume = read_volume(path, least=(1, 1, 1))  # the transform checks the number of slices
         affine = volume.grid.affine
     else:
         volume = read_image(path, orientation, channel)
@@ -125,12 +124,12 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", nargs="+", required=True, help="NIfTI files, or folders for all that are in them")
+    parser.add_argument("--image", nargs="+", required=True, help="NIfTI files, or folders of images")
     parser.add_argument("--out", required=True, help="folder for the labels")
     parser.add_argument("--model", default=UNET, help=f"{UNET}, with or without a tag")
     parser.add_argument("--checkpoint", help="file to take instead of the model's own weights")
     parser.add_argument("--n4", action="store_true", help="correct the bias field of each volume first, 10 s and more")
-    parser.add_argument("--channel", type=int, help="which to take of files with a fourth axis, from 0 on")
+    parser.add_argument("--channel", type=int, help="channel of files with a fourth axis, from 0 on")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
     args = parser.parse_args(argv)
     if get_entry(args.model).name != UNET:
@@ -140,8 +139,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def command_for(file: Path, *, n4: bool, channel: int | None) -> str:
     """The command that segments volumes with a file of weights."""
-    more = [*(["--n4"] if n4 else []), *([] if channel is None else [f"--channel {channel}"])]
-    return " ".join(["python -m zoo.entries.glcl.segment --image SCAN --out labels --checkpoint", str(file), *more])
+    command = f"python -m zoo.entries.glcl.segment --image SCAN --out labels --checkpoint {file}"
+    if n4:
+        command += " --n4"
+    if channel is not None:
+        command += f" --channel {channel}"
+    return command
 
 
 if __name__ == "__main__":

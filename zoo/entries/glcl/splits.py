@@ -1,11 +1,11 @@
-"""Whose volumes are trained on, validated on and tested on: the authors' lists, and lists of your own.
+"""Lists of the volumes to train on, validate on and test on: the authors', and your own.
 
 From krishnabits001/domain_specific_cl, experiment_init/data_cfg_{acdc,prostate_md,mmwhs}.py, with two mistakes mended.
-ACDC's benchmark `trall` has 011, by which it is validated, in the place of 031, which is nowhere: here it is the other
-way round. In the prostate's a comma is missing, so that 000 and 001 become "000001": here they are two.
+ACDC's benchmark `trall` trains on 011, which also validates it, and nowhere has 031: here it trains on 031 instead. In
+the prostate's a comma is missing, so that 000 and 001 become "000001": here they are two.
 
-What is left as it was: volumes that validate are among those to pre-train on (072 of ACDC, all of the others), which
-shows their images, not their labels, in advance. `pretraining` leaves out those of a split that it is told.
+Left as published: validation volumes are among those to pre-train on (072 of ACDC, all of the others), which shows
+their images, not their labels, in advance. `pretraining` can leave out those of a split.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Split:
 
 
 def parse_ids(text: str) -> tuple[str, ...]:
-    """Return the names in a list like `002,042` or `001-006,012`; ranges are of numbers, with the zeros of the first.
+    """Return the names in a list like `002,042` or `001-006,012`; ranges are numbers, with the zeros of the first.
 
     Raises:
-        OptionError: A range ends before it begins, a part is empty, or a name stands twice.
+        OptionError: A range ends before it begins, a part is empty, or a name is repeated.
     """
     names: list[str] = []
     for part in text.split(","):

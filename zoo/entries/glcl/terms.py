@@ -1,4 +1,4 @@
-"""Which rows of a batch GLCL's losses compare, as tables of indices: made once for each number of rows.
+"""Tables of the rows that GLCL's losses compare, made once for each number of rows.
 
 Rules and literals are those of krishnabits001/domain_specific_cl, `models.py`.
 """
@@ -21,13 +21,13 @@ class Terms:
     rows: Tensor
     """(Q,), the row of each query."""
     is_left_out: Tensor
-    """(Q, M), which rows are none of its negatives."""
+    """(Q, M), whether a row is not a negative of the query."""
     query: Tensor
     """(T,), the anchor of each term."""
     positive: Tensor
-    """(T,), the row it is compared with."""
+    """(T,), the row of its positive."""
     scale: float
-    """What the mean term is multiplied by."""
+    """Factor on the mean term."""
 
     def to(self, device: torch.device) -> Terms:
         """The same tables on a device."""
@@ -42,10 +42,10 @@ def global_terms(variant: str, count: int, parts: int, *, upstream: bool) -> Ter
         variant: "R", "D-" or "D".
         count: M, rows of the batch.
         parts: P, parts of a volume.
-        upstream: Take the authors' literals; where they do not read the last rows, `is_left_out` has less than M.
+        upstream: Take the authors' literals; if they do not read the last rows, `is_left_out` has fewer than M.
 
     Raises:
-        OptionError: There cannot be so many rows.
+        OptionError: The variant cannot have so many rows.
     """
     if variant == "R":
         _check_count(variant, count, 2, 4, "two views of each of at least 2 slices")
@@ -66,7 +66,7 @@ def local_pairs(variant: str, count: int, parts: int) -> tuple[Tensor, Tensor]:
     """Rows (T,) of the maps that hold the anchors, and of those that hold their positives, for `count` rows.
 
     Raises:
-        OptionError: There cannot be so many rows.
+        OptionError: The variant cannot have so many rows.
     """
     if variant == "R":
         _check_count(variant, count, 2, 2, "two views of each slice")
@@ -74,7 +74,7 @@ def local_pairs(variant: str, count: int, parts: int) -> tuple[Tensor, Tensor]:
     _check_count(variant, count, 2 * parts, 4 * parts, f"two views of at least 2 volumes of n_parts={parts} slices")
     slices, volumes = count // 2, count // 2 // parts
     first = torch.arange(slices)
-    others = [first + slices, *((first + parts * step) % slices for step in range(1, volumes))]
+    others = [first + slices] + [(first + parts * step) % slices for step in range(1, volumes)]
     return first.repeat(volumes), torch.cat(others)
 
 
@@ -102,7 +102,7 @@ def _four_rows(count: int, parts: int, reach: int, divisor: int) -> Terms:
 
 
 def _four_rows_upstream(count: int, parts: int) -> Terms:
-    """The authors' numbers of rows and of rows left out, which they have for 3, 4 and 6 parts."""
+    """Variant D with the authors' numbers of rows and of rows left out, for 3, 4 and 6 parts."""
     slope, rest = (4, 0) if parts == 4 else (5, 4)
     size = (count - rest) // slope
     if size < 1 or count != slope * size + rest:

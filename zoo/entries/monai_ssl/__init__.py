@@ -1,4 +1,4 @@
-"""MONAI SSL: a 3D ViT that learnt from CT by restoring corrupted crops, and networks that segment with it.
+"""MONAI SSL: a 3D ViT pre-trained on CT by restoring corrupted crops, and networks that segment with it.
 
 The tutorial vit_unetr_ssl of Project-MONAI/tutorials, on MONAI's networks; its Swin UNETR beside them.
 """
@@ -45,7 +45,7 @@ _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _VIT_STAGES = (("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm."))
 _WIDTHS = {"img_size": None, "hidden_size": 768, "mlp_dim": 3072, "num_heads": None}
 _SETTLED = ("img_size", "num_heads")
-"""No shape tells the heads; the table of positions has one, but not what windows the network was trained on."""
+"""No shape tells the number of heads; that of the table of positions does not tell the windows of the training."""
 
 
 def build_encoder(config: Config) -> nn.Module:
@@ -96,7 +96,7 @@ def build_swin(config: Config) -> nn.Module:
 
 
 def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
-    """Features of a whole CT, `(1, 768)`, as `segment features` takes them: without air around it, window by window."""
+    """Features of a whole CT, `(1, 768)`, as `segment features` takes them: window by window, without air around."""
     from zoo.entries.monai_ssl.segment import features_of
 
     return features_of(model, transform, path, batch_size)[1][None]
@@ -112,10 +112,10 @@ def segment_volume(
 
 
 def _vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
-    """Arguments of a ViT, `img_size` that of its table of positions; and the windows that the network is for.
+    """Arguments of a ViT, with `img_size` that of its table of positions; and the windows that the network is for.
 
     Raises:
-        CheckpointMismatchError: The file contradicts an option, or its table is for no cube and nothing says what for.
+        CheckpointMismatchError: The file contradicts an option, or its table is not for a cube and no size is given.
     """
     _check_options(config)
     table = _table_size(config["img_size"], config.get("positions"))
@@ -124,23 +124,26 @@ def _vit_options(config: Config) -> tuple[dict[str, Any], ImgSize]:
 
 
 def _table_size(asked: ImgSize | None, positions: int | None) -> ImgSize:
-    """Voxels that a file's table is for: those that were asked for if they are as many positions, else a cube."""
+    """Voxels that a file's table is for: those asked for if they make as many positions, else a cube."""
     cube = PUBLISHED_SIZE if positions is None else PATCH * (cube_side(positions) or 0)
     if asked is not None:
         grid = tokens_of(asked)
         if positions in (None, prod(grid)):
             if positions and cube and len(set(grid)) > 1:
                 log.warning(
-                    "img_size=%s: the %d positions of the file are taken to be %d x %d x %d, though a cube of %d "
-                    "voxels has as many. If they are a cube's, leave img_size out: inputs of any size are interpolated",
-                    *(asked, positions, *grid, cube),
+                    "img_size=%s: the %d positions of the file are taken to be %s, though a cube of %d voxels has as "
+                    "many. If the file is for that cube, leave img_size out: inputs of any size are interpolated",
+                    asked,
+                    positions,
+                    " x ".join(map(str, grid)),
+                    cube,
                 )
             return asked
     if not cube:
         raise CheckpointMismatchError(
-            f"img_size={asked}: the file has {positions} positions, which make no cube, so that it does not say what "
-            f"size they are for. Give that size in voxels, img_size=(D, H, W), so that D/{PATCH} x H/{PATCH} x "
-            f"W/{PATCH} is {positions}; the network takes inputs of other sizes all the same"
+            f"img_size={asked}: the file has {positions} positions, which make no cube, so their size is unknown. "
+            f"Give it in voxels, img_size=(D, H, W), so that D/{PATCH} x H/{PATCH} x W/{PATCH} is {positions}; the "
+            "network takes inputs of other sizes, too"
         )
     return cube
 
@@ -151,8 +154,8 @@ def _check_options(config: Config) -> None:
     if wrong := [name for name, value in there.items() if config[name] != value]:
         asked = ", ".join(f"{name}={config[name]!r} (the file: {there[name]})" for name in wrong)
         raise CheckpointMismatchError(
-            f"the file contradicts {asked}. What a file holds settles its widths: leave {' and '.join(wrong)} out, or "
-            "take a file that was made so"
+            f"the file contradicts {asked}. A file settles its own widths: leave {' and '.join(wrong)} out, or take a "
+            "file with these widths"
         )
 
 

@@ -17,7 +17,7 @@ from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import OptionError
 
 HOLES, DROPPED, KEPT = 6, (5, 32), (20, 64)
-"""Boxes in crops of `PUBLISHED_SIZE`; shortest and longest side of those filled with noise, and of those spared it."""
+"""Boxes in crops of `PUBLISHED_SIZE`: their number, and the shortest and longest side of noisy and of kept ones."""
 SHUFFLES, SHUFFLED, SHUFFLE_PROBABILITY = 10, 8, 0.8
 """Boxes whose voxels are permuted, their side, and how often."""
 
@@ -31,8 +31,8 @@ class Corrupt:
 
     Args:
         size: Voxels along a side of the crops.
-        scale_boxes: Sides of the boxes in proportion to `size` / 96, rounded, at least 1. Without it they are the
-            published ones for crops of any size, and in crops smaller than a box the box is the crop.
+        scale_boxes: Scale the sides of the boxes by `size` / 96, rounded, at least 1. Without it they are the published
+            ones for crops of any size; a box larger than the crop is the whole crop.
 
     Raises:
         OptionError: `size` is below 1.
@@ -58,9 +58,9 @@ class Corrupt:
 
         Args:
             crop: (1, D, H, W) float32.
-            state: Where all draws are taken from, which moves it on.
+            state: Source of all draws; it moves on.
         """
-        changed: Any = crop.clone()  # MONAI's transforms write into what they are given
+        changed: Any = crop.clone()  # MONAI's transforms write into their input
         for transform in (self.inner if state.random_sample() < 0.5 else self.outer, self.shuffle):
             transform.set_random_state(state=state)
             changed = transform(changed)

@@ -1,7 +1,7 @@
-"""CT volumes on the grid of a network, kept on disk as arrays that are mapped: a crop costs what it reads.
+"""CT volumes on the grid of a network, kept on disk as mapped arrays, of which a crop reads only its own part.
 
-`VolumeCache` is for pre-training, whose data set at the authors' prepares each volume anew in each epoch, `CaseStore`
-for labelled volumes. Order and constants from Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl`,
+`VolumeCache` is for pre-training (the authors prepare each volume anew in each epoch), `CaseStore` for labelled
+volumes. Order and constants from Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl`,
 `ssl_train.ipynb` and `ssl_finetune.ipynb`.
 """
 
@@ -29,18 +29,18 @@ from zoo.transforms import VolumeTransform, build_volume_transform, place_labels
 Array = npt.NDArray[Any]
 
 FORMAT = 1
-"""Of what is kept on disk: what was kept under another number is not read."""
+"""Version of the files on disk; files of another version are not read."""
 DTYPES = {"float32": np.float32, "float16": np.float16}
 
 
 def prepare_volume(file: Path, transform: VolumeTransform, size: int) -> npt.NDArray[np.float32]:
     """Return a CT as pre-training crops it: (D, H, W), float32 from 0 to 1.
 
-    Axes as the file has them, resampled and windowed by the input contract, cut to the bounding box of what is above
+    Axes as the file has them, resampled and windowed by the input contract, cut to the bounding box of the values above
     the window's lower end, and padded with 0 on both sides of an axis to at least `size` voxels.
 
     Raises:
-        InputContractError: It cannot be read, is no CT in HU, or nothing lies above the window.
+        InputContractError: The file cannot be read, is not a CT in HU, or has no value above the window's lower end.
     """
     image = place_volume(file, transform).image
     lack = [max(0, size - side) for side in image.shape]
@@ -48,13 +48,13 @@ def prepare_volume(file: Path, transform: VolumeTransform, size: int) -> npt.NDA
 
 
 class VolumeCache:
-    """Prepared volumes on disk, one `.npy` each, as `zoo.training.prepared` keeps them.
+    """Prepared volumes on disk, one `.npy` each, made by `zoo.training.prepared`.
 
     Args:
-        folder: Is made at the first volume; several runs may share it.
+        folder: Made at the first volume; several runs may share it.
         contract: Grid, window and units of the volumes.
         size: Least voxels along each axis.
-        dtype: Of the numbers kept, float32 or float16; half of the space for errors of up to 0.0003.
+        dtype: Type of the numbers, float32 or float16, which takes half the space, for errors of up to 0.0003.
 
     Raises:
         OptionError: `dtype` is neither.
@@ -69,14 +69,14 @@ class VolumeCache:
         self.known: dict[Path, Path] = {}
 
     def path(self, file: Path) -> Path:
-        """Where the prepared volume of a file is, or will be; the file is looked at once, the first time."""
+        """Path of a file's prepared volume, whether it exists or not; the file is examined at the first call alone."""
         if file not in self.known:
             stem = re.sub(r"(\.nii)?(\.gz)?$", "", file.name)
             self.known[file] = self.folder / f"{stem}-{digest_of([file], *self.settings)}.npy"
         return self.known[file]
 
     def add(self, file: Path) -> Path:
-        """Prepare the volume of a file if it is not there, and return where it is.
+        """Prepare the volume of a file if it is not there, and return its path.
 
         Raises:
             InputContractError: As `prepare_volume`; the message names the file.
@@ -92,20 +92,20 @@ class VolumeCache:
         return path
 
     def open(self, file: Path) -> Array:
-        """Map the prepared volume of a file, so that only the voxels that are asked for are read; see `add`."""
+        """Map the prepared volume of a file, so that only the voxels that are used are read; see `add`."""
         return map_array(self.add(file))
 
     def fill(self, files: Sequence[Path], workers: int = 0) -> None:
         """Prepare all volumes that are not there, each process its share, in `workers` loader processes.
 
         Raises:
-            InputContractError: Volumes cannot be prepared; all are named, and those that can are kept.
+            InputContractError: Volumes cannot be prepared; all of these are named, and the others are kept.
         """
         prepare_all(self.folder, list(dict.fromkeys(files)), self.add, workers=workers)
 
 
 class CaseStore:
-    """Cases on the grid of a network, kept as arrays as `zoo.training.prepared` keeps them.
+    """Cases on the grid of a network, kept on disk by `zoo.training.prepared`.
 
     Args:
         folder: Where the arrays are kept; several runs may share it.
@@ -173,12 +173,12 @@ class StoredCase:
 
     @cached_property
     def foreground(self) -> Array:
-        """Where there are labels: indices `(n,)` into the flattened volume."""
+        """Voxels with labels: indices `(n,)` into the flattened volume."""
         return self._map("foreground")
 
     @cached_property
     def background(self) -> Array:
-        """Where there are none, but something above the window."""
+        """Voxels without labels and above the window's lower end, likewise."""
         return self._map("background")
 
     def _map(self, part: str) -> Array:
@@ -186,9 +186,9 @@ class StoredCase:
 
 
 def check_labels(labels: Sequence[float], num_classes: int, case: Case) -> None:
-    """Raise `InputContractError` where there are labels of no class."""
+    """Raise `InputContractError` where labels belong to no class."""
     if wrong := [f"{label:g}" for label in labels if label >= num_classes]:
         raise InputContractError(
             f"{case.label} has labels {', '.join(wrong)}: 0 to {num_classes - 1} are expected for {num_classes} "
-            "classes, the background among them"
+            "classes with the background. Correct the labels, or give another number of classes"
         )

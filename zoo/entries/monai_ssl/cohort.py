@@ -1,7 +1,7 @@
-"""Whose volumes: lists of them as the Medical Segmentation Decathlon has them, their parts, and what labels mean.
+"""Lists of volumes, as the Medical Segmentation Decathlon has them: their parts, their files and their labels.
 
-Lists are JSON with sections `training`, `validation` and, where there are labels, `test`, of objects with an `image`
-and further files where a task has them (`label`), relative to a folder; `labels` may name the classes.
+Lists are JSON with sections `training`, `validation` and, where there are labels, `test`. Each entry has an `image` and
+the further files of its task (`label`), relative to a folder; `labels` may name the classes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ ORGANS = (
 SECTIONS = {"train": "training", "val": "validation", "test": "test"}
 
 Files = dict[str, Path]
-"""Name of a file in the list ("image", "label") -> where it is."""
+"""Name of a file in the list ("image", "label") -> its path."""
 PATIENT = r"^volume-covid19-A-\d+"
-"""Whose a volume of TCIA's "CT Images in COVID-19" is: several days and series of one patient share this beginning."""
+"""Patient in the file names of TCIA's "CT Images in COVID-19": all days and series of one patient begin alike."""
 
 
 def read_datalists(
@@ -36,13 +36,13 @@ def read_datalists(
     """Read sections of a list of volumes; one that the list lacks is empty.
 
     Args:
-        path: JSON, an object of sections. An entry that is a text in place of an object is an image.
+        path: JSON, an object of sections. An entry may be a text instead of an object: the path of an image.
         sections: Their names.
         root: Folder that the files are relative to.
         keys: Files that each entry must have; others are left out.
 
     Raises:
-        OptionError: There is no such list, it is none, or entries lack files or name one twice in a section.
+        OptionError: The list does not exist or is not one, or entries lack files or name one twice in a section.
         InputContractError: Files do not exist; the message names all of them.
     """
     content = _read_json(Path(path))
@@ -60,13 +60,13 @@ def read_datalist(path: str | Path, section: str, root: str | Path, keys: Sequen
     """Read one section of a list of volumes, as `read_datalists` does.
 
     Raises:
-        OptionError: As there, or the list has no such section, or nothing in it.
+        OptionError: As there, or the section is missing or empty.
         InputContractError: Files do not exist; the message names all of them.
     """
     entries = read_datalists(path, (section,), root, keys)[section]
     if not entries:
         there = [name for name, part in _read_json(Path(path)).items() if isinstance(part, list)]
-        raise OptionError(f"{path} lists nothing under {section!r}; sections of it are: {', '.join(there) or 'none'}")
+        raise OptionError(f"{path} lists nothing under {section!r}; its sections are: {', '.join(there) or 'none'}")
     return entries
 
 
@@ -84,7 +84,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _entries(found: Any, section: str, path: Path, root: Path, keys: Sequence[str]) -> list[Files]:
     if not isinstance(found, list):
-        raise OptionError(f"{path}, section {section!r}: a list is expected, not {type(found).__name__}")
+        raise OptionError(f"{path}, section {section!r}: a list of entries is expected, not {type(found).__name__}")
     entries: list[Any] = [{"image": entry} if isinstance(entry, str) else entry for entry in found]
     problems = [
         f"entry {i} has no {key!r}"
@@ -94,7 +94,7 @@ def _entries(found: Any, section: str, path: Path, root: Path, keys: Sequence[st
     ]
     if not problems:
         times = Counter(entry[key] for entry in entries for key in keys)
-        problems = [f"{file} stands {count} times" for file, count in times.items() if count > 1]
+        problems = [f"{file} is listed {count} times" for file, count in times.items() if count > 1]
     if problems:
         rest = f"; ... ({len(problems)} in all)" if len(problems) > 10 else ""
         raise OptionError(f"{path}, section {section!r}: {'; '.join(problems[:10])}{rest}")
@@ -109,16 +109,16 @@ def of_training_patients(training: Sequence[Files], validation: Sequence[Files],
     Args:
         training: Entries of the list.
         validation: Others.
-        patient: Regular expression whose match in an image's name says whose it is; a name without a match is a patient
-            of its own.
+        patient: Regular expression; its match in an image's name is the patient. A name without a match is a patient by
+            itself.
 
     Raises:
-        OptionError: `patient` is no regular expression.
+        OptionError: `patient` is not a regular expression.
     """
     try:
         pattern = re.compile(patient)
     except re.error as error:
-        raise OptionError(f"{patient!r} is no regular expression for names of files: {error}") from error
+        raise OptionError(f"{patient!r} is not a regular expression for names of files: {error}") from error
 
     def owner(entry: Files) -> str:
         match = pattern.search(entry["image"].name)
@@ -131,7 +131,7 @@ def of_training_patients(training: Sequence[Files], validation: Sequence[Files],
 def read_cases(path: str | Path, root: str | Path, labelled: int = 0) -> dict[str, list[Case]]:
     """Read the cases of each part: `train`, and `val` and `test` where the list has them.
 
-    A section `test` whose entries lack labels, as BTCV's, is left out.
+    A section `test` whose entries lack labels, as in BTCV, is left out.
 
     Args:
         path: JSON list.
@@ -139,22 +139,24 @@ def read_cases(path: str | Path, root: str | Path, labelled: int = 0) -> dict[st
         labelled: Training volumes to take, the first of the list; 0 for all.
 
     Raises:
-        OptionError: There is no such list, it is none, entries lack image or label, or there are fewer than `labelled`.
-        InputContractError: Files do not exist; all are named. Or a volume is in two parts.
+        OptionError: The list does not exist or is not one, entries lack image or label, or there are fewer than
+            `labelled`.
+        InputContractError: Files do not exist, all of which are named; or a volume is in two parts.
     """
     keys = ("image", "label")
     sections = [name for name in SECTIONS.values() if name != "test" or _has_labels(Path(path))]
     found = read_datalists(path, sections, root, keys)
-    read_datalist(path, SECTIONS["train"], root, keys)  # which must not be empty
+    read_datalist(path, SECTIONS["train"], root, keys)  # raises where it is empty
     parts = {
         part: [Case(entry["image"], entry["label"]) for entry in found[section]]
         for part, section in SECTIONS.items()
         if found.get(section)
     }
-    if twice := sorted(
-        str(case.image) for case in parts["train"] if any(case in parts[p] for p in parts if p != "train")
-    ):
-        raise InputContractError(f"{path}: {len(twice)} training volumes are judged, too: {first_names(twice, 10)}")
+    judged = [case for part in parts if part != "train" for case in parts[part]]
+    if twice := sorted(str(case.image) for case in parts["train"] if case in judged):
+        raise InputContractError(
+            f"{path}: {len(twice)} training volumes are also judged: {first_names(twice, 10)}. Leave each in one part"
+        )
     if labelled > len(parts["train"]):
         raise OptionError(f"--labelled {labelled}: {path} lists {len(parts['train'])} training volumes")
     parts["train"] = parts["train"][: labelled or None]
@@ -162,7 +164,7 @@ def read_cases(path: str | Path, root: str | Path, labelled: int = 0) -> dict[st
 
 
 def class_names(path: str | Path, num_classes: int) -> tuple[str, ...]:
-    """Return the names of the classes, background first: those in the list, else BTCV's if there are 14, else numbers.
+    """Return the names of the classes, background first: those in the list, else BTCV's for 14 classes, else numbers.
 
     Raises:
         OptionError: The list names more or fewer.
@@ -179,7 +181,7 @@ def class_names(path: str | Path, num_classes: int) -> tuple[str, ...]:
 
 
 def _has_labels(path: Path) -> bool:
-    """Whether an entry of the section `test` has a label; where there is no such list, `read_datalists` says so."""
+    """Whether an entry of the section `test` has a label; errors of the list are left to `read_datalists`."""
     try:
         entries: Any = json.loads(path.read_text("utf-8"))["test"]
     except (OSError, ValueError, LookupError, TypeError):

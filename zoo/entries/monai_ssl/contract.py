@@ -1,4 +1,4 @@
-"""What the inputs of MONAI SSL's networks are, and the transforms to them."""
+"""Input contracts of MONAI SSL's networks, and their transforms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRETRAINING = Preprocessing(
     window=(-57.0, 164.0),
     modality="CT",
 )
-"""What the auto-encoder was trained on (vit_unetr_ssl/ssl_train.ipynb): axes as the file has them."""
+"""Input of the auto-encoder's training (vit_unetr_ssl/ssl_train.ipynb), with the axes of the file."""
 FINE_TUNING = Preprocessing(
     channels=("CT",),
     size=(),
@@ -29,14 +29,14 @@ FINE_TUNING = Preprocessing(
     window=(-175.0, 250.0),
     modality="CT",
 )
-"""What segmentation is trained on (vit_unetr_ssl/ssl_finetune.ipynb): another window, other voxels."""
+"""Input of the segmentation's training (vit_unetr_ssl/ssl_finetune.ipynb): another window, other voxels."""
 
 
 def build_transform(facts: Preprocessing, spacing: str = "") -> VolumeTransform:
     """Return the transform to an input, at another spacing if one is given: one length in mm, or "x,y,z".
 
     Raises:
-        OptionError: The spacing is neither.
+        OptionError: `spacing` is neither.
     """
     from zoo.transforms import build_volume_transform
 

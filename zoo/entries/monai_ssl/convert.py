@@ -1,7 +1,7 @@
-"""From the tensor names of any MONAI since 0.8 to those of its networks without dead parameters. Pure.
+"""Pure rules from the tensor names of any MONAI since 0.8 to those of its networks without dead parameters.
 
-What changed between the versions: monai/networks/nets/{vit,vitautoenc,unetr}.py and the blocks they use. The Swin
-UNETR has rules of its own, `zoo.entries.monai_ssl.convert_swin`.
+The versions differ in monai/networks/nets/{vit,vitautoenc,unetr}.py and the blocks that these use.
+`zoo.entries.monai_ssl.convert_swin` has the rules of the Swin UNETR.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def convert_autoencoder(state: State) -> tuple[State, Config]:
 
 
 def convert_unetr(state: State) -> tuple[State, Config]:
-    """Keep the UNETR of a file, or put a file's ViT where a UNETR has it.
+    """Keep the UNETR of a file, or move a file's ViT to its place in a UNETR.
 
     Raises:
         CheckpointMismatchError: The file holds several networks that it could mean, or a ViT with a class token.
@@ -86,14 +86,14 @@ def convert_unetr(state: State) -> tuple[State, Config]:
 def complete_vit(state: State) -> State:
     """Add the norms that MONAI's classes have and never use, so that they load the ViT strictly.
 
-    The classifier is left out: MONAI's own looks at a class token, not at the mean.
+    The classifier is left out: MONAI's own reads a class token, not the mean.
     """
     plain = {name: tensor for name, tensor in state.items() if not name.startswith("classification_head.")}
     return plain | _neutral_norms(plain)
 
 
 def complete_unetr(state: State) -> State:
-    """Add the norms that MONAI's class has and never uses; without classes also a last convolution that keeps all.
+    """Add the norms that MONAI's class has and never uses; without classes also a neutral last convolution.
 
     So `UNETR(channels, classes, size)` loads it strictly, without classes `UNETR(channels, feature_size, size)`.
     """
@@ -101,15 +101,15 @@ def complete_unetr(state: State) -> State:
 
 
 def cube_side(positions: int) -> int | None:
-    """Return how many tokens a side a cube of so many tokens has; None where they make no cube."""
+    """Return the tokens along a side of a cube with so many in all; None where they do not make a cube."""
     side = round(positions ** (1 / 3))
     return side if side**3 == positions else None
 
 
 def _find_vit(state: State) -> tuple[str, State, Config] | None:
-    """Return what stands in front of the ViT of a file, all that is behind it but dead parameters, and what it says.
+    """Return the prefix of a file's ViT, the tensors behind it without dead parameters, and what their shapes say.
 
-    Its tensors are under today's names. None where there is no ViT.
+    The tensors are under present names. None where there is no ViT.
     """
     prefix = find_prefix(state, _PERCEPTRON_ANCHORS if _has_perceptron(state) else _ANCHORS)
     if prefix is None:
@@ -118,8 +118,8 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
     if "cls_token" in network:
         raise CheckpointMismatchError(
             f"the file holds a ViT that was trained with a class token ({prefix}cls_token; MONAI's "
-            "classification=True), expected one that pools its tokens. Their features are not interchangeable: load "
-            "the file with MONAI's own class"
+            "classification=True); one that pools its tokens is expected, whose features differ. Load the file with "
+            "MONAI's own class"
         )
     vit = without(network, UNUSED)
     projected = _as_convolution(vit)
@@ -131,7 +131,7 @@ def _has_perceptron(state: State) -> bool:
 
 
 def _as_convolution(vit: State) -> State:
-    """Turn a projection by a linear layer into the convolution that it is; voxels run z, y, x, channel there."""
+    """Turn a projection by a linear layer into its equivalent convolution; its inputs run z, y, x, channel."""
     weight = vit.get(f"{_PERCEPTRON}.weight")
     if weight is None or weight.ndim != 2 or weight.shape[1] % PATCH**3:
         return vit
@@ -141,21 +141,21 @@ def _as_convolution(vit: State) -> State:
 
 
 def settle_stem(values: State, config: Config) -> dict[str, str]:
-    """Lay out a projection that was a linear layer as a convolution's weight is; see `Entry.correct`."""
+    """Lay out in memory, as a convolution's weight, a projection that was a linear layer; see `Entry.correct`."""
     if not config.get("was_perceptron"):
         return {}
     name = next(name for name in (STEM, f"vit.{STEM}") if name in values)
-    values[name] = values[name].contiguous().clone()  # memory of its own, where it was mapped
+    values[name] = values[name].contiguous().clone()  # a copy, where it was mapped
     return {name: "a linear layer's weight as a convolution's"}
 
 
 def without(network: State, unused: Mapping[str, str]) -> State:
-    """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
+    """The tensors that no pattern names; the strict check reports those that the network does not have."""
     return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}
 
 
 def parts_beside(state: State, prefix: str, owner: str) -> State:
-    """What stands behind `owner` and not behind `prefix`, which is longer: the other parts of the same network."""
+    """Tensors behind `owner` but not behind `prefix`, which is longer: the other parts of the same network."""
     return {n: t for n, t in strip_prefix(state, owner).items() if not f"{owner}{n}".startswith(prefix)}
 
 
@@ -171,12 +171,12 @@ def _facts(vit: State) -> Config:
 
 
 def with_widths(facts: Config) -> Config:
-    """Facts, and under `in_file` once more those that no option can change, to be compared with the options."""
+    """The facts, with those that no option can change repeated under `in_file`, to be compared with the options."""
     return facts | {"in_file": {name: facts[name] for name in WIDTHS if name in facts}}
 
 
 def classes_of(network: State, name: str) -> Config:
-    """How many outputs the last layer has, the weight of which is called so; nothing where there is none."""
+    """Number of outputs of the last layer, from the weight of this name; nothing where there is none."""
     weight = network.get(name)
     return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
 

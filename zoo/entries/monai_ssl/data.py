@@ -1,4 +1,4 @@
-"""What MONAI SSL is pre-trained on: crops of volumes in corrupted views.
+"""Pre-training data of MONAI SSL: crops of volumes, and corrupted views of them.
 
 Order, constants and views from Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/ssl_train.ipynb`.
 """
@@ -20,19 +20,19 @@ from zoo.training.data import Key, seed_of
 
 
 class Crops(Dataset[dict[str, Tensor]]):
-    """Training data set: item `(pass, index)` is crops of one volume as they are, and two corruptions of each.
+    """Training data set: item `(pass, index)` has crops of one volume, unchanged, and two corruptions of each.
 
-    `target`, `view_1`, `view_2`: (K, 1, size, size, size) float32, in [0, 1]. Places of the crops are uniform among all
-    in the volume. Draws follow from (seed, pass, index), so neither processes nor workers change them; the two views
-    have draws of their own.
+    `target`, `view_1`, `view_2`: (K, 1, size, size, size) float32, in [0, 1]. Crops lie anywhere in the volume with
+    equal probability. Draws follow from (seed, pass, index), so neither processes nor workers change them; the two
+    views are drawn independently.
 
     Args:
         files: CTs.
-        cache: Where they are prepared, and added when they are first asked for.
-        crops: K, of each volume.
-        corrupt: How views are made, for crops of the cache's size.
+        cache: Holds the prepared volumes; a volume is added when it is first used.
+        crops: K, the crops of each volume.
+        corrupt: Makes the views, from crops of the cache's size.
         seed: Of the draws.
-        views: 2, or 1 for validation, which looks at `view_1` alone.
+        views: 2, or 1 for validation, which needs `view_1` alone.
 
     Raises:
         OptionError: `crops` is below 1, or `views` neither 1 nor 2.
@@ -49,7 +49,7 @@ class Crops(Dataset[dict[str, Tensor]]):
         views: int = 2,
     ) -> None:
         if crops < 1 or views not in (1, 2):
-            raise OptionError(f"crops={crops}, views={views}: expected at least 1, and 1 or 2")
+            raise OptionError(f"crops={crops}, views={views}: at least 1 crop and 1 or 2 views are expected")
         self.cache, self.corrupt, self.crops, self.seed, self.views = cache, corrupt, crops, seed, views
         self.files = list(files)
 

@@ -1,4 +1,4 @@
-"""Fine-tune a UNETR, its ViT pre-trained, or a Swin UNETR to segment CT: organs of the abdomen, or labels of your own.
+r"""Fine-tune a UNETR with a pre-trained ViT, or a Swin UNETR, to segment CT: abdominal organs, or your own labels.
 
     python -m zoo.entries.monai_ssl.finetune --data btcv --table dataset_0.json --checkpoint best_model.pt \
         --out runs/btcv
@@ -12,12 +12,12 @@ of {"image": ..., "label": ...}, relative to --data; `labels` may name the class
 validation after every 100. `--from-scratch` with the same seed is the run to compare with: it sees the same crops.
 
 Published, BTCV, Dice in % with 6, 12 and 24 training volumes: 63.07, 76.06, 78.91 from random weights, 70.09, 79.55,
-82.30 from pre-trained ones. These means weigh the cases by their order and count the background as a class. Here Dice
-is the mean over the cases, foreground only, of the classes that a case has; `--upstream-dice` is theirs. In their run
-the validation cases choose the checkpoint and are the result; a section `test` is judged once, at the end.
+82.30 from pre-trained ones. Their means weigh the cases by their order and count the background as a class. Here Dice
+is the mean over cases of the mean over the foreground classes that a case has; `--upstream-dice` is theirs. In their
+run the validation cases choose the checkpoint and are the result; here a section `test` is judged once, at the end.
 
-Files in OUT beside the loop's: `results.json`, and `prediction.png`, a case beside its truth. The volumes on the
-network's grid are kept in --cache, which runs may share.
+Files in OUT beside the loop's: `results.json`, and `prediction.png`, a case beside its truth. --cache keeps the volumes
+on the network's grid; runs may share it.
 """
 
 from __future__ import annotations
@@ -86,19 +86,19 @@ class Args(TrainArgs):
     model: str = arg("network, and with a tag the weights to start from", UNETR)
     checkpoint: str = arg("file to start from instead of the model's own weights, of a ViT or of the network", "")
     from_scratch: bool = arg("start from random weights", False)
-    freeze: bool = arg("leave the transformer as it is, train the convolutions alone", False)
+    freeze: bool = arg("train the convolutions alone, not the transformer", False)
     labelled: int = arg("training volumes to take, the first of the list; 0 for all", 0)
     num_classes: int = arg("classes, background included", 14)
     crops: int = arg("crops of each volume in a step", CROPS)
     cache: str = arg("folder for the volumes on the network's grid; empty for OUT/cache", "", free=True)
-    spacing: str = arg("voxels in mm, one number or x,y,z; empty for those the weights know, 1.5,1.5,2", "")
+    spacing: str = arg("size of voxels in mm, one number or x,y,z; empty for that of the weights, 1.5,1.5,2", "")
     upstream_dice: bool = arg("Dice as published: cases weighted by their order, background counted", False)
     size: int = arg("side of the crops and windows; 0 for that of the weights, 96", 0, was="img_size")
     hidden_size: int = arg("width of a token; 0 for that of the weights, 768", 0)
     mlp_dim: int = arg("width inside a block's perceptron; 0 for that of the weights, 3072", 0)
     num_heads: int = arg("attention heads; 0 for one for each 64 of --hidden-size", 0)
     feature_size: int = arg("channels of the decoder's last maps; 0 for 16 (UNETR) or 48 (Swin UNETR)", 0)
-    merging: str = arg("of a Swin UNETR: duplicated or complete, where the weights do not say; empty for theirs", "")
+    merging: str = arg("duplicated or complete merging, for a Swin UNETR; empty for that of the weights", "")
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -108,22 +108,22 @@ class Args(TrainArgs):
             raise OptionError(f"--model {self.model}: expected {UNETR} or {SWIN}, with or without a tag")
         if self.num_classes < 2 or self.crops < 1 or self.labelled < 0:
             raise OptionError(
-                f"--num-classes {self.num_classes} --crops {self.crops} --labelled {self.labelled}: expected at least "
-                f"2, with the background, at least 1, and at least 0"
+                f"--num-classes {self.num_classes} --crops {self.crops} --labelled {self.labelled}: at least 2 classes "
+                "with the background, 1 crop and 0 volumes are expected"
             )
         step, least = (SWIN_STEP, 2 * SWIN_STEP) if self.is_swin else (PATCH, PATCH)
         if self.size % step or (self.size and self.size < least):  # instance norm needs two voxels
-            raise OptionError(f"--size {self.size}: a multiple of {step} from {least} on is expected")
+            raise OptionError(f"--size {self.size}: a multiple of {step}, at least {least}, is expected")
         if self.is_swin and (self.hidden_size or self.mlp_dim or self.num_heads):
             raise OptionError(
-                f"--hidden-size, --mlp-dim and --num-heads are of the ViT; {SWIN} has --feature-size alone"
+                f"--hidden-size, --mlp-dim and --num-heads are for the ViT; {SWIN} takes --feature-size alone"
             )
         if self.merging and not self.is_swin:
-            raise OptionError(f"--merging {self.merging} is of {SWIN}; {UNETR} merges no patches")
+            raise OptionError(f"--merging {self.merging} is for {SWIN}; {UNETR} merges no patches")
 
     @property
     def is_swin(self) -> bool:
-        """Whether the network is a Swin UNETR, which is built for no size."""
+        """Whether the network is a Swin UNETR, which has no size of its own."""
         return get_entry(self.model).name == SWIN
 
 
@@ -138,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         torch.manual_seed(args.seed)
         network = build_network(args)
         window = args.size or crop_size(network)
-        Batches(len(cases["train"]), args, processes)  # said before volumes are prepared: whether they fill a step
+        Batches(len(cases["train"]), args, processes)  # raises early where they do not fill a step
         store.prepare([case for part in cases.values() for case in part], args.num_classes, args.workers)
         stored = {part: [store.open(case) for case in chosen] for part, chosen in cases.items()}
         train = Crops(stored["train"], size=window, crops=args.crops, seed=args.seed)
@@ -155,10 +155,10 @@ def main(argv: Sequence[str] | None = None) -> Results:
 
 
 def resolve(args: Args, *, has_validation: bool) -> Args:
-    """Apply what the list says about the arguments."""
+    """Fill in the arguments that depend on the list."""
     if has_validation or not args.monitor.lstrip("+").startswith("val_"):
         return args
-    log.warning("no section 'validation': nothing is validated, and the best epoch is that of the least training loss")
+    log.warning("the list has no section 'validation': the best epoch is that of the least training loss")
     return replace(args, monitor="loss")
 
 
@@ -177,14 +177,14 @@ def build_network(args: Args) -> nn.Module:
 
 
 def crop_size(network: nn.Module) -> int:
-    """Side in voxels of the crops where none is asked for: what the network was built for, 96 of a Swin UNETR.
+    """Side in voxels of the crops where none is asked for: that of the network's windows, 96 for a Swin UNETR.
 
     Raises:
-        OptionError: The network was built for boxes that are no cubes.
+        OptionError: The network was built for boxes that are not cubes.
     """
     window = window_of(network)
     if len(set(window)) > 1:
-        raise OptionError(f"the network was built for {window} voxels: crops that are turned must be cubes; --size")
+        raise OptionError(f"the network was built for {window} voxels, but crops must be cubes: give --size")
     return window[0]
 
 
@@ -200,7 +200,7 @@ def tune(
     """Fit the method and judge its best epoch: Dice of each class and case, and a picture.
 
     Returns:
-        The weights that it began with, `train_and_test`'s `best` and `test`, `val`, and the number of `volumes`.
+        The weights that it began with, `best` and `test` of `train_and_test`, `val`, and the number of `volumes`.
     """
     data = {"train": train, **judged}
     one_each = replace(args, batch_size=processes.world)  # whole volumes have several sizes
@@ -225,18 +225,18 @@ def tune(
 
 
 def next_steps(args: Args) -> str:
-    """What loads the network, and what segments with it: its file says all but the windows of a Swin UNETR."""
+    """The call that loads the network, and the command that segments whole volumes with it."""
     best = Path(args.out) / "best.pt"
-    swin = [f"--model {SWIN}", *([f"--window {args.size}"] if args.size else [])] if args.is_swin else []
-    return (
-        f"{how_to_load(args.model, best)}, or for whole volumes "
-        f"`python -m zoo.entries.monai_ssl.segment segment --image CT --out labels "
-        f"{' '.join([f'--checkpoint {best}', *swin])}`"
-    )
+    command = f"python -m zoo.entries.monai_ssl.segment segment --image CT --out labels --checkpoint {best}"
+    if args.is_swin:
+        command += f" --model {SWIN}"
+    if args.is_swin and args.size:  # no file says the windows of a Swin UNETR
+        command += f" --window {args.size}"
+    return f"{how_to_load(args.model, best)}, or for whole volumes `{command}`"
 
 
 def draw_case(method: Segmenter, volumes: WholeVolumes, path: Path) -> None:
-    """Draw a slice of the first volume that has labels: image, truth, prediction, as radiologists look at it."""
+    """Draw a slice of the first volume that has labels: image, truth and prediction, oriented as for radiologists."""
     number = next(i for i, case in enumerate(volumes.cases) if len(case.foreground))
     case = volumes[0, number]
     image, truth = case["image"], case["label"][0].numpy()

@@ -1,4 +1,4 @@
-"""What UNETR is fine-tuned on: labelled CT volumes, whole or in changed crops.
+"""Fine-tuning data of MONAI SSL: labelled CT volumes, whole or in randomly changed crops.
 
 Constants from Project-MONAI/tutorials, self_supervised_pretraining/vit_unetr_ssl, `ssl_finetune.ipynb`.
 """
@@ -20,9 +20,9 @@ from zoo.training.data import Key
 log = logging.getLogger("zoo")
 
 CROPS = 4
-"""Of each volume in a step."""
+"""Crops of each volume in a step."""
 ON_LABEL = 0.5
-"""How often the centre of a crop is drawn among the labelled voxels; else it is beside them."""
+"""Share of crops whose centre is drawn among the labelled voxels; the others lie beside them."""
 FLIP, TURN, SHIFT = 0.1, 0.1, 0.5
 """Probabilities of a flip along each axis, of a turn by 90, 180 or 270 degrees, of a shift of all values."""
 LARGEST_SHIFT = 0.1
@@ -32,8 +32,8 @@ class Crops(Dataset[dict[str, Tensor]]):
     """Training data: item `(pass, index)` is `image` (K, 1, S, S, S) float32 and `label` (K, 1, S, S, S) uint8.
 
     K crops of one volume, each changed at random. Where a volume is smaller than a crop, it is padded with 0 on both
-    sides. Centres lie on a label or beside all labels with equal probability; in a volume without labels, which is
-    logged, everywhere.
+    sides. Centres lie on a label or beside all labels with equal probability, in a volume without labels anywhere; such
+    volumes are logged.
 
     Args:
         cases: Prepared cases.
@@ -83,22 +83,20 @@ class WholeVolumes(Dataset[dict[str, Tensor]]):
 
 
 def check_foreground(cases: Sequence[StoredCase], consequence: str) -> None:
-    """Log the cases whose labels are background alone, on the network's grid, and what follows from it.
+    """Log the cases whose labels on the network's grid are background alone, and the consequence.
 
     Raises:
-        InputContractError: All are.
+        InputContractError: All cases are such.
     """
     empty = [str(case.case.label) for case in cases if not len(case.foreground)]
     if len(empty) == len(cases):
         raise InputContractError(
-            f"all {len(cases)} labels are background alone, 0 everywhere, where something is to be segmented: "
-            f"{', '.join(empty[:10])}"
+            f"all {len(cases)} labels are background alone, 0 everywhere, so there is nothing to segment: "
+            f"{', '.join(empty[:10])}. Give volumes with labels"
         )
     if empty:
-        log.warning(
-            "%d of %d labels are background alone, so that %s: %s",
-            *(len(empty), len(cases), consequence, ", ".join(empty[:10])),
-        )
+        names = ", ".join(empty[:10])
+        log.warning("%d of %d labels are background alone, so %s: %s", len(empty), len(cases), consequence, names)
 
 
 def cut(case: StoredCase, size: int, rng: np.random.Generator) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The downstream task of MONAI SSL: segmentation with Dice and cross-entropy, and how its result is measured."""
+"""The downstream task of MONAI SSL: segmentation with Dice and cross-entropy, and its metrics."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from zoo.training.metrics import Results, count_overlap, dice, or_none
 class Segmenter(nn.Module):
     """Segmentation: `forward` takes K crops of each of N volumes and returns the sum of Dice loss and cross-entropy.
 
-    The loss is MONAI's `DiceCELoss` as the tutorial has it: softmax, background included, smoothing 1e-5, no squares,
+    The loss is MONAI's `DiceCELoss` as in the tutorial: softmax, background included, smoothing 1e-5, no squares,
     weights 1 and 1.
 
     Args:
         network: Volumes (N, 1, D, H, W) to logits (N, C, D, H, W).
         num_classes: C, background included.
         window: Side of the windows that whole volumes are cut into.
-        freeze: The transformer stays as it is, the convolutions alone are trained.
+        freeze: Train the convolutions alone, not the transformer.
     """
 
     def __init__(self, network: nn.Module, num_classes: int, window: int, *, freeze: bool = False) -> None:
@@ -47,16 +47,16 @@ class Segmenter(nn.Module):
 
 
 def dice_per_case(overlaps: Tensor) -> Tensor:
-    """Dice coefficients (N, C) of overlaps (N, 3, C); NaN where the truth has none of a class.
+    """Dice coefficients (N, C) of overlaps (N, 3, C); NaN where the truth lacks a class.
 
-    As MONAI's DiceMetric, which leaves such a class of a case out of every mean, whether some of it was found or not:
-    what is found of a class that is not there lowers no Dice here.
+    As in MONAI's DiceMetric, a class that the truth of a case lacks is left out of every mean, even where it was
+    predicted: such false positives lower no Dice.
     """
     return torch.where(overlaps[:, 2] > 0, dice(overlaps, dim=1), torch.nan)
 
 
 def mean_dice(dice: Tensor) -> float:
-    """Mean over cases of the mean over the classes (N, C) that each has; NaN where none has any."""
+    """Mean over cases of the mean over the classes (N, C) that each has; NaN where no case has any."""
     return dice.nanmean(1).nanmean().item()
 
 
@@ -74,9 +74,9 @@ def dice_metrics(overlaps: Tensor, names: Sequence[str], *, upstream: bool = Fal
     """Dice of a set.
 
     Args:
-        overlaps: Of its cases, in the list's order, (N, 3 C).
-        names: Of the C classes, background first.
-        upstream: `dice` is the tutorial's, order-weighted and with background.
+        overlaps: Overlaps of its cases, in the list's order, (N, 3 C).
+        names: Names of the C classes, background first.
+        upstream: Compute `dice` as the tutorial does, order-weighted and with background.
 
     Returns:
         `dice`: the mean over cases, of the foreground classes that each has. `dice_per_class`: the mean over the cases

@@ -1,8 +1,8 @@
-"""MONAI SSL's pre-training objective: restore a corrupted volume, and agree with what a second corruption restores.
+"""MONAI SSL's pre-training objective: restore a corrupted volume, alike from two corruptions of it.
 
 Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/ssl_train.ipynb`; the contrastive term is
 `monai.losses.ContrastiveLoss` (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations",
-ICML 2020), on the restored images themselves, not on features.
+ICML 2020), on the restored images, not on features.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from zoo.training.distributed import gather_with_gradient, world
 
 COMBINATIONS = ("product", "constant")
 TEMPERATURE = 0.05
-"""Of the authors' code. Their README says 0.005, at which `exp(1 / temperature)`, as they compute it, is infinite."""
-_SHORTEST = 1e-8  # length below which a vector counts as this long, as in torch.nn.functional.cosine_similarity
-_SHORT_SUM = 4096  # voxels of a patch of 16^3: any image the network makes is whole ones of these
+"""As in the authors' code. Their README says 0.005, at which `exp(1 / temperature)` in that code is infinite."""
+_SHORTEST = 1e-8  # least length that a vector counts with, as in torch.nn.functional.cosine_similarity
+_SHORT_SUM = 4096  # voxels of a patch of 16^3: every image of the network is a whole number of patches
 
 
 def nt_xent_reconstruction(a: Tensor, b: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Cross-entropy of telling a sample's other view from all other images, by cosine similarity; a scalar in float32.
+    """Cross-entropy of finding a sample's other view among all other images, by cosine similarity; a scalar in float32.
 
-    All 2B images are anchors: `mean_a -log(exp(s_ap / t) / sum_{c != a} exp(s_ac / t))`, p the other view of a's
-    sample, which is in the denominator too. Equal to `monai.losses.ContrastiveLoss`, as a log-softmax, which no
-    temperature makes infinite. Similarities are inner products over norms, so that besides the views only (2B, 2B)
-    numbers are made: memory is linear in B for images of any size, where the broadcast form has (2B, 2B, voxels).
+    All 2B images are anchors: `mean_a -log(exp(s_ap / t) / sum_{c != a} exp(s_ac / t))`, with p the other view of a's
+    sample, which is in the denominator too. It equals `monai.losses.ContrastiveLoss`, written as a log-softmax, which
+    is finite at any temperature. Similarities are inner products over norms, so that beside the views only (2B, 2B)
+    numbers are stored, where the broadcast form stores (2B, 2B, voxels).
 
     Args:
         a: (B, ...), images or vectors of any precision, flattened here.
@@ -38,8 +38,8 @@ def nt_xent_reconstruction(a: Tensor, b: Tensor, temperature: float = TEMPERATUR
         temperature: Positive number.
 
     Raises:
-        OptionError: Shapes disagree, there is one sample alone, whose loss would be 0 whatever it is, or the
-            temperature is none.
+        OptionError: Shapes disagree, there is one sample alone, whose loss is always 0, or the temperature is not
+            positive.
     """
     _check_temperature(temperature)
     if a.ndim < 2 or a.shape != b.shape:
@@ -47,8 +47,8 @@ def nt_xent_reconstruction(a: Tensor, b: Tensor, temperature: float = TEMPERATUR
     count = len(a)
     if count < 2:
         raise OptionError(
-            f"{count} sample(s) have nothing to be compared with, so that the contrastive term is 0 whatever they are: "
-            "at least 2 crops in a step are needed"
+            f"{count} sample(s) have no other to be compared with, so the contrastive term would always be 0: at least "
+            "2 crops in a step are needed"
         )
     with torch.autocast(a.device.type, enabled=False):
         a, b = a.flatten(1).float(), b.flatten(1).float()
@@ -64,7 +64,7 @@ def nt_xent_reconstruction(a: Tensor, b: Tensor, temperature: float = TEMPERATUR
 
 
 def _products(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products (B, B) of long vectors (B, V): sums of short ones, which float32 rounds less than one long sum."""
+    """Inner products (B, B) of long vectors (B, V), as sums of short ones, which float32 rounds less."""
     length = _SHORT_SUM if a.shape[1] % _SHORT_SUM == 0 else a.shape[1]
     a, b = (x.reshape(len(x), -1, length).transpose(0, 1) for x in (a, b))
     return torch.bmm(a, b.transpose(1, 2)).sum(0)
@@ -73,11 +73,11 @@ def _products(a: Tensor, b: Tensor) -> Tensor:
 class ReconstructionContrast(nn.Module):
     """Corrupted views of crops to losses: by default `loss = R + C * R`.
 
-    `forward` takes a dict with `target`, crops as they are, and `view_1` and `view_2`, two corruptions of each; all of
+    `forward` takes a dict with `target`, uncorrupted crops, and `view_1` and `view_2`, two corruptions of each; all of
     (N, 1, D, H, W), or (N, K, 1, D, H, W) with K crops of each of N volumes, in [0, 1]. It returns scalars: `loss`;
-    `reconstruction`, R, mean absolute error between what the network makes of view 1 and the target; `contrast`, C,
-    `nt_xent_reconstruction` of what it makes of the two views. Gradient runs through both factors of the product: when
-    reconstruction gets better, the contrastive term loses weight. View 2 is trained through C alone.
+    `reconstruction`, R, the mean absolute error between the image restored from view 1 and the target; `contrast`, C,
+    the `nt_xent_reconstruction` of the images restored from both views. The gradient runs through both factors of the
+    product: when reconstruction gets better, the contrastive term loses weight. View 2 is trained through C alone.
 
     In eval mode it returns `reconstruction` of view 1 alone, on this process's samples, as the authors validate.
 
@@ -89,7 +89,7 @@ class ReconstructionContrast(nn.Module):
         contrast_weight: See `combine`.
         symmetric: R is the mean of both views' errors, so that view 2 learns to restore too; published False.
         gather: In training C compares the crops of all processes, so that several train as one does on the whole batch.
-            False: each process those of its own, as in the authors' `multi_gpu/mgpu_ssl_train.py`.
+            False: each process compares its own, as in the authors' `multi_gpu/mgpu_ssl_train.py`.
 
     Raises:
         OptionError: A setting is out of its range.
@@ -119,7 +119,7 @@ class ReconstructionContrast(nn.Module):
         """Return the losses of one batch.
 
         Raises:
-            OptionError: Views and target have not one shape, or there is one crop alone.
+            OptionError: Views and target differ in shape, or there is one crop alone.
         """
         names = ("target", "view_1", "view_2") if self.training else ("target", "view_1")
         target, *corrupted = _crops(views, names)
@@ -144,7 +144,7 @@ def _error(image: Tensor, target: Tensor) -> Tensor:
 
 
 def _crops(views: Mapping[str, Tensor], names: tuple[str, ...]) -> list[Tensor]:
-    """The named views (B, 1, D, H, W), crops of all volumes in one row."""
+    """The named views (B, 1, D, H, W), with the crops of all volumes along the first axis."""
     shapes = {name: tuple(views[name].shape) if name in views else None for name in names}
     first = shapes[names[0]]
     if len(set(shapes.values())) > 1 or first is None or len(first) not in (5, 6):

@@ -1,6 +1,6 @@
 """The ViT of the MONAI SSL family and its auto-encoder: MONAI's classes without dead parameters, for several sizes.
 
-A file says all widths but the number of heads, which MONAI's tutorials keep at one for 64 channels.
+A file tells all widths but the number of heads, which is one for 64 channels in MONAI's tutorials.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class PatchEmbedding(nn.Module):
-    """MONAI's patch embedding, whose table of positions is interpolated for inputs of other sizes.
+    """MONAI's patch embedding, with its table of positions interpolated for inputs of other sizes.
 
-    At the size that it was built for, the table is added as it is.
+    At the size that it was built for, the table is added unchanged.
     """
 
     def __init__(self, plain: PatchEmbeddingBlock, grid: tuple[int, int, int]) -> None:
         """Take over the parameters of MONAI's block, under their names.
 
         Args:
-            plain: With a convolution as projection.
+            plain: MONAI's block, with a convolution as projection.
             grid: Tokens per axis that its table is for.
         """
         super().__init__()
@@ -40,7 +40,7 @@ class PatchEmbedding(nn.Module):
         self.position_embeddings = plain.position_embeddings
         self.grid = grid
         self.window: tuple[int, ...] = tuple(side * PATCH for side in grid)
-        """Voxels that whole volumes are cut into; of another size than the table's after `for_windows`."""
+        """Size in voxels of the windows of whole volumes; `for_windows` may set another than the table's."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return tokens `(N, D/16 * H/16 * W/16, hidden)` in row-major order.
@@ -49,7 +49,7 @@ class PatchEmbedding(nn.Module):
             x: Volumes `(N, C, D, H, W)`.
 
         Raises:
-            InputContractError: A side is no multiple of 16, or there are other channels than the network takes.
+            InputContractError: A side is not a multiple of 16, or the network takes another number of channels.
         """
         maps = self.patch_embeddings(check_volumes(x, self.patch_embeddings.in_channels, PATCH))
         table = resample_positions(self.position_embeddings, self.grid, tuple(maps.shape[2:]))
@@ -58,7 +58,7 @@ class PatchEmbedding(nn.Module):
 
 
 class ViTEncoder(ViT):
-    """MONAI's `ViT` as an encoder: the mean of its tokens after the final norm, and no class token.
+    """MONAI's `ViT` as an encoder: the mean of its tokens after the final norm, without a class token.
 
     With classes, `classification_head` is a linear layer on that mean. `vit_encoder` makes it.
     """
@@ -190,7 +190,7 @@ def as_map(tokens: Tensor, x: Tensor) -> Tensor:
 
     Args:
         tokens: In row-major order.
-        x: The volumes `(N, C, D, H, W)` that they are of.
+        x: The volumes `(N, C, D, H, W)` that the tokens belong to.
     """
     depth, height, width = (side // PATCH for side in x.shape[2:])
     return tokens.transpose(1, 2).reshape(x.shape[0], -1, depth, height, width)
@@ -201,7 +201,7 @@ def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, 
 
     Args:
         table: `(1, P, hidden)`, P the product of `grid`, in row-major order.
-        grid: Tokens per axis that it is for.
+        grid: Tokens per axis that the table is for.
         wanted: Tokens per axis. Where they are those of the grid, the table itself is returned.
     """
     if wanted == grid:
@@ -211,10 +211,10 @@ def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, 
 
 
 def for_windows(network: Network, img_size: int | Sequence[int]) -> Network:
-    """Return a network that is for windows of this size, whatever size its table of positions is for.
+    """Set the windows of a network to this size, whatever size its table of positions is for, and return it.
 
     Args:
-        network: With a `PatchEmbedding`, which interpolates its table for them.
+        network: A network with a `PatchEmbedding`, which interpolates its table for the windows.
         img_size: Voxels, one number or one per axis.
     """
     for module in network.modules():
@@ -224,7 +224,7 @@ def for_windows(network: Network, img_size: int | Sequence[int]) -> Network:
 
 
 def trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:
-    """Take out of a ViT what its forward pass never uses: MONAI 1.4 and later build norms for cross attention.
+    """Remove the parts of a ViT that its forward pass never uses: MONAI 1.4 and later build norms for cross attention.
 
     MONAI 1.4 and 1.5 build the cross attention itself, too. Such parameters get no gradient, which
     DistributedDataParallel refuses.

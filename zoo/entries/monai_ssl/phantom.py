@@ -3,10 +3,11 @@
     python -m zoo.entries.monai_ssl.phantom --out cohort --unlabelled 60 --train 6 --val 4 --test 10
 
 Each patient is an abdomen in HU at 4 mm: body wall with ribs, spine, fat, muscles, the bottom of lungs and heart,
-bowel, and the organs as ellipsoids and tubes at their places, smoothly deformed. Build, pose, size and place of each
-organ, contrast phase, densities, sharpness and noise differ between patients. Densities of organs overlap with each
-other's and with those of bowel and muscle, so a voxel's own value does not tell what it is. Places, sizes and densities
-are in the order of what CT shows; they are chosen, not fitted: nothing found on it is a finding about patients.
+bowel, and the organs as ellipsoids and tubes at their places, smoothly deformed. Build, pose, the size and place of
+each organ, contrast phase, densities, sharpness and noise differ between patients. Densities of organs overlap with
+each other's and with those of bowel and muscle, so a voxel's own value does not tell what it is. Places, sizes and
+densities have the order of magnitude of CT; they are chosen, not fitted: no result on this cohort is a finding about
+patients.
 
 Files in OUT: `images/*.nii.gz` (int16 HU) and `labels/*.nii.gz` (uint8), `pretrain.json` (images without labels),
 `labelled.json`, `labelled_2.json` (the same with the first two training volumes), `cohort.json`, `overview.png`.
@@ -38,21 +39,21 @@ from zoo.files import write_atomically
 from zoo.training.args import run_command
 
 VERSION = 1
-"""Of the generator: any change of what it draws is a new one."""
+"""Version of the generator; any change of its drawings gets a new one."""
 
 PARTS = ("unlabelled", "training", "validation", "test")
 FEW = 2
 """Training volumes of the shorter list."""
 LEAST_VOXELS = 8
-"""Of each organ in each volume; a patient with less is drawn anew."""
+"""Least voxels of each organ in each volume; a patient with fewer is drawn anew."""
 
 
 @dataclass(frozen=True)
 class Patient:
-    """One abdomen and what is known of it."""
+    """One abdomen with its labels."""
 
     volume: npt.NDArray[np.int16]
-    """HU, as `SHAPE`."""
+    """HU, of shape `SHAPE`."""
     labels: npt.NDArray[np.uint8]
     """0 to 13, of the same shape."""
 
@@ -65,7 +66,7 @@ def affine() -> npt.NDArray[np.float64]:
 
 
 def draw_places(rng: np.random.Generator) -> Array:
-    """Where in the reference anatomy the voxels of a patient lie (3, W, D, H): build, pose, and smooth deformation."""
+    """Position in the reference anatomy of a patient's voxels (3, W, D, H): build, pose, and smooth deformation."""
     axes = [SPACING * (np.arange(n, dtype=np.float32) - (n - 1) / 2) for n in SHAPE]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))
     turn = Rotation.from_euler("xyz", rng.normal(0, 3, 3), degrees=True).as_matrix()
@@ -92,7 +93,7 @@ def paint_trunk(canvas: Canvas) -> tuple[Array, Array, Array]:
 
 
 def draw_bowel(rng: np.random.Generator) -> list[Shape]:
-    """Draw loops of small bowel, lymph nodes and vessels: densities of organs where no organ is."""
+    """Draw loops of small bowel, lymph nodes and vessels, which have densities of organs beside the organs."""
     shapes = []
     for i in range(rng.integers(9, 15)):
         start = rng.uniform((-70, 8, -112), (70, 70, -28))
@@ -123,7 +124,7 @@ def paint_bones(canvas: Canvas, wall: Array) -> None:
     _, y, z = canvas.places
     slope = z + 0.45 * y + canvas.rng.uniform(0, 28)
     rib = np.minimum(5.5 - np.abs(slope % 28 - 14), 4 - np.abs(wall - 5))
-    margin = z + 28 - 0.75 * np.clip(y, 0, None)  # below it there are none
+    margin = z + 28 - 0.75 * np.clip(y, 0, None)  # there are no ribs below it
     canvas.paint(np.minimum(rib, margin), canvas.density("cortex", "ribs"))
     canvas.paint_shapes(BONES)
     vertebra = canvas.moves["spine"].depth(canvas.places, VERTEBRA)
@@ -134,7 +135,7 @@ def paint_bones(canvas: Canvas, wall: Array) -> None:
 
 
 def image(canvas: Canvas, skin: Array) -> npt.NDArray[np.int16]:
-    """What a scanner makes of it: texture, sharpness, an offset, noise."""
+    """Image of a canvas by a scanner: texture, sharpness, an offset, noise."""
     rng = canvas.rng
     hu = canvas.hu + (skin > 0) * (rng.normal(0, 6) + 6 * smooth_field(rng, 12))
     noise = ndimage.gaussian_filter(rng.normal(size=SHAPE), 0.4)
@@ -159,7 +160,7 @@ def draw_patient(rng: np.random.Generator) -> Patient:
 
 
 def write_patients(out: Path, part: str, count: int, seed: int) -> list[dict[str, str]]:
-    """Write the volumes of one part, with labels but for those to pre-train on; returns their list."""
+    """Write the volumes of one part, with labels unless they are to pre-train on; returns their list."""
     entries = []
     for i in tqdm(range(count), desc=part, disable=None):
         patient = draw_patient(np.random.default_rng([seed, PARTS.index(part), i]))
@@ -179,7 +180,7 @@ def write_nifti(path: Path, values: npt.NDArray[Any]) -> None:
 
 
 def read_patient(out: Path, entry: dict[str, str]) -> Patient:
-    """Read what was written of a labelled patient."""
+    """Read a labelled patient that was written."""
     volume, labels = (np.asarray(Nifti1Image.from_filename(out / entry[kind]).dataobj) for kind in ("image", "label"))
     return Patient(volume, labels)
 
@@ -199,7 +200,7 @@ def draw_overview(patients: Sequence[Patient], path: Path) -> None:
     for row, patient in zip(figure.subplots(len(patients), 4, squeeze=False), patients, strict=True):
         pancreas = np.argwhere(patient.labels == ORGANS.index("pancreas")).mean(0).round().astype(int)
         kidneys = np.argwhere(np.isin(patient.labels, (2, 3))).mean(0).round().astype(int)
-        cuts = (np.s_[::-1, ::-1, pancreas[2]], np.s_[::-1, kidneys[1] + 4, ::-1])  # as radiologists look at it
+        cuts = (np.s_[::-1, ::-1, pancreas[2]], np.s_[::-1, kidneys[1] + 4, ::-1])  # oriented as for radiologists
         for axis, (cut, labelled) in zip(row, product(cuts, (False, True)), strict=True):
             axis.imshow(patient.volume[cut].T, cmap="gray", vmin=-175, vmax=250)
             if labelled:
@@ -209,14 +210,14 @@ def draw_overview(patients: Sequence[Patient], path: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the cohort, and what it was made with."""
+    """Write the cohort and its settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--unlabelled", type=int, default=60, help="volumes to pre-train on; a tenth of them validates")
     parser.add_argument("--train", type=int, default=6, help="labelled volumes to fine-tune on")
     parser.add_argument("--val", type=int, default=4, help="labelled volumes that choose the checkpoint")
-    parser.add_argument("--test", type=int, default=10, help="labelled volumes that nothing is chosen by")
-    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--test", type=int, default=10, help="labelled volumes for the final test")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw")
     args = parser.parse_args(argv)
     counts = dict(zip(PARTS, (args.unlabelled, args.train, args.val, args.test), strict=True))
     if min(counts.values()) < 1 or args.unlabelled < 2 or args.train < FEW:

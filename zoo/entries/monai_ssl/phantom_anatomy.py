@@ -1,7 +1,7 @@
-"""What all patients of the synthetic cohort share: places and sizes in millimetres, densities in HU.
+"""Anatomy that all patients of the synthetic cohort share: places and sizes in millimetres, densities in HU.
 
 The first axis runs to the patient's right, the second to the front, the third to the head; the origin lies in the
-middle of the trunk, in front of the first lumbar vertebra. Numbers are chosen from what CT shows, none is fitted.
+middle of the trunk, in front of the first lumbar vertebra. Numbers are chosen after real CT, not fitted to it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Shape:
     group: str
     """Shapes of one group are moved and scaled together."""
     label: int = 0
-    """Of BTCV, in the order of `cohort.ORGANS`; 0 for what is background there."""
+    """Label of BTCV, in the order of `cohort.ORGANS`; 0 for the background."""
     ellipsoids: tuple[tuple[Point, Point], ...] = ()
     """Centre and half axes of each."""
     tube: tuple[tuple[Point, float], ...] = ()
@@ -57,10 +57,10 @@ class Shape:
     hollow: bool = False
     """Whether fluid or food is inside its wall, perhaps with gas above."""
     keep: bool = False
-    """Whether what is there keeps its label: vessels within an organ."""
+    """Whether the voxels keep their labels, as for vessels within an organ."""
 
     def parts(self) -> tuple[tuple[Point, Point | float], ...]:
-        """Points, and what the shape extends around each."""
+        """Points, with the shape's extent around each."""
         return (*self.ellipsoids, *self.tube)
 
 
@@ -75,7 +75,7 @@ BONES = (
     Shape("muscle", "psoas", tube=(((-27, -38, 15), 7), ((-34, -42, -30), 15), ((-46, -38, -115), 22))),
     Shape("bone", "pelvis", ellipsoids=(((88, -45, -122), (12, 36, 24)), ((-88, -45, -122), (12, 36, 24)))),
 )
-"""Spine but for the vertebral bodies, muscles beside it, crests of the pelvis."""
+"""Spine without the vertebral bodies, muscles beside it, crests of the pelvis."""
 
 COLON = (
     Shape("bowel", "caecum", tube=(((84, 0, -112), 19), ((84, -8, -60), 19), ((76, 6, -28), 18)), hollow=True),
@@ -164,7 +164,7 @@ VISCERA = (
         ),
     ),
 )
-"""From back to front of the picture: what comes later covers what was there."""
+"""In the order of painting: later shapes cover earlier ones."""
 
 PASSING = (
     Shape(
@@ -187,4 +187,4 @@ PASSING = (
     Shape("adrenal", "left adrenal", 13, tube=(((-32, -20, 20), 4.5), ((-31, -34, 10), 4.0))),
     Shape("wall", "stomach", 5, tube=(((-4, -4, 130), 9), ((-8, 0, 94), 9), ((-20, 4, 78), 9), ((-34, 4, 68), 10))),
 )
-"""What passes through the diaphragm, and the adrenal glands beside it: they cover organs, lungs and heart."""
+"""Structures that pass through the diaphragm, and the adrenal glands beside it; they cover organs, lungs and heart."""

@@ -1,4 +1,4 @@
-"""Paints the synthetic cohort's volumes: shapes of the reference anatomy, moved, one over the other.
+"""Painting of the synthetic cohort's volumes: shapes of the reference anatomy, moved, one over the other.
 
 Lengths are in millimetres, densities in HU. A shape's depth is the distance below its surface, negative outside; a
 voxel that a surface passes through gets a mixture, as in a scanner.
@@ -26,7 +26,7 @@ SPACING = 4.0
 """Voxels along x (left to right), y (back to front) and z (feet to head), and their size in millimetres."""
 EVERYWHERE: Box = (slice(None),) * 3
 COARSE = 4
-"""Voxels between those that tell where a shape lies."""
+"""Step in voxels of the coarse grid on which a shape is located."""
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Canvas:
 
     rng: np.random.Generator
     places: Array
-    """Where in the reference anatomy each voxel lies, (3, W, D, H) in millimetres."""
+    """Position of each voxel in the reference anatomy, (3, W, D, H) in millimetres."""
     phase: Array
     """Shares (3,) of the columns of `TISSUES`."""
 
@@ -60,7 +60,7 @@ class Canvas:
             self.labels[box][depth > 0] = label
 
     def paint_shapes(self, shapes: Sequence[Shape]) -> None:
-        """Paint shapes of the reference anatomy, moved and scaled as this patient's groups are."""
+        """Paint shapes of the reference anatomy, moved and scaled like this patient's groups."""
         for shape in shapes:
             if shape.group not in self.moves:
                 self.moves[shape.group] = draw_move(self.rng, shape)
@@ -72,7 +72,7 @@ class Canvas:
                 self.fill(depth, box)
 
     def fill(self, depth: Array, box: Box) -> None:
-        """Paint what is inside a hollow organ: fluid or food, and sometimes gas, which rises to the front."""
+        """Paint the contents of a hollow organ: fluid or food, and sometimes gas, which rises to the front."""
         inside, front = depth - self.rng.uniform(2, 6), self.places[1][box]
         self.paint(inside, self.rng.uniform(0, 75), None, box)
         share = self.rng.uniform(0.6, 1.5)  # of the way to the front; beyond 1 there is no gas
@@ -83,7 +83,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Move:
-    """How a group of shapes differs from the reference anatomy."""
+    """Difference of a group of shapes from the reference anatomy."""
 
     centre: Array
     shift: Array
@@ -92,7 +92,7 @@ class Move:
     scale: Array
 
     def back(self, places: Array) -> Array:
-        """Where places (3, ...) were before the move."""
+        """Positions of places (3, ...) before the move."""
         turned = np.tensordot(self.turn / self.scale[:, None], places - column(self.centre + self.shift), 1)
         points: Array = turned + column(self.centre)
         return points
@@ -112,7 +112,7 @@ def draw_move(rng: np.random.Generator, shape: Shape) -> Move:
     points = np.array([point for point, _ in shape.parts()])
     size = max(float(np.max(size)) for _, size in shape.parts())
     length = max(2 * size, float(np.ptp(points, axis=0).max()))
-    angles = rng.normal(0, 7 if length < 150 else 2.5, 3)  # what runs through the whole trunk cannot turn much
+    angles = rng.normal(0, 7 if length < 150 else 2.5, 3)  # a shape that runs through the whole trunk cannot turn much
     return Move(
         points.mean(0).astype(np.float32),
         rng.normal(0, np.clip(size / 8, 2, 6), 3).astype(np.float32),
@@ -122,7 +122,7 @@ def draw_move(rng: np.random.Generator, shape: Shape) -> Move:
 
 
 def find_box(points: Array, shape: Shape) -> Box:
-    """Part of the volume that a shape lies in, from where every fourth voxel (3, ...) was before the shape's move."""
+    """Part of the volume that holds a shape, from the places of every fourth voxel (3, ...) before the shape's move."""
     ends = np.array([np.add(point, sign * np.array(size)) for point, size in shape.parts() for sign in (-1, 1)])
     margin = 2 * COARSE * SPACING
     near = (points > column(ends.min(0) - margin)) & (points < column(ends.max(0) + margin))
@@ -159,7 +159,7 @@ def tube(points: Array, line: Sequence[tuple[Point, float]]) -> Array:
 
 
 def column(point: npt.ArrayLike) -> Array:
-    """Bring (3,) to a form that goes with (3, W, D, H)."""
+    """Reshape (3,) so that it broadcasts with (3, W, D, H)."""
     return np.asarray(point, dtype=np.float32).reshape(3, 1, 1, 1)
 
 

@@ -3,21 +3,21 @@
     python -m zoo.entries.monai_ssl.pretrain --data tcia --table dataset_split.json --out runs/monai-ssl
     torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.pretrain --data tcia --table ... --out runs/monai-ssl --resume
 
-The list is the tutorial's (Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/datalists/tcia`), or one
-of your own: JSON, {"training": [{"image": "a.nii.gz"}, ...], "validation": [...]}, files relative to --data. Volumes
-are prepared once, into --cache.
+The list is the tutorial's (Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/datalists/tcia`), or
+your own: JSON, {"training": [{"image": "a.nii.gz"}, ...], "validation": [...]}, files relative to --data. Volumes are
+prepared once, in --cache.
 
 Published: `ssl_train.ipynb`, 500 epochs (their README says 300) over 600 chest CTs of TCIA's "CT Images in COVID-19" on
 one GPU, 4 volumes with 2 crops of 96^3 a step, Adam at 1e-4, without schedule. The exported weights are those of the
-epoch of the least validation error, of the last one where there is no validation. Where the authors' code has a defect
-the default is the right thing; `--upstream` brings the published behaviour back:
+epoch of the least validation error, or of the last epoch without validation. Where the authors' code has a defect, the
+default mends it; `--upstream` brings the published behaviour back:
 
-- Validation draws new corruptions in each epoch (`--val-random`), so that the best epoch is partly a lucky one.
-- Patients of the training volumes stay in validation (`--overlap keep`); by default these volumes are left out of it.
-- Several processes compare crops each within its own (`--no-gather`), as in their `multi_gpu/mgpu_ssl_train.py`.
+- Validation draws new corruptions in each epoch (`--val-random`), so that the best epoch is partly luck.
+- Patients of the training volumes stay in validation (`--overlap keep`); by default these volumes are left out.
+- Each of several processes compares its own crops (`--no-gather`), as in their `multi_gpu/mgpu_ssl_train.py`.
 
-Not brought back: validation in every second epoch alone; and of `mgpu_ssl_train.py` that one crop of two is used (it
-is `--crops 1`), that all epochs have one order, and that the best weights are the latest.
+Not brought back: validation in every second epoch alone; and, from `mgpu_ssl_train.py`, that one crop of two is used
+(as by `--crops 1`), that all epochs have one order, and that the best weights are the latest.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from zoo.training.session import running
 log = logging.getLogger("zoo")
 
 MODELS = ("monai-ssl-vitb16", "monai-ssl-unetr", "monai-ssl-vitautoenc")
-"""What the weights fill, the auto-encoder last, whose names the exported file has."""
+"""Models that the weights fill; the exported file has the names of the last, the auto-encoder."""
 OVERLAPS = ("drop", "keep")
 
 
@@ -75,17 +75,17 @@ class Args(TrainArgs):
     workers: int = default(4)
     monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_reconstruction")
     cache: str = arg("folder for the prepared volumes, may be shared by runs; empty for OUT/volumes", "", free=True)
-    cache_dtype: str = arg("numbers of the prepared volumes; float16 takes half of the disk", "float32", tuple(DTYPES))
-    spacing: float = arg("voxels that volumes are resampled to, in mm", 2.0)
+    cache_dtype: str = arg("numbers of the prepared volumes; float16 takes half the space", "float32", tuple(DTYPES))
+    spacing: float = arg("size of the voxels that volumes are resampled to, in mm", 2.0)
     crops: int = arg("crops of each volume", 2)
-    scale_boxes: bool = arg("corrupting boxes in proportion to --size; without it, those for 96 voxels", False)
+    scale_boxes: bool = arg("scale the corrupting boxes with --size; without it, those for 96 voxels", False)
     temperature: float = arg("temperature of the contrastive softmax", TEMPERATURE)
     combine: str = arg("contrast times reconstruction error, or times a constant", "product", COMBINATIONS)
     contrast_weight: float = arg("weight of the contrastive term", 1.0)
     symmetric: bool = arg("both views learn to restore the crop, not the first alone", False)
-    gather: bool = arg("compare the crops of all processes, not each process its own", True)
+    gather: bool = arg("compare the crops of all processes, not those of each process alone", True)
     overlap: str = arg("validation volumes of training patients are left out, or kept", "drop", OVERLAPS)
-    patient: str = arg("regular expression whose match in a file's name says whose volume it is", PATIENT)
+    patient: str = arg("regular expression; its match in a file's name is the patient", PATIENT)
     val_random: bool = arg("draw new validation crops and corruptions each epoch", False)
     size: int = arg(f"voxels along a side of the crops, a multiple of {PATCH}", PUBLISHED_SIZE, was="img_size")
     hidden_size: int = arg("width of a token", 768)
@@ -93,17 +93,17 @@ class Args(TrainArgs):
     num_layers: int = arg("transformer blocks; a UNETR needs 12", 12)
     num_heads: int = arg(f"attention heads; 0 for one for each {HEAD_WIDTH} of --hidden-size", 0)
     half: bool = arg("export the weights in half precision", False, free=True)
-    upstream: bool = arg("the published behaviour in three: --val-random, --overlap keep, --no-gather", False)
+    upstream: bool = arg("the published behaviour: --val-random, --overlap keep, --no-gather", False)
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
         super().check()
         if self.crops < 1 or self.spacing <= 0:
             raise OptionError(
-                f"--crops {self.crops} --spacing {self.spacing}: at least 1 and a length above 0 are expected"
+                f"--crops {self.crops} --spacing {self.spacing}: at least 1 crop and a length above 0 are expected"
             )
         if self.size < PATCH or self.size % PATCH:
-            raise OptionError(f"--size {self.size}: a multiple of {PATCH} from {PATCH} on is expected")
+            raise OptionError(f"--size {self.size}: a multiple of {PATCH}, at least {PATCH}, is expected")
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
@@ -117,28 +117,28 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         train, val = build_crops(args, training, validation)
         validate = validation_of(args, val, processes)
         args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
-        Batches(len(train), args, processes)  # said before volumes are prepared for hours: whether they fill a step
+        Batches(len(train), args, processes)  # raises, before hours of preparing, where they do not fill a step
         train.cache.fill([*training, *validation], args.workers)
         command = command_of(args, "zoo.entries.monai_ssl.pretrain")
-        header = pretraining_header(MODELS[-1], command, input=input_of(args), options=options_of(args))
+        header = pretraining_header(MODELS[-1], command, input=changed_input(args), options=options_of(args))
         best = fit(method, train, args, processes=processes, validate=validate, header=header)
-        judged = best if validate else None  # the loss on what it is trained on does not say which epoch is best
+        judged = best if validate else None  # the training loss does not say which epoch is best
         return publish_run(args, processes, models=MODELS, header=header, best=judged)
 
 
 def resolve(args: Args) -> Args:
-    """Apply what one argument says about others."""
+    """Fill in the arguments that depend on others."""
     return replace(args, val_random=True, overlap="keep", gather=False) if args.upstream else args
 
 
 def check_share(args: Args, world: int) -> None:
-    """Raise `OptionError` where the contrastive term would have one crop alone, and be 0."""
+    """Raise `OptionError` where the contrastive term would have one crop alone, and so be 0."""
     compared = args.batch_size // args.accumulate // (1 if args.gather else world) * args.crops
     if compared < 2:
         raise OptionError(
             f"--batch-size {args.batch_size} --crops {args.crops} --accumulate {args.accumulate} on {world} "
-            f"process(es){'' if args.gather else ', each by itself'}: {compared} crop has nothing to be compared with, "
-            "so that the contrastive term would be 0; at least 2 crops in each part of a step are needed"
+            f"process(es){'' if args.gather else ', each by itself'}: {compared} crop has no other to be compared "
+            "with, so the contrastive term would be 0; at least 2 crops in each part of a step are needed"
         )
 
 
@@ -149,10 +149,10 @@ def build_method(args: Args) -> ReconstructionContrast:
 
 
 def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Path]]:
-    """Files to train on and to validate on; of the latter not those of training patients, unless they are to stay.
+    """Files to train on and to validate on; volumes of training patients are left out of the latter by default.
 
     Raises:
-        OptionError: The list is none, or there is nothing to train on.
+        OptionError: The list is not one, or there is nothing to train on.
         InputContractError: Files are missing; the message names all.
     """
     lists = read_datalists(args.table, ("training", "validation"), args.data)
@@ -161,23 +161,26 @@ def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Pat
         raise OptionError(f"{args.table} lists nothing under 'training'")
     shared = of_training_patients(training, validation, args.patient)
     if shared and processes.is_main:
+        kept = "kept, so that validation errors are too low"
         log.warning(
-            "%d of %d validation volumes are of patients that are trained on (first: %s): %s",
-            *(len(shared), len(validation), ", ".join(entry["image"].name for entry in shared[:3])),
-            "kept, so that validation errors are too low" if args.overlap == "keep" else "left out of validation",
+            "%d of %d validation volumes are of training patients (first: %s): %s",
+            len(shared),
+            len(validation),
+            ", ".join(entry["image"].name for entry in shared[:3]),
+            kept if args.overlap == "keep" else "left out of validation",
         )
     if args.overlap == "drop":
         validation = [entry for entry in validation if entry not in shared]
     if shared and not validation:
         raise OptionError(
-            f"{args.table}: all {len(shared)} validation volumes are of patients that are trained on. Choose others, "
-            "or keep them with --overlap keep"
+            f"{args.table}: all {len(shared)} validation volumes are of training patients. Choose others, or keep "
+            "them with --overlap keep"
         )
     return [entry["image"] for entry in training], [entry["image"] for entry in validation]
 
 
 def build_crops(args: Args, training: Sequence[Path], validation: Sequence[Path]) -> tuple[Crops, Crops]:
-    """Data sets of the volumes to train on and to validate on, which has draws of its own."""
+    """Data sets of the volumes to train on and to validate on, with different draws."""
     contract: Preprocessing = replace(PRETRAINING, spacing=(args.spacing,) * 3)
     cache = VolumeCache(args.cache or Path(args.out) / "volumes", contract, args.size, args.cache_dtype)
     corrupt = Corrupt(args.size, scale_boxes=args.scale_boxes)
@@ -186,7 +189,7 @@ def build_crops(args: Args, training: Sequence[Path], validation: Sequence[Path]
 
 
 def validation_of(args: Args, crops: Crops, processes: Processes) -> Validate | None:
-    """Mean error on validation volumes, each process taking its share; crops and corruptions are fixed by default.
+    """Mean error on validation volumes, divided among the processes; crops and corruptions are fixed by default.
 
     Raises:
         OptionError: There are fewer volumes than processes.
@@ -208,12 +211,12 @@ def validation_of(args: Args, crops: Crops, processes: Processes) -> Validate | 
 
 
 def options_of(args: Args) -> dict[str, int | None]:
-    """What the files must say of the network, for no shape in them tells it."""
+    """Options that the files must note, because no shape tells them."""
     return {"num_heads": args.num_heads or None}
 
 
-def input_of(args: Args) -> dict[str, object]:
-    """What the record must say of the input where it was not the published one: of the ViT, not of fine-tuning."""
+def changed_input(args: Args) -> dict[str, object]:
+    """Fields of the input contract that the record must note, by model: the ViT's spacing, if not the published one."""
     own = [name for name in MODELS if get_entry(name).preprocessing == PRETRAINING]
     return {} if args.spacing == 2.0 else {name: {"spacing": [args.spacing] * 3} for name in own}
 

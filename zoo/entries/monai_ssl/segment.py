@@ -1,19 +1,18 @@
-"""Segment whole CTs with MONAI SSL's networks, or take their features, window by window.
+r"""Segment whole CTs with MONAI SSL's networks, or take their features, window by window.
 
     zoo segment monai-ssl-unetr ct.nii.gz --checkpoint runs/btcv/best.pt -o labels
     python -m zoo.entries.monai_ssl.segment segment --image ct.nii.gz --checkpoint runs/swin/best.pt \
         --model monai-ssl-swinunetr --window 64 --out labels
     python -m zoo.entries.monai_ssl.segment features --image a.nii.gz dicom_folder --out features
 
-An image is a NIfTI file in HU, a folder with one DICOM series, or a folder for all that are in it. It is brought to the
-input contract of the model's weights (`zoo.load_transform`); with `--checkpoint` to that in the file's header, which
-the recipes write, else to the model's. `--spacing`, `--window`, `--num-heads` and `--merging` are for files that do not
-say; `--window` also for a Swin UNETR that was trained on other crops than 96, for none of its files does.
+An image is a NIfTI file in HU, a folder with one DICOM series, or a folder of images. It is brought to the input
+contract of the weights (`zoo.load_transform`): with `--checkpoint` that of the file's header, which the recipes write,
+else the model's. `--spacing`, `--window`, `--num-heads` and `--merging` are for files that do not say them. No file
+says the window of a Swin UNETR: give `--window` if it was trained on other crops than 96.
 
-Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map`
-(768, D/16, H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm. An image that cannot
-be segmented is left out and named at the end, with exit code 1; images that share a name are called by their folder's
-too.
+Files in OUT: `<name>_labels.nii.gz` (uint8), on the image's own grid; or `<name>_features.npz` with `map` (768, D/16,
+H/16, W/16), `pooled` (768,) and `affine`, the matrix from the centre of a token to mm. An image that cannot be
+segmented is left out and named at the end, with exit code 1. Images that share a name get that of their folder, too.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def segment_volume(
     *,
     window: int | None = None,
 ) -> Labels:
-    """Labels of a CT on its own grid, and its matrix; what `Entry.segment` is.
+    """Labels of a CT on its own grid, and its matrix, for `Entry.segment`.
 
     Args:
         model: UNETR or Swin UNETR, on any device.
@@ -76,10 +75,10 @@ def segment_volume(
         path: NIfTI, or a folder with a DICOM series.
         batch_size: Windows at once.
         overlap: Share of a window that the next one covers too.
-        window: Its side in voxels; None for what the network was built for.
+        window: Side of a window in voxels; None for that of the network.
 
     Raises:
-        InputContractError: The CT cannot be read, or cannot be what the network was trained on.
+        InputContractError: The CT cannot be read, or does not meet the input contract.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
     placed = place_volume(path, transform)
@@ -92,7 +91,7 @@ def segment_volume(
 def features_of(
     model: nn.Module, transform: Any, path: Path, batch_size: int | None = None, overlap: float = 0.0
 ) -> Features:
-    """Features of a CT, with their place; arguments and errors as those of `segment_volume`."""
+    """Features of a CT, with their place; arguments and errors are those of `segment_volume`."""
     placed = place_volume(path, transform)
     image = torch.from_numpy(placed.image)[None]
     at_once = WINDOWS_AT_ONCE if batch_size is None else batch_size
@@ -132,13 +131,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("--image", nargs="+", required=True, help="NIfTI files or folders with one DICOM series")
-    parser.add_argument("--out", required=True, help="folder for what is found")
-    parser.add_argument("--model", help="model, with or without a tag; by default that of the task")
+    parser.add_argument("--out", required=True, help="folder for labels or features")
+    parser.add_argument("--model", help="model, with or without a tag; default: that of the task")
     parser.add_argument("--checkpoint", help="file to take instead of the model's own weights")
-    parser.add_argument("--spacing", default="", help="voxels in mm, x,y,z; by default those the weights know")
-    parser.add_argument("--num-heads", type=int, help="attention heads of a ViT; by default one for each 64 channels")
-    parser.add_argument("--merging", help="of a Swin UNETR: duplicated or complete; by default as its weights say")
-    parser.add_argument("--window", type=int, help="voxels along a side; by default what the network was built for")
+    parser.add_argument("--spacing", default="", help="size of voxels in mm, x,y,z; default: that of the weights")
+    parser.add_argument("--num-heads", type=int, help="attention heads of a ViT; default: one for each 64 channels")
+    parser.add_argument("--merging", help="duplicated or complete, for a Swin UNETR; default: that of its weights")
+    parser.add_argument("--window", type=int, help="side of a window in voxels; default: that of the network")
     parser.add_argument("--batch-size", type=int, default=WINDOWS_AT_ONCE, help="windows at once")
     parser.add_argument("--overlap", type=float, help="share of a window that the next one covers too")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")

@@ -1,4 +1,4 @@
-"""The networks of the MONAI SSL family that segment: MONAI's UNETR without dead parameters, and its Swin UNETR."""
+"""Segmentation networks of the MONAI SSL family: MONAI's UNETR without dead parameters, and its Swin UNETR."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNETR_LAYERS = 12
 SKIPS = (3, 6, 9)
 """Blocks, counted from 0, whose outputs a UNETR decodes beside the last (monai/networks/nets/unetr.py)."""
 SWIN_STEP = 32
-"""What the sides of a Swin UNETR's input divide by: five halvings."""
+"""Divisor of the sides of a Swin UNETR's input: five halvings."""
 
 
 class SegmentingViT(UNETR):
@@ -31,7 +31,7 @@ class SegmentingViT(UNETR):
             x_in: Volumes `(N, C, D, H, W)`, sides multiples of 16.
 
         Raises:
-            InputContractError: A side is no multiple of 16, or there are other channels than the network takes.
+            InputContractError: A side is not a multiple of 16, or the network takes another number of channels.
         """
         tokens, hidden = self.vit(x_in)
         encoders, decoders = (
@@ -47,7 +47,7 @@ class SegmentingViT(UNETR):
 
 
 class SegmentingSwin(SwinUNETR):
-    """MONAI's `SwinUNETR`, which says by a contract error what volumes it takes; `swin_unetr` makes it."""
+    """MONAI's `SwinUNETR` with a check of its volumes; `swin_unetr` makes it."""
 
     in_channels: int
 
@@ -56,22 +56,22 @@ class SegmentingSwin(SwinUNETR):
 
         Args:
             x_in: Volumes `(N, C, D, H, W)`, sides multiples of 32, and one of them at least 64: of 32 voxels the last
-                map is one voxel, which no norm can take.
+                map would be one voxel, which instance norm cannot take.
 
         Raises:
-            InputContractError: They are not, or there are other channels than the network takes.
+            InputContractError: The sides are others, or the network takes another number of channels.
         """
         check_volumes(x_in, self.in_channels, SWIN_STEP)
         if tuple(x_in.shape[2:]) == (SWIN_STEP,) * 3:
             raise InputContractError(
-                f"the volumes have {SWIN_STEP} voxels on each axis, of which the last map would be one voxel, which no "
-                f"norm can take: at least {2 * SWIN_STEP} on one axis are expected"
+                f"the volumes have {SWIN_STEP} voxels on each axis, so the last map would be one voxel, which instance "
+                f"norm cannot take: at least {2 * SWIN_STEP} on one axis are expected. Pad them"
             )
         logits: Tensor = super().forward(x_in)  # type: ignore[no-untyped-call]
         return logits
 
     def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
-        """Nothing is left to check, and MONAI's check by numpy cannot be compiled in one graph."""
+        """Check nothing: `forward` has done it, and MONAI's check by NumPy cannot be compiled in one graph."""
 
 
 def unetr(
@@ -122,10 +122,10 @@ def swin_unetr(
         feature_size: Channels of the first stage and of the decoder's last maps; a multiple of 12.
         num_classes: Outputs, background included; 0 for the decoder's maps.
         merging: How a stage ends, `duplicated` or `complete`; see `zoo.networks.swin`.
-        two_convolutions: Whether it begins with two, as the network of "Disruptive Autoencoders", not with one.
+        two_convolutions: Whether it begins with two convolutions, as the network of "Disruptive Autoencoders" does.
 
     Raises:
-        OptionError: `feature_size` is no multiple of 12, or there is no such merging.
+        OptionError: `feature_size` is not a multiple of 12, or there is no such merging.
     """
     check_whole(feature_size=feature_size)
     if feature_size % 12:

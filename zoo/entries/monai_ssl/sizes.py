@@ -1,4 +1,4 @@
-"""Sizes of volumes and of networks, checked before they are built or run."""
+"""Checks of the sizes of volumes and networks, before a network is built or run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tokens_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
         img_size: Voxels, one number or one per axis.
 
     Raises:
-        OptionError: It is neither, or no multiple of 16.
+        OptionError: `img_size` is neither, or not of multiples of 16.
     """
     sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size,) * 3
     if len(sides) != 3 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
@@ -36,18 +36,18 @@ def tokens_of(img_size: int | Sequence[int]) -> tuple[int, int, int]:
 
 
 def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
-    """Return volumes as they came if a network takes them.
+    """Return volumes unchanged if a network takes them.
 
     Args:
         x: Volumes `(N, C, D, H, W)`.
         channels: C of the network.
-        step: What D, H and W must divide by: the rest would be cut off by a convolution with that stride.
+        step: Divisor of D, H and W; a convolution with that stride would cut off the rest.
 
     Raises:
         InputContractError: They have other axes, channels or sides.
     """
     if x.ndim != 5:
-        forgotten = ". Of one volume (C, D, H, W) x[None] is a batch" if x.ndim == 4 else ""
+        forgotten = ". x[None] makes a batch of one volume (C, D, H, W)" if x.ndim == 4 else ""
         raise InputContractError(
             f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
         )
@@ -69,7 +69,7 @@ def check_whole(**numbers: int) -> None:
     """Check numbers that count something.
 
     Raises:
-        OptionError: One is no whole number, or below 1.
+        OptionError: One is not a whole number, or below 1.
     """
     for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -94,8 +94,8 @@ def check_widths(
     heads = hidden_size // HEAD_WIDTH if num_heads is None else num_heads
     if num_heads is None and hidden_size % HEAD_WIDTH:
         raise OptionError(
-            f"hidden_size={hidden_size} is no multiple of {HEAD_WIDTH}, which one head has in the published network: "
-            "say how many there are by num_heads"
+            f"hidden_size={hidden_size} is not a multiple of {HEAD_WIDTH}, the width of a head in the published "
+            "network: give num_heads"
         )
     check_whole(num_heads=heads)
     if hidden_size % heads:

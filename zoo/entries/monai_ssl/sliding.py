@@ -1,4 +1,4 @@
-"""The name under which `zoo.entries.monai_ssl.segment` was run before; it still is."""
+"""The former name of `zoo.entries.monai_ssl.segment`, which `python -m` still runs."""
 
 from zoo.entries.monai_ssl.segment import main
 from zoo.training.args import run_command

@@ -47,14 +47,14 @@ def slide(
 ) -> Tensor:
     """Return the logits of a whole volume, `(C, D, H, W)`, or `(N, C, D, H, W)` of a batch.
 
-    Windows overlap, and all count alike where they do; a volume smaller than a window is padded with 0. The defaults
-    are the published ones (Project-MONAI/tutorials, vit_unetr_ssl, ssl_finetune.ipynb).
+    Windows overlap, and where they do their logits are averaged; a volume smaller than a window is padded with 0. The
+    defaults are the published ones (Project-MONAI/tutorials, vit_unetr_ssl, ssl_finetune.ipynb).
 
     Args:
         model: UNETR or Swin UNETR, on any device. It is in eval mode meanwhile.
-        volume: `(1, D, H, W)` or `(N, 1, D, H, W)` as `zoo.load_transform` makes it, on any device; the logits are put
-            there too.
-        window: Voxels of a window along each axis; None for what the network was built for, `window_of`.
+        volume: `(1, D, H, W)` or `(N, 1, D, H, W)` as `zoo.load_transform` makes it, on any device, to which
+            the logits are moved.
+        window: Voxels of a window along each axis; None for `window_of` the network.
         batch_size: Windows at once.
         overlap: Share of a window that the next one covers too, from 0 to below 1.
 
@@ -71,15 +71,15 @@ def extract_features(
     """Return the features of a whole volume: the map `(768, D/16, H/16, W/16)`, and their mean `(768,)`.
 
     The volume is padded with 0, on both sides alike, to whole tokens of 16 voxels and to at least one window; the map
-    is that of the padded volume. The mean is over the tokens in which there is some of the volume. Where windows
-    overlap, as the last one of an axis does, features are averaged. Of one window, both are the encoder's own.
+    is that of the padded volume. The mean is over the tokens that hold a part of the volume. Where windows overlap, as
+    the last one of an axis does, features are averaged. For one window both are the encoder's own.
 
     Args:
         model: ViT encoder, on any device. It is in eval mode meanwhile.
-        volume: `(1, D, H, W)` or `(N, 1, D, H, W)` as `zoo.load_transform` makes it, on any device; the features are
-            put there too, with a first axis N for a batch.
+        volume: `(1, D, H, W)` or `(N, 1, D, H, W)` as `zoo.load_transform` makes it, on any device, to which
+            the features are moved; for a batch they have a first axis N.
         batch_size: Windows at once.
-        overlap: Share of a window that the next one covers too, which must be whole tokens: 0 or 0.5, for example.
+        overlap: Share of a window that the next one covers too, in whole tokens: 0 or 0.5, for example.
 
     Raises:
         InputContractError: The volume has another number of axes.
@@ -104,7 +104,7 @@ def extract_features(
 
 
 def window_of(model: nn.Module) -> Shape:
-    """Return the voxels of a window along each axis: what a ViT was built or loaded for; else, as published, 96."""
+    """Return the voxels of a window along each axis: those that a ViT was built for or given, else the published 96."""
     windows = [module.window for module in model.modules() if isinstance(module, PatchEmbedding)]
     return windows[0] if windows else (PUBLISHED_SIZE,) * 3
 
@@ -116,14 +116,14 @@ def _sides(model: nn.Module, window: int | Shape | None) -> Shape:
 
 
 def margins(sides: Shape, window: Shape) -> tuple[Shape, Shape]:
-    """Voxels before and after each axis of a volume that fill it up to whole tokens and to at least one window."""
+    """Voxels of padding before and after each axis that fill a volume up to whole tokens and to at least one window."""
     lacking = [max(whole, -(-side // PATCH) * PATCH) - side for side, whole in zip(sides, window, strict=True)]
     before = tuple(n // 2 for n in lacking)
     return before, tuple(n - low for n, low in zip(lacking, before, strict=True))
 
 
 def _slide(model: nn.Module, predict: Any, volume: Tensor, window: Shape, batch_size: int, overlap: float) -> Tensor:
-    """What `predict` makes of the windows of a volume, put together; overlapping parts are averaged."""
+    """Outputs of `predict` for the windows of a volume, stitched together; overlapping parts are averaged."""
     _check_axes(volume)
     if not 0 <= overlap < 1 or batch_size < 1:
         raise OptionError(

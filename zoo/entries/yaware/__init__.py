@@ -53,10 +53,10 @@ def build(config: Config) -> nn.Module:
 
 
 def convert(state: State) -> tuple[State, Config]:
-    """Keep the DenseNet of any of the family's files, under MONAI's names; the mode is told by what is in the file.
+    """Keep the DenseNet of any of the family's files, under MONAI's names; the contents of the file tell the mode.
 
-    The authors, and MONAI before 0.4, have no `layers` below a dense layer; that MONAI called the classifier
-    `class_layers.class`. What `complete` added is taken out again.
+    The authors, and MONAI before 0.4, have no `layers` below a dense layer; MONAI before 0.4 called the classifier
+    `class_layers.class`. Parts that `complete` added are removed again.
 
     Raises:
         CheckpointMismatchError: The file holds the authors' U-Net, or several networks that it could mean.
@@ -79,8 +79,8 @@ def _refuse_unet(state: State) -> None:
     if prefix is not None:
         place = f" behind {prefix!r}" if prefix else ""
         raise CheckpointMismatchError(
-            f"the file holds the 3D U-Net of y-Aware's authors (models/unet.py){place}, expected their DenseNet-121. "
-            "No published weights are of that U-Net and the zoo does not have it: load the file with the authors' code"
+            f"the file holds the 3D U-Net of y-Aware's authors (models/unet.py){place}; their DenseNet-121 is "
+            "expected. The zoo does not have that U-Net: load the file with the authors' code"
         )
 
 
@@ -96,7 +96,7 @@ def complete(state: State) -> State:
     """Add a norm and a classifier that change nothing, so that MONAI's `DenseNet121(3, 1, 1024)` returns the features.
 
     Equal in eval mode only: in training the norm uses the statistics of the batch. The projection head, which that
-    class does not have, is left out. A network with classes is whole already.
+    class does not have, is left out. A network with classes is already whole.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The arguments of fine-tuning, with their defaults."""
+"""The arguments of y-Aware's fine-tuning, with their defaults."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Args(TrainArgs):
         ".npy array (n, 1, D, H, W), or folder of NIfTI files; MAPS.ids.txt beside an array MAPS.npy, one identifier "
         "of the table (sub-01, sub-01_ses-2) a line, is compared with the table's order"
     )
-    table: str = arg("CSV or TSV with a row for each volume, an array's in its order")
+    table: str = arg("CSV or TSV with a row for each volume, in the order of an array")
     label: str = arg("column with the class of each volume")
     batch_size: int = arg(
-        "volumes per optimiser step, over all processes and accumulated parts; the rest of a pass that fills no step "
-        "is left out of it",
+        "volumes per optimiser step, over all processes and accumulated parts; the rest of a pass that does not fill "
+        "a step is left out",
         8,
     )
     optimizer: str = default("adam")
@@ -41,7 +41,7 @@ class Args(TrainArgs):
     workers: int = default(4)
     rows: str = arg("rows of the table to use, 'column=value'; empty for all", "")
     grid: str = arg(
-        "published: grey-matter maps, checked, and files brought to the grid of --model's weights; any: as they are",
+        "published: check grey-matter maps, and bring files to the grid of --model's weights; any: take them unchanged",
         "published",
         GRIDS,
     )
@@ -53,13 +53,13 @@ class Args(TrainArgs):
     folds: int = arg("test sets of --splits stratified", 5)
     site: str = arg("column with the site, for --splits leave-site-out", "site")
     subject: str = arg(
-        "column that says which volumes are of one subject, who is never in two parts; without participant_id, or "
-        "empty, each volume is its own",
+        "column with the subject of each volume; no subject is in two parts. Empty, or without a column "
+        "participant_id, each volume is its own subject",
         "participant_id",
     )
-    labelled: int = arg("subjects to train and validate on in each fold, drawn with their share of a class; 0: all", 0)
+    labelled: int = arg("subjects to train and validate on in each fold, drawn by class in proportion; 0: all", 0)
     repeats: int = arg("how often --labelled subjects are drawn in each fold", 1)
-    val_share: float = arg("share of them that the best epoch is chosen on; 0 for the last epoch", 0.0)
+    val_share: float = arg("share of these subjects that choose the best epoch; 0 for the last epoch", 0.0)
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -68,16 +68,18 @@ class Args(TrainArgs):
         if self.folds < 2 or self.repeats < 1 or self.labelled < 0 or not 0 <= self.val_share < 1:
             raise OptionError(
                 f"--folds {self.folds} --repeats {self.repeats} --labelled {self.labelled} --val-share "
-                f"{self.val_share}: expected at least 2, at least 1, at least 0, and from 0 to below 1"
+                f"{self.val_share}: at least 2, 1 and 0, and a share from 0 to below 1 are expected"
             )
         if self.repeats > 1 and not self.labelled:
-            raise OptionError(f"--repeats {self.repeats} draws --labelled subjects more than once; give their number")
+            raise OptionError(f"--repeats {self.repeats} is for several draws of --labelled subjects: give --labelled")
         if self.freeze and self.val_share:
-            raise OptionError(f"--val-share {self.val_share}: with --freeze there are no epochs to choose among")
+            raise OptionError(
+                f"--val-share {self.val_share}: with --freeze there are no epochs to choose among; give one of both"
+            )
         if not self.val_share and (self.patience or self.monitor != Args.monitor):
             raise OptionError(
                 f"--monitor {self.monitor} --patience {self.patience}: without --val-share nothing is validated, and "
-                f"the last epoch is judged; give a --val-share, or neither"
+                f"the last epoch is judged; give --val-share, or neither of these"
             )
         if get_entry(self.model).name != MODEL:
             raise OptionError(f"--model {self.model}: this task starts from {MODEL} or {MODEL}.TAG")

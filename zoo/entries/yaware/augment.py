@@ -1,8 +1,8 @@
 """y-Aware's augmentations, on the device that holds the volumes: flip, blur, noise, cut-out and crop.
 
-Facts from Duplums/yAwareContrastiveLearning, `dataset.py` and `augmentations.py`, which change one NumPy array after
-the other with SciPy and scikit-image and seed NumPy anew from the operating system at every sample. Here the draws of a
-sample follow from its own seed.
+Facts from Duplums/yAwareContrastiveLearning, `dataset.py` and `augmentations.py`, which change NumPy arrays one by one
+with SciPy and scikit-image, and reseed NumPy from the operating system at every sample. Here the draws of a sample
+follow from its own seed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from zoo.errors import InputContractError, OptionError
 
 TRANSFORMS = ("cutout", "all_tf", "crop", "none")
 PROBABILITY = 0.5
-"""Of each of the five changes in "all_tf"."""
+"""Probability of each of the five changes in "all_tf"."""
 BLUR = (0.1, 1.0)
 """Least and greatest sigma of the blur, in voxels."""
 NOISE = (0.1, 1.0)
-"""Least and greatest standard deviation of the noise, in those of the volume."""
+"""Least and greatest standard deviation of the noise, relative to that of the volume."""
 CUTOUT_SHARE = 0.25
-"""Side of the hidden box, of the volume's; rounded up."""
+"""Side of the hidden box, as a share of the volume's; rounded up."""
 CROP_SHARE = 0.75
-"""Side of the box that is kept, of the volume's; rounded up."""
+"""Side of the kept box, as a share of the volume's; rounded up."""
 TRUNCATE = 4.0
 """Where SciPy's `gaussian_filter` cuts its kernel off, in sigma."""
 
@@ -37,12 +37,12 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Draw:
-    """What happens to one volume, in this order; None where a change does not happen."""
+    """Changes of one volume, in this order; None for a change that is not made."""
 
     flip: int | None = None
     """Axis of (1, D, H, W); 0, the channel, changes nothing."""
     sigma: float | None = None
-    """Of the blur, in voxels."""
+    """Sigma of the blur, in voxels."""
     noise: tuple[float, int] | None = None
     """Standard deviation of the noise, and the seed of its field."""
     cutout: Box | None = None
@@ -55,12 +55,12 @@ class Augment:
     """Change each volume of a batch as y-Aware's pre-training does.
 
     "all_tf" flips, blurs, adds noise, cuts out and crops, each with probability 0.5; "cutout", which made the published
-    weights, and "crop" do that one change always. The flipped axis is uniform over the four of (1, D, H, W), so each
-    spatial axis is flipped with probability 0.125. Of a brain in MNI space that includes left and right, which are not
-    alike: where laterality is what a task is about, "all_tf" trains it away.
+    weights, and "crop" always make that one change. The flipped axis is uniform over the four of (1, D, H, W), so each
+    spatial axis is flipped with probability 0.125. In MNI space this exchanges left and right of the brain, which
+    differ: "all_tf" hides laterality from the network.
 
-    A volume is changed by itself rather than with others of its batch, so the result is the same to the last bit
-    whichever batch and process it is in. It is also the faster way on a CPU, whose cache one volume fills.
+    Each volume is changed by itself, not with others of its batch, so the result is the same to the last bit in any
+    batch and process. This is also faster on a CPU, whose cache one volume fills.
 
     Args:
         tf: One of `TRANSFORMS`.
@@ -81,11 +81,11 @@ class Augment:
         Args:
             volumes: (N, 1, D, H, W), float32, each of mean 0 and standard deviation 1: the hidden box is filled with 0,
                 the mean, not with the background.
-            seeds: One non-negative integer per volume, such as `seed_of(seed, pass, index, view)`. What is drawn
-                follows from it alone; only the noise field is another one on another kind of device.
+            seeds: One non-negative integer per volume, such as `seed_of(seed, pass, index, view)`. All draws follow
+                from it alone; only the noise field differs between kinds of devices.
 
         Returns:
-            In the shape, type and device of `volumes`, in new memory.
+            New tensors of the shape, type and device of `volumes`.
 
         Raises:
             InputContractError: The volumes have another shape or type.
@@ -102,7 +102,7 @@ class Augment:
         return out
 
     def draw(self, size: tuple[int, int, int], seed: int) -> Draw:
-        """Draw what happens to a volume of `size` (D, H, W) from its seed: the same on every device."""
+        """Draw the changes of a volume of `size` (D, H, W) from its seed, alike on every device."""
         rng = np.random.default_rng(seed)
         if self.tf == "none":
             return Draw()
@@ -121,7 +121,7 @@ class Augment:
 
 
 def change(volume: Tensor, drawn: Draw) -> Tensor:
-    """Carry out what was drawn for a volume (D, H, W), which may be overwritten."""
+    """Apply drawn changes to a volume (D, H, W), which may be overwritten."""
     if drawn.flip:
         volume = volume.flip(drawn.flip - 1)
     if drawn.sigma is not None:
@@ -139,8 +139,8 @@ def blur(volume: Tensor, sigma: float) -> Tensor:
     """Convolve (D, H, W) with a Gaussian of `sigma` voxels, as SciPy's `gaussian_filter` does by default.
 
     The kernel ends at `TRUNCATE` sigma; at the border the volume is mirrored with its last voxel repeated. Shifted
-    copies are added up, axis by axis: several times faster on a CPU than a convolution with one channel, and in float32
-    also where convolutions are not (autocast, TensorFloat-32).
+    copies are added up, axis by axis: several times faster on a CPU than a convolution with one channel, and always in
+    float32, as convolutions are not (autocast, TensorFloat-32).
     """
     radius = int(TRUNCATE * sigma + 0.5)
     kernel = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(radius + 1)]
@@ -166,8 +166,8 @@ def add_noise(volume: Tensor, std: float, seed: int) -> Tensor:
 def resize(box: Tensor, size: Sequence[int]) -> Tensor:
     """Interpolate (d, h, w) linearly to `size`, as scikit-image's `resize(order=1, mode="reflect")` enlarges.
 
-    Voxels are cubes of equal share of the extent, so that the outermost centres of the result lie outside those of
-    the box, by half a voxel at most; there the box is mirrored without repeating its last voxel.
+    Voxels are cubes with equal shares of the extent, so the outermost centres of the result lie up to half a voxel
+    outside those of the box; there the box is mirrored without repeating its last voxel.
     """
     for axis in (2, 1, 0):  # the last axis is the slowest to gather from, so it goes first, while the box is small
         old, new = box.shape[axis], size[axis]

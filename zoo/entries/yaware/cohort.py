@@ -1,9 +1,9 @@
 """y-Aware's cohorts: brain volumes, and a table with one row for each.
 
 Two layouts. The authors' (Duplums/yAwareContrastiveLearning, `dataset.py`): one `.npy` array of all volumes, and a CSV
-in the same order. Or a folder of NIfTI files, and a CSV or TSV that names them. The columns `participant_id`, `session`
-and `run`, those that are there, identify a row and must do so uniquely; of the last two a cell may be empty. Where a
-text file `<array>.ids.txt` lies beside the array (`maps.ids.txt` for `maps.npy`), one identifier a line (`sub-01`, or
+in the same order. Or a folder of NIfTI files, and a CSV or TSV that names them. Those of the columns `participant_id`,
+`session` and `run` that exist identify a row, uniquely; cells of the last two may be empty. Where a text file
+`<array>.ids.txt` lies beside the array (`maps.ids.txt` for `maps.npy`), one identifier a line (`sub-01`, or
 `sub-01_ses-2`), the table must have the same order.
 """
 
@@ -43,33 +43,31 @@ Voxels = npt.NDArray[np.float32]
 
 GRIDS = ("published", "any")
 SMALLEST_SIDE = 29
-"""Voxels: the network halves a side twice rounding up, then three times rounding down."""
+"""In voxels: the network halves a side twice, rounding up, then three times, rounding down."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """Volumes of one shape and the table's rows of them. Each volume is read when it is asked for, none is kept."""
+    """Volumes of one shape with their rows of the table. A volume is read when it is used, and not kept."""
 
     source: Path
     """The array or the folder."""
     table: Path
     places: tuple[int | Path, ...]
-    """Of each volume: its position in the array, or its file."""
+    """Position in the array, or file, of each volume."""
     names: tuple[str, ...]
-    """What messages and results call each volume."""
+    """Name of each volume in messages and results."""
     rows: tuple[Row, ...]
     labels: npt.NDArray[np.float64]
-    """(n, k): a column for each label that `read_cohort` was asked for."""
+    """(n, k): a column for each label of `read_cohort`."""
     shape: tuple[int, ...]
     """Voxels of every volume, (D, H, W)."""
     affine: npt.NDArray[np.float64] | None = None
-    """Of NIfTI files that are read in their own grid: from voxel (i, j, k, 1) to mm (4, 4), the first file's, which all
-    must have. None for arrays, and for files that are brought to the contract's grid."""
+    """Voxel-to-world matrix (4, 4) in mm, shared by NIfTI files that are read in their own grid; else None."""
     transform: VolumeTransform | None = None
-    """What holds volumes to the contract and brings them to its grid; None for those that are taken as they are."""
+    """Checks volumes against the contract and brings them to its grid; None for volumes that are taken unchanged."""
     told: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.uint8))
-    """(rows of the table,): whether what is odd about a volume was said, once for all passes, parts and loader
-    processes, which share it."""
+    """(rows of the table,): whether oddities of a volume were logged; all passes and loader processes share it."""
     table_rows: tuple[int, ...] = ()
     """Row of the table of each volume."""
 
@@ -77,11 +75,11 @@ class Cohort:
         return len(self.rows)
 
     def volume(self, index: int) -> Voxels:
-        """Return a volume as the network takes it: (1, D, H, W), less its mean, over its deviation.
+        """Return a volume as the network takes it: (1, D, H, W), minus its mean, over its standard deviation.
 
         Raises:
-            InputContractError: It has NaN or infinite values, is constant or of another shape, or breaks the input
-                contract. The message names the volume.
+            InputContractError: The volume has NaN or infinite values, is constant, has another shape, or breaks the
+                input contract. The message names it.
         """
         place = self.places[index]
         try:
@@ -105,9 +103,10 @@ class Cohort:
             raise InputContractError(f"{self.names[index]} in {self.source}: {error}") from error
 
     def differences(self, contract: Preprocessing = PREPROCESSING) -> dict[str, Any]:
-        """Fields of `Preprocessing` that are not a contract's where the volumes have not its grid: size and place.
+        """Fields of `Preprocessing` that differ from a contract's where the volumes have another grid: size and affine.
 
-        Where an array of another size lies is not known: it is said so, and `load_transform` takes arrays alone.
+        The position of an array of another size is unknown: its affine is None, and `load_transform` takes arrays
+        alone.
         """
         if self.shape == contract.size and self.affine is None:
             return {}
@@ -128,7 +127,7 @@ class Cohort:
         """Cells of a column of the table as numbers (n,).
 
         Raises:
-            OptionError: There is no such column, or cells are empty or no finite numbers.
+            OptionError: There is no such column, or cells are empty or not finite numbers.
         """
         check_columns(self.rows, (name,), self.table)
         values = [_number(row[name]) for row in self.rows]
@@ -151,7 +150,7 @@ class Cohort:
         if found:
             raise OptionError(
                 f"{self.table}: {len(found)} of {len(self)} rows have {what} in column {column!r} (first: "
-                f"{', '.join(found[:5])}). Fill them in, or mark the rows to use in a column and choose them by it"
+                f"{', '.join(found[:5])}). Fill them in, or choose the rows to use by another column"
             )
 
 
@@ -164,23 +163,23 @@ def read_cohort(
     grid: str = "published",
     contract: Preprocessing = PREPROCESSING,
 ) -> Cohort:
-    """Read which volumes there are and what is known of each.
+    """Read the volumes of a cohort and their rows of the table.
 
     Args:
         data: `.npy` array (n, 1, D, H, W) or (n, D, H, W) of any grid and any real dtype, or a folder of NIfTI files.
-        table: CSV or TSV: of an array in its order and as long; of a folder with a column `file`, or with identifiers
-            that each occur in one file's name.
+        table: CSV or TSV. For an array, as long as it and in its order; for a folder, with a column `file`, or with
+            identifiers that each occur in one file's name.
         labels: Columns of the table that are labels, numbers.
         rows: Which rows to use, `column=value` or several of these with commas between; empty for all.
-        grid: What the volumes are taken as. "published": the input contract holds; files are brought to its grid, an
-            array of its shape is on it, and of one of another shape the values alone are checked. "any": read as they
-            are, files all of one shape at one place.
-        contract: The input of the weights that the volumes are for, `model_info(...).input`; default the published.
+        grid: "published": the input contract holds; files are brought to its grid, an array of its shape is taken to be
+            on it, and for an array of another shape only the values are checked. "any": volumes are taken unchanged;
+            files must share shape and affine.
+        contract: Input contract of the weights, `model_info(...).input`; default the published one.
 
     Raises:
-        OptionError: No such file, column or row; identifiers are missing or not unique, or disagree with the array's;
-            a label is missing or no number; the contract has no grid to bring files to.
-        InputContractError: The array is not one of volumes, or volumes are missing.
+        OptionError: A file, column or row does not exist; identifiers are missing, not unique, or differ from the
+            array's; a label is missing or not a number; the contract has no grid for files.
+        InputContractError: The array does not hold volumes, or volumes are missing.
     """
     if grid not in GRIDS:
         raise OptionError(f"grid must be one of {', '.join(GRIDS)}, not {grid!r}")
@@ -227,13 +226,13 @@ def check_apart(train: Cohort, val: Cohort) -> None:
         first = sorted(subjects) or [name for name, key in zip(val.names, _keys(val), strict=True) if key in volumes]
         raise OptionError(
             f"training and validation share {len(volumes)} volumes and {len(subjects)} subjects (first: "
-            f"{', '.join(first[:5])}), of {train.table} and {val.table}: choose rows that have no subject in common; "
-            f"subjects of two studies who have one participant_id by chance need another"
+            f"{', '.join(first[:5])}), of {train.table} and {val.table}: choose rows without common subjects. If "
+            f"different people share a participant_id, give them different ones"
         )
 
 
 def _keys(cohort: Cohort) -> list[tuple[Path, int]]:
-    """A file or the array, and the position in it, of each volume."""
+    """File, or array and position in it, of each volume."""
     source = cohort.source.resolve()
     return [(source, place) if isinstance(place, int) else (place.resolve(), 0) for place in cohort.places]
 

@@ -1,4 +1,4 @@
-"""Where y-Aware's volumes lie, one array or a folder of NIfTI files, and which rows of a table are of which."""
+"""Files of y-Aware's volumes, one array or a folder of NIfTI files, and the rows of a table that belong to them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import voxel_sizes
+from zoo.training.arrays import read_array
 from zoo.training.table import EMPTY
 from zoo.transforms import VolumeTransform, build_volume_transform
 
@@ -24,16 +25,16 @@ Row = dict[str, str]
 log = logging.getLogger("zoo")
 
 IDENTIFIERS = ("participant_id", "session", "run")
-"""Columns that identify a row, as BIDS calls them; of `session` and `run` a row may have none."""
+"""Columns that identify a row, by their BIDS names; `session` and `run` may be empty."""
 SAME_PLACE = 1e-3
-"""Of a voxel-to-world matrix: what two files may differ by, in mm, and be on one grid."""
+"""Largest difference, in mm, between voxel-to-world matrices of files on one grid."""
 _OF_MAPS = r"^(?:s\d*)?(?:m0?)?(?:w[cp]\d|[cp]\d(?!\d))"
-"""What CAT12 and SPM put before the name of the scan, without anything between: smoothed, modulated, warped, and the
-tissue (mwp1, m0wp1, smwc1, c1). Without the w a digit that follows may be a part of another number."""
+"""Prefixes of CAT12 and SPM, directly before the name of the scan: smoothed, modulated, warped, and the tissue (mwp1,
+m0wp1, smwc1, c1). Without the w, a following digit may belong to another number."""
 
 
 def identify(rows: Sequence[Row], table: Path) -> list[str]:
-    """Return what each row is called: the identifiers it has, as `sub-01_ses-2`, else its file, else its number from 0.
+    """Return a name for each row: its identifiers, as `sub-01_ses-2`, else its file, else its number from 0.
 
     Raises:
         OptionError: Identifiers are empty, or not unique.
@@ -46,8 +47,8 @@ def identify(rows: Sequence[Row], table: Path) -> list[str]:
         raise OptionError(f"{table}: {len(empty)} rows have no participant_id (first: row {empty[0]})")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise OptionError(
-            f"{table}: {len(twice)} identifiers ({', '.join(columns)}) stand in several rows (first: "
-            f"{', '.join(twice[:5])}). Remove repeated rows; sessions of one subject are told by a column 'session'"
+            f"{table}: {len(twice)} identifiers ({', '.join(columns)}) are in several rows (first: "
+            f"{', '.join(twice[:5])}). Remove repeated rows; a column 'session' tells sessions of one subject apart"
         )
     return names
 
@@ -56,7 +57,7 @@ def conditions(rows: str) -> dict[str, str]:
     """Column -> value of "column=value,column=value".
 
     Raises:
-        OptionError: It is none.
+        OptionError: `rows` has another form.
     """
     conditions = {}
     for part in filter(None, rows.split(",")):
@@ -68,44 +69,41 @@ def conditions(rows: str) -> dict[str, str]:
 
 
 def open_array(source: Path) -> npt.NDArray[Any]:
-    """Map an array, so that only what is asked for is read.
+    """Map an array of volumes, so that only the part that is used is read.
 
     Raises:
-        InputContractError: It is no `.npy` file, or is cut short.
+        InputContractError: The file is not `.npy`, or is cut short.
     """
-    try:
-        array: npt.NDArray[Any] = np.load(source, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputContractError(f"cannot read {source} as an array of volumes (.npy): {error}") from error
-    return array
+    return read_array(source, "an array of volumes", is_mapped=True)
 
 
 def check_array(source: Path, count: int, table: Path) -> tuple[int, ...]:
     """Return the shape of an array's volumes.
 
     Raises:
-        OptionError: There is no such file, or the table has another number of rows than it has volumes.
-        InputContractError: It is no array of volumes.
+        OptionError: The file does not exist, or the table has another number of rows.
+        InputContractError: The file does not hold an array of volumes.
     """
     if not source.is_file():
         raise OptionError(f"{source} is neither an array of volumes (.npy) nor a folder of NIfTI files")
     array = open_array(source)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
-        kind = getattr(array, "dtype", "several arrays")
-        raise InputContractError(f"{source} holds {kind}: one array of real numbers is expected")
+    if array.dtype.kind not in "buif":
+        raise InputContractError(f"{source} holds {array.dtype}: one array of real numbers is expected")
     is_single = array.ndim == 5 and array.shape[1] == 1
     if not (is_single or array.ndim == 4):
         raise InputContractError(f"{source} has shape {array.shape}: (n, 1, D, H, W) or (n, D, H, W) is expected")
     if len(array) != count:
-        raise OptionError(f"{source} has {len(array)} volumes, {table} has {count} rows: one row a volume is expected")
+        raise OptionError(
+            f"{source} has {len(array)} volumes, but {table} has {count} rows: one row for each volume is expected"
+        )
     return array.shape[-3:]
 
 
 def check_order(source: Path, rows: Sequence[Row], names: Sequence[str], table: Path) -> None:
-    """Compare the table's identifiers with the array's, where it has some.
+    """Compare the table's identifiers with those of the array, where it has a file of them.
 
     Raises:
-        OptionError: They differ, or the table has none.
+        OptionError: They differ, or the table has no identifiers.
     """
     file = source.with_suffix(".ids.txt")
     if not file.is_file():
@@ -113,10 +111,10 @@ def check_order(source: Path, rows: Sequence[Row], names: Sequence[str], table: 
             _warn_of_order(source, table)
         return
     if "participant_id" not in rows[0]:
-        raise OptionError(f"{file} says whose the volumes are, but {table} has no column participant_id")
+        raise OptionError(f"{file} identifies the volumes, but {table} has no column participant_id")
     stored = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
     if len(stored) != len(names):
-        raise OptionError(f"{file} has {len(stored)} identifiers, {table} has {len(names)} rows")
+        raise OptionError(f"{file} has {len(stored)} identifiers, but {table} has {len(names)} rows")
     if wrong := [i for i, pair in enumerate(zip(stored, names, strict=True)) if pair[0] != pair[1]]:
         raise OptionError(
             f"{table} is not in the order of {source}: {len(wrong)} of {len(names)} rows differ, the first is row "
@@ -128,17 +126,19 @@ def check_order(source: Path, rows: Sequence[Row], names: Sequence[str], table: 
 @cache  # once, however many sets of rows are read from the two
 def _warn_of_order(source: Path, table: Path) -> None:
     log.warning(
-        "whether the rows of %s are in the order of the volumes of %s could not be checked: write the identifiers in "
-        "the array's order, one a line, into %s",
-        *(table, source, source.with_suffix(".ids.txt")),
+        "nothing shows whether the rows of %s are in the order of the volumes of %s: write the identifiers in the "
+        "array's order, one a line, into %s",
+        table,
+        source,
+        source.with_suffix(".ids.txt"),
     )
 
 
 def find_files(folder: Path, rows: Sequence[Row], names: Sequence[str], table: Path) -> list[Path]:
-    """File of each row: what its column `file` says, else the one file whose name has the row's identifiers in it.
+    """File of each row: that of its column `file`, else the one file whose name contains the row's identifiers.
 
     Raises:
-        OptionError: There is neither column, or several files or several rows fit.
+        OptionError: Both columns are missing, or several files fit a row, or one file several rows.
         InputContractError: Files are missing.
     """
     if "file" in rows[0]:
@@ -147,7 +147,7 @@ def find_files(folder: Path, rows: Sequence[Row], names: Sequence[str], table: P
         there = [file for file in sorted(folder.rglob("*.nii*")) if file.name.endswith((".nii", ".nii.gz"))]
         found = [_matches(row, there) for row in rows]
     else:
-        raise OptionError(f"{table} says whose the volumes in {folder} are by neither column: file, participant_id")
+        raise OptionError(f"{table} has neither a column file nor participant_id to find volumes in {folder} by")
     if missing := [name for name, files in zip(names, found, strict=True) if not any(f.is_file() for f in files)]:
         raise InputContractError(
             f"{len(missing)} of {len(rows)} volumes are not in {folder}: {', '.join(missing[:10])}"
@@ -159,12 +159,12 @@ def find_files(folder: Path, rows: Sequence[Row], names: Sequence[str], table: P
                 f"file in a column 'file' of {table}"
             )
     if twice := [str(file) for file, count in Counter(files[0] for files in found).items() if count > 1]:
-        raise OptionError(f"{table}: {len(twice)} files stand for several rows (first: {', '.join(twice[:5])})")
+        raise OptionError(f"{table}: {len(twice)} files belong to several rows (first: {', '.join(twice[:5])})")
     return [files[0] for files in found]
 
 
 def _matches(row: Row, files: Sequence[Path]) -> list[Path]:
-    """Files whose names have each of the row's identifiers in them, as a whole word: sub-1 is not in sub-10."""
+    """Files whose names contain each of the row's identifiers as a whole word: sub-10 does not contain sub-1."""
     words = _identifiers(row)
     return [file for file in files if all(word in file.name and _has_word(file.name, word) for word in words)]
 
@@ -183,15 +183,15 @@ def _is_empty(cell: str) -> bool:
 
 
 def build_transform(contract: Preprocessing, source: Path) -> VolumeTransform:
-    """Return what brings the files of a folder to the grid of an input contract.
+    """Return the transform that brings the files of a folder to the grid of an input contract.
 
     Raises:
-        OptionError: The contract has no grid in an atlas.
+        OptionError: The contract has no affine.
     """
     if contract.affine is None:
         raise OptionError(
-            f"{source}: where the input of these weights lies ({contract.size} voxels) is not on record, so that NIfTI "
-            f"files cannot be brought there; pass an array, or files of that grid with --grid any"
+            f"{source}: the position of these weights' input ({contract.size} voxels) is not on record, so NIfTI files "
+            f"cannot be brought to its grid; give an array, or files on that grid with --grid any"
         )
     return build_volume_transform(contract)
 
@@ -204,7 +204,7 @@ def is_same_place(one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.flo
 
 
 def in_words(affine: npt.NDArray[np.float64] | None) -> str:
-    """Where the axes of a voxel-to-world matrix point to and the size of its voxels, for messages."""
+    """Directions of the axes, size of the voxels and origin of a voxel-to-world matrix, for messages."""
     import nibabel
 
     if affine is None:

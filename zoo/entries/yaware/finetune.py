@@ -1,4 +1,4 @@
-"""Fine-tune y-Aware to tell classes of subjects apart, or see what its frozen features know of them.
+r"""Fine-tune y-Aware to classify subjects, or test its frozen features by a linear probe.
 
     python -m zoo.entries.yaware.finetune --data clinical.npy --table clinical.csv --label diagnosis --out runs/scz
     python -m zoo.entries.yaware.finetune --data clinical.npy --table clinical.csv --label diagnosis --freeze \
@@ -7,14 +7,14 @@
         --splits leave-site-out --out runs/sites --resume
 
 The defaults are the published run (Dufumier et al., MICCAI 2021): Adam at 1e-4 for 100 epochs, batch 8, all layers, the
-last epoch is judged. `--from-scratch` is the run to compare with. `--freeze` trains no network: a logistic regression
-on features that are computed once. What the authors' script lacks is here: it loads the weights, with whatever prefix,
-trains on integer classes, and saves. What of a pass over the data does not fill a step is left out of that pass: of 20
-labelled volumes in steps of 8, four, others in each pass.
+last epoch is judged. `--from-scratch` is the run to compare with. `--freeze` trains no network: it fits a logistic
+regression on features that are computed once. Unlike the authors' script, this one loads the weights with any prefix,
+trains on integer classes, and saves. The rest of a pass that does not fill a step is left out: of 20 labelled volumes
+in steps of 8, four, different ones in each pass.
 
-`--splits leave-site-out` has a run for each site. A mean over sites counts all alike and leaves out those of one class,
-so there is `pooled`, too: the metrics of all sites' predictions together, of each draw. They are of as many networks,
-whose scores need not be on one scale: read it beside the mean.
+`--splits leave-site-out` makes a run for each site. A mean over sites counts all alike and leaves out sites with one
+class, so there is also `pooled`: the metrics of all sites' predictions together, for each draw. These come from
+different networks, whose scores may differ in scale: read `pooled` beside the mean.
 
 Files in OUT: `results.json`; per run a folder with `results.json`, `predictions.csv` of its test rows, and the training
 loop's files, whose `last.pt` (with --val-share, `best.pt`) `load_model(checkpoint=...)` reads.
@@ -83,19 +83,17 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
         if processes.is_main:
             last = Path(args.out) / task.splits[-1].name / judged_of(args)
-            hint = (
-                f"the runs' predictions are in {args.out}/*/{PREDICTIONS}" if args.freeze else how_to_load(MODEL, last)
-            )
-            write_results(results, args.out, hint=hint)
+            probed = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}"
+            write_results(results, args.out, hint=probed if args.freeze else how_to_load(MODEL, last))
     return results
 
 
 def pool(args: Args, task: Task) -> Results:
-    """Metrics of the predictions of all sites together, of each draw of labelled subjects: mean and deviation."""
+    """Metrics of the predictions of all sites together: mean and deviation over the draws of labelled subjects."""
     distributed.barrier()  # the first process wrote the last predictions
     parts = [read_predictions(Path(args.out) / split.name / PREDICTIONS, task.classes) for split in task.splits]
     tests = []
-    for draw in range(args.repeats):  # the splits are site after site
+    for draw in range(args.repeats):  # the splits run site by site
         codes, scores = (np.concatenate(arrays) for arrays in zip(*parts[draw :: args.repeats], strict=True))
         tests.append({"auroc": mean_auroc(codes, scores)} if args.freeze else class_metrics(codes, scores))
     return summarise(tests)
@@ -104,13 +102,13 @@ def pool(args: Args, task: Task) -> Results:
 def run_split(
     args: Args, task: Task, number: int, features: Callable[[], tuple[Floats, Results]], processes: Processes
 ) -> Results:
-    """Train on one split and test, unless that is done.
+    """Train on one split and test, unless that was done before.
 
     Args:
         args: The arguments.
         task: Volumes, classes, splits.
-        number: Of the split.
-        features: Gives `frozen_features`.
+        number: Number of the split.
+        features: Returns `frozen_features`.
         processes: From `zoo.training.distributed.start`.
 
     Returns:
@@ -136,14 +134,14 @@ def run_split(
 
 
 def judged_of(args: Args) -> str:
-    """The weights that are tested: the best epoch's where there is validation, else the last one's."""
+    """File of the tested weights: those of the best epoch where there is validation, else of the last one."""
     return "best.pt" if args.val_share else "last.pt"
 
 
 def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Results:
     """Fine-tune on a split, then test the last epoch, or the best one where there is validation.
 
-    Without it the training loss takes the place of `monitor`, which then decides nothing but schedule "plateau".
+    Without validation the training loss replaces `monitor`, which then only steers schedule "plateau".
     """
     split, command = task.splits[number], command_of(args, RECIPE)
     folder, is_validated = Path(args.out) / split.name, len(split.val) > 0

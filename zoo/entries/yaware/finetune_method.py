@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from zoo.entries.yaware.finetune_data import LabelledVolumes
 from zoo.entries.yaware.splits import Indices
 from zoo.errors import OptionError
-from zoo.files import replacing
 from zoo.messages import csv_cell
 from zoo.training.evaluate import linear_probe
 from zoo.training.metrics import Results, mean_auroc
+from zoo.training.table import write_table
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,7 +47,7 @@ class Classifier(nn.Module):
 def probe(train: Floats, codes: Indices, test: Floats, *, seed: int) -> Floats:
     """Probabilities (M, C) by a logistic regression on frozen features.
 
-    Its penalty is chosen by AUROC alone, so they are in the right order rather than calibrated.
+    The penalty is chosen by AUROC alone, so they are ordered, but not calibrated.
 
     Args:
         train: (N, D).
@@ -66,23 +66,23 @@ def probe(train: Floats, codes: Indices, test: Floats, *, seed: int) -> Floats:
 
 
 def class_metrics(codes: Indices, probabilities: Floats) -> Results:
-    """Metrics of a set; of one with a single class the loss alone.
+    """Metrics of a set; for a set with a single class the loss alone.
 
     Args:
         codes: Class of each (N,).
         probabilities: (N, C).
 
     Returns:
-        `loss`, the cross-entropy; `auroc` of the second of two classes, else the mean over the classes that are there,
-        each against the others; `balanced_accuracy`, the mean share of a class that was recognised.
+        `loss`, the cross-entropy; `auroc` of the second of two classes, else the mean over the classes that occur, each
+        against the others; `balanced_accuracy`, the mean over classes of the share that was recognised.
 
     Raises:
         FloatingPointError: A probability is NaN, as after steps whose gradient was too large.
     """
     if lost := int(np.isnan(probabilities).any(1).sum()):
         raise FloatingPointError(
-            f"the network gives no probabilities for {lost} of {len(codes)} volumes, but NaN: its weights went astray. "
-            "A larger --batch-size, more of it on each process, a smaller --lr or --clip-grad 1 may help"
+            f"the network gives NaN, not probabilities, for {lost} of {len(codes)} volumes: its training diverged. A "
+            "larger --batch-size, more of it on each process, a smaller --lr or --clip-grad 1 may help"
         )
     own = probabilities[np.arange(len(codes)), codes]
     recognised = probabilities.argmax(1) == codes
@@ -96,23 +96,22 @@ def class_metrics(codes: Indices, probabilities: Floats) -> Results:
 
 
 def write_predictions(path: Path, data: LabelledVolumes, classes: Sequence[str], scores: Floats) -> None:
-    """Write a CSV: the volume, its class, and the probability of each class; texts as `messages.csv_cell` has them."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["volume", "label", *(csv_cell(f"{name}_probability") for name in classes)])
-        for name, code, row in zip(data.cohort.names, data.codes, scores.tolist(), strict=True):
-            numbers = [f"{p:.9g}" for p in row]  # many are next to 0 and must not tie
-            writer.writerow([csv_cell(name), csv_cell(classes[code]), *numbers])
+    """Write a CSV: the volume, its class, and the probability of each class."""
+    rows = []
+    for name, code, row in zip(data.cohort.names, data.codes, scores.tolist(), strict=True):
+        numbers = [f"{p:.9g}" for p in row]  # many are next to 0 and must not tie
+        rows.append([name, classes[code], *numbers])
+    write_table(path, ["volume", "label", *(f"{name}_probability" for name in classes)], rows)
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> tuple[Indices, Floats]:
-    """Class of each volume (n,) and probabilities (n, C) that `write_predictions` wrote.
+    """Class of each volume (n,) and probabilities (n, C), from a file of `write_predictions`.
 
     Raises:
         OptionError: The file is gone.
     """
     if not path.is_file():
-        raise OptionError(f"{path} of a finished run is gone: remove results.json beside it, and the run is done again")
+        raise OptionError(f"{path} of a finished run is missing: remove results.json beside it to repeat that run")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     cells = [csv_cell(name) for name in classes]

@@ -25,17 +25,16 @@ KERNELS = ("gaussian", "equal", "views")
 class YAwareInfoNCE(nn.Module):
     """Cross-entropy between the similarities of embeddings and the nearness of labels, a scalar in float32.
 
-    All 2N rows (both views of N subjects) are anchors; the other 2N - 1 are compared with each:
-    `-mean_a sum_b W_ab log softmax_b(s_ab / temperature)` with s the cosine similarity and W from the labels. Its
-    minimum is the weights' entropy (`floor`), not 0. Over several processes, in training mode, the N subjects are those
-    of all.
+    All 2N rows (both views of N subjects) are anchors; the other 2N - 1 are compared with each: `-mean_a sum_b W_ab log
+    softmax_b(s_ab / temperature)` with s the cosine similarity and W from the labels. Its minimum is the entropy of the
+    weights (`floor`), not 0. In training mode the N subjects are those of all processes.
 
     Args:
         temperature: Divides the similarities.
         sigma: Standard deviation of the Gaussian kernel, in the labels' unit (published: 5 years).
-        normalize: "anchor": the weights of each anchor sum to 1. "upstream" is what the authors' code does: the weight
-            of a pair is divided by the *other* one's sum, so that anchors at the ends of the age range count less, and
-            the loss has twice the scale.
+        normalize: "anchor": the weights of each anchor sum to 1. "upstream", as in the authors' code: the weight of a
+            pair is divided by the sum of the *other* subject, so that anchors at the ends of the age range count less,
+            and the loss has twice the scale.
         kernel: "gaussian", `w_ab = exp(-|y_a - y_b|^2 / (2 sigma^2))`, for real labels. "equal", w = 1 for equal
             labels, for classes (supervised contrastive learning). "views", the other view alone: SimCLR's NT-Xent, to
             which "gaussian" tends for sigma to 0 where all labels differ.
@@ -72,7 +71,7 @@ class YAwareInfoNCE(nn.Module):
         if self.training:
             z1, z2 = gather_with_gradient(z1), gather_with_gradient(z2)
         if len(z1) < 2:
-            raise OptionError("a batch of one subject has nothing to be compared with: at least 2 are needed")
+            raise OptionError("a batch of one subject has no other to be compared with: at least 2 are needed")
         with torch.autocast(z1.device.type, enabled=False):
             z = F.normalize(torch.cat([z1, z2]).float(), dim=1)
             similarity = z @ z.T / self.temperature
@@ -83,7 +82,7 @@ class YAwareInfoNCE(nn.Module):
             return 2 * loss if self.normalize == "upstream" else loss
 
     def floor(self, labels: Tensor | None, count: int, device: torch.device) -> Tensor:
-        """The smallest value the loss can have for `count` subjects with these labels: the entropy of the weights.
+        """The least value that the loss can have for `count` subjects with these labels: the entropy of the weights.
 
         Only for `normalize="anchor"`; `labels` as in `forward`.
         """
@@ -97,11 +96,11 @@ class YAwareInfoNCE(nn.Module):
         else:
             y = labels.reshape(len(labels), -1)
             y = gather(y) if self.training else y
-            if self.kernel == "equal":  # in their own type: float32 would take large identifiers for equal
+            if self.kernel == "equal":  # in their own type: large identifiers would be equal in float32
                 near = (y[:, None] == y[None, :]).all(-1).float()
             else:
                 squared = (y[:, None].float() - y[None, :].float()).square().sum(-1)
-                # Where float32 has no smaller number sigma's limit is reached; 0 / 0 would be NaN.
+                # Sigma's limit is reached at the least number of float32; 0 / 0 would be NaN.
                 near = torch.exp(-squared / max(2 * self.sigma * self.sigma, torch.finfo(torch.float32).tiny))
         weights = near.repeat(2, 2)
         weights = weights - torch.diag(weights.diag())
@@ -125,11 +124,11 @@ class YAware(nn.Module):
 
     `forward` takes a dict with `image` (N, 1, D, H, W), z-scored, `label` (N, k), and `draws` (N, 2), the seeds of the
     two views. It returns scalars: `loss`; `accuracy`, the share of rows nearest to their own other view; and with
-    `normalize="anchor"` `excess`, how far the loss is above the least it could be.
+    `normalize="anchor"` also `excess`, the loss minus the least that it could be.
 
     Args:
         tf: How views are made, see `Augment`.
-        temperature: See `YAwareInfoNCE`, as the following.
+        temperature: See `YAwareInfoNCE`, as for the settings below.
         sigma: In the labels' unit.
         normalize: "anchor" or "upstream".
         kernel: "gaussian", "equal" or "views".
@@ -150,7 +149,7 @@ class YAware(nn.Module):
         self.objective = YAwareInfoNCE(temperature, sigma, normalize, kernel)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses of one batch; each view has batch statistics of its own, as the authors' has."""
+        """Return the losses of one batch; each view has its own batch statistics, as in the authors' code."""
         image, label = batch["image"], batch["label"]
         z1, z2 = (self.network(self.augment(image, batch["draws"][:, view])) for view in (0, 1))
         losses = {"loss": self.objective(z1, z2, label), "accuracy": _accuracy(z1.detach(), z2.detach())}

@@ -1,4 +1,4 @@
-"""y-Aware's 3D DenseNet-121: MONAI's, without the last norm unless it classifies, as the authors have it."""
+"""y-Aware's 3D DenseNet-121: MONAI's, without the last norm unless it classifies, as in the authors' code."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class YAwareDenseNet121(nn.Module):
     """The parts of MONAI's `DenseNet121(spatial_dims=3)` that the authors' network has, under MONAI's names.
 
     As an encoder it returns pooled features `(N, 1024)`, the mean over space of the ReLU of the last map; with classes
-    the logits of `features.norm5`, ReLU, mean and `class_layers.out`; with `projection` what a head of two layers makes
-    of the pooled features, `(N, 128)`. Modes and widths: Duplums/yAwareContrastiveLearning, models/densenet.py.
+    the logits of `features.norm5`, ReLU, mean and `class_layers.out`; with `projection` the output of a head of two
+    layers on the pooled features, `(N, 128)`. Modes and widths: Duplums/yAwareContrastiveLearning, models/densenet.py.
     """
 
     num_features = 1024
@@ -65,7 +65,7 @@ class YAwareDenseNet121(nn.Module):
 
 
 def least_batch(shape: Sequence[int]) -> int:
-    """How many volumes of (D, H, W) voxels a training batch needs: one alone has no batch statistics of a single voxel.
+    """Least volumes of (D, H, W) voxels in a training batch: a single voxel of one volume has no batch statistics.
 
     The last map halves the sides five times, so it is a single voxel where no side exceeds 60.
     """

@@ -3,12 +3,12 @@
     python -m zoo.entries.yaware.phantom --out cohort                   # 6 mm, a minute
     python -m zoo.entries.yaware.phantom --out cohort --spacing 1.5     # the published grid, 121 x 145 x 121
 
-Every map is the ICBM 152 grey-matter template that nilearn carries, changed in ways whose labels are written down:
-smooth random deformation with modulation, individual regional volumes, atrophy that grows with age, focal atrophy of
-patients (who, with `--acceleration`, also age faster), and a scanner's blur, contrast, bias field and noise. `healthy`
-is for pre-training (ages 18 to 88), `clinical` has patients and controls of the same ages, from scanners that `healthy`
-has not. Places and sizes of the effects are in the order of what morphometry of ageing and of Alzheimer's disease
-reports; they are chosen, not fitted: nothing found on this cohort is a finding about brains.
+Every map is nilearn's ICBM 152 grey-matter template, changed in ways that the table records: smooth random deformation
+with modulation, individual regional volumes, atrophy that grows with age, focal atrophy of patients (who, with
+`--acceleration`, also age faster), and a scanner's blur, contrast, bias field and noise. `healthy` is for pre-training
+(ages 18 to 88), `clinical` has patients and controls of the same ages, from scanners that `healthy` lacks. Places and
+sizes of the effects have the order of magnitude that morphometry of ageing and of Alzheimer's disease reports; they are
+chosen, not fitted: no result on this cohort is a finding about brains.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from zoo.training.args import run_command
 Array = npt.NDArray[np.float64]
 
 VERSION = 1
-"""Of the generator: any change of what it draws is a new one."""
+"""Version of the generator; any change of its drawings gets a new one."""
 
 EXTENT = (180, 216, 180)
 """Millimetres between the centres of the first and the last voxel, as in SPM's 1.5 mm maps of 121 x 145 x 121."""
@@ -66,7 +66,7 @@ COLUMNS = ("participant_id", "age", "diagnosis", "severity", "ageing_speed", "si
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What all subjects share, on one grid."""
+    """Anatomy that all subjects share, on one grid."""
 
     spacing: float
     template: Array
@@ -77,14 +77,14 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Site:
-    """A scanner, and whom it sees."""
+    """A scanner and its subjects."""
 
     blur: float
     """Standard deviation in millimetres."""
     gamma: float
-    """Power that densities are raised to: contrast between tissues."""
+    """Exponent of the densities: contrast between tissues."""
     bias: Array
-    """Logarithmic bias field's slopes and curvatures along the axes (6,)."""
+    """Slopes and curvatures of the logarithmic bias field along the axes (6,)."""
     noise: float
     """Standard deviation, in densities."""
     age: tuple[float, float]
@@ -98,7 +98,9 @@ def grid(spacing: float) -> tuple[tuple[int, int, int], Array]:
         OptionError: The voxel size does not divide 180 and 216 mm, or leaves too few voxels for the network.
     """
     if not spacing > 0 or any(abs(e / spacing - round(e / spacing)) > 1e-9 for e in EXTENT) or spacing > 6:
-        raise OptionError(f"--spacing {spacing:g}: expected 1, 1.5, 2, 3, 4, 4.5 or 6 mm, which fill the grid exactly")
+        raise OptionError(
+            f"--spacing {spacing:g}: 1, 1.5, 2, 3, 4, 4.5 or 6 mm, which fill the grid exactly, are expected"
+        )
     x, y, z = (round(e / spacing) + 1 for e in EXTENT)
     affine = np.diag([-spacing, spacing, spacing, 1.0])
     affine[:3, 3] = ORIGIN
@@ -109,7 +111,7 @@ def build_anatomy(spacing: float) -> Anatomy:
     """Bring the template to the grid and draw the maps of both kinds of atrophy.
 
     Raises:
-        OptionError: nilearn, which carries the template, is not installed.
+        OptionError: nilearn, which has the template, is not installed.
     """
     try:
         from nilearn.datasets import load_mni152_gm_template
@@ -226,7 +228,7 @@ def log_loss(anatomy: Anatomy, subject: dict[str, Any]) -> Array:
 
 
 def write_cohort(out: Path, cohort: str, count: int, anatomy: Anatomy, seed: int, acceleration: float = 0.0) -> None:
-    """Write `<cohort>.npy` (count, 1, D, H, W), the identifiers in its order, and `<cohort>.csv`, each whole or not."""
+    """Write `<cohort>.npy` (count, 1, D, H, W), its identifiers in order, and `<cohort>.csv`, each whole or not."""
     part = list(SITES).index(cohort)
     sites = [draw_site(np.random.default_rng([seed, part, 1, i]), cohort) for i in range(SITES[cohort])]
     subjects = []
@@ -258,7 +260,7 @@ def write_cohort(out: Path, cohort: str, count: int, anatomy: Anatomy, seed: int
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the cohort, and what it was made with."""
+    """Write the cohort and its settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--healthy", type=int, default=600, help="subjects to pre-train on")
@@ -270,9 +272,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--acceleration",
         type=float,
         default=0.0,
-        help="how much faster, as a share, the brain of a patient of mean severity ages; 0 for focal disease alone",
+        help="by which share the brain of a patient of mean severity ages faster; 0 for focal disease alone",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of every draw")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every draw")
     args = parser.parse_args(argv)
     if not args.acceleration >= 0:
         raise OptionError(f"--acceleration {args.acceleration}: expected 0 or more")

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 4 -m zoo.entries.yaware.pretrain --data train.npy ... --out runs/yaware --resume
 
 Published: 100 epochs over 10 420 maps of 121 x 145 x 121 voxels, batch 64, Adam, cut-out views, sigma 5 years. Where
-the authors' code has a defect the default is the right thing; `--upstream` brings the published behaviour back (the
-card lists both).
+the authors' code has a defect, the default mends it; `--upstream` brings the published behaviour back (the card lists
+both).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Args(TrainArgs):
         ".npy array (n, 1, D, H, W), or folder of NIfTI files; MAPS.ids.txt beside an array MAPS.npy, one identifier "
         "of the table (sub-01, sub-01_ses-2) a line, is compared with the table's order"
     )
-    table: str = arg("CSV or TSV with a row for each volume, an array's in its order")
+    table: str = arg("CSV or TSV with a row for each volume, in the order of an array")
     epochs: int = default(100)
     batch_size: int = arg("subjects per optimiser step, over all processes and accumulated parts", 64)
     optimizer: str = default("adam")
@@ -55,23 +55,27 @@ class Args(TrainArgs):
     val_data: str = arg("volumes for validation; empty for those of --data", "")
     val_table: str = arg("table for validation; empty for that of --table", "")
     monitor: str = arg("metric that decides which epoch is exported, where there is validation", "val_loss")
-    val_rows: str = arg("rows for validation; without one of the three --val flags there is none", "")
+    val_rows: str = arg("rows for validation; there is none without one of the three --val flags", "")
     grid: str = arg(
-        "published: grey-matter maps, checked, and files brought to the published grid; any: as they are",
+        "published: check grey-matter maps, and bring files to the published grid; any: take them unchanged",
         "published",
         GRIDS,
     )
-    label: str = arg("column, or several with commas between, that say how near two subjects are", "age")
+    label: str = arg("column, or several with commas between, whose values tell how near two subjects are", "age")
     sigma: float = arg("standard deviation of the kernel, in the label's unit", 5.0)
     kernel: str = arg("gaussian for real labels, equal for classes, views for none (SimCLR)", "gaussian", KERNELS)
     temperature: float = arg("temperature of the contrastive softmax", 0.1)
     tf: str = arg(
-        "how views are made; the authors' configuration file says all_tf, their README cutout", "cutout", TRANSFORMS
+        "changes that make views; the authors' configuration file says all_tf, their README cutout",
+        "cutout",
+        TRANSFORMS,
     )
-    normalize: str = arg("each anchor's weights sum to 1, or the authors' other axis", "anchor", NORMALIZATIONS)
+    normalize: str = arg(
+        "let each anchor's weights sum to 1, or normalise along the authors' axis", "anchor", NORMALIZATIONS
+    )
     val_random: bool = arg("draw new validation views each epoch", False)
     half: bool = arg("export the weights in half precision", False, free=True)
-    upstream: bool = arg("the published behaviour in both: normalisation and validation views", False)
+    upstream: bool = arg("the published behaviour of normalisation and validation views", False)
 
 
 def main(argv: Sequence[str] | None = None) -> Metrics:
@@ -86,12 +90,12 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         command = command_of(args, "zoo.entries.yaware.pretrain")
         header = pretraining_header(MODEL, command, input=volumes.cohort.differences())
         best = fit(method, volumes, args, processes=processes, validate=validate, header=header)
-        judged = best if validate else None  # the loss of training says nothing of that: the last, as published
+        judged = best if validate else None  # without validation the last, as published
         return publish_run(args, processes, models=(MODEL,), header=header, best=judged)
 
 
 def resolve(args: Args) -> Args:
-    """Apply what one argument says about others.
+    """Fill in the arguments that depend on others.
 
     Raises:
         OptionError: The kernel has no label to compare.
@@ -102,20 +106,20 @@ def resolve(args: Args) -> Args:
         args = replace(args, monitor="loss")
     if args.kernel != "views" and not columns_of(args):
         raise OptionError(
-            f"--label {args.label!r} names no column for --kernel {args.kernel} to compare; --kernel views needs none"
+            f"--label {args.label!r} names no column, which --kernel {args.kernel} compares; --kernel views needs none"
         )
     return args
 
 
 def check_parts(args: Args, shape: Sequence[int], processes: distributed.Processes) -> None:
-    """Raise `OptionError` where a part of a step has one subject alone, or one for a process whose norms need more."""
+    """Raise `OptionError` where a part of a step has too few subjects for the loss, or for the norms of a process."""
     compared = args.batch_size // args.accumulate
     own = compared // processes.world
     if compared < 2 or own < least_batch(shape):
         raise OptionError(
-            f"--batch-size {args.batch_size} --accumulate {args.accumulate} on {processes.world} process(es): at least "
-            f"2 subjects in each part of a step, to be compared with each other, and {least_batch(shape)} on each "
-            f"process, for the batch norms of volumes of {tuple(shape)}, are needed"
+            f"--batch-size {args.batch_size} --accumulate {args.accumulate} on {processes.world} process(es): each "
+            f"part of a step needs at least 2 subjects, to be compared with each other, and {least_batch(shape)} on "
+            f"each process, for the batch norms of volumes of {tuple(shape)}"
         )
 
 
@@ -140,7 +144,7 @@ def build_volumes(args: Args, data: str, table: str, rows: str) -> Volumes:
 
 
 def validation(args: Args, trained: Cohort, processes: distributed.Processes) -> Validate | None:
-    """Mean losses over the validation rows, each process taking its share; the views are fixed by default."""
+    """Mean losses over the validation rows, divided among the processes; the views are fixed by default."""
     if not (args.val_data or args.val_table or args.val_rows):
         return None
     volumes = build_volumes(args, args.val_data or args.data, args.val_table or args.table, args.val_rows)
@@ -152,7 +156,7 @@ def validation(args: Args, trained: Cohort, processes: distributed.Processes) ->
         raise OptionError(
             f"{len(volumes)} validation volume(s) for {processes.world} process(es): 2 for each are needed"
         )
-    parts = [list(mine[i : i + batch]) for i in range(0, len(mine) - 1, batch)]  # a last one alone has no pair
+    parts = [list(mine[i : i + batch]) for i in range(0, len(mine) - 1, batch)]  # a last one alone cannot be compared
 
     def validate(method: nn.Module, epoch: int) -> Metrics:
         share_buffers(method)

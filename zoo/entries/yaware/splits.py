@@ -1,4 +1,4 @@
-"""Which subjects a fold trains on, validates on and tests on."""
+"""Division of subjects into parts to train on, validate on and test on."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def class_codes(cells: Sequence[str]) -> tuple[tuple[str, ...], Indices]:
 
 
 def group_by_subject(codes: Indices, names: Sequence[str]) -> Subjects:
-    """Group rows (n,) by what their subject is called (n,)."""
+    """Group rows (n,) by the names of their subjects (n,)."""
     _, first, of_row = np.unique(np.array(names), return_index=True, return_inverse=True)
     return Subjects(codes, of_row.astype(np.int64), codes[first])
 
 
 def stratified_folds(subjects: Subjects, folds: int, classes: Sequence[str], seed: int) -> list[tuple[str, Indices]]:
-    """Name and test rows of each of `folds` folds, every one with its share of each class.
+    """Name and test rows of each of `folds` folds, with the classes in proportion.
 
     Raises:
         OptionError: A class has fewer subjects than there are folds.
@@ -77,7 +77,7 @@ def stratified_folds(subjects: Subjects, folds: int, classes: Sequence[str], see
     counts = np.bincount(subjects.classes, minlength=len(classes))
     if counts.min() < folds:
         raise OptionError(
-            f"--folds {folds}: each class needs as many subjects, there are "
+            f"--folds {folds}: each class needs as many subjects, but there are "
             f"{', '.join(f'{n} of {name!r}' for name, n in zip(classes[:10], counts[:10], strict=True))}"
             f"{' ...' if len(classes) > 10 else ''}"
         )
@@ -86,17 +86,17 @@ def stratified_folds(subjects: Subjects, folds: int, classes: Sequence[str], see
 
 
 def site_folds(codes: Indices, sites: Sequence[str]) -> tuple[list[tuple[str, Indices]], dict[str, str]]:
-    """Name and test rows of each site, and why some sites have no AUROC of their own.
+    """Name and test rows of each site, and the reasons why some sites have no AUROC.
 
     Raises:
-        OptionError: There are not two sites.
+        OptionError: There is one site alone.
     """
     names = np.array(sites)
     rows = {site: np.flatnonzero(names == site) for site in sorted(set(sites))}
     if len(rows) < 2:
-        raise OptionError(f"leave-site-out needs two sites, there is {', '.join(rows)}")
+        raise OptionError(f"leave-site-out needs at least two sites, but there is only {', '.join(rows)}")
     skipped = {
-        site: f"all {len(held)} volumes are of one class: no AUROC of its own, its predictions count in the pooled one"
+        site: f"all {len(held)} volumes are of one class, so it has no AUROC; its predictions count in the pooled one"
         for site, held in rows.items()
         if len(set(codes[held])) < 2
     }
@@ -115,9 +115,9 @@ def make_splits(
     """Choose training and validation subjects for the test rows of each fold.
 
     Args:
-        subjects: All of them.
-        folds: Name and test rows. Whoever has a test row is in no other part with any row.
-        labelled: Subjects to train and validate on, drawn with their share of each class; 0 for all.
+        subjects: All subjects.
+        folds: Name and test rows. No row of a subject with a test row is in another part.
+        labelled: Subjects to train and validate on, drawn with the classes in proportion; 0 for all.
         repeats: How often they are drawn.
         val_share: Share of them for validation, at least one of each class; 0 for none.
         seed: Draws follow from it and the fold's number.
@@ -126,8 +126,8 @@ def make_splits(
         `repeats` splits of each fold, fold after fold.
 
     Raises:
-        OptionError: A fold has fewer subjects than `labelled`, or too few of a class; or just as many, and several
-            draws would be the same.
+        OptionError: A fold has fewer subjects than `labelled`, or too few of a class; or it has just as many, so
+            several draws would be the same.
     """
     splits = []
     for fold, (name, test) in enumerate(folds):

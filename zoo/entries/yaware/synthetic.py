@@ -1,4 +1,4 @@
-"""Moved to `zoo.entries.yaware.phantom`, which `python -m` still runs under this name."""
+"""The former name of `zoo.entries.yaware.phantom`, which `python -m` still runs."""
 
 from zoo.entries.yaware.phantom import main
 from zoo.training.args import run_command

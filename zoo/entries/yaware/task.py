@@ -1,4 +1,4 @@
-"""What y-Aware's fine-tuning runs share: volumes, classes, splits, and the note in OUT of how they began."""
+"""Shared parts of y-Aware's fine-tuning runs: volumes, classes, splits, and the note in OUT of their arguments."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ log = logging.getLogger("zoo")
 
 RECIPE = "zoo.entries.yaware.finetune"
 LENGTH = {"epochs", "patience"}
-"""Free in a single run, and not here: the parts that are finished had the old one."""
+"""Free in a single run but not here: finished parts had the old values."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What all runs share."""
+    """Volumes, classes and splits that all runs share."""
 
     cohort: Cohort
     codes: Indices
@@ -49,17 +49,17 @@ class Task:
     classes: tuple[str, ...]
     splits: list[Split]
     skipped: dict[str, str]
-    """Sites that have no AUROC of their own, and why."""
+    """Sites without an AUROC, with the reason."""
     input: Preprocessing
-    """What the volumes are."""
+    """Input contract of the volumes."""
 
 
 def read_task(args: Args) -> Task:
-    """Read volumes and classes and divide them.
+    """Read volumes and classes, and divide them.
 
     Raises:
-        OptionError: Columns or rows are missing, there are too few classes, subjects or sites.
-        InputContractError: The volumes are not there.
+        OptionError: Columns or rows are missing, or there are too few classes, subjects or sites.
+        InputContractError: Volumes are missing.
     """
     known = starting_input(args)
     cohort = read_cohort(args.data, args.table, rows=args.rows, grid=args.grid, contract=known)
@@ -85,30 +85,34 @@ def read_task(args: Args) -> Task:
 
 
 def warn_of_grid(cohort: Cohort, known: Preprocessing) -> None:
-    """Log where volumes are not on the grid that the pre-trained weights know, which is allowed."""
+    """Log volumes that are not on the grid of the pre-trained weights, which is allowed."""
     if known.size and cohort.shape != known.size:
         log.warning(
-            "the volumes of %s have %s voxels, the weights were trained on %s: features may mean little until every "
-            "layer is fine-tuned",
-            *(cohort.source, cohort.shape, known.size),
+            "the volumes of %s have %s voxels, but the weights were trained on %s: features may mean little until "
+            "every layer is fine-tuned",
+            cohort.source,
+            cohort.shape,
+            known.size,
         )
     elif cohort.affine is not None and known.affine and not is_same_place(cohort.affine, np.array(known.affine)):
         log.warning(
-            "the volumes of %s lie elsewhere than those that the weights were trained on: %s, there %s; where an axis "
-            "points the other way the brain is mirrored",
-            *(cohort.source, in_words(cohort.affine), in_words(np.array(known.affine))),
+            "the volumes of %s lie elsewhere than those of the weights' training: %s, there %s; if an axis points the "
+            "other way, the brain is mirrored",
+            cohort.source,
+            in_words(cohort.affine),
+            in_words(np.array(known.affine)),
         )
 
 
 def check_steps(args: Args, task: Task, processes: Processes) -> None:
-    """Raise `OptionError`, before anything is trained, where a split fills no step or a norm would see one value."""
-    from zoo.entries.yaware.model import least_batch  # MONAI takes seconds to import, which wrong arguments need not
+    """Raise `OptionError` before training where a split does not fill a step, or a norm would see one value."""
+    from zoo.entries.yaware.model import least_batch  # MONAI takes seconds to import; wrong arguments fail before
 
     smallest = min(task.splits, key=lambda split: len(split.train))
     if len(smallest.train) < args.batch_size:
         raise OptionError(
             f"{smallest.name} has {len(smallest.train)} volumes to train on, fewer than a step's --batch-size "
-            f"{args.batch_size}"
+            f"{args.batch_size}; give a smaller one"
         )
     if args.batch_size // (processes.world * args.accumulate) < least_batch(task.cohort.shape):
         raise OptionError(
@@ -118,7 +122,7 @@ def check_steps(args: Args, task: Task, processes: Processes) -> None:
 
 
 def check_probes(task: Task) -> None:
-    """Raise `OptionError`, before any feature is computed, where a split has too few volumes of a class for a probe."""
+    """Raise `OptionError` before features are computed where a split has too few volumes of a class for a probe."""
     for split in task.splits:
         counts = np.bincount(task.codes[split.train], minlength=len(task.classes))
         if counts.min() < 2:
@@ -129,11 +133,11 @@ def check_probes(task: Task) -> None:
 
 
 def begin(args: Args, processes: Processes) -> None:
-    """Note the arguments in OUT, or compare them with those that the run there began with.
+    """Note the arguments in OUT, or compare them with those of the run there.
 
     Raises:
-        OptionError: OUT holds a run of another recipe; or one and `resume` is off; or one that had other arguments,
-            another table or other weights to start from.
+        OptionError: OUT holds a run of another recipe, or with other arguments, another table or other weights to start
+            from; or it holds a run and `resume` is off.
     """
     file = Path(args.out) / "args.json"
     now = {"recipe": RECIPE, **asdict(args), "table_sha256": hash_file(Path(args.table)), **start_of(args)}
@@ -156,18 +160,18 @@ def begin(args: Args, processes: Processes) -> None:
 
 
 def start_of(args: Args) -> dict[str, str]:
-    """The weights that a run begins with: their name, and the digest of their file.
+    """The weights that a run begins with: their name and the digest of their file.
 
     Raises:
-        OptionError: The checkpoint is not there.
-        WeightsUnavailableError: No weights can be had under the model's name; `DownloadError` and others for causes.
+        OptionError: The checkpoint does not exist.
+        WeightsUnavailableError: No weights can be had under the model's name; or one of its causes, as `DownloadError`.
     """
     if args.from_scratch:
         return {"start": "random"}
     if args.checkpoint:
         file = Path(args.checkpoint).expanduser()
         if not file.is_file():
-            raise OptionError(f"--checkpoint {args.checkpoint}: there is no such file")
+            raise OptionError(f"--checkpoint {args.checkpoint}: there is no such file; give a file of weights")
         return {"start": "checkpoint", "start_sha256": hash_file(file)}
     info = zoo.model_info(args.model)
     return {"start": info.name, "start_sha256": info.sha256 or hash_file(zoo.download_weights(args.model))}

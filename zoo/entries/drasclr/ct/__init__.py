@@ -1,1 +1,1 @@
-"""From a CT of the chest to patches at the landmarks of an atlas; steps of `zoo.entries.drasclr.preprocess`."""
+"""Steps from a chest CT to patches at the landmarks of an atlas, for `zoo.entries.drasclr.preprocess`."""

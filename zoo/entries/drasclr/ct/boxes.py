@@ -1,4 +1,4 @@
-"""Where the boxes of an atlas' landmarks lie in a CT, and what is in them."""
+"""Boxes of an atlas' landmarks in a CT, and their contents."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ ANCHORS = ("corner", "centre")
 
 
 def check_atlas(landmarks: npt.NDArray[np.int64], mask: Nifti1Image) -> None:
-    """Raise `InputContractError` where the mask of an atlas is none, or landmarks lie beyond its grid."""
+    """Raise `InputContractError` where the mask of an atlas has other values, or landmarks lie beyond its grid."""
     found = np.unique(np.asarray(mask.dataobj)).tolist()
     if found != [0, *LUNGS]:
         raise InputContractError(f"the atlas' lung mask holds {found[:6]}: 0, 50 (right) and 100 (left) are expected")
     if (landmarks.min(axis=0) < 0).any() or (landmarks.max(axis=0) + PATCH > mask.shape).any():
         raise InputContractError(
             f"landmarks from {landmarks.min(axis=0).tolist()} to {landmarks.max(axis=0).tolist()} with boxes of "
-            f"{PATCH} voxels do not lie in the atlas' grid {mask.shape}: both must be of one atlas"
+            f"{PATCH} voxels do not lie in the atlas' grid {mask.shape}: give landmarks and mask of one atlas"
         )
 
 
 def locate(
     landmarks: npt.NDArray[np.int64], atlas_affine: Matrix, affine: Affine, grid: Scan, anchor: str = "corner"
 ) -> npt.NDArray[np.int64]:
-    """Return where the landmarks' boxes begin in a grid of 1 mm, `(L, 3)`, the voxels nearest to the mapped points.
+    """Return the first voxels of the landmarks' boxes in a grid of 1 mm, `(L, 3)`, those nearest to the mapped points.
 
-    Boxes are as large as in the atlas and lie along the grid's axes, however the map scales and turns.
+    Boxes have the size of the atlas' and the grid's axes, however the map scales and turns.
 
     Raises:
         InputContractError: A box does not lie in the grid.

@@ -1,4 +1,4 @@
-"""Masks of both lungs, whoever made them: which values they have, and whether they can be of a CT."""
+"""Masks of both lungs from any source: their values, and whether they fit a CT."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 RIGHT, LEFT = 1, 2
-"""The patient's right and left lung in every mask here, as lungmask's R231 has them (JoHof/lungmask, README.md)."""
+"""Values of the patient's right and left lung in every mask here, as in lungmask's R231 (JoHof/lungmask, README.md)."""
 LEAST_ML = 100.0
 """A lung of an adult holds litres; windpipe and main bronchi hold about 50 ml."""
 
-_CUT = 100.0  # mm2 of lung in the outermost slice; where a lung ends inside the scan there is none
+_CUT = 100.0  # mm2 of lung in the outermost slice; a lung that ends inside the scan has none there
 _AIRY = -200.0  # HU: half of a lung's voxels lie below it even where much of it is consolidated
 
 
 def read_lungs(mask: Volume, volume: Volume) -> Nifti1Image:
-    """Return a mask that someone made: 1 in the right lung, 2 in the left.
+    """Return a given mask as 1 in the right lung and 2 in the left.
 
     Args:
-        mask: 1 and 2, or 50 and 100, or one value in both lungs, which are then told by where they lie. On any grid;
-            one without a place must have the voxels of the CT.
+        mask: 1 and 2, or 50 and 100, or one value in both lungs, which are then told apart by position. On any grid; a
+            mask without an affine must have the voxels of the CT.
         volume: The CT.
 
     Raises:
-        InputContractError: It has other values, or does not lie on the lungs of the CT.
+        InputContractError: The mask has other values, or does not lie on the lungs of the CT.
     """
     affine = mask.affine
     if affine is None:
         if mask.values.shape != volume.values.shape or volume.affine is None:
             raise InputContractError(
-                f"the lung mask {mask.source} comes without its place, so it must have the voxels of the CT, "
+                f"the lung mask {mask.source} has no affine, so it must have the voxels of the CT, "
                 f"{volume.values.shape}: pass a file, or nibabel.Nifti1Image(array, affine)"
             )
         affine = volume.affine
@@ -74,7 +74,7 @@ def _told_by_side(mask: Labels, affine: Any) -> Labels:
 
 
 def _check_on_air(lungs: Nifti1Image, volume: Volume, source: str) -> None:
-    """Check that what a mask calls lung is air in the CT, looking at some thousand voxels."""
+    """Check on some thousand voxels that the lungs of a mask are air in the CT."""
     if volume.affine is None:
         return
     voxels = np.argwhere(np.asarray(lungs.dataobj))
@@ -85,18 +85,18 @@ def _check_on_air(lungs: Nifti1Image, volume: Volume, source: str) -> None:
     if 2 * len(there) < len(voxels):
         raise InputContractError(
             f"the lung mask {source} does not lie on {volume.source}: {len(there) / len(voxels):.0%} of it is inside. "
-            "Is it of the same scan?"
+            "Give the mask of the same scan"
         )
     middle = float(np.median(volume.values[tuple(there.T)]))
     if middle > _AIRY:
         raise InputContractError(
             f"the lung mask {source} does not lie on the lungs of {volume.source}: half of the CT in it is above "
-            f"{middle:.0f} HU, lung lies near -800. Is it of the same scan, and not mirrored?"
+            f"{middle:.0f} HU, but lung lies near -800. Give a mask of the same scan that is not mirrored"
         )
 
 
 def check_lungs(lungs: Nifti1Image, source: str) -> dict[str, float]:
-    """Return the volume of each lung in ml, after a check that both are there, and whole as far as that can be told.
+    """Return the volume of each lung in ml, after a check that both exist and, as far as can be told, are whole.
 
     Raises:
         InputContractError: A lung is missing or holds less than 100 ml, or right and left are exchanged.
@@ -108,21 +108,21 @@ def check_lungs(lungs: Nifti1Image, source: str) -> dict[str, float]:
         sizes = ", ".join(f"{name} {volume:.0f} ml" for name, volume in volumes.items())
         raise InputContractError(
             f"{source} misses the {' and the '.join(missing)} lung ({sizes} were found): at least {LEAST_ML:.0f} ml "
-            "of each are expected, as the atlas has both. Look at the scan; if the lungs are there, pass a mask of them"
+            "of each are expected, as the atlas has both. Look at the scan; if both lungs are there, give their mask"
         )
     centres = np.array(ndimage.center_of_mass(labels, labels, (RIGHT, LEFT)))
     right, left = nibabel.affines.apply_affine(lungs.affine, centres)[:, 0]
     if right < left:
         raise InputContractError(
-            f"{source}: what is called the right lung lies {left - right:.0f} mm to the left of the other. Exchange "
-            "the labels of the mask, or find out which header has left and right exchanged"
+            f"{source}: the lung labelled right lies {left - right:.0f} mm to the left of the other. Exchange the "
+            "labels of the mask, or correct the header that exchanges left and right"
         )
     _warn_of_cuts(labels, lungs.affine, source)
     return volumes
 
 
 def _warn_of_cuts(labels: Labels, affine: Any, source: str) -> None:
-    """Log where lung goes on to the last slice of the scan."""
+    """Log where a lung reaches the last slice of the scan."""
     sizes, names = voxel_sizes(affine), sides(affine)
     cuts = [
         name
@@ -135,13 +135,13 @@ def _warn_of_cuts(labels: Labels, affine: Any, source: str) -> None:
 
 
 def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:
-    """Return the lungs on the grid of a scan, `(i, j, k)`: each voxel what the mask's nearest is, 0 beyond the mask."""
+    """Return the lungs on the grid of a scan, `(i, j, k)`: the label of the mask's nearest voxel, 0 beyond the mask."""
     labels = np.asarray(lungs.dataobj, dtype=np.uint8)
     return resample(labels, lungs.affine, scan.values.shape, scan.affine, mode="grid-constant", degree=0)
 
 
 def split_at(lungs: Mask) -> int:
-    """Return the plane across the first axis where two lungs are one from the other: the emptiest near the middle."""
+    """Return the plane across the first axis that parts two lungs: the emptiest near the middle."""
     filled = lungs.sum(axis=(1, 2))
     first, last = np.flatnonzero(filled)[[0, -1]]
     third = (last - first) // 3

@@ -1,4 +1,4 @@
-"""Which voxels of a CT are lung: by a network, or, where none can be had, by a threshold."""
+"""Segmentation of the lungs of a CT: by a network, or, where it cannot be had, by a threshold."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ log = logging.getLogger("zoo")
 
 SEGMENTERS = ("auto", "lungmask", "threshold")
 _BETWEEN = -400  # HU: half-way from lung, about -850, to soft tissue, about 40
-_GRID = 2.0  # mm: what the threshold looks at; finer voxels cost minutes, and an affine map cannot use them
-_JOINED = 0.2  # of a piece on either side of the patient's middle: both lungs, that touch in front of the heart
+_GRID = 2.0  # mm, grid of the threshold; finer voxels cost minutes, and an affine map cannot use them
+_JOINED = 0.2  # share of a piece on either side of the middle that means both lungs, touching in front of the heart
 
 
 def choose_segmenter(segmenter: str) -> str:
     """Return the segmenter that will be used.
 
-    "auto" is lungmask where it is installed and its network is here or can be fetched, else the threshold, which is
-    logged.
+    "auto" is lungmask where it is installed and its network is in the cache or can be fetched; else the threshold,
+    which is logged.
 
     Raises:
         OptionError: There is no such segmenter, or lungmask is not installed.
@@ -63,8 +63,7 @@ def choose_segmenter(segmenter: str) -> str:
         else:
             return "lungmask"
     log.warning(
-        "lungs are segmented by threshold, which misses dense ones and is not what the authors used, instead of by "
-        "lungmask: %s",
+        "lungs are segmented by threshold, which misses dense ones, instead of by lungmask, which the authors used: %s",
         reason,
     )
     return "threshold"
@@ -73,8 +72,8 @@ def choose_segmenter(segmenter: str) -> str:
 def network_file() -> Path:
     """Return lungmask's network R231, fetched once into the cache.
 
-    Not by lungmask itself, which compares no digest and knows nothing of `ZOO_OFFLINE`. The file's name ends with the
-    first digits of its sha256, as is the custom of `torch.hub`.
+    lungmask itself would compare no digest and ignore `ZOO_OFFLINE`. The file's name ends with the first digits of its
+    sha256, by the custom of `torch.hub`.
 
     Raises:
         OfflineError: It is not in the cache, and connections are forbidden; `DownloadError` if no source gave it.
@@ -87,8 +86,8 @@ def network_file() -> Path:
     expected = Path(url).stem.rsplit("-", 1)[-1]
     if not found.sha256.startswith(expected):
         raise IntegrityError(
-            f"{found.path} is not lungmask's network R231: its sha256 begins with {found.sha256[:8]}, expected is "
-            f"{expected}. Remove it"
+            f"{found.path} is not lungmask's network R231: its sha256 begins with {found.sha256[:8]}, where "
+            f"{expected} is expected. Remove it"
         )
     return found.path
 
@@ -97,7 +96,7 @@ def segment(scan: Scan, segmenter: str) -> Nifti1Image:
     """Return the lungs of a CT, on its grid: 1 in the right, 2 in the left.
 
     Args:
-        scan: Whole lungs; the rest of the chest around them, for "threshold" up to the skin.
+        scan: Whole lungs with the chest around them, for "threshold" up to the skin.
         segmenter: "lungmask" or "threshold", see `choose_segmenter`.
     """
     find = by_lungmask if segmenter == "lungmask" else by_threshold
@@ -112,7 +111,7 @@ def by_lungmask(scan: Scan, network: Path | None = None) -> Labels:
         network: A file of weights; None for R231, which is fetched.
 
     Raises:
-        InputContractError: The network knows other labels than two lungs.
+        InputContractError: The network has other labels than those of two lungs.
     """
     found: Labels = _inferer(network or network_file()).apply(to_itk(scan.values, scan.affine))
     if found.max(initial=0) > LEFT:
@@ -128,11 +127,11 @@ def _inferer(network: Path) -> LMInferer:
 
 
 def by_threshold(scan: Scan) -> Labels:
-    """Return labels `(i, j, k)` by what the lungs are: the largest pieces of air inside the body, one on either side.
+    """Return labels `(i, j, k)` by a threshold: the lungs are the largest pieces of air in the body, one on each side.
 
-    Voxels below -400 HU that are not connected with the air at the sides of the scan; parted where they hang together
-    by less than 4 mm, which leaves the windpipe alone; vessels filled in. Dense parts of a lung, as pneumonia, are
-    missed.
+    Taken are voxels below -400 HU that are not connected with the air at the sides of the scan. They are parted where
+    they touch by less than 4 mm, which separates the windpipe, and vessels are filled in. Dense parts of a lung, as in
+    pneumonia, are missed.
     """
     ras = nibabel.orientations.axcodes2ornt("RAS")
     values, affine = reorient(scan.values, scan.affine, ras)
@@ -147,7 +146,7 @@ def by_threshold(scan: Scan) -> Labels:
 
 
 def _two_lungs(air: Mask, voxel_ml: float) -> Labels:
-    """Label both lungs among what is air, `(x, y, z)` to the right, front and top."""
+    """Label both lungs in a mask of air, `(x, y, z)` to the right, front and top."""
     parts, _ = ndimage.label(air)
     outside = np.unique(np.concatenate([parts[[0, -1]].ravel(), parts[:, [0, -1]].ravel()]))
     inside = air & ~np.isin(parts, outside)

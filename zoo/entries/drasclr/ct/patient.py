@@ -1,7 +1,7 @@
-"""From one CT of the chest to its patches at the atlas' landmarks: the five steps of DrasCLR's authors.
+"""The five steps of DrasCLR's authors from a chest CT to its patches at the atlas' landmarks.
 
-The lungs are segmented (lungmask), the atlas' lungs are brought onto them by an affine map (antspyx), the landmarks go
-along, the CT is resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/.
+The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them (antspyx) and moves the landmarks,
+the CT is resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from zoo.images import VolumeInput, read_volume, voxel_sizes
 
 @dataclass(frozen=True, eq=False)
 class PatientPatches:
-    """What the network looks at in one patient."""
+    """The network's input from one patient."""
 
     patches: npt.NDArray[np.int16]
     """`(L, 32, 32, 32)` HU from -1024 to 240, axes (z, y, x), in the order of the landmarks."""
@@ -38,9 +38,9 @@ class PatientPatches:
     affine: Affine
     """From points of the atlas to the patient's."""
     facts: dict[str, Any]
-    """What was done, as JSON takes it."""
+    """Record of the steps, as JSON can hold it."""
     volume: npt.NDArray[np.int16] | None = None
-    """`(D, H, W)`, what the patches were cut from, where it was asked for: HU at 1 mm, axes (z, y, x)."""
+    """`(D, H, W)`, the CT that the patches were cut from, on request: HU at 1 mm, axes (z, y, x)."""
     lungs: Labels | None = None
     """`(D, H, W)`, its lungs: 1 the right, 2 the left."""
 
@@ -67,21 +67,21 @@ def preprocess_ct(
         lung_mask: The lungs of the patient, see `lung_masks.read_lungs`; None to segment them.
         segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
         engine: "antspyx" as the authors, "simpleitk", or "auto", see `registration.choose_engine`.
-        anchor: "corner" puts a landmark's lower corner where the map says, as the authors, and as the published weights
-            know it; "centre" its centre, which a map that scales or turns moves elsewhere.
+        anchor: Point of a box that is mapped: "corner", its lower corner, as the authors and the published weights have
+            it; or "centre", which differs where the map scales or turns.
         keep_volume: Return the CT at 1 mm and its lungs too, which take some 300 MB.
         cache_dir: Cache folder, for the files of the atlas; default `$ZOO_HOME`.
 
     Raises:
-        InputContractError: The image is no CT in HU, misses a lung, does not fit the atlas, or ends too far from a
-            landmark; the mask does not fit; or landmarks and atlas do not.
+        InputContractError: The image is not a CT in HU, misses a lung, does not fit the atlas, or ends too far from a
+            landmark; the mask does not fit the image; or the landmarks do not fit the atlas.
         OptionError: There is no such segmenter, engine or anchor, or it is not installed.
         OfflineError: A file must be fetched and connections are forbidden; `DownloadError` if no source gave it.
         FileNotFoundError: A path does not exist.
     """
     if anchor not in ANCHORS:
         raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, not {anchor!r}")
-    import_itk()  # what is missing is said before minutes are spent
+    import_itk()  # raises before minutes are spent
     engine = choose_engine(engine)
     landmarks = atlas.load_landmarks(cache_dir=cache_dir) if landmarks is None else landmarks
     fixed = atlas.atlas_mask(cache_dir=cache_dir) if atlas_mask is None else atlas_mask
@@ -116,7 +116,7 @@ def preprocess_ct(
 
 
 def digest(landmarks: npt.NDArray[np.int64]) -> str:
-    """Return what tells one set of landmarks from another: the sha256 of their numbers."""
+    """Return a digest of landmarks: the sha256 of their numbers."""
     return hashlib.sha256(np.ascontiguousarray(landmarks, dtype="<i8").tobytes()).hexdigest()
 
 

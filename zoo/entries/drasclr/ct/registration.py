@@ -1,8 +1,7 @@
-"""Brings the lungs of an atlas onto those of a patient by an affine map, as the authors of DrasCLR do.
+"""Affine registration of an atlas' lungs with a patient's, as the authors of DrasCLR do it.
 
-Only the masks are looked at, with another value in each lung. The measure is Mattes' mutual information with 32 bins
-over half of the voxels, begun where the centres of mass meet, on three scales (batmanlab/DrasCLR,
-preprocess/3_registration.py).
+Only the masks count, with a different value in each lung. The measure is Mattes' mutual information with 32 bins over
+half of the voxels, on three scales, from matched centres of mass (batmanlab/DrasCLR, preprocess/3_registration.py).
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ log = logging.getLogger("zoo")
 
 ENGINES = ("auto", "antspyx", "simpleitk")
 BINS, SAMPLED, STEP = 32, 0.5, 0.01
-"""Of the histogram; share of the voxels; largest step of the optimiser in mm."""
+"""Bins of the histogram; share of the voxels; largest step of the optimiser in mm."""
 LEVELS = ((500, 4, 2), (250, 2, 1), (100, 1, 0))
 """Iterations, shrink factor and smoothing in voxels, from coarse to fine."""
 LUNGS = (50, 100)
-"""Values of the right and of the left lung in the atlas' mask; the authors give a patient's the same."""
+"""Values of the right and the left lung in the atlas' mask, and in the authors' masks of patients."""
 _LEAST_OVERLAP, _USUAL_OVERLAP = 0.5, 0.8  # Dice; healthy lungs reach 0.9 under an affine map
 _SEED = 1  # of the sampled places, so that a scan gives the same map every time
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from ITK's world to nibabel's, and back
@@ -40,15 +39,15 @@ _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from ITK's world to nibabel's, and ba
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """A map from the atlas to a patient, which is the direction that ITK and ANTs have for points."""
+    """A map from the atlas to a patient, the direction in which ITK and ANTs map points."""
 
     matrix: Matrix
     """`(4, 4)`, from mm to mm in nibabel's convention: x to the right, y to the front, z to the top."""
     engine: str
-    """What found it."""
+    """Engine that found it."""
 
     def __call__(self, points: npt.ArrayLike) -> Matrix:
-        """Return where points `(N, 3)` of the atlas lie in the patient, `(N, 3)` mm."""
+        """Return the positions in the patient of points `(N, 3)` of the atlas, `(N, 3)` mm."""
         moved: Matrix = nibabel.affines.apply_affine(self.matrix, np.asarray(points, dtype=np.float64))
         return moved
 
@@ -67,7 +66,7 @@ def choose_engine(engine: str) -> str:
     if engine == "auto":
         engine = "antspyx" if has_ants else "simpleitk"
         if not has_ants:
-            log.warning("antspyx, with which the authors register, is not installed: SimpleITK does it")
+            log.warning("antspyx, which the authors use, is not installed: SimpleITK registers the lungs instead")
     return engine
 
 
@@ -76,7 +75,7 @@ def register(fixed: Nifti1Image, moving: Nifti1Image, engine: str = "auto") -> A
 
     Args:
         fixed: The atlas' mask: 50 in the right lung, 100 in the left, 0 elsewhere.
-        moving: The patient's, with the same values. Grids and orientations may differ.
+        moving: The patient's mask, with the same values. Grids and orientations may differ.
         engine: "antspyx", "simpleitk" (the same measure, schedule and kind of optimiser) or "auto".
 
     Raises:
@@ -97,7 +96,7 @@ def register(fixed: Nifti1Image, moving: Nifti1Image, engine: str = "auto") -> A
 def overlap(fixed: Nifti1Image, moving: Nifti1Image, affine: Affine) -> dict[str, float]:
     """Return the Dice of the right and of the left lung with the atlas', 0 to 1.
 
-    Counted at the atlas' voxels, some 200,000 of them, each with the patient's voxel that is nearest.
+    Counted at some 200,000 voxels of the atlas, each with the patient's nearest voxel.
     """
     atlas, lungs = np.asarray(fixed.dataobj), np.asarray(moving.dataobj)
     stride = max(1, round((atlas.size / 2e5) ** (1 / 3)))
@@ -117,17 +116,19 @@ def check_overlap(found: dict[str, float], source: str) -> None:
     said = f"{source}: the Dice of its lungs with the atlas' is " + ", ".join(f"{n} {x:.2f}" for n, x in found.items())
     if min(found.values()) < _LEAST_OVERLAP:
         raise InputContractError(
-            f"{said}; at least {_LEAST_OVERLAP} are expected. The registration failed, or the mask is not of two whole "
-            "lungs: look at both, and pass a mask of the lungs"
+            f"{said}; at least {_LEAST_OVERLAP} are expected. The registration failed, or the mask does not hold two "
+            "whole lungs: look at both, and give a mask of the lungs"
         )
     if min(found.values()) < _USUAL_OVERLAP:
-        log.warning("%s, at least %g is usual: patches may show other places than the atlas'", said, _USUAL_OVERLAP)
+        log.warning(
+            "%s, where at least %g is usual: patches may show other places than the atlas'", said, _USUAL_OVERLAP
+        )
 
 
 def _register_by_ants(fixed: Nifti1Image, moving: Nifti1Image) -> tuple[Any, Any, Any]:
-    """Run antsRegistration with the authors' arguments; the matrix, offset and centre of its map, in ITK's world.
+    """Run antsRegistration with the authors' arguments; return matrix, offset and centre of its map, in ITK's world.
 
-    `ants.registration` has an own schedule for affine maps, with other steps, unless it is given the arguments whole.
+    Without the full arguments `ants.registration` has its own schedule for affine maps, with other steps.
     """
     import ants
 
@@ -158,7 +159,7 @@ def _register_by_ants(fixed: Nifti1Image, moving: Nifti1Image) -> tuple[Any, Any
 
 
 def _register_by_itk(fixed: Nifti1Image, moving: Nifti1Image) -> tuple[Any, Any, Any]:
-    """Do the same with SimpleITK, one registration a scale, as only ANTs has iterations by scale.
+    """Do the same with SimpleITK, in one registration per scale, for only ANTs has iterations by scale.
 
     The optimiser's settings are those of ANTs (ANTsX/ANTs, Examples/itkantsRegistrationHelper.hxx).
     """

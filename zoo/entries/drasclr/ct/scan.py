@@ -1,4 +1,4 @@
-"""A CT as DrasCLR's patches are cut from it: HU in int16, axes turned to those of the atlas, then voxels of 1 mm."""
+"""A CT ready for cutting DrasCLR's patches: HU in int16, axes turned to those of the atlas, then voxels of 1 mm."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ log = logging.getLogger("zoo")
 Matrix = npt.NDArray[np.float64]
 
 SPACING = (1.0, 1.0, 1.0)
-"""mm (batmanlab/DrasCLR, preprocess/4_patchify_images.py), as what follows."""
+"""In mm. This and the next constant: batmanlab/DrasCLR, preprocess/4_patchify_images.py."""
 PAD = 60
-"""Voxels of the smallest HU that are put around a CT, so that patches may reach beyond it."""
-_THICKEST = 5.0  # mm: six slices a patch, of which a network that has seen 1 mm cannot be expected to make much
-_HEADER = 1e-3  # mm: headers are float32, and their rounding must not cost a voxel
+"""Voxels of the least HU that are added around a CT, so that patches may reach beyond it."""
+_THICKEST = 5.0  # mm: only six slices in a patch, for a network that was trained on 1 mm
+_HEADER = 1e-3  # mm: headers are float32, whose rounding must not cost a voxel
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,18 +37,18 @@ class Scan:
     affine: Matrix
     """`(4, 4)`, from voxel `(i, j, k, 1)` to mm in nibabel's convention."""
     source: str
-    """What messages call it."""
+    """Its name in messages."""
 
 
 def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
-    """Check a CT as its transform does and turn its axes to those of the atlas; no voxel moves in the world.
+    """Check a CT as the transform does, and turn its axes to those of the atlas; voxels keep their positions.
 
-    Patches are cut along the axes of the voxels, so a CT whose axes run otherwise than the atlas' would give mirrored
-    or turned patches that begin at another corner. The authors' scans all had one order.
+    Patches are cut along the axes of the voxels, so a CT with other axes than the atlas would give mirrored or turned
+    patches that begin at another corner. The authors' scans all had one order.
 
     Raises:
-        InputContractError: The values are not HU or do not fit int16, the place is unknown, or the slices lie more than
-            5 mm apart.
+        InputContractError: The values are not HU or do not fit int16, the position is unknown, or the slices lie more
+            than 5 mm apart.
     """
     volume, odd = admit(volume, PREPROCESSING)
     if volume.affine is None:
@@ -61,27 +61,27 @@ def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
     if sizes.max() > _THICKEST + _HEADER:
         raise InputContractError(
             f"{volume.source} has voxels of {' x '.join(f'{size:.3g}' for size in sizes)} mm: at most {_THICKEST:g} mm "
-            "are expected, the network knows 1 mm. Take the thin slices of the same examination"
+            "are expected, for a network trained on 1 mm. Take the thin slices of the same examination"
         )
     warn_of_spacing(volume, SPACING)
     whole, limits = np.rint(volume.values), np.iinfo(np.int16)
     if whole.min() < limits.min or whole.max() > limits.max:
         raise InputContractError(
             f"{volume.source} has values from {volume.values.min():g} to {volume.values.max():g}, which do not fit "
-            "int16: HU are expected, which do. Look at the rescale slope and intercept of its header"
+            "int16: HU are expected. Look at the rescale slope and intercept of its header"
         )
-    for line in odd:  # only now that nothing refused the scan
+    for line in odd:  # only now that the scan has passed all checks
         log.warning("%s", line)
     values, affine = reorient(whole.astype(np.int16), volume.affine, nibabel.io_orientation(atlas_affine))
     return Scan(np.ascontiguousarray(values), affine, volume.source)
 
 
 def to_millimetres(scan: Scan) -> Scan:
-    """Resample to voxels of 1 mm by cubic B-splines, clip to the window, and put `PAD` voxels of -1024 around.
+    """Resample to voxels of 1 mm by cubic B-splines, clip to the window, and add `PAD` voxels of -1024 around.
 
-    As the authors have it (batmanlab/DrasCLR, preprocess/4_patchify_images.py): splines go beyond the range of the
-    values, so it is clipped after them; ITK cuts the fraction off, as the values are int16; and the third axis has
-    int((n - 1) * spacing) voxels where the first two have int(n * spacing).
+    As in the authors' code (batmanlab/DrasCLR, preprocess/4_patchify_images.py): clipping comes after the splines,
+    which exceed the range of the values; ITK truncates to int16; and the third axis has int((n - 1) * spacing) voxels
+    where the first two have int(n * spacing).
     """
     sitk = import_itk()
     sizes = voxel_sizes(scan.affine)
@@ -105,12 +105,12 @@ def to_millimetres(scan: Scan) -> Scan:
 
 
 def sides(affine: Matrix) -> list[tuple[str, str]]:
-    """Return what lies at the start and at the end of each axis of voxels, in words, for messages."""
+    """Return the sides of the body at the start and the end of each axis of voxels, in words, for messages."""
     words = {"R": "right", "L": "left", "A": "front", "P": "back", "S": "top", "I": "bottom"}
     opposite = dict(zip("RLAPSI", "LRPAIS", strict=True))
     return [(words[opposite[code]], words[code]) for code in nibabel.aff2axcodes(affine)]
 
 
 def import_itk() -> Any:
-    """Import SimpleITK, or say which extra has it."""
+    """Import SimpleITK, or raise an error that names the extra with it."""
     return images.import_itk("preprocessing", "drasclr")

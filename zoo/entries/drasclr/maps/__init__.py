@@ -1,1 +1,1 @@
-"""What patches say of each place in a volume: cells, and a probe of their features; for `zoo.entries.drasclr.dense`."""
+"""Cells of a volume, and a probe of their features, for the maps of `zoo.entries.drasclr.dense`."""

@@ -1,4 +1,4 @@
-"""A volume as cells: small cubes side by side, each of which a patch around it says something of."""
+"""A volume as cells: small adjacent cubes, each of which has the feature of a patch around it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def lay_cells(shape: Sequence[int], side: int, mask: npt.NDArray[Any] | None = N
         return np.argwhere(np.ones([-(-length // side) for length in shape], dtype=bool))
     if mask.shape != tuple(shape) or not mask.any():
         what = "is empty" if mask.shape == tuple(shape) else f"has the shape {mask.shape}, the volume {tuple(shape)}"
-        raise InputContractError(f"the mask of what is to be mapped {what}")
+        raise InputContractError(f"the mask of the map {what}")
     return np.argwhere(_sums(mask > 0, side) > 0)
 
 
 def shares(
     truth: npt.NDArray[Any], cells: Indices, side: int, mask: npt.NDArray[Any] | None = None
 ) -> tuple[Floats, Floats]:
-    """What part of each cell's voxels in the mask is of the sought kind, `(P,)`, and how many these voxels are, `(P,)`.
+    """Share of each cell's voxels in the mask that the truth marks, `(P,)`, and the number of these voxels, `(P,)`.
 
     Args:
-        truth: (D, H, W), not 0 where it is.
+        truth: (D, H, W), not 0 in marked voxels.
         cells: `(P, 3)` of `lay_cells`.
         side: Of a cell, in voxels.
         mask: (D, H, W), as for `lay_cells`.
@@ -75,12 +75,12 @@ def spread(
         cells: `(P, 3)` of `lay_cells`.
         shape: Of the volume.
         side: Of a cell, in voxels.
-        mask: (D, H, W), as for `lay_cells`: where the map may be other than 0.
+        mask: (D, H, W), as for `lay_cells`; the map is 0 outside.
     """
     grid = torch.zeros(2, *(-(-length // side) for length in shape))
     place = tuple(torch.from_numpy(cells).T)
     grid[0][place] = torch.as_tensor(values, dtype=torch.float32)
-    grid[1][place] = 1.0  # how much of a voxel's surroundings has a value
+    grid[1][place] = 1.0  # the share of a voxel's surroundings that has a value
     fine = F.interpolate(grid[None], scale_factor=side, mode="trilinear", align_corners=False)[0]
     fine = fine[:, : shape[0], : shape[1], : shape[2]]
     found = (fine[0] / fine[1].clamp(min=1e-6)).numpy()

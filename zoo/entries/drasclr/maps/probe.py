@@ -1,4 +1,4 @@
-"""A linear probe of the features of cells: what share of a cell is emphysema."""
+"""A linear probe of the features of cells: the share of a cell that is emphysema."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zoo.training.arrays import save_arrays
 
 Floats = npt.NDArray[np.float64]
 Marked = tuple[Floats, Floats, Floats]
-"""Of one volume: features (P, D) of its cells, the share of each that is sought (P,), and its voxels (P,)."""
+"""One volume: features (P, D) of its cells, the marked share of each (P,), and its number of voxels (P,)."""
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)
-"""Of the squared coefficients, against the mean loss of a voxel; one is chosen by volumes that are left out."""
+"""Weights of the squared coefficients, relative to the mean loss of a voxel; left-out volumes choose one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Probe:
     """(D,), for standardised features."""
     bias: float
     threshold: float
-    """Where Dice was greatest on volumes that were left out."""
+    """The one with the greatest Dice on left-out volumes."""
 
     def __call__(self, features: npt.NDArray[Any]) -> Floats:
         """Return the shares `(P,)`, 0 to 1, of features `(P, D)`."""
@@ -40,12 +40,12 @@ class Probe:
         return found
 
     def save(self, path: Path) -> None:
-        """Write it as `.npz`."""
+        """Write the probe as `.npz`."""
         save_arrays(path, **vars(self))
 
 
 def load_probe(path: str | Path) -> Probe:
-    """Read what `Probe.save` wrote."""
+    """Read a file of `Probe.save`."""
     with np.load(path, allow_pickle=False) as arrays:
         numbers = {name: float(arrays[name]) for name in ("bias", "threshold")}
         return Probe(arrays["mean"], arrays["deviation"], arrays["weight"], **numbers)
@@ -54,16 +54,16 @@ def load_probe(path: str | Path) -> Probe:
 def fit_probe(volumes: Sequence[Marked]) -> Probe:
     """Fit the share of each cell by logistic regression; a cell counts by its voxels.
 
-    The penalty and the threshold are those with the greatest Dice where each volume is mapped by the others.
+    Penalty and threshold are those with the greatest Dice when each volume is mapped by a probe of the others.
 
     Args:
         volumes: At least two.
 
     Raises:
-        OptionError: There are fewer, or nothing that is sought in two of them.
+        OptionError: Fewer than two volumes have marked voxels.
     """
     if (with_some := sum(bool((share > 0).any()) for _, share, _ in volumes)) < 2:
-        raise OptionError(f"a probe needs two volumes with what it is to find; {with_some} of {len(volumes)} have any")
+        raise OptionError(f"a probe needs two volumes with marked voxels, but {with_some} of {len(volumes)} have any")
     share, count = (np.concatenate([volume[i] for volume in volumes]) for i in (1, 2))
 
     def quality(penalty: float) -> tuple[float, float]:
@@ -81,12 +81,12 @@ def fit_probe(volumes: Sequence[Marked]) -> Probe:
 def best_threshold(scores: Floats, share: Floats, count: Floats) -> tuple[float, float]:
     """Return the greatest Dice of the cells whose score reaches a threshold, and that threshold.
 
-    It is the Dice of voxels, if all voxels of a cell are taken or none.
+    This is the Dice of voxels if each cell is taken as a whole.
 
     Args:
         scores: `(P,)`.
-        share: `(P,)`, of each cell that is sought.
-        count: `(P,)`, its voxels.
+        share: `(P,)`, marked share of each cell.
+        count: `(P,)`, voxels of each cell.
     """
     order = np.argsort(-scores, kind="stable")
     scores, share, count = scores[order], share[order], count[order]
@@ -103,7 +103,7 @@ def _fit(volumes: Sequence[Marked], penalty: float, threshold: float = 0.5) -> P
     mean, deviation = features.mean(0), features.std(0)
     deviation[deviation < 1e-12] = 1.0
     x = (features - mean) / deviation
-    # A share is fitted as two samples, one of either class, that have it as their weight.
+    # A share is fitted as two samples, one of each class, weighted by the share and by its complement.
     weights = np.concatenate([share * count, (1 - share) * count]) / count.sum()
     classes = np.repeat([1, 0], len(x))
     model = LogisticRegression(C=1 / penalty, solver="newton-cholesky")
