@@ -218,6 +218,25 @@ def test_a_point_near_the_border_is_warned_of(transform, caplog):
     assert made[0, -8].any()
 
 
+def test_a_point_beyond_the_last_centre_has_a_box(transform):
+    """Also where half a thick slice is more than half the box; the nearest voxel of the grid counts."""
+    small = build_transform(transform.preprocessing.override({"size": (8, 8, 8)}))
+    thick = image(affine=np.diag([-0.8, -0.8, 20.0, 1.0]))
+    last = small((thick, (40.3, 36.6, 980.0)))
+    assert torch.equal(small((thick, (40.3, 36.6, 989.9))), last)
+    assert last.any()
+    assert torch.equal(small((thick, (40.3, 36.6, -9.9))), small((thick, (40.3, 36.6, 0.0))))
+
+
+def test_rounding_does_not_move_a_box(transform):
+    """A point on a whole voxel, but for what float64 cannot hold, is on that voxel."""
+    upright = image(affine=np.diag([-1.0, -1.0, 1.1, 1.0]))
+    whole = transform((upright, (40.0, 36.0, 30.0)))
+    for error in (1e-7, -1e-7):
+        assert torch.equal(transform((upright, (40.0 + error, 36.0 + error, 30.0 + error))), whole)
+    assert not torch.equal(transform((upright, (39.9, 36.0, 30.0))), whole)
+
+
 def test_a_box_partly_outside_a_tilted_volume_is_warned_of(transform, caplog):
     """It lies in the volume's bounding box, and yet some of it in no voxel."""
     turn = np.deg2rad(30)
