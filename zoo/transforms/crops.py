@@ -219,5 +219,5 @@ def _warn_of_border(point: NDArray[Any], volume: Volume, margins: Sequence[tuple
             ", ".join(map(str, lacking)),
         )
     elif inside < 1:
-        share = 1 - inside
-        log.warning("%.1f %% of the box around the seed point %s lie outside %s", 100 * share, at, volume.source)
+        share = 100 * (1 - inside)
+        log.warning("%.1f %% of the box around the seed point %s in LPS mm is outside %s", share, at, volume.source)

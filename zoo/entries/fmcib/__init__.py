@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo.entries.fmcib.contract import PREPROCESSING
-from zoo.entries.fmcib.convert import HEAD, STEM, UNUSED, complete_resnet, convert_resnet
+from zoo.entries.fmcib.convert import HEAD, STEM, complete_resnet, convert_resnet
 from zoo.entry import Config, Entry
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ ENTRIES = (
         stages=_STAGES,
         preprocessing=PREPROCESSING,
         settled=("stride",),
-        unused=UNUSED,
         complete=complete_resnet,
     ),
 )

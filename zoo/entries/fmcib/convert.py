@@ -7,7 +7,6 @@ layers of a head, `model.heads.{i}.0.`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
@@ -15,7 +14,6 @@ from zoo.tensor_names import find_prefix, strip_prefix
 
 STEM = "conv1.weight"
 HEAD = "fc."
-UNUSED: Mapping[str, str] = {}
 
 _ANCHORS = (STEM, "layer1.0.conv3.weight", "layer2.3.conv2.weight", "layer3.5.conv2.weight", "layer4.2.bn3.running_var")
 """Names that any ResNet-50 has."""
@@ -49,7 +47,7 @@ def convert_resnet(state: State) -> tuple[State, Config]:
 
 
 def _refuse_others(network: State, prefix: str) -> None:
-    """Raise `CheckpointMismatchError` where a ResNet-50 is not this one, but say of none that it lacks the stem."""
+    """Raise `CheckpointMismatchError` where the stem or the shortcuts are those of another ResNet-50."""
     stem = network.get(STEM)
     where = f" behind {prefix!r}" if prefix else ""
     if stem is None:
