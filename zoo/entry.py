@@ -39,6 +39,8 @@ BICUBIC = "bicubic"
 """Value of `Preprocessing.interpolation` for films in 8 bits, see `zoo.transforms.levels`."""
 TRILINEAR, AREA = "trilinear", "area"
 """Values of `Preprocessing.interpolation` for whole volumes, see `zoo.transforms.resized`."""
+SEED_POINT = "seed point"
+"""Value of `Preprocessing.crop` for a box around a point that comes with the volume, see `zoo.transforms.crops`."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class Preprocessing:
     """
     thickness: tuple[float, float] | None = None
     """Smallest and largest distance in mm between the slices of the volumes that the network knows; None for any."""
+    crop: str | None = None
+    """What is cut out of a volume: `"seed point"` for `size` voxels around a point in mm that comes with it.
+
+    None for the whole volume.
+    """
     modality: str | None = None
     """DICOM's Modality of the images, `"CT"` or `"MR"`; `"CR"` stands for all films of the chest. None if unchecked.
 
@@ -148,6 +155,7 @@ _CAN_BE: Mapping[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("orientation", "normalise", "modality"), lambda value: value is None or isinstance(value, str)),
     "interpolation": lambda value: value in (None, BICUBIC, TRILINEAR, AREA),
     "affine": lambda value: value is None or (isinstance(value, tuple) and all(map(_are_numbers, value))),
+    "crop": lambda value: value in (None, SEED_POINT),
     "channels": lambda value: isinstance(value, tuple) and all(isinstance(name, str) for name in value) and value != (),
     "units": lambda value: isinstance(value, str),
 }

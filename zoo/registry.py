@@ -33,6 +33,7 @@ FAMILIES = (
     "genesis",
     "anatomix",
     "brainiac",
+    "fmcib",
 )
 """Folders under `zoo/entries`, in the order in which models are listed."""
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar", ".index")

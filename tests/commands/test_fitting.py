@@ -35,9 +35,10 @@ def names(fits):
 
 
 def problem(model, path):
-    """What the transform of a model says itself."""
+    """What the transform of a model says itself; one that needs a seed point, of the volume without one."""
+    transform = load_transform(model)
     try:
-        load_transform(model)(path)
+        getattr(transform, "trial", transform)(path)
     except InputContractError as error:
         return str(error)
     return ""

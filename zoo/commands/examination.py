@@ -18,7 +18,15 @@ from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_p
 from zoo.loading import input_of
 from zoo.messages import printable
 from zoo.registry import resolve
-from zoo.transforms import HOUNSFIELD, SMALLEST_SIDE, ImageTransform, build_transform, intent_name, read_input
+from zoo.transforms import (
+    HOUNSFIELD,
+    SMALLEST_SIDE,
+    CropTransform,
+    ImageTransform,
+    build_transform,
+    intent_name,
+    read_input,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -103,7 +111,7 @@ def hold_against(path: Path, contract: Preprocessing, model: str, read: Volume |
         except InputContractError as error:  # the transform may know better what was given
             problem = str(error)
         try:
-            gives = _in_words(transform(image))
+            gives = transform.trial(image) if isinstance(transform, CropTransform) else _in_words(transform(image))
             problem = ""
         except InputContractError as error:
             problem = str(error)
@@ -142,6 +150,7 @@ def _look_at_volume(given: Path | Volume, contract: Preprocessing) -> tuple[Volu
     affine, unknown = volume.affine, "not known: an array"
     slices = len(contract.size) == 2
     sides = f"slices of {_times(contract.size)}, cut or padded" if slices else _times(contract.size) or "any"
+    sides = f"any, {sides} around a {contract.crop}" if contract.crop else sides
     grid = None if contract.affine is None else np.array(contract.affine)
     spacing = contract.spacing if grid is None else tuple(voxel_sizes(grid))
     axes = contract.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))

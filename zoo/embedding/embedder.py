@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zoo.checkpoint import load_report
+from zoo.embedding.lesions import Lesion, read_lesions
 from zoo.entry import Entry
 from zoo.errors import OptionError
 from zoo.features import Features
@@ -21,7 +22,7 @@ from zoo.images import find_images
 from zoo.loading import input_of, load_model
 from zoo.messages import problem_of, reason_of, with_path
 from zoo.registry import entries, get_entry
-from zoo.transforms import ImageTransform, SliceTransform, build_transform
+from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
 from zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from zoo.entry import Transform
 
 log = logging.getLogger("zoo")
+
+_Case: TypeAlias = "Path | Lesion"
 
 _IMAGES_AT_ONCE, _VOLUMES_AT_ONCE = 32, 4
 _PARTS_AHEAD = 2
@@ -56,7 +59,8 @@ def embed(
     Args:
         name: `MODEL` or `MODEL.TAG`, an encoder.
         paths: Images in any form that `load_transform` reads from disk. A folder stands for all images in it, see
-            `zoo.images.find_images`.
+            `zoo.images.find_images`. For a network that looks at one lesion, tables of lesions, see
+            `zoo.embedding.lesions`; the rows are then called by path and seed point.
         checkpoint: Your own file to use instead of the published weights; its input is the one in its header, else the
             model's, or that of the tag that is named.
         device: Where the network runs.
@@ -76,7 +80,7 @@ def embed(
     entry = get_entry(name)
     _check(entry, batch_size, workers)
     transform = build_transform(input_of(name, checkpoint, cache_dir))
-    files = find_images(paths, volumes=not isinstance(transform, ImageTransform))
+    files = _cases(paths, transform)
     options: dict[str, Any] = {"checkpoint": checkpoint, "cache_dir": cache_dir, "progress": progress}
     model = load_model(name, num_classes=0, device=device, **options)
     by_file: dict[str, Tensor] = {}
@@ -93,6 +97,13 @@ def embed(
     return _collected(by_file, failed, model, of_slices=isinstance(transform, SliceTransform))
 
 
+def _cases(paths: Sequence[str | Path], transform: Transform) -> list[_Case]:
+    """What is embedded, a row or several for each."""
+    if isinstance(transform, CropTransform):
+        return [*read_lesions([paths] if isinstance(paths, str | Path) else paths)]
+    return [*find_images(paths, volumes=not isinstance(transform, ImageTransform))]
+
+
 def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
     if not entry.is_encoder:
         encoders = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
@@ -107,9 +118,9 @@ def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
 
 
 class _Found(NamedTuple):
-    """A file with its input `(n, C, *space)`, later its features `(n, D)`, or with why it has none."""
+    """A file, or a lesion in one, with its input `(n, C, *space)`, later its features `(n, D)`, or why it has none."""
 
-    file: Path
+    file: _Case
     values: Tensor | None
     problem: str = ""
 
@@ -118,7 +129,7 @@ def _embedded(
     entry: Entry,
     model: nn.Module,
     transform: Transform,
-    files: list[Path],
+    files: list[_Case],
     batch_size: int | None,
     workers: int,
     cache_dir: str | Path | None,
@@ -131,14 +142,15 @@ def _embedded(
             yield from _in_batches(model, transform, files, batch_size, workers)
             return
         for file in files:
+            path: Any = file  # of a lesion no family needs more than its input
             try:
-                yield _Found(file, entry.embed(model, transform, file, batch_size, cache_dir).float().cpu())
+                yield _Found(file, entry.embed(model, transform, path, batch_size, cache_dir).float().cpu())
             except Exception as error:  # of whatever kind: one file never ends the run
                 yield _Found(file, None, problem_of(error))
 
 
 def _in_batches(
-    model: nn.Module, transform: Transform, files: list[Path], batch_size: int | None, workers: int
+    model: nn.Module, transform: Transform, files: list[_Case], batch_size: int | None, workers: int
 ) -> Iterator[_Found]:
     """Embed what the transform makes of the files: several images together, or the slices of a volume in parts."""
     size = batch_size or (_IMAGES_AT_ONCE if len(transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE)
@@ -162,7 +174,7 @@ def _features(model: nn.Module, inputs: list[Tensor], size: int) -> tuple[Tensor
     return torch.split(rows, [len(each) for each in inputs])
 
 
-def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterator[list[_Found]]:
+def _read_all(files: Sequence[_Case], transform: Transform, at_once: int, workers: int) -> Iterator[list[_Found]]:
     """Yield the files with what the transform makes of them, in parts.
 
     A reading process that dies, of a fault in a decoder or for want of memory, takes with it what the others have read;
@@ -183,7 +195,7 @@ def _read_all(files: Sequence[Path], transform: Transform, at_once: int, workers
                 yield _read_alone(file, transform)
 
 
-def _read_alone(file: Path, transform: Transform) -> list[_Found]:
+def _read_alone(file: _Case, transform: Transform) -> list[_Found]:
     try:
         batch: list[_Found] = next(iter(_loader([file], transform, 1, 1)))
     except RuntimeError as error:
@@ -191,7 +203,7 @@ def _read_alone(file: Path, transform: Transform) -> list[_Found]:
     return batch
 
 
-def _loader(files: Sequence[Path], transform: Transform, at_once: int, workers: int) -> Iterable[list[_Found]]:
+def _loader(files: Sequence[_Case], transform: Transform, at_once: int, workers: int) -> Iterable[list[_Found]]:
     from torch.utils.data import DataLoader
 
     read: Any = _Inputs(tuple(files), transform)
@@ -203,7 +215,7 @@ def _loader(files: Sequence[Path], transform: Transform, at_once: int, workers: 
 class _Inputs:
     """The network's input of each file, or why there is none: a data set for loader processes."""
 
-    files: tuple[Path, ...]
+    files: tuple[_Case, ...]
     transform: Transform
 
     def __len__(self) -> int:

@@ -11,7 +11,11 @@ from zoo.messages import printable
 if TYPE_CHECKING:
     from zoo.entry import State
 
-CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+CONTAINERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params"),
+    "trunk_state_dict",
+)
+"""Keys that lead to the tensors; the last is VISSL's."""
 
 
 def find_tensors(content: object, path: Path, depth: int = 0) -> tuple[State, tuple[str, ...]]:

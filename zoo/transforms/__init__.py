@@ -1,5 +1,6 @@
 """Turns arrays into the input that a network was trained on."""
 
+from zoo.transforms.crops import CropTransform
 from zoo.transforms.grey_matter import GREY_MATTER
 from zoo.transforms.greys import SMALLEST_SIDE, ImageInput
 from zoo.transforms.grid import check_right_angles, reorient, resample, warn_of_spacing
@@ -25,6 +26,7 @@ __all__ = [
     "HOUNSFIELD",
     "LOW",
     "SMALLEST_SIDE",
+    "CropTransform",
     "ImageInput",
     "ImageTransform",
     "SliceTransform",

@@ -55,6 +55,15 @@ def fill_padding(volume: Volume) -> Volume:
     return replace(volume, values=np.maximum(volume.values, np.float32(AIR)))
 
 
+def drop_padding(volume: Volume) -> Volume:
+    """Return a CT in HU with what was written in where nothing was measured as air; noise of air stays as it is."""
+    import numpy as np
+
+    if volume.values.min() >= _PADDING:
+        return volume
+    return replace(volume, values=np.where(volume.values < _PADDING, np.float32(AIR), volume.values))
+
+
 def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list[str]:
     """Check that values can be HU.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import OptionError
 from zoo.images import FILM
+from zoo.transforms.crops import CropTransform, build_crop_transform
 from zoo.transforms.greys import ImageInput, describe, grey_fractions
 from zoo.transforms.levels import fit_levels
 from zoo.transforms.resized import ResizedTransform, build_resized_transform
@@ -27,16 +28,20 @@ log = logging.getLogger("zoo")
 
 _FAINT = 0.1
 _ELONGATED = 2.5
-_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "thickness")
+_OF_VOLUMES = ("affine", "orientation", "spacing", "spline", "window", "thickness", "crop")
 
 
-def build_transform(contract: Preprocessing) -> ImageTransform | SliceTransform | ResizedTransform | VolumeTransform:
+def build_transform(
+    contract: Preprocessing,
+) -> ImageTransform | SliceTransform | ResizedTransform | VolumeTransform | CropTransform:
     """Return the transform that executes a contract; printing it shows its steps.
 
     Raises:
         OptionError: The contract contradicts itself, or describes an input that no transform exists for.
     """
     channels, size, resize = contract.channels, contract.size, contract.resize
+    if contract.crop is not None:
+        return build_crop_transform(contract)
     if contract.normalise == PERCENTILES:
         return build_slice_transform(contract)
     if len(size) != 2 and contract.interpolation is not None:

@@ -72,7 +72,7 @@ def build_volume_transform(contract: Preprocessing) -> VolumeTransform:
         )
     if contract.thickness is not None and not 0 < contract.thickness[0] <= contract.thickness[1]:
         raise OptionError(f"thickness {contract.thickness}: two lengths in mm are expected, the smaller first")
-    if contract.orientation is not None and not _is_orientation(contract.orientation):
+    if contract.orientation is not None and not are_axes(contract.orientation):
         raise OptionError(
             f"orientation {contract.orientation!r}: one letter of each of LR, AP and IS is expected, as RAS"
         )
@@ -88,7 +88,8 @@ def _check_grid(contract: Preprocessing, affine: tuple[tuple[float, ...], ...]) 
         raise OptionError("the affine already fixes spacing and orientation; leave them out")
 
 
-def _is_orientation(codes: str) -> bool:
+def are_axes(codes: str) -> bool:
+    """Whether letters say where the three axes of a volume point to, as `"RAS"`."""
     return len(codes) == 3 and all(len(set(codes) & set(pair)) == 1 for pair in ("LR", "AP", "IS"))
 
 
