@@ -235,7 +235,7 @@ def test_a_segmentation_of_one_class_has_logits(tmp_path, one_channel, caplog, z
     torch.save(one_channel, path)
     with torch.no_grad():
         assert torch.equal(package.load_model(UNET, checkpoint=path)(image), made_of["pretrain"])
-    assert f"{path} does not say its num_classes: its one output is taken for the reconstruction's" in caplog.text
+    assert f"{path} does not say its num_classes: its one output is taken for the reconstruction" in caplog.text
     code, out, _ = zoo("inspect", path)
     assert (code, "does not say its num_classes: its one output" in out) == (0, True)
     assert zoo("import", f"{UNET}.lungs", path, "--num-classes", 1)[0] == 0
