@@ -143,9 +143,13 @@ def test_outputs_are_the_authors(model):
 
 @torch.no_grad()
 def test_outputs_of_dev_are_the_authors(dev):
-    """The wide network, with other norms, poolings and interpolation, which its file does not tell."""
+    """The wide network, with other norms, poolings and interpolation, which its file does not tell.
+
+    Their float32 outputs lie 1.6e-5 from the same network in float64, and ours about as far, processor by processor.
+    """
     features, theirs = dev(reference_input(dev=True)), reference(dev=True)
     assert features.shape == (1, 32, 64, 64, 96)
+    assert relative_error(features[..., ::6, ::6, ::6], theirs["features"]) < 5e-5
     assert relative_error(features[..., ::6, ::6, ::6], theirs["features"]) < TOLERANCE
 
 
