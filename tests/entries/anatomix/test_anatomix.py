@@ -150,7 +150,6 @@ def test_outputs_of_dev_are_the_authors(dev):
     features, theirs = dev(reference_input(dev=True)), reference(dev=True)
     assert features.shape == (1, 32, 64, 64, 96)
     assert relative_error(features[..., ::6, ::6, ::6], theirs["features"]) < 5e-5
-    assert relative_error(features[..., ::6, ::6, ::6], theirs["features"]) < TOLERANCE
 
 
 @pytest.mark.parametrize("wrong", [{"eps": 1e-2}, {"pooling": "average"}, {"upsampling": "trilinear"}])
