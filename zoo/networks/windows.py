@@ -46,9 +46,9 @@ def slide_over(
             f"overlap={overlap}, batch_size={batch_size}: from 0 to below 1, and at least 1, are expected"
         )
     batch = volume if volume.ndim == 5 else volume[None]
-    places: dict[str, Any] = {"sw_device": device, "device": batch.device}
+    devices: dict[str, Any] = {"sw_device": device, "device": batch.device}
     with torch.no_grad():
-        found: Any = sliding_window_inference(batch, window, batch_size, predict, overlap=overlap, **places)
+        found: Any = sliding_window_inference(batch, window, batch_size, predict, overlap=overlap, **devices)
     stitched: Tensor = found if volume.ndim == 5 else found[0]
     return stitched
 
