@@ -64,7 +64,7 @@ class FoundSwin:
     facts: Config
     """What names and shapes tell of it, as `Entry.convert` returns it."""
     v2: tuple[str, ...]
-    """Names in the file of the convolutions that a Swin v2 has before its stages; empty where it is none."""
+    """Names in the file of the convolutions that a Swin v2 has before its stages; empty for any other Swin."""
 
     @property
     def width(self) -> int | None:
