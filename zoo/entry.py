@@ -102,8 +102,9 @@ class Preprocessing:
     third axis: `size` and `spacing` are then those of a slice.
 
     `"min-max"` for (x - least) / (largest - least) over a film that has more than 8 bits: a DICOM, whose window is then
-    left out, or whole numbers of a wider type. Films of 8 bits, and fractions, are taken as they are. Of a
-    volume over the whole of it, behind a window where there is one.
+    left out, or whole numbers of a wider type. Films of 8 bits, and fractions, are taken as they are. Of a volume over
+    the whole of it, after its window where there is one.
+
     `"z-score of nonzero"` for (x - mean) / deviation over the voxels that are not 0 once a volume is resized; 0 stays.
     """
     thickness: tuple[float, float] | None = None
@@ -208,9 +209,9 @@ class Entry:
     """Published state dict -> (state dict in the network's names, what only the file knows). Pure and idempotent.
 
     A file it does not recognise is returned as it is, so that the coverage check can say what was in it. Where names
-    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong. Under
-    `remark` stands a sentence for the report on what else the file is. Where
-    what is assumed depends on the file, `assumed` has the values; else it is the default.
+    and shapes leave one of `settled` open, `unclear` has for it what is assumed and what to do if that is wrong. Where
+    what is assumed depends on the file, `assumed` has the values; else it is the default. `remark` is a sentence for
+    the report on what else the file is.
     """
     config: Mapping[str, Any]
     """Configuration of the published network; its keys are the options `load_model` accepts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from zoo.errors import ZooError
 
@@ -66,6 +66,11 @@ def listed(lines: Iterable[str]) -> str:
     given = list(lines)
     rest = [f"... and {len(given) - _MOST_LINES} more"] if len(given) > _MOST_LINES else []
     return "".join(f"\n  - {printable(line)}" for line in [*given[:_MOST_LINES], *rest])
+
+
+def in_steps(name: str, steps: Mapping[str, str]) -> str:
+    """What a transform does, for printing it: each step in a line, with its name."""
+    return f"{name}(\n" + "".join(f"    {step:<10}{text}\n" for step, text in steps.items()) + ")"
 
 
 def reason_of(error: BaseException) -> str:

@@ -248,7 +248,7 @@ def test_a_file_of_which_zenodo_states_no_md5_is_pinned(zenodo):
     ],
     ids=["no such file", "no address", "odd", "list", "no JSON", "downgrade", "page", "gone"],
 )
-def test_what_zenodo_may_answer_instead(zenodo, home, answer, words):
+def test_answers_of_zenodo_without_the_file_are_refused(zenodo, home, answer, words):
     """A sentence each, and nothing is kept."""
     zenodo.answers[API] = [answer]
     with pytest.raises(DownloadError, match=words):

@@ -21,7 +21,8 @@ _COMPARED = ("format", "channels", "axes to", "size of a voxel in mm", "modality
 """Facts that the images of a cohort usually share."""
 _SHARED = 0.8
 """Share of a cohort from which on a value is the usual one, and an image with another value is odd."""
-_MOST_VALUES = _MOST_SAMPLED = 5
+_MOST_VALUES = 5
+_MOST_SAMPLED = 5
 _ANY_SIDES = (1, 1, 1)
 _SCANNED = ("CT", "MR")
 """DICOM's Modality of slices; of other DICOM files each is an image."""
@@ -57,8 +58,8 @@ class Cohort:
 def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[Fit]:
     """Hold an image against the input of every model, and return all, best first.
 
-    Before the others stand those that it fits; of these, those that it fits without an oddity, then those whose weights
-    can be had, then those for a part of the body before those for any. Models with one input are examined once.
+    Models that it fits come first; among these, models without an oddity, then models whose weights can be had, then
+    models for one part of the body. Models that share an input are examined once.
 
     Args:
         path: File, or folder with a DICOM series.
@@ -89,7 +90,7 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
 def best_model(images: list[Path], *, cache_dir: str | Path | None = None) -> str:
     """Return the model, with its tag, that most of some images fit, judged by five of them; of several the best.
 
-    One for a part of the body that more than half of them fit comes before one for any volume, which all fit.
+    A model for one part of the body that more than half of them fit comes before a model for any volume.
 
     Raises:
         InputContractError: They fit none.
@@ -131,12 +132,13 @@ def cohort_page(found: Cohort) -> list[str]:
         lines.append(f"  {what}: {', '.join(some)}{', ...' if len(counts) > len(some) else ''}")
     for title, named in (("odd", found.odd), ("does not fit", found.problems)):
         if named:
-            lines += f"{title}:{listed(with_path(path, why) for path, why in named.items())}".split("\n")
+            found_in = listed(with_path(path, why) for path, why in named.items())
+            lines += f"{title}:{found_in}".split("\n")
     return lines
 
 
 def _read_once(path: Path) -> Volume | None:
-    """The volume in a file, for all transforms; None where there is none, as each of them says in its own words."""
+    """The volume in a file, for all transforms; None where it cannot be read: each transform says why."""
     try:
         return read_volume(path, least=_ANY_SIDES)
     except InputContractError:

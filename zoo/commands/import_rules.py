@@ -85,7 +85,8 @@ def facts_on_record(model: str, tag: str, digest: str, source: Path, cache_dir: 
     if known := record_with_digest(model, digest, cache_dir, imported=False):
         return _as_written(known, model)
     if known := record_with_tag(model, tag, cache_dir, imported=False):
-        word = f"which has {proof}" if (proof := proof_of(known)) else "on the word of the user who imported it"
+        proof = proof_of(known)
+        word = f"which has {proof}" if proof else "on the word of the user who imported it"
         kind = "sha256" if known.digests else "digest"
         note = f"no {kind} is published: this is that of {source.name}, taken as the {known.trained_by}' {word}"
         return _as_written(known, model) | {"sha256_note": note}

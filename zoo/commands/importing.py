@@ -21,12 +21,7 @@ from zoo.commands.import_rules import (
 )
 from zoo.commands.imported import imported_record, put_record
 from zoo.entry import Config, Entry, State
-from zoo.errors import (
-    DownloadError,
-    IntegrityError,
-    OfflineError,
-    ZooError,
-)
+from zoo.errors import DownloadError, IntegrityError, OfflineError, ZooError
 from zoo.fetching import clear_leftovers, fetch, file_path, hash_file, write_stamp
 from zoo.files import temporary_beside, user_path
 from zoo.formats import StoredState, open_checkpoint

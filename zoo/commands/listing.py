@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from zoo.record import WeightsFile
 
 _HAD = {"hosted": "hosted", "on-request": "ask authors", "withdrawn": "withdrawn", "not-published": "no file"}
-"""How weights of each state can be had, in a word or two."""
+"""State of weights -> how to get them, in a word or two."""
 _WHOSE = {"zoo": " (zoo's)", "user": " (yours)"}
 """Mark of weights that are not the authors'."""
+_GIVES = {"encoder": "features", "segmentation": "maps", "restoration": "the image"}
+"""What networks of each task return where they have no pooled features."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,6 @@ class Listed:
         }
 
 
-_GIVES = {"encoder": "features", "segmentation": "maps", "restoration": "the image"}
-
-
 def check_filters(modality: str | None, task: str | None) -> None:
     """Raise `OptionError` for a word that no model is described by."""
     for option, word, words in (("--modality", modality, MODALITIES), ("--task", task, TASKS)):
@@ -102,11 +101,11 @@ def list_weights(
         entry, plain = get_entry(name), plain_record(name, cache_dir)
         if (modality is None or modality in entry.modalities) and task in (None, entry.task):
             found += [_listed(entry, record, record == plain, cache_dir) for record in records(name, cache_dir)]
-    return [each for each in found if each.available >= available and each.commercial >= commercial]
+    return [each for each in found if (each.available or not available) and (each.commercial or not commercial)]
 
 
 def pinned_facts(name: str, cache_dir: str | Path | None = None) -> dict[str, Any]:
-    """The sha256 that this cache keeps to where none is on record, and who stated it; empty where it has no file."""
+    """The sha256 pinned for a file of which none is on record, and who stated it; empty without a file in the cache."""
     record = resolve(name, cache_dir).record
     known = None if record is None or record.sha256 else read_stamp(stamp_path(file_path(record, cache_dir)))
     if known is None:

@@ -51,7 +51,7 @@ def digests_of(path: Path, kinds: Iterable[str]) -> dict[str, str]:
 
 
 def difference(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """Say which digest differs, as `sha256 is ..., not ...`; empty where all that both have are equal."""
+    """Say which digest differs, as `sha256 is ..., not ...`; empty where every digest that both have is equal."""
     return next(
         (
             f"{kind} is {found[kind]}, not {expected[kind]}"

@@ -105,7 +105,7 @@ def fetch(
             ready = _fetch_from(source, file, target, progress)
         except SourceError as error:
             failures.append((source, error))
-            ready = _on_this_machine(file, target)  # another process may have been luckier meanwhile
+            ready = _on_this_machine(file, target)  # another process may have fetched it meanwhile
         except StorageError as error:
             raise DownloadError(cannot_store(file, request, target, error)) from error
         if ready:
@@ -163,13 +163,14 @@ class _MisfitError(WrongDigestError):
 
 def _bring(origin: Remote | Path, source: str, file: RemoteFile, target: Path, progress: bool, fresh: bool) -> Fetched:
     expected = expected_digests(file, target)
+    stated = {"md5"} if source.startswith("zenodo:") else set()
     answer = Answer()
     with (
         Partial(
             target,
             source="" if expected else source,
             lasting=not isinstance(origin, Path),
-            kinds={"sha256", *expected, *(["md5"] if source.startswith("zenodo:") else [])},
+            kinds={"sha256", *expected, *stated},
             expected_size=file.bytes,
         ) as part,
         progress_bar(file.filename, file.bytes, progress) as advance,
@@ -188,9 +189,11 @@ def _bring(origin: Remote | Path, source: str, file: RemoteFile, target: Path, p
 def _keep(part: Partial, file: RemoteFile, target: Path, source: str, answer: Answer, *, may_misfit: bool) -> Fetched:
     """Give a right download its final name and its stamp."""
     known = expected_digests(file, target)  # asked again: another process may have pinned it meanwhile
-    expected = {**known, **answer.says.digests, **known}
+    expected = known | {kind: digest for kind, digest in answer.says.digests.items() if kind not in known}
     if problem := difference(expected, part.digests(expected)):
-        raise _MisfitError if may_misfit else WrongDigestError(problem)
+        if may_misfit:
+            raise _MisfitError(problem)
+        raise WrongDigestError(problem)
     stat = part.finish()
     if not expected and (problem := misfit(file, part.path)):
         raise WrongFileError(problem)

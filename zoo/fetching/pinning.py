@@ -33,7 +33,7 @@ def expected_digests(file: RemoteFile, target: Path) -> dict[str, str]:
 
 
 def proof_of(file: RemoteFile, says: Statement | None = None) -> str:
-    """What proves a file of which no sha256 is on record: another digest that is, or one that its host states."""
+    """What proves a file without a sha256 on record: another digest on record, or one that its host states."""
     if file.sha256:
         return ""
     if file.digests:
@@ -63,7 +63,7 @@ def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
 
 
 def other_file(file: RemoteFile, path: Path) -> str:
-    """Say which digest on record, of those that are no sha256, a file does not have; empty where it has all."""
+    """Say which digest on record, other than the sha256, differs from that of a file; empty where none does."""
     expected = {kind: digest for kind, digest in file.digests.items() if kind != "sha256"}
     return difference(expected, digests_of(path, expected)) if expected else ""
 
@@ -71,7 +71,7 @@ def other_file(file: RemoteFile, path: Path) -> str:
 def misfit(file: RemoteFile, path: Path) -> str:
     """Say why a file cannot be the one that is sought, as far as its container tells; empty where it can.
 
-    Only what would be pinned is asked, and only weights have a container that is known. Torch is not needed.
+    Only files that would be pinned are checked, and of these only weights. Torch is not needed.
     """
     if file.digests or not isinstance(file, WeightsFile):
         return ""

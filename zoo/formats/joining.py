@@ -1,4 +1,4 @@
-"""Tensors that a network has as one and a file as several, as query, key and value of an attention."""
+"""Joins tensors that are one in a network and several in a file, such as query, key and value of an attention."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def origins_of(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def take_apart(wanted: State) -> dict[str, list[str]]:
-    """Put the parts of joined tensors in their place, under names of their own.
+    """Replace each joined tensor by its parts, under separate names.
 
     Args:
         wanted: Changed in place.

@@ -1,4 +1,4 @@
-"""What an opened checkpoint is: its tensors by name, whose values are read on demand."""
+"""Holds an opened checkpoint: its tensors by name, whose values are read on demand."""
 
 from __future__ import annotations
 

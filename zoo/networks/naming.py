@@ -23,13 +23,13 @@ def parts_beside(state: State, prefix: str, owner: str) -> State:
 
 
 def classes_of(network: State, name: str) -> Config:
-    """How many outputs the last layer has, the weight of which is called so; nothing where there is none."""
+    """The outputs of the last layer, whose weight is `name`, as `num_classes`; empty where the network lacks it."""
     weight = network.get(name)
     return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
 
 
 def keeping_head(state: State) -> State:
-    """A last convolution that returns the maps of a U-Net's decoder; nothing where there is one already."""
+    """A last convolution that changes nothing, for a U-Net that returns its decoder's maps; empty where it has one."""
     import torch
 
     if "out.conv.conv.weight" in state:

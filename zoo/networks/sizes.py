@@ -21,16 +21,7 @@ def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
     Raises:
         InputContractError: They have other axes, channels or sides.
     """
-    if x.ndim != 5:
-        forgotten = ". x[None] makes a batch of one volume (C, D, H, W)" if x.ndim == 4 else ""
-        raise InputContractError(
-            f"the input has the shape {tuple(x.shape)}; volumes (N, C, D, H, W) are expected{forgotten}"
-        )
-    if x.shape[1] != channels:
-        raise InputContractError(
-            f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
-            f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
-        )
+    check_axes(x, channels)
     sides = tuple(x.shape[2:])
     if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
         raise InputContractError(
@@ -38,6 +29,37 @@ def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
             f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.networks.windows)"
         )
     return x
+
+
+def check_axes(x: Tensor, channels: int, space: str = "D, H, W") -> None:
+    """Check that a network is given a batch of volumes with its channels.
+
+    Args:
+        x: Volumes `(N, C, *space)`.
+        channels: C of the network.
+        space: The axes in space by their names, for messages.
+
+    Raises:
+        InputContractError: They have other axes or channels.
+    """
+    if x.ndim != 5:
+        forgotten = f". x[None] makes a batch of one volume (C, {space})" if x.ndim == 4 else ""
+        raise InputContractError(
+            f"the input has the shape {tuple(x.shape)}; volumes (N, C, {space}) are expected{forgotten}"
+        )
+    if x.shape[1] != channels:
+        raise InputContractError(
+            f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
+            f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
+        )
+
+
+def check_windows(overlap: float, batch_size: int) -> None:
+    """Raise `OptionError` where windows cannot overlap so, or not so many be taken at once."""
+    if not 0 <= overlap < 1 or batch_size < 1:
+        raise OptionError(
+            f"overlap={overlap}, batch_size={batch_size}: from 0 to below 1, and at least 1, are expected"
+        )
 
 
 def check_whole(**numbers: int) -> None:

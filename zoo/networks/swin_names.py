@@ -55,7 +55,7 @@ DECODER = {
 class FoundSwin:
     """The Swin transformer of a file."""
 
-    place: str
+    prefix: str
     """What stands in front of its names in the file."""
     tensors: State
     """All that stands behind it, blocks under MONAI's names."""
@@ -64,7 +64,7 @@ class FoundSwin:
     facts: Config
     """What names and shapes tell of it, as `Entry.convert` returns it."""
     v2: tuple[str, ...]
-    """Names in the file of the convolutions that a Swin v2 has before its stages; empty where it is none."""
+    """Names in the file of the convolutions that a Swin v2 has before its stages; empty for any other Swin."""
 
     @property
     def width(self) -> int | None:
@@ -86,10 +86,10 @@ def find_swin(state: State) -> FoundSwin | None:
     has_two = any(name.endswith(TWO_CONVOLUTIONS) for name in state)
     stem = TWO_CONVOLUTIONS if has_two else STEM
     nested = find_prefix(state, (stem, f"layers1.0.0.{_END}", f"layers4.0.0.{_END}"))
-    place = nested if nested is not None else find_prefix(state, (stem, f"layers1.0.{_END}", f"layers4.0.{_END}"))
-    if place is None:
+    prefix = nested if nested is not None else find_prefix(state, (stem, f"layers1.0.{_END}", f"layers4.0.{_END}"))
+    if prefix is None:
         return None
-    swin = strip_prefix(state, place)
+    swin = strip_prefix(state, prefix)
     if nested is not None:
         swin = rename_keys(swin, {f"layers{i}.0.0": f"layers{i}.0" for i in range(1, 5)})
     linear = _linear_names(swin)
@@ -99,13 +99,13 @@ def find_swin(state: State) -> FoundSwin | None:
         facts |= {"feature_size": swin[stem].shape[0]}
     if has_two:
         facts |= {"two_convolutions": True}
-    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", place)
+    owner = re.sub(r"(^|(?<=\.))(encoder|swinViT)\.$", "", prefix)
     return FoundSwin(
-        place=place,
+        prefix=prefix,
         tensors=rename_keys(swin, linear),
-        beside=parts_beside(state, place, owner) if owner != place else {},
+        beside=parts_beside(state, prefix, owner) if owner != prefix else {},
         facts=facts,
-        v2=tuple(f"{place}{name}" for name in swin if _V2.fullmatch(name)),
+        v2=tuple(f"{prefix}{name}" for name in swin if _V2.fullmatch(name)),
     )
 
 
@@ -135,13 +135,13 @@ def relative_positions() -> Tensor:
     import torch
 
     sides = torch.arange(WINDOW)
-    places = torch.cartesian_prod(sides, sides, sides)
-    steps = places[:, None] - places[None] + WINDOW - 1
+    positions = torch.cartesian_prod(sides, sides, sides)
+    steps = positions[:, None] - positions[None] + WINDOW - 1
     reach = 2 * WINDOW - 1
     return steps @ torch.tensor([reach * reach, reach, 1])
 
 
 def _linear_names(swin: State) -> dict[str, str]:
     """Names of the two layers of each perceptron in the files of the Swin transformer alone -> MONAI's."""
-    places = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
-    return {f"{place}.fc{i}": f"{place}.linear{i}" for place in places for i in (1, 2)}
+    owners = {name.rpartition(".fc1.")[0] for name in swin if ".mlp.fc1." in name}
+    return {f"{owner}.fc{i}": f"{owner}.linear{i}" for owner in owners for i in (1, 2)}

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.sizes import check_windows
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -41,14 +42,11 @@ def slide_over(
         OptionError: `overlap` or `batch_size` is out of its range.
     """
     _check_axes(volume)
-    if not 0 <= overlap < 1 or batch_size < 1:
-        raise OptionError(
-            f"overlap={overlap}, batch_size={batch_size}: from 0 to below 1, and at least 1, are expected"
-        )
+    check_windows(overlap, batch_size)
     batch = volume if volume.ndim == 5 else volume[None]
-    places: dict[str, Any] = {"sw_device": device, "device": batch.device}
+    devices: dict[str, Any] = {"sw_device": device, "device": batch.device}
     with torch.no_grad():
-        found: Any = sliding_window_inference(batch, window, batch_size, predict, overlap=overlap, **places)
+        found: Any = sliding_window_inference(batch, window, batch_size, predict, overlap=overlap, **devices)
     stitched: Tensor = found if volume.ndim == 5 else found[0]
     return stitched
 

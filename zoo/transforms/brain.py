@@ -8,7 +8,7 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
 from zoo.transforms.hounsfield import is_like_ct, looks_like_ct
-from zoo.transforms.kinds import check_kind, check_labels, refuse_mask
+from zoo.transforms.kinds import check_finite, check_kind, check_labels, refuse_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,17 +34,9 @@ def admit_brain(volume: Volume, contract: Preprocessing) -> list[str]:
     Raises:
         InputContractError: It is of another modality, no image, not finite or all the same.
     """
-    import numpy as np
-
     check_kind(volume, contract)
     values = volume.values
-    if wrong := int((~np.isfinite(values)).sum()):
-        raise InputContractError(
-            f"{volume.source} has {wrong} NaN or infinite value(s): finite ones are expected. Where they stand for the "
-            "background, write 0 in: numpy.nan_to_num"
-        )
-    if values.min() == values.max():
-        raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
+    check_finite(values, volume.source)
     odd = _check_modality(volume, contract)
     refuse_mask(values, volume.source)
     return [*odd, *check_labels(volume), *_odd_background(volume), *_odd_grid(volume, contract)]

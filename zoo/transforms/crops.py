@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import SEED_POINT, Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images import AIR, Volume, VolumeInput, voxel_sizes
+from zoo.images import AIR, Volume, VolumeInput
+from zoo.messages import in_steps
 from zoo.transforms.hounsfield import HOUNSFIELD, drop_padding
 from zoo.transforms.points import Convention, PointInput, find_points
 from zoo.transforms.upright import UprightGrid, sample, upright_grid
-from zoo.transforms.volume import admit, are_axes, read_input
+from zoo.transforms.volume import admit, are_axes, odd_slices, read_input
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,10 +47,10 @@ def build_crop_transform(contract: Preprocessing) -> CropTransform:
         )
     if stray := [name for name in _STRAY if getattr(contract, name) is not None]:
         raise OptionError(f"{', '.join(stray)} with crop {contract.crop!r}: a crop is scaled by mean and std alone")
-    for name in ("mean", "std"):
-        values = getattr(contract, name)
-        if values is not None and (len(values) != 1 or (name == "std" and values[0] == 0)):
-            raise OptionError(f"{name} {values}: one value is expected{', which is not 0' if name == 'std' else ''}")
+    if contract.mean is not None and len(contract.mean) != 1:
+        raise OptionError(f"mean {contract.mean}: one value is expected")
+    if contract.std is not None and (len(contract.std) != 1 or contract.std[0] == 0):
+        raise OptionError(f"std {contract.std}: one value is expected, which is not 0")
     return CropTransform(contract)
 
 
@@ -112,13 +113,7 @@ class CropTransform:
         """
         read = read_input(volume, self.preprocessing)
         _, odd = admit(read, self.preprocessing)
-        sizes, known = voxel_sizes(read.grid.affine), self.preprocessing.thickness
-        if known is not None and not known[0] <= round(float(sizes.max()), 3) <= known[1]:
-            said = " x ".join(f"{size:.3g}" for size in sizes)
-            odd = [
-                *odd,
-                f"{read.source} has voxels of {said} mm: the network knows slices at most {known[1]:g} mm apart",
-            ]
+        odd = [*odd, *odd_slices(read.source, read.grid.affine, self.preprocessing)]
         for line in odd:
             log.warning("%s", line)
         return drop_padding(read)
@@ -132,7 +127,8 @@ class CropTransform:
         grid = upright_grid(volume.grid, spacing, codes)
         box = _box(grid, grid.index_of(point), contract.size)
         values, inside = sample(volume.values, volume.grid, grid.positions(box), AIR)
-        margins = [(lacking // 2, lacking - lacking // 2) for lacking in map(_lacking, contract.size, box)]
+        lacking = [side - len(found) for side, found in zip(contract.size, box, strict=True)]
+        margins = [(n // 2, n - n // 2) for n in lacking]
         _warn_of_border(point, volume, margins, inside)
         values = np.pad(values, margins, constant_values=AIR)
         mean, std = (contract.mean or (0.0,))[0], (contract.std or (1.0,))[0]
@@ -152,7 +148,7 @@ class CropTransform:
             "scale": f"(x - {mean:g}) / {std:g}, not clipped",
             "output": f"float32 {(1, *contract.size)}: {contract.channels[0]}",
         }
-        return "CropTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+        return in_steps("CropTransform", steps)
 
 
 def _no_point(case: Any) -> str:
@@ -170,12 +166,12 @@ def _check_inside(point: NDArray[Any], volume: Volume) -> None:
         return
     x, y, z = point.tolist()
     mirrored = _is_inside(point * (-1, -1, 1), volume)
-    way = (
-        "with x and y negated it lies inside, so it may be in the other convention: LPS is expected, convention='RAS' "
-        "takes RAS"
-        if mirrored
-        else "are it and the volume of one patient, in mm, and not in voxels?"
-    )
+    way = "are it and the volume of one patient, in mm, and not in voxels?"
+    if mirrored:
+        way = (
+            "with x and y negated it lies inside, so it may be in the other convention: LPS is expected, "
+            "convention='RAS' takes RAS"
+        )
     raise InputContractError(
         f"the seed point lies outside {volume.source}, at ({-x:g}, {-y:g}, {z:g}) in LPS mm, voxel "
         f"({', '.join(f'{v:.4g}' for v in _voxel(point, volume))}) of {volume.values.shape}: {way}"
@@ -200,10 +196,6 @@ def _box(grid: UprightGrid, index: Sequence[int], size: Sequence[int]) -> list[r
     starts = [at - side // 2 for at, side in zip(index, size, strict=True)]
     ends = [start + side for start, side in zip(starts, size, strict=True)]
     return [range(max(0, a), min(b, n)) for a, b, n in zip(starts, ends, grid.sides, strict=True)]
-
-
-def _lacking(side: int, found: range) -> int:
-    return side - len(found)
 
 
 def _warn_of_border(point: NDArray[Any], volume: Volume, margins: Sequence[tuple[int, int]], inside: float) -> None:

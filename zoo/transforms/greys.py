@@ -64,7 +64,8 @@ def _decode(image: ImageInput, source: str, contract: Preprocessing) -> tuple[Te
 
     limits = contract.value_range
     if isinstance(image, torch.Tensor):
-        return (values := plain_tensor(image, source)), limits, _is_deep(values)
+        values = plain_tensor(image, source)
+        return values, limits, _is_deep(values)
     if isinstance(image, (str, PathLike)):
         path = Path(image)
         if is_dicom(path):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import OptionError
 from zoo.images import FILM
+from zoo.messages import in_steps
 from zoo.transforms.crops import CropTransform, build_crop_transform
 from zoo.transforms.greys import ImageInput, describe, grey_fractions
 from zoo.transforms.levels import fit_levels
@@ -108,6 +109,7 @@ class ImageTransform:
         whole = "integers by their type's maximum"
         if contract.normalise == MIN_MAX:
             whole = "8 bits by 255, more bits, and DICOM without its window, by least and largest value"
+        is_normalised = contract.mean is not None or contract.std is not None
         resized = f"to {height} x {width}" if contract.resize is None else f"shorter side to {contract.resize}"
         steps = {
             "read": "PNG, JPEG, TIFF, BMP, PGM, DICOM, PIL image, array or tensor",
@@ -115,12 +117,10 @@ class ImageTransform:
             "grey": "colour to luminance",
             "resize": f"{resized}, bicubic in 8 bits" if contract.interpolation == BICUBIC else resized,
             "crop": "none" if contract.resize is None else f"centre {height} x {width}",
-            "normalise": "none"
-            if contract.mean is None and contract.std is None
-            else f"mean {contract.mean}, std {contract.std}",
+            "normalise": f"mean {contract.mean}, std {contract.std}" if is_normalised else "none",
             "output": f"float32 ({len(contract.channels)}, {height}, {width}): {', '.join(contract.channels)}",
         }
-        return "ImageTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+        return in_steps("ImageTransform", steps)
 
 
 def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:

@@ -25,6 +25,19 @@ _SAME, _MAYBE = 0.85, 0.65
 """Shares of neighbours with one value: regions of ten pixels have 0.85; pixels doubled in the plane only 0.5."""
 
 
+def check_finite(values: NDArray[Any], source: str) -> None:
+    """Raise `InputContractError` where a volume has a value that is not finite, or one value alone."""
+    import numpy as np
+
+    if wrong := int((~np.isfinite(values)).sum()):
+        raise InputContractError(
+            f"{source} has {wrong} NaN or infinite value(s): finite ones are expected. Where they stand for the "
+            "background, write its value in: numpy.nan_to_num"
+        )
+    if values.min() == values.max():
+        raise InputContractError(f"{source} is constant ({values.min():g} everywhere): an image is expected")
+
+
 def check_kind(volume: Volume, contract: Preprocessing, *, estimates: bool = False) -> None:
     """Check what a volume is by what its file says; `estimates` as in `check_intent`.
 

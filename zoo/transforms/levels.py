@@ -1,7 +1,6 @@
 """Films in the grey levels of 8 bits: how others become such, and how they are resized.
 
-So that a network gets what those got that it was trained on: films that were stored in 8 bits, and resized in whole
-levels by Pillow.
+Networks that were trained on films stored in 8 bits, and resized in whole levels by Pillow, get the same here.
 """
 
 from __future__ import annotations

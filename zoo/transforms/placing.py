@@ -52,7 +52,7 @@ def place_volume(volume: VolumeInput, transform: VolumeTransform, *, margin: int
     """Bring a volume to a network's grid and values, without the air around it: the box of all above the window.
 
     Args:
-        volume: One with its place: a path to NIfTI, a folder with a DICOM series, a nibabel image.
+        volume: One whose position is known: a path to NIfTI, a folder with a DICOM series, a nibabel image.
         transform: From `zoo.load_transform`, of an entry whose input lies in no atlas.
         margin: Voxels that are kept around the box, as far as there are any.
 
@@ -61,17 +61,17 @@ def place_volume(volume: VolumeInput, transform: VolumeTransform, *, margin: int
     """
     import numpy as np
 
-    found, facts = read_volume(volume), transform.preprocessing
+    found, contract = read_volume(volume), transform.preprocessing
     values = transform(found)[0].numpy()
-    box, home = foreground_box(values, facts.value_range[0], margin), found.grid
+    box, home = foreground_box(values, contract.value_range[0], margin), found.grid
     if box is None:
-        low = "the lowest value" if facts.window is None else f"{facts.window[0]:g} {facts.units}"
+        low = "the lowest value" if contract.window is None else f"{contract.window[0]:g} {contract.units}"
         raise InputContractError(f"{home.source} has nothing above {low}: it is empty for this network")
-    whole = Grid(values.shape, _spaced(home, facts), home.source)
+    whole = Grid(values.shape, _spaced(home, contract), home.source)
     return Placed(np.ascontiguousarray(values[box]), box, whole, home)
 
 
-def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> NDArray[Any]:
+def place_labels(labels: Volume, placed: Placed, contract: Preprocessing) -> NDArray[Any]:
     """Return labels as uint8 on the grid of a placed image, the nearest one at each voxel.
 
     Raises:
@@ -80,7 +80,8 @@ def place_labels(labels: Volume, placed: Placed, facts: Preprocessing) -> NDArra
     import numpy as np
 
     check_grid(labels.grid, placed.home)
-    found: NDArray[Any] = to_spacing(labels, facts.orientation, facts.spacing, degree=0)[placed.box].astype(np.uint8)
+    moved = to_spacing(labels, contract.orientation, contract.spacing, degree=0)
+    found: NDArray[Any] = moved[placed.box].astype(np.uint8)
     return found
 
 
@@ -98,17 +99,17 @@ def foreground_box(values: NDArray[Any], least: float, margin: int = 0) -> tuple
     return sides[0], sides[1], sides[2]
 
 
-def _spaced(home: Grid, facts: Preprocessing) -> NDArray[Any]:
+def _spaced(home: Grid, contract: Preprocessing) -> NDArray[Any]:
     """Voxel-to-world matrix `(4, 4)` of what `grid.to_spacing` makes of a volume, whose first voxel stays."""
     import numpy as np
     from nibabel import orientations
 
     affine = home.affine.copy()
-    if facts.orientation is not None:
+    if contract.orientation is not None:
         no_values = np.broadcast_to(np.uint8(0), home.shape)
-        _, affine = reorient(no_values, affine, orientations.axcodes2ornt(facts.orientation))
-    if facts.spacing is not None:
-        affine[:3, :3] *= np.asarray(facts.spacing) / voxel_sizes(affine)
+        _, affine = reorient(no_values, affine, orientations.axcodes2ornt(contract.orientation))
+    if contract.spacing is not None:
+        affine[:3, :3] *= np.asarray(contract.spacing) / voxel_sizes(affine)
     return affine
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from zoo.entry import AREA, MIN_MAX, NONZERO, TRILINEAR, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import VolumeInput, read_volume
+from zoo.messages import in_steps
 from zoo.transforms.brain import BRAIN, WAY, admit_brain
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class ResizedTransform:
             "normalise": scale,
             "output": f"float32 {(1, *contract.size)}: {contract.channels[0]}",
         }
-        return "ResizedTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+        return in_steps("ResizedTransform", steps)
 
 
 def resize(values: Tensor, size: tuple[int, ...], interpolation: str) -> Tensor:

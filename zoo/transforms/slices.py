@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, plain_tensor, read_volume, voxel_sizes
+from zoo.messages import in_steps
 from zoo.transforms.grid import COARSE
 from zoo.transforms.kinds import check_labels, refuse_mask
 from zoo.transforms.stacks import check_stack, turn_slices
@@ -166,7 +167,7 @@ class SliceTransform:
             "fit": f"centre crop or zero pad to {height} x {width}",
             "output": f"float32 (slices, 1, {height}, {width}): {contract.channels[0]}",
         }
-        return "SliceTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+        return in_steps("SliceTransform", steps)
 
 
 def _sides(values: NDArray[Any]) -> tuple[int, int, int]:

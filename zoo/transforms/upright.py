@@ -1,8 +1,8 @@
 """Samples a part of a volume on a grid along the axes of the world, however the volume's own axes lie.
 
 The grid is that of MONAI's `Spacing(diagonal=True)`: its voxels begin at the corner of the box of voxel centres that is
-smallest on all axes, or, where a tilted volume has none such, share the volume's centre. Where MONAI before 1.6 sampled
-up to half a voxel beside that grid (pull request 8690), the positions here are exact.
+smallest on all axes; in a tilted volume without such a corner they share the volume's centre. Where MONAI before 1.6
+sampled up to half a voxel beside that grid (pull request 8690), the positions here are exact.
 """
 
 from __future__ import annotations

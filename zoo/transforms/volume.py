@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volume, voxel_sizes, z_score
+from zoo.messages import in_steps
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
 from zoo.transforms.intensities import INTENSITIES, check_intensities, min_max
-from zoo.transforms.kinds import check_kind, check_labels, refuse_mask
+from zoo.transforms.kinds import check_finite, check_kind, check_labels, refuse_mask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +134,7 @@ class VolumeTransform:
             placed = to_atlas(found, contract.size, np.array(contract.affine), CAT12)
             odd += check_placed(placed, contract, found.source) if contract.units == GREY_MATTER else []
         if not self.quiet:  # only now that nothing refused the volume
-            for line in [*odd, *_odd_slices(found, contract)]:
+            for line in [*odd, *odd_slices(found.source, found.affine, contract)]:
                 log.warning("%s", line)
         output = torch.from_numpy(np.ascontiguousarray(_scale(placed, contract)))[None]
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
@@ -151,7 +152,7 @@ class VolumeTransform:
             "normalise": "none" if contract.normalise is None else f"{contract.normalise} over the whole volume",
             "output": f"float32 {(1, *contract.size) if contract.size else '(1, any size)'}: {contract.channels[0]}",
         }
-        return "VolumeTransform(\n" + "".join(f"    {name:<10}{text}\n" for name, text in steps.items()) + ")"
+        return in_steps("VolumeTransform", steps)
 
 
 def _grid_in_words(contract: Preprocessing) -> str:
@@ -188,16 +189,16 @@ def read_input(volume: VolumeInput, contract: Preprocessing, *, least: tuple[int
     return read_volume(volume, least=least)
 
 
-def _odd_slices(volume: Volume, contract: Preprocessing) -> list[str]:
+def odd_slices(source: str, affine: NDArray[Any] | None, contract: Preprocessing) -> list[str]:
     """Say where the slices of a volume, along its longest voxels, are not as far apart as the network knows them."""
-    if contract.thickness is None or volume.affine is None:
+    if contract.thickness is None or affine is None:
         return []
-    sizes, (least, most) = voxel_sizes(volume.affine), contract.thickness
-    if least <= round(sizes.max(), 3) <= most:
+    sizes, (least, most) = voxel_sizes(affine), contract.thickness
+    if least <= round(float(sizes.max()), 3) <= most:
         return []
     said = " x ".join(f"{size:.3g}" for size in sizes)
-    known = f"the network knows slices {least:g} to {most:g} mm apart"
-    return [f"{volume.source} has voxels of {said} mm, where {known}: its output may mean little"]
+    known = f"{least:g} to {most:g} mm apart" if least else f"at most {most:g} mm apart"
+    return [f"{source} has voxels of {said} mm, where the network knows slices {known}: its output may mean little"]
 
 
 def _as_it_is(volume: Volume, contract: Preprocessing) -> NDArray[Any]:
@@ -220,17 +221,9 @@ def admit(volume: Volume, contract: Preprocessing) -> tuple[Volume, list[str]]:
     Raises:
         InputContractError: It is of another modality, no image, not finite, all the same, or cannot be in these units.
     """
-    import numpy as np
-
     check_kind(volume, contract, estimates=contract.units == GREY_MATTER)
     values = volume.values
-    if wrong := int((~np.isfinite(values)).sum()):
-        raise InputContractError(
-            f"{volume.source} has {wrong} NaN or infinite value(s): finite ones are expected. Where they stand for the "
-            "background, write it in: numpy.nan_to_num"
-        )
-    if values.min() == values.max():
-        raise InputContractError(f"{volume.source} is constant ({values.min():g} everywhere): an image is expected")
+    check_finite(values, volume.source)
     if contract.units == GREY_MATTER:
         return volume, check_density(volume, contract)
     if contract.units == INTENSITIES:

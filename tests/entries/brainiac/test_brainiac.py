@@ -312,7 +312,7 @@ def test_only_heads_of_96_voxels_go_in(vit):
         ((1, 1, 112, 96, 96), "112 x 96 x 96 voxels; 96 x 96 x 96 are expected"),
         ((1, 1, 32, 32, 32), "32 x 32 x 32 voxels; 96 x 96 x 96"),
         ((1, 2, 96, 96, 96), "in_channels=2"),
-        ((1, 96, 96, 96), "is a batch"),
+        ((1, 96, 96, 96), "makes a batch"),
     ):
         with pytest.raises(InputContractError, match=re.escape(problem)):
             vit(torch.zeros(shape))

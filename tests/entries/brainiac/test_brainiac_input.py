@@ -218,7 +218,7 @@ def test_an_input_that_contradicts_itself_is_refused(changes):
         build_transform(VERSION_2.override(changes))
 
 
-def test_helpers_by_hand():
+def test_resizing_and_scoring_are_as_worked_out_by_hand():
     """A row of two voxels brought to four, and a score of one value, which has no deviation."""
     row = torch.tensor([[[0.0, 4.0]]])
     assert resize(row, (1, 1, 4), "trilinear").flatten().tolist() == [0.0, 1.0, 3.0, 4.0]

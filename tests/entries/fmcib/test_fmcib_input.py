@@ -74,7 +74,7 @@ def test_crops_are_the_authors(transform):
         assert np.abs(found[i].transpose(0, 3, 2, 1) - theirs["crops"][i]).max() > 0.05
 
 
-def test_a_crop_is_the_volume_at_its_places(transform):
+def test_a_crop_is_the_volume_at_its_positions(transform):
     """Computed anew: a grid of 1 mm from where x and y in RAS are smallest, counted from its far end; (z, y, x)."""
     made = transform((image(), POINT))
     span = (np.array(chest().shape) - 1) * (0.8, 0.8, 2.0)
@@ -274,14 +274,14 @@ def test_what_is_no_ct_in_hu_is_refused(change, said, transform, tmp_path):
     assert (found.fits, found.problem) == (False, str(caught.value))
 
 
-def test_arrays_mri_and_thick_slices(transform, tmp_path, caplog):
+def test_arrays_and_mri_are_refused_and_thick_slices_warned_of(transform, tmp_path, caplog):
     """An array does not say where it lies; an MR series is none of CT; slices of more than 5 mm are warned of."""
     with pytest.raises(InputContractError, match="without the size and direction of its voxels"):
         transform((chest(), POINT))
     with pytest.raises(InputContractError, match="is of modality MR: CT is expected"):
         transform((write_series(tmp_path / "mr", Modality="MR"), POINT))
     transform((image(affine=np.diag([-0.8, -0.8, 6.0, 1.0])), POINT))
-    assert any("voxels of 0.8 x 0.8 x 6 mm: the network knows slices at most 5 mm" in line for line in warnings(caplog))
+    assert any("voxels of 0.8 x 0.8 x 6 mm, where the network knows slices at most 5 mm" in w for w in warnings(caplog))
 
 
 @pytest.mark.parametrize(

@@ -378,13 +378,13 @@ def test_a_ct_is_embedded_crop_by_crop(published, encoder, tmp_path):
     box = ct[tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))]
     before = [(64 - side) // 2 for side in box.shape]
     padded = torch.zeros(64, 64, 64)
-    place = tuple(slice(low, low + side) for low, side in zip(before, box.shape, strict=True))
-    padded[place] = box
+    inside = tuple(slice(low, low + side) for low, side in zip(before, box.shape, strict=True))
+    padded[inside] = box
     expected = encoder(padded[None, None])  # all eight cells hold some of it
     np.testing.assert_allclose(found.values, expected.numpy(), rtol=1e-4, atol=1e-5)
     theirs = load(ENCODER, published, embedding="authors")
     with pytest.raises(OptionError, match="of one crop"):
-        get_entry(ENCODER).embed(theirs, zoo.load_transform(ENCODER), path, None)
+        get_entry(ENCODER).embed(theirs, zoo.load_transform(ENCODER), path, None, None)
 
 
 def test_a_ct_is_segmented_on_its_own_grid(tmp_path):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.sizes import check_axes, check_whole
 
 NORM_LAYERS = ("batch", "instance")
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool3d, "average": nn.AvgPool3d}
@@ -117,16 +118,7 @@ class AnatomixUNet(nn.Module):
 
     def check_volumes(self, x: Tensor) -> None:
         """Raise `InputContractError` where the network takes no such volumes; see `forward`."""
-        if x.ndim != 5:
-            forgotten = ". Of one volume (C, x, y, z) volume[None] is a batch" if x.ndim == 4 else ""
-            raise InputContractError(
-                f"the input has the shape {tuple(x.shape)}; volumes (N, C, x, y, z) are expected{forgotten}"
-            )
-        if x.shape[1] != self.in_channels:
-            raise InputContractError(
-                f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {self.in_channels}: "
-                f"choose the channels, or load it with in_channels={x.shape[1]}, which adapts its first convolution"
-            )
+        check_axes(x, self.in_channels, "x, y, z")
         step, sides = 2**self.depth, tuple(x.shape[2:])
         following = tuple(max(2, -(-side // step)) * step for side in sides)
         if sides != following:
@@ -150,10 +142,8 @@ def _normalised(features: Tensor, how: str | None) -> Tensor:
     return centred / features.std(dim=1, correction=0, keepdim=True).clamp_min(_LEAST_DEVIATION)
 
 
-def _check(width: object, depth: object, outputs: object, eps: Any) -> None:
-    for name, value in (("width", width), ("depth", depth), ("outputs", outputs)):
-        if type(value) is not int or value < 1:
-            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
+def _check(width: int, depth: int, outputs: int, eps: Any) -> None:
+    check_whole(width=width, depth=depth, outputs=outputs)
     if type(eps) not in (int, float) or not (isfinite(eps) and eps > 0):
         raise OptionError(f"eps={eps!r}: expected a number above 0")
 

@@ -1,4 +1,4 @@
-"""What the inputs of BrainIAC's two networks are."""
+"""The inputs of BrainIAC's two networks."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ def convert_vit(state: State) -> tuple[State, Config]:
     prefix = find_prefix(wanted, ANCHORS)
     if prefix is None:
         return _convert_port(state)
-    refuse_class_token(network := strip_prefix(wanted, prefix), prefix)
+    network = strip_prefix(wanted, prefix)
+    refuse_class_token(network, prefix)
     is_segmenting = prefix.endswith("unetr.vit.")
     if is_monai_ssl(wanted, prefix) and not is_segmenting:
         raise CheckpointMismatchError(
@@ -139,9 +140,9 @@ def _refuse_version_1(state: State) -> None:
     prefix = find_prefix(_one_copy(state), _RESNET)
     stem = state.get(f"{prefix}conv1.weight")
     if prefix is not None and stem is not None and stem.ndim == 5 and len(stem) == _WIDTH:
-        place = f" behind {prefix!r}" if prefix else ""
+        where = f" behind {prefix!r}" if prefix else ""
         raise CheckpointMismatchError(
-            f"the file holds a 3D ResNet-50{place}, as version 1 of BrainIAC is: expected the ViT-B/16 of version 2. "
+            f"the file holds a 3D ResNet-50{where}, as version 1 of BrainIAC is: expected the ViT-B/16 of version 2. "
             f"{VERSIONS}. Load it as 'brainiac-resnet50'"
         )
 

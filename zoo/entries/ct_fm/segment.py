@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from zoo.entry import Labels
 from zoo.errors import InputContractError, OptionError
 from zoo.images import MOST_CLASSES, read_volume
+from zoo.networks.sizes import check_windows
+from zoo.networks.windows import margins
 from zoo.training.evaluate import judging
 from zoo.transforms import place_volume, warn_of_spacing
 
@@ -94,10 +96,7 @@ def label(
         InputContractError: A sum of logits is NaN or beyond half precision.
         OptionError: `overlap` or `batch_size` is out of its range, or there are more classes than uint8 tells apart.
     """
-    if not 0 <= overlap < 1 or batch_size < 1:
-        raise OptionError(
-            f"overlap={overlap}, batch_size={batch_size}: from 0 to below 1, and at least 1, are expected"
-        )
+    check_windows(overlap, batch_size)
     window = window or WINDOW
     filled, box = _fill_up(volume, window)
     tops, rows, columns = (_starts(n, side, overlap) for n, side in zip(filled.shape[1:], window, strict=True))
@@ -154,8 +153,7 @@ def _starts(length: int, side: int, overlap: float) -> list[int]:
 
 def _fill_up(volume: Tensor, window: Shape) -> tuple[Tensor, tuple[slice, ...]]:
     """Return a volume of at least one window, and where the given one lies in it."""
-    lacking = [max(0, least - side) for side, least in zip(volume.shape[1:], window, strict=True)]
-    before = [n // 2 for n in lacking]
-    around = [n for low, all_ in zip(reversed(before), reversed(lacking), strict=True) for n in (low, all_ - low)]
+    before, after = margins(tuple(volume.shape[1:]), window, 1)
+    around = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     box = tuple(slice(low, low + side) for low, side in zip(before, volume.shape[1:], strict=True))
     return F.pad(volume, around), box

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
+from zoo.networks.naming import without
 from zoo.tensor_names import find_prefix, strip_prefix
 
 STEM = "down_tr64.ops.0.conv1.weight"
@@ -50,7 +50,7 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     if owner != prefix:
         beside = strip_prefix(state, owner)
         network |= {name: tensor for name, tensor in beside.items() if name.startswith(CLASSIFIER)}
-    return _without(network, UNUSED | UNUSED_BY_ENCODER), _classifier_facts(network)
+    return without(network, UNUSED | UNUSED_BY_ENCODER), _classifier_facts(network)
 
 
 def convert_unet(state: State) -> tuple[State, Config]:
@@ -62,7 +62,7 @@ def convert_unet(state: State) -> tuple[State, Config]:
     found = _find_network(state)
     if found is None:
         return dict(state), {}
-    network = _without(found[1], UNUSED | UNUSED_BY_UNET)
+    network = without(found[1], UNUSED | UNUSED_BY_UNET)
     last = network.get(f"{HEAD}final_conv.weight")
     if last is None or last.ndim != 5:
         return network, {}
@@ -90,8 +90,3 @@ def _classifier_facts(network: State) -> Config:
         if last is not None:
             return {"num_classes": last.shape[0], "head_layers": layers} if last.ndim == 2 else {}
     return {}
-
-
-def _without(network: State, unused: Mapping[str, str]) -> State:
-    """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
-    return {name: t for name, t in network.items() if not any(re.fullmatch(pattern, name) for pattern in unused)}

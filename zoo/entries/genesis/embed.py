@@ -42,11 +42,11 @@ def features_of(model: nn.Module, transform: Any, path: Path, batch_size: int | 
     Raises:
         InputContractError: The CT cannot be read, cannot be what the network was trained on, or is air alone.
     """
-    facts = transform.preprocessing
+    contract = transform.preprocessing
     image = torch.from_numpy(place_volume(path, transform).image)
     at_once = 1 if getattr(model, "norm", "") == "batch" else batch_size or CUBES_AT_ONCE
     device = next(model.parameters()).device
-    cubes, rows = _cubes(image, facts), []
+    cubes, rows = _cubes(image, contract), []
     while part := list(islice(cubes, at_once)):
         rows.append(model(torch.stack(part)[:, None].to(device)))
     if not rows:
@@ -54,14 +54,14 @@ def features_of(model: nn.Module, transform: Any, path: Path, batch_size: int | 
     return torch.cat(rows).mean(dim=0)
 
 
-def _cubes(image: Tensor, facts: Preprocessing) -> Iterator[Tensor]:
+def _cubes(image: Tensor, contract: Preprocessing) -> Iterator[Tensor]:
     """Yield the cubes of a volume `(x, y, z)` that hold more than air; what fills them up does not count."""
-    least, _ = facts.value_range
+    least, _ = contract.value_range
     inside = prod(map(min, image.shape, CUBE))
     lacking = [max(0, whole - side) for side, whole in zip(image.shape, CUBE, strict=True)]
     margins = [n for short in reversed(lacking) for n in (short // 2, short - short // 2)]
     image = F.pad(image, margins, value=least)
-    limit = (_scaled(AIR, facts) - least) * inside
+    limit = (_scaled(AIR, contract) - least) * inside
     starts = [_starts(side, whole) for side, whole in zip(image.shape, CUBE, strict=True)]
     for x, y, z in product(*starts):
         cube = image[x : x + CUBE[0], y : y + CUBE[1], z : z + CUBE[2]]
@@ -75,7 +75,7 @@ def _starts(side: int, whole: int) -> list[int]:
     return [round(i * (side - whole) / gaps) for i in range(gaps)] + [side - whole]
 
 
-def _scaled(value: float, facts: Preprocessing) -> float:
+def _scaled(value: float, contract: Preprocessing) -> float:
     """What the transform makes of a value; of one below the window its lower end."""
-    (low, high), (least, most) = facts.window or facts.value_range, facts.value_range
+    (low, high), (least, most) = contract.window or contract.value_range, contract.value_range
     return least + max(0.0, value - low) * (most - least) / (high - low)

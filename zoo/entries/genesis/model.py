@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.sizes import check_axes
 
 STEP = 8
 """What the sides of a volume divide by: three poolings."""
@@ -113,16 +114,7 @@ class ContractingPath(nn.Module):
 
     def check_volumes(self, x: Tensor) -> None:
         """Raise `InputContractError` where the network takes no such volumes; see `GenesisEncoder.forward`."""
-        if x.ndim != 5:
-            forgotten = ". Of one volume (C, x, y, z) volume[None] is a batch" if x.ndim == 4 else ""
-            raise InputContractError(
-                f"the input has the shape {tuple(x.shape)}; volumes (N, C, x, y, z) are expected{forgotten}"
-            )
-        if x.shape[1] != self.in_channels:
-            raise InputContractError(
-                f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {self.in_channels}: "
-                f"choose the channels, or load it with in_channels={x.shape[1]}, which adapts its first convolution"
-            )
+        check_axes(x, self.in_channels, "x, y, z")
         sides = tuple(x.shape[2:])
         following = [max(1, -(-side // STEP)) * STEP for side in sides]
         if list(sides) != following:
@@ -216,9 +208,8 @@ class GenesisUNet3D(ContractingPath):
         self.up_tr256 = Up(512, 256, norm)
         self.up_tr128 = Up(256, 128, norm)
         self.up_tr64 = Up(128, 64, norm)
-        self.out_tr = (
-            nn.Identity() if num_classes == 0 else _named(final_conv=nn.Conv3d(64, num_classes or 1, kernel_size=1))
-        )
+        last = nn.Conv3d(64, num_classes or 1, kernel_size=1)
+        self.out_tr = nn.Identity() if num_classes == 0 else _named(final_conv=last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the restored volume `(N, 1, x, y, z)` in (0, 1), logits `(N, num_classes, x, y, z)`, or 64 maps.

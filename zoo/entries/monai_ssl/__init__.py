@@ -206,7 +206,8 @@ ENTRIES = (
         stem="swinViT.patch_embed.proj.weight",
         side_stems=(
             "swinViT.patch_embed.proj.conv1.conv.weight",
-            *("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
+            "encoder1.layer.conv1.conv.weight",
+            "encoder1.layer.conv3.conv.weight",
         ),
         stages=(
             ("swinViT.patch_embed.", "encoder1."),

@@ -9,9 +9,16 @@ from __future__ import annotations
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
 from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
-from zoo.networks.vit_names import ANCHORS, DEAD, TABLE, is_brainiac, neutral_norms, refuse_class_token
+from zoo.networks.vit_names import (
+    ANCHORS,
+    DEAD,
+    PATCH,
+    TABLE,
+    is_brainiac,
+    neutral_norms,
+    refuse_class_token,
+)
 from zoo.networks.vit_names import CLASSIFYING as CLASSIFYING
-from zoo.networks.vit_names import PATCH as PATCH
 from zoo.networks.vit_names import RESTORING as RESTORING
 from zoo.networks.vit_names import STEM as STEM
 from zoo.networks.vit_names import VIT as VIT

@@ -35,13 +35,13 @@ import zoo
 from zoo.entries.monai_ssl.cases import CaseStore
 from zoo.entries.monai_ssl.cohort import class_names, read_cases
 from zoo.entries.monai_ssl.contract import build_transform
-from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.finetune_data import CROPS, Crops, WholeVolumes
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
 from zoo.entries.monai_ssl.segment import SEGMENTERS
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.networks.swin_unetr import SWIN_STEP
+from zoo.networks.vit_names import PATCH
 from zoo.registry import get_entry
 from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, length_of

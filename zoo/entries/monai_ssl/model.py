@@ -11,12 +11,11 @@ from typing import TypeVar
 from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 
-from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.sizes import check_widths, tokens_of
 from zoo.networks.sizes import check_whole
 from zoo.networks.swin_encoder import swin_encoder as swin_encoder
-from zoo.networks.vit import PatchEmbedding as PatchEmbedding
-from zoo.networks.vit import ViTEncoder, trim
+from zoo.networks.vit import PatchEmbedding, ViTEncoder, trim
+from zoo.networks.vit_names import PATCH
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -34,13 +34,13 @@ from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.cases import DTYPES, VolumeCache
 from zoo.entries.monai_ssl.cohort import PATIENT, of_training_patients, read_datalists
 from zoo.entries.monai_ssl.contract import PRETRAINING
-from zoo.entries.monai_ssl.convert import PATCH
 from zoo.entries.monai_ssl.data import Crops
 from zoo.entries.monai_ssl.method import COMBINATIONS, TEMPERATURE, ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.networks.vit_names import PATCH
 from zoo.registry import get_entry
 from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, build_loader

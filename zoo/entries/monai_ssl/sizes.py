@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, TypeAlias
 
-from zoo.entries.monai_ssl.convert import PATCH, cube_side
+from zoo.entries.monai_ssl.convert import cube_side
 from zoo.entry import Config
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.networks.sizes import check_whole
+from zoo.networks.vit_names import PATCH
 
 ImgSize: TypeAlias = "int | Sequence[int]"
 

@@ -7,11 +7,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from zoo.entries.monai_ssl.convert import PATCH
-from zoo.entries.monai_ssl.model import PatchEmbedding
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import OptionError
 from zoo.networks.swin_encoder import SwinEncoder
+from zoo.networks.vit import PatchEmbedding
+from zoo.networks.vit_names import PATCH
 from zoo.networks.windows import pool_over, slide_over
 from zoo.training.evaluate import judging
 

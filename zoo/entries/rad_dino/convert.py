@@ -22,7 +22,12 @@ _TRANSFORMERS = {
     "embeddings.register_tokens": "register_tokens",
     "layernorm": "norm",
 }
-_TRANSFORMERS_ANCHORS = (*list(_TRANSFORMERS)[:2], "embeddings.patch_embeddings.projection.weight", "layernorm.weight")
+_TRANSFORMERS_ANCHORS = (
+    "embeddings.cls_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+    "layernorm.weight",
+)
 _IN_BLOCKS = {
     "attention.output.dense": "attn.proj",
     "attention.o_proj": "attn.proj",
@@ -78,8 +83,8 @@ def _without_chunks(network: State) -> State:
 def _from_transformers(network: State) -> State:
     """Rename what transformers saved, and join query, key and value.
 
-    The table of positions comes first: of the names that stay, none ends as it did, and `zoo inspect` tells the prefix
-    of a file by the first.
+    The table of positions comes first, because `zoo inspect` tells the prefix of a file by the first name, and no other
+    name of the file ends like that of the table.
     """
     numbers = {match[1] for name in network if (match := re.match(r"encoder\.layer\.(\d+)\.", name))}
     blocks = {f"encoder.layer.{i}": f"blocks.{i}" for i in numbers}
@@ -88,7 +93,8 @@ def _from_transformers(network: State) -> State:
     for i in numbers:
         for leaf in ("weight", "bias"):
             _join_attention(renamed, f"blocks.{i}", leaf)
-    return {name: renamed[name] for name in ("pos_embed",) if name in renamed} | renamed
+    first = {"pos_embed": renamed["pos_embed"]} if "pos_embed" in renamed else {}
+    return first | renamed
 
 
 def _join_attention(network: State, block: str, leaf: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entries.voco.contract import ABDOMEN
 from zoo.entries.voco.convert import (
+    STAGES,
     UNUSED_BY_ENCODER,
     UNUSED_BY_SEGMENTER,
     WIDTHS,
@@ -33,7 +34,6 @@ _PARAMETERS = {
     "h": (294_863_778, 1_160_844_080),
 }
 """Of the encoder and of the network that segments, by size."""
-_STAGES = tuple((f"layers{i}c.", f"layers{i}.") for i in (1, 2, 3, 4))
 
 
 def build_encoder(config: Config, *, width: int) -> nn.Module:
@@ -86,11 +86,11 @@ def _encoder(size: str, width: int) -> Entry:
         build=partial(build_encoder, width=width),
         convert=partial(convert_encoder, width=width),
         config={"num_classes": 0, "in_channels": 1, "merging": "duplicated", "embedding": "pooled"},
-        required=("patch_embed.", *(prefix for stage in _STAGES for prefix in stage)),
+        required=("patch_embed.", *(prefix for stage in STAGES for prefix in stage)),
         head=("classification_head.",),
         stem="patch_embed.proj.weight",
         side_stems=("encoder1.layer.conv1.conv.weight", "encoder1.layer.conv3.conv.weight"),
-        stages=(("patch_embed.",), *_STAGES),
+        stages=(("patch_embed.",), *STAGES),
         preprocessing=ABDOMEN,
         settled=("merging",),
         unused=UNUSED_BY_ENCODER,

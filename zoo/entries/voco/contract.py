@@ -1,4 +1,4 @@
-"""What the inputs of VoCo's networks are (Luffy03/Large-Scale-Medical, data_trans.py)."""
+"""The input of VoCo's networks (Luffy03/Large-Scale-Medical, data_trans.py)."""
 
 from __future__ import annotations
 

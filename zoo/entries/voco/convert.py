@@ -6,6 +6,7 @@ from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
 from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, UNUSED, FoundSwin, find_swin
+from zoo.networks.swin_names import STAGES as STAGES
 from zoo.networks.swin_names import check_indices as check_indices
 
 WIDTHS = {"b": 48, "l": 96, "h": 192}
@@ -92,7 +93,7 @@ def _find(state: State, width: int) -> FoundSwin | None:
     if not found.v2:
         raise CheckpointMismatchError(
             "the file holds a Swin transformer that has no convolutions before its stages, expected a Swin v2, as "
-            f"VoCo's are (layers1c.0.layer.conv1.conv.weight and seven others behind {found.place!r}). It is another "
+            f"VoCo's are (layers1c.0.layer.conv1.conv.weight and seven others behind {found.prefix!r}). It is another "
             "network: 'monai-ssl-swinunetr' and 'monai-ssl-swinvit' take it"
         )
     if found.width not in (None, width):
