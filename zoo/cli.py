@@ -418,7 +418,7 @@ def _examine(
             _print_table([asdict(fact) for fact in found.facts])
         for line in found.warnings:
             print(escaped(f"odd: {line}"))
-        fits = f"fits: load_transform makes {found.gives}, of it"
+        fits = f"fits: load_transform gives {found.gives}"
         print(escaped(f"does not fit: {found.problem}" if found.problem else fits))
     if not found.fits:
         raise SystemExit(1)

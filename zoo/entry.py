@@ -232,6 +232,8 @@ class Entry:
     """Axis of the stem's weight that counts input channels: 1 but for convolutions with several kernels."""
     side_stems: tuple[str, ...] = ()
     """Weights of further convolutions that read the input, which are adapted as the stem is."""
+    free: tuple[str, ...] = ()
+    """Those of `settled` that may differ from what a record or header says, for whoever runs the network to choose."""
     settled: tuple[str, ...] = ()
     """Options that names and shapes of a file do not tell; its record or header does, see `checkpoint.settling`."""
     unused: Mapping[str, str] = field(default_factory=dict)

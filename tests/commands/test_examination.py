@@ -68,7 +68,7 @@ def test_a_ct_fits_and_thick_slices_are_said(zoo, tmp_path):
     assert "odd: " in out
     assert "far from the 2 x 2 x 2 mm" in out
     # 40, 36 and 20 voxels of 0.7, 0.7 and 5 mm are 14, 12 and 48 steps of 2 mm and a first voxel
-    assert "fits: load_transform makes float32 (1, 15, 13, 48), 0 to 1, of it" in out
+    assert "fits: load_transform gives float32 (1, 15, 13, 48), 0 to 1" in out
     assert "space" not in out
 
 

@@ -134,7 +134,9 @@ def test_a_cohort_is_counted_and_its_odd_images_are_named(zoo, tmp_path):
 def test_films_are_a_cohort_of_films(zoo, tmp_path):
     """As pictures and as DICOM, each an image of its own."""
     assert zoo("doctor", films(tmp_path / "pictures"))[1].startswith("3 of 3 images fit caid-resnet50")
-    assert zoo("doctor", tmp_path / "pictures", "--for", "caid-resnet50")[0] == 0
+    for model in ("caid-resnet50", "rad-dino-vitb14"):
+        code, out, _ = zoo("doctor", tmp_path / "pictures", "--for", model)
+        assert (code, out[:15]) == (0, "3 of 3 images f")
     (tmp_path / "dicom").mkdir()
     for i in range(2):
         write_dicom(tmp_path / "dicom" / f"{i}.dcm", chest_phantom(), bits=8)

@@ -7,8 +7,10 @@ from servers import Server, prepare, redirect, sha256, some_bytes, whole
 
 from zoo.commands.pin import pin_record
 from zoo.errors import DownloadError, OptionError
+from zoo.fetching import fetch
 from zoo.fetching.digests import digests_of
 from zoo.manifest import packaged_manifest
+from zoo.record import read_manifest
 
 DATA = some_bytes()
 COMMIT = "a27ed7505712cbc12b3325c4722ffbfa5af39c35"
@@ -75,6 +77,19 @@ def test_a_digest_on_record_must_hold(hub, tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_commit_must_have_the_file_that_was_fetched(hub, tmp_path):
+    """The branch moved on since the file came into the cache; the hub says so, or says nothing of the file."""
+    path = manifest(tmp_path)
+    fetch(read_manifest(path)[0], request="caid-resnet50.drawn")
+    for said in ({"X_Linked_Etag": f'"{"0" * 64}"'}, {}):
+        moved = redirect("/cdn", X_Repo_Commit=COMMIT, **said)
+        hub.answers |= {f"/owner/name/resolve/{r}/w.safetensors": [moved] for r in ("main", COMMIT)}
+        before = path.read_bytes()
+        with pytest.raises(OptionError, match=f"the one that was fetched has {sha256(DATA)}"):
+            pin_record("caid-resnet50.drawn", path)
+        assert path.read_bytes() == before
+
+
 def test_a_record_that_is_laid_out_otherwise_is_left_as_it_is(hub, tmp_path):
     """Without a line for the note, or all in one line: what to write is said."""
     for path in (manifest(tmp_path, note=False), manifest(tmp_path)):
@@ -119,7 +134,7 @@ def test_an_import_under_a_tag_must_have_the_digests_on_record(zoo, tmp_path, un
     path = packaged_copy(tmp_path, monkeypatch, chestxray14=known)
     code, out, _ = zoo("import", "caid-resnet50.chestxray14", unet_file)
     assert code == 0
-    assert "which has the git_blob on record" in out
+    assert f"which has the git_blob {known['git_blob']} on record" in out
     code, _, err = zoo("import", "caid-resnet50.chestxray14", unet_safetensors)
     assert code == 2
     assert f"not {known['git_blob']}" in err

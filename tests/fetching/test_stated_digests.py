@@ -22,7 +22,7 @@ from servers import (
 )
 
 from zoo.errors import DownloadError, IntegrityError, OfflineError
-from zoo.fetching import fetch
+from zoo.fetching import fetch, verify_file
 from zoo.fetching.cache import file_path, read_stamp, stamp_path
 from zoo.fetching.digests import digests_of
 
@@ -106,9 +106,9 @@ def test_a_digest_on_record_that_is_no_sha256_is_held(home, size, kind, digest):
         for path in ("/w", "/cut"):
             file = replace(right, sources=(f"{server.root}{path}",))
             fetched = fetch(file, request=NAME)
-            assert (fetched.sha256, fetched.proved_by) == (sha256(DATA), f"the {kind} on record")
+            assert (fetched.sha256, fetched.proved_by) == (sha256(DATA), f"the {kind} {digest(DATA)} on record")
     again = fetch(file, request=NAME, offline=True)
-    assert (again.path, again.proved_by) == (fetched.path, f"the {kind} on record")
+    assert (again.path, again.proved_by) == (fetched.path, f"the {kind} {digest(DATA)} on record")
 
 
 @pytest.mark.parametrize(("kind", "digest"), [("md5", md5), ("git_blob", git_blob)])
@@ -122,7 +122,7 @@ def test_a_file_put_by_hand_must_have_the_digest_on_record(kind, digest):
         fetch(file, request=NAME, offline=True)
     assert not stamp_path(target).exists()
     target.write_bytes(DATA)
-    assert fetch(file, request=NAME, offline=True).proved_by == f"the {kind} on record"
+    assert fetch(file, request=NAME, offline=True).proved_by == f"the {kind} {digest(DATA)} on record"
     assert read_stamp(stamp_path(target)).sha256 == sha256(DATA)
 
 
@@ -133,6 +133,21 @@ def test_a_download_goes_on_from_another_source_when_md5_is_on_record():
         fetched = fetch(replace(remote_file(DATA, *sources, known=False), md5=md5(DATA)), request=NAME)
         assert fetched.path.read_bytes() == DATA
         assert server.requests[-1].start == HALF
+
+
+@pytest.mark.parametrize("later", [{"md5": md5(OTHER)}, {"git_blob": git_blob(OTHER)}, {"bytes": 5}])
+def test_what_a_record_states_later_holds_for_a_file_that_was_pinned_before(later):
+    """A right digest is noted, a wrong one or another size is refused, by `fetch` and by `verify_file`."""
+    with Server({"/w": whole(DATA)}) as server:
+        file = remote_file(DATA, f"{server.root}/w", known=False)
+        assert fetch(file, request=NAME).proved_by == ""
+    right = replace(file, md5=md5(DATA), bytes=len(DATA))
+    assert fetch(right, request=NAME, offline=True).proved_by == f"the md5 {md5(DATA)} on record"
+    assert verify_file(right).problems == ()
+    wrong = replace(file, **later)
+    with pytest.raises(OfflineError, match=r" is .*, not "):
+        fetch(wrong, request=NAME, offline=True)
+    assert len(verify_file(wrong).problems) == 1
 
 
 # --------------------------------------------------------------------------------------------------------- the hub
@@ -221,6 +236,15 @@ def test_bytes_that_are_not_what_zenodo_states_are_refused(zenodo, home):
     assert leftovers(home) == []
     with pytest.raises(IntegrityError, match=f"Zenodo states another file.*{md5(DATA)}, not {md5(OTHER)}"):
         fetch(replace(remote_file(DATA, SOURCE, known=False), md5=md5(OTHER)), request=NAME)
+
+
+def test_an_md5_in_capitals_is_one(zenodo, home):
+    """It is held as any other."""
+    content = record_of(OTHER)
+    content["files"][0]["checksum"] = content["files"][0]["checksum"].upper()
+    zenodo.answers[API] = [described(content)]
+    with pytest.raises(IntegrityError, match=f"md5 is {md5(DATA)}, not {md5(OTHER)}"):
+        fetch(remote_file(DATA, SOURCE, known=False), request=NAME)
 
 
 def test_a_file_of_which_zenodo_states_no_md5_is_pinned(zenodo):

@@ -23,9 +23,8 @@ RECORD = "the record of the weights"
 HEADER = "the file's header"
 NAMES = "the names in the file"
 
-_ADAPTABLE = ("num_classes", "in_channels", "img_size", "norm", "pooling")
-"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted; whose
-statistics norms without memory take, and how tokens are pooled, is for whoever runs the network to choose."""
+_ADAPTABLE = ("num_classes", "in_channels", "img_size")
+"""Options that may differ from the file's: heads are replaced, first convolutions and positions adapted."""
 
 
 def settle(
@@ -52,7 +51,8 @@ def settle(
     assumed = said.get(NAMES, {}).get("assumed", {})
     for name in entry.settled:
         voices = {who: each[name] for who, each in said.items() if name in each}
-        _check_agreement(name, voices | ({ASKED: asked[name]} if name in asked else {}))
+        if name not in (*_ADAPTABLE, *entry.free):
+            _check_agreement(name, voices | ({ASKED: asked[name]} if name in asked else {}))
         lesser = {NOT_SAID: entry.config[name]} | ({NAMED: named[name]} if named and name in named else {})
         if name in assumed and list(lesser.values())[-1] != assumed[name]:
             lesser = {NOT_SAID: assumed[name]}
@@ -62,9 +62,9 @@ def settle(
 
 
 def _check_agreement(name: str, voices: Mapping[str, Any]) -> None:
-    """Raise where voices differ; what is adapted to the user's wish may, and None says nothing."""
+    """Raise where voices differ; None says nothing."""
     voices = {who: value for who, value in voices.items() if value is not None}
-    if name in _ADAPTABLE or all(value == next(iter(voices.values())) for value in voices.values()):
+    if all(value == next(iter(voices.values())) for value in voices.values()):
         return
     listed = ", ".join(f"{value!r} ({who})" for who, value in voices.items())
     raise CheckpointMismatchError(

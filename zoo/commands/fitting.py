@@ -75,9 +75,10 @@ def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[
         contract = input_of(name, None, cache_dir)
         if contract not in done:
             done[contract] = hold_against(path, contract, name, _unless_raw(volume, path, contract))
-        known = plain_record(name, cache_dir) or next(iter(records(name, cache_dir)), None)
-        model = f"{name}.{known.tag}" if known else name
-        is_available = any(record.state == "hosted" for record in records(name, cache_dir))
+        known = sorted(records(name, cache_dir), key=lambda record: record.state != "hosted")
+        first = plain_record(name, cache_dir) or next(iter(known), None)
+        model = f"{name}.{first.tag}" if first else name
+        is_available = first is not None and first.state == "hosted"
         fits.append(Fit(model, get_entry(name).summary, is_available, replace(done[contract], model=model)))
 
     def rank(fit: Fit) -> tuple[bool, ...]:
@@ -160,8 +161,7 @@ def images_in(folder: Path, name: str | None = None) -> list[Path]:
         OptionError: There are none.
     """
     if name is not None:
-        contract = input_of(name)
-        takes_films = get_entry(name).dimension == 2 and len(contract.size) == 2 and contract.normalise is None
+        takes_films = isinstance(build_transform(input_of(name)), ImageTransform)
         return find_images([folder], volumes=not takes_films)
     try:
         volumes = find_images([folder], volumes=True)

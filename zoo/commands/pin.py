@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
-from zoo.fetching import commit_of, fetch
+from zoo.fetching import fetch, state_of
 from zoo.files import read_text, write_text
 from zoo.manifest import packaged_manifest
 from zoo.messages import printable
@@ -52,7 +52,7 @@ def pin_record(
         raise OptionError(f"{name!r}: expected MODEL.TAG, the weights whose record is to be completed")
     record = _record(get_entry(model).name, tag, path)
     fetched = fetch(record, request=name, cache_dir=cache_dir, offline=False, progress=progress)
-    sources = [_at_commit(source, record) for source in record.sources]
+    sources = [_at_commit(source, record, fetched.sha256) for source in record.sources]
     found = {"sources": sources, "bytes": fetched.path.stat().st_size, "sha256": fetched.sha256}
     changes = {key: value for key, value in found.items() if value != _as_json(getattr(record, key))}
     if "sha256" in changes:
@@ -71,14 +71,25 @@ def _record(model: str, tag: str, manifest: Path) -> WeightsFile:
     raise OptionError(f"{manifest} has no record of {model}.{printable(tag)}; `zoo pin --manifest FILE` names another")
 
 
-def _at_commit(source: str, record: WeightsFile) -> str:
-    """A source of the hub with the commit in place of a branch, a tag or a short commit; any other as it is."""
+def _at_commit(source: str, record: WeightsFile, sha256: str) -> str:
+    """A source of the hub with the commit in place of a branch, a tag or a short commit; any other as it is.
+
+    What the hub states of the file at that commit must be the digest of the file that was fetched, which may have come
+    from the cache, or from another source.
+    """
     if not source.startswith("hf://") or _COMMIT.match(source):
         return source
-    commit = commit_of(source, record.base)
+    commit = state_of(source, record.base).revision
     if not commit:
         raise OptionError(f"{source}: the hub does not name the commit that this revision stands for")
-    return re.sub(r"@[^/]+/", f"@{commit}/", source, count=1)
+    fixed = re.sub(r"@[^/]+/", f"@{commit}/", source, count=1)
+    stated = state_of(fixed, record.base).digests.get("sha256")
+    if stated != sha256:
+        raise OptionError(
+            f"{fixed}: the hub states {f'sha256 {stated}' if stated else 'no sha256'} of the file there, and the one "
+            f"that was fetched has {sha256}. Remove it from the cache and pin again, or correct the source"
+        )
+    return fixed
 
 
 def _as_json(value: Any) -> Any:

@@ -14,12 +14,11 @@ from zoo.fetching.cache import (
     write_shared,
     write_stamp,
 )
-from zoo.fetching.download import commit_of, fetch, is_on_this_machine, verify_file
+from zoo.fetching.download import fetch, is_on_this_machine, state_of, verify_file
 from zoo.fetching.pinning import other_file, proof_of, recorded_digest, unpinning
 
 __all__ = [
     "clear_leftovers",
-    "commit_of",
     "converted_path",
     "fetch",
     "file_path",
@@ -34,6 +33,7 @@ __all__ = [
     "recorded_digest",
     "share",
     "stamp_path",
+    "state_of",
     "unpinning",
     "verify_file",
     "write_shared",

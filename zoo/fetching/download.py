@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import DownloadError
 from zoo.fetching.advice import cannot_store, no_source_left
 from zoo.fetching.cache import (
+    Stamp,
     file_path,
     hash_file,
     invalidate_stamp,
@@ -22,10 +23,11 @@ from zoo.fetching.cache import (
 )
 from zoo.fetching.digests import difference
 from zoo.fetching.partial import Partial, StorageError
-from zoo.fetching.pinning import expected_digests, misfit, pin, proof_of, recorded_digest, why_unused
+from zoo.fetching.pinning import expected_digests, misfit, other_file, pin, proof_of, recorded_digest, why_unused
 from zoo.fetching.sources import (
     Remote,
     SourceError,
+    Statement,
     WrongDigestError,
     WrongFileError,
     candidates,
@@ -115,15 +117,15 @@ def fetch(
     raise no_source_left(file, request, target, failures, skipped)
 
 
-def commit_of(source: str, base: Path = Path()) -> str:
-    """Return the commit that the revision of an `hf://` source stands for now; empty where the hub does not say.
+def state_of(source: str, base: Path = Path()) -> Statement:
+    """Return what the host of a source says of the file there now, without its bytes.
 
     Raises:
         DownloadError: The hub does not answer.
     """
     try:
         origin = resolve(source, base)
-        return "" if isinstance(origin, Path) else ask(origin).revision
+        return Statement() if isinstance(origin, Path) else ask(origin)
     except SourceError as error:
         raise DownloadError(f"{shown(source)}: {error}") from error
 
@@ -136,6 +138,9 @@ def is_on_this_machine(file: RemoteFile, cache_dir: str | Path | None = None) ->
 
 def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
     expected, stamp = recorded_digest(file, target), stamp_path(target)
+    known = read_stamp(stamp)
+    if not file.sha256 and known and os.path.isfile(target) and not _is_still_on_record(file, target, known):
+        return None
     if digest := proven_digest(target, expected) if expected else pin(file, target, target):
         known = read_stamp(stamp)
         return Fetched(target, digest, known.source, known.proved_by) if known else Fetched(target, digest, "")
@@ -144,6 +149,21 @@ def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:
         if path and (digest := proven_digest(path, expected, stamp=stamp) if expected else pin(file, path, target)):
             return Fetched(path, digest, source)
     return None
+
+
+def _is_still_on_record(file: RemoteFile, target: Path, known: Stamp) -> bool:
+    """Whether a pinned file has what the record states by now; once that holds, the stamp says so."""
+    if file.bytes in (None, known.size) and proof_of(file) in ("", known.proved_by):
+        return True
+    try:
+        stat = target.stat()
+        if other_file(file, target):
+            return False
+    except OSError:
+        return True  # as `proven_digest` says in full
+    if known.describes("", stat):
+        stamp_again(replace(known, proved_by=proof_of(file)), target, sha256=known.sha256, stat=stat, stamp=None)
+    return True
 
 
 def _fetch_from(source: str, file: RemoteFile, target: Path, progress: bool) -> Fetched:
@@ -229,6 +249,8 @@ def verify_file(file: RemoteFile, *, cache_dir: str | Path | None = None) -> Ver
         stamp = read_stamp(stamp_path(copy))
         found.append((copy, stamp.sha256 if stamp else None, None))
     problems = [_problem(*each) for each in found]
+    if not file.sha256 and target.is_file() and (problem := other_file(file, target)):
+        problems.append(f"{target}: {problem}, as the record has it by now; remove it and its stamp to fetch it anew")
     return Verification(tuple(path for path, *_ in found), tuple(p for p in problems if p))
 
 

@@ -37,7 +37,7 @@ def proof_of(file: RemoteFile, says: Statement | None = None) -> str:
     if file.sha256:
         return ""
     if file.digests:
-        return f"the {' and '.join(file.digests)} on record"
+        return f"the {' and '.join(f'{kind} {digest}' for kind, digest in file.digests.items())} on record"
     return f"the {' and '.join(says.digests)} that {says.by} states" if says and says.digests else ""
 
 
@@ -63,7 +63,9 @@ def pin(file: RemoteFile, path: Path, target: Path) -> str | None:
 
 
 def other_file(file: RemoteFile, path: Path) -> str:
-    """Say which digest on record, other than the sha256, differs from that of a file; empty where none does."""
+    """Say how a file differs from a record without a sha256, by its size or another digest; empty where it does not."""
+    if file.bytes is not None and (size := path.stat().st_size) != file.bytes:
+        return f"its size is {size:,} bytes, not {file.bytes:,}"
     expected = {kind: digest for kind, digest in file.digests.items() if kind != "sha256"}
     return difference(expected, digests_of(path, expected)) if expected else ""
 

@@ -149,7 +149,8 @@ def _hub_says(headers: Mapping[str, str], *, is_fixed: bool) -> Statement:
 
     What lies under a branch or tag may be another file tomorrow: only at a commit is the digest one to hold it to.
     """
-    named, commit = headers.get("X-Linked-Etag", "").strip('"').lower(), headers.get("X-Repo-Commit", "").lower()
+    named = headers.get("X-Linked-Etag", "").removeprefix("W/").strip('"').lower()
+    commit = headers.get("X-Repo-Commit", "").lower()
     digests = {"sha256": named} if is_fixed and re.fullmatch("[0-9a-f]{64}", named) else {}
     return Statement("the hub", digests, commit if re.fullmatch(_COMMIT, commit) else "")
 
@@ -176,7 +177,7 @@ def _after_zenodo_record(page: str, name: str) -> Page:
         url, said = file["links"]["self"], str(file.get("checksum", ""))
     except (LookupError, TypeError) as error:
         raise SourceError(f"Zenodo does not say where the file {name!r} of the record is") from error
-    kind, _, digest = said.partition(":")
+    kind, _, digest = said.lower().partition(":")
     is_known = kind == "md5" and re.fullmatch("[0-9a-f]{32}", digest)
     return Page(str(url), Statement("Zenodo", {"md5": digest} if is_known else {}))
 

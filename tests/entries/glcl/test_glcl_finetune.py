@@ -32,7 +32,7 @@ from zoo.entries.glcl.finetune_data import WholeVolumes
 from zoo.entries.glcl.finetune_method import Segmenter, soft_dice, volume_metrics
 from zoo.errors import InputContractError, OptionError
 from zoo.training.args import parse_args
-from zoo.training.data import place
+from zoo.training.data import to_device
 from zoo.training.metrics import count_overlap, dice
 from zoo.training.runlog import read_log
 
@@ -546,6 +546,6 @@ def test_the_defaults_are_the_published_run():
 def test_methods_move_between_devices():
     """The weights of the classes go along, and are in no checkpoint."""
     method = Segmenter(nn.Conv2d(1, 4, 1), 4, "cross-entropy")
-    assert place(method.weights, torch.device("cpu")).tolist() == pytest.approx([0.1, 0.3, 0.3, 0.3])
+    assert to_device(method.weights, torch.device("cpu")).tolist() == pytest.approx([0.1, 0.3, 0.3, 0.3])
     assert "weights" in dict(method.named_buffers())
     assert "weights" not in method.state_dict()

@@ -52,6 +52,7 @@ ENTRIES = (
         required=VIT,
         head=("classification_head.",),
         settled=("pooling",),
+        free=("pooling",),
         stem="patch_embedding.patch_embeddings.weight",
         stages=(("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm.")),
         preprocessing=VERSION_2,

@@ -8,7 +8,7 @@ from monai.networks.nets.resnet import ResNet
 from torch import Tensor
 
 from zoo.errors import InputContractError
-from zoo.networks.sizes import check_volumes
+from zoo.networks.sizes import check_axes, check_volumes
 from zoo.networks.vit import ViTEncoder
 from zoo.networks.vit_names import PATCH
 
@@ -85,7 +85,11 @@ class BrainResNet50(ResNet):
 
         Args:
             x: Volumes `(N, C, D, H, W)`; the authors' have 128 voxels a side.
+
+        Raises:
+            InputContractError: They have other axes, or another number of channels.
         """
+        check_axes(x, self.conv1.in_channels)
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)

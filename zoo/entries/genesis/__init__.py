@@ -80,6 +80,7 @@ ENTRIES = (
         stages=tuple((prefix,) for prefix in ENCODER),
         preprocessing=PREPROCESSING,
         settled=("norm",),
+        free=("norm",),
         unused=UNUSED | UNUSED_BY_ENCODER,
         embed=embed_volume,
     ),
@@ -101,6 +102,7 @@ ENTRIES = (
         stages=tuple((prefix,) for prefix in (*ENCODER, *DECODER)),
         preprocessing=PREPROCESSING,
         settled=("norm", "num_classes"),
+        free=("norm",),
         unused=UNUSED | UNUSED_BY_UNET,
     ),
 )
