@@ -50,10 +50,6 @@ def record(path, tag="mine", **facts):
     return required | {"bytes": path.stat().st_size, "sha256": hash_file(path)} | facts
 
 
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
-
-
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 

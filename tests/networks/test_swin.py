@@ -1,7 +1,6 @@
 """The published Swin UNETR: the authors' arrays, its merging, its first layer, and what is no part of it."""
 
 import json
-import logging
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from monai_ssl_files import (
 from parity.fill import image
 from safetensors import safe_open
 from safetensors.torch import save_file
+from texts import warnings
 
 import zoo
 from zoo.entries.monai_ssl.segmenters import swin_unetr
@@ -51,10 +51,6 @@ def load(path, **options):
 
 def volume(*sides):
     return torch.rand(1, 1, *sides, generator=torch.Generator().manual_seed(0))
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 @pytest.fixture(scope="module")

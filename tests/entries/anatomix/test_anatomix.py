@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import logging
 import re
 
 import pytest
@@ -25,6 +24,8 @@ from anatomix_files import (
     transformer,
 )
 from caid_files import behind, filled, filled_unet, relative_error
+from states import same
+from texts import warnings
 
 import zoo
 from zoo.checkpoint.building import build_network
@@ -102,19 +103,10 @@ def load(path, **options):
     return zoo.load_model(NAME, checkpoint=path, mmap=True, **options)
 
 
-def same(ours, theirs):
-    """Whether two state dicts have the same names and the same bits."""
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
 def volumes(count=1, sides=(16, 8, 8)):
     """Volumes of unequal brightness."""
     drawn = torch.rand(count, 1, *sides, generator=torch.Generator().manual_seed(0))
     return drawn / torch.arange(1, count + 1).reshape(-1, 1, 1, 1, 1)
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 def error(model, upto=None):

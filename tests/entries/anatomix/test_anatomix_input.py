@@ -1,6 +1,5 @@
 """What anatomix sees: any volume, scaled by its least and greatest value, as it is stored."""
 
-import logging
 from dataclasses import replace
 
 import nibabel
@@ -9,6 +8,7 @@ import pytest
 import torch
 from anatomix_files import NAME
 from dicom_files import write_series
+from texts import warnings
 
 import zoo
 from zoo.commands.examination import examine
@@ -33,10 +33,6 @@ def scaled(values):
     """What the authors make of a volume, in double precision."""
     values = np.float64(values)
     return (values - values.min()) / (values.max() - values.min())
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 def test_the_contract_is_the_authors():

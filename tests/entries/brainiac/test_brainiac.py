@@ -24,6 +24,7 @@ from caid_files import behind, filled, relative_error
 from monai.networks.nets import ViT, resnet50
 from monai_ssl_files import UNETR_KEYS, written_by
 from monai_ssl_files import VIT_KEYS as AUTOENCODER_KEYS
+from states import same
 
 import zoo
 from zoo.checkpoint import build_network, convert, left_out
@@ -79,11 +80,6 @@ def tensors_of(content):
 
 def converted(name, content):
     return convert(get_entry(name), tensors_of(content))
-
-
-def same(ours, theirs):
-    """Whether two state dicts have the same names and the same bits."""
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 def shapes_only(keys):

@@ -1,6 +1,5 @@
 """BrainIAC's input: resized as a whole, then normalised; what is no brain in MRI on the template."""
 
-import logging
 import pickle
 import re
 
@@ -11,6 +10,7 @@ import torch
 from dicom_files import write_series
 from pydicom.uid import MRImageStorage
 from scipy import ndimage
+from texts import warnings
 
 import zoo
 from zoo.commands.examination import examine
@@ -41,10 +41,6 @@ def brain(shape=SHAPE):
 def write(path, values, affine=LAS):
     nibabel.save(nibabel.Nifti1Image(values, affine), path)
     return path
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 def linear(values, side):

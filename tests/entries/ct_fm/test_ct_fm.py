@@ -1,7 +1,6 @@
 """CT-FM's networks: the authors' outputs, every form of file, heads, what is refused, MONAI's plain classes."""
 
 import json
-import logging
 import subprocess
 import sys
 
@@ -22,6 +21,8 @@ from ctfm_files import (
 from monai.networks.nets import SegResNet
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS, SegResNetDS2
 from safetensors.torch import save_file
+from states import same
+from texts import warnings
 
 import zoo
 from zoo.checkpoint.building import build_network
@@ -73,14 +74,6 @@ def converted(name, state):
     """State and facts, with nothing left that the network has not."""
     entry = get_entry(name)
     return entry.convert(dict(state))
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the authors' outputs ---------------------------------------------------------------------------------------------

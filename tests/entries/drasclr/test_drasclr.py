@@ -3,7 +3,6 @@
 import copy
 import gzip
 import json
-import logging
 import pickle
 import re
 import subprocess
@@ -31,6 +30,8 @@ from drasclr_files import (
     training_checkpoint,
     training_state,
 )
+from states import same
+from texts import warnings
 
 import zoo
 from zoo.checkpoint.export import fingerprint
@@ -68,15 +69,6 @@ def encoder_file(scratch, encoder_state):
 def encoder(encoder_file):
     """Loaded once, for tests that change nothing."""
     return zoo.load_model(NAME, checkpoint=encoder_file)
-
-
-def same(ours, theirs):
-    """Whether two state dicts have the same names and the same bits."""
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the authors' outputs ---------------------------------------------------------------------------------------------

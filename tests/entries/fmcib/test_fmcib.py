@@ -1,6 +1,5 @@
 """FMCIB's network: the authors' outputs, the stride, every form of file, heads, other networks, the record."""
 
-import logging
 import re
 
 import pytest
@@ -21,6 +20,7 @@ from fmcib_files import (
 )
 from monai.networks.nets import resnet50
 from safetensors.torch import save_file
+from texts import warnings
 
 import zoo
 from zoo.checkpoint import RECORD, build_network, settle
@@ -42,10 +42,6 @@ BIASES = {f"layer{i}.0.downsample.0.bias" for i in range(1, 5)}
 
 def load(path, **options):
     return zoo.load_model(NAME, checkpoint=path, **options)
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 @pytest.fixture(scope="module")

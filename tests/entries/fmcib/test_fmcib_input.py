@@ -1,6 +1,5 @@
 """What FMCIB sees: a box around a seed point in the authors' geometry; tables of lesions; what `zoo doctor` says."""
 
-import logging
 import pickle
 
 import nibabel
@@ -10,6 +9,7 @@ import torch
 from dicom_files import write_series
 from fmcib_files import NAME, reference_crops, volume
 from scipy.ndimage import map_coordinates
+from texts import warnings
 from torch import nn
 
 import zoo
@@ -46,10 +46,6 @@ def chest(shape=(100, 90, 50), seed=0):
 
 def image(hu=None, affine=AFFINE):
     return nibabel.Nifti1Image(chest() if hu is None else hu, affine)
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the authors' crops -----------------------------------------------------------------------------------------------

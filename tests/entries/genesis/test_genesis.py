@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import re
 
 import numpy as np
@@ -25,6 +24,8 @@ from genesis_files import (
     transvw,
     zeros,
 )
+from states import same
+from texts import warnings
 
 import zoo
 from zoo.checkpoint.export import export_safetensors, fingerprint
@@ -74,19 +75,10 @@ def load(name, path, **options):
     return zoo.load_model(name, checkpoint=path, mmap=True, **options)
 
 
-def same(ours, theirs):
-    """Whether two state dicts have the same names and the same bits."""
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
 def volumes(count=2, sides=FEW, channels=1):
     """Volumes of unequal brightness."""
     drawn = torch.rand(count, channels, *sides, generator=torch.Generator().manual_seed(0))
     return drawn / torch.arange(1, count + 1).reshape(-1, 1, 1, 1, 1)
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 def with_norm(model, norm):

@@ -1,7 +1,5 @@
 """What Models Genesis and TransVW see: HU in the authors' order and scale, and whole scans cube by cube."""
 
-import logging
-
 import nibabel
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 from dicom_files import write_series
 from genesis_files import ENCODER, UNET
 from safetensors.torch import save_file
+from texts import warnings
 from torch import nn
 
 import zoo
@@ -47,10 +46,6 @@ def turned(hu, codes):
         nibabel.orientations.axcodes2ornt("LPS"), nibabel.orientations.axcodes2ornt(codes)
     )
     return image.as_reoriented(turn)
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the transform ----------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from glcl_files import (
     write_bundle,
 )
 from parity.fill import tfill
+from texts import warnings
 from torch.nn import functional as F
 
 import zoo
@@ -89,10 +90,6 @@ def same(ours, theirs):
 
 def fresh(model):
     return {name for name in zoo.load_report(model).fresh if not name.endswith(COUNTER)}
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the authors' outputs ---------------------------------------------------------------------------------------------

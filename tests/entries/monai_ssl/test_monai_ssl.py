@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import re
 
 import nibabel
@@ -40,6 +39,8 @@ from monai_ssl_files import (
     written_by,
 )
 from safetensors.torch import save_file
+from states import same
+from texts import warnings
 
 import zoo
 from zoo.checkpoint.building import build_network
@@ -113,17 +114,8 @@ def load(name, path, **options):
     return zoo.load_model(name, checkpoint=path, mmap=True, **options)
 
 
-def same(ours, theirs):
-    """Whether two state dicts have the same names and the same bits."""
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
 def volume(*sides, channels=1):
     return torch.rand(1, channels, *sides, generator=torch.Generator().manual_seed(0))
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the outputs of MONAI 0.8.1 ---------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import pickle
 import re
 
@@ -11,6 +10,8 @@ import torch
 from caid_files import behind, filled_unet, relative_error
 from checkout import CHECKOUT
 from monai.networks.nets import DenseNet121
+from states import same
+from texts import warnings
 from yaware_files import (
     FORMS,
     NAME,
@@ -85,18 +86,9 @@ def load(path, **options):
     return zoo.load_model(NAME, checkpoint=path, mmap=True, **options)
 
 
-def same(ours, theirs):
-    """Whether two state dicts have the same names and the same bits."""
-    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
 def small(count=2):
     """Volumes as small as the network takes."""
     return torch.randn(count, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def warnings(caplog):
-    return [r.getMessage() for r in caplog.records if r.name == "zoo" and r.levelno == logging.WARNING]
 
 
 # --- the authors' outputs ---------------------------------------------------------------------------------------------

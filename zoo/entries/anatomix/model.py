@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
@@ -72,10 +73,10 @@ class AnatomixUNet(nn.Module):
 
         widths = [width * 2**level for level in range(depth + 1)]
         layers = step(in_channels, width)
-        for before, after in zip([width, *widths], widths[:-1], strict=False):
+        for before, after in pairwise([width, *widths[:-1]]):
             layers += [*step(before, after), *step(after, after), POOLINGS[pooling](2)]
         layers += [*step(widths[-2], widths[-1]), *step(widths[-1], widths[-1])]
-        for beside, below in zip(widths[-2::-1], widths[::-1], strict=False):
+        for below, beside in pairwise(reversed(widths)):
             layers += [nn.Upsample(scale_factor=2, mode=upsampling)]
             layers += [*step(beside + below, beside), *step(beside, beside)]
         self.model = nn.Sequential(*layers, _convolution(width, outputs, bias))

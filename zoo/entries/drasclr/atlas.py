@@ -119,10 +119,8 @@ def atlas_mask(path: str | Path | None = None, cache_dir: str | Path | None = No
             return Nifti1Image.from_filename(path)
         except (EOFError, OSError, ImageFileError) as error:
             raise InputContractError(f"cannot read the lung mask of the atlas from {path}: {error}") from error
-    content = _asset(
-        "lung_mask", cache_dir
-    ).read_bytes()  # in the cache it is named by its digest, which nibabel cannot open
-    return Nifti1Image.from_bytes(gzip.decompress(content))
+    content = _asset("lung_mask", cache_dir).read_bytes()
+    return Nifti1Image.from_bytes(gzip.decompress(content))  # by its name, a digest, nibabel would not open it
 
 
 def _asset(name: str, cache_dir: str | Path | None) -> Path:
