@@ -143,6 +143,18 @@ def test_films_are_a_cohort_of_films(zoo, tmp_path):
     assert zoo("doctor", tmp_path / "dicom")[1].startswith("2 of 2 images fit caid-resnet50")
 
 
+def test_a_cohort_of_two_kinds_says_what_it_left_out(zoo, tmp_path, caplog):
+    """Three films checked, and not a word of the CT beside them; of both kinds looked for in turn, one is said once."""
+    write_ct(films(tmp_path / "both") / "ct.nii.gz")
+    assert zoo("doctor", tmp_path / "both", "--for", "caid-resnet50")[1].startswith("3 of 3 images fit")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("1 image(s) of another kind were passed over, 1 .nii.gz, where pictures are looked for")
+    caplog.clear()
+    assert zoo("doctor", tmp_path / "both")[1].startswith("1 of 1 images fit")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("3 image(s) of another kind were passed over, 3 .png, where volumes are looked for")
+
+
 def test_a_folder_that_fits_nothing_or_has_nothing(zoo, tmp_path):
     """One line each, and the way on."""
     code, _, err = zoo("doctor", tmp_path)

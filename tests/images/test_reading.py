@@ -23,7 +23,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 
 from zoo.commands.printing import error_text
 from zoo.entries.glcl.volumes import read_image
-from zoo.errors import InputContractError
+from zoo.errors import InputContractError, OptionError
 from zoo.images import dicom_bounds
 from zoo.images.finding import find_images
 from zoo.images.pictures import read_dicom, read_picture
@@ -150,6 +150,50 @@ def test_a_folder_of_pointers_is_not_empty(tmp_path):
     assert find_images([tmp_path], volumes=False) == [tmp_path / "0001.dcm"]
     with pytest.raises(InputContractError, match="git lfs pull"):
         read_volume(find_images([tmp_path], volumes=True)[0])
+
+
+def mixed(folder):
+    """Three pictures, a volume, a format that nothing reads, a text, a hidden picture."""
+    folder.mkdir()
+    for name in ("a.png", "b.jpg", "c.png", "ct.nii.gz", "t1.nrrd", "notes.txt", "labels.csv", ".hidden.png"):
+        (folder / name).write_bytes(b"any")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("volumes", "found", "said"),
+    [
+        (False, ["a.png", "b.jpg", "c.png"], ("2 image(s)", "1 .nii.gz, 1 .nrrd", "pictures are", "t1.nrrd")),
+        (True, ["ct.nii.gz"], ("4 image(s)", "2 .png, 1 .jpg, 1 .nrrd", "volumes are", "a.png")),
+    ],
+)
+def test_images_of_another_kind_in_a_folder_are_said(tmp_path, caplog, volumes, found, said):
+    """Passed over without a word; texts and hidden files go silently, so does what was named itself."""
+    folder = mixed(tmp_path / "mixed")
+    assert [path.name for path in find_images([folder], volumes=volumes)] == found
+    (record,) = caplog.records
+    assert all(part in record.getMessage() for part in said)
+    assert "notes.txt" not in caplog.text
+    assert ".hidden" not in caplog.text
+    caplog.clear()
+    assert len(find_images([folder, *folder.glob("[a-z]*.*g"), folder / "ct.nii.gz", folder / "t1.nrrd"], volumes=True))
+    find_images([folder], volumes=volumes, quiet=True)
+    assert not caplog.records
+
+
+def test_ten_of_another_kind_are_named_and_a_folder_of_them_alone_says_what_it_has(tmp_path, caplog):
+    """Thousands of paths in a line; a series beside its preview."""
+    folder = mixed(tmp_path / "many")
+    for i in range(12):
+        (folder / f"{i:02d}.nii").touch()
+    find_images([folder], volumes=False)
+    assert "12 .nii, 1 .nii.gz, 1 .nrrd" in caplog.text
+    assert "09.nii, ... (14 in all)" in caplog.text
+    assert "10.nii" not in caplog.text
+    (tmp_path / "previews").mkdir()
+    (tmp_path / "previews" / "a.png").touch()
+    with pytest.raises(OptionError, match=r"DICOM series are expected, and it has 1 \.png"):
+        find_images([tmp_path / "previews"], volumes=True)
 
 
 # NIfTI

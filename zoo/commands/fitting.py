@@ -163,13 +163,16 @@ def images_in(folder: Path, name: str | None = None) -> list[Path]:
     if name is not None:
         takes_films = isinstance(build_transform(input_of(name)), ImageTransform)
         return find_images([folder], volumes=not takes_films)
+    return find_images([folder], volumes=_has_volumes(folder))
+
+
+def _has_volumes(folder: Path) -> bool:
     try:
-        volumes = find_images([folder], volumes=True)
+        volumes = find_images([folder], volumes=True, quiet=True)
     except OptionError:
-        return find_images([folder], volumes=False)
+        return False
     dicom = next((path for path in _files_of(volumes) if is_dicom(path)), None)
-    is_of_films = dicom is not None and str(read_dataset(dicom).get("Modality", "")) not in _SCANNED
-    return find_images([folder], volumes=False) if is_of_films else volumes
+    return dicom is None or str(read_dataset(dicom).get("Modality", "")) in _SCANNED
 
 
 def _files_of(paths: Iterable[Path]) -> Iterable[Path]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -12,15 +13,22 @@ from zoo.images.dicom_files import INDEX
 from zoo.images.pictures import is_dicom
 from zoo.messages import first_names, printable
 
+log = logging.getLogger("zoo")
+
 PICTURES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".pgm")
 VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
 """Suffixes of volumes; the `.hdr` of a pair stands for its `.img`, too."""
+_NEITHER = (".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".gif", ".webp")
+"""Suffixes of images that nothing here reads: a folder that has some is not taken without a word."""
+_MOST_NAMED = 10
 _DICOM_SUFFIXES = ("", ".dcm", ".dicom", ".ima")
 """Suffixes of DICOM files, which also end in numbers where they are named by UID."""
 
 
-def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
+def find_images(paths: Sequence[str | Path], *, volumes: bool, quiet: bool = False) -> list[Path]:
     """Return the images at some paths, in their order, each once.
+
+    Images of another kind in folders are passed over, which one warning says of all of them.
 
     Args:
         paths: A file stands for itself, whatever its name. A folder stands for all images in it and in the folders
@@ -28,6 +36,7 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
             suffix and DICOM by its content; or volumes by their suffix, and each folder that has DICOM directly in it
             as one volume, the series. What is called an image and can be none, as a broken link, is among them.
         volumes: Whether volumes are looked for, not pictures.
+        quiet: Whether what is passed over goes unsaid, as where both kinds are looked for in turn.
 
     Raises:
         PathNotFoundError: A path does not exist; ten are named.
@@ -35,17 +44,46 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool) -> list[Path]:
     """
     given = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
     if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
-        raise PathNotFoundError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, 10)}")
+        raise PathNotFoundError(
+            f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, _MOST_NAMED)}"
+        )
     found: dict[Path, None] = {}
+    others: dict[Path, None] = {}
     for path in given:
-        inside = [path] if not path.is_dir() else _volumes_in(path) if volumes else _pictures_in(path)
+        inside, beside = ([path], []) if not path.is_dir() else _volumes_in(path) if volumes else _pictures_in(path)
         if not inside:
             kinds = f"{', '.join(VOLUMES)} or DICOM series" if volumes else f"{', '.join(PICTURES)} or DICOM"
-            raise OptionError(f"there are no images in the folder {path}: {kinds} are expected")
+            has = f", and it has {_counted(beside)}" if beside else ""
+            raise OptionError(f"there are no images in the folder {path}: {kinds} are expected{has}")
         found |= dict.fromkeys(inside)
+        others |= dict.fromkeys(beside)
     if not found:
         raise OptionError("no images: name files or folders")
+    if passed := [path for path in others if path not in found and not quiet]:
+        _warn_of_others(passed, "volumes" if volumes else "pictures")
     return list(found)
+
+
+def _warn_of_others(passed: list[Path], wanted: str) -> None:
+    log.warning(
+        "%d image(s) of another kind were passed over, %s, where %s are looked for: %s",
+        len(passed),
+        _counted(passed),
+        wanted,
+        first_names(map(str, passed), _MOST_NAMED),
+    )
+
+
+def _counted(paths: Iterable[Path]) -> str:
+    """How many files there are of each suffix, the most frequent first."""
+    counts = Counter(_kind(path) for path in paths)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+
+
+def _kind(path: Path) -> str:
+    """The suffix by which a file is an image of some kind; empty where it is none by its name."""
+    name = path.name.lower()
+    return next((suffix for suffix in (".nii.gz", *PICTURES, *VOLUMES, *_NEITHER) if name.endswith(suffix)), "")
 
 
 def names_of(paths: Sequence[Path], made: str = "labels") -> dict[str, Path]:
@@ -74,19 +112,24 @@ def names_of(paths: Sequence[Path], made: str = "labels") -> dict[str, Path]:
     return dict(zip(names, paths, strict=True))
 
 
-def _pictures_in(folder: Path) -> list[Path]:
-    entries = (path for inner in _folders(folder) for path in _entries(inner) if not path.is_dir())
-    return sorted(path for path in entries if path.suffix.lower() in PICTURES or _is_slice(path))
+def _pictures_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The pictures in a folder, and the images of other kinds."""
+    files = sorted(path for inner in _folders(folder) for path in _entries(inner) if not path.is_dir())
+    found = [path for path in files if path.suffix.lower() in PICTURES or _is_slice(path)]
+    taken = set(found)
+    return found, [path for path in files if _kind(path) and path not in taken]
 
 
-def _volumes_in(folder: Path) -> list[Path]:
-    found = []
+def _volumes_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The volumes in a folder, a series by its own folder, and the images of other kinds."""
+    found, others = [], []
     for inner in _folders(folder):
         files = [path for path in _entries(inner) if not path.is_dir()]
         volumes = [path for path in files if _is_volume(path)]
-        is_series = any(_is_slice(path) for path in files if not _is_volume(path))
-        found += [inner, *volumes] if is_series else volumes
-    return sorted(found)
+        rest = [path for path in files if not _is_volume(path)]
+        found += [inner, *volumes] if any(map(_is_slice, rest)) else volumes
+        others += [path for path in rest if _kind(path) and not _is_slice(path)]  # of a series one file is opened
+    return sorted(found), sorted(others)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
