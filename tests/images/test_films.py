@@ -1,7 +1,9 @@
 """Which DICOM objects are films of the chest: what is known to be one passes, what is not an image of one does not."""
 
+import gzip
 import logging
 
+import nibabel
 import numpy as np
 import pytest
 from dicom_files import write_dicom
@@ -9,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images.pictures import read_dicom
+from zoo.images.pictures import read_dicom, read_picture
 from zoo.transforms.image import build_transform
 
 PIXELS = (np.random.default_rng(0).random((64, 64)) * 4095).astype(np.uint16)
@@ -243,3 +245,27 @@ def test_films_are_the_one_modality_of_pictures():
     """A record that asks for another, which nothing would check."""
     with pytest.raises(OptionError, match="modality 'MR'"):
         build_transform(Preprocessing(("grey",), (64, 64), modality="MR"))
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "ct.nii", "ct.hdr", "renamed.png"])
+def test_a_volume_is_called_one_and_its_slices_are_not_offered(tmp_path, name):
+    """As a file "cannot identify image file", as an array "pass one slice": a CT's slices as films."""
+    values = np.random.default_rng(0).integers(-1000, 400, (40, 41, 42)).astype(np.int16)
+    kind = nibabel.Nifti1Pair if name.endswith(".hdr") else nibabel.Nifti1Image
+    nibabel.save(kind(values, np.eye(4)), tmp_path / name.replace(".png", ".nii"))
+    if name.endswith(".png"):
+        (tmp_path / "renamed.nii").rename(tmp_path / name)
+    transform = build_transform(Preprocessing(("grey",), (32, 32), modality="CR"))
+    with pytest.raises(InputContractError, match=r"is a volume, NIfTI of 40 x 41 x 42 voxels: one picture.*zoo doctor"):
+        transform(tmp_path / name)
+    with pytest.raises(InputContractError, match=r"knows films alone, which slices of a volume are not"):
+        transform(np.zeros((40, 41, 42), np.uint8))
+
+
+def test_what_is_packed_otherwise_is_not_called_a_volume(tmp_path):
+    """A compressed text, a damaged archive."""
+    (tmp_path / "film.png").write_bytes(gzip.compress(b"any text " * 100))
+    (tmp_path / "half.png").write_bytes(b"\x1f\x8b\x08" + bytes(40))
+    for name in ("film.png", "half.png"):
+        with pytest.raises(InputContractError, match="cannot identify image file"):
+            read_picture(tmp_path / name)

@@ -1,5 +1,6 @@
 """Turns files into arrays with an affine."""
 
+from zoo.images.affines import MNI152, SCANNER, affine_in
 from zoo.images.dicom_files import read_dataset
 from zoo.images.dicom_values import AIR
 from zoo.images.films import FILM
@@ -11,16 +12,7 @@ from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
 from zoo.images.real_numbers import check_array, describe_array, plain_tensor
-from zoo.images.volumes import (
-    MNI152,
-    SCANNER,
-    SMALLEST_SIDES,
-    Volume,
-    VolumeInput,
-    affine_in,
-    read_volume,
-    z_score,
-)
+from zoo.images.volumes import SMALLEST_SIDES, Volume, VolumeInput, read_volume, z_score
 
 __all__ = [
     "AIR",

@@ -11,6 +11,7 @@ import gzip
 import io
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import isfinite, isnan, prod
@@ -39,6 +40,17 @@ _READ = (
     "or open it yourself and pass a nibabel image"
 )
 _DAMAGED = ". The file is damaged or was cut short: copy it again, or convert the scan anew"
+
+
+def is_nifti(start: bytes) -> bool:
+    """Tell NIfTI, compressed by gzip or not, from the first 1024 bytes of a file, whatever its name."""
+    head = start
+    if start.startswith(b"\x1f\x8b"):
+        try:
+            head = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, max(_MAGIC))
+        except zlib.error:
+            return False
+    return any(head[at : at + len(single)] in (single, pair) for at, single, pair in _MAGIC.values())
 
 
 def read_header(path: Path) -> Nifti1Header:

@@ -14,6 +14,7 @@ from zoo.errors import InputContractError
 from zoo.images.dicom_bounds import decode_pixels
 from zoo.images.dicom_files import element, read_dataset, starts_as_dicom
 from zoo.images.films import check_film
+from zoo.images.nifti import is_nifti, read_header
 from zoo.images.reading import MOST_PIXELS, check_count, refused, start_of
 from zoo.images.whole import check_file, check_jpeg, check_jpeg2000, check_png
 
@@ -48,9 +49,14 @@ def read_picture(path: Path) -> NDArray[Any]:
     """Return the pixels of a PNG, JPEG, JPEG 2000, TIFF, BMP or PGM file, as `pil_pixels` does.
 
     Raises:
-        InputContractError: The file cannot be read, or holds more than one image.
+        InputContractError: The file cannot be read, holds more than one image, or a volume.
     """
-    start_of(path, "image")
+    if is_nifti(start_of(path, "image")):
+        sides = " x ".join(map(str, read_header(path).get_data_shape()))
+        raise InputContractError(
+            f"{path} is a volume, NIfTI of {sides} voxels: one picture, such as a film, is expected, and slices of a "
+            f"volume are no films. `zoo doctor {path}` says which models take it"
+        )
     with refused(f"cannot read {path} as an image", _OTHERS):
         return _picture(path)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.errors import InputContractError
+from zoo.images.affines import SCANNER, affine_in, checked_affine
 from zoo.images.arrays import map_npy, read_values
 from zoo.images.dicom_files import starts_as_dicom
-from zoo.images.grids import Grid, voxel_sizes
+from zoo.images.grids import Grid
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
 from zoo.images.real_numbers import check_array, describe_array, plain_tensor
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 VolumeInput: TypeAlias = "str | PathLike[str] | SpatialImage | NDArray[Any] | Tensor | Volume"
 
 SMALLEST_SIDES = (8, 8, 8)
-_VOXEL_SIZES = (0.1, 20.0)  # mm; beyond them a header is in metres or micrometres, or not filled in
-_MOST_SHEAR = 0.9  # of a box's volume is left after a shear of 26 degrees, more than any registration or gantry gives
-MNI152 = 4  # as all codes of spaces from NIFTI_XFORM_... of nifti1.h
-SCANNER = 1
 _EPSILON = 1e-8  # as y-Aware's authors have it (Duplums/yAwareContrastiveLearning, augmentations.py)
 
 
@@ -113,7 +110,7 @@ def _read(volume: VolumeInput) -> Volume:
         source = describe_array(volume)
         found = _from_array(plain_tensor(volume, source).detach().cpu().float().numpy(), source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
-        return replace(found, affine=_checked(affine_of(volume, source), source)) if is_placed else found
+        return replace(found, affine=checked_affine(affine_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):
         return _from_array(volume, describe_array(volume))
     raise InputContractError(
@@ -151,7 +148,7 @@ def _read_path(path: Path) -> Volume:
 
         series = read_series(path)
         _check_shape(series.values.shape, str(path))
-        return Volume(series.values, _checked(series.affine, str(path)), SCANNER, str(path), series.modality)
+        return Volume(series.values, checked_affine(series.affine, str(path)), SCANNER, str(path), series.modality)
     if path.suffix == ".npy":
         return _read_npy(path)
     header = read_header(path)
@@ -195,47 +192,6 @@ def _from_header(header: Nifti1Header, source: str, read: Callable[[], NDArray[A
         shape = shape[:-1]
     _check_shape(shape, source)
     return Volume(read().reshape(shape), affine, space, source, intent=int(header["intent_code"]))
-
-
-def affine_in(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
-    """Return the matrix to go by of a NIfTI's header, and the code of the space it leads to; see `Volume`.
-
-    Raises:
-        InputContractError: There is none, it has no meaning, or two mirror each other.
-    """
-    import numpy as np
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        forms = [form for form in (header.get_sform(coded=True), header.get_qform(coded=True)) if form[0] is not None]
-    except (HeaderDataError, ValueError) as error:
-        raise InputContractError(f"{source}: the orientation in its header has no meaning ({error})") from error
-    if not forms:
-        raise InputContractError(
-            f"{source} has no affine (sform and qform have code 0), so left and right are unknown. Set its "
-            "affine (image.set_sform(affine, code='mni')); if you know that its voxels are in the order that "
-            "the network expects, pass the array"
-        )
-    if len(forms) == 2 and np.linalg.det(forms[0][0]) * np.linalg.det(forms[1][0]) < 0:
-        raise InputContractError(
-            f"{source} contradicts itself about left and right: its sform and its qform are mirror images of each "
-            "other. Find out which is right and write it into both (image.set_sform, image.set_qform)"
-        )
-    affine, space = next((form for form in forms if form[1] == MNI152), forms[0])
-    return _checked(affine, source), int(space)
-
-
-def _checked(affine: NDArray[Any], source: str) -> NDArray[Any]:
-    import numpy as np
-
-    sizes, (least, most) = voxel_sizes(affine), _VOXEL_SIZES
-    sane = np.isfinite(affine).all() and sizes.min() >= least and sizes.max() <= most
-    if not sane or abs(np.linalg.det(affine[:3, :3] / sizes)) < _MOST_SHEAR:
-        raise InputContractError(
-            f"{source} has a meaningless affine in its header: rows {affine[:3].tolist()}. Voxels of {least:g} to "
-            f"{most:g} mm along axes at right angles are expected; set the matrix, or resample with the tool it is from"
-        )
-    return affine.astype(np.float64)
 
 
 def _from_array(array: NDArray[Any], source: str) -> Volume:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError
-from zoo.images import check_array, describe_array, is_dicom, pil_pixels, plain_tensor, read_dicom, read_picture
+from zoo.images import FILM, check_array, describe_array, is_dicom, pil_pixels, plain_tensor, read_dicom, read_picture
 from zoo.transforms.levels import stretch
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def grey_fractions(image: ImageInput, source: str, contract: Preprocessing) -> T
         FileNotFoundError: The path does not exist.
     """
     values, limits, is_deep = _decode(image, source, contract)
-    grey = _to_grey(_to_fraction(_channels_first(values, source), limits, source), source)
+    grey = _to_grey(_to_fraction(_channels_first(values, source, contract), limits, source), source)
     return stretch(grey) if is_deep and contract.normalise == MIN_MAX else grey
 
 
@@ -89,7 +89,7 @@ def _is_deep(values: Tensor) -> bool:
     return not values.dtype.is_floating_point and values.dtype.itemsize > 1
 
 
-def _channels_first(values: Tensor, source: str) -> Tensor:
+def _channels_first(values: Tensor, source: str, contract: Preprocessing) -> Tensor:
     """Return the image as `(1 or 3, H, W)`."""
     shape = tuple(values.shape)
     if len(shape) == 2:
@@ -100,7 +100,8 @@ def _channels_first(values: Tensor, source: str) -> Tensor:
         planes = values.permute(2, 0, 1)
     else:
         raise InputContractError(
-            f"{source} has shape {shape}; one image (H, W), (1 or 3, H, W) or (H, W, 1 or 3) is expected. {_way(shape)}"
+            f"{source} has shape {shape}; one image (H, W), (1 or 3, H, W) or (H, W, 1 or 3) is expected. "
+            f"{_way(shape, of_films=contract.modality == FILM)}"
         )
     if min(planes.shape[1:]) < SMALLEST_SIDE:
         raise InputContractError(
@@ -109,12 +110,17 @@ def _channels_first(values: Tensor, source: str) -> Tensor:
     return planes
 
 
-def _way(shape: tuple[int, ...]) -> str:
+def _way(shape: tuple[int, ...], *, of_films: bool) -> str:
     """Say how to get from an array of a wrong shape to an image."""
     if len(shape) == 4:
         return "For a batch, call the transform on each image: torch.stack([transform(image) for image in batch])"
     if len(shape) == 3 and 4 in (shape[0], shape[2]):
         return "Four channels: leave out the alpha channel, image[..., :3] or image[:3]"
+    if len(shape) == 3 and of_films:
+        return (
+            f"A volume of {shape[0]} slices: this network is 2D and knows films alone, which slices of a volume are "
+            "not. `zoo doctor FILE` says which models take volumes; of a batch of films pass one, batch[i]"
+        )
     if len(shape) == 3:
         return f"A volume of {shape[0]} slices: this network is 2D, pass one slice, volume[i]"
     return "Index or reshape it to one image"
