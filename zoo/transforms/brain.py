@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
-from zoo.transforms.hounsfield import is_like_ct, looks_like_ct
+from zoo.transforms.hounsfield import looks_like_ct
 from zoo.transforms.kinds import check_finite, check_kind, check_labels, refuse_mask
+from zoo.transforms.unsaid import doubt_modality
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,8 +54,7 @@ def _check_modality(volume: Volume, contract: Preprocessing) -> list[str]:
             f"{volume.source} has values like HU, {found}, as a CT: {contract.channels[0]} is expected, the network "
             "knows nothing else"
         )
-    likeness = is_like_ct(volume)
-    return [f"{volume.source} has values with {likeness}: {contract.channels[0]} is expected"] if likeness else []
+    return doubt_modality(volume, contract)
 
 
 def _odd_background(volume: Volume) -> list[str]:

@@ -9,8 +9,9 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
 from zoo.transforms.grid import COARSE, check_right_angles
-from zoo.transforms.hounsfield import CT, is_like_ct, looks_like_ct
+from zoo.transforms.hounsfield import CT, looks_like_ct
 from zoo.transforms.kinds import check_kind
+from zoo.transforms.unsaid import doubt_modality
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,10 +35,7 @@ def check_stack(volume: Volume, contract: Preprocessing) -> list[str]:
                 f"{volume.source} has values like HU, air at -1000 and soft tissue near 0, as a CT: "
                 f"{contract.channels[0]} is expected, the network knows nothing else"
             )
-        if likeness := is_like_ct(volume):
-            odd.append(
-                f"{volume.source} has values with {likeness}: {contract.channels[0]} is expected, as the scan has it"
-            )
+        odd = doubt_modality(volume, contract)
     if volume.affine is None:
         return odd
     check_right_angles(volume.affine, volume.source)

@@ -1,0 +1,92 @@
+"""Says where a volume whose file does not state its modality may be a CT, though MRI is due.
+
+A CT in HU is refused, see `hounsfield.looks_like_ct`. Here are those that are not in HU any more, which MRI may be as
+well: they are taken with a word. NIfTI never states a modality.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.entry import Preprocessing
+from zoo.images import Volume
+from zoo.transforms.hounsfield import CT, is_like_ct
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_MOST_SAMPLED = 1_000_000
+_BINS = 128
+_ENDS = (0.1, 99.9)  # percentiles: a few voxels of metal, or of a vessel in MRI, are far from all others
+_BACKGROUND = 1 / 3  # of the range, in which the air of a CT lies, however it was scaled
+_APART = 8  # bins that tissue lies above air at least
+# Shares and distances below are as in CT: from air at -1000 HU to soft tissue near 0, with fat at -100, is one step.
+# They hold for heads, chests and abdomens, scaled from any range; of MRI (T1, T2, EPI, DWI, heart) at most 0.57 of
+# the tissue lies so close together, and where it is more, as in EPI, there is no background or more lies between.
+_CLOSE = 0.15
+_MOSTLY = 0.65
+_SOME_AIR = 0.05
+_BETWEEN = (0.3, 0.7)
+_LITTLE = 0.04
+_LEVELS = 255  # steps from the least to the greatest of 256 values
+_FEW = 16  # as of a mask, which is refused elsewhere
+
+
+def doubt_modality(volume: Volume, contract: Preprocessing) -> list[str]:
+    """Say where values may be those of a CT that is not in HU, or where they do not tell it from MRI.
+
+    Args:
+        volume: With finite values that are not all the same.
+        contract: Of a network that knows another modality than CT.
+
+    Returns:
+        A sentence to be logged, or none: where the file says what it is, or where values are as only MRI has them.
+    """
+    if volume.modality or contract.modality == CT:
+        return []
+    expected = f"{contract.channels[0]} is expected"
+    if likeness := is_like_ct(volume) or _spread_as_ct(volume.values):
+        return [f"{volume.source} has values with {likeness}: {expected}, is it a CT?"]
+    if scale := _own_scale(volume.values):
+        return [f"{volume.source} has values {scale}, by which a CT in a window and MRI are not told apart: {expected}"]
+    return []
+
+
+def _spread_as_ct(values: NDArray[Any]) -> str:
+    """Say that values lie as those of a CT do, whatever they were scaled by; empty where they do not."""
+    import numpy as np
+
+    sample = _sample(values)
+    low, high = np.percentile(sample, _ENDS)
+    if low == high:
+        return ""
+    counts, edges = np.histogram(sample.clip(low, high), _BINS, (low, high))
+    first = int(counts[: round(_BINS * _BACKGROUND)].argmax())
+    second = first + _APART + int(counts[first + _APART : -1].argmax())  # not the last, where clipped ones are
+    air, soft = ((edges[bin] + edges[bin + 1]) / 2 for bin in (first, second))
+    step = soft - air
+    tissue = sample[sample > air + step / 2]
+    near_air = float((abs(sample - air) < _CLOSE * step).mean())
+    close = float((abs(tissue - soft) < _CLOSE * step).mean()) if len(tissue) else 0.0
+    between = float(((sample > air + _BETWEEN[0] * step) & (sample < air + _BETWEEN[1] * step)).mean())
+    if near_air < _SOME_AIR or close < _MOSTLY or between > _LITTLE * len(tissue) / len(sample):
+        return ""
+    return f"{near_air:.0%} near {air:.3g} and {close:.0%} of the brighter ones near {soft:.3g}, as air and tissue in CT"
+
+
+def _own_scale(values: NDArray[Any]) -> str:
+    """Say that values were brought to 8 bits or to fractions, which no scanner writes; empty where they were not."""
+    import numpy as np
+
+    least, most = float(values.min()), float(values.max())
+    if least >= 0 and most <= 1:
+        return f"from {least:g} to {most:g}, fractions"
+    found = np.unique(_sample(values))
+    if _FEW < len(found) <= _LEVELS + 1 and found[-1] - found[0] <= (_LEVELS + 0.5) * np.diff(found).min():
+        return f"from {least:g} to {most:g} in 8 bits"
+    return ""
+
+
+def _sample(values: NDArray[Any]) -> NDArray[Any]:
+    flat = values.reshape(-1)
+    return flat[:: max(1, flat.size // _MOST_SAMPLED) | 1]
