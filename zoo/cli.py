@@ -185,7 +185,10 @@ def pin(
     done = pin_record(name, manifest, cache_dir=cache_dir)
     for key, value in done.changes.items():
         _say(f"{key}: {value}")
-    _say(f"{done.manifest}: {'changed' if done.changes else f'the record of {name} is complete'}")
+    for source, why in done.unreached.items():
+        _say(f"left as it is, for its host does not answer: {source} ({why})")
+    complete = f"the record of {name} is {'as complete as can be' if done.unreached else 'complete'}"
+    _say(f"{done.manifest}: {'changed' if done.changes else complete}")
 
 
 @app.command()

@@ -63,14 +63,18 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{this_process()}.{secrets.token_hex(4)}.tmp")
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, newline: str | None = None) -> str:
     """The text of a file, in UTF-8.
+
+    Args:
+        path: The file.
+        newline: As of `open`: `""` keeps line ends as they are; None makes line feeds of all.
 
     Raises:
         OSError: It cannot be read, or is a folder, a pipe or a device.
         UnicodeDecodeError: It is not text.
     """
-    with open(path, encoding="utf-8", opener=_open_regular) as file:
+    with open(path, encoding="utf-8", newline=newline, opener=_open_regular) as file:
         return file.read()
 
 
@@ -94,9 +98,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8, whole or not at all; see `write_atomically`."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+def write_text(path: Path, text: str, *, newline: str | None = None) -> None:
+    """Write a text in UTF-8, whole or not at all; see `write_atomically`. `newline` is as of `open`."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", newline=newline))
 
 
 def sync(path: Path) -> None:

@@ -91,14 +91,65 @@ def test_a_commit_must_have_the_file_that_was_fetched(hub, tmp_path):
 
 
 def test_a_record_that_is_laid_out_otherwise_is_left_as_it_is(hub, tmp_path):
-    """Without a line for the note, or all in one line: what to write is said."""
-    for path in (manifest(tmp_path, note=False), manifest(tmp_path)):
-        if "not published" in path.read_text():
-            path.write_text(json.dumps(json.loads(path.read_text())))
-        before = path.read_bytes()
-        with pytest.raises(OptionError, match=f'Write by hand: .*"sha256": "{sha256(DATA)}"'):
-            pin_record("caid-resnet50.drawn", path)
-        assert path.read_bytes() == before
+    """All in one line: what to write is said."""
+    path = manifest(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text())))
+    before = path.read_bytes()
+    with pytest.raises(OptionError, match=f'Write by hand: .*"sha256": "{sha256(DATA)}"'):
+        pin_record("caid-resnet50.drawn", path)
+    assert path.read_bytes() == before
+
+
+def drawn(path):
+    """The record that is pinned."""
+    (record,) = (raw for raw in json.loads(path.read_text("utf-8"))["weights"] if raw["tag"] == "drawn")
+    return record
+
+
+def test_a_note_is_added_where_none_is_and_kept_where_one_is(hub, tmp_path):
+    """A record without the line was refused, and what somebody had written of other copies was lost."""
+    path = manifest(tmp_path, note=False)
+    pin_record("caid-resnet50.drawn", path)
+    assert drawn(path)["sha256_note"].startswith("of the file that hf://owner/name@main/w.safetensors gave on ")
+    path = manifest(tmp_path, note=False, sha256_note="whether the copy elsewhere is the same is not known")
+    pin_record("caid-resnet50.drawn", path)
+    note = drawn(path)["sha256_note"]
+    assert note.startswith("of the file that ")
+    assert note.endswith("; before: whether the copy elsewhere is the same is not known")
+
+
+@pytest.mark.parametrize("note", [True, False])
+def test_line_ends_and_links_stay(hub, tmp_path, note):
+    """Every line of the file changed, or two files where there was one."""
+    path = manifest(tmp_path, note=note)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    link = tmp_path / "link.json"
+    link.symlink_to(path.name)
+    pin_record("caid-resnet50.drawn", link)
+    assert link.is_symlink()
+    content = path.read_bytes()
+    assert content.count(b"\r\n") == content.count(b"\n") == content.count(b"\r")
+    assert drawn(path)["sha256"] == sha256(DATA)
+
+
+def test_a_source_that_does_not_answer_does_not_keep_the_others_from_being_pinned(zoo, hub, tmp_path):
+    """It is named and left as it is; the command fails only where nothing could be checked."""
+    path, dead = manifest(tmp_path), "hf://gone/away@main/w.safetensors"
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('@main/w.safetensors"]', f'@main/w.safetensors", "{dead}"]'), "utf-8")
+    before = path.read_bytes()
+    code, out, _ = zoo("pin", "caid-resnet50.drawn", "--manifest", path)
+    assert code == 0
+    assert f"left as it is, for its host does not answer: {dead} (" in out
+    assert drawn(path)["sources"] == [f"hf://owner/name@{COMMIT}/w.safetensors", dead]
+    assert drawn(path)["sha256"] == sha256(DATA)
+    path.write_bytes(before)
+    hub.answers = {}
+    code, _, err = zoo("pin", "caid-resnet50.drawn", "--manifest", path)
+    assert code == 1
+    assert "nothing can be checked: hf://owner/name@main/w.safetensors: " in err
+    assert dead in err
+    assert path.read_bytes() == before
 
 
 def test_what_cannot_be_pinned_is_said(hub, tmp_path):

@@ -14,10 +14,11 @@ from zoo.fetching.cache import (
     write_shared,
     write_stamp,
 )
-from zoo.fetching.download import fetch, is_on_this_machine, state_of, verify_file
+from zoo.fetching.download import Fetched, fetch, is_on_this_machine, state_of, verify_file
 from zoo.fetching.pinning import other_file, proof_of, recorded_digest, unpinning
 
 __all__ = [
+    "Fetched",
     "clear_leftovers",
     "converted_path",
     "fetch",
