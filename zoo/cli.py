@@ -421,6 +421,8 @@ def _examine(
             _print_table([asdict(fact) for fact in found.facts])
         for line in found.warnings:
             print(escaped(f"odd: {line}"))
+        if found.needs:
+            _say(f"needs: {found.needs}")
         fits = f"fits: load_transform gives {found.gives}"
         print(escaped(f"does not fit: {found.problem}" if found.problem else fits))
     if not found.fits:

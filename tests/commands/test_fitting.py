@@ -86,13 +86,16 @@ def test_models_for_some_volumes_stand_before_those_for_any(folder, monkeypatch)
 
 
 def test_the_page_names_models_and_reasons(zoo, folder, tmp_path):
-    """Each reason once, with all models that it keeps out; exit code 1 where nothing fits."""
+    """Each reason once, in a line of its own, then all models that it keeps out; exit code 1 where nothing fits."""
     code, out, err = zoo("doctor", folder / "film.png")
     assert (code, err) == (0, "")
     assert out.splitlines()[0].endswith(f"of {len(list_models())} models, best first")
-    reason = next(line for line in out.splitlines() if "cannot read" in line)
-    assert "monai-ssl-unetr" in reason
-    assert "yaware-densenet121" in reason
+    reason, *models = out[out.index("does not fit ") :].splitlines()
+    kept_out = [name for line in models for name in line.strip().removesuffix(",").split(", ")]
+    assert reason.startswith(f"does not fit {len(kept_out)} models: cannot read")
+    assert {"monai-ssl-unetr.tcia-covid19", "yaware-densenet121.bhb10k"} <= set(kept_out)
+    assert {name.split(".")[0] for name in kept_out} == set(list_models()) - set(names(find_fits(folder / "film.png")))
+    assert all(line.startswith("  ") and len(line) <= 100 for line in models)
     (tmp_path / "note.txt").write_text("no image")
     code, out, _ = zoo("doctor", tmp_path / "note.txt")
     assert code == 1

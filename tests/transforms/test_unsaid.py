@@ -84,6 +84,7 @@ MR = {
     "DWI": lambda: nifti("example4d.nii.gz"),
     "a slice": slice_of_an_mr,
     "a body of one mean": lambda: np.where(FIELD < 26, 600 + noise(250), 5 + noise(2)).clip(0),
+    "a phantom": lambda: np.where(FIELD < 26, 200.0, 30.0) + noise(8),
     "a z-score": lambda: np.where(FIELD < 26, noise(1), -1.5),
 }
 
@@ -129,3 +130,11 @@ def test_no_mri_model_fits_such_a_ct_without_a_word(scale, tmp_path, caplog):
         with caplog.at_level(logging.WARNING, "zoo"):
             zoo.load_transform(model)(path)
         assert "is it a CT?" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_what_is_refused_anyway_is_not_judged(wrong):
+    """A traceback of a histogram in place of the message about values that are not finite."""
+    values = chest()
+    values[3, 3] = wrong
+    assert doubts(values) == []

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import wrap
 
 from zoo.commands.examination import Examination, examine, hold_against
 from zoo.entry import Preprocessing
@@ -24,6 +25,7 @@ _SHARED = 0.8
 _MOST_VALUES = 5
 _MOST_SAMPLED = 5
 _ANY_SIDES = (1, 1, 1)
+_WIDTH = 98
 _SCANNED = ("CT", "MR")
 """DICOM's Modality of slices; of other DICOM files each is an image."""
 
@@ -53,6 +55,8 @@ class Cohort:
     """Path of each image that fits, and that is odd by itself or unlike the others -> why."""
     values: dict[str, dict[str, int]]
     """Fact, such as `"axes to"` -> what was found -> in how many images, the most frequent first."""
+    needs: str = ""
+    """What the transform is given beside each image, as in `Examination`."""
 
 
 def find_fits(path: str | Path, *, cache_dir: str | Path | None = None) -> list[Fit]:
@@ -117,17 +121,22 @@ def fits_page(path: str, fits: list[Fit]) -> list[str]:
     lines = [f"{path} fits {len(fitting)} of {len(fits)} models{', best first' if len(fitting) > 1 else ''}"]
     for fit in fitting:
         lines.append(f"  {fit.model}: {fit.summary}{'' if fit.available else ' (weights cannot be downloaded)'}")
+        lines += [f"    needs: {fit.examination.needs}"] if fit.examination.needs else []
         lines += [f"    odd: {line}" for line in fit.examination.warnings]
     reasons: dict[str, list[str]] = {}
     for fit in fits:
         if not fit.examination.fits:
             reasons.setdefault(fit.examination.problem, []).append(fit.model)
-    return [*lines, *(f"not {', '.join(models)}: {problem}" for problem, models in reasons.items())]
+    for problem, models in reasons.items():
+        lines.append(f"does not fit {len(models)} model{'s' if len(models) > 1 else ''}: {problem}")
+        lines += [f"  {line}" for line in wrap(", ".join(models), _WIDTH, break_on_hyphens=False)]
+    return lines
 
 
 def cohort_page(found: Cohort) -> list[str]:
     """The lines of `zoo doctor FOLDER`: counts, what the images share, and the first ten odd and unfit ones."""
     lines = [f"{found.fits} of {found.images} images fit {found.model}; odd are {len(found.odd)}"]
+    lines += [f"  needs: {found.needs}"] if found.needs else []
     for what, counts in found.values.items():
         some = [f"{value} ({count})" for value, count in list(counts.items())[:_MOST_VALUES]]
         lines.append(f"  {what}: {', '.join(some)}{', ...' if len(counts) > len(some) else ''}")
@@ -211,6 +220,7 @@ def check_cohort(
         problems={each.path: each.problem for each in found if not each.fits},
         odd={path: "; ".join(lines) for path, lines in odd.items() if lines},
         values={what: dict(counts.most_common()) for what, counts in values.items()},
+        needs=found[0].needs,
     )
 
 

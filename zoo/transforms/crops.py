@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo.entry import SEED_POINT, Preprocessing
 from zoo.errors import InputContractError, OptionError
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+NEEDS = (
+    "a seed point beside the file, the middle of the lesion in LPS mm: in Python transform((FILE, (x, y, z))), for "
+    "`zoo embed` a .csv with the columns image_path, coordX, coordY and coordZ"
+)
+"""What a network that looks at one lesion is given, beyond a file."""
 _STRAY = ("resize", "affine", "spline", "window", "normalise")
 
 
@@ -59,6 +64,7 @@ class CropTransform:
     """Makes a box around a seed point the input of a network; stateless, picklable, safe in data loader workers."""
 
     preprocessing: Preprocessing
+    needs: ClassVar[str] = NEEDS
 
     def __call__(self, case: tuple[VolumeInput, PointInput], /, *, convention: Convention = "LPS") -> Tensor:
         """Return the box around a point as float32 `(1, D, H, W)`; around several, `(points, 1, D, H, W)`.
@@ -96,14 +102,13 @@ class CropTransform:
         return made if are_several else made[0]
 
     def trial(self, volume: VolumeInput) -> str:
-        """Check a volume without its seed point, of which a file says nothing, and say what else a call needs.
+        """Check a volume without its seed point, of which a file says nothing, and say what a call with one gives.
 
         Raises:
             InputContractError: As for a call; `FileNotFoundError` too.
         """
         self.check(volume)
-        made = f"float32 {(1, *self.preprocessing.size)}"
-        return f"{made} around the seed point that it needs beside it, in LPS mm as (FILE, (x, y, z))"
+        return f"float32 {(1, *self.preprocessing.size)} around the seed point"
 
     def check(self, volume: VolumeInput) -> Volume:
         """Return a volume as it is cropped, before that: read, checked, and its padding as air.

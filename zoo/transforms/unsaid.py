@@ -28,6 +28,7 @@ _MOSTLY = 0.65
 _SOME_AIR = 0.05
 _BETWEEN = (0.3, 0.7)
 _LITTLE = 0.04
+_BONE, _SOME_BONE = 0.3, 0.01  # beyond soft tissue, of which a phantom of MRI or a brain without its skull has none
 _LEVELS = 255  # steps from the least to the greatest of 256 values
 _FEW = 16  # as of a mask, which is refused elsewhere
 
@@ -36,27 +37,29 @@ def doubt_modality(volume: Volume, contract: Preprocessing) -> list[str]:
     """Say where values may be those of a CT that is not in HU, or where they do not tell it from MRI.
 
     Args:
-        volume: With finite values that are not all the same.
+        volume: Of values that are not finite nothing is said: they are refused.
         contract: Of a network that knows another modality than CT.
 
     Returns:
         A sentence to be logged, or none: where the file says what it is, or where values are as only MRI has them.
     """
-    if volume.modality or contract.modality == CT:
+    import numpy as np
+
+    sample = _sample(volume.values)
+    if volume.modality or contract.modality == CT or not np.isfinite(sample).all():
         return []
     expected = f"{contract.channels[0]} is expected"
-    if likeness := is_like_ct(volume) or _spread_as_ct(volume.values):
+    if likeness := is_like_ct(volume) or _spread_as_ct(sample):
         return [f"{volume.source} has values with {likeness}: {expected}, is it a CT?"]
-    if scale := _own_scale(volume.values):
+    if scale := _own_scale(sample):
         return [f"{volume.source} has values {scale}, by which a CT in a window and MRI are not told apart: {expected}"]
     return []
 
 
-def _spread_as_ct(values: NDArray[Any]) -> str:
+def _spread_as_ct(sample: NDArray[Any]) -> str:
     """Say that values lie as those of a CT do, whatever they were scaled by; empty where they do not."""
     import numpy as np
 
-    sample = _sample(values)
     low, high = np.percentile(sample, _ENDS)
     if low == high:
         return ""
@@ -66,22 +69,26 @@ def _spread_as_ct(values: NDArray[Any]) -> str:
     air, soft = ((edges[bin] + edges[bin + 1]) / 2 for bin in (first, second))
     step = soft - air
     tissue = sample[sample > air + step / 2]
-    near_air = float((abs(sample - air) < _CLOSE * step).mean())
-    close = float((abs(tissue - soft) < _CLOSE * step).mean()) if len(tissue) else 0.0
-    between = float(((sample > air + _BETWEEN[0] * step) & (sample < air + _BETWEEN[1] * step)).mean())
-    if near_air < _SOME_AIR or close < _MOSTLY or between > _LITTLE * len(tissue) / len(sample):
+    if not len(tissue):
         return ""
-    return f"{near_air:.0%} near {air:.3g} and {close:.0%} of the brighter ones near {soft:.3g}, as air and tissue in CT"
+    near_air = float((abs(sample - air) < _CLOSE * step).mean())
+    close = float((abs(tissue - soft) < _CLOSE * step).mean())
+    bone = float((tissue > soft + _BONE * step).mean())
+    between = float(((sample > air + _BETWEEN[0] * step) & (sample < air + _BETWEEN[1] * step)).sum()) / len(tissue)
+    if near_air < _SOME_AIR or close < _MOSTLY or bone < _SOME_BONE or between > _LITTLE:
+        return ""
+    said = f"{near_air:.0%} near {air:.3g} and {close:.0%} of the brighter ones near {soft:.3g}"
+    return f"{said}, as air and tissue in CT"
 
 
-def _own_scale(values: NDArray[Any]) -> str:
+def _own_scale(sample: NDArray[Any]) -> str:
     """Say that values were brought to 8 bits or to fractions, which no scanner writes; empty where they were not."""
     import numpy as np
 
-    least, most = float(values.min()), float(values.max())
+    found = np.unique(sample)
+    least, most = float(found[0]), float(found[-1])
     if least >= 0 and most <= 1:
         return f"from {least:g} to {most:g}, fractions"
-    found = np.unique(_sample(values))
     if _FEW < len(found) <= _LEVELS + 1 and found[-1] - found[0] <= (_LEVELS + 0.5) * np.diff(found).min():
         return f"from {least:g} to {most:g} in 8 bits"
     return ""

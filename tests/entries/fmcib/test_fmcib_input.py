@@ -312,12 +312,15 @@ def test_doctor_says_that_a_seed_point_is_needed(zoo, tmp_path):
     nibabel.save(image(), tmp_path / "ct.nii.gz")
     code, said, _ = zoo("doctor", tmp_path / "ct.nii.gz", "--for", NAME)
     assert code == 0
-    assert "float32 (1, 50, 50, 50) around the seed point that it needs beside it, in LPS mm" in said
+    assert "fits: load_transform gives float32 (1, 50, 50, 50) around the seed point\n" in said
+    assert "\nneeds: a seed point beside the file, the middle of the lesion in LPS mm: " in said
     assert "any, 50 x 50 x 50 around a seed point" in said
     fits = find_fits(tmp_path / "ct.nii.gz")
     assert [fit.examination.fits for fit in fits if fit.model.startswith(NAME)] == [True]
-    line = next(line for line in fits_page("ct.nii.gz", fits) if NAME in line)
-    assert "around a seed point" in line
+    page = fits_page("ct.nii.gz", fits)
+    (at,) = (i for i, line in enumerate(page) if NAME in line)
+    assert page[at + 1].startswith("    needs: a seed point beside the file")
+    assert sum("needs:" in line for line in page) == 1
     code, said, _ = zoo("info", NAME)
     assert code == 0
     assert "crop: seed point" in said
