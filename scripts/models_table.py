@@ -45,28 +45,24 @@ def _is_available(entry: Entry) -> bool:
 def _row(entry: Entry) -> str:
     known = sorted(records(entry.name, imported=False), key=lambda record: record.state != "hosted")
     card = f"[`{entry.name}`](zoo/{entry.card})"
-    weights = "; ".join(map(_in_words, known))
+    weights = "; ".join(_in_words(record, entry.name) for record in known)
     count = entry.parameters / 1e6
-    return f"| {card} | {entry.summary} | {count:.3g} M | {weights} | {_commercial(known[0])} |"
+    return f"| {card} | {entry.summary} | {count:.3g} M | {weights} | {known[0].verdict('commercial')} |"
 
 
-def _in_words(record: WeightsFile) -> str:
-    """One of the weights: tag, who trained it, where it is, how large, and whether anybody published a digest."""
+def _in_words(record: WeightsFile, model: str) -> str:
+    """One of the weights: tag, who trained it, where it is, how large, whether anybody published a digest, its head."""
     said = [WHOSE[record.trained_by]]
+    fresh = ["its head untrained"] if model in record.fresh else []
     if record.state != "hosted":
-        return f"`{record.tag}` ({said[0]}): {STATES[record.state]}"
+        return f"`{record.tag}` ({', '.join(said + fresh)}): {STATES[record.state]}"
     where = [source.split(":")[0] for source in record.sources]
     said += ["in the package"] if "package" in where else ["on Google Drive"] if set(where) == {"gdrive"} else []
     said += [f"{record.bytes / 1e6:,.0f} MB"] if record.bytes else []
     said += [] if record.digests else ["no digest published"]
+    said += fresh
     said += [] if record.default else ["by its tag alone"]
     return f"**`{record.tag}`** ({', '.join(said)})"
-
-
-def _commercial(record: WeightsFile) -> str:
-    """The strictest verdict of its licences."""
-    verdicts = {layer.get("commercial", "unknown") for layer in record.licences.values()}
-    return next((verdict for verdict in ("no", "unknown", "yes") if verdict in verdicts), "unknown")
 
 
 def readme() -> str:

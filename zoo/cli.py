@@ -87,7 +87,7 @@ def options(
 
 @app.command("list")
 def list_command(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of MODEL or MODEL.TAG, as '*.mine'.")] = "*",
     modality: Annotated[str | None, typer.Option(help="Only for ct, mri or xray.")] = None,
     task: Annotated[str | None, typer.Option(help="Only encoder, segmentation or restoration.")] = None,
     available: Annotated[
@@ -101,29 +101,30 @@ def list_command(
 ) -> None:
     """List the models and their weights. A star marks the weights that the name without a tag loads.
 
-    Filters are joined: `zoo list --modality ct --task encoder --available`.
+    Maps are "fresh" where the weights lack the part of the network that makes them: fine-tune it first. "commercial" is
+    the strictest of what the licences of code, weights and data say of such use. Filters are joined: `zoo list
+    --modality ct --task encoder --available`.
     """
+    from zoo.commands.listing import filters_for, list_weights, passing, why_none
     from zoo.registry import list_models
 
-    if not (models := list_models(pattern)):
-        if as_json:
-            return _print_json([])
-        raise UnknownModelError(f"no model matches {pattern!r}; `zoo list` shows all")
-    filters = {"modality": modality, "task": task, "available": available, "commercial": commercial}
-    return _print_models(models, as_json, cache_dir=cache_dir, **filters)
+    filters = filters_for(modality, task, available, commercial)
+    matching = list_weights(list_models(), pattern, cache_dir=cache_dir)
+    if not matching and not as_json:
+        raise UnknownModelError(f"no MODEL and no MODEL.TAG matches {pattern!r}; `zoo list` shows all")
+    found = passing(matching, filters)
+    if found or as_json:
+        _print_weights(found, as_json)
+    else:
+        _say(why_none(matching, filters))
 
 
-def _print_models(models: Sequence[str], as_json: bool, **filters: Any) -> None:
-    """A line for each of the weights of some models."""
-    from zoo.commands.listing import list_weights
-
-    found = list_weights(models, **filters)
+def _print_weights(found: Sequence[Any], as_json: bool) -> None:
+    """A line for each of some weights."""
     if as_json:
         _print_json([asdict(each) for each in found])
-    elif found:
-        _print_table([each.row() for each in found])
     else:
-        _say("no weights of these models pass all filters")
+        _print_table([each.row() for each in found])
 
 
 @app.command()
@@ -132,16 +133,18 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show everything that is known about a model and its weights."""
-    from zoo.commands.listing import pinned_facts
+    from zoo.commands.listing import list_weights, pinned_facts
     from zoo.registry import entries, get_entry, model_info
 
     if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
-        return _print_models(family, as_json)
+        return _print_weights(list_weights(family), as_json)
     known = model_info(name)
     facts = asdict(known) | pinned_facts(name)
     if as_json:
         return _print_json(facts)
     facts["input"] = input_facts(known.input)
+    if known.bytes is None:
+        facts["bytes"] = "size not published"
     width = max(map(len, facts))
     for key, value in facts.items():
         for i, line in enumerate(fact_lines(value)):
@@ -348,6 +351,9 @@ def segment_command(
     cache_dir: CacheDir = None,
 ) -> None:
     """Write the labels of volumes as NIfTI, each on its volume's own grid.
+
+    By their published weights ct-fm-segresnet and glcl-unet.phantom segment, the latter drawn hearts alone. All other
+    models were pre-trained, their heads are untrained: fine-tune one first, and name its file with --checkpoint.
 
     What cannot be segmented is left out, and named at the end: exit code 1, with all others written.
     """

@@ -247,6 +247,8 @@ class Entry:
     Takes the result of `convert`, the tensors with their values; returns what was done, by name. `UNTRAINED`
     of a tensor says that nothing was done, and that its values are those of a new network: it is reported as fresh.
     """
+    restores: bool = False
+    """Whether the published network returns the image itself, restored, and segments with `num_classes` alone."""
     reset: Callable[[nn.Module], None] | None = None
     """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
@@ -277,9 +279,18 @@ class Entry:
         return bool(self.config["num_classes"] == 0)
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """What the network is for, among `TASKS`: as published, and then what `num_classes` makes of it."""
+        if self.is_encoder:
+            return ("encoder",)
+        if not self.head:
+            return ("restoration",)
+        return ("restoration", "segmentation") if self.restores else ("segmentation",)
+
+    @property
     def task(self) -> str:
-        """What the network is for, among `TASKS`: one without a head returns the image itself, restored."""
-        return "encoder" if self.is_encoder else "segmentation" if self.head else "restoration"
+        """What the network as published is for, among `TASKS`."""
+        return self.tasks[0]
 
 
 @dataclass(frozen=True)
@@ -316,6 +327,8 @@ class ModelInfo:
     sha256_note: str = ""
     """Why no digest is on record, or on whose word the one that is."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    fresh: str = ""
+    """What of the network, as published, the weights lack, so that it is made fresh; empty where they have it all."""
     md5: str | None = None
     git_blob: str | None = None
     training_ids: Mapping[str, Any] = field(default_factory=dict)

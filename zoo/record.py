@@ -57,6 +57,8 @@ class WeightsFile(RemoteFile):
     default: bool = True
     sha256_note: str = ""
     fingerprint: Mapping[str, str] = field(default_factory=dict)
+    fresh: Mapping[str, str] = field(default_factory=dict)
+    """Model -> what of it, as published, the file lacks, so that it is made fresh; of pre-training, mostly the head."""
     format: str = ""
     writer: str = ""
     licences: Mapping[str, Any] = field(default_factory=dict)
@@ -73,6 +75,12 @@ class WeightsFile(RemoteFile):
         """Whether the licences of code, weights and training data all say `yes` to `commercial` or `redistribute`."""
         layers = [self.licences.get(layer) for layer in ("code", "weights", "data")]
         return all(isinstance(layer, Mapping) and layer.get(use) == "yes" for layer in layers)
+
+    def verdict(self, use: str) -> str:
+        """What the licences say of `commercial` or `redistribute`, the strictest first: `no`, `unknown` or `yes`."""
+        layers = self.licences.values()
+        said = {layer.get(use, "unknown") if isinstance(layer, Mapping) else "unknown" for layer in layers}
+        return "no" if "no" in said else "yes" if self.allows(use) else "unknown"
 
     @property
     def loads_without_tag(self) -> bool:
@@ -141,7 +149,9 @@ def _record(raw: Any, path: Path, *, default: bool) -> WeightsFile:
 
 _TYPES = {
     **dict.fromkeys(("models", "sources"), list),
-    **dict.fromkeys(("assets", "fingerprint", "input", "licences", "options", "provenance", "training_ids"), dict),
+    **dict.fromkeys(
+        ("assets", "fingerprint", "fresh", "input", "licences", "options", "provenance", "training_ids"), dict
+    ),
     **dict.fromkeys(("citation", "format", "notes", "sha256_note", "tag", "trained_by", "writer"), str),
     "default": bool,
 }

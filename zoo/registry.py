@@ -172,6 +172,7 @@ def model_info(name: str) -> ModelInfo:
         notes=record.notes,
         sha256_note=record.sha256_note,
         options={**entry.config, **_head_of(record), **record.options},
+        fresh=record.fresh.get(entry.name, ""),
         modalities=entry.modalities,
         anatomy=entry.anatomy,
         dimension=entry.dimension,

@@ -7,18 +7,22 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from caid_files import PARITY
 from dicom_files import write_series
 from glcl_volumes import draw, save
 
 import zoo as package
+from zoo.checkpoint.building import build_network
 from zoo.checkpoint.export import export_safetensors
-from zoo.commands.segmenting import write_each
+from zoo.commands.segmenting import trained_weights, write_each
 from zoo.entries.glcl import segment as glcl
 from zoo.entries.monai_ssl import segment as monai_ssl
 from zoo.entries.monai_ssl.model import vit_encoder
 from zoo.entries.monai_ssl.segmenters import unetr
 from zoo.errors import InputContractError, OptionError
 from zoo.images.volumes import read_volume
+from zoo.manifest import record_with_tag, records
+from zoo.registry import entries, get_entry
 
 SMALL = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128}
 
@@ -135,7 +139,12 @@ def test_a_series_of_mr_is_segmented_as_the_same_volume(slices_weights, tmp_path
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("glcl-encoder", (), "'glcl-encoder' does not segment volumes: 2D encoder.* Models that do: monai-ssl-unetr"),
+        (
+            "glcl-encoder",
+            (),
+            "'glcl-encoder' does not segment volumes: 2D encoder.* Weights that do: ct-fm-segresnet.totalseg, "
+            "glcl-unet.phantom; and with --checkpoint, once fine-tuned: monai-ssl-unetr",
+        ),
         ("glcl-unet", ("--overlap", "0.5"), "overlap=0.5: glcl-unet takes whole slices"),
         ("glcl-unet", ("--batch-size", "0"), "batch_size=0: at least 1 is expected"),
         ("monai-ssl-unetr", ("--num-classes", "0"), "num_classes=0: at least 2 are expected"),
@@ -150,6 +159,57 @@ def test_wrong_use_is_refused(name, more, message, scans, slices_weights, tmp_pa
     assert code == 2
     assert re.search(message, err)
     assert not (tmp_path / "out").exists()
+
+
+PUBLISHED = {
+    "monai-ssl-unetr.tcia-covid19": "vit",
+    "monai-ssl-swinunetr.dae": "swin_dae",
+    "monai-ssl-swinunetr.ct5050": "swin_ct5050",
+    "ct-fm-segresnet.totalseg": "ctfm_wholebody",
+    "ct-fm-segresnet.init": "ctfm_segresnet",
+    **{f"voco-swinunetr-{size}.{tag}": f"swin_voco_{size}" for size in "blh" for tag in ("ssl", "ssl-chest")},
+}
+"""Weights -> their tensor names. Those of GLCL fill the network whatever they are of; its own ship."""
+
+
+def test_what_records_say_of_fresh_parts_is_what_their_files_lack():
+    """A network that was pre-trained alone, listed as one that segments; or one that segments, refused."""
+    known = {f"{name}.{r.tag}" for name, e in entries().items() if e.segment for r in records(name) if r.sources}
+    assert known == {*PUBLISHED, "glcl-unet.phantom"}
+    for full_name, keys in PUBLISHED.items():
+        name, tag = full_name.split(".")
+        entry, record = get_entry(name), record_with_tag(name, tag)
+        shapes = json.loads((PARITY / f"{keys}_keys.json").read_text("utf-8"))
+        file = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        state, facts = entry.convert(file)
+        network = build_network(entry, {**entry.config, **record.options, **facts})
+        lacking = {key for key, _ in network.named_parameters()} - set(state)
+        untrained = record.options.get("decoder") == "untrained"  # in the file, as it was initialised
+        assert bool(lacking or untrained) == (name in record.fresh), full_name
+    assert package.load_report(package.load_model("glcl-unet.phantom")).fresh == {}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED.keys() - {"ct-fm-segresnet.totalseg"}))
+def test_weights_without_a_trained_head_are_refused_before_they_are_fetched(name, scans, tmp_path, zoo, monkeypatch):
+    """Gigabytes for an error, or masks that are noise."""
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    code, _, err = zoo("segment", name, scans / "a.nii.gz", "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 2
+    assert f"{name} was pre-trained and has not learned to segment: untrained is " in err
+    assert err.rstrip().endswith("Weights that segment: ct-fm-segresnet.totalseg, glcl-unet.phantom")
+    assert package.model_info(name).fresh in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_and_summaries_name_what_segments_as_it_is(zoo):
+    """Texts that no record reaches: models that only pre-training has seen, called segmenters."""
+    text = " ".join(zoo("segment", "--help")[1].split())
+    assert "By their published weights ct-fm-segresnet and glcl-unet.phantom segment" in text
+    assert trained_weights() == ["ct-fm-segresnet.totalseg", "glcl-unet.phantom"]
+    for name, entry in entries().items():
+        if entry.segment:
+            only_pretrained = all(name in record.fresh for record in records(name))
+            assert ("once fine-tuned" in entry.summary) == only_pretrained, name
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(scans, slices_weights, tmp_path, zoo):

@@ -134,7 +134,8 @@ def resized_input(entry: Entry, size: int) -> dict[str, Any]:
 def _as_written(known: WeightsFile, model: str) -> dict[str, Any]:
     """The facts of a record as a manifest has them, of one model."""
     facts = {f.name: getattr(known, f.name) for f in fields(known) if f.name not in ("base", "default", "assets")}
-    facts["fingerprint"] = {name: digest for name, digest in known.fingerprint.items() if name == model}
+    for name in ("fingerprint", "fresh"):
+        facts[name] = {key: value for key, value in getattr(known, name).items() if key == model}
     facts["assets"] = {
         name: {"sources": list(asset.sources), "bytes": asset.bytes, "sha256": asset.sha256}
         for name, asset in known.assets.items()

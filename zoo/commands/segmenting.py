@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,8 +13,9 @@ from zoo.commands.printing import raise_for_failed, rest_in
 from zoo.errors import OptionError
 from zoo.images import find_images, is_dicom, names_of, read_header, write_labels
 from zoo.loading import input_of, load_model
+from zoo.manifest import records
 from zoo.messages import problem_of, with_path
-from zoo.registry import entries, get_entry
+from zoo.registry import entries, get_entry, resolve
 from zoo.transforms import build_transform
 
 if TYPE_CHECKING:
@@ -91,7 +93,10 @@ def segment(
 def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: Path) -> Callable[..., Labels]:
     if entry.segment is None:
         others = ", ".join(other.name for other in entries().values() if other.segment)
-        raise OptionError(f"{entry.name!r} does not segment volumes: {entry.summary}. Models that do: {others}")
+        raise OptionError(
+            f"{entry.name!r} does not segment volumes: {entry.summary}. Weights that do: "
+            f"{', '.join(trained_weights())}; and with --checkpoint, once fine-tuned: {others}"
+        )
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
     if num_classes is not None and num_classes < 2:
@@ -99,6 +104,31 @@ def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: P
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file: a folder for the labels is expected")
     return entry.segment
+
+
+def trained_weights() -> list[str]:
+    """The published weights that segment as they are, by their full names, the authors' before this zoo's own."""
+    found = [
+        (record.trained_by != "authors", f"{name}.{record.tag}")
+        for name, entry in entries().items()
+        if entry.segment
+        for record in records(name, imported=False)
+        if name not in record.fresh and record.sources
+    ]
+    return [name for _, name in sorted(found, key=lambda each: each[0])]
+
+
+def _check_fresh(name: str, recipe: str, cache_dir: str | Path | None) -> None:
+    """Raise `OptionError` where the record says that weights were pre-trained alone: before gigabytes are fetched."""
+    wanted = resolve(name, cache_dir)
+    record, model = wanted.record, wanted.entry.name
+    if record is None or not (lacking := record.fresh.get(model)):
+        return
+    way = f": python -m {recipe}" if find_spec(recipe) else ""
+    raise OptionError(
+        f"{model}.{record.tag} was pre-trained and has not learned to segment: untrained is {lacking}. Fine-tune it "
+        f"first{way}, then zoo segment {model} --checkpoint FILE. Weights that segment: {', '.join(trained_weights())}"
+    )
 
 
 def load_segmenter(
@@ -117,9 +147,12 @@ def load_segmenter(
     """
     from zoo.training.finetune import check_trained
 
+    recipe = f"zoo.entries.{get_entry(name).family}.finetune"
+    if checkpoint is None:
+        _check_fresh(name, recipe, options.get("cache_dir"))
     asked = {option: value for option, value in options.items() if value is not None}
     model = load_model(name, checkpoint=checkpoint, device=device, **asked)
-    check_trained(model, f"zoo.entries.{get_entry(name).family}.finetune")
+    check_trained(model, recipe)
     return model
 
 

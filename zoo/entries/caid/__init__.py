@@ -169,5 +169,6 @@ ENTRIES = (
         unused=_UNUSED,
         settled=("num_classes",),
         reset=reset_head,
+        restores=True,
     ),
 )

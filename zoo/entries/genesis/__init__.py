@@ -104,5 +104,6 @@ ENTRIES = (
         settled=("norm", "num_classes"),
         free=("norm",),
         unused=UNUSED | UNUSED_BY_UNET,
+        restores=True,
     ),
 )

@@ -162,7 +162,7 @@ ENTRIES = (
     ),
     Entry(
         name="monai-ssl-unetr",
-        summary="3D UNETR on the ViT-B/16 for CT: segments (N, 14, D, H, W)",
+        summary="3D UNETR on the ViT-B/16 for CT: once fine-tuned segments (N, 14, D, H, W)",
         family="monai_ssl",
         modalities=("ct",),
         anatomy="abdomen",
@@ -191,7 +191,7 @@ ENTRIES = (
     ),
     Entry(
         name="monai-ssl-swinunetr",
-        summary="3D Swin UNETR for CT: segments (N, 14, D, H, W)",
+        summary="3D Swin UNETR for CT: once fine-tuned segments (N, 14, D, H, W)",
         family="monai_ssl",
         modalities=("ct",),
         anatomy="whole body",

@@ -103,7 +103,7 @@ def _encoder(size: str, width: int) -> Entry:
 def _segmenter(size: str, width: int) -> Entry:
     return Entry(
         name=f"voco-swinunetr-{size}",
-        summary=f"3D Swin UNETR v2 for CT, width {width}: segments (N, 14, D, H, W)",
+        summary=f"3D Swin UNETR v2 for CT, width {width}: once fine-tuned segments (N, 14, D, H, W)",
         family="voco",
         modalities=("ct",),
         anatomy="whole body",
