@@ -321,6 +321,8 @@ def test_doctor_says_that_a_seed_point_is_needed(zoo, tmp_path):
     (at,) = (i for i, line in enumerate(page) if NAME in line)
     assert page[at + 1].startswith("    needs: a seed point beside the file")
     assert sum("needs:" in line for line in page) == 1
+    code, said, _ = zoo("doctor", tmp_path, "--for", NAME)
+    assert (code, said.splitlines()[1][:24]) == (0, "  needs: a seed point be")
     code, said, _ = zoo("info", NAME)
     assert code == 0
     assert "crop: seed point" in said
