@@ -85,6 +85,9 @@ MR = {
     "a slice": slice_of_an_mr,
     "a body of one mean": lambda: np.where(FIELD < 26, 600 + noise(250), 5 + noise(2)).clip(0),
     "a phantom": lambda: np.where(FIELD < 26, 200.0, 30.0) + noise(8),
+    "two tissues": lambda: np.select([FIELD > 26, FIELD > 20], [20.0, 900.0], 600.0) + noise(10),
+    "a crop of one tissue": lambda: np.select([FIELD < 2, FIELD < 4], [30.0, 900.0], 600.0) + noise(10),
+    "a soft edge": lambda: np.select([FIELD > 28, FIELD > 25, FIELD > 23], [10.0, 100.0, 340.0], 200.0) + noise(4),
     "a z-score": lambda: np.where(FIELD < 26, noise(1), -1.5),
 }
 
