@@ -195,7 +195,7 @@ def test_weights_without_a_trained_head_are_refused_before_they_are_fetched(name
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     code, _, err = zoo("segment", name, scans / "a.nii.gz", "-o", tmp_path / "out", "--device", "cpu")
     assert code == 2
-    assert f"{name} was pre-trained and has not learned to segment: untrained is " in err
+    assert f"{name} was pre-trained and has not learned to segment (untrained: " in err
     assert err.rstrip().endswith("Weights that segment: ct-fm-segresnet.totalseg, glcl-unet.phantom")
     assert package.model_info(name).fresh in err
     assert not (tmp_path / "out").exists()

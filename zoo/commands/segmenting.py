@@ -126,7 +126,7 @@ def _check_fresh(name: str, recipe: str, cache_dir: str | Path | None) -> None:
         return
     way = f": python -m {recipe}" if find_spec(recipe) else ""
     raise OptionError(
-        f"{model}.{record.tag} was pre-trained and has not learned to segment: untrained is {lacking}. Fine-tune it "
+        f"{model}.{record.tag} was pre-trained and has not learned to segment (untrained: {lacking}). Fine-tune it "
         f"first{way}, then zoo segment {model} --checkpoint FILE. Weights that segment: {', '.join(trained_weights())}"
     )
 

@@ -52,7 +52,7 @@ def doubt_modality(volume: Volume, contract: Preprocessing) -> list[str]:
     if likeness := is_like_ct(volume) or _spread_as_ct(sample):
         return [f"{volume.source} has values with {likeness}: {expected}, is it a CT?"]
     if scale := _own_scale(sample):
-        return [f"{volume.source} has values {scale}, by which a CT in a window and MRI are not told apart: {expected}"]
+        return [f"{volume.source} has values {scale}, which do not tell MRI from a windowed CT: {expected}"]
     return []
 
 
