@@ -110,7 +110,7 @@ def test_what_tells_nothing_is_said_too(name):
     ):
         (doubt,) = doubts(values)
         assert said in doubt
-        assert "do not tell MRI from a CT" in doubt
+        assert "do not tell MRI from a windowed CT" in doubt
 
 
 def test_a_step_among_many_levels_is_not_8_bits():
