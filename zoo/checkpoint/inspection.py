@@ -13,6 +13,7 @@ from zoo.checkpoint.building import build_network
 from zoo.checkpoint.coverage import compare, shape_text
 from zoo.checkpoint.filling import set_aside
 from zoo.checkpoint.keys import convert
+from zoo.checkpoint.likeness import digest_of_known_size, refuse_other_family
 from zoo.checkpoint.settling import HEADER, NAMES, settle, silences
 from zoo.checkpoint.values import faults
 from zoo.entry import Config, Entry, State
@@ -172,12 +173,13 @@ def match_all(stored: StoredState, bad: Mapping[str, str] = MappingProxyType({})
         stored: The file.
         bad: Tensors with values that no network computes with, and what they are.
     """
-    found = (_match(entry, stored, bad) for entry in entries().values())
+    digest = digest_of_known_size(stored)
+    found = (_match(entry, stored, bad, digest) for entry in entries().values())
     fitting = (match for match in found if match and match.matched)
     return tuple(sorted(fitting, key=lambda m: (m.complete, m.matched / m.needed, m.needed), reverse=True))
 
 
-def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match | None:
+def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str], digest: str | None) -> Match | None:
     try:
         state, facts = convert(entry, stored.tensors)
     except CheckpointMismatchError:
@@ -191,6 +193,7 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str]) -> Match |
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:
+        refuse_other_family(entry, stored, sha256=digest)
         _, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
         found, problem = _coverage(entry, state, config, stored, bad)
     except (CheckpointFormatError, CheckpointMismatchError, OptionError) as error:
