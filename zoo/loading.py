@@ -134,6 +134,7 @@ def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transf
     """Return the callable that makes an image or a volume what a model was trained on: float32 `(C, *space)`.
 
     Where a 2D network was trained on the slices of volumes, a volume gives a batch of them, `(slices, C, H, W)`.
+    A tensor that requires a gradient is refused, but for films that are resized as fractions: these keep their graph.
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
