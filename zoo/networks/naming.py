@@ -11,11 +11,6 @@ from zoo.tensor_names import strip_prefix
 if TYPE_CHECKING:
     from zoo.entry import Config, State
 
-_MAYBE_TUNED = (
-    "its encoder may have been trained with labels, and its features are then not those of the self-supervised "
-    "pre-training"
-)
-
 
 def without(network: State, unused: Mapping[str, str]) -> State:
     """All but what the patterns name: what the network does not have and they do not name is for the strict check."""
@@ -31,22 +26,6 @@ def classes_of(network: State, name: str) -> Config:
     """The outputs of the last layer, whose weight is `name`, as `num_classes`; empty where the network lacks it."""
     weight = network.get(name)
     return {} if weight is None or weight.ndim < 2 else {"num_classes": weight.shape[0]}
-
-
-def segmenter_remark(network: State, decoder: tuple[str, ...], head: str, *, restores: bool = False) -> Config:
-    """Say of a file, of which the encoder is kept, that it holds a whole network, as the fact `remark`; else nothing.
-
-    Args:
-        network: The file's tensors under the whole network's names.
-        decoder: Prefixes of the decoder's names.
-        head: The weight of the last layer.
-        restores: Whether the pre-training has a decoder itself, so that only several outputs tell another training.
-    """
-    classes = classes_of(network, head).get("num_classes", 0)
-    if not any(name.startswith(decoder) for name in network) or (restores and classes < 2):
-        return {}
-    outputs = f" and an output head of {classes} class{'es' if classes > 1 else ''}" if classes else ""
-    return {"remark": f"the file also has a decoder{outputs}: {_MAYBE_TUNED}"}
 
 
 def keeping_head(state: State) -> State:

@@ -9,8 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from zoo.entry import Config, Entry, Preprocessing, State
-from zoo.networks.naming import segmenter_remark
-from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
+from zoo.tensor_names import find_prefix, rename_keys, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
     from torch import nn

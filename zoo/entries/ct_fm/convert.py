@@ -11,8 +11,8 @@ import re
 
 from zoo.entry import UNTRAINED, Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.networks.naming import classes_of, segmenter_remark
-from zoo.tensor_names import find_prefix, strip_prefix
+from zoo.networks.naming import classes_of
+from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 STEM = "conv_init.weight"
 HEADS = tuple(f"up_layers.{level}.head." for level in range(4))

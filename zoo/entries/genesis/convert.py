@@ -6,8 +6,8 @@ import re
 
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.networks.naming import segmenter_remark, without
-from zoo.tensor_names import find_prefix, strip_prefix
+from zoo.networks.naming import without
+from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 STEM = "down_tr64.ops.0.conv1.weight"
 ENCODER = ("down_tr64.", "down_tr128.", "down_tr256.", "down_tr512.")

@@ -25,8 +25,7 @@ from zoo.entries.glcl.convert import (
 )
 from zoo.entry import Config, Entry, Labels, State
 from zoo.errors import CheckpointMismatchError
-from zoo.networks.naming import segmenter_remark
-from zoo.tensor_names import find_prefix, strip_prefix
+from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.networks.naming import classes_of, keeping_head, parts_beside, segmenter_remark, without
+from zoo.networks.naming import classes_of, keeping_head, parts_beside, without
 from zoo.networks.vit_names import (
     ANCHORS,
     DEAD,
@@ -23,7 +23,7 @@ from zoo.networks.vit_names import RESTORING as RESTORING
 from zoo.networks.vit_names import STEM as STEM
 from zoo.networks.vit_names import VIT as VIT
 from zoo.networks.vit_names import complete_vit as complete_vit
-from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
+from zoo.tensor_names import find_prefix, rename_keys, segmenter_remark, strip_prefix
 
 _PERCEPTRON = "patch_embedding.patch_embeddings.1"
 _DECODER, _OUT = ("decoder2.",), "out.conv.conv.weight"

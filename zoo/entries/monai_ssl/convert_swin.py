@@ -7,9 +7,10 @@ from dataclasses import replace
 from zoo.entries.monai_ssl.convert import with_widths
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError, OptionError
-from zoo.networks.naming import classes_of, keeping_head, segmenter_remark, without
+from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, TWO_CONVOLUTIONS, UNUSED, FoundSwin, find_swin
 from zoo.networks.swin_names import check_indices as check_indices
+from zoo.tensor_names import segmenter_remark
 
 _OUT = r"out\.conv\.conv\.(weight|bias)"
 _SUPREM = ("precls_conv", "GAP", "controller")

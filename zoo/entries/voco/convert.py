@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.networks.naming import classes_of, keeping_head, segmenter_remark, without
+from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, UNUSED, FoundSwin, find_swin
 from zoo.networks.swin_names import STAGES as STAGES
 from zoo.networks.swin_names import check_indices as check_indices
+from zoo.tensor_names import segmenter_remark
 
 WIDTHS = {"b": 48, "l": 96, "h": 192}
 """Size -> channels of the first stage."""
