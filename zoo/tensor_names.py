@@ -1,4 +1,4 @@
-"""Names of a file's tensors: finds the prefix before a network's, takes it off, renames, remarks on a decoder beside."""
+"""Names of a file's tensors: finds the prefix before a network's, strips it, renames, remarks on a decoder beside."""
 
 from __future__ import annotations
 
