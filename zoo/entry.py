@@ -1,4 +1,7 @@
-"""Defines the vocabulary of the zoo: `Entry`, its input contract `Preprocessing`, and `ModelInfo`."""
+"""Defines the vocabulary of the zoo: `Entry`, its input contract `Preprocessing`, and `ModelInfo`.
+
+The file is long because every field says here what it means, which is most of its lines.
+"""
 
 from __future__ import annotations
 
