@@ -98,13 +98,16 @@ def test_an_encoder_says_what_the_header_of_a_run_says(task, says, saved):
 
 @pytest.fixture
 def on_record(unet, tmp_path, monkeypatch):
-    """Put the file on record for some models, with its digest and size, or others."""
+    """Put the file on record for some models, or once for each list of them, with its digest and size, or others."""
 
     def put(models, **changes):
         content = unet.read_bytes()
         facts = {"bytes": len(content), "sha256": sha256(content).hexdigest(), **changes}
-        record = {"tag": "theirs", "models": models, "state": "hosted", "sources": [], **facts}
-        (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+        records = [
+            {"tag": "theirs", "models": each, "state": "hosted", "sources": [], **facts}
+            for each in (models if isinstance(models[0], list) else [models])
+        ]
+        (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": records}))
         monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
         return unet
 
@@ -137,6 +140,7 @@ def test_an_import_knows_the_digest_where_the_size_is_not_on_record(on_record, z
     [
         (["brainiac-vitb16"], {"sha256": "0" * 64}),
         (["brainiac-vitb16", "glcl-encoder"], {}),
+        ([["brainiac-vitb16"], ["glcl-encoder"]], {}),
         (["brainiac-vitb16"], {"sha256": None}),
     ],
 )
