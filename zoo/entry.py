@@ -1,4 +1,7 @@
-"""Defines the vocabulary of the zoo: `Entry`, its input contract `Preprocessing`, and `ModelInfo`."""
+"""Defines the vocabulary of the zoo: `Entry`, its input contract `Preprocessing`, and `ModelInfo`.
+
+The file is long because every field says here what it means, which is most of its lines.
+"""
 
 from __future__ import annotations
 
@@ -241,6 +244,8 @@ class Entry:
 
     A pattern begins where the network's own names do, behind any prefix of the file.
     """
+    namesakes: tuple[str, ...] = ()
+    """Networks that the zoo does not have, whose files have the same names and shapes; those that it has are found."""
     correct: Callable[[State, Config], dict[str, str]] | None = None
     """Changes values of the network's state dict that the file stores in another form, once they are read.
 

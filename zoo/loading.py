@@ -23,11 +23,13 @@ from zoo.checkpoint import (
     build_network,
     check_values,
     convert,
+    doubt,
     fingerprint,
     guess,
     is_counter,
     left_out,
     load_into,
+    refuse_other_family,
     settle,
     unwrap,
     warn_of_silence,
@@ -40,7 +42,7 @@ from zoo.locate import Located, find_file
 from zoo.manifest import input_for
 from zoo.messages import first_names
 from zoo.record import WeightsFile
-from zoo.registry import entries, get_entry, resolve
+from zoo.registry import get_entry, resolve
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +92,7 @@ def load_model(
         DownloadError: The file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
         CheckpointFormatError: The file is not a checkpoint, or has NaN or infinite weights; `UnsafeCheckpointError`
             if it would run code.
-        CheckpointMismatchError: The file does not fill the network.
+        CheckpointMismatchError: The file does not fill the network, or is known to be another family's.
         OptionError: An argument has no meaning for this model.
     """
     check_switches(name, pretrained, mmap)
@@ -107,8 +109,12 @@ def load_model(
         if mmap == "auto" and checkpoint is not None:
             mmap = False
         stored = open_checkpoint(located.path, mmap=mmap)
+        if checkpoint is not None:
+            refuse_other_family(entry, stored, cache_dir)
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
+        remark = located.remark(entry, stored, facts)
+        alike = doubt(entry, stored, state, remark) if checkpoint is not None else ""
         dropped = located.dropped(stored) | left_out(stored.tensors, state, entry.unused)
         said = {RECORD: located.options, HEADER: _told(entry, located.said(stored), stored.path), NAMES: facts}
         options, said_by = settle(entry, said, asked, named=named)
@@ -118,7 +124,7 @@ def load_model(
             _check_projection(entry, model, state)
         report = _fill(model, state, entry, stored, config, are_finite=located.are_finite)
     report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
-    report.note = "; ".join(filter(None, (report.note, located.remark(stored, facts))))
+    report.note = "; ".join(filter(None, (report.note, remark, alike)))
     warn_of_silence(report, facts)
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, device)
@@ -128,6 +134,7 @@ def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transf
     """Return the callable that makes an image or a volume what a model was trained on: float32 `(C, *space)`.
 
     Where a 2D network was trained on the slices of volumes, a volume gives a batch of them, `(slices, C, H, W)`.
+    A tensor that requires a gradient is refused, but for films that are resized as fractions: these keep their graph.
 
     Args:
         name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
@@ -320,7 +327,7 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
         CheckpointFormatError: The file cannot be read, or its header states an impossible input.
-        CheckpointMismatchError: Its header says that it is of another family.
+        CheckpointMismatchError: Its header, or its digest on record, says that it is of another family.
     """
     from zoo.formats import open_checkpoint
 
@@ -335,11 +342,8 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
             checkpoint,
             name,
         )
-    theirs = entries().get(stored.metadata.get("model", "")) if stored is not None else None
-    if theirs and theirs.family != entry.family:
-        raise CheckpointMismatchError(
-            f"the header of {checkpoint} says that it is for {theirs.name!r}, not for {entry.name!r}. Name that model"
-        )
+    if stored is not None:
+        refuse_other_family(entry, stored, cache_dir)
     if stored is not None and "input" in stored.metadata:  # with no fields it is the model's own input that was seen
         try:
             return entry.preprocessing.override(input_for(entry.name, stored.input))

@@ -39,7 +39,7 @@ from zoo.fetching import (
     write_stamp,
 )
 from zoo.files import user_path
-from zoo.formats import SAFETENSORS, StoredState, open_checkpoint, other_float, told
+from zoo.formats import SAFETENSORS, StoredState, is_of_recipe, open_checkpoint, other_float, told
 from zoo.record import WeightsFile
 from zoo.registry import Resolved
 from zoo.version import __version__
@@ -50,6 +50,8 @@ _NOTE = "converted"
 """The only entry in a copy's header, so that all copies have equal bytes: JSON of what the file itself stated."""
 
 
+_WITH_LABELS = ("classify", "regress", "segment")
+"""Tasks in the header of a file, see `zoo.formats.header`, that no pre-training has."""
 _FIRST_COPY = "nothing but the first copy that this cache had, for nobody has published a digest"
 
 
@@ -82,10 +84,9 @@ class Located:
         """The options in the file's header that names and shapes do not tell, see `checkpoint.settling`."""
         return {**stored.options, **_note(stored)["options"]}
 
-    def remark(self, stored: StoredState, facts: Config) -> str:
-        """A sentence on what else the file is, from `convert`; of a copy, what was said of the file."""
-        said = _note(stored) if self.converted else facts
-        return str(said.get("remark", ""))
+    def remark(self, entry: Entry, stored: StoredState, facts: Config) -> str:
+        """A sentence on what else the file is, from `convert` or its header; of a copy, what was said of the file."""
+        return str(_note(stored).get("remark", "")) if self.converted else _remark(entry, stored, facts)
 
     def facts(self) -> dict[str, Any]:
         """Fields of the report."""
@@ -182,6 +183,17 @@ def _note(stored: StoredState) -> dict[str, Any]:
     return note
 
 
+def _remark(entry: Entry, stored: StoredState, facts: Config) -> str:
+    """A sentence on what else a file is: what `convert` says, else a recipe's header of a training with labels."""
+    task = stored.metadata.get("task")
+    if "remark" in facts or not entry.is_encoder or task not in _WITH_LABELS or not is_of_recipe(stored.metadata):
+        return str(facts.get("remark", ""))
+    return (
+        f"its header says that it learnt to {task} with labels: its features are not those of the self-supervised "
+        "pre-training"
+    )
+
+
 def write_converted(entry: Entry, stored: StoredState, state: State, facts: Config, target: Path) -> None:
     """Write what `convert` made of a file as safetensors, with a note of what it left out and what else it says.
 
@@ -202,8 +214,8 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
     if stored.mapped:  # else they are read, and compared, below
         stored.check_records(state)
     said = without_guesses(*settle(entry, {HEADER: stored.options, NAMES: facts}, {}))
-    remark = {"remark": facts["remark"]} if "remark" in facts else {}
-    note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said, **remark})
+    said_of_it = {"remark": remark} if (remark := _remark(entry, stored, facts)) else {}
+    note = json.dumps({"dropped": left_out(stored.tensors, state, entry.unused), "options": said, **said_of_it})
     values = stored.read(state)
     as_counts(values)
     check_values(values, stored.path)

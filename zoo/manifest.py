@@ -89,6 +89,13 @@ def all_records(
                     yield replace(record, input=input_for(model, record.input)), path == own
 
 
+def published_records(cache_dir: str | Path | None = None) -> Iterator[WeightsFile]:
+    """Yield the records of all models, but for what `zoo import` wrote, in order of preference."""
+    for path in manifests(cache_dir):
+        if path != user_manifest(cache_dir):
+            yield from read_manifest(path)
+
+
 def records(model: str, cache_dir: str | Path | None = None, *, imported: bool = True) -> tuple[WeightsFile, ...]:
     """The records for a model, as `all_records` yields them; of two with one tag the first counts."""
     found: dict[str, WeightsFile] = {}

@@ -1,4 +1,4 @@
-"""Names of a file's tensors: finds the prefix before a network's names, takes it off, renames by tables."""
+"""Names of a file's tensors: finds the prefix before a network's, strips it, renames, remarks on a decoder beside."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 from zoo.errors import CheckpointMismatchError
 
 if TYPE_CHECKING:
-    from zoo.entry import State
+    from zoo.entry import Config, State
 
 KEY_NETWORKS = frozenset(
     {"encoder_k", "key_encoder", "momentum_encoder", "target_encoder", "teacher", "ema", "ema_model", "model_ema"}
 )
 """Names of slowly moving copies that contrastive methods keep beside the network they train."""
+_MAYBE_TUNED = (
+    "its encoder may have been trained with labels, and its features are then not those of the self-supervised "
+    "pre-training"
+)
 
 
 def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | None:
@@ -78,3 +82,20 @@ def rename_keys(state: State, table: Mapping[str, str]) -> State:
     if len(result) != len(state):
         raise CheckpointMismatchError(f"renaming by {dict(table)} gives two tensors of the file the same name")
     return result
+
+
+def segmenter_remark(network: State, decoder: tuple[str, ...], head: str, *, restores: bool = False) -> Config:
+    """Say of a file, of which the encoder is kept, that it holds a whole network, as the fact `remark`; else nothing.
+
+    Args:
+        network: The file's tensors under the whole network's names.
+        decoder: Prefixes of the decoder's names.
+        head: The weight of the last layer.
+        restores: Whether the pre-training has a decoder itself, so that only several outputs tell another training.
+    """
+    last = network.get(head)
+    classes = 0 if last is None or last.ndim < 2 else last.shape[0]
+    if not any(name.startswith(decoder) for name in network) or (restores and classes < 2):
+        return {}
+    outputs = f" and an output head of {classes} class{'es' if classes > 1 else ''}" if classes else ""
+    return {"remark": f"the file also has a decoder{outputs}: {_MAYBE_TUNED}"}

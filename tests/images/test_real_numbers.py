@@ -59,6 +59,7 @@ TAKEN = {
     "expanded": lambda values: torch.from_numpy(values)[None].expand(1, *values.shape),
     "MetaTensor": meta_tensor,
 }
+WITH_GRADIENT = {"requires_grad", "parameter"}
 REFUSED = {
     "sparse": (lambda values: torch.from_numpy(values).to_sparse(), r"layout sparse_coo: pass tensor\.to_dense"),
     "CSR": (lambda values: torch.from_numpy(values).to_sparse_csr(), r"layout sparse_csr: pass tensor\.to_dense"),
@@ -88,14 +89,25 @@ REFUSED = {
 @pytest.mark.parametrize(
     ("reader", "made"),
     [
-        *product(("image", "volume"), TAKEN),
-        *product(["slices"], sorted(TAKEN.keys() - {"MetaTensor"})),  # whose pixels have a size, and are resampled
-        *product(["slice"], sorted(TAKEN.keys() - {"MetaTensor", "expanded"})),
+        *product(["image"], TAKEN),
+        *product(["volume"], sorted(TAKEN.keys() - WITH_GRADIENT)),
+        # Of a MetaTensor the pixels have a size, and are resampled.
+        *product(["slices"], sorted(TAKEN.keys() - WITH_GRADIENT - {"MetaTensor"})),
+        *product(["slice"], sorted(TAKEN.keys() - WITH_GRADIENT - {"MetaTensor", "expanded"})),
     ],
 )
 def test_what_holds_the_same_numbers_is_the_same_image(reader, made):
     """Memory read in another order, sign or byte order."""
     assert torch.equal(READERS[reader](TAKEN[made]).detach(), READERS[reader](np.asarray))
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_GRADIENT))
+def test_no_gradient_is_lost_in_silence(kind):
+    """An image keeps its graph; a volume is an array on the way, so that what is made of it would have none."""
+    assert READERS["image"](TAKEN[kind]).requires_grad
+    for reader in ("volume", "slice", "slices"):
+        with pytest.raises(InputContractError, match=r"requires a gradient, .*image\.detach\(\)"):
+            READERS[reader](TAKEN[kind])
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)

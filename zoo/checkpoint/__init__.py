@@ -6,6 +6,7 @@ from zoo.checkpoint.export import export_safetensors, fingerprint
 from zoo.checkpoint.filling import load_into
 from zoo.checkpoint.inspection import guess, inspect_checkpoint
 from zoo.checkpoint.keys import convert, left_out
+from zoo.checkpoint.likeness import doubt, refuse_other_family
 from zoo.checkpoint.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, load_report, unwrap
 from zoo.checkpoint.settling import HEADER, NAMES, RECORD, settle, warn_of_silence, without_guesses
 from zoo.checkpoint.values import as_counts, check_values, faults
@@ -22,6 +23,7 @@ __all__ = [
     "build_network",
     "check_values",
     "convert",
+    "doubt",
     "export_safetensors",
     "faults",
     "find_prefix",
@@ -32,6 +34,7 @@ __all__ = [
     "left_out",
     "load_into",
     "load_report",
+    "refuse_other_family",
     "rename_keys",
     "settle",
     "strip_prefix",

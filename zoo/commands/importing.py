@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.checkpoint import convert, fingerprint, load_report, without_guesses
+from zoo.checkpoint import convert, fingerprint, load_report, refuse_other_family, without_guesses
 from zoo.commands.import_rules import (
     check_default,
     check_fingerprint,
@@ -83,6 +83,7 @@ def import_weights(
     network = fingerprint(state)
     with _as_one_file(entry, stored, state, config, cache_dir) as single:
         digest = hash_file(single)
+        refuse_other_family(entry, stored, cache_dir, sha256=digest)
         known = record_with_digest(entry.name, digest, cache_dir)
         tag = split_name(name)[1] or (known.tag if known else DEFAULT_TAG)
         check_tag(entry.name, tag, single, digest, cache_dir)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from zoo.errors import DownloadError, IntegrityError, OfflineError, ZooError
 from zoo.fetching.cache import stamp_path
 from zoo.fetching.pinning import why_unused
-from zoo.fetching.sources import SourceError, WrongDigestError, shown
+from zoo.fetching.remote import SourceError, WrongDigestError
+from zoo.fetching.sources import shown
 from zoo.messages import printable
 from zoo.record import WeightsFile
 

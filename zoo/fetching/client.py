@@ -12,7 +12,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from zoo.fetching.sources import Remote, SourceError, Statement, check_url
+from zoo.fetching.remote import Remote, SourceError, Statement, TransientError
+from zoo.fetching.sources import check_url
 from zoo.messages import printable
 from zoo.settings import least_speed
 from zoo.version import __version__
@@ -31,14 +32,6 @@ otherwise, 0 for no bound."""
 SLOW_AFTER = 60.0
 """Seconds of waiting over which the speed is taken."""
 _LONGEST_PAGE = 1 << 20
-
-
-class TransientError(Exception):
-    """A failure worth another attempt, after `wait` seconds if the server asks for them. Never leaves the room."""
-
-    def __init__(self, reason: str, wait: float = 0.0) -> None:
-        super().__init__(reason)
-        self.wait = wait
 
 
 def new_session() -> requests.Session:

@@ -24,18 +24,8 @@ from zoo.fetching.cache import (
 from zoo.fetching.digests import difference
 from zoo.fetching.partial import Partial, StorageError
 from zoo.fetching.pinning import expected_digests, misfit, other_file, pin, proof_of, recorded_digest, why_unused
-from zoo.fetching.sources import (
-    Remote,
-    SourceError,
-    Statement,
-    WrongDigestError,
-    WrongFileError,
-    candidates,
-    is_remote,
-    packaged_path,
-    resolve,
-    shown,
-)
+from zoo.fetching.remote import Remote, SourceError, Statement, WrongDigestError, WrongFileError
+from zoo.fetching.sources import candidates, is_remote, packaged_path, resolve, shown
 from zoo.fetching.transfer import Answer, ask, copy_file, progress_bar, transfer
 from zoo.settings import cache_home, is_offline
 

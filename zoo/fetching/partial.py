@@ -24,7 +24,7 @@ from types import TracebackType
 
 from zoo.fetching.cache import make_folder, remove_quietly, share
 from zoo.fetching.digests import Hasher, digests_of
-from zoo.fetching.sources import SourceError
+from zoo.fetching.remote import SourceError
 from zoo.files import is_alive, remove_leftovers, sync, temporary_name, this_process
 
 log = logging.getLogger("zoo")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.fetching.cache import hash_file, read_stamp, stamp_path, write_stamp
 from zoo.fetching.digests import difference, digests_of
-from zoo.fetching.sources import Statement
+from zoo.fetching.remote import Statement
 from zoo.formats import SAFETENSORS, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.record import WeightsFile
 

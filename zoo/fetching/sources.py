@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from zoo.fetching.remote import Page, Remote, SourceError, Statement
 from zoo.files import pointer_in, user_path
 from zoo.messages import printable
 from zoo.settings import hugging_face, mirror
@@ -23,66 +23,6 @@ PACKAGED = Path(__file__).parents[1] / "weights"
 """Folder that `package:` sources name files of."""
 ZENODO = "https://zenodo.org"
 _COMMIT = "[0-9a-f]{40}"
-
-
-class SourceError(Exception):
-    """One source did not give the file. Never leaves the package: `fetch` goes on and collects what each one said."""
-
-    spoilt = False
-    """Whether what was written of the download is of no further use."""
-
-
-class WrongFileError(SourceError):
-    """The bytes are not those of the file on record, by their number."""
-
-    spoilt = True
-
-
-class WrongDigestError(WrongFileError):
-    """The bytes have another digest than the one on record."""
-
-
-class OtherFileStatedError(WrongDigestError):
-    """The host says, before it sends a byte, that its file has another digest than the one on record."""
-
-    spoilt = False
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What a host says of a file beside its bytes."""
-
-    by: str = ""
-    """The host."""
-    digests: Mapping[str, str] = field(default_factory=dict)
-    """By kind, as in `record.DIGESTS`."""
-    revision: str = ""
-    """Commit of the repository that the file is of, 40 digits."""
-
-
-@dataclass(frozen=True)
-class Page:
-    """What a page before a file leads to."""
-
-    url: str
-    says: Statement = field(default_factory=Statement)
-
-
-@dataclass(frozen=True)
-class Remote:
-    """An address to fetch from."""
-
-    url: str
-    token: str = ""
-    """Sent as a bearer token to the host and port of `url`, and to no other after a redirect."""
-    read_page: Callable[[str], Page] | None = None
-    """For hosts that put pages before a file: from the page's text to the next address."""
-    page_type: str = "text/html"
-    """Content type of these pages."""
-    read_headers: Callable[[Mapping[str, str]], Statement] | None = None
-    """For hosts whose own answers, redirects too, say something of the file in their headers."""
-    hint: str = ""
-    """What to do when access is refused."""
 
 
 def candidates(file: RemoteFile) -> tuple[str, ...]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from zoo.fetching.client import CHUNK, TransientError, is_page, new_session, open_remote, read_chunks
+from zoo.fetching.client import CHUNK, is_page, new_session, open_remote, read_chunks
 from zoo.fetching.digests import difference
 from zoo.fetching.partial import Partial
-from zoo.fetching.sources import OtherFileStatedError, Remote, SourceError, Statement, WrongFileError, refuse_page
+from zoo.fetching.remote import OtherFileStatedError, Remote, SourceError, Statement, TransientError, WrongFileError
+from zoo.fetching.sources import refuse_page
 from zoo.settings import retry_wait
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from zoo.images.labels import MOST_CLASSES, read_labels, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
-from zoo.images.real_numbers import check_array, describe_array, plain_tensor
+from zoo.images.real_numbers import check_array, describe_array, plain_tensor, refuse_gradient
 from zoo.images.volumes import SMALLEST_SIDES, Volume, VolumeInput, read_volume, z_score
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "read_picture",
     "read_volume",
     "read_voxels",
+    "refuse_gradient",
     "refused",
     "to_itk",
     "voxel_sizes",

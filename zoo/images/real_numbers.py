@@ -62,6 +62,21 @@ def plain_tensor(tensor: Tensor, source: str = "") -> Tensor:
     return plain
 
 
+def refuse_gradient(tensor: Tensor, source: str, what: str) -> None:
+    """Refuse a tensor whose gradient would be lost in silence.
+
+    Args:
+        tensor: The image.
+        source: What messages call it.
+        what: What is made of it, which carries no gradient.
+
+    Raises:
+        InputContractError: It requires a gradient.
+    """
+    if tensor.requires_grad:
+        raise InputContractError(f"{source} requires a gradient, and {what} has none. Pass it detached, image.detach()")
+
+
 def _kind_of(tensor: Tensor) -> str:
     """Say what a tensor is that is not a plain one, and how it becomes one; else nothing."""
     import torch

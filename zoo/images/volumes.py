@@ -19,7 +19,7 @@ from zoo.images.dicom_files import starts_as_dicom
 from zoo.images.grids import Grid
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.reading import MOST_VOXELS, check_count, refused, start_of
-from zoo.images.real_numbers import check_array, describe_array, plain_tensor
+from zoo.images.real_numbers import check_array, describe_array, plain_tensor, refuse_gradient
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
@@ -84,8 +84,8 @@ def read_volume(volume: VolumeInput, *, least: tuple[int, int, int] = SMALLEST_S
         least: Voxels that it must have along each axis.
 
     Raises:
-        InputContractError: It cannot be read, is not one volume of real numbers with as many voxels as it must have, or
-            its header has no affine, a meaningless one, or two that mirror each other.
+        InputContractError: It cannot be read, is not one volume of real numbers with as many voxels as it must have,
+            requires a gradient, or its header has no affine, a meaningless one, or two that mirror each other.
         FileNotFoundError: The path does not exist.
     """
     found = _read(volume)
@@ -108,7 +108,8 @@ def _read(volume: VolumeInput) -> Volume:
         return _from_image(volume, volume.get_filename() or f"{type(volume).__name__} {volume.shape}")
     if isinstance(volume, torch.Tensor):
         source = describe_array(volume)
-        found = _from_array(plain_tensor(volume, source).detach().cpu().float().numpy(), source)
+        refuse_gradient(volume, source, "a volume that is made a network's input")
+        found = _from_array(plain_tensor(volume, source).cpu().float().numpy(), source)
         is_placed = hasattr(volume, "affine") and hasattr(volume, "meta")
         return replace(found, affine=checked_affine(affine_of(volume, source), source)) if is_placed else found
     if isinstance(volume, np.ndarray):

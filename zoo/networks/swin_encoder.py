@@ -66,6 +66,8 @@ class SwinEncoder(SwinTransformer):
                 f"the volumes have {' x '.join(map(str, x.shape[2:]))} voxels; at least {SWIN_STEP} on each axis are "
                 "expected. Pad them"
             )
+        if not x.shape[0]:  # MONAI cannot count the windows of no volume: those of one, without it
+            return [found[:0] for found in self._maps(x.new_zeros(1, *x.shape[1:]))]
         maps: list[Tensor] = super().forward(x)  # type: ignore[no-untyped-call]
         return maps
 

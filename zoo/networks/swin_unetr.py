@@ -38,6 +38,8 @@ class SegmentingSwin(SwinUNETR):
                 f"the volumes have {SWIN_STEP} voxels on each axis, of which the last map would be one voxel, which no "
                 f"norm can take: at least {2 * SWIN_STEP} on one axis are expected"
             )
+        if not x_in.shape[0]:  # MONAI cannot count the windows of no volume: what one gives, without it
+            return self.forward(x_in.new_zeros(1, *x_in.shape[1:]))[:0]
         logits: Tensor = super().forward(x_in)  # type: ignore[no-untyped-call]
         return logits
 

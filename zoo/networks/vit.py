@@ -134,7 +134,7 @@ def as_map(tokens: Tensor, x: Tensor) -> Tensor:
         x: The volumes `(N, C, D, H, W)` that they are of.
     """
     depth, height, width = (side // PATCH for side in x.shape[2:])
-    return tokens.transpose(1, 2).reshape(x.shape[0], -1, depth, height, width)
+    return tokens.transpose(1, 2).reshape(x.shape[0], tokens.shape[2], depth, height, width)
 
 
 def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:

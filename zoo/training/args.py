@@ -1,4 +1,7 @@
-"""The arguments of a run: a dataclass whose defaults are the published run, and flags made from its fields."""
+"""The arguments of a run: a dataclass whose defaults are the published run, and flags made from its fields.
+
+The file is long because fields and flags, with their old names, are two sides of one thing and change together.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.errors import InputContractError
+from zoo.images import refuse_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +42,7 @@ def fit_levels(grey: Tensor, size: tuple[int, int], resize: int | None, source: 
     import torch
     from PIL import Image
 
-    if grey.requires_grad:
-        raise InputContractError(
-            f"{source} requires a gradient: a film that is resized in whole grey levels has none. Pass it detached, "
-            "image.detach()"
-        )
+    refuse_gradient(grey, source, "a film that is resized in whole grey levels")
     levels = (grey[0] * WHITE).round().clamp(0, WHITE).to(torch.uint8)
     height, width = size
     tall, wide = size if resize is None else (resize * side // min(levels.shape) for side in levels.shape)

@@ -164,7 +164,8 @@ def test_every_form_of_the_segmenter_is_found(form):
     assert facts == {"num_classes": 118, "dsdepth": 4}
     part, facts = converted(ENCODER, SEGMENTER_FORMS[form]())
     assert set(part) == set(filled_as())
-    assert facts == {}
+    assert list(facts) == ["remark"]
+    assert "an output head of 118 classes" in facts["remark"]
     assert same(converted(SEGMENTER, state)[0], state)  # idempotent
 
 

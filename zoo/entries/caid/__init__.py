@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from zoo.entry import Config, Entry, Preprocessing, State
-from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
+from zoo.tensor_names import find_prefix, rename_keys, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,7 @@ _ONE_CHANNEL = (
     "num_classes=1 gives its logits"
 )
 _RESNET = ("conv1.weight", "layer1.0.conv1.weight", "layer4.2.conv3.weight")
+_LAST = "segmentation_head.0.weight"
 _STAGES = (("conv1.", "bn1."), ("layer1.",), ("layer2.",), ("layer3.",), ("layer4.",))
 
 
@@ -92,9 +93,11 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     owner = re.sub(r"(^|(?<=\.))(backbone\.)?encoder\.$", "", prefix)
     if owner != prefix:
         encoder |= {f"fc.{name}": tensor for name, tensor in strip_prefix(state, f"{owner}fc.").items()}
+    unet = strip_prefix(state, prefix.removesuffix("encoder."))
+    remark = segmenter_remark(unet, ("decoder.",), _LAST, restores=True)
     if "encoder_q" in prefix.split("."):  # a projection of one layer; elsewhere `fc.weight` is a classifier
         encoder = rename_keys(encoder, {"fc.weight": "fc.0.weight", "fc.bias": "fc.0.bias"})
-    return encoder, _encoder_facts(encoder)
+    return encoder, _encoder_facts(encoder) | remark
 
 
 def _encoder_facts(encoder: State) -> Config:
@@ -111,7 +114,7 @@ def convert_unet(state: State) -> tuple[State, Config]:
     if prefix is None:
         return dict(state), {}
     unet = strip_prefix(state, prefix)
-    head = unet.get("segmentation_head.0.weight")
+    head = unet.get(_LAST)
     if head is None or head.ndim != 4:
         return unet, {}
     return unet, {"unclear": {"num_classes": _ONE_CHANNEL}} if head.shape[0] == 1 else {"num_classes": head.shape[0]}

@@ -11,7 +11,8 @@ import re
 
 from zoo.entry import UNTRAINED, Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.tensor_names import find_prefix, strip_prefix
+from zoo.networks.naming import classes_of
+from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 STEM = "conv_init.weight"
 HEADS = tuple(f"up_layers.{level}.head." for level in range(4))
@@ -41,8 +42,8 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     if prefix is None:
         return dict(state), {}
     encoder = strip_prefix(state, prefix)
-    head = encoder.get(f"{_CLASSIFIER}weight")
-    return encoder, {} if head is None or head.ndim != 2 else {"num_classes": head.shape[0]}
+    remark = segmenter_remark(strip_prefix(state, _owner(prefix)), (_DECODER,), f"{HEADS[-1]}weight")
+    return encoder, remark | classes_of(encoder, f"{_CLASSIFIER}weight")
 
 
 def convert_segmenter(state: State) -> tuple[State, Config]:
@@ -56,7 +57,7 @@ def convert_segmenter(state: State) -> tuple[State, Config]:
     prefix = _find_encoder(state)
     if prefix is None:
         return dict(state), {}
-    owner = re.sub(r"(^|(?<=\.))encoder\.$", "", prefix)
+    owner = _owner(prefix)
     if owner == prefix or not any(name.startswith(f"{owner}{_DECODER}") for name in state):
         return {f"encoder.{name}": tensor for name, tensor in strip_prefix(state, prefix).items()}, {}
     network = strip_prefix(state, owner)
@@ -67,6 +68,11 @@ def convert_segmenter(state: State) -> tuple[State, Config]:
         )
     heads = [network[f"{head}weight"] for head in HEADS if f"{head}weight" in network]
     return network, {"num_classes": heads[-1].shape[0], "dsdepth": len(heads)} if heads else {}
+
+
+def _owner(prefix: str) -> str:
+    """What stands in front of a segmenter's names, of the encoder's prefix; the same where that is no segmenter's."""
+    return re.sub(r"(^|(?<=\.))encoder\.$", "", prefix)
 
 
 def _find_encoder(state: State) -> str | None:

@@ -64,7 +64,7 @@ class FMCIBResNet(ResNet):
         Raises:
             InputContractError: There are other axes or channels than the network takes.
         """
-        if x.ndim != 5 or x.shape[1] != self.in_channels or 0 in x.shape:
+        if x.ndim != 5 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             raise InputContractError(
                 f"the input has the shape {tuple(x.shape)}: volumes (N, {self.in_channels}, D, H, W) are expected. "
                 "Of one volume (C, D, H, W) x[None] is a batch; in_channels= adapts the network to other channels"

@@ -7,7 +7,7 @@ import re
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
 from zoo.networks.naming import without
-from zoo.tensor_names import find_prefix, strip_prefix
+from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 STEM = "down_tr64.ops.0.conv1.weight"
 ENCODER = ("down_tr64.", "down_tr128.", "down_tr256.", "down_tr512.")
@@ -50,7 +50,8 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     if owner != prefix:
         beside = strip_prefix(state, owner)
         network |= {name: tensor for name, tensor in beside.items() if name.startswith(CLASSIFIER)}
-    return without(network, UNUSED | UNUSED_BY_ENCODER), _classifier_facts(network)
+    remark = segmenter_remark(network, DECODER, f"{HEAD}final_conv.weight", restores=True)
+    return without(network, UNUSED | UNUSED_BY_ENCODER), remark | _classifier_facts(network)
 
 
 def convert_unet(state: State) -> tuple[State, Config]:

@@ -63,6 +63,8 @@ class StatelessNorm(nn.Module):
         """Return maps `(N, C, *space)`, normalised."""
         if self.norm == "running":
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=_EPSILON)
+        if not x.shape[0]:
+            return x  # no volume has no statistics, and torch takes none
         if self.training or self.norm == "batch":
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=_EPSILON)
         return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=_EPSILON)

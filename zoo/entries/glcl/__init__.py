@@ -25,7 +25,7 @@ from zoo.entries.glcl.convert import (
 )
 from zoo.entry import Config, Entry, Labels, State
 from zoo.errors import CheckpointMismatchError
-from zoo.tensor_names import find_prefix, strip_prefix
+from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +94,8 @@ def convert_encoder(state: State) -> tuple[State, Config]:
         facts["size"] = _STRIDE * math.isqrt(hidden.shape[1] // LEVELS[-1])
     if classifier is not None and classifier.ndim == 2:
         facts["num_classes"] = classifier.shape[0]
-    return encoder, facts
+    # The local loss trains a decoder without labels; that of the stage after it alone has logits.
+    return encoder, facts | segmenter_remark(layers, (f"{LOGITS}.",), f"{LOGITS}.weight")
 
 
 def convert_unet(state: State) -> tuple[State, Config]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo.entries.glcl.cases import CaseStore, StoredCase
 from zoo.entries.glcl.cohort import DATASETS, Case, DataSet, choose, find_cases, read_cases
-from zoo.entries.glcl.model import MOMENTUM, STRIDE
+from zoo.entries.glcl.layers import MOMENTUM, STRIDE
 from zoo.entries.glcl.splits import parse_ids
 from zoo.errors import OptionError
 from zoo.formats import open_checkpoint

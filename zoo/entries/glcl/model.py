@@ -6,20 +6,15 @@ PyTorch's layout.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.entries.glcl.convert import BLOCKS, ENCODER, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
+from zoo.entries.glcl.convert import BLOCKS, HEAD, LOGITS, PROJECTION, REGION, WIDTHS
+from zoo.entries.glcl.layers import FEATURES, STRIDE, add_decoder, add_encoder, add_layer, decode, encode, layer
 from zoo.errors import InputContractError, OptionError
 
-FEATURES = LEVELS[-1]
-STRIDE = 32
-"""Pixels of the image to one of the encoder's last map."""
 HIDDEN, PROJECTED = 1024, 128
 """Widths of the global head; the second is also that of a projected region."""
-EPSILON, MOMENTUM = 1e-3, 0.01
-"""Epsilon and momentum of the norms: TensorFlow's averages decay by 0.99."""
 
 
 class GLCLEncoder(nn.Module):
@@ -47,7 +42,7 @@ class GLCLEncoder(nn.Module):
         if size % STRIDE:
             raise OptionError(f"size={size}: a multiple of {STRIDE} is expected")
         self.size, self.num_features = size, FEATURES
-        _add_encoder(self, in_channels)
+        add_encoder(self, in_channels)
         self.has_projection = projection
         if projection:
             hidden, output = PROJECTION
@@ -74,7 +69,7 @@ class GLCLEncoder(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after its ReLU, `(N, 128, H / 32, W / 32)`; see `forward`."""
-        return _encode(self, x)[-1]
+        return encode(self, x)[-1]
 
     def _project(self, last: Tensor) -> Tensor:
         """Flatten row by row, column by column, channels last, as the authors' weights have it."""
@@ -113,11 +108,11 @@ class GLCLUNet(nn.Module):
                 "the map of fewer give num_classes=0"
             )
         self.blocks, self.num_classes = blocks, num_classes
-        _add_encoder(self, in_channels)
-        _add_decoder(self, blocks)
+        add_encoder(self, in_channels)
+        add_decoder(self, blocks)
         if num_classes:
             for name in HEAD:
-                _add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
+                add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
             self.add_module(LOGITS, nn.Conv2d(WIDTHS[-1], num_classes, 3, padding=1, bias=False))
         self.apply(reset)
 
@@ -130,11 +125,11 @@ class GLCLUNet(nn.Module):
         Raises:
             InputContractError: The shape is not this one.
         """
-        last = _decode(self, _encode(self, x), self.blocks)
+        last = decode(self, encode(self, x), self.blocks)
         if not self.num_classes:
             return last
         for name in HEAD:
-            last = _layer(self, name, last)
+            last = layer(self, name, last)
         logits: Tensor = getattr(self, LOGITS)(last)
         return logits
 
@@ -160,9 +155,9 @@ class GLCLDecoder(nn.Module):
             raise OptionError(f"blocks={blocks}: 1 to {len(BLOCKS)} are expected")
         width, (first, second) = WIDTHS[blocks - 1], HEAD
         self.blocks, self.num_features = blocks, width
-        _add_encoder(self, in_channels)
-        _add_decoder(self, blocks)
-        _add_layer(self, first, width, width, 1, bias=False)
+        add_encoder(self, in_channels)
+        add_decoder(self, blocks)
+        add_layer(self, first, width, width, 1, bias=False)
         self.add_module(second, nn.Conv2d(width, width, 1, bias=False))
         if project:
             self.add_module(REGION, nn.Linear(9 * width, PROJECTED, bias=False))
@@ -178,12 +173,12 @@ class GLCLDecoder(nn.Module):
             InputContractError: The shape is not this one.
         """
         first, second = HEAD
-        head: Tensor = getattr(self, second)(_layer(self, first, self.forward_features(x)))
+        head: Tensor = getattr(self, second)(layer(self, first, self.forward_features(x)))
         return head
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the map of the last block `(N, C, H / s, W / s)`, C of 128, 128, 64, 32, 16, s of 16, 8, 4, 2, 1."""
-        return _decode(self, _encode(self, x), self.blocks)
+        return decode(self, encode(self, x), self.blocks)
 
 
 def reset(module: nn.Module) -> None:
@@ -197,66 +192,6 @@ def reset(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
     if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def _add_layer(network: nn.Module, name: str, inputs: int, outputs: int, kernel: int, *, bias: bool = True) -> None:
-    """Add a convolution and its norm; `_layer` pads one of 2 x 2."""
-    network.add_module(name, nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=bias))
-    network.add_module(f"{name}_bn", nn.BatchNorm2d(outputs, eps=EPSILON, momentum=MOMENTUM))
-
-
-def _add_encoder(network: nn.Module, in_channels: int) -> None:
-    for level, (inputs, outputs) in enumerate(zip((in_channels, *LEVELS[:-1]), LEVELS, strict=True), start=1):
-        _add_layer(network, f"enc_c{level}_a", inputs, outputs, 3)
-        _add_layer(network, f"enc_c{level}_b", outputs, outputs, 3)
-
-
-def _add_decoder(network: nn.Module, blocks: int) -> None:
-    inputs = FEATURES
-    for (up, merge, *rest), skip, width in list(zip(BLOCKS, LEVELS[-2::-1], WIDTHS, strict=True))[:blocks]:
-        _add_layer(network, up, inputs, width, 2)
-        _add_layer(network, merge, width + skip, width, 3)
-        for name in rest:
-            _add_layer(network, name, width, width, 3)
-        inputs = width
-
-
-def _layer(network: nn.Module, name: str, x: Tensor) -> Tensor:
-    """Convolution, norm, ReLU. TensorFlow pads an even kernel by one more pixel at the end than at the beginning."""
-    convolution = getattr(network, name)
-    if convolution.kernel_size == (2, 2):
-        x = F.pad(x, (0, 1, 0, 1))
-    return F.relu(getattr(network, f"{name}_bn")(convolution(x)), inplace=True)
-
-
-def _encode(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the maps of the six levels, the largest first."""
-    _check_input(x, getattr(network, ENCODER[0]).in_channels)
-    maps: list[Tensor] = []
-    for level in range(1, len(LEVELS) + 1):
-        x = F.max_pool2d(maps[-1], 2) if maps else x
-        x = _layer(network, f"enc_c{level}_b", _layer(network, f"enc_c{level}_a", x))
-        maps.append(x)
-    return maps
-
-
-def _decode(network: nn.Module, maps: list[Tensor], blocks: int) -> Tensor:
-    *skips, x = maps
-    for (up, merge, *rest), skip in list(zip(BLOCKS, reversed(skips), strict=True))[:blocks]:
-        x = _layer(network, up, F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        x = _layer(network, merge, torch.cat((x, skip), 1))
-        for name in rest:
-            x = _layer(network, name, x)
-    return x
-
-
-def _check_input(x: Tensor, channels: int) -> None:
-    if x.ndim == 4 and x.shape[1] == channels and all(side and side % STRIDE == 0 for side in x.shape[2:]):
-        return
-    raise InputContractError(
-        f"slices have the shape {tuple(x.shape)}; (N, {channels}, H, W) is expected, with H and W multiples of "
-        f"{STRIDE} (192, or 160 for MM-WHS): crop or pad them"
-    )
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -23,9 +23,10 @@ from zoo.networks.vit_names import RESTORING as RESTORING
 from zoo.networks.vit_names import STEM as STEM
 from zoo.networks.vit_names import VIT as VIT
 from zoo.networks.vit_names import complete_vit as complete_vit
-from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
+from zoo.tensor_names import find_prefix, rename_keys, segmenter_remark, strip_prefix
 
 _PERCEPTRON = "patch_embedding.patch_embeddings.1"
+_DECODER, _OUT = ("decoder2.",), "out.conv.conv.weight"
 _PERCEPTRON_ANCHORS = (TABLE, f"{_PERCEPTRON}.weight", f"{_PERCEPTRON}.bias", "blocks.0.attn.qkv.weight")
 UNUSED = DEAD | {
     r"encoder[23]\.blocks\.\d+\.1\.conv3\..+": "shortcut, which no forward pass used (MONAI 0.8)",
@@ -45,8 +46,9 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     found = _find_vit(state)
     if found is None:
         return dict(state), {}
-    _, network, facts = found
+    prefix, network, facts = found
     vit = without(network, RESTORING)
+    facts |= segmenter_remark(_beside_vit(state, prefix), _DECODER, _OUT)
     return vit, with_widths(facts) | classes_of(vit, "classification_head.weight")
 
 
@@ -75,12 +77,11 @@ def convert_unetr(state: State) -> tuple[State, Config]:
         return dict(state), {}
     prefix, vit, facts = found
     network = {f"vit.{name}": tensor for name, tensor in without(vit, RESTORING | CLASSIFYING).items()}
-    if prefix == "vit." or prefix.endswith(".vit."):
-        network |= without(parts_beside(state, prefix, prefix.removesuffix("vit.")), UNUSED)
+    network |= without(_beside_vit(state, prefix), UNUSED)
     del facts["num_layers"]  # a UNETR has twelve
     first = network.get("encoder1.layer.conv1.conv.weight")
     facts |= {} if first is None else {"feature_size": first.shape[0]}
-    return network, with_widths(facts) | classes_of(network, "out.conv.conv.weight")
+    return network, with_widths(facts) | classes_of(network, _OUT)
 
 
 def complete_unetr(state: State) -> State:
@@ -116,6 +117,12 @@ def _find_vit(state: State) -> tuple[str, State, Config] | None:
     vit = without(network, UNUSED)
     projected = _as_convolution(vit)
     return prefix, projected, _facts(projected) | ({"was_perceptron": True} if projected is not vit else {})
+
+
+def _beside_vit(state: State, prefix: str) -> State:
+    """The other parts of the UNETR around a file's ViT; empty where that is not part of one."""
+    owner = prefix.removesuffix("vit.") if prefix == "vit." or prefix.endswith(".vit.") else prefix
+    return parts_beside(state, prefix, owner) if owner != prefix else {}
 
 
 def _has_perceptron(state: State) -> bool:

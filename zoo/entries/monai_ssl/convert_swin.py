@@ -10,6 +10,7 @@ from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, TWO_CONVOLUTIONS, UNUSED, FoundSwin, find_swin
 from zoo.networks.swin_names import check_indices as check_indices
+from zoo.tensor_names import segmenter_remark
 
 _OUT = r"out\.conv\.conv\.(weight|bias)"
 _SUPREM = ("precls_conv", "GAP", "controller")
@@ -62,9 +63,12 @@ def convert_swin_encoder(state: State) -> tuple[State, Config]:
     if found is None:
         return dict(state), {}
     network = without(found.tensors, _BESIDE)
-    if "remark" in found.facts:
+    facts = found.facts
+    if "remark" in facts:
         network |= {name: tensor for name, tensor in found.beside.items() if name.startswith(_LAST)}
-    return network, with_widths(found.facts) | classes_of(network, "classification_head.weight")
+    elif "merging" not in facts:  # the published pre-training has a decoder itself, under older names
+        facts = facts | segmenter_remark(found.beside, (_LAST,), _HEAD)
+    return network, with_widths(facts) | classes_of(network, "classification_head.weight")
 
 
 def complete_swin(state: State) -> State:
@@ -105,7 +109,7 @@ def _find_v1(state: State) -> FoundSwin | None:
         return replace(found, facts=facts | {"merging": "duplicated", "remark": remark})
     if found is not None and _segments(found) and any(name.startswith(_LAST) for name in found.beside):
         (classes,) = classes_of(found.beside, _HEAD).values()
-        remark = f"the file has a decoder and an out head of {classes} classes: {_RELATIVE}"
+        remark = f"the file has a decoder and an out head of {classes} class{'es' if classes > 1 else ''}: {_RELATIVE}"
         return replace(found, facts=found.facts | {"remark": remark})
     return found
 

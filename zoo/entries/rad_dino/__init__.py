@@ -56,6 +56,7 @@ ENTRIES = (
         stages=_STAGES,
         preprocessing=PREPROCESSING,
         unused=UNUSED,
+        namesakes=("DINOv2's own ViT-B/14, which learnt from photographs",),
         reset=reset_head,
     ),
 )

@@ -47,7 +47,7 @@ class RadDinoViT(VisionTransformer):
             InputContractError: As `forward`.
         """
         patches = self._tokens(x)[:, self.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(x), -1, x.shape[2] // PATCH, x.shape[3] // PATCH)
+        return patches.transpose(1, 2).reshape(len(x), WIDTH, x.shape[2] // PATCH, x.shape[3] // PATCH)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return what the head makes of all tokens.
@@ -87,10 +87,10 @@ class RadDinoViT(VisionTransformer):
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         """Put CLS before the patches `(N, h, w, 768)` and add the positions: timm's step before the blocks."""
-        count, height, width, channels = x.shape
+        count, height, width, _ = x.shape
         first, table = cast("Tensor", self.cls_token), cast("Tensor", self.pos_embed)
         table = resample_positions(table, self.patch_embed.grid_size, (height, width))
-        tokens = torch.cat([first.expand(count, -1, -1), x.reshape(count, -1, channels)], dim=1)
+        tokens = torch.cat([first.expand(count, -1, -1), x.flatten(1, 2)], dim=1)
         return cast("Tensor", self.pos_drop(tokens + table))
 
 

@@ -8,6 +8,7 @@ from zoo.networks.naming import classes_of, keeping_head, without
 from zoo.networks.swin_names import DECODER, UNUSED, FoundSwin, find_swin
 from zoo.networks.swin_names import STAGES as STAGES
 from zoo.networks.swin_names import check_indices as check_indices
+from zoo.tensor_names import segmenter_remark
 
 WIDTHS = {"b": 48, "l": 96, "h": 192}
 """Size -> channels of the first stage."""
@@ -18,6 +19,7 @@ _CLASSIFIER = {r"classification_head\.(weight|bias)": "classifier on the transfo
 UNUSED_BY_ENCODER = UNUSED | _HEADS | DECODER | _OUT
 UNUSED_BY_SEGMENTER = UNUSED | _HEADS | _CLASSIFIER
 
+_HEAD = "out.conv.conv.weight"
 _CONVOLUTIONS = tuple(f"encoder{i}." for i in (1, 2, 3, 4, 10))
 
 
@@ -33,7 +35,7 @@ def convert_segmenter(state: State, *, width: int) -> tuple[State, Config]:
     around = found.beside or {n: t for n, t in found.tensors.items() if n.startswith(_CONVOLUTIONS)}
     swin = {name: tensor for name, tensor in found.tensors.items() if name not in around}
     network = {f"swinViT.{name}": tensor for name, tensor in without(swin, _CLASSIFIER).items()} | around
-    return without(network, UNUSED_BY_SEGMENTER), _facts(found) | classes_of(network, "out.conv.conv.weight")
+    return without(network, UNUSED_BY_SEGMENTER), _facts(found) | classes_of(network, _HEAD)
 
 
 def convert_encoder(state: State, *, width: int) -> tuple[State, Config]:
@@ -50,6 +52,7 @@ def convert_encoder(state: State, *, width: int) -> tuple[State, Config]:
     around = {name: tensor for name, tensor in found.beside.items() if name.startswith(_CONVOLUTIONS)}
     network = without(found.tensors | around, UNUSED | _HEADS)
     facts = _facts(found) | {"convolutions": _has_convolutions(network)}
+    facts |= segmenter_remark(found.beside, ("decoder1.",), _HEAD)
     return network, facts | classes_of(network, "classification_head.weight")
 
 
