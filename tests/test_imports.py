@@ -13,7 +13,7 @@ import zoo
 PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("errors", "files", "locks", "messages", "settings", "signals", "version"),
+    ("errors", "files", "locks", "messages", "progress", "settings", "signals", "stopping", "version"),
     ("entry", "formats", "images", "manifest", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),

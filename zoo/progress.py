@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from zoo.training import distributed
-
 T = TypeVar("T")
 
 MINUTE = 60.0
@@ -51,9 +49,15 @@ def say_in_time(text: str) -> None:
 
 
 def follow(
-    items: Iterable[T], what: str, total: int, *, done: int = 0, line: Callable[[int], str] | None = None
+    items: Iterable[T],
+    what: str,
+    total: int,
+    *,
+    done: int = 0,
+    line: Callable[[int], str] | None = None,
+    is_shown: bool = True,
 ) -> Iterator[T]:
-    """Yield the items, and show on the first process how many of them are done.
+    """Yield the items, and show how many of them are done.
 
     Args:
         items: Anything.
@@ -61,8 +65,8 @@ def follow(
         total: Number of items, with those that were done before.
         done: Number of those that were done before.
         line: From the number of items done to the line of a minute; default that number.
+        is_shown: Whether this process shows it: of several the first one.
     """
-    is_shown = distributed.rank() == 0
     in_terminal = is_shown and sys.stderr.isatty()
     bar = tqdm(items, what, total, initial=done, leave=False, disable=not in_terminal)
     for number, item in enumerate(bar, start=done + 1):
