@@ -17,7 +17,7 @@ FLOORS = (
     ("entry", "formats", "images", "manifest", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
-    ("arguments", "features", "learning_rates", "loading", "locate", "provenance"),
+    ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
     ("__main__", "cli", "commands", "entries", "examination"),
 )

@@ -114,7 +114,9 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise OptionError(f"Parquet needs pyarrow: name a file .npz, or {install_hint('pyarrow', 'train')}") from error
+        raise OptionError(
+            f"Parquet needs pyarrow: take a file of another format, or {install_hint('pyarrow', 'train')}"
+        ) from error
     return pyarrow, pyarrow.parquet
 
 
