@@ -60,6 +60,12 @@ class ArrowColumn(Sequence[Any]):
         return ArrowColumn(self.array.take(list(indices)))
 
 
+def arrow_type(column: Sequence[Any]) -> Any:
+    """Return the type that a table's column has in Parquet: its own, or text."""
+    arrow, _ = import_pyarrow()
+    return column.array.type if isinstance(column, ArrowColumn) else arrow.string()
+
+
 def column_names(path: Path) -> list[str]:
     """Return the names of a table's columns without reading the rows.
 

@@ -1,32 +1,29 @@
-"""Embeds a cohort: the steps from a list of cases to features in memory, or to a folder that a stopped run goes on with."""
+"""Embeds a cohort, from a list of cases to features in memory, or in a folder with which a stopped run goes on."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.embedding.cases import Cases, find_cases
-from zoo.embedding.dataset import FeatureFolder, describe, log_of, opening
+from zoo.embedding.dataset import describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
 from zoo.features import Features
 from zoo.progress import duration, follow, recording, say
-from zoo.stopping import Stopped, heeding_signals
+from zoo.stopping import Stopped, asked_by, heeding_signals
 
 if TYPE_CHECKING:
     import torch
 
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
+Units = Sequence[Sequence[int]]
 _MOST_WORKERS = 8
-_TRIED = 16
-"""Cases that a dry run embeds."""
 
 
 def embed(
@@ -71,11 +68,23 @@ def embed(
     options: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "batch_size": batch_size}
     options |= {"cache_dir": cache_dir, "precision": precision, "layer": layer, "tokens": tokens}
     embedder = Embedder(name, **options, progress=progress)
-    _check_workers(workers)
     cases = paths if isinstance(paths, Cases) else cases_at(embedder, paths)
+    return embed_all(embedder, cases, workers=workers, progress=progress)
+
+
+def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, progress: bool = True) -> Features:
+    """Return the features of cases in memory; the arguments are those of `embed_cohort`.
+
+    Raises:
+        OptionError: `workers` is below 0, or this is one of several processes, which would each do everything.
+    """
+    _check_workers(workers)
+    if (share := this_share()).world > 1:
+        raise OptionError(f"this is one of {share.world} processes: they share a folder, not a file or memory")
     units = embedder.units(range(len(cases)))
-    found = [each for unit in _shown(embedder.embed_units(cases, units, workers=workers), units, progress) for each in unit]
-    return collect(embedder, cases, found)
+    readers = workers_for(len(units)) if workers is None else workers
+    results = _shown(embedder.embed_units(cases, units, workers=readers), units, is_shown=progress)
+    return _collect(embedder, cases, [each for unit in results for each in unit])
 
 
 def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:
@@ -83,33 +92,35 @@ def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:
     return find_cases(paths, volumes=embedder.of_volumes, lesions=embedder.of_lesions)
 
 
-def collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Features:
+def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Features:
     """Return features in memory, with what they are of."""
     import numpy as np
 
     good = [each for each in found if each.features is not None]
     rows = [each.features for each in good if each.features is not None]
+    of = [each.case for each, own in zip(good, rows, strict=True) for _ in own]
+    names = cases.paths if cases.points is None else cases.ids
+    own_ids = {} if tuple(names) == tuple(cases.ids) else {"id": [cases.ids[case] for case in of]}
     return Features(
         np.concatenate(rows) if rows else np.empty((0, 0), np.float32),
-        tuple(cases.ids[each.case] for each, own in zip(good, rows, strict=True) for _ in own),
+        tuple(names[case] for case in of),
         tuple(i for own in rows for i in range(len(own))) if embedder.rows_of else None,
         {cases.ids[each.case]: reason(cases, each) for each in found if each.features is None},
         embedder.facts(),
-        {name: [column[each.case] for each, own in zip(good, rows, strict=True) for _ in own] for name, column in cases.carried.items()},
-        embedder.rows_of,
+        own_ids | {name: [column[case] for case in of] for name, column in cases.carried.items()},
     )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left in its folder."""
+    """What a run left in its folder, of the cases of this process."""
 
     embedded: int
-    """Cases of this process that this run embedded."""
+    """Those with rows."""
     before: int
-    """Cases of this process that had rows before."""
+    """Those of them that had rows before."""
     failed: dict[str, str]
-    """Cases of this process without rows, and why."""
+    """Those without rows, and why."""
 
 
 def embed_cohort(
@@ -149,24 +160,64 @@ def embed_cohort(
     if engine not in ENGINES:
         raise OptionError(f"engine={engine!r}: {' and '.join(ENGINES)} are known")
     if engine == "ray" and share.world > 1:
-        raise OptionError("engine='ray' divides the cases by itself: start one process, not several by torchrun or SLURM")
+        raise OptionError(
+            "engine='ray' divides the cases by itself: start one process, not several by torchrun or SLURM"
+        )
     facts = describe(embedder.facts(), cases, embedder.rows_of, half=half)
-    with ExitStack() as stack:
-        stack.enter_context(heeding_signals())
-        folder = stack.enter_context(opening(out, facts, rank=share.rank, world=share.world))
-        stack.enter_context(recording(log_of(out, share.rank)))
-        mine = share.of(embedder.units(range(len(cases))))
+    mine = share.of(embedder.units(range(len(cases))))
+    with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log):
         units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
-        before = sum(map(len, mine)) - sum(map(len, units))
-        count = workers_for(units) if workers is None else workers
-        _say_beginning(embedder, share, out, sum(map(len, units)), before, count)
+        to_do = sum(map(len, units))
+        before = folder.count(cases, mine)
+        readers = workers_for(len(units)) if workers is None else workers
+        say(_beginning(embedder, share, out, to_do, before, readers))
         try:
-            results = _engine(embedder, cases, units, count, engine, ray_address)
-            for found in _shown(results, units, True):
+            results = _run(embedder, cases, units, readers, engine, ray_address)
+            for found in _shown(results, units, is_shown=share.rank == 0):
                 folder.add(cases, found)
         except Stopped as stop:
             folder.flush()
-            raise Stopped(_how_to_go_on(stop, folder)) from stop
+            raise Stopped(f"stopped by {asked_by()}; {folder.state(cases, mine)}: the same command goes on") from stop
         folder.flush()
-    ids = {cases.ids[i] for unit in mine for i in unit}
-    return Outcome(sum(map(len, units)), before, folder.reasons(ids))
+        say(folder.state(cases, mine))
+        return Outcome(folder.count(cases, mine), before, folder.reasons(cases, mine))
+
+
+def _run(
+    embedder: Embedder, cases: Cases, units: Units, workers: int, engine: Engine, ray_address: str | None
+) -> Iterator[list[Embedded]]:
+    if engine == "local":
+        return embedder.embed_units(cases, units, workers=workers)
+    from zoo.embedding.ray import embed_units
+
+    return embed_units(embedder, cases, units, address=ray_address)
+
+
+def _shown(results: Iterator[list[Embedded]], units: Units, *, is_shown: bool) -> Iterator[list[Embedded]]:
+    """Pass on what becomes of each unit, and show how many cases are done."""
+    total, began = sum(map(len, units)), time.monotonic()
+
+    def line(done: int) -> str:
+        rate = done / max(1e-9, time.monotonic() - began)
+        return f"{done} of {total} images, {rate:.3g} a second, {duration((total - done) / rate)} left"
+
+    return follow(results, "images", total, line=line, count=len, is_shown=is_shown)
+
+
+def workers_for(units: int) -> int:
+    """Processes that read: one less than the processors of this process, and none where there is little to read."""
+    import os
+
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(1, processors - 1), _MOST_WORKERS, units)
+
+
+def _beginning(embedder: Embedder, share: Share, out: Path, to_do: int, before: int, workers: int) -> str:
+    part = f", share {share.rank + 1} of {share.world}" if share.world > 1 else ""
+    known = f" ({before} more are done)" if before else ""
+    return f"embedding {to_do} images{known} by {embedder.name} into {out}{part}, with {workers} reading processes"
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise OptionError(f"workers={workers}: 0 or more is expected")

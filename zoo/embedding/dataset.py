@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
+from zoo.embedding.shares import ALONE, Share
 from zoo.errors import InputContractError, OptionError
 from zoo.features import import_pyarrow
 from zoo.files import read_text, remove_leftovers, write_atomically, write_text
 from zoo.locks import acquire, holder_of, release
 from zoo.messages import csv_cell, printable
 from zoo.stopping import deferring
+from zoo.tables import arrow_type
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,8 +35,10 @@ log = logging.getLogger("zoo")
 FACTS, FAILED, LOG = "zoo.json", "failed", "embed"
 MOST_SECONDS, MOST_BYTES = 60.0, 256 * 2**20
 """How long rows wait, and how many bytes of them, before they are written."""
-SAME = ("model", "weights", "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
+_WEIGHTS = ("network", "sha256", "values_sha256")
+_SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
 """Facts that all rows of a folder share."""
+_VERSIONS = ("zoo", "torch")
 
 
 @dataclass
@@ -43,21 +47,43 @@ class FeatureFolder:
 
     out: Path
     facts: Mapping[str, Any]
-    rank: int = 0
+    share: Share = ALONE
     done: set[str] = field(default_factory=set)
     """Ids of the cases that have rows on disk."""
     failed: dict[str, str] = field(default_factory=dict)
     """Id of a case without rows, as a cell of a table -> why; those of this process, and of runs before."""
-    others: set[str] = field(default_factory=set)
+    others: Mapping[str, str] = field(default_factory=dict)
     """Further cases that failed, which other processes keep."""
     _waiting: list[tuple[Cases, list[Embedded]]] = field(default_factory=list)
     _bytes: int = 0
     _since: float = field(default_factory=time.monotonic)
 
-    def left(self, cases: Cases, *, retry_failed: bool) -> list[int]:
-        """Return the positions of the cases that have neither rows nor, unless they are retried, a reason for none."""
-        failed = set() if retry_failed else self.failed.keys() | self.others
-        return [i for i, id in enumerate(cases.ids) if id not in self.done and csv_cell(id) not in failed]
+    @property
+    def log(self) -> Path:
+        """Where this process records its course; that it is written shows that the process lives."""
+        return _of_rank(self.out, LOG, self.share.rank, ".log")
+
+    def left(self, cases: Cases, unit: Sequence[int], *, retry_failed: bool) -> list[int]:
+        """Return those of some cases that have no rows yet, nor, unless it is to be tried again, a reason for that."""
+        return [i for i in unit if not self._is_done(cases.ids[i], retry_failed)]
+
+    def _is_done(self, id: str, retry_failed: bool) -> bool:
+        return id in self.done or (not retry_failed and (csv_cell(id) in self.failed or csv_cell(id) in self.others))
+
+    def state(self, cases: Cases, units: Sequence[Sequence[int]]) -> str:
+        """How many of some cases are done, in words."""
+        done, failed, total = self.count(cases, units), len(self.reasons(cases, units)), sum(map(len, units))
+        return f"{done} of {total} images have features in {self.out}" + (f", {failed} failed" if failed else "")
+
+    def count(self, cases: Cases, units: Sequence[Sequence[int]]) -> int:
+        """How many of some cases have rows on disk."""
+        return sum(cases.ids[i] in self.done for unit in units for i in unit)
+
+    def reasons(self, cases: Cases, units: Sequence[Sequence[int]]) -> dict[str, str]:
+        """Return those of some cases that failed, and why."""
+        known = {**self.others, **self.failed}
+        ids = (cases.ids[i] for unit in units for i in unit)
+        return {id: known[csv_cell(id)] for id in ids if csv_cell(id) in known and id not in self.done}
 
     def add(self, cases: Cases, found: Sequence[Embedded]) -> None:
         """Take what became of some cases; what has waited for a minute, or is large, is written.
@@ -97,8 +123,8 @@ class FeatureFolder:
     def _write_part(self, rows: list[tuple[Cases, Embedded]]) -> None:
         _, parquet = import_pyarrow()
         table = _table(rows, self.facts)
-        numbers = [int(path.stem.rpartition("-")[2]) for path in self.out.glob(f"part-{self.rank:05d}-*.parquet")]
-        name = self.out / f"part-{self.rank:05d}-{max(numbers, default=-1) + 1:06d}.parquet"
+        numbers = [int(path.stem.rpartition("-")[2]) for path in self.out.glob(f"part-{self.share.rank:05d}-*.parquet")]
+        name = self.out / f"part-{self.share.rank:05d}-{max(numbers, default=-1) + 1:06d}.parquet"
         write_atomically(name, lambda path: parquet.write_table(table, path))
 
     def _write_failed(self) -> None:
@@ -108,18 +134,17 @@ class FeatureFolder:
                 writer.writerow([self.facts["key"], "reason"])
                 writer.writerows((cell, csv_cell(why)) for cell, why in sorted(self.failed.items()))
 
-        write_atomically(_of_rank(self.out, FAILED, self.rank, ".csv"), write)
+        write_atomically(_of_rank(self.out, FAILED, self.share.rank, ".csv"), write)
 
 
 @contextmanager
-def opening(out: Path, facts: Mapping[str, Any], *, rank: int = 0, world: int = 1) -> Iterator[FeatureFolder]:
+def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterator[FeatureFolder]:
     """Open a folder for this process inside the block; it is made if it does not exist. What waits at the end is kept.
 
     Args:
         out: The folder.
         facts: From `describe`: what its rows are computed with.
-        rank: Number of this process among those that share the cases.
-        world: How many they are.
+        share: That of this process.
 
     Raises:
         OptionError: The folder is no folder of features, holds others, or another run writes to it.
@@ -128,52 +153,48 @@ def opening(out: Path, facts: Mapping[str, Any], *, rank: int = 0, world: int = 
     import_pyarrow()
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _reserved(out, rank, world):
+    with _reserved(out, share):
         remove_leftovers(out)
         _check_same(out, facts)
         done = _ids_in(out, str(facts["key"]))
-        failed, others = _failures(out, rank, world)
-        folder = FeatureFolder(out, facts, rank, done, failed, others)
+        failed, others = _failures(out, share)
+        folder = FeatureFolder(out, facts, share, done, failed, others)
         try:
             yield folder
         finally:
             folder.flush()
 
 
-def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool, shape: Sequence[int] = ()) -> dict[str, Any]:
+def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool) -> dict[str, Any]:
     """Return the facts of a folder: those of an embedder, and what its columns are."""
     key = "path" if tuple(cases.ids) == tuple(cases.paths) else "id"
     columns = {"columns": list(cases.carried), "key": key, "rows": rows_of, "type": "float16" if half else "float32"}
     return {"schema": 1, **facts, **columns}
 
 
-def of_rank(rank: int) -> str:
-    """What the names of files end in that each process writes for itself; empty for the first."""
-    return f"-{rank:05d}" if rank else ""
-
-
 def _of_rank(out: Path, stem: str, rank: int, suffix: str) -> Path:
-    return out / f"{stem}{of_rank(rank)}{suffix}"
+    """A file that each process writes for itself."""
+    return out / (f"{stem}-{rank:05d}{suffix}" if rank else f"{stem}{suffix}")
 
 
 def _check_folder(out: Path) -> None:
     """Refuse a folder that holds anything else: `-o .` in a folder of images is a slip."""
     if out.is_file():
         raise OptionError(f"{out} is a file: a folder is expected, or a name that ends in .npz or .csv")
-    if out.is_dir() and not (out / FACTS).exists():
-        if strange := [path.name for path in out.iterdir() if not path.name.startswith(".")]:
-            raise OptionError(
-                f"{out} is no folder of features: it holds {printable(sorted(strange)[0])} and no {FACTS}. Give a new "
-                "folder"
-            )
+    if not out.is_dir() or (out / FACTS).exists():
+        return
+    if strange := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
+        raise OptionError(
+            f"{out} is no folder of features: it holds {printable(strange[0])} and no {FACTS}. Give a new folder"
+        )
 
 
 @contextmanager
-def _reserved(out: Path, rank: int, world: int) -> Iterator[None]:
+def _reserved(out: Path, share: Share) -> Iterator[None]:
     """Hold the folder for this process; the other processes of one run may hold it too."""
-    lock = out / f".rank-{rank}-of-{world}.lock"
+    lock = out / f".rank-{share.rank}-of-{share.world}.lock"
     for other in out.glob(".rank-*.lock"):
-        if other.name != lock.name and not other.name.endswith(f"-of-{world}.lock"):
+        if other.name != lock.name and not other.name.endswith(f"-of-{share.world}.lock"):
             _take(other, out)
             release(other)
     _take(lock, out)
@@ -200,14 +221,16 @@ def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
         write_text(file, json.dumps(dict(facts), indent=2) + "\n")
         return
     known = read_facts(out)
-    for name in SAME:
-        if known.get(name) != facts.get(name):
+    for name in _SAME:
+        there, asked = known.get(name), facts.get(name)
+        if there != asked:
+            what = f"weights ({known['model']} there, {facts['model']} asked for)" if name in _WEIGHTS else name
             raise OptionError(
-                f"{out} holds features with another {name}: {_short(known.get(name), facts.get(name))} there, "
-                f"{_short(facts.get(name), known.get(name))} asked for. Give another folder, or ask for the same"
+                f"{out} holds features with another {what}: {_short(there, asked)} there, {_short(asked, there)} asked "
+                "for. Give another folder, or ask for the same"
             )
-    if known.get("versions") != facts.get("versions"):
-        log.warning("%s was begun with %s, and goes on with %s", out, known.get("versions"), facts.get("versions"))
+    if changed := [f"{name} {known.get(name)}" for name in _VERSIONS if known.get(name) != facts.get(name)]:
+        log.warning("%s was begun with %s: rows from here on may differ by rounding", out, ", ".join(changed))
 
 
 def _short(value: Any, other: Any) -> str:
@@ -226,7 +249,9 @@ def read_facts(out: Path) -> dict[str, Any]:
     try:
         facts = json.loads(read_text(out / FACTS))
     except (OSError, ValueError) as error:
-        raise InputContractError(f"{out / FACTS} cannot be read ({error}): a folder that `zoo embed` wrote has one") from error
+        raise InputContractError(
+            f"{out / FACTS} cannot be read ({error}): a folder that `zoo embed` wrote has one"
+        ) from error
     if not isinstance(facts, dict) or facts.get("schema") != 1:
         raise InputContractError(f"{out / FACTS} is not as this version of the zoo writes it")
     return facts
@@ -251,18 +276,18 @@ def _ids_in(out: Path, key: str) -> set[str]:
     return done
 
 
-def _failures(out: Path, rank: int, world: int) -> tuple[dict[str, str], set[str]]:
+def _failures(out: Path, share: Share) -> tuple[dict[str, str], dict[str, str]]:
     """The cases that failed before: those whose file this process keeps, and the others. One process keeps them all."""
     own: dict[str, str] = {}
-    others: set[str] = set()
-    mine = _of_rank(out, FAILED, rank, ".csv")
+    others: dict[str, str] = {}
+    mine = _of_rank(out, FAILED, share.rank, ".csv")
     for file in sorted(out.glob(f"{FAILED}*.csv")):
         found = read_failed(file)
-        if world == 1 or file == mine:
+        if share.world == 1 or file == mine:
             own |= found
         else:
-            others |= found.keys()
-    if world == 1:
+            others |= found
+    if share.world == 1:
         for file in out.glob(f"{FAILED}-*.csv"):
             file.unlink()
     return own, others
@@ -290,5 +315,5 @@ def _table(rows: list[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
         arrays[facts["rows"]] = arrow.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts]))
     values: NDArray[Any] = np.concatenate([each.features for _, each in rows if each.features is not None])
     flat = arrow.array(values.astype(facts["type"]).ravel())
-    arrays["feature"] = arrow.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    return arrow.table(arrays).replace_schema_metadata({"zoo": json.dumps(dict(facts))})
+    arrays["feature"] = arrow.FixedSizeListArray.from_arrays(flat, values[0].size)
+    return arrow.table(arrays).replace_schema_metadata({"zoo": json.dumps({**facts, "shape": values.shape[1:]})})

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from zoo.arguments import check_device
 from zoo.checkpoint import load_report
 from zoo.embedding.cases import Cases
 from zoo.embedding.reading import Unit, read_units
@@ -43,7 +44,7 @@ class Embedded(NamedTuple):
     case: int
     """Its position in the list of cases."""
     features: NDArray[Any] | None
-    """float32 `(rows, D)`: one row for an image, one for each slice, or for each part whose map was asked for."""
+    """float32 `(rows, D)`: one row for an image, or one for each slice; maps `(rows, C, *cells)` where asked for."""
     problem: str = ""
     """Why it has no features."""
 
@@ -65,8 +66,8 @@ class Embedder:
         precision: `"bf16"` or `"fp16"` for automatic mixed precision; features are float32 in any case.
         layer: Take the map of this stage, a position in `forward_intermediates`, 0 the shallowest and -1 the deepest;
             None for the network's own features.
-        tokens: Whether to keep maps as they are, not their means: a row is then a map `(C, *cells)`, flattened, of
-            each image or part of it; `feature_shape` says its shape.
+        tokens: Whether to keep maps as they are, not their means: a row is then a map `(C, *cells)` of each image, or
+            of each part of it.
 
     Raises:
         OptionError: The model has no pooled features, or a value is out of its range.
@@ -90,8 +91,7 @@ class Embedder:
         self.precision, self.layer, self.tokens, self.progress = precision, layer, tokens, progress
         self.entry = get_entry(name)
         _check(self.entry, batch_size, precision, layer)
-        self.feature_shape: tuple[int, ...] = ()
-        """Shape of the maps that `tokens` asks for, once there is one."""
+        check_device(_device(device))
         default = _IMAGES_AT_ONCE if len(self.transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE
         self.batch_size = batch_size or self.entry.batch_size or default
 
@@ -149,15 +149,16 @@ class Embedder:
         weights = {key: value for key, value in base_of(report, self.cache_dir).items() if value not in ("", None)}
         if "sha256" not in weights:
             weights["values_sha256"] = values_digest(self.network)
-        facts = {
+        facts = weights | {
             "model": report.name,
-            "weights": weights,
+            "network": self.entry.name,
             "input": asdict(self.transform.preprocessing),
             "options": {name: value for name, value in report.options.items() if value is not None},
             "precision": self.precision,
             "layer": self.layer,
             "tokens": self.tokens,
-            "versions": {"zoo": __version__, "torch": torch.__version__},
+            "zoo": __version__,
+            "torch": torch.__version__,
         }
         as_json: dict[str, Any] = json.loads(json.dumps(facts))
         return as_json
@@ -184,7 +185,9 @@ class Embedder:
         found, first = [], 0
         for read in unit.cases:
             own, first = rows[first : first + read.parts], first + read.parts
-            found.append(self._embedded(read.case, own, read.is_one) if own else Embedded(*read[:1], None, read.problem))
+            found.append(
+                self._embedded(read.case, own, read.is_one) if own else Embedded(*read[:1], None, read.problem)
+            )
         return found
 
     def stream(self, cases: Cases, *, workers: int = 0) -> Iterator[Embedded]:
@@ -223,15 +226,15 @@ class Embedder:
             if needed not in batch:
                 raise OptionError(f"a batch with the columns {', '.join(batch)} has no {needed!r}")
         paths = [str(path) for path in batch["path"]]
-        points = [tuple(map(float, point)) for point in batch["point"]] if self.of_lesions else None
+        points = [(float(x), float(y), float(z)) for x, y, z in batch["point"]] if self.of_lesions else None
         found = list(self.stream(Cases(paths, paths, {}, points)))
-        width = next((each.features.shape[1] for each in found if each.features is not None), self._width)
-        rows = [np.full((1, width), np.nan, np.float32) if e.features is None else e.features for e in found]
+        shape = next((each.features.shape[1:] for each in found if each.features is not None), (self._width,))
+        rows = [np.full((1, *shape), np.nan, np.float32) if e.features is None else e.features for e in found]
         counts = [len(each) for each in rows]
         columns: dict[str, Any] = {name: _repeated(cells, counts) for name, cells in batch.items()}
         if self.rows_of:
-            columns[self.rows_of] = np.concatenate([np.arange(count) for count in counts] or [[]]).astype(np.int64)
-        columns["feature"] = np.concatenate(rows) if rows else np.empty((0, width), np.float32)
+            columns[self.rows_of] = np.array([i for count in counts for i in range(count)], np.int64)
+        columns["feature"] = np.concatenate(rows) if rows else np.empty((0, *shape), np.float32)
         return columns | {"error": _repeated([each.problem for each in found], counts)}
 
     @property
@@ -248,7 +251,7 @@ class Embedder:
         return torch.autocast(next(self.network.parameters()).device.type, dtype)
 
     def _rows(self, group: Parts) -> list[Tensor]:
-        """The features of each part, float64 `(D,)` on the CPU, times what the part counts."""
+        """The features of each part, float64 on the CPU, times what the part counts."""
         import torch
 
         device, size = next(self.network.parameters()).device, 1 if group.alone else self.batch_size
@@ -273,10 +276,9 @@ class Embedder:
             maps: Tensor = network.forward_features(*inputs)
         else:
             maps = network.forward_intermediates(*inputs, indices=[self.layer], intermediates_only=True)[0]
-        if self.tokens:
-            self.feature_shape = tuple(maps.shape[1:])
-            return maps.flatten(1)
         maps = maps.float()
+        if self.tokens:
+            return maps
         return maps.flatten(2).mean(2) if cells is None else (maps * cells.float()[:, None]).flatten(2).sum(2)
 
     def _embedded(self, case: int, rows: list[Tensor], is_one: bool) -> Embedded:
@@ -289,7 +291,8 @@ class Embedder:
         return Embedded(case, features.numpy())
 
 
-class _Whole(NamedTuple):
+@dataclass(frozen=True)
+class _Whole:
     """Makes an image one part, as its transform gives it, or each of its slices one."""
 
     transform: Transform

@@ -79,8 +79,13 @@ def _loader(units: _Units, workers: int, pinned: bool) -> Any:
 
     dataset: Any = units
     ahead = _UNITS_AHEAD if workers else None
-    options: dict[str, Any] = {"worker_init_fn": leave_to_parent, "prefetch_factor": ahead, "pin_memory": pinned}
-    return DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is, **options)
+    options: dict[str, Any] = {
+        "collate_fn": _as_it_is,
+        "worker_init_fn": leave_to_parent,
+        "prefetch_factor": ahead,
+        "pin_memory": pinned,
+    }
+    return DataLoader(dataset, batch_size=None, num_workers=workers, **options)
 
 
 def _as_it_is(unit: Unit) -> Unit:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import zoo
-from zoo.embedding.embedder import embed
+from zoo.embedding import embed
 from zoo.entries.ct_fm import embed as tiles
 from zoo.entries.ct_fm import segment as windows
 from zoo.errors import InputContractError, OptionError

@@ -101,10 +101,9 @@ def build_swin_encoder(config: Config) -> nn.Module:
 
 def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | None) -> Callable[[Any], Parts]:
     """Windows of a whole CT without the air around it, whose maps are averaged: features `(1, 768)`."""
-    from zoo.entries.monai_ssl.windows import step_of, window_of
-    from zoo.networks.windows import WindowReader
+    from zoo.entries.monai_ssl.windows import window_reader
 
-    return WindowReader(transform, window_of(model), step_of(model), stride)
+    return window_reader(model, transform, stride)
 
 
 def segment_volume(
