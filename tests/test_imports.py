@@ -13,17 +13,20 @@ import zoo
 PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("errors", "files", "locks", "messages", "settings", "signals", "version"),
+    ("errors", "files", "locks", "messages", "progress", "settings", "signals", "stopping", "version"),
     ("entry", "formats", "images", "manifest", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
-    ("arguments", "features", "learning_rates", "loading", "locate", "provenance"),
+    ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
     ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
 DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "transforms")
-FOR_USERS = {"checkpoint": {"find_prefix", "strip_prefix", "rename_keys"}, "embedding": {"embed"}}
+FOR_USERS = {
+    "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
+    "embedding": {"Cases", "Embedder", "embed", "find_cases"},
+}
 CORE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "training")]
 
 
@@ -154,7 +157,7 @@ def test_entries_know_the_vocabulary_alone(path):
     What whole volumes are embedded and segmented with is imported only when they are.
     """
     own = f"zoo.entries.{path.parent.name}"
-    embedding = tuple(f"{own}.{m}" for m in ("embed", "placing", "segment", "windows"))
+    embedding = tuple(f"{own}.{m}" for m in ("cubes", "inputs", "placing", "segment", "tiles", "windows"))
     allowed = (
         *("zoo.entry", "zoo.errors", "zoo.tensor_names"),
         *(f"{own}.{m}" for m in ("contract", "convert", "model", "segmenters", "sizes")),

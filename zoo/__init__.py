@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from zoo import examination as examination
     from zoo.checkpoint import inspect_checkpoint as inspect_checkpoint
     from zoo.checkpoint import load_report as load_report
+    from zoo.embedding import Embedder as Embedder
+    from zoo.features import read_features as read_features
     from zoo.learning_rates import param_groups as param_groups
     from zoo.loading import download_weights as download_weights
     from zoo.loading import load_model as load_model
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from zoo.registry import model_info as model_info
 
 _HOMES = {
+    "Embedder": "embedding",
     "download_weights": "loading",
     "inspect_checkpoint": "checkpoint",
     "list_models": "registry",
@@ -35,6 +38,7 @@ _HOMES = {
     "load_transform": "loading",
     "model_info": "registry",
     "param_groups": "learning_rates",
+    "read_features": "features",
 }
 
 _MODULES = {"embedding": "embedding", "errors": "errors", "examination": "examination"}

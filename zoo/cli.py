@@ -20,13 +20,14 @@ from zoo.commands.printing import (
     fact_lines,
     input_facts,
     raise_for_failed,
-    rest_in,
     start_log,
     table_lines,
 )
 from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
+from zoo.features import SUFFIXES
 from zoo.messages import escaped, printable
 from zoo.signals import Ended, ended_by_signals
+from zoo.stopping import Stopped
 from zoo.version import __version__
 
 app = typer.Typer(
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
     except Ended as end:
         print(f"zoo: {'interrupted' if end.signal == signal.SIGINT else 'terminated'}", file=sys.stderr)
+        raise
+    except Stopped as stop:
+        print(f"zoo: {stop.words}", file=sys.stderr)
         raise
     except (ZooError, OSError) as error:
         if debug:
@@ -313,29 +317,58 @@ def export(
 @app.command("embed")
 def embed_command(
     name: Name,
-    paths: Annotated[list[Path], typer.Argument(help="Images: files, or folders for all that is in them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .npz or .csv.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder, which a stopped run goes on with; or .npz or .csv.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
+    path_column: Annotated[str | None, typer.Option(help="Its column of paths; default path.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")] = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    layer: Annotated[
+        int | None, typer.Option(help="Stage of the network to take features from, 0 for the first.")
+    ] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Keep maps, not their means.")] = False,
+    half: Annotated[bool, typer.Option("--half", help="Keep features as float16.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try images again that failed in an earlier run.")
+    ] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="Of the Ray cluster; default the one at hand.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Try a few images, and say what a run takes and refuses.")
+    ] = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Write the features of images, a row for each, or for each slice where the network takes slices.
 
     An image that cannot be embedded is left out and named at the end: exit code 1, with all other rows written.
     """
-    from zoo.embedding import embed
-    from zoo.features import check_out, write_features
+    from zoo.commands import embedding
+    from zoo.embedding import Embedder
 
-    check_out(out)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache_dir": cache_dir}
-    found = embed(name, paths, checkpoint=checkpoint, device=_chosen(device), **options)
-    if found.paths:
-        write_features(found, out)
-        count, width = found.values.shape
-        _say(f"{out}: {count} x {width} features of {len(set(found.paths))} image(s), by {found.facts['model']}")
-    raise_for_failed(found.failed.values(), f"image(s) have no features, {rest_in(out, bool(found.paths))}")
+    is_ray = engine != "local" or ray_address is not None
+    embedding.check_arguments(out, is_trial=dry_run, half=half, retry_failed=retry_failed, engine=is_ray)
+    options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "layer": layer, "tokens": tokens}
+    embedder = Embedder(name, checkpoint=checkpoint, device=device, cache_dir=cache_dir, progress=True, **options)
+    cases = embedding.find(embedder, paths or [], table, path_column=path_column, root=root)
+    if dry_run or out is None:
+        lines = embedding.trial(embedder, cases, workers)
+    elif out.suffix in SUFFIXES:
+        lines = embedding.into_file(embedder, cases, out, workers)
+    else:
+        how: dict[str, Any] = {"half": half, "retry_failed": retry_failed, "engine": engine, "ray_address": ray_address}
+        lines = embedding.into_folder(embedder, cases, out, workers, **how)
+    for line in lines:
+        _say(line)
 
 
 @app.command("segment")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from zoo.errors import OptionError
 
@@ -186,6 +186,20 @@ class Transform(Protocol):
         """
 
 
+class Parts(NamedTuple):
+    """What a network is given of one image: n parts of it, such as its slices, windows or patches."""
+
+    inputs: tuple[Tensor, ...]
+    """Arguments of the network, each `(n, ...)`."""
+    weights: Tensor | None = None
+    """How much each part counts in the features of the image, `(n,)`, or each cell of its map, `(n, *cells)`.
+
+    They sum to 1. None for features of each part.
+    """
+    alone: bool = False
+    """Whether each part goes through the network by itself: of one whose features depend on the rest of a batch."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One model of the zoo: how its network is built and how published files become its state dict."""
@@ -258,13 +272,15 @@ class Entry:
     """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
-    embed: Callable[[nn.Module, Transform, Path, int | None, str | Path | None], Tensor] | None = None
-    """Features `(n, D)` of the image in a file or folder, where `forward` of the transformed image is not enough.
+    parts: Callable[[nn.Module, Transform, int | None, str | Path | None], Callable[[Any], Parts]] | None = None
+    """How `zoo embed` cuts images into parts; None where each is one part, or a slice is, as its transform makes them.
 
-    Is given the network in eval mode, the transform, the path, how many parts of the image at once, None for the
-    family's choice, and the cache folder, None for `$ZOO_HOME`. Raises `InputContractError` for what cannot be
-    embedded.
+    Is given the network, the transform, the stride in voxels of the map that is averaged, None for that of the last
+    one, and the cache folder, None for `$ZOO_HOME`. What it returns is sent to other processes, so it is picklable
+    and holds no network; of an image it makes `Parts`, or raises `InputContractError`.
     """
+    batch_size: int | None = None
+    """Parts at once that a CPU is fastest with; None for 32 images or slices, or 4 volumes or windows."""
     segment: Callable[[nn.Module, Transform, Path, int | None, float | None], Labels] | None = None
     """Labels of the volume in a file or folder, on its own grid, and that grid; None where `zoo segment` does not.
 

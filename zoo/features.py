@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import BadZipFile
 
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import InputContractError, OptionError, PathNotFoundError
 from zoo.files import write_atomically
-from zoo.messages import csv_cell, install_hint
+from zoo.messages import csv_cell, install_hint, printable, reason_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pandas import DataFrame
 
     Column = Sequence[str] | NDArray[Any]
 
+log = logging.getLogger("zoo")
+
 SUFFIXES = (".npz", ".csv")
 _FACTS = "zoo"
+_ONE = {"paths": "path", "slices": "slice"}
+_NUMBER = re.compile(r"f\d+")
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +35,17 @@ class Features:
     """A row of features for each image, or for each slice where the network takes those of a volume."""
 
     values: NDArray[Any]
-    """float32 `(N, D)`."""
+    """float32 `(N, D)`; maps `(N, C, *cells)` where they were asked for."""
     paths: tuple[str, ...]
     """The file or folder that each of the N rows is of."""
     slices: tuple[int, ...] | None
-    """Which slice along the volume's third axis, from 0; None where a file gives one row."""
+    """Which slice along the volume's third axis, or which part of it, from 0; None where a file gives one row."""
     failed: Mapping[str, str]
     """Files that gave no row, and why."""
     facts: Mapping[str, Any]
-    """Which weights: model with its tag, source, sha256 where it is known, who trained them, version of the zoo."""
+    """What they were computed with: model with its tag, weights, input, options, versions."""
+    carried: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """Further columns of the list of cases, a cell for each of the N rows."""
 
 
 def check_out(out: Path) -> None:
@@ -48,7 +57,8 @@ def check_out(out: Path) -> None:
 def write_features(features: Features, out: Path) -> None:
     """Write features by `write_rows`; a file that is there is replaced.
 
-    The columns before them are, in `.npz`, `paths` and for slices `slices`; in `.csv` `path` and for slices `slice`.
+    The columns before them are, in `.npz`, `paths`, for slices `slices`, and those that were carried; in `.csv` `path`,
+    for slices `slice`, and those that were carried.
 
     Raises:
         OptionError: The name ends otherwise, or its folder does not exist.
@@ -62,7 +72,7 @@ def write_features(features: Features, out: Path) -> None:
         columns["slice"] = np.array(features.slices, dtype=np.int64)
     if out.suffix == ".npz":
         columns = {f"{name}s": cells for name, cells in columns.items()}
-    write_rows(out, columns, features.values, features.facts)
+    write_rows(out, {**columns, **features.carried}, features.values, features.facts)
 
 
 def write_rows(out: Path, columns: Mapping[str, Column], values: NDArray[Any], facts: Mapping[str, Any]) -> None:
@@ -85,6 +95,91 @@ def write_rows(out: Path, columns: Mapping[str, Column], values: NDArray[Any], f
     """
     write = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}[out.suffix]
     write_atomically(out, lambda path: write(path, columns, values, json.dumps(dict(facts), sort_keys=True)))
+
+
+class FeatureTable(NamedTuple):
+    """Features and what each row is of: `features, table = zoo.read_features(OUT)`."""
+
+    features: NDArray[Any]
+    """float32 `(N, D)`, or maps `(N, C, *cells)`."""
+    table: DataFrame
+    """N rows with the columns beside the features: path, id, slice or patch, and those of the list of cases.
+
+    `table.attrs` has what they were computed with.
+    """
+
+
+def read_features(out: str | Path) -> FeatureTable:
+    """Read what `zoo embed` wrote: a folder, `.npz` or `.csv`.
+
+    The rows of a folder come sorted by id, or path where there is none, and slice or patch, whichever engine wrote them
+    and in whatever order.
+
+    Raises:
+        InputContractError: It cannot be read, is damaged, or has a case twice.
+        OptionError: There is nothing of this name, or pandas or pyarrow is not installed.
+    """
+    out = Path(out)
+    if not out.exists():
+        raise PathNotFoundError(f"there are no features at {out}: `zoo embed` writes them")
+    read = _read_folder if out.is_dir() else {".npz": _read_whole_npz, ".csv": _read_whole_csv}.get(out.suffix)
+    if read is None:
+        raise OptionError(
+            f"{out}: a folder that `zoo embed` wrote, or a name that ends in {' or '.join(SUFFIXES)}, is expected"
+        )
+    try:
+        features, columns, facts = read(out)
+        table = _import_pandas().DataFrame(columns)
+    except (BadZipFile, EOFError, KeyError, OSError, ValueError) as error:  # pyarrow's own are among them
+        raise InputContractError(f"cannot read {out} as features: {reason_of(error)}") from error
+    table.attrs = facts
+    return FeatureTable(features, table)
+
+
+def _read_folder(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    arrow, parquet = import_pyarrow()
+    parts = sorted(out.glob("part-*.parquet"))
+    if not parts:
+        raise InputContractError(f"{out} has no part-*.parquet: nothing was embedded there")
+    if any(out.glob(".rank-*.lock")):
+        log.warning("a run in %s is at work or was killed: rows may be missing; the same `zoo embed` goes on", out)
+    table = arrow.concat_tables([parquet.read_table(part) for part in parts])
+    facts = json.loads(table.schema.metadata[_FACTS.encode()])
+    by = [name for name in (facts["key"], facts["rows"]) if name]
+    table = table.sort_by([(name, "ascending") for name in by])
+    flat = table.column("feature").combine_chunks()
+    values = flat.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), *facts["shape"])
+    frame = table.drop_columns(["feature"]).to_pandas()
+    if frame.duplicated(by).any():
+        first = frame[frame.duplicated(by)].iloc[0][by[0]]
+        raise InputContractError(f"{out} has rows of {printable(first)} twice: two runs with other cases wrote to it")
+    return values, frame, facts
+
+
+def _read_whole_npz(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    with np.load(out, allow_pickle=False) as arrays:
+        columns = {_ONE.get(name, name): arrays[name] for name in arrays if name not in ("features", _FACTS)}
+        return arrays["features"], columns, json.loads(str(arrays[_FACTS]))
+
+
+def _read_whole_csv(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
+    import numpy as np
+
+    frame = _import_pandas().read_csv(out, dtype={"path": str, "id": str}, keep_default_na=False)
+    numbers = [name for name in frame.columns if _NUMBER.fullmatch(name)]
+    return frame[numbers].to_numpy(np.float32), frame.drop(columns=numbers), {}
+
+
+def _import_pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise OptionError(f"a table of features needs pandas: {install_hint('pandas', 'train')}") from error
+    return pandas
 
 
 def read_rows(path: Path, name: str) -> tuple[tuple[str, ...], NDArray[Any], dict[str, Any]]:
@@ -114,7 +209,9 @@ def import_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise OptionError(f"Parquet needs pyarrow: name a file .npz, or {install_hint('pyarrow', 'train')}") from error
+        raise OptionError(
+            f"Parquet needs pyarrow: take a file of another format, or {install_hint('pyarrow', 'train')}"
+        ) from error
     return pyarrow, pyarrow.parquet
 
 
@@ -130,8 +227,8 @@ def _write_npz(path: Path, columns: Mapping[str, Column], values: NDArray[Any], 
 def _write_csv(path: Path, columns: Mapping[str, Column], values: NDArray[Any], _: str) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow([*columns, *(f"f{i}" for i in range(values.shape[1]))])
-        for *cells, row in zip(*columns.values(), values, strict=True):
+        writer.writerow([*map(csv_cell, columns), *(f"f{i}" for i in range(values[0].size))])
+        for *cells, row in zip(*columns.values(), values.reshape(len(values), -1), strict=True):
             texts = [csv_cell(cell) if isinstance(cell, str) else cell for cell in cells]
             writer.writerow([*texts, *(f"{value:.9g}" for value in row)])
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.checkpoint import LoadReport, load_report, without_guesses
+from zoo.checkpoint import LoadReport, load_report, unwrap, without_guesses
 from zoo.fetching import hash_file
 from zoo.formats import RANDOM, open_checkpoint, told
 from zoo.loading import download_weights, input_of
@@ -89,3 +90,12 @@ def _public(source: str) -> str:
     """An address as it is; of a file on this machine the name alone, since its folder is private."""
     is_address = "://" in source or source.startswith(("gdrive:", "package:", "zenodo:"))
     return source if is_address else Path(source.removeprefix("file:")).name
+
+
+def values_digest(network: nn.Module) -> str:
+    """Return the sha256 of the names and values of a network's tensors, for weights without a digest of their file."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(unwrap(network).state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -98,6 +98,20 @@ def is_under_torchrun() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
+def torchrun_rank() -> tuple[int, int]:
+    """Number of this process and of all processes, as torchrun sets them; 0 and 1 without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def slurm_array() -> tuple[int, int, int, int]:
+    """Number of this task of a SLURM array, the count of tasks, the first number and the step; else 0, 1, 0, 1."""
+    if "SLURM_ARRAY_TASK_ID" not in os.environ:
+        return 0, 1, 0, 1
+    names = (("COUNT", 1), ("MIN", 0), ("STEP", 1))
+    count, first, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in names)
+    return int(os.environ["SLURM_ARRAY_TASK_ID"]), count, first, step
+
+
 def local_rank() -> int:
     """Number of this process on its machine, as torchrun sets it; 0 without it."""
     return int(os.environ.get("LOCAL_RANK", 0))

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import zoo as package
 from zoo.commands.importing import import_weights
-from zoo.embedding.embedder import embed
+from zoo.embedding import embed
 from zoo.entries.caid import PREPROCESSING
 from zoo.entries.monai_ssl.segmenters import unetr
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError

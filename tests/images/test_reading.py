@@ -138,6 +138,7 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "elsewhere" / "d.png").touch()
     (top / "other").symlink_to("../elsewhere")
     (top / "lost.png").symlink_to("nowhere")
+    (top / "round").symlink_to("round")
     expected = [top / name for name in ("a.png", "lost.png", "other/d.png", "ward/b.png")]
     assert find_images([top], volumes=False) == expected
     assert find_images([top], volumes=True) == [top / "ward" / "c.nii"]

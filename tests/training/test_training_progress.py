@@ -15,14 +15,14 @@ from scripted import Scripted, run
 from torch import nn
 from toy_run import toy
 
+from zoo import progress
 from zoo.checkpoint.report import ATTRIBUTE, LoadReport
 from zoo.errors import InputContractError, OptionError
-from zoo.training import progress
+from zoo.progress import duration, follow, recording, say
 from zoo.training.args import run_command
 from zoo.training.failures import in_one_line
 from zoo.training.finetune import write_results
 from zoo.training.pace import base_of, size_of
-from zoo.training.progress import duration, follow, recording, say
 
 
 def test_a_run_without_a_terminal_speaks_before_its_first_epoch_ends(tmp_path, monkeypatch, capsys):

@@ -18,9 +18,9 @@ import toy_run
 from toy_run import assert_identical, state_of, toy
 
 import zoo
-from zoo.training import stopping
+from zoo import stopping
+from zoo.stopping import Stopped, deferring, heeding_signals
 from zoo.training.runlog import read_log
-from zoo.training.stopping import Stopped, deferring, heeding_signals
 
 FLAGS = ["--validate", "--schedule", "cosine-per-step", "--accumulate", 2]
 STEPS = 16

@@ -1,7 +1,19 @@
 """Turns images and whole cohorts into features."""
 
-from zoo.embedding.embedder import embed
+from zoo.embedding.cases import Cases, find_cases, read_list
+from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort, workers_for
+from zoo.embedding.embedder import Embedder
+from zoo.embedding.trial import try_cases
 
 __all__ = [
+    "Cases",
+    "Embedder",
+    "cases_at",
     "embed",
+    "embed_all",
+    "embed_cohort",
+    "find_cases",
+    "read_list",
+    "try_cases",
+    "workers_for",
 ]

@@ -1,110 +1,325 @@
-"""Computes features of image files with a model and its own transform, for `zoo embed` and for programs.
-
-Example:
-    >>> found = embed("caid-resnet50.chestxray14-800", ["films"])
-    >>> found.values.shape, found.paths[0], found.failed
-"""
+"""Turns images into features with a network and its own transform: the callable that every engine runs."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from zoo.arguments import check_device
 from zoo.checkpoint import load_report
-from zoo.embedding.lesions import Lesion, read_lesions
-from zoo.entry import Entry
+from zoo.embedding.cases import Cases
+from zoo.embedding.reading import Unit, read_units
+from zoo.entry import Entry, Parts, Transform
 from zoo.errors import OptionError
-from zoo.features import Features
-from zoo.images import find_images
 from zoo.loading import input_of, load_model
-from zoo.messages import problem_of, reason_of, with_path
+from zoo.messages import with_path
+from zoo.provenance import base_of, values_digest
 from zoo.registry import entries, get_entry
+from zoo.settings import local_rank
 from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
 from zoo.version import __version__
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from zoo.entry import Transform
-
-log = logging.getLogger("zoo")
-
-_Case: TypeAlias = "Path | Lesion"
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 _IMAGES_AT_ONCE, _VOLUMES_AT_ONCE = 32, 4
-_PARTS_AHEAD = 2
-"""Parts that each reading process has under way."""
+_VOLUMES_OF_PARTS = 4
+"""Volumes whose slices, windows or patches go through a GPU together; a CPU loses nothing by a batch that is not full,
+and a volume alone is kept sooner."""
 
 
-def embed(
-    name: str,
-    paths: Sequence[str | Path],
-    *,
-    checkpoint: str | Path | None = None,
-    device: str | torch.device = "cpu",
-    batch_size: int | None = None,
-    workers: int = 0,
-    cache_dir: str | Path | None = None,
-    progress: bool = True,
-) -> Features:
-    """Return the pooled features of images, in the order of `paths`.
+class Embedded(NamedTuple):
+    """What became of a case."""
 
-    An image that cannot be read, or cannot be what the network was trained on, gives no row and does not end the run:
-    it is in `failed`, with the reason.
+    case: int
+    """Its position in the list of cases."""
+    features: NDArray[Any] | None
+    """float32 `(rows, D)`: one row for an image, or one for each slice; maps `(rows, C, *cells)` where asked for."""
+    problem: str = ""
+    """Why it has no features."""
+
+
+class Embedder:
+    """Features of images, by batches of paths: `embedder({"path": ["a.png", "b.png"]})["feature"]` is `(2, D)`.
+
+    It is small, can be pickled and sent to other processes, and loads its network when it is first called, in each
+    process by itself: as it is for `map_batches` of Ray Data, `map(batched=True)` of `datasets`, or Spark.
 
     Args:
         name: `MODEL` or `MODEL.TAG`, an encoder.
-        paths: Images in any form that `load_transform` reads from disk. A folder stands for all images in it, see
-            `zoo.images.find_images`. For a network that looks at one lesion, tables of lesions, see
-            `zoo.embedding.lesions`; the rows are then called by path and seed point.
         checkpoint: Your own file to use instead of the published weights; its input is the one in its header, else the
             model's, or that of the tag that is named.
-        device: Where the network runs.
+        device: Where the network runs; `"auto"` for the GPU of this process, if there is one.
         batch_size: Images at once; of volumes the slices, windows or patches. None for 32 images or slices, else 4, or
             what the family finds fastest.
-        workers: Processes that read images meanwhile; 0 to read them in this one.
         cache_dir: Folder of downloads; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
-        progress: Whether to draw progress bars, on a terminal.
+        precision: `"bf16"` or `"fp16"` for automatic mixed precision; features are float32 in any case.
+        layer: Take the map of this stage, a position in `forward_intermediates`, 0 the shallowest and -1 the deepest;
+            None for the network's own features.
+        tokens: Whether to keep maps as they are, not their means: a row is then a map `(C, *cells)` of each image, or
+            of each part of it.
 
     Raises:
-        OptionError: The model has no pooled features, there are no images, or a number is out of its range;
-            `PathNotFoundError` where a path does not exist.
-        UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
+        OptionError: The model has no pooled features, or a value is out of its range.
+        UnknownModelError: No such model or tag; what else `load_model` raises, on the first call.
     """
-    from tqdm import tqdm
 
-    entry = get_entry(name)
-    _check(entry, batch_size, workers)
-    transform = build_transform(input_of(name, checkpoint, cache_dir))
-    files = _cases(paths, transform)
-    options: dict[str, Any] = {"checkpoint": checkpoint, "cache_dir": cache_dir, "progress": progress}
-    model = load_model(name, num_classes=0, device=device, **options)
-    by_file: dict[str, Tensor] = {}
-    failed: dict[str, str] = {}
-    results = _embedded(entry, model, transform, files, batch_size, workers, cache_dir)
-    is_hidden = None if progress else True  # None draws on a terminal alone
-    for file, features, problem in tqdm(results, total=len(files), desc="images", disable=is_hidden):
-        if features is None:
-            failed[str(file)] = with_path(file, problem)
-        elif features.isfinite().all():
-            by_file[str(file)] = features
+    def __init__(
+        self,
+        name: str,
+        *,
+        checkpoint: str | Path | None = None,
+        device: str | torch.device = "auto",
+        batch_size: int | None = None,
+        cache_dir: str | Path | None = None,
+        precision: Precision = "fp32",
+        layer: int | None = None,
+        tokens: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.name, self.checkpoint, self.device, self.cache_dir = name, checkpoint, device, cache_dir
+        self.precision, self.layer, self.tokens, self.progress = precision, layer, tokens, progress
+        self.entry = get_entry(name)
+        _check(self.entry, batch_size, precision, layer)
+        check_device(_device(device))
+        default = _IMAGES_AT_ONCE if len(self.transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE
+        self.batch_size = batch_size or self.entry.batch_size or default
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the network, which each process loads by itself."""
+        return {key: value for key, value in vars(self).items() if key not in ("network", "entry")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Find the entry again, whose functions cannot all be pickled."""
+        vars(self).update(state)
+        self.entry = get_entry(self.name)
+
+    @cached_property
+    def transform(self) -> Transform:
+        """What makes images the network's input."""
+        return build_transform(input_of(self.name, self.checkpoint, self.cache_dir))
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The encoder in eval mode, on its device."""
+        where: dict[str, Any] = {"checkpoint": self.checkpoint, "cache_dir": self.cache_dir}
+        return load_model(self.name, num_classes=0, device=_device(self.device), progress=self.progress, **where)
+
+    @property
+    def of_volumes(self) -> bool:
+        """Whether cases are volumes, not films."""
+        return not isinstance(self.transform, ImageTransform)
+
+    @property
+    def of_lesions(self) -> bool:
+        """Whether cases are volumes with a seed point each."""
+        return isinstance(self.transform, CropTransform)
+
+    @property
+    def rows_of(self) -> str:
+        """What the rows of one case are of: `"slice"` or `"patch"`; empty where a case has one row."""
+        if isinstance(self.transform, SliceTransform):
+            return "slice"
+        return "patch" if self.tokens and self.entry.parts else ""
+
+    @property
+    def reader(self) -> Callable[[Any], Parts]:
+        """What makes parts of a case; it can be pickled and holds no network."""
+        if self.entry.parts is None:
+            return _Whole(self.transform)
+        infos: Any = getattr(self.network, "feature_info", None) if self.layer is not None else None
+        stride = None if self.layer is None else int(infos[self.layer]["reduction"])
+        return self.entry.parts(self.network, self.transform, stride, self.cache_dir)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what features depend on, for JSON: model, weights, input, options, and the versions of packages."""
+        import torch
+
+        report = load_report(self.network)
+        weights = {key: value for key, value in base_of(report, self.cache_dir).items() if value not in ("", None)}
+        if "sha256" not in weights:
+            weights["values_sha256"] = values_digest(self.network)
+        facts = weights | {
+            "model": report.name,
+            "network": self.entry.name,
+            "input": asdict(self.transform.preprocessing),
+            "options": {name: value for name, value in report.options.items() if value is not None},
+            "precision": self.precision,
+            "layer": self.layer,
+            "tokens": self.tokens,
+            "zoo": __version__,
+            "torch": torch.__version__,
+        }
+        as_json: dict[str, Any] = json.loads(json.dumps(facts))
+        return as_json
+
+    def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
+        """Divide cases into those that go through the network together, one batch or a few of it.
+
+        They follow from the cases alone. So whoever computes them, and whatever was done before, a case has the same
+        neighbours and the same features, to the last bit on the same machine.
+        """
+        import torch
+
+        step = self.batch_size
+        if self.entry.parts or isinstance(self.transform, SliceTransform):
+            step = 1 if torch.device(_device(self.device)).type == "cpu" else _VOLUMES_OF_PARTS
+        return [cases[first : first + step] for first in range(0, len(cases), step)]
+
+    def embed(self, unit: Unit) -> list[Embedded]:
+        """Return what becomes of the cases of one unit that was read."""
+        import torch
+
+        with torch.inference_mode(), self._autocast():
+            rows = [rows for group in unit.groups for rows in self._rows(group)]
+        found, first = [], 0
+        for read in unit.cases:
+            own, first = rows[first : first + read.parts], first + read.parts
+            found.append(
+                self._embedded(read.case, own, read.is_one) if own else Embedded(*read[:1], None, read.problem)
+            )
+        return found
+
+    def stream(self, cases: Cases, *, workers: int = 0) -> Iterator[Embedded]:
+        """Yield what becomes of each case, in their order; one that fails says why and ends nothing.
+
+        Args:
+            cases: From `zoo.embedding.find_cases` or `read_list`.
+            workers: Processes that read cases meanwhile; 0 to read them in this one.
+        """
+        for found in self.embed_units(cases, self.units(range(len(cases))), workers=workers):
+            yield from found
+
+    def embed_units(self, cases: Cases, units: Sequence[Sequence[int]], *, workers: int) -> Iterator[list[Embedded]]:
+        """Yield what becomes of the cases of each unit, see `units`."""
+        import torch
+
+        pinned = torch.device(_device(self.device)).type == "cuda"
+        yield from map(self.embed, read_units(cases, units, self.reader, workers, pinned=pinned))
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+        """Return the columns of a batch with the features of its images.
+
+        Args:
+            batch: `path`, a path for each case, and any other columns; of lesions `point` too, `(x, y, z)` in LPS mm.
+
+        Returns:
+            The columns, a cell for each row; `slice` or `patch` where a case can have several rows; `feature`, float32
+            `(rows, D)`; and `error`, empty where all is well: a case that failed has one row of NaN and the reason.
+
+        Raises:
+            OptionError: The batch has no column `path`, or of lesions no `point`.
+        """
+        import numpy as np
+
+        for needed in ("path", "point") if self.of_lesions else ("path",):
+            if needed not in batch:
+                raise OptionError(f"a batch with the columns {', '.join(batch)} has no {needed!r}")
+        paths = [str(path) for path in batch["path"]]
+        points = [(float(x), float(y), float(z)) for x, y, z in batch["point"]] if self.of_lesions else None
+        found = list(self.stream(Cases(paths, paths, {}, points)))
+        shape = next((each.features.shape[1:] for each in found if each.features is not None), (self._width,))
+        rows = [np.full((1, *shape), np.nan, np.float32) if e.features is None else e.features for e in found]
+        counts = [len(each) for each in rows]
+        columns: dict[str, Any] = {name: _repeated(cells, counts) for name, cells in batch.items()}
+        if self.rows_of:
+            columns[self.rows_of] = np.array([i for count in counts for i in range(count)], np.int64)
+        columns["feature"] = np.concatenate(rows) if rows else np.empty((0, *shape), np.float32)
+        return columns | {"error": _repeated([each.problem for each in found], counts)}
+
+    @property
+    def _width(self) -> int:
+        """Numbers in a row, before there is one."""
+        return int(getattr(self.network, "num_features", 0))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        import torch
+
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(next(self.network.parameters()).device.type, dtype)
+
+    def _rows(self, group: Parts) -> list[Tensor]:
+        """The features of each part, float64 on the CPU, times what the part counts."""
+        import torch
+
+        device, size = next(self.network.parameters()).device, 1 if group.alone else self.batch_size
+        weights, rows = group.weights, []
+        for first in range(0, len(group.inputs[0]), size):
+            here = slice(first, first + size)
+            inputs = [tensor[here].to(device, non_blocking=True) for tensor in group.inputs]
+            cells = weights[here].to(device) if weights is not None and weights.ndim > 1 else None
+            rows.append(self._features(inputs, cells).double().cpu())
+        found = torch.cat(rows)
+        if weights is not None and weights.ndim == 1 and not self.tokens:
+            found = found * weights[:, None]
+        return list(found)
+
+    def _features(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
+        """Features `(n, D)` of some parts; where cells of their maps have weights, what is added up."""
+        network: Any = self.network
+        if self.layer is None and not self.tokens and cells is None:
+            rows: Tensor = network(*inputs)
+            return rows
+        if self.layer is None:
+            maps: Tensor = network.forward_features(*inputs)
         else:
-            failed[str(file)] = f"{file}: its features are NaN or infinite"
-    return _collected(by_file, failed, model, of_slices=isinstance(transform, SliceTransform))
+            maps = network.forward_intermediates(*inputs, indices=[self.layer], intermediates_only=True)[0]
+        maps = maps.float()
+        if self.tokens:
+            return maps
+        return maps.flatten(2).mean(2) if cells is None else (maps * cells.float()[:, None]).flatten(2).sum(2)
+
+    def _embedded(self, case: int, rows: list[Tensor], is_one: bool) -> Embedded:
+        import torch
+
+        features = torch.stack(rows)
+        features = (features.sum(0, keepdim=True) if is_one and not self.tokens else features).float()
+        if not features.isfinite().all():
+            return Embedded(case, None, "its features are NaN or infinite")
+        return Embedded(case, features.numpy())
 
 
-def _cases(paths: Sequence[str | Path], transform: Transform) -> list[_Case]:
-    """What is embedded, a row or several for each."""
-    if isinstance(transform, CropTransform):
-        return [*read_lesions([paths] if isinstance(paths, str | Path) else paths)]
-    return [*find_images(paths, volumes=not isinstance(transform, ImageTransform))]
+@dataclass(frozen=True)
+class _Whole:
+    """Makes an image one part, as its transform gives it, or each of its slices one."""
+
+    transform: Transform
+
+    def __call__(self, case: Any) -> Parts:
+        made = self.transform(case)
+        return Parts((made if isinstance(self.transform, SliceTransform) else made[None],))
 
 
-def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
+def reason(cases: Cases, found: Embedded) -> str:
+    """Why a case has no features, with its name."""
+    return with_path(cases.ids[found.case], found.problem)
+
+
+def _repeated(cells: Sequence[Any], counts: Sequence[int]) -> list[Any]:
+    return [cell for cell, count in zip(cells, counts, strict=True) for _ in range(count)]
+
+
+def _device(device: str | torch.device) -> str | torch.device:
+    if device != "auto":
+        return device
+    import torch
+
+    return f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+
+
+def _check(entry: Entry, batch_size: int | None, precision: str, layer: int | None) -> None:
     if not entry.is_encoder:
         encoders = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
         gives = "gives" if len(encoders) == 1 else "give"
@@ -112,136 +327,7 @@ def _check(entry: Entry, batch_size: int | None, workers: int) -> None:
         raise OptionError(f"{entry.name!r} has no pooled features: {entry.summary}. {way}")
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
-    if workers < 0 or (workers and entry.embed):
-        none = f": {entry.name!r} reads its volumes itself, one after the other" if entry.embed else ""
-        raise OptionError(f"workers={workers}: {'0' if entry.embed else '0 or more'} is expected{none}")
-
-
-class _Found(NamedTuple):
-    """A file, or a lesion in one, with its input `(n, C, *space)`, later its features `(n, D)`, or why it has none."""
-
-    file: _Case
-    values: Tensor | None
-    problem: str = ""
-
-
-def _embedded(
-    entry: Entry,
-    model: nn.Module,
-    transform: Transform,
-    files: list[_Case],
-    batch_size: int | None,
-    workers: int,
-    cache_dir: str | Path | None,
-) -> Iterator[_Found]:
-    """Yield each file with its features on the CPU, or with why it has none."""
-    import torch
-
-    with torch.no_grad():
-        if entry.embed is None:
-            yield from _in_batches(model, transform, files, batch_size, workers)
-            return
-        for file in files:
-            path: Any = file  # of a lesion no family needs more than its input
-            try:
-                yield _Found(file, entry.embed(model, transform, path, batch_size, cache_dir).float().cpu())
-            except Exception as error:  # of whatever kind: one file never ends the run
-                yield _Found(file, None, problem_of(error))
-
-
-def _in_batches(
-    model: nn.Module, transform: Transform, files: list[_Case], batch_size: int | None, workers: int
-) -> Iterator[_Found]:
-    """Embed what the transform makes of the files: several images together, or the slices of a volume in parts."""
-    size = batch_size or (_IMAGES_AT_ONCE if len(transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE)
-    at_once = 1 if isinstance(transform, SliceTransform) else size
-    for batch in _read_all(files, transform, at_once, workers):
-        inputs = {found.file: found.values for found in batch if found.values is not None}
-        features = dict(zip(inputs, _features(model, list(inputs.values()), size), strict=True))
-        for found in batch:
-            yield _Found(found.file, features.get(found.file), found.problem)
-
-
-def _features(model: nn.Module, inputs: list[Tensor], size: int) -> tuple[Tensor, ...]:
-    """Features `(n, D)` on the CPU of each input `(n, C, *space)`, `size` images or slices at a time."""
-    import torch
-
-    if not inputs:
-        return ()
-    device = next(model.parameters()).device
-    parts = torch.split(torch.cat(inputs), size)
-    rows = torch.cat([model(part.to(device)).float().cpu() for part in parts])
-    return torch.split(rows, [len(each) for each in inputs])
-
-
-def _read_all(files: Sequence[_Case], transform: Transform, at_once: int, workers: int) -> Iterator[list[_Found]]:
-    """Yield the files with what the transform makes of them, in parts.
-
-    A reading process that dies, of a fault in a decoder or for want of memory, takes with it what the others have read;
-    which file it was of is found by reading those that were under way one by one, each in a process of its own.
-    """
-    done = 0
-    while done < len(files):
-        try:
-            for batch in _loader(files[done:], transform, at_once, workers):
-                done += len(batch)
-                yield batch
-        except RuntimeError as error:
-            if not workers:
-                raise
-            log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
-            for file in files[done : done + at_once * workers * _PARTS_AHEAD]:
-                done += 1
-                yield _read_alone(file, transform)
-
-
-def _read_alone(file: _Case, transform: Transform) -> list[_Found]:
-    try:
-        batch: list[_Found] = next(iter(_loader([file], transform, 1, 1)))
-    except RuntimeError as error:
-        return [_Found(file, None, f"the process that read it died: {reason_of(error)}")]
-    return batch
-
-
-def _loader(files: Sequence[_Case], transform: Transform, at_once: int, workers: int) -> Iterable[list[_Found]]:
-    from torch.utils.data import DataLoader
-
-    read: Any = _Inputs(tuple(files), transform)
-    ahead = _PARTS_AHEAD if workers else None
-    return DataLoader(read, at_once, num_workers=workers, collate_fn=list, prefetch_factor=ahead)
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """The network's input of each file, or why there is none: a data set for loader processes."""
-
-    files: tuple[_Case, ...]
-    transform: Transform
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> _Found:
-        file = self.files[index]
-        try:
-            made = self.transform(file)
-        except Exception as error:  # of whatever kind: one file never ends the run
-            return _Found(file, None, problem_of(error))
-        return _Found(file, made if isinstance(self.transform, SliceTransform) else made[None])
-
-
-def _collected(
-    by_file: Mapping[str, Tensor], failed: Mapping[str, str], model: nn.Module, *, of_slices: bool
-) -> Features:
-    import numpy as np
-
-    report = load_report(model)
-    facts = {"model": report.name, "source": report.source, "sha256": report.sha256, "trained_by": report.trained_by}
-    rows = [rows.numpy() for rows in by_file.values()]
-    return Features(
-        np.concatenate(rows).astype(np.float32) if rows else np.empty((0, 0), np.float32),
-        tuple(path for path, rows in by_file.items() for _ in rows),
-        tuple(i for rows in by_file.values() for i in range(len(rows))) if of_slices else None,
-        failed,
-        facts | {"zoo": __version__},
-    )
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision={precision!r}: {', '.join(PRECISIONS)} are known")
+    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
+        raise OptionError(f"layer={layer!r}: a whole number is expected, the position of a stage; -1 is the last")

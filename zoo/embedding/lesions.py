@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zoo.errors import OptionError, PathNotFoundError
 from zoo.messages import first_names, printable
+from zoo.tables import SUFFIXES, Table, read_columns
 
 COLUMNS = ("image_path", "coordX", "coordY", "coordZ")
 """As FMCIB's authors call them: the path from the working directory, and the seed point in LPS mm."""
@@ -30,7 +30,7 @@ def read_lesions(tables: Sequence[str | Path]) -> list[Lesion]:
     """Return the lesions of some tables, in their order, each once.
 
     Args:
-        tables: CSV files with a header that has the `COLUMNS`; others are left alone.
+        tables: CSV, TSV or Parquet files that have the `COLUMNS`; others are left alone.
 
     Raises:
         PathNotFoundError: A table or a volume does not exist; ten are named.
@@ -44,6 +44,26 @@ def read_lesions(tables: Sequence[str | Path]) -> list[Lesion]:
     return list(lesions)
 
 
+def lesions_of(table: Table, path_column: str = COLUMNS[0]) -> list[Lesion]:
+    """Return the lesion of each row of a table, its path as it stands there.
+
+    Raises:
+        OptionError: A column is absent, there are no rows, or one is without a path or three numbers.
+    """
+    wanted = (path_column, *COLUMNS[1:])
+    if absent := [column for column in wanted if column not in table.columns]:
+        raise OptionError(
+            f"{printable(table.path)} lacks columns {first_names(absent)}; {printable(', '.join(wanted))} are expected"
+        )
+    if not len(table):
+        raise OptionError(f"{printable(table.path)} has no rows: one for each lesion is expected")
+    columns = {column: table.columns[column] for column in wanted}
+    return [
+        _lesion(dict(zip(wanted, row, strict=True)), f"{printable(table.path)}, {table.at(number)}")
+        for number, row in enumerate(zip(*columns.values(), strict=True))
+    ]
+
+
 def _check_exist(paths: Iterable[Path]) -> None:
     given = list(paths)
     if missing := [printable(path) for path in given if not path.exists()]:
@@ -51,33 +71,22 @@ def _check_exist(paths: Iterable[Path]) -> None:
 
 
 def _lesions_in(table: Path) -> list[Lesion]:
-    if table.is_dir() or table.suffix.lower() != ".csv":
+    if table.is_dir() or table.suffix.lower() not in SUFFIXES:
         raise OptionError(
-            f"{table} comes without a seed point: this network looks at one lesion. A .csv with the columns "
-            f"{', '.join(COLUMNS)} is expected, a row for each lesion, its point in LPS mm. In Python "
+            f"{table} comes without a seed point: this network looks at one lesion. A table ({', '.join(SUFFIXES)}) "
+            f"with the columns {', '.join(COLUMNS)} is expected, a row for each lesion, its point in LPS mm. In Python "
             "load_transform(NAME)((path, (x, y, z))) makes the input of one"
         )
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            absent = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if absent:
-                raise OptionError(f"{table} lacks columns {', '.join(absent)}; {', '.join(COLUMNS)} are expected")
-            lesions = [_lesion(row, f"{table}, line {reader.line_num}") for row in reader]
-    except (csv.Error, OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read {table} as a table (CSV in UTF-8 is expected): {error}") from error
-    if not lesions:
-        raise OptionError(f"{table} has no rows: one for each lesion is expected")
-    return lesions
+    return lesions_of(read_columns(table))
 
 
-def _lesion(row: dict[str, str], at: str) -> Lesion:
-    path, *cells = (row[column] for column in COLUMNS)
+def _lesion(row: dict[str, Any], at: str) -> Lesion:
+    path, *cells = row.values()
     try:
         x, y, z = map(float, cells)
-    except ValueError:
+    except (TypeError, ValueError):
         x = y = z = float("nan")
-    if not path.strip() or not all(map(isfinite, (x, y, z))):
-        said = ", ".join(f"{column} {printable(row[column])!r:.80}" for column in COLUMNS)
+    if not isinstance(path, str) or not path.strip() or not all(map(isfinite, (x, y, z))):
+        said = ", ".join(f"{printable(column)} {printable(cell)!r:.80}" for column, cell in row.items())
         raise OptionError(f"{at}: {said}: a path and three numbers in mm are expected")
     return Lesion(Path(path), (x, y, z))

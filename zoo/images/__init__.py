@@ -4,7 +4,7 @@ from zoo.images.affines import MNI152, SCANNER, affine_in
 from zoo.images.dicom_files import read_dataset
 from zoo.images.dicom_values import AIR
 from zoo.images.films import FILM
-from zoo.images.finding import find_images, names_of
+from zoo.images.finding import find_images, holds_series, names_of
 from zoo.images.grids import Grid, check_grid, voxel_sizes
 from zoo.images.itk import from_itk, import_itk, to_itk
 from zoo.images.labels import MOST_CLASSES, read_labels, write_labels
@@ -33,6 +33,7 @@ __all__ = [
     "describe_array",
     "find_images",
     "from_itk",
+    "holds_series",
     "import_itk",
     "is_dicom",
     "names_of",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeAlias
 
 import torch
@@ -10,8 +12,10 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional as F
 
+from zoo.entry import Parts
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_windows
+from zoo.transforms import VolumeTransform, place_volume
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -94,6 +98,58 @@ def pool_over(
     found = slide_over(features, padded, window, batch_size=batch_size, overlap=overlap, device=device)
     d, h, w = (slice(low // step, -(-(low + side) // step)) for low, side in zip(before, sides, strict=True))
     return found, found[..., d, h, w].mean(dim=(-3, -2, -1))
+
+
+@dataclass(frozen=True)
+class WindowReader:
+    """Cuts whole volumes into windows side by side, for `Entry.parts`; the air around a volume is left out."""
+
+    transform: VolumeTransform
+    window: Shape
+    step: int
+    """Voxels along a side of a cell of the network's last map."""
+    stride: int | None = None
+    """Voxels along a side of a cell of the map that is averaged; None for `step`."""
+
+    def __call__(self, image: Any) -> Parts:
+        """Return the windows of a volume, and the share of each cell of their maps in its mean."""
+        volume = torch.from_numpy(place_volume(image, self.transform).image)[None]
+        return cut_windows(volume, self.window, self.step, self.stride)
+
+
+def cut_windows(volume: Tensor, window: Shape, step: int, stride: int | None = None) -> Parts:
+    """Return windows `(n, 1, *window)` of a volume, and weights `(n, *cells)` for the mean of their maps.
+
+    Args:
+        volume: `(1, D, H, W)`; it is padded, and the last window of an axis laid, as `pool_over` does without overlap.
+        window: Voxels of a window along each axis, multiples of `step`.
+        step: Voxels along a side of a cell of the network's last map.
+        stride: Of the map that is averaged, a divisor of `step`; None for `step`.
+    """
+    cell, sides = stride or step, tuple(volume.shape[1:])
+    before, after = margins(sides, window, step)
+    padded = F.pad(volume, [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair])
+    axes = [
+        _shares(low, side, whole, whole_side, cell)
+        for low, side, whole, whole_side in zip(before, sides, window, padded.shape[1:], strict=True)
+    ]
+    windows, weights = [], []
+    for (x, a), (y, b), (z, c) in product(*axes):
+        windows.append(padded[:, x : x + window[0], y : y + window[1], z : z + window[2]])
+        weights.append(a[:, None, None] * b[:, None] * c)
+    return Parts((torch.stack(windows),), torch.stack(weights))
+
+
+def _shares(before: int, side: int, window: int, padded: int, cell: int) -> list[tuple[int, Tensor]]:
+    """Start of each window along one axis, and what each of its cells counts in the mean along that axis."""
+    starts = [min(first, padded - window) for first in range(0, padded, window)]
+    covered = torch.zeros(padded // cell, dtype=torch.float64)
+    for start in starts:
+        covered[start // cell : (start + window) // cell] += 1
+    inside = torch.zeros_like(covered)
+    inside[before // cell : -(-(before + side) // cell)] = 1
+    share = inside / covered / inside.sum()
+    return [(start, share[start // cell : (start + window) // cell].float()) for start in starts]
 
 
 def margins(sides: Shape, window: Shape, step: int) -> tuple[Shape, Shape]:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.errors import OptionError
+from zoo.stopping import leave_to_parent
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
-from zoo.training.stopping import leave_to_parent
 
 Key = tuple[int, int]
 """(pass over the data, index of the sample): what a training data set is indexed with."""

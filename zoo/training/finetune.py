@@ -20,6 +20,7 @@ from zoo.errors import OptionError
 from zoo.files import write_text
 from zoo.formats import Task, make_header
 from zoo.messages import first_names
+from zoo.progress import follow, say
 from zoo.provenance import base_of
 from zoo.registry import get_entry, split_name
 from zoo.training import distributed
@@ -28,7 +29,6 @@ from zoo.training.data import build_loader, length_of, to_device
 from zoo.training.distributed import Processes
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results
-from zoo.training.progress import follow, say
 from zoo.training.runlog import Metrics, in_words, last_metrics
 from zoo.training.saving import read_state, writing
 
@@ -223,7 +223,7 @@ def collect(
     share = math.ceil(count / world)  # equal shares, so that they can be gathered: the last rows may be done twice
     keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
     loader = build_loader(dataset, args.workers, batch_size=max(1, args.batch_size // world), sampler=keys)
-    batches = follow(loader, "evaluating, batch", len(loader))
+    batches = follow(loader, "evaluating, batch", len(loader), is_shown=distributed.rank() == 0)
     own = torch.cat([rows(to_device(batch, processes.device, channels_last=args.channels_last)) for batch in batches])
     everyone: Tensor = distributed.gather(own).view(world, share, -1)
     return everyone.transpose(0, 1).flatten(0, 1)[:count].cpu()

@@ -29,17 +29,17 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import Dataset
 
 from zoo.errors import OptionError
+from zoo.progress import follow
+from zoo.stopping import deferring
 from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.data import Batches, batch_size_of, build_loader, length_of, seed_of, to_device
 from zoo.training.distributed import Processes
 from zoo.training.optim import lr_factor
 from zoo.training.pace import Pace, base_of, begin
-from zoo.training.progress import follow
 from zoo.training.run import Run
 from zoo.training.runlog import Metrics, RunLog
 from zoo.training.session import at_work
-from zoo.training.stopping import deferring
 
 Validate = Callable[[nn.Module, int], Metrics]
 
@@ -111,7 +111,14 @@ def train_epoch(run: Run, loader: Iterable[Any], epoch: int, pace: Pace) -> Metr
     """One optimiser step for each `accumulate` batches; returns the means of the method's losses and metrics."""
     run.method.train()
     parts, steps, done = run.args.accumulate, pace.steps, run.step
-    shown = follow(loader, f"epoch {epoch}", steps * parts, done=done * parts, line=partial(pace.line, run, epoch))
+    shown = follow(
+        loader,
+        f"epoch {epoch}",
+        steps * parts,
+        done=done * parts,
+        line=partial(pace.line, run, epoch),
+        is_shown=run.processes.is_main,
+    )
     for i, batch in enumerate(shown, start=done * parts):
         step, part = divmod(i, parts)
         torch.manual_seed(seed_of(run.args.seed, epoch, i, run.processes.rank, 1))  # the 1: no sample has this seed
@@ -179,7 +186,9 @@ def mean_losses(
 ) -> Metrics:
     """Means of a method's losses and metrics over a loader and all processes, weighted by batch size."""
     total, count = Metrics(), 0
-    for batch in follow(loader, "validating", len(loader) if isinstance(loader, Sized) else 0):
+    for batch in follow(
+        loader, "validating", len(loader) if isinstance(loader, Sized) else 0, is_shown=distributed.rank() == 0
+    ):
         size = batch_size_of(batch)
         for name, value in method(to_device(batch, processes.device, channels_last=channels_last)).items():
             total[name] = total.get(name, 0.0) + value.item() * size

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from zoo.checkpoint import ATTRIBUTE, LoadReport
+from zoo.progress import duration, say
 from zoo.training.data import Batches, tensors_of
-from zoo.training.progress import duration, say
 from zoo.training.run import Run
 
 

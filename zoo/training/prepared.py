@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.errors import InputContractError
 from zoo.files import remove_leftovers, write_text
 from zoo.messages import listed
+from zoo.progress import follow
+from zoo.stopping import end_cleanly
 from zoo.training import distributed
 from zoo.training.arrays import map_array, save_array
-from zoo.training.progress import follow
-from zoo.training.stopping import end_cleanly
 
 Item = TypeVar("Item")
 Arrays: TypeAlias = Mapping[str, npt.NDArray[Any]]
@@ -100,7 +100,7 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
     loader = DataLoader(
         share, batch_size=None, num_workers=workers, generator=torch.Generator(), worker_init_fn=end_cleanly
     )
-    for _ in follow(loader, "volumes prepared", len(share)):
+    for _ in follow(loader, "volumes prepared", len(share), is_shown=distributed.rank() == 0):
         pass
     distributed.barrier()
     everything = _Preparation(items, make)  # what failed is tried again, so that every process says so

@@ -15,10 +15,10 @@ from zoo.entry import State
 from zoo.fetching import hash_file
 from zoo.files import write_text
 from zoo.formats import RANDOM, make_header
+from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.distributed import Processes
-from zoo.training.progress import say
 from zoo.training.runlog import Metrics, in_words, last_metrics
 from zoo.training.saving import read_state, writing
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zoo import stopping
 from zoo.errors import OptionError
 from zoo.formats import KEY
-from zoo.training import distributed, stopping
+from zoo.stopping import Stopped
+from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.distributed import Processes
 from zoo.training.lock import check_held
@@ -22,7 +24,6 @@ from zoo.training.optim import Plateau, build_optimizer
 from zoo.training.resuming import must_resume, rank_file, take_up, write_args
 from zoo.training.runlog import Metrics
 from zoo.training.saving import write_state
-from zoo.training.stopping import Stopped
 
 log = logging.getLogger("zoo")
 

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.files import write_atomically, write_text
 from zoo.messages import install_hint
-from zoo.training.progress import duration, say_in_time
+from zoo.progress import duration, say_in_time
 from zoo.training.saving import writing
 
 Metrics = dict[str, float]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Protocol
 
 from zoo.files import remove_leftovers
+from zoo.progress import recording, say
+from zoo.stopping import Stopped, heeding_signals
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.lock import holding
-from zoo.training.progress import recording, say
-from zoo.training.stopping import Stopped, heeding_signals
 
 
 class Place(Protocol):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.messages import csv_cell
+from zoo.tables import read_text_table
 
 EMPTY = ("", "nan", "na", "n/a")
 """Cells without a value, in lower case; "none" is a class in many tables."""
@@ -27,29 +27,8 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """
     if not path.is_file():
         raise OptionError(f"the table {path} does not exist")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            return _rows(csv.DictReader(file, restval="", delimiter=delimiter), path)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise OptionError(f"cannot read {path} as a table (CSV in UTF-8 is expected): {error}") from error
-
-
-def _rows(reader: csv.DictReader[str], path: Path) -> list[dict[str, str]]:
-    columns = reader.fieldnames or ()
-    # Spreadsheets leave columns without a name behind, and cells without a value.
-    if twice := [name for name, count in Counter(columns).items() if count > 1 and name.strip()]:
-        raise OptionError(f"{path} has several columns called {', '.join(twice)}: each column needs its own name")
-    rows = []
-    for row in reader:
-        cells = row.pop(None, [])  # the key under which csv keeps cells without a column
-        if any(cell.strip() for cell in cells):
-            raise OptionError(
-                f"{path}, line {reader.line_num}: {len(columns) + len(cells)} cells for {len(columns)} columns "
-                f"({', '.join(columns)}); put quotes around a cell that contains a delimiter"
-            )
-        rows.append(row)
-    return rows
+    columns = read_text_table(path).columns
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def check_columns(rows: Sequence[dict[str, str]], wanted: Sequence[str], path: Path) -> None:

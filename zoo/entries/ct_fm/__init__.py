@@ -20,13 +20,14 @@ from zoo.entries.ct_fm.convert import (
     convert_segmenter,
     note_untrained,
 )
-from zoo.entry import Config, Entry, Labels
+from zoo.entry import Config, Entry, Labels, Parts
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 _STAGES = (("conv_init.", "layers.0."), *((f"layers.{level}.",) for level in range(1, 5)))
 
@@ -53,11 +54,11 @@ def build_segmenter(config: Config) -> nn.Module:
     return CTFMSegmenter(config["in_channels"], config["num_classes"], config["dsdepth"])
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
-    """Features of a whole CT, `(1, 512)`: the mean over tiles, each weighted by how much of the CT is in it."""
-    from zoo.entries.ct_fm.embed import embed_volume as embed
+def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | None) -> Callable[[Any], Parts]:
+    """Tiles of a whole CT, each weighted by how much of the CT is in it: features `(1, 512)`."""
+    from zoo.entries.ct_fm.tiles import TileReader
 
-    return embed(model, transform, path, batch_size)
+    return TileReader(transform)
 
 
 def segment_volume(
@@ -89,7 +90,7 @@ ENTRIES = (
         preprocessing=ENCODER_INPUT,
         unused=UNUSED_BY_ENCODER,
         complete=complete_encoder,
-        embed=embed_volume,
+        parts=parts,
     ),
     Entry(
         name="ct-fm-segresnet",

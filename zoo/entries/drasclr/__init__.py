@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.entries.drasclr.contract import NAME, PREPROCESSING
-from zoo.entry import Config, Entry, State
+from zoo.entry import Config, Entry, Parts, State
 from zoo.tensor_names import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 
 _ANCHORS = ("conv1.weight", "downsample3.conv3.weight", "conv4.weight")
@@ -44,18 +45,15 @@ def build(config: Config) -> nn.Module:
     )
 
 
-def embed_patient(
-    model: nn.Module, transform: Any, path: Path, batch_size: int | None, cache_dir: str | Path | None
-) -> Tensor:
-    """Features of a patient, `(1, 128)`: the mean over the authors' landmarks.
+def parts(model: nn.Module, transform: Any, stride: int | None, cache_dir: str | Path | None) -> Callable[[Any], Parts]:
+    """The patches of a patient at the authors' landmarks, whose features are averaged: `(1, 128)`.
 
     The path is that of a CT, from which the recipe's own steps cut patches instead of the transform's, or of a `.npy`
     file of patches.
     """
-    from zoo.entries.drasclr.embed import embed_patient as embed
-    from zoo.entries.drasclr.embed import pool
+    from zoo.entries.drasclr.inputs import PatientReader
 
-    return pool(embed(model, path, batch_size=batch_size or 16, cache_dir=cache_dir))[None]
+    return PatientReader(cache_dir)
 
 
 def convert(state: State) -> tuple[State, Config]:
@@ -114,7 +112,8 @@ ENTRIES = (
         stem_axis=2,
         stages=_STAGES,
         preprocessing=PREPROCESSING,
-        embed=embed_patient,
+        parts=parts,
+        batch_size=16,
         unused={
             r"encoder_k\..*": "key network",
             r"queue(_ptr)?": "queue of negatives",

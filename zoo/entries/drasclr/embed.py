@@ -47,6 +47,7 @@ from zoo.entries.drasclr.inputs import (
 )
 from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, open_patches
 from zoo.errors import OptionError
+from zoo.provenance import values_digest
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import arg, parse_args, run_command
@@ -202,13 +203,9 @@ def embed_cohort(
 
 def describe(model: nn.Module, locations: Tensor) -> dict[str, Any]:
     """Facts of features at these locations: digests of weights and locations, and the weights' origin if known."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(unwrap(model).state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     origin = origin_of(model) if hasattr(unwrap(model), ATTRIBUTE) else {}
     digest_of_locations = hashlib.sha256(locations.numpy().tobytes()).hexdigest()
-    return {"origin": origin, "weights": digest.hexdigest(), "locations": digest_of_locations}
+    return {"origin": origin, "weights": values_digest(model), "locations": digest_of_locations}
 
 
 def _embed(model: nn.Module, maps: Mapping[str, Array], locations: Tensor, batch_size: int) -> Tensor:

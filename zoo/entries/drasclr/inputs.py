@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +16,7 @@ from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.data import scale
 from zoo.entries.drasclr.model import check_locations
 from zoo.entries.drasclr.patches import SIDES, open_patches
+from zoo.entry import Parts
 from zoo.errors import InputContractError
 
 if TYPE_CHECKING:
@@ -49,6 +51,25 @@ def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array
     from zoo.entries.drasclr.ct.patient import preprocess_ct
 
     return preprocess_ct(patient, cache_dir=cache_dir).patches
+
+
+@dataclass(frozen=True)
+class PatientReader:
+    """Makes a patient's patches the input of the network, for `Entry.parts`."""
+
+    cache_dir: str | Path | None = None
+
+    def __call__(self, patient: Patient) -> Parts:
+        """Return the patches `(L, 1, 32, 32, 32)` and their locations `(L, 3)`, all counting alike.
+
+        Raises:
+            InputContractError: As of `read_patient`, or the patches are NaN, not in HU, or of another number.
+        """
+        locations, patches = locations_of(None, self.cache_dir), read_patient(patient, self.cache_dir)
+        check_count("the patient", patches, locations)
+        check_air("the patient", float(patches.min()))
+        scaled = torch.from_numpy(scale_of("the patient", patches)).unsqueeze(1)
+        return Parts((scaled, locations), torch.full((len(patches),), 1 / len(patches), dtype=torch.float64))
 
 
 def check_count(name: str, patches: Array, locations: Tensor) -> None:

@@ -19,12 +19,13 @@ from zoo.entries.genesis.convert import (
     convert_encoder,
     convert_unet,
 )
-from zoo.entry import Config, Entry, Preprocessing
+from zoo.entry import Config, Entry, Parts, Preprocessing
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 PREPROCESSING = Preprocessing(
     channels=("CT",),
@@ -54,11 +55,11 @@ def build_unet(config: Config) -> nn.Module:
     return GenesisUNet3D(config["in_channels"], config["num_classes"], norm=config["norm"])
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
-    """Features of a whole CT, `(1, 512)`: the mean over cubes of 64 x 64 x 32 voxels."""
-    from zoo.entries.genesis.embed import features_of
+def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | None) -> Callable[[Any], Parts]:
+    """Cubes of 64 x 64 x 32 voxels of a whole CT, whose features are averaged: `(1, 512)`."""
+    from zoo.entries.genesis.cubes import CubeReader
 
-    return features_of(model, transform, path, batch_size)[None]
+    return CubeReader(transform, alone=getattr(model, "norm", "") == "batch")
 
 
 ENTRIES = (
@@ -82,7 +83,8 @@ ENTRIES = (
         settled=("norm",),
         free=("norm",),
         unused=UNUSED | UNUSED_BY_ENCODER,
-        embed=embed_volume,
+        parts=parts,
+        batch_size=8,
     ),
     Entry(
         name="genesis-unet3d",

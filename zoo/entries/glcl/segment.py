@@ -32,11 +32,11 @@ from zoo.entry import Labels
 from zoo.errors import OptionError
 from zoo.images import Volume, find_images, is_dicom, names_of, read_header, read_volume
 from zoo.loading import input_of
+from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.evaluate import judging
-from zoo.training.progress import say
 from zoo.transforms import SliceTransform, build_slice_transform
 
 UNET = "glcl-unet"

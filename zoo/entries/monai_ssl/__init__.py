@@ -32,13 +32,14 @@ from zoo.entries.monai_ssl.convert_swin import (
     convert_swin_encoder,
 )
 from zoo.entries.monai_ssl.sizes import WIDTHS, swin_options, vit_options
-from zoo.entry import Config, Entry, Labels
+from zoo.entry import Config, Entry, Labels, Parts
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 _BLOCKS = tuple((f"blocks.{i}.",) for i in range(11))
 _VIT_STAGES = (("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm."))
@@ -98,11 +99,11 @@ def build_swin_encoder(config: Config) -> nn.Module:
     return swin_encoder(**swin_options(config))
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
-    """Features of a whole CT, `(1, 768)`, as `segment features` takes them: window by window, without air around."""
-    from zoo.entries.monai_ssl.segment import features_of
+def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | None) -> Callable[[Any], Parts]:
+    """Windows of a whole CT without the air around it, whose maps are averaged: features `(1, 768)`."""
+    from zoo.entries.monai_ssl.windows import window_reader
 
-    return features_of(model, transform, path, batch_size)[1][None]
+    return window_reader(model, transform, stride)
 
 
 def segment_volume(
@@ -136,7 +137,7 @@ ENTRIES = (
         unused=UNUSED | RESTORING | SEGMENTING,
         correct=settle_stem,
         complete=complete_vit,
-        embed=embed_volume,
+        parts=parts,
     ),
     Entry(
         name="monai-ssl-vitautoenc",
@@ -244,6 +245,6 @@ ENTRIES = (
         unused=UNUSED_BY_ENCODER,
         correct=check_indices,
         complete=complete_swin_encoder,
-        embed=embed_volume,
+        parts=parts,
     ),
 )

@@ -12,8 +12,9 @@ from zoo.errors import OptionError
 from zoo.networks.swin_encoder import SwinEncoder
 from zoo.networks.vit import PatchEmbedding
 from zoo.networks.vit_names import PATCH
-from zoo.networks.windows import pool_over, slide_over
+from zoo.networks.windows import WindowReader, pool_over, slide_over
 from zoo.training.evaluate import judging
+from zoo.transforms import VolumeTransform
 
 ENCODERS = ("monai-ssl-vitb16", "monai-ssl-swinvit")
 Shape: TypeAlias = tuple[int, ...]
@@ -101,6 +102,11 @@ def extract_features(
             overlap=overlap,
             device=next(model.parameters()).device,
         )
+
+
+def window_reader(model: nn.Module, transform: VolumeTransform, stride: int | None) -> WindowReader:
+    """Return what cuts CTs into the windows of a network, for `Entry.parts`."""
+    return WindowReader(transform, window_of(model), step_of(model), stride)
 
 
 def window_of(model: nn.Module) -> Shape:

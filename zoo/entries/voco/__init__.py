@@ -21,12 +21,13 @@ from zoo.entries.voco.convert import (
     convert_encoder,
     convert_segmenter,
 )
-from zoo.entry import Config, Entry, Labels
+from zoo.entry import Config, Entry, Labels, Parts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 _PARAMETERS = {
     "b": (18_637_362, 72_762_656),
@@ -57,11 +58,11 @@ def build_segmenter(config: Config, *, width: int) -> nn.Module:
     return swin_unetr(**options, feature_size=width, use_v2=True)
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None, _: str | Path | None) -> Tensor:
-    """Features of a whole CT, `(1, D)`: the mean of its map, window by window, without the air around it."""
-    from zoo.entries.voco.windows import embed_volume as embed
+def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | None) -> Callable[[Any], Parts]:
+    """Windows of a whole CT without the air around it, whose maps are averaged: features `(1, D)`."""
+    from zoo.entries.voco.windows import window_reader
 
-    return embed(model, transform, path, batch_size)
+    return window_reader(model, transform, stride)
 
 
 def segment_volume(
@@ -96,7 +97,7 @@ def _encoder(size: str, width: int) -> Entry:
         unused=UNUSED_BY_ENCODER,
         correct=check_indices,
         complete=complete_encoder,
-        embed=embed_volume,
+        parts=parts,
     )
 
 

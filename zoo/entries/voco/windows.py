@@ -1,4 +1,4 @@
-"""Whole CTs through VoCo's networks, window by window: features, and labels on the CT's own grid."""
+"""Whole CTs through VoCo's networks, window by window: parts to embed, and labels on the CT's own grid."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.entry import Labels
 from zoo.errors import OptionError
 from zoo.networks.swin_unetr import SWIN_STEP
-from zoo.networks.windows import pool_over, slide_over
-from zoo.transforms import place_volume
+from zoo.networks.windows import WindowReader, slide_over
+from zoo.transforms import VolumeTransform, place_volume
 
 CROP = (64,) * 3
 """Voxels of the crops of the pre-training."""
@@ -21,28 +21,18 @@ WINDOW = (96,) * 3
 WINDOWS_AT_ONCE, OVERLAP = 4, 0.25
 
 
-def embed_volume(model: nn.Module, transform: Any, path: Path, batch_size: int | None = None) -> Tensor:
-    """Features of a whole CT, `(1, D)`: the mean of its map over the cells in which there is some of it.
-
-    Args:
-        model: The encoder, in eval mode.
-        transform: From `zoo.load_transform`, of the weights.
-        path: NIfTI, or a folder with a DICOM series.
-        batch_size: Windows at once.
+def window_reader(model: nn.Module, transform: VolumeTransform, stride: int | None) -> WindowReader:
+    """Return what cuts CTs into windows of the size of the pre-training's crops, for `Entry.parts`.
 
     Raises:
-        InputContractError: The CT cannot be read, or cannot be what the network was trained on.
-        OptionError: `batch_size` is out of its range, or the network gives VoCo's own embedding, which is of one crop.
+        OptionError: The network gives VoCo's own embedding, which is of one crop.
     """
     if getattr(model, "embedding", "pooled") != "pooled":
         raise OptionError(
             "embedding='authors' is VoCo's embedding of one crop and no map that windows of a whole CT are put "
             "together from: embed crops in a program, or whole volumes with embedding='pooled'"
         )
-    image = torch.from_numpy(place_volume(path, transform).image)[None]
-    options = _settings(model, batch_size, 0.0)
-    features: Any = model.forward_features
-    return pool_over(features, image, CROP, SWIN_STEP, **options)[1][None]
+    return WindowReader(transform, CROP, SWIN_STEP, stride)
 
 
 def segment_volume(

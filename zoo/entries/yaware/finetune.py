@@ -43,6 +43,7 @@ from zoo.entries.yaware.finetune_method import (
 )
 from zoo.entries.yaware.splits import Split
 from zoo.entries.yaware.task import RECIPE, Task, begin, check_probes, check_steps, read_task
+from zoo.progress import say
 from zoo.training import distributed
 from zoo.training.args import command_of, parse_args, run_command
 from zoo.training.data import seed_of
@@ -58,7 +59,6 @@ from zoo.training.finetune import (
 )
 from zoo.training.loop import autocast
 from zoo.training.metrics import Results, mean_auroc, summarise
-from zoo.training.progress import say
 from zoo.training.resuming import read_json
 from zoo.training.session import running
 

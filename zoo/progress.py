@@ -12,8 +12,6 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from zoo.training import distributed
-
 T = TypeVar("T")
 
 MINUTE = 60.0
@@ -51,9 +49,16 @@ def say_in_time(text: str) -> None:
 
 
 def follow(
-    items: Iterable[T], what: str, total: int, *, done: int = 0, line: Callable[[int], str] | None = None
+    items: Iterable[T],
+    what: str,
+    total: int,
+    *,
+    done: int = 0,
+    line: Callable[[int], str] | None = None,
+    count: Callable[[T], int] | None = None,
+    is_shown: bool = True,
 ) -> Iterator[T]:
-    """Yield the items, and show on the first process how many of them are done.
+    """Yield the items, and show how many of them are done.
 
     Args:
         items: Anything.
@@ -61,18 +66,23 @@ def follow(
         total: Number of items, with those that were done before.
         done: Number of those that were done before.
         line: From the number of items done to the line of a minute; default that number.
+        count: How many an item counts for; default 1.
+        is_shown: Whether this process shows it: of several the first one.
     """
-    is_shown = distributed.rank() == 0
     in_terminal = is_shown and sys.stderr.isatty()
-    bar = tqdm(items, what, total, initial=done, leave=False, disable=not in_terminal)
-    for number, item in enumerate(bar, start=done + 1):
-        yield item
-        if is_shown and _is_due():
-            text = line(number) if line else f"{what}: {number} of {total}"
-            if in_terminal:
-                _record(text)
-            else:
-                say(text)
+    _Told.at = _Told.at or time.monotonic()
+    with tqdm(desc=what, total=total, initial=done, leave=False, disable=not in_terminal) as bar:
+        for item in items:
+            yield item
+            step = count(item) if count else 1
+            done += step
+            bar.update(step)
+            if is_shown and _is_due():
+                text = line(done) if line else f"{what}: {done} of {total}"
+                if in_terminal:
+                    _record(text)
+                else:
+                    say(text)
 
 
 def duration(seconds: float) -> str:

@@ -7,51 +7,49 @@ would be normalised by statistics of body, table and air together, of which the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice, product
+from dataclasses import dataclass
+from itertools import product
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from zoo.entry import Preprocessing
+from zoo.entry import Parts, Preprocessing
 from zoo.errors import InputContractError
-from zoo.transforms import place_volume
+from zoo.transforms import VolumeTransform, place_volume
 
 CUBE = (64, 64, 32)
 """Voxels of a cube along x, y and z (MrGiovanni/ModelsGenesis, pytorch/config.py)."""
-CUBES_AT_ONCE = 8
 AIR = -950.0
 """HU: the mean of a cube of lung is between -900 and -600, that of air around the patient near -1000."""
 
 
-def features_of(model: nn.Module, transform: Any, path: Path, batch_size: int | None = None) -> Tensor:
-    """Return the features of a CT, `(512,)`, on the network's device.
+@dataclass(frozen=True)
+class CubeReader:
+    """Cuts whole CTs into cubes, for `Entry.parts`.
 
     Its voxels above the window's lower end are in a box. As few cubes as cover that box, evenly apart, are taken, a
     side shorter than a cube is filled up with air on both ends alike, and cubes of air alone are left out.
-
-    Args:
-        model: The encoder, in eval mode.
-        transform: From `zoo.load_transform`, of its weights.
-        path: NIfTI, or a folder with a DICOM series.
-        batch_size: Cubes at once; with `norm="batch"` it is always one, for nothing ties a cube to the next.
-
-    Raises:
-        InputContractError: The CT cannot be read, cannot be what the network was trained on, or is air alone.
     """
-    contract = transform.preprocessing
-    image = torch.from_numpy(place_volume(path, transform).image)
-    at_once = 1 if getattr(model, "norm", "") == "batch" else batch_size or CUBES_AT_ONCE
-    device = next(model.parameters()).device
-    cubes, rows = _cubes(image, contract), []
-    while part := list(islice(cubes, at_once)):
-        rows.append(model(torch.stack(part)[:, None].to(device)))
-    if not rows:
-        raise InputContractError(f"{path} holds nothing but air, below {AIR:g} HU: a CT of the chest is expected")
-    return torch.cat(rows).mean(dim=0)
+
+    transform: VolumeTransform
+    alone: bool = False
+    """Whether cubes must not share a batch: with `norm="batch"`, for nothing ties a cube to the next."""
+
+    def __call__(self, image: Any) -> Parts:
+        """Return the cubes `(n, 1, *CUBE)` of a CT in a file, or a folder with a DICOM series, all counting alike.
+
+        Raises:
+            InputContractError: The CT cannot be read, cannot be what the network was trained on, or is air alone.
+        """
+        placed = torch.from_numpy(place_volume(image, self.transform).image)
+        cubes = list(_cubes(placed, self.transform.preprocessing))
+        if not cubes:
+            raise InputContractError(f"{image} holds nothing but air, below {AIR:g} HU: a CT of the chest is expected")
+        weights = torch.full((len(cubes),), 1 / len(cubes), dtype=torch.float64)
+        return Parts((torch.stack(cubes)[:, None],), weights, self.alone)
 
 
 def _cubes(image: Tensor, contract: Preprocessing) -> Iterator[Tensor]:

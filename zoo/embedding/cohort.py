@@ -1,0 +1,223 @@
+"""Embeds a cohort, from a list of cases to features in memory, or in a folder with which a stopped run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from zoo.embedding.cases import Cases, find_cases
+from zoo.embedding.dataset import describe, opening
+from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
+from zoo.embedding.shares import Share, this_share
+from zoo.errors import OptionError
+from zoo.features import Features
+from zoo.progress import duration, follow, recording, say
+from zoo.stopping import Stopped, asked_by, heeding_signals
+
+if TYPE_CHECKING:
+    import torch
+
+Engine = Literal["local", "ray"]
+ENGINES = ("local", "ray")
+Units = Sequence[Sequence[int]]
+_MOST_WORKERS = 8
+
+
+def embed(
+    name: str,
+    paths: Sequence[str | Path] | Cases,
+    *,
+    checkpoint: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    batch_size: int | None = None,
+    workers: int = 0,
+    cache_dir: str | Path | None = None,
+    progress: bool = True,
+    precision: Precision = "fp32",
+    layer: int | None = None,
+    tokens: bool = False,
+) -> Features:
+    """Return the pooled features of images, in the order of `paths`, in memory; see `embed_cohort` for many.
+
+    An image that cannot be read, or cannot be what the network was trained on, gives no row and does not end the run:
+    it is in `failed`, with the reason.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`, an encoder.
+        paths: Images in any form that `load_transform` reads from disk. A folder stands for all images in it, see
+            `zoo.images.find_images`. For a network that looks at one lesion, tables of lesions, see
+            `zoo.embedding.lesions`; the rows are then called by path and seed point. Or cases from `read_list`.
+        checkpoint: As of `Embedder`.
+        device: As of `Embedder`.
+        batch_size: As of `Embedder`.
+        workers: Processes that read images meanwhile; 0 to read them in this one.
+        cache_dir: As of `Embedder`.
+        progress: Whether to draw progress bars, on a terminal.
+        precision: As of `Embedder`.
+        layer: As of `Embedder`.
+        tokens: As of `Embedder`.
+
+    Raises:
+        OptionError: The model has no pooled features, there are no images, or a number is out of its range;
+            `PathNotFoundError` where a path does not exist.
+        UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
+    """
+    options: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "batch_size": batch_size}
+    options |= {"cache_dir": cache_dir, "precision": precision, "layer": layer, "tokens": tokens}
+    embedder = Embedder(name, **options, progress=progress)
+    cases = paths if isinstance(paths, Cases) else cases_at(embedder, paths)
+    return embed_all(embedder, cases, workers=workers, progress=progress)
+
+
+def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, progress: bool = True) -> Features:
+    """Return the features of cases in memory; the arguments are those of `embed_cohort`.
+
+    Raises:
+        OptionError: `workers` is below 0, or this is one of several processes, which would each do everything.
+    """
+    _check_workers(workers)
+    if (share := this_share()).world > 1:
+        raise OptionError(f"this is one of {share.world} processes: they share a folder, not a file or memory")
+    units = embedder.units(range(len(cases)))
+    readers = workers_for(len(units)) if workers is None else workers
+    results = _shown(embedder.embed_units(cases, units, workers=readers), units, is_shown=progress)
+    return _collect(embedder, cases, [each for unit in results for each in unit])
+
+
+def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:
+    """Return the cases at some paths, of the kind that an embedder takes."""
+    return find_cases(paths, volumes=embedder.of_volumes, lesions=embedder.of_lesions)
+
+
+def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Features:
+    """Return features in memory, with what they are of."""
+    import numpy as np
+
+    good = [each for each in found if each.features is not None]
+    rows = [each.features for each in good if each.features is not None]
+    of = [each.case for each, own in zip(good, rows, strict=True) for _ in own]
+    names = cases.paths if cases.points is None else cases.ids
+    own_ids = {} if tuple(names) == tuple(cases.ids) else {"id": [cases.ids[case] for case in of]}
+    return Features(
+        np.concatenate(rows) if rows else np.empty((0, 0), np.float32),
+        tuple(names[case] for case in of),
+        tuple(i for own in rows for i in range(len(own))) if embedder.rows_of else None,
+        {cases.ids[each.case]: reason(cases, each) for each in found if each.features is None},
+        embedder.facts(),
+        own_ids | {name: [column[case] for case in of] for name, column in cases.carried.items()},
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left in its folder, of the cases of this process."""
+
+    embedded: int
+    """Those with rows."""
+    before: int
+    """Those of them that had rows before."""
+    failed: dict[str, str]
+    """Those without rows, and why."""
+
+
+def embed_cohort(
+    embedder: Embedder,
+    cases: Cases,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    engine: Engine = "local",
+    ray_address: str | None = None,
+    half: bool = False,
+    retry_failed: bool = False,
+) -> Outcome:
+    """Write the features of a cohort into a folder, a Parquet data set; run again, it goes on.
+
+    Rows are written at least once a minute or every 256 MB, in whole files; memory does not grow with the cohort. Under
+    `torchrun`, and in a SLURM array, each process embeds its share and writes files of its own. SIGTERM and SIGINT end
+    it once what is done is written, with exit code 75.
+
+    Args:
+        embedder: What makes features of cases.
+        cases: From `find_cases` or `read_list`.
+        out: The folder. `read_features` reads it, and so do pandas, polars and DuckDB.
+        workers: Processes that read cases; None for one less than there are processors, at most 8.
+        engine: `"ray"` for an actor on each GPU, or share of CPUs, of a Ray cluster.
+        ray_address: Of the cluster; None for the one that this machine belongs to, else one of this machine alone.
+        half: Whether features are kept as float16.
+        retry_failed: Whether cases that failed before are tried again.
+
+    Raises:
+        OptionError: The folder holds other features or anything else, another run writes to it, a value is out of its
+            range, or pyarrow or Ray is not installed.
+        OSError: The folder cannot be written; what is in it stays.
+    """
+    out, share = Path(out), this_share()
+    _check_workers(workers)
+    if engine not in ENGINES:
+        raise OptionError(f"engine={engine!r}: {' and '.join(ENGINES)} are known")
+    if engine == "ray" and share.world > 1:
+        raise OptionError(
+            "engine='ray' divides the cases by itself: start one process, not several by torchrun or SLURM"
+        )
+    facts = describe(embedder.facts(), cases, embedder.rows_of, half=half)
+    mine = share.of(embedder.units(range(len(cases))))
+    with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log):
+        units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
+        to_do = sum(map(len, units))
+        before = folder.count(cases, mine)
+        readers = workers_for(len(units)) if workers is None else workers
+        say(_beginning(embedder, share, out, to_do, before, readers))
+        try:
+            results = _run(embedder, cases, units, readers, engine, ray_address)
+            for found in _shown(results, units, is_shown=share.rank == 0):
+                folder.add(cases, found)
+        except Stopped as stop:
+            folder.flush()
+            raise Stopped(f"stopped by {asked_by()}; {folder.state(cases, mine)}: the same command goes on") from stop
+        folder.flush()
+        say(folder.state(cases, mine))
+        return Outcome(folder.count(cases, mine), before, folder.reasons(cases, mine))
+
+
+def _run(
+    embedder: Embedder, cases: Cases, units: Units, workers: int, engine: Engine, ray_address: str | None
+) -> Iterator[list[Embedded]]:
+    if engine == "local":
+        return embedder.embed_units(cases, units, workers=workers)
+    from zoo.embedding.ray import embed_units
+
+    return embed_units(embedder, cases, units, address=ray_address)
+
+
+def _shown(results: Iterator[list[Embedded]], units: Units, *, is_shown: bool) -> Iterator[list[Embedded]]:
+    """Pass on what becomes of each unit, and show how many cases are done."""
+    total, began = sum(map(len, units)), time.monotonic()
+
+    def line(done: int) -> str:
+        rate = done / max(1e-9, time.monotonic() - began)
+        return f"{done} of {total} images, {rate:.3g} a second, {duration((total - done) / rate)} left"
+
+    return follow(results, "images", total, line=line, count=len, is_shown=is_shown)
+
+
+def workers_for(units: int) -> int:
+    """Processes that read: one less than the processors of this process, and none where there is little to read."""
+    import os
+
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(1, processors - 1), _MOST_WORKERS, units)
+
+
+def _beginning(embedder: Embedder, share: Share, out: Path, to_do: int, before: int, workers: int) -> str:
+    part = f", share {share.rank + 1} of {share.world}" if share.world > 1 else ""
+    known = f" ({before} more are done)" if before else ""
+    return f"embedding {to_do} images{known} by {embedder.name} into {out}{part}, with {workers} reading processes"
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None and workers < 0:
+        raise OptionError(f"workers={workers}: 0 or more is expected")

@@ -1,0 +1,1 @@
+"""Embeds the units of a cohort on a Ray cluster."""

@@ -1,0 +1,145 @@
+"""Reads cases in processes of their own while the network computes, and finds the one at which such a process died."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoo.entry import Parts
+from zoo.messages import problem_of, reason_of
+from zoo.stopping import leave_to_parent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from zoo.embedding.cases import Cases
+
+log = logging.getLogger("zoo")
+
+_UNITS_AHEAD = 2
+"""Units that each process has under way."""
+
+
+class Read(NamedTuple):
+    """A case that was read."""
+
+    case: int
+    """Its position in the list of cases."""
+    parts: int
+    """How many parts it has; 0 if it could not be read."""
+    is_one: bool = False
+    """Whether its parts' features are added up to one row."""
+    problem: str = ""
+    """Why it has no parts."""
+
+
+class Unit(NamedTuple):
+    """Cases that go through the network together, whatever else there is, so that their features are the same."""
+
+    cases: tuple[Read, ...]
+    groups: tuple[Parts, ...]
+    """The parts of all cases in their order, joined as far as they agree in shape: one tensor is sent much faster."""
+
+
+def read_units(
+    cases: Cases, units: Sequence[Sequence[int]], reader: Callable[[Any], Parts], workers: int, *, pinned: bool = False
+) -> Iterator[Unit]:
+    """Yield the units in their order; a case that cannot be read costs itself alone.
+
+    A process that dies, of a fault in a decoder or for want of memory, takes with it what the others have read; which
+    case it was at is found by reading those that were under way one by one, each in a process of its own.
+
+    Args:
+        cases: All of them.
+        units: Positions of the cases of each unit.
+        reader: What makes parts of a case; it is sent to the processes.
+        workers: Processes; 0 to read in this one.
+        pinned: Whether tensors are put into memory from which a GPU copies them by itself.
+    """
+    done = 0
+    while done < len(units):
+        try:
+            for unit in _loader(_Units(cases, units[done:], reader), workers, pinned):
+                done += 1
+                yield unit
+        except RuntimeError as error:
+            if not workers:
+                raise
+            log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
+            for unit in units[done : done + workers * _UNITS_AHEAD]:
+                done += 1
+                yield _join([_read_alone(cases, case, reader) for case in unit])
+
+
+def _loader(units: _Units, workers: int, pinned: bool) -> Any:
+    from torch.utils.data import DataLoader
+
+    dataset: Any = units
+    ahead = _UNITS_AHEAD if workers else None
+    options: dict[str, Any] = {
+        "collate_fn": _as_it_is,
+        "worker_init_fn": leave_to_parent,
+        "prefetch_factor": ahead,
+        "pin_memory": pinned,
+    }
+    return DataLoader(dataset, batch_size=None, num_workers=workers, **options)
+
+
+def _as_it_is(unit: Unit) -> Unit:
+    """Torch's own would make tensors of the numbers."""
+    return unit
+
+
+@dataclass(frozen=True)
+class _Units:
+    """A data set for loader processes, whose items are units."""
+
+    cases: Cases
+    units: Sequence[Sequence[int]]
+    reader: Callable[[Any], Parts]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, number: int) -> Unit:
+        return _join([_read(self.cases, case, self.reader) for case in self.units[number]])
+
+
+def _read(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
+    try:
+        parts = reader(cases.case(case))
+    except Exception as error:  # of whatever kind: one case never ends the run
+        return Read(case, 0, problem=problem_of(error)), None
+    return Read(case, len(parts.inputs[0]), parts.weights is not None), parts
+
+
+def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
+    try:
+        unit: Unit = next(iter(_loader(_Units(cases, [[case]], reader), 1, False)))
+    except RuntimeError as error:
+        return Read(case, 0, problem=f"the process that read it died: {reason_of(error)}"), None
+    return unit.cases[0], next(iter(unit.groups), None)
+
+
+def _join(found: list[tuple[Read, Parts | None]]) -> Unit:
+    good = [parts for _, parts in found if parts is not None]
+    groups = (list(group) for _, group in groupby(good, _shapes))
+    return Unit(tuple(read for read, _ in found), tuple(map(_joined, groups)))
+
+
+def _shapes(parts: Parts) -> tuple[Any, ...]:
+    tensors: list[Tensor] = [*parts.inputs, *([] if parts.weights is None else [parts.weights])]
+    return (*(tensor.shape[1:] for tensor in tensors), parts.alone)
+
+
+def _joined(group: list[Parts]) -> Parts:
+    import torch
+
+    if len(group) == 1:
+        return group[0]
+    inputs = tuple(torch.cat(tensors) for tensors in zip(*(parts.inputs for parts in group), strict=True))
+    weights = [parts.weights for parts in group if parts.weights is not None]
+    return Parts(inputs, torch.cat(weights) if weights else None, group[0].alone)
