@@ -259,10 +259,23 @@ def import_pyarrow() -> tuple[Any, Any]:
 def _write_npz(path: Path, columns: Mapping[str, Column], values: NDArray[Any], facts: str) -> None:
     import numpy as np
 
-    arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in columns.items()}
+    arrays: dict[str, Any] = {name: _array(cells) for name, cells in columns.items()}
     arrays |= {"features": values, _FACTS: np.array(facts)}
     with path.open("wb") as file:  # given a name, numpy adds a suffix to it
         np.savez(file, **arrays)
+
+
+def _array(cells: Column) -> NDArray[Any]:
+    """A column as numbers, where all its cells are, else as texts, of which a null is empty."""
+    import numpy as np
+
+    if isinstance(cells, np.ndarray):
+        return cells
+    if cells and all(isinstance(cell, int | float) for cell in cells):
+        numbers = np.asarray(cells)
+        if numbers.dtype.kind in "biuf":  # not objects, of which whole numbers beyond 64 bits would be
+            return numbers
+    return np.asarray(["" if cell is None else cell for cell in cells], str)
 
 
 def _write_csv(path: Path, columns: Mapping[str, Column], values: NDArray[Any], _: str) -> None:

@@ -52,8 +52,8 @@ class FeatureFolder:
     """Id of a case without rows, as a cell of a table -> why; those of this process, and of runs before."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Further cases that failed, which other processes keep."""
-    part: int = 0
-    """Number of the next file of this process."""
+    _part: int | None = None
+    """Number of the file that what waits goes into, once it was tried."""
     _waiting: list[tuple[Cases, Embedded]] = field(default_factory=list)
     _bytes: int = 0
     _since: float = field(default_factory=time.monotonic)
@@ -125,10 +125,10 @@ class FeatureFolder:
         """
         with deferring():
             if good := [(cases, each) for cases, each in self._waiting if each.features is not None]:
-                write_part(self.out, self.share.rank, self.part, good, self.facts)
+                self._part = next_part(self.out, self.share.rank) if self._part is None else self._part
+                write_part(self.out, self.share.rank, self._part, good, self.facts)
             rows, self._waiting = self._waiting, []
-            self.part += bool(good)
-            self._bytes, self._since = 0, time.monotonic()
+            self._part, self._bytes, self._since = None, 0, time.monotonic()
             for cases, each in rows:
                 self._note(cases, each)
             if self._has_news:
@@ -168,7 +168,7 @@ def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterat
         _check_same(out, facts)
         done = ids_in(out, str(facts["key"]))
         failed, others = load_failures(out, share, str(facts["key"]), done)
-        folder = FeatureFolder(out, facts, share, done, failed, others, next_part(out, share.rank))
+        folder = FeatureFolder(out, facts, share, done, failed, others)
         try:
             yield folder
         except Stopped:
