@@ -26,8 +26,13 @@ log = logging.getLogger("zoo")
 
 SUFFIXES = (".npz", ".csv")
 _FACTS = "zoo"
+_KINDS = {"slice": "int64", "patch": "int64"}
+"""Columns of a `.csv` that are numbers; all others are texts, as `007` is."""
 _ONE = {"paths": "path", "slices": "slice"}
 _NUMBER = re.compile(r"f\d+")
+FINISHED = ".done"
+"""Suffix of the file that marks the share of one process in a folder as finished, `.rank-R-of-WORLD`."""
+_MARK = re.compile(r"\.rank-(\d+)-of-(\d+)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +120,9 @@ def read_features(out: str | Path) -> FeatureTable:
     The rows of a folder come sorted by id, or path where there is none, and slice or patch, whichever engine wrote them
     and in whatever order.
 
+    A folder in which no run has come to its end is read with a warning. Of `.csv` the columns beside the features are
+    texts, as `write_rows` wrote them.
+
     Raises:
         InputContractError: It cannot be read, is damaged, or has a case twice.
         OptionError: There is nothing of this name, or pandas or pyarrow is not installed.
@@ -139,23 +147,51 @@ def read_features(out: str | Path) -> FeatureTable:
 def _read_folder(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
     import numpy as np
 
-    arrow, parquet = import_pyarrow()
+    arrow, _ = import_pyarrow()
     parts = sorted(out.glob("part-*.parquet"))
     if not parts:
         raise InputContractError(f"{out} has no part-*.parquet: nothing was embedded there")
-    if any(out.glob(".rank-*.lock")):
-        log.warning("a run in %s is at work or was killed: rows may be missing; the same `zoo embed` goes on", out)
-    table = arrow.concat_tables([parquet.read_table(part) for part in parts])
-    facts = json.loads(table.schema.metadata[_FACTS.encode()])
+    if not _is_finished(out):
+        log.warning("no run in %s has come to its end: rows may be missing; the same `zoo embed` goes on", out)
+    tables = [_read_part(part) for part in parts]
+    metadata = tables[0].schema.metadata
+    facts = json.loads(metadata[_FACTS.encode()])
+    table = arrow.concat_tables(
+        [part.select(tables[0].column_names).replace_schema_metadata(metadata) for part in tables]
+    )
     by = [name for name in (facts["key"], facts["rows"]) if name]
     table = table.sort_by([(name, "ascending") for name in by])
-    flat = table.column("feature").combine_chunks()
-    values = flat.values.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(table), *facts["shape"])
-    frame = table.drop_columns(["feature"]).to_pandas()
+    flat = table.column("feature").combine_chunks().flatten()
+    values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(table), *facts["shape"])
+    frame = table.drop_columns(["feature"]).to_pandas(integer_object_nulls=True)  # floats would round long ids
     if frame.duplicated(by).any():
         first = frame[frame.duplicated(by)].iloc[0][by[0]]
-        raise InputContractError(f"{out} has rows of {printable(first)} twice: two runs with other cases wrote to it")
+        raise InputContractError(
+            f"{out} has rows of {printable(first)} more than once: two runs wrote to it, or a part was copied. Remove "
+            "one of those part-*.parquet; the same `zoo embed` then does what is missing"
+        )
     return values, frame, facts
+
+
+def _is_finished(out: Path) -> bool:
+    """Whether all processes of some run have come to the end of their share."""
+    found: dict[int, set[int]] = {}
+    for mark in out.glob(f".rank-*{FINISHED}"):
+        if match := _MARK.fullmatch(mark.stem):
+            found.setdefault(int(match[2]), set()).add(int(match[1]))
+    return any(len(ranks) == world for world, ranks in found.items())
+
+
+def _read_part(part: Path) -> Any:
+    arrow, parquet = import_pyarrow()
+    try:
+        with part.open("rb") as file:
+            return parquet.ParquetFile(file, page_checksum_verification=True).read()
+    except (arrow.ArrowException, OSError) as error:
+        raise InputContractError(
+            f"{part} cannot be read ({reason_of(error)}). If it is damaged, remove it; the same `zoo embed` then does "
+            "its images again"
+        ) from error
 
 
 def _read_whole_npz(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
@@ -169,8 +205,13 @@ def _read_whole_npz(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, 
 def _read_whole_csv(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
     import numpy as np
 
-    frame = _import_pandas().read_csv(out, dtype={"path": str, "id": str}, keep_default_na=False)
-    numbers = [name for name in frame.columns if _NUMBER.fullmatch(name)]
+    pandas = _import_pandas()
+    names = list(pandas.read_csv(out, nrows=0).columns)
+    numbers = [name for name in names if _NUMBER.fullmatch(name)]
+    if not numbers:
+        raise InputContractError(f"{out} has no columns f0, f1, ...: a file that `zoo embed` wrote is expected")
+    kinds = {name: np.float32 if name in numbers else _KINDS.get(name, str) for name in names}
+    frame = pandas.read_csv(out, dtype=kinds, keep_default_na=False)
     return frame[numbers].to_numpy(np.float32), frame.drop(columns=numbers), {}
 
 
@@ -218,10 +259,23 @@ def import_pyarrow() -> tuple[Any, Any]:
 def _write_npz(path: Path, columns: Mapping[str, Column], values: NDArray[Any], facts: str) -> None:
     import numpy as np
 
-    arrays: dict[str, Any] = {name: np.asarray(cells, getattr(cells, "dtype", str)) for name, cells in columns.items()}
+    arrays: dict[str, Any] = {name: _array(cells) for name, cells in columns.items()}
     arrays |= {"features": values, _FACTS: np.array(facts)}
     with path.open("wb") as file:  # given a name, numpy adds a suffix to it
         np.savez(file, **arrays)
+
+
+def _array(cells: Column) -> NDArray[Any]:
+    """A column as numbers, where all its cells are, else as texts, of which a null is empty."""
+    import numpy as np
+
+    if isinstance(cells, np.ndarray):
+        return cells
+    if cells and all(isinstance(cell, int | float) for cell in cells):
+        numbers = np.asarray(cells)
+        if numbers.dtype.kind in "biuf":  # not objects, of which whole numbers beyond 64 bits would be
+            return numbers
+    return np.asarray(["" if cell is None else cell for cell in cells], str)
 
 
 def _write_csv(path: Path, columns: Mapping[str, Column], values: NDArray[Any], _: str) -> None:

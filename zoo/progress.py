@@ -67,7 +67,7 @@ def follow(
         done: Number of those that were done before.
         line: From the number of items done to the line of a minute; default that number.
         count: How many an item counts for; default 1.
-        is_shown: Whether this process shows it: of several the first one.
+        is_shown: Whether this process shows it: of several the first one. The others only record their lines.
     """
     in_terminal = is_shown and sys.stderr.isatty()
     _Told.at = _Told.at or time.monotonic()
@@ -77,12 +77,12 @@ def follow(
             step = count(item) if count else 1
             done += step
             bar.update(step)
-            if is_shown and _is_due():
+            if _is_due():
                 text = line(done) if line else f"{what}: {done} of {total}"
-                if in_terminal:
-                    _record(text)
-                else:
+                if is_shown and not in_terminal:
                     say(text)
+                else:
+                    _record(text)
 
 
 def duration(seconds: float) -> str:

@@ -61,7 +61,7 @@ def deferring() -> Iterator[None]:
         yield
     finally:
         _Noted.deferring -= 1
-    if _Noted.asked and not _Noted.deferring:
+    if _Noted.asked and _Noted.heeding and not _Noted.deferring:
         raise Stopped(_words(_Noted.asked))
 
 

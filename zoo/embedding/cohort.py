@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.embedding.cases import Cases, find_cases
-from zoo.embedding.dataset import describe, opening
+from zoo.embedding.dataset import FeatureFolder, describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
@@ -165,32 +166,34 @@ def embed_cohort(
         )
     facts = describe(embedder.facts(), cases, embedder.rows_of, half=half)
     mine = share.of(embedder.units(range(len(cases))))
-    with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log):
-        units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
-        to_do = sum(map(len, units))
-        before = folder.count(cases, mine)
-        readers = workers_for(len(units)) if workers is None else workers
-        say(_beginning(embedder, share, out, to_do, before, readers))
-        try:
-            results = _run(embedder, cases, units, readers, engine, ray_address)
-            for found in _shown(results, units, is_shown=share.rank == 0):
-                folder.add(cases, found)
-        except Stopped as stop:
+    folder: FeatureFolder | None = None
+    try:
+        with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log):
+            units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
+            before = folder.count(cases, mine)
+            readers = workers_for(len(units)) if workers is None else workers
+            say(_beginning(embedder, share, out, sum(map(len, units)), before, readers))
+            with closing(_run(embedder, cases, units, readers, engine, ray_address)) as results:
+                for found in _shown(results, units, is_shown=share.rank == 0):
+                    folder.add(cases, found)
             folder.flush()
-            raise Stopped(f"stopped by {asked_by()}; {folder.state(cases, mine)}: the same command goes on") from stop
-        folder.flush()
-        say(folder.state(cases, mine))
-        return Outcome(folder.count(cases, mine), before, folder.reasons(cases, mine))
+            say(folder.state(cases, mine))
+            return Outcome(folder.count(cases, mine), before, folder.reasons(cases, mine))
+    except Stopped:
+        state = folder.state(cases, mine) if folder else f"nothing was done in {out}"
+    # Here, not above: the first one holds the loader, whose processes would stay.
+    raise Stopped(f"stopped by {asked_by()}; {state}: the same command goes on")
 
 
 def _run(
     embedder: Embedder, cases: Cases, units: Units, workers: int, engine: Engine, ray_address: str | None
-) -> Iterator[list[Embedded]]:
+) -> Generator[list[Embedded], None, None]:
     if engine == "local":
-        return embedder.embed_units(cases, units, workers=workers)
-    from zoo.embedding.ray import embed_units
+        yield from embedder.embed_units(cases, units, workers=workers)
+    else:
+        from zoo.embedding.ray import embed_units
 
-    return embed_units(embedder, cases, units, address=ray_address)
+        yield from embed_units(embedder, cases, units, address=ray_address)
 
 
 def _shown(results: Iterator[list[Embedded]], units: Units, *, is_shown: bool) -> Iterator[list[Embedded]]:

@@ -6,33 +6,31 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
+from zoo.embedding.failures import load_failures, write_failures
+from zoo.embedding.parts import ids_in, is_utf8, next_part, write_part
+from zoo.embedding.reserving import log_of, reserved
 from zoo.embedding.shares import ALONE, Share
 from zoo.errors import InputContractError, OptionError
 from zoo.features import import_pyarrow
-from zoo.files import read_text, remove_leftovers, write_atomically, write_text
-from zoo.locks import acquire, holder_of, release
-from zoo.messages import csv_cell, printable
-from zoo.stopping import deferring
+from zoo.files import read_text, remove_leftovers, write_text
+from zoo.messages import csv_cell, printable, reason_of
+from zoo.stopping import Stopped, deferring
 from zoo.tables import arrow_type
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 log = logging.getLogger("zoo")
 
-FACTS, FAILED, LOG = "zoo.json", "failed", "embed"
+FACTS = "zoo.json"
 MOST_SECONDS, MOST_BYTES = 60.0, 256 * 2**20
 """How long rows wait, and how many bytes of them, before they are written."""
 _WEIGHTS = ("network", "sha256", "values_sha256")
@@ -54,21 +52,29 @@ class FeatureFolder:
     """Id of a case without rows, as a cell of a table -> why; those of this process, and of runs before."""
     others: Mapping[str, str] = field(default_factory=dict)
     """Further cases that failed, which other processes keep."""
-    _waiting: list[tuple[Cases, list[Embedded]]] = field(default_factory=list)
+    _part: int | None = None
+    """Number of the file that what waits goes into, once it was tried."""
+    _waiting: list[tuple[Cases, Embedded]] = field(default_factory=list)
     _bytes: int = 0
     _since: float = field(default_factory=time.monotonic)
+    _has_news: bool = False
+    """Whether `failed` is not yet written as it is."""
 
     @property
     def log(self) -> Path:
-        """Where this process records its course; that it is written shows that the process lives."""
-        return _of_rank(self.out, LOG, self.share.rank, ".log")
+        """Where this process records its course."""
+        return log_of(self.out, self.share.rank)
 
     def left(self, cases: Cases, unit: Sequence[int], *, retry_failed: bool) -> list[int]:
         """Return those of some cases that have no rows yet, nor, unless it is to be tried again, a reason for that."""
-        return [i for i in unit if not self._is_done(cases.ids[i], retry_failed)]
+        return [i for i in unit if cases.ids[i] not in self.done and (retry_failed or not self._why(cases.ids[i]))]
 
-    def _is_done(self, id: str, retry_failed: bool) -> bool:
-        return id in self.done or (not retry_failed and (csv_cell(id) in self.failed or csv_cell(id) in self.others))
+    def _why(self, id: str) -> str:
+        """Why a case without rows failed; empty if it was not tried."""
+        if not self.failed and not self.others:
+            return ""  # a cohort's ids are many, and a cell is made letter by letter
+        cell = csv_cell(id)
+        return self.failed.get(cell) or self.others.get(cell, "")
 
     def state(self, cases: Cases, units: Sequence[Sequence[int]]) -> str:
         """How many of some cases are done, in words."""
@@ -81,9 +87,8 @@ class FeatureFolder:
 
     def reasons(self, cases: Cases, units: Sequence[Sequence[int]]) -> dict[str, str]:
         """Return those of some cases that failed, and why."""
-        known = {**self.others, **self.failed}
         ids = (cases.ids[i] for unit in units for i in unit)
-        return {id: known[csv_cell(id)] for id in ids if csv_cell(id) in known and id not in self.done}
+        return {id: why for id in ids if id not in self.done and (why := self._why(id))}
 
     def add(self, cases: Cases, found: Sequence[Embedded]) -> None:
         """Take what became of some cases; what has waited for a minute, or is large, is written.
@@ -92,49 +97,54 @@ class FeatureFolder:
             OSError: The folder cannot be written.
         """
         with deferring():
-            self._waiting.append((cases, list(found)))
-            self._bytes += sum(each.features.nbytes for each in found if each.features is not None)
+            fit = [self._fitting(cases, each) for each in found]
+            self._waiting += [(cases, each) for each in fit]
+            self._bytes += sum(each.features.nbytes for each in fit if each.features is not None)
             if self._bytes >= MOST_BYTES or time.monotonic() - self._since >= MOST_SECONDS:
                 self.flush()
 
+    def _fitting(self, cases: Cases, found: Embedded) -> Embedded:
+        """Return what became of a case, as a failure if Parquet of this folder cannot hold it."""
+        import numpy as np
+
+        if found.features is None:
+            return found
+        if unlike := [text for text in (cases.ids[found.case], cases.paths[found.case]) if not is_utf8(text)]:
+            problem = f"{printable(unlike[0])} is no text in UTF-8, which Parquet takes: rename it"
+            return Embedded(found.case, None, problem)
+        largest = float(np.abs(found.features).max(initial=0))
+        if self.facts["type"] == "float16" and largest > float(np.finfo(np.float16).max):
+            return Embedded(found.case, None, f"its features reach {largest:.6g}, more than float16 holds: see --half")
+        return found
+
     def flush(self) -> None:
-        """Write what waits.
+        """Write what waits. After an error it waits on, to be written under the same name: no row is there twice.
 
         Raises:
             OSError: The folder cannot be written.
         """
         with deferring():
-            rows = [(cases, each) for cases, found in self._waiting for each in found]
-            good = [(cases, each) for cases, each in rows if each.features is not None]
-            if good:
-                self._write_part(good)
-            before = dict(self.failed)
+            if good := [(cases, each) for cases, each in self._waiting if each.features is not None]:
+                self._part = next_part(self.out, self.share.rank) if self._part is None else self._part
+                write_part(self.out, self.share.rank, self._part, good, self.facts)
+            rows, self._waiting = self._waiting, []
+            self._part, self._bytes, self._since = None, 0, time.monotonic()
             for cases, each in rows:
-                cell = csv_cell(cases.ids[each.case])
-                self.failed.pop(cell, None)
-                if each.features is None:
-                    self.failed[cell] = reason(cases, each)
-                else:
-                    self.done.add(cases.ids[each.case])
-            if self.failed != before:
-                self._write_failed()
-            self._waiting, self._bytes, self._since = [], 0, time.monotonic()
+                self._note(cases, each)
+            if self._has_news:
+                write_failures(self.out, self.share, self.facts["key"], self.failed)
+                self._has_news = False
 
-    def _write_part(self, rows: list[tuple[Cases, Embedded]]) -> None:
-        _, parquet = import_pyarrow()
-        table = _table(rows, self.facts)
-        numbers = [int(path.stem.rpartition("-")[2]) for path in self.out.glob(f"part-{self.share.rank:05d}-*.parquet")]
-        name = self.out / f"part-{self.share.rank:05d}-{max(numbers, default=-1) + 1:06d}.parquet"
-        write_atomically(name, lambda path: parquet.write_table(table, path))
-
-    def _write_failed(self) -> None:
-        def write(path: Path) -> None:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow([self.facts["key"], "reason"])
-                writer.writerows((cell, csv_cell(why)) for cell, why in sorted(self.failed.items()))
-
-        write_atomically(_of_rank(self.out, FAILED, self.share.rank, ".csv"), write)
+    def _note(self, cases: Cases, found: Embedded) -> None:
+        """Note what became of a case, for the next run."""
+        id = cases.ids[found.case]
+        if found.features is not None:
+            self.done.add(id)
+            if self.failed and self.failed.pop(csv_cell(id), ""):
+                self._has_news = True
+        elif self.failed.get(cell := csv_cell(id)) != (why := reason(cases, found)):
+            self.failed[cell] = why
+            self._has_news = True
 
 
 @contextmanager
@@ -153,28 +163,31 @@ def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterat
     import_pyarrow()
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _reserved(out, share):
+    with reserved(out, share):
         remove_leftovers(out)
         _check_same(out, facts)
-        done = _ids_in(out, str(facts["key"]))
-        failed, others = _failures(out, share)
+        done = ids_in(out, str(facts["key"]))
+        failed, others = load_failures(out, share, str(facts["key"]), done)
         folder = FeatureFolder(out, facts, share, done, failed, others)
         try:
             yield folder
-        finally:
-            folder.flush()
+        except Stopped:
+            with suppress(Stopped):
+                folder.flush()
+            raise
+        except BaseException:
+            with suppress(OSError, Stopped):  # the first error counts
+                folder.flush()
+            raise
+        folder.flush()
 
 
 def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool) -> dict[str, Any]:
     """Return the facts of a folder: those of an embedder, and what its columns are."""
     key = "path" if tuple(cases.ids) == tuple(cases.paths) else "id"
-    columns = {"columns": list(cases.carried), "key": key, "rows": rows_of, "type": "float16" if half else "float32"}
+    carried = {name: str(arrow_type(column)) for name, column in cases.carried.items()}
+    columns = {"columns": carried, "key": key, "rows": rows_of, "type": "float16" if half else "float32"}
     return {"schema": 1, **facts, **columns}
-
-
-def _of_rank(out: Path, stem: str, rank: int, suffix: str) -> Path:
-    """A file that each process writes for itself."""
-    return out / (f"{stem}-{rank:05d}{suffix}" if rank else f"{stem}{suffix}")
 
 
 def _check_folder(out: Path) -> None:
@@ -183,34 +196,10 @@ def _check_folder(out: Path) -> None:
         raise OptionError(f"{out} is a file: a folder is expected, or a name that ends in .npz or .csv")
     if not out.is_dir() or (out / FACTS).exists():
         return
-    if strange := sorted(path.name for path in out.iterdir() if not path.name.startswith(".")):
+    strange = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+    if strange and not (out / FACTS).exists():  # which another process of this run may have written meanwhile
         raise OptionError(
             f"{out} is no folder of features: it holds {printable(strange[0])} and no {FACTS}. Give a new folder"
-        )
-
-
-@contextmanager
-def _reserved(out: Path, share: Share) -> Iterator[None]:
-    """Hold the folder for this process; the other processes of one run may hold it too."""
-    lock = out / f".rank-{share.rank}-of-{share.world}.lock"
-    for other in out.glob(".rank-*.lock"):
-        if other.name != lock.name and not other.name.endswith(f"-of-{share.world}.lock"):
-            _take(other, out)
-            release(other)
-    _take(lock, out)
-    try:
-        yield
-    finally:
-        release(lock)
-
-
-def _take(lock: Path, out: Path) -> None:
-    rank = lock.name.split("-")[1]
-    signs = [_of_rank(out, LOG, int(rank), ".log")] if rank.isdigit() else []
-    if not acquire(lock, signs=signs):
-        raise OptionError(
-            f"another run writes to {out} ({printable(holder_of(lock)) or 'a process that has only begun'}): wait for "
-            f"its end, or give another OUT. If that machine is gone, remove {lock}"
         )
 
 
@@ -224,10 +213,10 @@ def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
     for name in _SAME:
         there, asked = known.get(name), facts.get(name)
         if there != asked:
-            what = f"weights ({known['model']} there, {facts['model']} asked for)" if name in _WEIGHTS else name
+            what = f"weights ({known.get('model')} there, {facts['model']} asked for)" if name in _WEIGHTS else name
             raise OptionError(
-                f"{out} holds features with another {what}: {_short(there, asked)} there, {_short(asked, there)} asked "
-                "for. Give another folder, or ask for the same"
+                f"{out} holds features that differ in {printable(what)}: {_short(there, asked)} there, "
+                f"{_short(asked, there)} asked for. Give another folder, or ask for the same"
             )
     if changed := [f"{name} {known.get(name)}" for name in _VERSIONS if known.get(name) != facts.get(name)]:
         log.warning("%s was begun with %s: rows from here on may differ by rounding", out, ", ".join(changed))
@@ -250,70 +239,9 @@ def read_facts(out: Path) -> dict[str, Any]:
         facts = json.loads(read_text(out / FACTS))
     except (OSError, ValueError) as error:
         raise InputContractError(
-            f"{out / FACTS} cannot be read ({error}): a folder that `zoo embed` wrote has one"
+            f"{out / FACTS} cannot be read ({reason_of(error)}): it says what the rows were computed with. Bring it "
+            "back from a copy, or give another folder"
         ) from error
     if not isinstance(facts, dict) or facts.get("schema") != 1:
         raise InputContractError(f"{out / FACTS} is not as this version of the zoo writes it")
     return facts
-
-
-def parts_in(out: Path) -> list[Path]:
-    """The files of rows in a folder, sorted."""
-    return sorted(out.glob("part-*.parquet"))
-
-
-def _ids_in(out: Path, key: str) -> set[str]:
-    """Ids of the cases that have rows; a part that a crash cut short is put aside, and its cases done again."""
-    pyarrow, parquet = import_pyarrow()
-    done: set[str] = set()
-    for part in parts_in(out):
-        try:
-            done.update(parquet.read_table(part, columns=[key]).column(key).to_pylist())
-        except (pyarrow.ArrowException, OSError) as error:
-            aside = part.with_name(f"{part.name}.damaged")
-            part.replace(aside)
-            log.warning("%s is damaged (%s): it is called %s now, its cases are done again", part, error, aside.name)
-    return done
-
-
-def _failures(out: Path, share: Share) -> tuple[dict[str, str], dict[str, str]]:
-    """The cases that failed before: those whose file this process keeps, and the others. One process keeps them all."""
-    own: dict[str, str] = {}
-    others: dict[str, str] = {}
-    mine = _of_rank(out, FAILED, share.rank, ".csv")
-    for file in sorted(out.glob(f"{FAILED}*.csv")):
-        found = read_failed(file)
-        if share.world == 1 or file == mine:
-            own |= found
-        else:
-            others |= found
-    if share.world == 1:
-        for file in out.glob(f"{FAILED}-*.csv"):
-            file.unlink()
-    return own, others
-
-
-def read_failed(file: Path) -> dict[str, str]:
-    """Cases that failed, as cells of a table, and why."""
-    with file.open(newline="", encoding="utf-8") as text:
-        return {row[0]: row[1] for row in list(csv.reader(text))[1:] if len(row) == 2}
-
-
-def _table(rows: list[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
-    import numpy as np
-
-    arrow, _ = import_pyarrow()
-    counts = [len(each.features) for _, each in rows if each.features is not None]
-    repeats = np.repeat(np.arange(len(rows)), counts)
-    columns = {} if facts["key"] == "path" else {"id": [cases.ids[each.case] for cases, each in rows]}
-    columns["path"] = [cases.paths[each.case] for cases, each in rows]
-    arrays = {name: arrow.array(cells, arrow.string()).take(repeats) for name, cells in columns.items()}
-    for name in facts["columns"]:
-        kind = arrow_type(rows[0][0].carried[name])
-        arrays[name] = arrow.array([cases.carried[name][each.case] for cases, each in rows], kind).take(repeats)
-    if facts["rows"]:
-        arrays[facts["rows"]] = arrow.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts]))
-    values: NDArray[Any] = np.concatenate([each.features for _, each in rows if each.features is not None])
-    flat = arrow.array(values.astype(facts["type"]).ravel())
-    arrays["feature"] = arrow.FixedSizeListArray.from_arrays(flat, values[0].size)
-    return arrow.table(arrays).replace_schema_metadata({"zoo": json.dumps({**facts, "shape": values.shape[1:]})})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.entry import Parts
 from zoo.messages import problem_of, reason_of
-from zoo.stopping import leave_to_parent
+from zoo.signals import handling
+from zoo.stopping import deferring, leave_to_parent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,16 +64,44 @@ def read_units(
     done = 0
     while done < len(units):
         try:
-            for unit in _loader(_Units(cases, units[done:], reader), workers, pinned):
+            for unit in _items(_loader(_Units(cases, units[done:], reader), workers, pinned)):
                 done += 1
                 yield unit
+            return
         except RuntimeError as error:
             if not workers:
                 raise
             log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
-            for unit in units[done : done + workers * _UNITS_AHEAD]:
-                done += 1
-                yield _join([_read_alone(cases, case, reader) for case in unit])
+        # Here, not above: the error holds the loader, whose other processes hold memory.
+        for positions in units[done : done + workers * _UNITS_AHEAD]:
+            done += 1
+            yield _join([_read_alone(cases, case, reader) for case in positions])
+
+
+def _items(loader: Any) -> Iterator[Unit]:
+    """Yield what a loader gives; raises RuntimeError while it is waited for, and then alone, if a process died.
+
+    Torch's own handler raises that wherever this process is just then, at the network or amid the writing of rows.
+    """
+    with deferring():  # of a loader that is half built the processes would never end
+        items = iter(loader)
+    number: Any = getattr(signal, "SIGCHLD", None)
+    of_torch: Any = number and signal.getsignal(number)
+    if not loader.num_workers or not callable(of_torch):
+        yield from items
+        return
+    with handling((number,), _note):
+        while True:
+            with handling((number,), of_torch):
+                of_torch(number, None)  # for those that died meanwhile
+                unit = next(items, None)
+            if unit is None:
+                return
+            yield unit
+
+
+def _note(*_: object) -> None:
+    """Do nothing yet at the death of a process."""
 
 
 def _loader(units: _Units, workers: int, pinned: bool) -> Any:
@@ -118,7 +148,7 @@ def _read(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read
 
 def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
     try:
-        unit: Unit = next(iter(_loader(_Units(cases, [[case]], reader), 1, False)))
+        unit: Unit = next(_items(_loader(_Units(cases, [[case]], reader), 1, False)))
     except RuntimeError as error:
         return Read(case, 0, problem=f"the process that read it died: {reason_of(error)}"), None
     return unit.cases[0], next(iter(unit.groups), None)

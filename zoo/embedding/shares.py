@@ -29,9 +29,12 @@ def this_share() -> Share:
     """Return the share of this process; each task of a SLURM array may run torchrun.
 
     Raises:
-        OptionError: The array has gaps, as `--array=1,5` has: which share a task has would depend on its number.
+        OptionError: The array has gaps, as `--array=1,5` has: which share a task has would depend on its number. Or
+            RANK is none of WORLD_SIZE.
     """
     rank, world = torchrun_rank()
+    if not 0 <= rank < world:
+        raise OptionError(f"RANK={rank} with WORLD_SIZE={world}: a number from 0 to {world - 1} is expected")
     task, tasks, first, step = slurm_array()
     number, rest = divmod(task - first, step)
     if rest or not 0 <= number < tasks:

@@ -10,9 +10,11 @@ from zoo.embedding.embedder import Embedder, reason
 from zoo.embedding.reading import read_units
 
 _EMBEDDED = 16
-"""Cases that go through the network."""
+"""Cases that go through the network, at most."""
+_LEAST = 2
+"""Those without which nothing is known of the network's time: the first one warms up."""
 _SECONDS = 30.0
-"""For how long further cases are read alone."""
+"""How long it takes, unless fewer than the least are through by then."""
 _GOLDEN = 0.6180339887498949
 """Multiples of it, without their whole part, lie evenly in (0, 1), however many there are."""
 
@@ -36,12 +38,12 @@ class Trial:
 
 
 def try_cases(embedder: Embedder, cases: Cases) -> Trial:
-    """Embed a few cases, spread over the list, read further ones for half a minute, and write nothing."""
+    """Embed a few cases, spread over the list, read further ones until half a minute is over, and write nothing."""
     order = sorted(range(len(cases)), key=lambda i: i * _GOLDEN % 1)
     reader, began = embedder.reader, time.monotonic()
     refused: dict[str, str] = {}
     read, embedded, reading, computing = 0, 0, 0.0, 0.0
-    while read < len(order) and (embedded < _EMBEDDED or time.monotonic() - began < _SECONDS):
+    while read < len(order) and (time.monotonic() - began < _SECONDS or (embedded < _LEAST and read < _EMBEDDED)):
         started = time.monotonic()
         (unit,) = read_units(cases, [[order[read]]], reader, 0)
         read, reading = read + 1, reading + time.monotonic() - started
@@ -51,7 +53,7 @@ def try_cases(embedder: Embedder, cases: Cases) -> Trial:
         (found,) = embedder.embed(unit)
         if found.features is None:
             refused[cases.ids[found.case]] = reason(cases, found)
-        elif embedded:  # the first one warms up
+        elif embedded:
             computing += time.monotonic() - started
         embedded += bool(unit.groups)
     return Trial(read, refused, reading / max(1, read), computing / max(1, embedded - 1))
