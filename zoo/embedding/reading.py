@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+_MOST_WORKERS = 8
 _UNITS_AHEAD = 2
 """Units that each process has under way."""
 
@@ -72,6 +74,16 @@ def read_units(
             for unit in units[done : done + workers * _UNITS_AHEAD]:
                 done += 1
                 yield _join([_read_alone(cases, case, reader) for case in unit])
+
+
+def processors() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(units: int, among: int | None = None) -> int:
+    """Processes that read: one less than the processors, default those of this process; none with nothing to read."""
+    return min(max(1, (among or processors()) - 1), _MOST_WORKERS, units)
 
 
 def _loader(units: _Units, workers: int, pinned: bool) -> Any:
