@@ -23,7 +23,10 @@ FLOORS = (
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
 DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "transforms")
-FOR_USERS = {"checkpoint": {"find_prefix", "strip_prefix", "rename_keys"}, "embedding": {"Cases", "Embedder", "embed", "find_cases"}}
+FOR_USERS = {
+    "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
+    "embedding": {"Cases", "Embedder", "embed", "find_cases"},
+}
 CORE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "training")]
 
 

@@ -70,14 +70,18 @@ def column_names(path: Path) -> list[str]:
     """Return the names of a table's columns without reading the rows.
 
     Raises:
-        OptionError: As `read_columns`.
+        OptionError: There are none; what else `read_columns` raises.
     """
     _check_table(path)
-    if path.suffix.lower() != ".parquet":
-        with _rows_of_text(path) as (header, _):
-            return [name for name in header if name.strip()]
-    with _parquet(path) as file:
-        return [name for name in file.schema_arrow.names if name.strip()]
+    if path.suffix.lower() == ".parquet":
+        with _parquet(path) as file:
+            names = file.schema_arrow.names
+    else:
+        with _rows_of_text(path) as (names, _):
+            pass
+    if found := [name for name in names if name.strip()]:
+        return found
+    raise OptionError(f"{printable(path)} has no columns with a name: a header in its first line is expected")
 
 
 def read_columns(path: Path) -> Table:
@@ -136,8 +140,6 @@ def _rows_of_text(path: Path) -> Iterator[tuple[list[str], Any]]:
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:
-    if not any(name.strip() for name in names):
-        raise OptionError(f"{printable(path)} has no columns with a name: a header in the first line is expected")
     # Spreadsheets leave columns without a name behind.
     if twice := [name for name, count in Counter(names).items() if count > 1 and name.strip()]:
         raise OptionError(

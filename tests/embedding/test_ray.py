@@ -19,7 +19,7 @@ from zoo import read_features
 from zoo.embedding import Embedder, embed_cohort, read_list
 from zoo.embedding.cases import Cases
 from zoo.embedding.dataset import FeatureFolder
-from zoo.embedding.ray import _folder, _pool, _stretches
+from zoo.embedding.ray import _pool
 from zoo.errors import OptionError
 
 NAME = "caid-resnet50.chestxray14-800"
@@ -115,8 +115,8 @@ def test_a_signal_keeps_what_is_done_and_leaves_no_process(alone, films, tmp_pat
     listed = write_list(tmp_path / "many.csv", [(str(i), "films/0.png", "") for i in range(20_000)])
     out = tmp_path / "out"
     arguments = ["embed", NAME, "--list", listed, "-o", out, "--engine", "ray", "--device", "cpu", "--batch-size", "1"]
-    code = f"import zoo.embedding.dataset as d; d.MOST_SECONDS = 0; from zoo.cli import main; main({[*map(str, arguments)]})"
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as run:
+    code = "import sys; from zoo.cli import main; from zoo.embedding import dataset; dataset.MOST_SECONDS = 0; main()"
+    with subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True) as run:
         try:
             while run.poll() is None and not list(out.glob("part-*.parquet")):
                 psutil.wait_procs([psutil.Process(run.pid)], timeout=0.1)

@@ -73,8 +73,8 @@ def _check_exist(paths: Iterable[Path]) -> None:
 def _lesions_in(table: Path) -> list[Lesion]:
     if table.is_dir() or table.suffix.lower() not in SUFFIXES:
         raise OptionError(
-            f"{table} comes without a seed point: this network looks at one lesion. A .csv with the columns "
-            f"{', '.join(COLUMNS)} is expected, a row for each lesion, its point in LPS mm. In Python "
+            f"{table} comes without a seed point: this network looks at one lesion. A table ({', '.join(SUFFIXES)}) "
+            f"with the columns {', '.join(COLUMNS)} is expected, a row for each lesion, its point in LPS mm. In Python "
             "load_transform(NAME)((path, (x, y, z))) makes the input of one"
         )
     return lesions_of(read_columns(table))

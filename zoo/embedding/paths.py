@@ -66,11 +66,11 @@ def _are_folders(paths: Sequence[str]) -> list[bool | None]:
 
 
 def _listed(folder: str, wanted: set[str]) -> dict[str, bool]:
-    """Whether the wanted names in a folder are folders; without those that only asking for them can tell."""
+    """Whether the wanted names that are in a folder are folders; a link that leads nowhere is none."""
     try:
         with os.scandir(folder or ".") as entries:
-            return {e.name: e.is_dir() for e in entries if e.name in wanted and not e.is_symlink()}
-    except (OSError, ValueError):  # it is not there, or may be passed through and not be listed
+            return {e.name: e.is_dir() for e in entries if e.name in wanted}
+    except (OSError, ValueError):  # it is not there, cannot be listed, or has a link that leads to itself
         return {}
 
 

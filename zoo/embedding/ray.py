@@ -228,7 +228,9 @@ class _Actor:
                 yield _table([each._replace(case=stretch.positions[each.case]) for each in found])
 
 
-def _results(ray: ModuleType, given: tuple[Any, ...], pool: _Pool, stretches: list[_Stretch]) -> Iterator[list[Embedded]]:
+def _results(
+    ray: ModuleType, given: tuple[Any, ...], pool: _Pool, stretches: list[_Stretch]
+) -> Iterator[list[Embedded]]:
     """Yield what comes back from the actors, a unit at a time."""
     rows = [{_COLUMN: pickle.dumps(stretch)} for stretch in stretches]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoo.entry import Parts
 from zoo.messages import problem_of, reason_of
+from zoo.signals import handling
 from zoo.stopping import leave_to_parent
 
 if TYPE_CHECKING:
@@ -66,7 +70,8 @@ def read_units(
         try:
             for unit in _loader(_Units(cases, units[done:], reader), workers, pinned):
                 done += 1
-                yield unit
+                with _deaths_later():
+                    yield unit
         except RuntimeError as error:
             if not workers:
                 raise
@@ -74,6 +79,24 @@ def read_units(
             for unit in units[done : done + workers * _UNITS_AHEAD]:
                 done += 1
                 yield _join([_read_alone(cases, case, reader) for case in unit])
+
+
+@contextmanager
+def _deaths_later() -> Iterator[None]:
+    """Have the death of a reading process found when the next unit is asked for, not in the midst of the network.
+
+    Torch raises an error from its handler of SIGCHLD, wherever the program is; it also looks before it waits again.
+    """
+    if not hasattr(signal, "SIGCHLD") or not callable(torchs := signal.getsignal(signal.SIGCHLD)):
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        with suppress(RuntimeError):
+            torchs(number, frame)
+
+    with handling((signal.SIGCHLD,), note):
+        yield
 
 
 def processors() -> int:

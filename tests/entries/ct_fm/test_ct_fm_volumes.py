@@ -15,8 +15,8 @@ from torch import nn
 
 import zoo
 from zoo.embedding import embed
-from zoo.entries.ct_fm import embed as tiles
 from zoo.entries.ct_fm import segment as windows
+from zoo.entries.ct_fm import tiles
 from zoo.errors import InputContractError, OptionError
 from zoo.transforms.placing import foreground_box
 
@@ -171,9 +171,8 @@ def test_the_published_tile_is_taken(narrow, scan, tmp_path):
     filled[0, :, :13, :34, :35] = volume
     with torch.no_grad():
         expected = model(filled)
-    assert relative_error(tiles.mean_over_tiles(model, volume), expected.numpy()) < 1e-5
-    with pytest.raises(OptionError, match="batch_size=0"):
-        tiles.mean_over_tiles(model, volume, batch_size=0)
+    found = embed(ENCODER, [scan], checkpoint=tmp_path / "w.safetensors").values
+    assert relative_error(torch.from_numpy(found), expected.numpy()) < 1e-5
 
 
 # --- labels by windows ------------------------------------------------------------------------------------------------

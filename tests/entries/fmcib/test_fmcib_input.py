@@ -343,7 +343,7 @@ def cohort(tmp_path, monkeypatch):
 
     def load(name, **_):
         model = Sums()
-        setattr(model, ATTRIBUTE, LoadReport(NAME, source="drawn"))
+        setattr(model, ATTRIBUTE, LoadReport(NAME, source="random"))
         return model
 
     monkeypatch.setattr(embedder, "load_model", load)

@@ -384,7 +384,7 @@ def test_a_ct_is_embedded_crop_by_crop(published, encoder, tmp_path):
     np.testing.assert_allclose(found.values, expected.numpy(), rtol=1e-4, atol=1e-5)
     theirs = load(ENCODER, published, embedding="authors")
     with pytest.raises(OptionError, match="of one crop"):
-        get_entry(ENCODER).embed(theirs, zoo.load_transform(ENCODER), path, None, None)
+        get_entry(ENCODER).parts(theirs, zoo.load_transform(ENCODER), None, None)
 
 
 def test_a_ct_is_segmented_on_its_own_grid(tmp_path):
