@@ -52,6 +52,7 @@ def alone(monkeypatch):
     folder = Path(tempfile.mkdtemp(prefix="zoo-ray-"))
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     monkeypatch.setenv("HOME", str(folder))  # Ray keeps a secret there
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where actors find FatalEmbedder
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

@@ -31,7 +31,7 @@ _UNITS_AT_ONCE = 64
 _STRETCHES_OF_ACTOR = 4
 """How many each actor gets, at least, so that all of them end at about the same time."""
 _UNWATCHED = {"RAY_USAGE_STATS_ENABLED": "0"}
-"""Nothing is sent to Ray's authors."""
+"""Nothing is counted for Ray's authors."""
 _DEVICES = ("auto", "cpu", "cuda")
 _COLUMN = "pickle"
 _WAY_ON = "The same command goes on with what is left"
@@ -66,7 +66,7 @@ def embed_units(
     ray = _import_ray()
     given = (pickle.dumps(embedder), torch.get_num_threads(), dict(those_set()), _folder(embedder, cases))
     done: set[int] = set()
-    with _connected(ray, address), _quiet("ray.data"), _told(ray):
+    with defaults(_UNWATCHED), _connected(ray, address), _quiet("ray.data"), _told(ray):
         pool = _pool(ray, embedder)
         stretches = list(_stretches(cases, units, pool))
         for found in _results(ray, (*given, pool), pool, stretches):
@@ -95,7 +95,7 @@ def _connected(ray: ModuleType, address: str | None) -> Iterator[None]:
         yield
         return
     try:
-        with defaults(_UNWATCHED), _own_sigterm():
+        with _own_sigterm():
             _connect(ray, address)
         yield
     finally:
