@@ -2,6 +2,7 @@
 
 import csv
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -12,15 +13,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import psutil
+import pyarrow
 import pytest
+import torch
 from PIL import Image
 
 from zoo import read_features
 from zoo.embedding import Embedder, embed_cohort, read_list
 from zoo.embedding.cases import Cases
+from zoo.embedding.cluster import Pool, connected, pool_of
 from zoo.embedding.dataset import FeatureFolder
-from zoo.embedding.ray import _pool
-from zoo.errors import OptionError
+from zoo.embedding.ray import _Actor, _folder, _objects, _Stretch
+from zoo.errors import CheckpointFormatError, OptionError
 
 NAME = "caid-resnet50.chestxray14-800"
 FATAL = "fatal.png"
@@ -144,6 +148,46 @@ def test_without_ray_the_way_to_it_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:1", "refused"), ("ray://127.0.0.1:10001", "no address of this form"), ("head", "no address of this")],
+)
+def test_a_cluster_that_does_not_answer_is_named_at_once(alone, monkeypatch, address, said):
+    """Ray itself would try for minutes; and what the environment names counts like what the command names."""
+    import ray
+
+    with (
+        pytest.raises(OptionError, match=rf"no Ray cluster at {address} \(.*{said}.*HOST:PORT .* or local"),
+        connected(ray, address),
+    ):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(OptionError, match=f"no Ray cluster at {address}"), connected(ray, None):
+        pass
+
+
+def test_an_actor_works_where_the_run_was_begun(films, tmp_path, monkeypatch):
+    """With paths from its working directory and its settings, whatever the machine's are; an error comes back whole."""
+    monkeypatch.setenv("ZOO_OFFLINE", "0")
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    cases = Cases(["films/0.png"], ["films/0.png"], {}, None)
+    embedder = Embedder(NAME, device="cpu")
+    assert _folder(embedder, Cases([], [str(tmp_path)], {}, None)) == ""
+    given = (pickle.dumps(embedder), 1, {"ZOO_OFFLINE": "1"}, _folder(embedder, cases), Pool(1, 1, 0, 1))
+    monkeypatch.chdir("/")
+    work = pyarrow.table({"pickle": [pickle.dumps(_Stretch([range(1)], cases, [7]))]})
+    ((found,),) = [each for table in _Actor(*given)(work) for each in _objects(table)]
+    assert found.case == 7
+    assert found.features.shape == (1, 2048)
+    assert os.environ["ZOO_OFFLINE"] == "1"
+    embedder.checkpoint = "absent.pt"
+    (error,) = [each for table in _Actor(pickle.dumps(embedder), *given[1:])(work) for each in _objects(table)]
+    assert isinstance(error, CheckpointFormatError)
+    assert "absent.pt" in str(error)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
     ("device", "nodes", "expected"),
     [
         ("auto", [(16, 2), (8, 0), (20, 2)], (4, 8, 1, 7)),
@@ -160,10 +204,9 @@ def test_machines_are_divided_among_actors(device, nodes, expected):
     resources = [{"Alive": True, "Resources": {"CPU": float(cpu), "GPU": float(gpu)}} for cpu, gpu in nodes]
     gone = {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 64.0}}
     ray = SimpleNamespace(nodes=lambda: [*resources, gone])
-    embedder = SimpleNamespace(device=device)
     if isinstance(expected, str):
         with pytest.raises(OptionError, match=expected):
-            _pool(ray, embedder)
+            pool_of(ray, device)
     else:
-        pool = _pool(ray, embedder)
+        pool = pool_of(ray, device)
         assert (pool.size, pool.cpus, pool.gpus, pool.readers) == expected

@@ -104,9 +104,10 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers_for(units: int, among: int | None = None) -> int:
-    """Processes that read: one less than the processors, default those of this process; none with nothing to read."""
-    return min(max(1, (among or processors()) - 1), _MOST_WORKERS, units)
+def workers_for(units: int | None, among: int | None = None) -> int:
+    """Processes that read: one less than the processors, default those of this process, but no more than units."""
+    found = min(max(1, (among or processors()) - 1), _MOST_WORKERS)
+    return found if units is None else min(found, units)
 
 
 def _loader(units: _Units, workers: int, pinned: bool) -> Any:
