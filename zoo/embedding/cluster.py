@@ -14,6 +14,7 @@ from zoo.embedding.reading import processors, workers_for
 from zoo.errors import OptionError, ZooError
 from zoo.messages import install_hint, printable, reason_of
 from zoo.settings import ray_address
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -109,11 +110,13 @@ def told(ray: ModuleType) -> Iterator[None]:
     try:
         yield
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-        if "No module named 'zoo'" in str(error):
+        last = printable(str(error).strip().split("\n")[-1].strip())  # of pages: the cause stands at the end
+        if "No module named 'zoo" in last:
             raise ZooError(
-                "the zoo is not installed on all machines of the Ray cluster, in the Python of Ray"
-            ) from None
-        raise ZooError(f"Ray has ended the run: {reason_of(error)}. {WAY_ON}") from error
+                f"a machine of the Ray cluster has no zoo {__version__} in the Python that Ray runs there ({last}): "
+                "install it on all of them"
+            ) from error
+        raise ZooError(f"Ray has ended the run: {last}. {WAY_ON}") from error
 
 
 @dataclass(frozen=True)

@@ -173,10 +173,10 @@ def _folder(embedder: Embedder, cases: Cases) -> str:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Have a logger say nothing but errors inside the block."""
+    """Silence a logger inside the block: what it would say is said, or raised, elsewhere."""
     logger = logging.getLogger(name)
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

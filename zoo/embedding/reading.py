@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+_DEATHS = (RuntimeError, OSError, EOFError)
+"""What torch raises for a process that died; the last two where a tensor that it has sent is not fetched yet."""
 _MOST_WORKERS = 8
 _UNITS_AHEAD = 2
 """Units that each process has under way."""
@@ -72,7 +74,7 @@ def read_units(
                 done += 1
                 with _deaths_later():
                     yield unit
-        except RuntimeError as error:
+        except _DEATHS as error:
             if not workers:
                 raise
             log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
@@ -155,7 +157,7 @@ def _read(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read
 def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
     try:
         unit: Unit = next(iter(_loader(_Units(cases, [[case]], reader), 1, False)))
-    except RuntimeError as error:
+    except _DEATHS as error:
         return Read(case, 0, problem=f"the process that read it died: {reason_of(error)}"), None
     return unit.cases[0], next(iter(unit.groups), None)
 
