@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from zoo.errors import OptionError
@@ -91,6 +92,23 @@ def _number(name: str, default: float, unit: str) -> float:
         return float(text)
     except ValueError as error:
         raise OptionError(f"{name}={text!r} is not a number of {unit}") from error
+
+
+def ray_address() -> str:
+    """Address of the Ray cluster that `RAY_ADDRESS` names; empty where it names none."""
+    return os.environ.get("RAY_ADDRESS", "")
+
+
+@contextmanager
+def defaults(values: Mapping[str, str]) -> Iterator[None]:
+    """Set those variables of other libraries, inside the block, that the user has not set."""
+    own = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            os.environ.pop(name, None)
 
 
 def is_under_torchrun() -> bool:

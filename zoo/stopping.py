@@ -54,14 +54,15 @@ def deferring() -> Iterator[None]:
     """Only note the signals of `heeding_signals` inside the block; `asked_by` names them.
 
     Raises:
-        Stopped: At the end of the outermost block, where a signal was noted.
+        Stopped: At the end of the outermost block, where a signal was noted in it; one from before has been raised.
     """
+    before = _Noted.asked
     _Noted.deferring += 1
     try:
         yield
     finally:
         _Noted.deferring -= 1
-    if _Noted.asked and _Noted.heeding and not _Noted.deferring:
+    if _Noted.asked and _Noted.heeding and not _Noted.deferring and not before:
         raise Stopped(_words(_Noted.asked))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import psutil
 import pytest
 import torch
 from dicom_files import write_series
@@ -20,7 +21,8 @@ from safetensors.torch import save_file
 from texts import one_line
 
 import zoo as package
-from zoo.embedding import embed
+from zoo.embedding import Embedder, embed, find_cases
+from zoo.embedding.reading import read_units
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.features import write_features
 from zoo.fetching.cache import hash_file
@@ -363,6 +365,21 @@ def test_a_reader_that_dies_ends_no_run(films, monkeypatch):
     assert [Path(path).name for path in found.paths] == ["0.png", "2.png", "a.png", "b.png"]
     assert list(found.failed) == [str(films / "1.png")]
     assert "the process that read it died" in found.failed[str(films / "1.png")]
+
+
+def test_a_reader_that_dies_while_the_network_computes_ends_no_run(films):
+    """Torch raises its error wherever the program is when the process dies, outside the code that reads too."""
+    for i in range(4):
+        write_film(films / f"{i}.png", i)
+    cases = find_cases([films], volumes=False)
+    names = []
+    for unit in read_units(cases, [[i] for i in range(len(cases))], Embedder(NAME).reader, 1):
+        names += [Path(cases.paths[case.case]).name for case in unit.cases if case.parts]
+        if len(names) == 1:
+            (reader,) = psutil.Process().children()
+            reader.kill()
+            psutil.wait_procs([reader], timeout=10)  # in which time the signal comes
+    assert names == ["0.png", "1.png", "2.png", "3.png", "a.png", "b.png", "c.jpg"]
 
 
 def test_names_of_files_are_text_in_tables(films, tmp_path, monkeypatch):

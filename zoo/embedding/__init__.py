@@ -1,8 +1,9 @@
 """Turns images and whole cohorts into features."""
 
 from zoo.embedding.cases import Cases, find_cases, read_list
-from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort, workers_for
+from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort
 from zoo.embedding.embedder import Embedder
+from zoo.embedding.reading import workers_for
 from zoo.embedding.trial import try_cases
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.embedding.cases import Cases, find_cases
 from zoo.embedding.dataset import FeatureFolder, describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
+from zoo.embedding.reading import workers_for
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
 from zoo.features import Features
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
 Units = Sequence[Sequence[int]]
-_MOST_WORKERS = 8
 
 
 def embed(
@@ -172,7 +172,8 @@ def embed_cohort(
             units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
             before = folder.count(cases, mine)
             readers = workers_for(len(units)) if workers is None else workers
-            say(_beginning(embedder, share, out, sum(map(len, units)), before, readers))
+            by = "on a Ray cluster" if engine == "ray" else f"with {readers} reading processes"
+            say(_beginning(embedder, share, out, sum(map(len, units)), before, by))
             with closing(_run(embedder, cases, units, readers, engine, ray_address)) as results:
                 for found in _shown(results, units, is_shown=share.rank == 0):
                     folder.add(cases, found)
@@ -207,18 +208,10 @@ def _shown(results: Iterator[list[Embedded]], units: Units, *, is_shown: bool) -
     return follow(results, "images", total, line=line, count=len, is_shown=is_shown)
 
 
-def workers_for(units: int) -> int:
-    """Processes that read: one less than the processors of this process, and none where there is little to read."""
-    import os
-
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(max(1, processors - 1), _MOST_WORKERS, units)
-
-
-def _beginning(embedder: Embedder, share: Share, out: Path, to_do: int, before: int, workers: int) -> str:
+def _beginning(embedder: Embedder, share: Share, out: Path, to_do: int, before: int, by: str) -> str:
     part = f", share {share.rank + 1} of {share.world}" if share.world > 1 else ""
     known = f" ({before} more are done)" if before else ""
-    return f"embedding {to_do} images{known} by {embedder.name} into {out}{part}, with {workers} reading processes"
+    return f"embedding {to_do} images{known} by {embedder.name} into {out}{part}, {by}"
 
 
 def _check_workers(workers: int | None) -> None:

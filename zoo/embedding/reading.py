@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+_DEATHS = (RuntimeError, OSError, EOFError)
+"""What torch raises for a process that died; the last two where a tensor that it has sent is not fetched yet."""
+_MOST_WORKERS = 8
 _UNITS_AHEAD = 2
 """Units that each process has under way."""
 
@@ -68,7 +72,7 @@ def read_units(
                 done += 1
                 yield unit
             return
-        except RuntimeError as error:
+        except _DEATHS as error:
             if not workers:
                 raise
             log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
@@ -102,6 +106,17 @@ def _items(loader: Any) -> Iterator[Unit]:
 
 def _note(*_: object) -> None:
     """Do nothing yet at the death of a process."""
+
+
+def processors() -> int:
+    """Number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(units: int | None, among: int | None = None) -> int:
+    """Processes that read: one less than the processors, default those of this process, but no more than units."""
+    found = min(max(1, (among or processors()) - 1), _MOST_WORKERS)
+    return found if units is None else min(found, units)
 
 
 def _loader(units: _Units, workers: int, pinned: bool) -> Any:
@@ -149,7 +164,7 @@ def _read(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read
 def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
     try:
         unit: Unit = next(_items(_loader(_Units(cases, [[case]], reader), 1, False)))
-    except RuntimeError as error:
+    except _DEATHS as error:
         return Read(case, 0, problem=f"the process that read it died: {reason_of(error)}"), None
     return unit.cases[0], next(iter(unit.groups), None)
 
