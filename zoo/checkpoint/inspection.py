@@ -103,9 +103,10 @@ def _match(entry: Entry, stored: StoredState, bad: Mapping[str, str], digest: st
     heads = [f"{n} {shape_text(t)}" for n, t in state.items() if n.startswith(entry.head) and t.ndim > 1]
     config = {**entry.config, **facts}
     try:
-        refuse_other_family(entry, stored, sha256=digest)
         _, said_by = settle(entry, {HEADER: stored.options, NAMES: facts}, {})
         found, problem = _coverage(entry, state, config, stored, bad)
+        if found.complete:
+            refuse_other_family(entry, stored, sha256=digest)
     except (CheckpointFormatError, CheckpointMismatchError, OptionError) as error:
         count = sum(name.startswith(entry.required) for name in state)
         return Match(entry.name, count, count, False, prefix, heads[-1] if heads else "", "", str(error))
