@@ -207,6 +207,7 @@ def write_converted(entry: Entry, stored: StoredState, state: State, facts: Conf
     values = stored.read(state)
     as_counts(values)
     check_values(values, stored.path)
-    for name, why in (entry.correct(values, facts) if entry.correct else {}).items():
+    config = {**entry.config, **facts}
+    for name, why in (entry.correct(values, config) if entry.correct else {}).items():
         log.debug("%s: %s", name, why)
     export_safetensors(values, target, metadata={_NOTE: note})

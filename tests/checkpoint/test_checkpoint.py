@@ -5,6 +5,7 @@ import pickle
 import random
 import zipfile
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -281,6 +282,16 @@ def test_counters_that_were_cast_with_the_weights_are_counted_again(cast, tmp_pa
     assert open_checkpoint(converted).tensors["norm.num_batches_tracked"].dtype == torch.int64
 
 
+def test_corrections_of_a_copy_know_what_the_file_does_not_say(tmp_path):
+    """The entry's defaults stand beside the facts, as when the file is loaded: a correction may ask for any option."""
+    seen = {}
+    asking = entry(correct=lambda _, config: seen.update(config) or {}, convert=lambda state: (state, {"blocks": 3}))
+    torch.save(Net().state_dict(), tmp_path / "a.pth")
+    stored = open_checkpoint(tmp_path / "a.pth")
+    write_converted(asking, stored, *convert(asking, stored.tensors), tmp_path / "copy.safetensors")
+    assert seen == {"num_classes": 2, "in_channels": 3, "blocks": 3}
+
+
 @pytest.mark.parametrize(("stored", "counted"), [(2.4, 2), (2.6, 3), (float("inf"), 0), (float("nan"), 0), (1e30, 0)])
 def test_what_can_be_no_count_is_zero(stored, counted):
     """float16 ends at 65504: a longer run's counter became infinite when it was cast."""
@@ -331,7 +342,7 @@ class Stubborn(Net):
     def __init__(self, refuses, computes):
         super().__init__()
         if refuses:
-            self.rate = torch.linspace(0, 1, 3)[1].item()
+            self.rate = torch.ones(3)[1].item()
         if computes:
             self.register_buffer("positions", torch.arange(4.0).mul_(2), persistent=False)
 
@@ -352,19 +363,61 @@ def test_what_the_meta_device_cannot_build_is_built_on_the_cpu(refuses, computes
         assert model.positions.tolist() == [0, 2, 4, 6]
 
 
-def test_real_tensors_are_computed_with_even_on_the_meta_device():
-    """Only meta tensors are skipped: what a constructor makes on the CPU on purpose has its values."""
-    model = build_network(entry(build=lambda config: RateNet()), {})
+@pytest.mark.parametrize("named", [{}, {"device": "cpu"}])
+def test_real_tensors_are_computed_with_even_on_the_meta_device(named):
+    """Only meta tensors are skipped: what a constructor makes on the CPU has its values, and steps are made there."""
+    model = build_network(entry(build=lambda config: RateNet(named)), {})
     assert model.stem.weight.is_meta
     assert model.rates == [1.0, 1.5, 2.0]
+    assert model.steps == [2, 1, 0]
 
 
 class RateNet(Net):
-    """Computes a schedule on the CPU while it is built."""
+    """Computes a schedule while it is built."""
+
+    def __init__(self, named):
+        super().__init__()
+        self.rates = torch.linspace(0, 1, 3, **named).add_(1).tolist()
+        self.steps = (torch.full((3,), 2, device="cpu") - torch.arange(3, **named)).tolist()
+
+
+class TableNet(Net):
+    """Computes a table of positions while it is built, and a part of it, as a Swin transformer does."""
 
     def __init__(self):
         super().__init__()
-        self.rates = torch.linspace(0, 1, 3, device="cpu").add_(1).tolist()
+        rows = torch.arange(300)
+        self.register_buffer("table", (rows[:, None] - rows.int()[None]).contiguous())
+        self.register_buffer("mean", (self.table - torch.zeros(300)).mean(1))
+        self.zeros = torch.zeros(2, out=torch.ones(2, device="cpu")).tolist()
+
+
+def test_a_network_without_values_has_the_shapes_and_types_of_one_with_them():
+    """Of parameters, of buffers that a constructor fills, and of tables, whose differences are not computed."""
+    model, real = build_network(entry(build=lambda config: TableNet()), {}), TableNet()
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+    kinds, expected = (
+        {name: (tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in state.items()}
+        for state in (model.state_dict(keep_vars=True), real.state_dict(keep_vars=True))
+    )
+    assert kinds == expected
+    assert model.zeros == [0, 0]
+
+
+def test_networks_of_other_threads_keep_their_values():
+    """What is left out of a build is left out in its thread alone: a network made meanwhile is a real one."""
+    made = []
+    torch.manual_seed(0)
+
+    def build(config):
+        thread = Thread(target=lambda: made.append(Net()))
+        thread.start()
+        thread.join()
+        return Net()
+
+    assert build_network(entry(build=build), {}).stem.weight.is_meta
+    assert 0.05 < made[0].stem.weight.std() < 0.2  # uniform within 1 / 27 ** 0.5, not what memory had
+    assert made[0].norm.running_var.tolist() == [1.0] * 4
 
 
 def test_how_a_fresh_part_starts_is_the_entrys_to_say():

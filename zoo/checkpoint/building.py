@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, cast
+
+from zoo.checkpoint.skeleton import without_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,41 +29,16 @@ def build_network(entry: Entry, config: Config, *, meta: bool = True) -> nn.Modu
 
     if meta:
         try:
-            with torch.device("meta"), _no_values():
+            with without_values():
                 model = entry.build(config)
         except RuntimeError as error:
             log.debug("%s cannot be built on the meta device: %s", entry.name, error)
         else:
-            buffers = [name for name, _ in model.named_buffers()]
-            if not buffers or model.state_dict().keys() >= set(buffers):
+            if not any(module._non_persistent_buffers_set for module in model.modules()):
                 return model
             log.debug("%s computes buffers that no file holds", entry.name)
     with torch.device("cpu"):
         return entry.build(config)
-
-
-def _no_values() -> AbstractContextManager[object]:
-    """Skip what constructors do to values that meta tensors do not have: nearly half of the time of a build."""
-    import torch
-    from torch.nn import init
-    from torch.overrides import TorchFunctionMode
-
-    names = ("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_")
-    skipped = {getattr(torch.Tensor, name) for name in names}
-    skipped |= {init.kaiming_uniform_, init.kaiming_normal_, init.uniform_, init.normal_, init.constant_}
-
-    class NoValues(TorchFunctionMode):
-        def __torch_function__(
-            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-        ) -> Any:
-            kwargs = kwargs or {}
-            if func in skipped:
-                tensor = args[0] if args else kwargs["tensor"]
-                if tensor.is_meta:
-                    return tensor
-            return func(*args, **kwargs)
-
-    return NoValues()
 
 
 def make_fresh(model: nn.Module, names: Iterable[str], entry: Entry) -> None:

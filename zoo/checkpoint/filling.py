@@ -63,7 +63,7 @@ def load_into(
         CheckpointMismatchError: The file does not fill the network, or does not belong to it.
         CheckpointFormatError: A value is beyond the range of float32.
     """
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     report = LoadReport(entry.name, dropped=set_aside(own, state, entry, keep_head=projection))
     check_coverage(own, state, entry, head_required=projection)
     _sort_out(own, state, entry, report)
@@ -73,7 +73,7 @@ def load_into(
         channels = own[stem].shape[entry.stem_axis]
         values[stem] = adapt_input_channels(values[stem], channels, entry.stem_axis)
     make_fresh(model, report.fresh, entry)
-    current = model.state_dict() if report.fresh else own
+    current = model.state_dict(keep_vars=True) if report.fresh else own
     model.load_state_dict({name: values.get(name, current[name]) for name in own}, strict=True, assign=True)
     return report
 

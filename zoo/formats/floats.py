@@ -29,8 +29,10 @@ def as_float32(state: State) -> State:
 
 def other_float(tensor: Tensor) -> str:
     """The type of a floating-point tensor that is not float32, for example `"float16"`; empty for any other tensor."""
-    kind = str(tensor.dtype).removeprefix("torch.")
-    return kind if tensor.is_floating_point() and kind != "float32" else ""
+    dtype = tensor.dtype
+    if not dtype.is_floating_point or dtype.itemsize == 4:  # no other has four bytes
+        return ""
+    return str(dtype).removeprefix("torch.")
 
 
 def widened(name: str, tensor: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ def is_on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bo
     """
     if not mounts.is_file():
         return False
-    real_path, best, kind = path.resolve(), Path("/"), ""
+    real_path = path.resolve()
+    above, best, kind = {str(real_path), *map(str, real_path.parents)}, "", ""
     for line in mounts.read_text("utf-8", "surrogateescape").splitlines():
         left, _, right = line.partition(" - ")
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4]))
-        if real_path.is_relative_to(point) and len(point.parts) >= len(best.parts):
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4])
+        if point in above and len(point) >= len(best):
             best, kind = point, right.split()[0]
     return _NETWORK.fullmatch(kind) is not None

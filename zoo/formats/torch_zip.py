@@ -28,7 +28,7 @@ _MOST_RATIO = 8
 _END = struct.Struct("<4s4H2LH")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 1
-_PIECE = 1 << 20
+_PIECE = 1 << 18  # bytes; two are in memory at once, and larger ones are hardly read faster
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, LookupError, EOFError, OSError)
 """Errors of the standard library's reader on a damaged archive."""
 

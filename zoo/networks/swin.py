@@ -7,7 +7,6 @@ the one that they were trained with, so both are built here, whatever MONAI is i
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,6 @@ import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from zoo.errors import OptionError
 
@@ -90,21 +88,3 @@ def two_convolution_stem(in_channels: int, features: int) -> UnetBasicBlock:
     """
     norm = ("instance", {"affine": True})
     return UnetBasicBlock(3, in_channels, features, kernel_size=3, stride=2, norm_name=norm)
-
-
-def on_any_device() -> AbstractContextManager[object]:
-    """Let MONAI build a Swin transformer on the meta device: its constructor reads the values of `torch.linspace`.
-
-    They are the rates of dropped paths, plain numbers in the end, so that they may be computed on the CPU.
-    """
-    return _RatesOnCPU()
-
-
-class _RatesOnCPU(TorchFunctionMode):
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)

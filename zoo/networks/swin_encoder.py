@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_volumes, check_whole
-from zoo.networks.swin import on_any_device, patch_merging, two_convolution_stem
+from zoo.networks.swin import patch_merging, two_convolution_stem
 from zoo.networks.swin_names import WINDOW
 from zoo.networks.swin_unetr import DEPTHS, HEADS, SWIN_STEP, check_width
 
@@ -118,17 +118,16 @@ def swin_encoder(
     check_width(feature_size)
     if embedding not in EMBEDDINGS:
         raise OptionError(f"embedding={embedding!r}: expected {' or '.join(map(repr, EMBEDDINGS))}")
-    with on_any_device():
-        network = SwinEncoder(
-            in_chans=in_channels,
-            embed_dim=feature_size,
-            window_size=(WINDOW,) * 3,
-            patch_size=(2,) * 3,
-            depths=DEPTHS,
-            num_heads=HEADS,
-            downsample=patch_merging(merging),
-            use_v2=use_v2,
-        )
+    network = SwinEncoder(
+        in_chans=in_channels,
+        embed_dim=feature_size,
+        window_size=(WINDOW,) * 3,
+        patch_size=(2,) * 3,
+        depths=DEPTHS,
+        num_heads=HEADS,
+        downsample=patch_merging(merging),
+        use_v2=use_v2,
+    )
     network.in_channels, network.embedding = in_channels, embedding
     network.num_features = 16 * feature_size
     if two_convolutions:

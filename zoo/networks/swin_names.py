@@ -134,11 +134,10 @@ def relative_positions() -> Tensor:
     """Row of the table of biases for each pair of voxels of a window, int64 `(343, 343)`."""
     import torch
 
-    sides = torch.arange(WINDOW)
-    positions = torch.cartesian_prod(sides, sides, sides)
-    steps = positions[:, None] - positions[None] + WINDOW - 1
     reach = 2 * WINDOW - 1
-    return steps @ torch.tensor([reach * reach, reach, 1])
+    sides = torch.arange(WINDOW)
+    rows = ((sides[:, None, None] * reach + sides[:, None]) * reach + sides).flatten()
+    return (rows + rows[-1])[:, None] - rows  # for each pair one number, not one along each axis
 
 
 def _linear_names(swin: State) -> dict[str, str]:

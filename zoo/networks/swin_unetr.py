@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_volumes, check_whole
-from zoo.networks.swin import on_any_device, patch_merging, two_convolution_stem
+from zoo.networks.swin import patch_merging, two_convolution_stem
 
 SWIN_STEP = 32
 """What the sides of a Swin UNETR's input divide by: five halvings."""
@@ -68,14 +68,13 @@ def swin_unetr(
         OptionError: `feature_size` is no multiple of 12, or there is no such merging.
     """
     check_width(feature_size)
-    with on_any_device():
-        network = SegmentingSwin(
-            in_channels=in_channels,
-            out_channels=num_classes or 1,
-            feature_size=feature_size,
-            downsample=patch_merging(merging),
-            use_v2=use_v2,
-        )
+    network = SegmentingSwin(
+        in_channels=in_channels,
+        out_channels=num_classes or 1,
+        feature_size=feature_size,
+        downsample=patch_merging(merging),
+        use_v2=use_v2,
+    )
     network.in_channels = in_channels
     if two_convolutions:
         network.swinViT.patch_embed.proj = two_convolution_stem(in_channels, feature_size)
