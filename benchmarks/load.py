@@ -4,8 +4,10 @@
 - For each model a cached `load_model` against what a script does without the zoo: build the class, `torch.load` the
   same weights, copy them in. Libraries are imported before either is timed; the two take turns. The weights are random,
   written by `torch.save` in float32: what they are has no effect on the time.
-- Peak memory of its loads beyond what the libraries and one build hold, against the size of the network in float32: of
-  the first load, which converts the file, and of a cached one after which every value was read.
+- Peak memory of its loads beyond what the libraries and one build hold, against the bytes of the network, floats in
+  float32 and tables of whole numbers as they are: of the first load, which converts the file, and of a cached one after
+  which every value was read. Also as MB more than those bytes: most of them are pages of the libraries' machine code
+  that the first load of a process calls for the first time, whatever the size of the network.
 
 Names are those of `zoo list`, without tags.
 """
@@ -80,10 +82,11 @@ def load_time(name: str, repeats: int) -> dict[str, Any]:
 
 
 PROBE = """
-import ctypes, gc, json, sys, torch, zoo
+import ctypes, gc, json, sys, safetensors.torch, torch, zoo
+torch.ones(2).sum()  # as the tensors are read below
 name, options = sys.argv[1], json.loads(sys.argv[3])
 model = zoo.load_model(name, pretrained=False, **options)
-size = sum(t.numel() * 4 for t in model.state_dict().values())
+size = sum(t.nbytes for t in model.state_dict().values())
 del model
 gc.collect(); ctypes.CDLL("libc.so.6").malloc_trim(0)
 open("/proc/self/clear_refs", "w").write("5")
@@ -94,22 +97,23 @@ model = zoo.load_model(f"{name}.benchmark")
 if sys.argv[2] == "read":
     for tensor in model.state_dict().values():
         tensor.sum()
-print((status("VmHWM") - before) / size)
+print(status("VmHWM") - before, size)
 """
 
 
 def peak_memory(name: str) -> dict[str, Any]:
-    """Peak of resident memory beyond what the libraries and one build hold, over the network's size in float32."""
-    options, ratios = options_of(name), []
+    """Peak of resident memory beyond what the libraries and one build hold: over the network's bytes, and beyond."""
+    options, facts = options_of(name), dict[str, float]()
     with tempfile.TemporaryDirectory() as folder:
         content = zoo.load_model(name, pretrained=False, **options).state_dict()
         environment = os.environ | file_on_record(Path(folder), name, content, options)
         del content
-        for what in ("load", "read"):
+        for what, label in (("load", "the first load"), ("read", "a cached load, read")):
             command = [sys.executable, "-W", "ignore", "-c", PROBE, name, what, json.dumps(options)]
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-            ratios.append(float(done.stdout))
-    return {f"{name}, peak of the first load": ratios[0], f"{name}, peak of a cached load, read": ratios[1]}
+            peak, size = map(int, done.stdout.split())
+            facts |= {f"{name}, peak of {label}": peak / size, f"{name}, {label}, MB more": (peak - size) / 1e6}
+    return facts
 
 
 if __name__ == "__main__":
