@@ -20,6 +20,7 @@ from zoo.embedding.dataset import describe, opening
 from zoo.embedding.embedder import Embedded
 from zoo.errors import InputContractError, OptionError
 from zoo.features import read_features
+from zoo.files import this_process
 from zoo.stopping import Stopped
 from zoo.transforms.image import ImageTransform
 
@@ -285,6 +286,38 @@ def test_one_process_finishes_what_several_left(embedder, cases, unbroken, tmp_p
     assert "05.png" in (out / "failed.csv").read_text()
     read_features(out)
     assert not caplog.records
+
+
+@pytest.mark.usefixtures("each_unit_at_once")
+def test_a_process_that_was_killed_goes_on_beside_the_other(embedder, cases, unbroken, tmp_path, monkeypatch):
+    """It takes over its own lock and goes on with its own parts; what the other one is writing is left alone."""
+    out, plain = tmp_path / "out", Embedder.embed
+    ranks = [{"RANK": str(i), "WORLD_SIZE": "2"} for i in range(2)]
+
+    def dying(self, unit):
+        if list(out.glob("part-00001-000001*")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, unit)
+
+    def waiting(self, unit):
+        wait_for((tmp_path / "go").exists)
+        return plain(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "embed", waiting)
+        other = started(embedder, cases, out, environment=ranks[0])
+        patch.setattr(Embedder, "embed", dying)
+        assert ended(started(embedder, cases, out, environment=ranks[1])) == -signal.SIGKILL
+    wait_for((out / "embed.log").exists)
+    unfinished = out / f".zoo.json.{this_process()}.00000000.tmp"
+    unfinished.touch()
+    assert ended(started(embedder, cases, out, environment=ranks[1])) == 0
+    assert unfinished.exists()  # this process lives
+    unfinished.unlink()
+    (tmp_path / "go").touch()
+    assert ended(other) == 0
+    assert rows_of(out) == unbroken
+    assert sorted(path.name for path in out.glob(".*")) == [".rank-0-of-2.done", ".rank-1-of-2.done"]
 
 
 @pytest.mark.parametrize(
@@ -592,6 +625,33 @@ def test_a_folder_that_cannot_be_written_says_so_in_one_line(zoo, films, tmp_pat
     code, _, err = zoo("embed", NAME, films / "00.png", "-o", tmp_path / "out", "--workers", 0)
     assert code == 1
     assert err.splitlines()[-1].startswith("zoo: [Errno 30] Read-only file system")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "no OUT"),
+        (["-o", "f.npz", "--half"], "--half with -o f.npz: a folder is expected"),
+        (["-o", "f.csv", "--retry-failed"], "--retry-failed with -o f.csv"),
+        (["-o", "out.h5"], "or a folder"),
+        (["-o", "out", "--list", "absent.csv"], "one of the two is expected"),
+        (["-o", "out", "--root", "."], "--root without --list"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_is_made(zoo, films, tmp_path, monkeypatch, more, said):
+    """Exit code 2, and no folder."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = zoo("embed", NAME, films / "00.png", *more)
+    assert (code, said in err) == (2, True), err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "zoo-home"] == []
+
+
+def test_a_folder_may_be_called_parquet(zoo, films, tmp_path):
+    """As other programs call such data sets; the message says how it is read."""
+    out = tmp_path / "out.parquet"
+    code, said, _ = zoo("embed", NAME, films / "00.png", "-o", out, "--workers", 0)
+    assert (code, f"zoo.read_features({str(out)!r})" in said) == (0, True)
+    assert read_features(out).features.shape == (1, 2048)
 
 
 # Cases that fail
