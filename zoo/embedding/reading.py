@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+_DEATHS = (RuntimeError, OSError, EOFError)
+"""What torch raises where a process died; the last two if it had offered a tensor that was not yet taken."""
 _UNITS_AHEAD = 2
 """Units that each process has under way."""
 
@@ -68,7 +70,7 @@ def read_units(
                 done += 1
                 yield unit
             return
-        except RuntimeError as error:
+        except _DEATHS as error:
             if not workers:
                 raise
             log.warning("a process that reads images died (%s): the next ones are read one by one", reason_of(error))
@@ -149,7 +151,7 @@ def _read(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read
 def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
     try:
         unit: Unit = next(_items(_loader(_Units(cases, [[case]], reader), 1, False)))
-    except RuntimeError as error:
+    except _DEATHS as error:
         return Read(case, 0, problem=f"the process that read it died: {reason_of(error)}"), None
     return unit.cases[0], next(iter(unit.groups), None)
 
