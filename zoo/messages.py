@@ -19,7 +19,10 @@ def printable(text: object) -> str:
         text: Any text; control characters, line ends, surrogates and marks that turn the direction of writing come out
             as Python escapes, everything else as it is.
     """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+    given = str(text)
+    if given.isprintable():  # as nearly all are, and cohorts have millions
+        return given
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in given)
 
 
 def csv_cell(text: object) -> str:

@@ -1,4 +1,4 @@
-"""A folder of features, which runs go on with: kills, signals, ranks, other requests, bad folders, cases that failed."""
+"""A folder of features that runs go on with: kills, signals, ranks, other requests, bad folders, failed cases."""
 
 import json
 import multiprocessing
@@ -16,10 +16,11 @@ from PIL import Image
 
 from zoo.embedding import Cases, Embedder, cases_at, embed_cohort
 from zoo.embedding import cohort as module
-from zoo.embedding.dataset import FeatureFolder, describe, opening
+from zoo.embedding.dataset import describe, opening
 from zoo.embedding.embedder import Embedded
 from zoo.errors import InputContractError, OptionError
 from zoo.features import read_features
+from zoo.files import this_process
 from zoo.stopping import Stopped
 from zoo.transforms.image import ImageTransform
 
@@ -198,16 +199,12 @@ def test_a_signal_ends_a_run_with_what_is_done(embedder, cases, unbroken, tmp_pa
 
 def test_a_signal_while_readers_start_leaves_none(embedder, cases, tmp_path, monkeypatch):
     """Of a loader that is half built the processes never end, and the run waits for them at its exit."""
-    plain = FORK.Process.start
 
-    def start_and_stop(self):
-        plain(self)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    process_of = multiprocessing.get_context().Process
-
-    class Process(process_of):
-        start = start_and_stop
+    class Process(multiprocessing.Process):
+        def start(self):
+            super().start()
+            time.sleep(0.5)  # until it ignores signals
+            os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr("torch.multiprocessing.Process", Process)
     process = started(embedder, cases, tmp_path / "out", workers=2)
@@ -238,7 +235,10 @@ def test_an_old_signal_stops_nothing_new(embedder, cases, tmp_path, monkeypatch)
     "environments",
     [
         [{"RANK": str(i), "WORLD_SIZE": "2"} for i in range(2)],
-        [{"SLURM_ARRAY_TASK_ID": str(3 + i), "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"} for i in (0, 1)],
+        [
+            {"SLURM_ARRAY_TASK_ID": str(3 + i), "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"}
+            for i in (0, 1)
+        ],
     ],
     ids=["torchrun", "array"],
 )
@@ -286,6 +286,38 @@ def test_one_process_finishes_what_several_left(embedder, cases, unbroken, tmp_p
     assert "05.png" in (out / "failed.csv").read_text()
     read_features(out)
     assert not caplog.records
+
+
+@pytest.mark.usefixtures("each_unit_at_once")
+def test_a_process_that_was_killed_goes_on_beside_the_other(embedder, cases, unbroken, tmp_path, monkeypatch):
+    """It takes over its own lock and goes on with its own parts; what the other one is writing is left alone."""
+    out, plain = tmp_path / "out", Embedder.embed
+    ranks = [{"RANK": str(i), "WORLD_SIZE": "2"} for i in range(2)]
+
+    def dying(self, unit):
+        if list(out.glob("part-00001-000001*")):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(self, unit)
+
+    def waiting(self, unit):
+        wait_for((tmp_path / "go").exists)
+        return plain(self, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Embedder, "embed", waiting)
+        other = started(embedder, cases, out, environment=ranks[0])
+        patch.setattr(Embedder, "embed", dying)
+        assert ended(started(embedder, cases, out, environment=ranks[1])) == -signal.SIGKILL
+    wait_for((out / "embed.log").exists)
+    unfinished = out / f".zoo.json.{this_process()}.00000000.tmp"
+    unfinished.touch()
+    assert ended(started(embedder, cases, out, environment=ranks[1])) == 0
+    assert unfinished.exists()  # this process lives
+    unfinished.unlink()
+    (tmp_path / "go").touch()
+    assert ended(other) == 0
+    assert rows_of(out) == unbroken
+    assert sorted(path.name for path in out.glob(".*")) == [".rank-0-of-2.done", ".rank-1-of-2.done"]
 
 
 @pytest.mark.parametrize(
@@ -418,9 +450,10 @@ def test_a_full_disk_ends_a_run_with_what_fitted(embedder, cases, unbroken, tmp_
     with monkeypatch.context() as patch:
         for name in ("zoo.embedding.parts", "zoo.embedding.failures", "zoo.files"):
             patch.setattr(f"{name}.write_atomically", write)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match="No space left") as said:
             embed_cohort(embedder, cases, out, workers=0)
     assert full
+    assert which != "part" or f"cannot write {out}/part-00000-000002.parquet" in str(said.value)
     assert set(rows_of(out)) < set(unbroken)
     assert not list(out.glob(".*.tmp")) + list(out.glob(".*.lock"))
     embed_cohort(embedder, cases, out, workers=0)
@@ -434,10 +467,14 @@ def test_an_error_of_the_run_is_not_hidden_by_a_full_disk(embedder, cases, tmp_p
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(ZeroDivisionError), opening(tmp_path / "out", facts_of(embedder, cases)) as folder:
-        folder.add(cases, [Embedded(0, np.ones((1, 3), np.float32))])
-        monkeypatch.setattr("zoo.embedding.parts.write_atomically", fail)
-        raise ZeroDivisionError
+    def run():
+        with opening(tmp_path / "out", facts_of(embedder, cases)) as folder:
+            folder.add(cases, [Embedded(0, np.ones((1, 3), np.float32))])
+            monkeypatch.setattr("zoo.embedding.parts.write_atomically", fail)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run()
 
 
 def facts_of(embedder, cases, **options):
@@ -457,15 +494,20 @@ def test_an_interruption_at_any_point_of_writing_leaves_no_row_twice(embedder, c
             raise KeyboardInterrupt
 
     monkeypatch.setattr("zoo.embedding.parts.write_atomically", write)
-    with pytest.raises(KeyboardInterrupt), opening(tmp_path / "out", facts_of(embedder, cases)) as folder:
-        folder.add(cases, [Embedded(i, np.full((1, 3), i, np.float32)) for i in range(3)])
-        folder.flush()
+
+    def run():
+        with opening(tmp_path / "out", facts_of(embedder, cases)) as folder:
+            folder.add(cases, [Embedded(i, np.full((1, 3), i, np.float32)) for i in range(3)])
+            folder.flush()
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
     assert set(rows_of(tmp_path / "out")) == set(cases.ids[:3])
 
 
 @pytest.mark.usefixtures("each_unit_at_once")
 def test_two_runs_do_not_write_to_one_folder(embedder, cases, unbroken, tmp_path, monkeypatch):
-    """The second is refused by the name of the first, whether it divides the cases alike or not; the first ends well."""
+    """The second is refused by the name of the first, whether it divides the cases alike or not."""
     out, plain = tmp_path / "out", Embedder.embed
 
     def waiting(self, unit):
@@ -484,6 +526,38 @@ def test_two_runs_do_not_write_to_one_folder(embedder, cases, unbroken, tmp_path
     (tmp_path / "go").touch()
     assert ended(first) == 0
     assert rows_of(out) == unbroken
+
+
+@pytest.mark.parametrize("is_silent", [False, True])
+def test_a_run_on_another_machine_lives_while_it_records(embedder, cases, tmp_path, is_silent):
+    """Its process cannot be looked up; one that has recorded nothing for longer than an hour is dead."""
+    out, two_hours_ago = tmp_path / "out", time.time() - 7200
+    out.mkdir()
+    (out / "zoo.json").write_text(json.dumps(facts_of(embedder, cases)))
+    lock, log = out / ".rank-1-of-2.lock", out / "embed-00001.log"
+    lock.write_text("0123456789ab-17-42 process 17 on elsewhere")
+    log.touch()
+    for path in (lock, log) if is_silent else (lock,):
+        os.utime(path, (two_hours_ago, two_hours_ago))
+    few = cases.take([0])
+    if is_silent:
+        assert embed_cohort(embedder, few, out, workers=0).embedded == 1
+        return
+    with pytest.raises(OptionError, match=rf"process 17 on elsewhere.*remove {lock}"):
+        embed_cohort(embedder, few, out, workers=0)
+
+
+def test_a_folder_that_another_process_of_the_run_has_just_made_is_no_strangers(embedder, cases, tmp_path, monkeypatch):
+    """It writes its facts while this one looks at what is there."""
+    out, plain = tmp_path / "out", type(tmp_path).iterdir
+    out.mkdir()
+
+    def listed(self):
+        (out / "zoo.json").write_text(json.dumps(facts_of(embedder, cases)))
+        return plain(self)
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", listed)
+    assert embed_cohort(embedder, cases.take([0]), out, workers=0).embedded == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise"])
@@ -553,11 +627,38 @@ def test_a_folder_that_cannot_be_written_says_so_in_one_line(zoo, films, tmp_pat
     assert err.splitlines()[-1].startswith("zoo: [Errno 30] Read-only file system")
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], "no OUT"),
+        (["-o", "f.npz", "--half"], "--half with -o f.npz: a folder is expected"),
+        (["-o", "f.csv", "--retry-failed"], "--retry-failed with -o f.csv"),
+        (["-o", "out.h5"], "or a folder"),
+        (["-o", "out", "--list", "absent.csv"], "one of the two is expected"),
+        (["-o", "out", "--root", "."], "--root without --list"),
+    ],
+)
+def test_wrong_use_is_told_before_anything_is_made(zoo, films, tmp_path, monkeypatch, more, said):
+    """Exit code 2, and no folder."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = zoo("embed", NAME, films / "00.png", *more)
+    assert (code, said in err) == (2, True), err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "zoo-home"] == []
+
+
+def test_a_folder_may_be_called_parquet(zoo, films, tmp_path):
+    """As other programs call such data sets; the message says how it is read."""
+    out = tmp_path / "out.parquet"
+    code, said, _ = zoo("embed", NAME, films / "00.png", "-o", out, "--workers", 0)
+    assert (code, f"zoo.read_features({str(out)!r})" in said) == (0, True)
+    assert read_features(out).features.shape == (1, 2048)
+
+
 # Cases that fail
 
 
 def test_cases_that_failed_are_tried_again_only_when_asked(embedder, films, tmp_path, monkeypatch):
-    """Names that are formulas or have line ends are safe in `failed.csv` and are the same cases there in the next run."""
+    """Names that are formulas or have line ends are safe in `failed.csv`, and the next run knows them there."""
     monkeypatch.chdir(tmp_path)
     names = ["=cmd|'x'!A1.png", "a\nb.png", "good.png", "-1.png"]
     for name in names:
@@ -626,7 +727,9 @@ def test_what_parquet_cannot_hold_fails_by_name(embedder, films, tmp_path, monke
     assert "rename it" in done.failed[names[0]]
     few = Cases(("a", "b"), ("a", "b"), {}, None)
     with opening(tmp_path / "half", facts_of(embedder, few, half=True)) as folder:
-        folder.add(few, [Embedded(0, np.full((1, 3), 65504, np.float32)), Embedded(1, np.full((1, 3), 7e4, np.float32))])
+        folder.add(
+            few, [Embedded(0, np.full((1, 3), 65504, np.float32)), Embedded(1, np.full((1, 3), 7e4, np.float32))]
+        )
     assert list(folder.reasons(few, [[0, 1]])) == ["b"]
     assert "70000, more than float16 holds" in folder.failed["b"]
     assert read_features(tmp_path / "half").features.tolist() == [[65504.0] * 3]

@@ -55,7 +55,10 @@ def into_folder(embedder: Embedder, cases: Cases, out: Path, workers: int | None
     before = f", {done.before} of them by earlier runs" if done.before else ""
     yield f"{out}: features of {done.embedded} image(s){before}; zoo.read_features({str(out)!r}) reads them"
     again = "" if options["retry_failed"] else " (--retry-failed tries them again)"
-    raise_for_failed(done.failed.values(), f"image(s) have no features{again}, {rest_in(out, done.embedded > 0)}")
+    rest = f"the others are in {out}, " if done.embedded else ""
+    raise_for_failed(
+        done.failed.values(), f"image(s) have no features{again}, {rest}all reasons in {out / 'failed*.csv'}"
+    )
 
 
 def trial(embedder: Embedder, cases: Cases, workers: int | None) -> Iterator[str]:

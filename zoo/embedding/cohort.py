@@ -144,7 +144,7 @@ def embed_cohort(
     Args:
         embedder: What makes features of cases.
         cases: From `find_cases` or `read_list`.
-        out: The folder. `read_features` reads it, and so do pandas, polars and DuckDB.
+        out: The folder. `read_features` reads it; pandas, polars and DuckDB read its `part-*.parquet`.
         workers: Processes that read cases; None for one less than there are processors, at most 8.
         engine: `"ray"` for an actor on each GPU, or share of CPUs, of a Ray cluster.
         ray_address: Of the cluster; None for the one that this machine belongs to, else one of this machine alone.

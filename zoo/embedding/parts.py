@@ -73,7 +73,11 @@ def write_part(
     """
     _, parquet = import_pyarrow()
     table, name = _table(rows, facts), out / f"part-{rank:05d}-{number:06d}.parquet"
-    write_atomically(name, lambda path: parquet.write_table(table, path, write_page_checksum=True))
+    try:
+        write_atomically(name, lambda path: parquet.write_table(table, path, write_page_checksum=True))
+    except OSError as error:  # Arrow's own names no file
+        said = f"cannot write {name} ({reason_of(error)}); what was written before stays, and the same command goes on"
+        raise OSError(error.errno, said) from error
 
 
 def _table(rows: Sequence[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
