@@ -342,7 +342,7 @@ def embed_command(
         bool, typer.Option("--retry-failed", help="Try images again that failed in an earlier run.")
     ] = False,
     engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
-    ray_address: Annotated[str | None, typer.Option(help="Of the Ray cluster; default the one at hand.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of the Ray cluster, or local.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try a few images, and say what a run takes and refuses.")
     ] = False,

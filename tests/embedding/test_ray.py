@@ -148,6 +148,19 @@ def test_without_ray_the_way_to_it_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"engine": "ray", "workers": 3}, "workers=3 with engine='ray'"),
+        ({"ray_address": "head:6379"}, "ray_address='head:6379' with engine='local'"),
+    ],
+)
+def test_options_of_the_other_engine_are_refused(tmp_path, options, said):
+    """Not left aside without a word."""
+    with pytest.raises(OptionError, match=said):
+        embed_cohort(Embedder(NAME), Cases(["a.png"], ["a.png"], {}, None), tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(
     ("address", "said"),
     [("127.0.0.1:1", "refused"), ("ray://127.0.0.1:10001", "no address of this form"), ("head", "no address of this")],
 )

@@ -145,9 +145,11 @@ def embed_cohort(
         embedder: What makes features of cases.
         cases: From `find_cases` or `read_list`.
         out: The folder. `read_features` reads it; pandas, polars and DuckDB read its `part-*.parquet`.
-        workers: Processes that read cases; None for one less than there are processors, at most 8.
-        engine: `"ray"` for an actor on each GPU, or share of CPUs, of a Ray cluster.
-        ray_address: Of the cluster; None for the one that this machine belongs to, else one of this machine alone.
+        workers: Processes that read cases; None for one less than there are processors, at most 8. Only with the local
+            engine.
+        engine: `"ray"` for an actor on each GPU, or on every four CPUs, of a Ray cluster.
+        ray_address: Of the cluster, `HOST:PORT`; `"local"` for one of this machine, for the run. None for the one this
+            program is connected to, that of `$RAY_ADDRESS` or of `ray start`, else `"local"`.
         half: Whether features are kept as float16.
         retry_failed: Whether cases that failed before are tried again.
 
@@ -160,6 +162,10 @@ def embed_cohort(
     _check_workers(workers)
     if engine not in ENGINES:
         raise OptionError(f"engine={engine!r}: {' and '.join(ENGINES)} are known")
+    if engine == "local" and ray_address is not None:
+        raise OptionError(f"ray_address={ray_address!r} with engine='local': only engine='ray' goes to a cluster")
+    if engine == "ray" and workers is not None:
+        raise OptionError(f"workers={workers} with engine='ray': each actor reads with as many as its CPUs allow")
     if engine == "ray" and share.world > 1:
         raise OptionError(
             "engine='ray' divides the cases by itself: start one process, not several by torchrun or SLURM"
