@@ -118,7 +118,8 @@ def embed_patient(
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patient: Patches `(L, 32, 32, 32)` in HU, axes (z, y, x), any type of real numbers; the path of a `.npy` file of
             them; or a CT: the path of a NIfTI file or of a folder with a DICOM series, or a nibabel image. From a CT
-            the patches are cut at the authors' landmarks; `ct.patient.preprocess_ct` offers more choices.
+            the patches are cut at the authors' landmarks, by the fast registration; `ct.patient.preprocess_ct` offers
+            more choices.
         locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], from `atlas.normalise`; None for the
             authors' 581 landmarks.
         batch_size: Patches at once. On a CPU about 16 is fastest.

@@ -1,7 +1,8 @@
 """The five steps of DrasCLR's authors from a chest CT to its patches at the atlas' landmarks.
 
-The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them (antspyx) and moves the landmarks,
-the CT is resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/.
+The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them and moves the landmarks, the CT is
+resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/. The map is found in
+coarse voxels, unless the authors' schedule is asked for.
 """
 
 from __future__ import annotations
