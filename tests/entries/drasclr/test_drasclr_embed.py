@@ -302,6 +302,35 @@ def test_a_subject_that_cannot_be_embedded_is_named(edit, message, model, own, t
         embed_cohort(model, own, tmp_path / "features.npz", locations=PLACES)
 
 
+def registered(patches, **ways):
+    """Write a record of the registration beside the patches of some subjects."""
+    (patches.parent / "facts").mkdir(exist_ok=True)
+    for sid, way in ways.items():
+        (patches.parent / "facts" / f"{sid}.json").write_text(json.dumps({"registration": way} if way else {}))
+
+
+def test_features_of_one_registration_are_not_added_to_those_of_another(model, own, tmp_path):
+    """A record that names none is of the published one; without records nothing is known, and nothing is refused."""
+    out = tmp_path / "features.npz"
+    registered(own, s0="published", s1="", s2="fast")
+    embed_cohort(model, own, out, subjects=["s0", "s1"], locations=PLACES)
+    assert read_subject_features(out).facts["registration"] == "published"
+    with pytest.raises(OptionError, match="features of other registration: name another file"):
+        embed_cohort(model, own, out, subjects=["s2"], locations=PLACES)
+    (own.parent / "facts" / "s2.json").unlink()
+    embed_cohort(model, own, out, subjects=["s2"], locations=PLACES)
+    found = read_subject_features(out)
+    assert (found.sids, found.facts["registration"]) == (("s0", "s1", "s2"), "published")
+
+
+def test_patches_of_two_registrations_are_warned_of(model, own, tmp_path, caplog):
+    """With their numbers, and the features say it."""
+    registered(own, s0="fast", s1="published", s2="published")
+    file = embed_cohort(model, own, tmp_path / "features.npz", subjects=["s0", "s1", "s2"], locations=PLACES)
+    assert "cut with different registrations (fast 1, published 2 subjects)" in caplog.text
+    assert read_subject_features(file).facts["registration"] == "fast and published"
+
+
 # --- files of features ------------------------------------------------------------------------------------------------
 
 

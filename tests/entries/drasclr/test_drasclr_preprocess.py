@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from scipy import ndimage
 from zoo.checkpoint.export import export_safetensors
 from zoo.entries.drasclr import dense
 from zoo.entries.drasclr.cohort import read_subjects
+from zoo.entries.drasclr.ct import fast as fast_module
 from zoo.entries.drasclr.ct import lungs as lungs_module
 from zoo.entries.drasclr.ct import registration as registration_module
 from zoo.entries.drasclr.ct.boxes import check_atlas, cut, locate
@@ -43,6 +45,7 @@ ATLAS_AFFINE = np.array([[-4.0, 0, 0, 82], [0, 4.0, 0, -66], [0, 0, 4.0, -66], [
 ATLAS_SHAPE = (42, 34, 34)
 LANDMARKS = np.array([(2, 1, 0), (8, 2, 1), (9, 0, 2), (3, 2, 2), (10, 1, 1)])
 """Few, where the boxes of the coarse grid of this atlas end inside it."""
+INDICES = np.moveaxis(np.indices(ATLAS_SHAPE), 0, -1)
 INNER = (46, 38, 42)
 """Half of a smaller scan, in mm, in which the boxes of these landmarks lie."""
 INNER_LANDMARKS = np.array([(14, 12, 12), (18, 13, 15), (16, 14, 13)])
@@ -114,10 +117,11 @@ def image(values, affine):
     return made
 
 
-def atlas():
-    """The mask of the atlas."""
-    points = apply_affine(ATLAS_AFFINE, np.moveaxis(np.indices(ATLAS_SHAPE), 0, -1))
-    return image((labels_at(points) * 50).astype(np.int16), ATLAS_AFFINE)
+def atlas(finer=1):
+    """The mask of the atlas, in voxels of 4 mm or finer ones."""
+    affine = ATLAS_AFFINE @ np.diag((1 / finer, 1 / finer, 1 / finer, 1))
+    points = apply_affine(affine, np.moveaxis(np.indices([round(n * finer) for n in ATLAS_SHAPE]), 0, -1))
+    return image((labels_at(points) * 50).astype(np.int16), affine)
 
 
 def scan_of(made, atlas_affine=ATLAS_AFFINE):
@@ -554,17 +558,74 @@ def recoded():
     return patient(lambda points: labels_at(points) * 50.0, *upright((4.0, 4.0, 3.0), codes="LPI"))
 
 
-@pytest.mark.parametrize("engine", ["simpleitk", pytest.param("antspyx", marks=pytest.mark.slow)])
-def test_registration_finds_the_map(engine):
+LUNG_POINTS = apply_affine(ATLAS_AFFINE, np.argwhere(labels_at(apply_affine(ATLAS_AFFINE, INDICES))))
+"""Positions in the atlas of the voxels of its lungs."""
+
+
+@pytest.mark.parametrize(
+    ("registration", "engine"),
+    [
+        ("fast", "simpleitk"),
+        ("published", "simpleitk"),
+        pytest.param("published", "antspyx", marks=pytest.mark.slow),
+    ],
+)
+def test_registration_finds_the_map(registration, engine):
     """Points of the lungs within 1 mm on average and 2 at most: a quarter and half of a voxel of these masks."""
     pytest.importorskip({"simpleitk": "SimpleITK", "antspyx": "ants"}[engine])
-    found = register(atlas(), recoded(), engine)
-    points = apply_affine(ATLAS_AFFINE, np.argwhere(np.asarray(atlas().dataobj)))
-    off = np.linalg.norm(found(points) - TRUE(points), axis=1)
+    found = register(atlas(), recoded(), engine, registration=registration)
+    off = np.linalg.norm(found(LUNG_POINTS) - TRUE(LUNG_POINTS), axis=1)
     assert found.engine == engine
     assert off.mean() < 1
     assert off.max() < 2
     assert min(overlap(atlas(), recoded(), found).values()) > 0.9
+
+
+def bent(points):
+    """Lungs of another shape than the atlas': each wave moves them by up to 5 mm, which no affine map undoes."""
+    return labels_at(points + 5 * np.sin(points[..., [1, 2, 0]] / 30)) * 50.0
+
+
+def test_both_registrations_put_the_landmarks_within_a_voxel():
+    """Of lungs of another shape, where only the measure says which map is best: 1 mm is a voxel of the patches."""
+    fixed, lungs = atlas(finer=4 / 3), patient(bent, *upright((2.5, 2.5, 2.5)))
+    fast, published = (register(fixed, lungs, "simpleitk", registration=way) for way in ("fast", "published"))
+    assert np.linalg.norm(fast(LUNG_POINTS) - published(LUNG_POINTS), axis=1).max() < 1
+    assert np.linalg.norm(fast(LUNG_POINTS) - TRUE(LUNG_POINTS), axis=1).max() > 5  # so the two could have differed
+
+
+def turned_far():
+    """A map to a patient who lies far away, turned by 110 degrees, in a body of other proportions."""
+    angle = np.deg2rad(110)
+    found = np.eye(4)
+    found[:3, :3] = np.array(
+        [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+    ) @ np.diag((1.2, 0.8, 0.85))
+    found[:3, 3] = -300, 200, 900
+    return Affine(found, "given")
+
+
+def lungs_under(true):
+    """The atlas' lungs where a map puts them."""
+    affine = np.diag((4.0, 4.0, 4.0, 1.0))
+    affine[:3, 3] = true([(0, 0, 0)])[0] - 130
+    to_atlas = np.linalg.inv(true.matrix) @ affine
+    points = apply_affine(to_atlas, np.moveaxis(np.indices((65, 65, 65)), 0, -1))
+    return image((labels_at(points) * 50).astype(np.int16), affine)
+
+
+def test_a_turned_patient_is_found():
+    """To half a voxel of the masks. From matched centres alone, as the authors begin, the map ends 100 mm away."""
+    true = turned_far()
+    found = register(atlas(), lungs_under(true))
+    assert np.linalg.norm(found(LUNG_POINTS) - true(LUNG_POINTS), axis=1).max() < 2
+
+
+def test_matched_moments_are_exact_for_an_affine_map():
+    """Up to about a voxel of the masks, 4 mm: without the measure, and however the patient is turned."""
+    true = turned_far()
+    found = fast_module.match_moments(fast_module.moments(atlas()), fast_module.moments(lungs_under(true)))
+    assert np.linalg.norm(Affine(found, "given")(LUNG_POINTS) - true(LUNG_POINTS), axis=1).max() < 5
 
 
 def test_overlap_is_the_dice_of_each_lung(caplog):
@@ -589,14 +650,20 @@ def test_engines_that_are_not_there(monkeypatch, caplog):
     """SimpleITK takes over where the choice is left to the package, and says so."""
     with pytest.raises(OptionError, match="engine must be one of auto, antspyx, simpleitk, not 'elastix'"):
         choose_engine("elastix")
+    with pytest.raises(OptionError, match="registration must be one of fast, published, not 'slow'"):
+        choose_engine("auto", "slow")
     monkeypatch.setattr(registration_module, "find_spec", lambda name: object())
-    assert choose_engine("auto") == "antspyx"
+    assert choose_engine("auto", "published") == "antspyx"
     monkeypatch.setattr(registration_module, "find_spec", lambda name: None)
     with caplog.at_level(logging.WARNING, "zoo"):
-        assert choose_engine("auto") == "simpleitk"
+        assert choose_engine("auto", "fast") == "simpleitk"
+        assert caplog.text == ""
+        assert choose_engine("auto", "published") == "simpleitk"
     assert "SimpleITK registers the lungs instead" in caplog.text
     with pytest.raises(OptionError, match="pip install"):
-        choose_engine("antspyx")
+        choose_engine("antspyx", "published")
+    with pytest.raises(OptionError, match="SimpleITK does the registration 'fast': ask for the registration 'publ"):
+        choose_engine("antspyx", "fast")
 
 
 # From a CT to patches
@@ -648,6 +715,7 @@ def test_patches_lie_where_the_atlas_says(done, grid, sid):
     assert np.linalg.norm(off, axis=1).max() < 4
     assert facts["segmentation"] == {"a1": "threshold", "a4": "given"}[sid]
     assert (facts["sid"], facts["engine"], facts["anchor"]) == (sid, "simpleitk", "corner")
+    assert facts["registration"] == "fast"
     assert {"simpleitk", "medssl-zoo"} <= set(facts["versions"])
     assert np.allclose(facts["grid"]["affine"], grid.affine)
     corners = apply_affine(facts["atlas_to_patient"], apply_affine(ATLAS_AFFINE, LANDMARKS))
@@ -665,6 +733,8 @@ def test_a_cohort_resumes(done, caplog):
         OptionError, match="has a1 with anchor corner, but anchor centre was asked for: give another --out"
     ):
         main([f"--table={folder / 'table.csv'}", *words, "--anchor=centre"])
+    with pytest.raises(OptionError, match="has a1 with registration fast, but registration published was asked for"):
+        main([f"--table={folder / 'table.csv'}", *words, "--registration=published"])
     assert not [message for message in caplog.messages if "already" in message]
     main([f"--image={folder / 'half.nii.gz'}", "--sid=a1", *words])
     assert re.search(
@@ -676,6 +746,21 @@ def test_a_cohort_resumes(done, caplog):
     lost.unlink()
     main([f"--image={folder / 'one.nii.gz'}", "--sid=a4", f"--lung-mask={folder / 'mask.nii.gz'}", *words])
     assert np.array_equal(np.load(lost), patches)
+
+
+def test_a_cohort_from_before_there_were_two_registrations_goes_on(done, tmp_path):
+    """Its facts name none, and it was done on the authors' schedule."""
+    folder, words, _ = done
+    shutil.copytree(folder / "out", tmp_path / "out")
+    record = tmp_path / "out" / "facts" / "a1.json"
+    facts = json.loads(record.read_text())
+    del facts["registration"]
+    record.write_text(json.dumps(facts))
+    again = [f"--image={folder / 'one.nii.gz'}", "--sid=a1", *words[:-1], f"--out={tmp_path / 'out'}"]
+    main([*again, "--registration=published"])
+    assert json.loads(record.read_text()) == facts
+    with pytest.raises(OptionError, match="has a1 with registration published, but registration fast was asked for"):
+        main(again)
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ from zoo.entries.drasclr.inputs import (
     read_patient,
     scale_of,
 )
-from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, open_patches
+from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, open_patches, registration_of
 from zoo.errors import OptionError
 from zoo.provenance import values_digest
 from zoo.registry import get_entry
@@ -119,7 +119,8 @@ def embed_patient(
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
         patient: Patches `(L, 32, 32, 32)` in HU, axes (z, y, x), any type of real numbers; the path of a `.npy` file of
             them; or a CT: the path of a NIfTI file or of a folder with a DICOM series, or a nibabel image. From a CT
-            the patches are cut at the authors' landmarks; `ct.patient.preprocess_ct` offers more choices.
+            the patches are cut at the authors' landmarks, by the fast registration; `ct.patient.preprocess_ct` offers
+            more choices.
         locations: Where the patches lie in the atlas, `(L, 3)` in [-1, 1], from `atlas.normalise`; None for the
             authors' 581 landmarks.
         batch_size: Patches at once. On a CPU about 16 is fastest.
@@ -169,7 +170,8 @@ def embed_cohort(
         OUT.
 
     Raises:
-        OptionError: There are no subjects, one is repeated, or OUT has features of other weights or locations.
+        OptionError: There are no subjects, one is repeated, or OUT has features of other weights, other locations or
+            another registration.
         InputContractError: A subject's file is missing, or `embed_patient` would refuse it. The message names it.
     """
     patches, out, rows = Path(patches), Path(out), None if full is None else Path(full)
@@ -177,8 +179,9 @@ def embed_cohort(
     if block < 1:
         raise OptionError(f"block={block}: at least 1 subject at once is expected")
     known = locations_of(locations)
-    facts = describe(model, known)
-    left = sorted(set(choose_subjects(patches, subjects)) - finished(out, facts, rows))
+    chosen = choose_subjects(patches, subjects)
+    facts = describe(model, known) | registration_of(patches, chosen)
+    left = sorted(set(chosen) - finished(out, facts, rows))
     maps = {sid: open_patches(patches / f"{sid}{SUFFIX}") for sid in left[distributed.rank() :: distributed.world()]}
     for sid, mapped in maps.items():
         check_count(f"subject {sid}", mapped, known)

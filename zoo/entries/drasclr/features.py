@@ -24,6 +24,8 @@ SUFFIXES = (".parquet", ".npz")
 _SUBJECT = "sid"
 _SAME = ("weights", "locations")
 """Facts that all features in one file or folder must share."""
+_SAME_IF_KNOWN = ("registration",)
+"""Those that they must share where both say them; patches from elsewhere come without."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +36,7 @@ class SubjectFeatures:
     values: npt.NDArray[np.float32]
     """(n, D), a row for each subject."""
     facts: dict[str, Any]
-    """Digests of the weights and of the locations, and the weights' origin as far as known."""
+    """Digests of weights and locations, and, as far as known, the weights' origin and the patches' registration."""
 
 
 def check_suffix(path: Path) -> None:
@@ -83,13 +85,13 @@ def merge(parts: Iterable[SubjectFeatures]) -> SubjectFeatures:
     """Join the rows of several files, sorted by subject; a later file's row replaces an earlier one's.
 
     Args:
-        parts: At least one, all with the same facts.
+        parts: At least one, all with the same facts, as far as each knows them.
     """
     rows: dict[str, npt.NDArray[np.float32]] = {}
     facts: dict[str, Any] = {}
     for part in parts:
         rows |= dict(zip(part.sids, part.values, strict=True))
-        facts = part.facts
+        facts |= part.facts
     sids = tuple(sorted(rows))
     return SubjectFeatures(sids, np.stack([rows[sid] for sid in sids]), facts)
 
@@ -98,7 +100,7 @@ def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> s
     """Subjects in OUT or in a part of it; if all rows are to be kept, those that are in their folder, too.
 
     Raises:
-        OptionError: Those features are of other weights, or at other locations.
+        OptionError: Those features are of other weights, at other locations, or from another registration.
     """
     done: set[str] = set()
     for file in _files(out):
@@ -149,5 +151,6 @@ def _files(out: Path) -> list[Path]:
 
 
 def _check_same(path: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    if other := [name for name in _SAME if found.get(name) != facts[name]]:
+    other = [name for name in _SAME if found.get(name) != facts[name]]
+    if other := other + [n for n in _SAME_IF_KNOWN if n in found and n in facts and found[n] != facts[n]]:
         raise OptionError(f"{path} has features of other {' and '.join(other)}: name another file or folder to write")

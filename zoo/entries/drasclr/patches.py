@@ -5,8 +5,10 @@ Both layouts are those of batmanlab/DrasCLR, `preprocess/4_patchify_images.py` a
 
 from __future__ import annotations
 
+import json
+import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,8 @@ from zoo.entries.drasclr.contract import WINDOW
 from zoo.errors import InputContractError, OptionError
 from zoo.files import replacing, write_atomically
 from zoo.training.arrays import read_array
+
+log = logging.getLogger("zoo")
 
 SIDES = (PATCH,) * 3
 SUFFIX = "_patch.npy"
@@ -55,6 +59,35 @@ def choose_subjects(patches: Path, subjects: Sequence[str] | None = None) -> lis
     return chosen
 
 
+def facts_file(patches: Path, sid: str) -> Path:
+    """File with the record of how a subject's patches were cut, in the folder beside theirs."""
+    return patches.parent / "facts" / f"{sid}.json"
+
+
+def read_facts(file: Path) -> dict[str, Any]:
+    """Read such a record; where it names no registration it is from before there were two."""
+    return {"registration": "published"} | dict(json.loads(file.read_text()))
+
+
+def registration_of(patches: Path, subjects: Iterable[str]) -> dict[str, str]:
+    """Return `{"registration": ...}`, that of these subjects' patches, for the facts of what is made of them.
+
+    Empty where no subject has a record. Warns where some were registered one way and some the other.
+    """
+    files = {sid: facts_file(patches, sid) for sid in subjects}
+    found = {sid: str(read_facts(file)["registration"]) for sid, file in files.items() if file.is_file()}
+    counts = Counter(found.values())
+    if len(counts) > 1:
+        said = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        log.warning(
+            "the patches in %s were cut with different registrations (%s subjects): differences between these subjects "
+            "may come from that. Cut all with one --registration",
+            patches,
+            said,
+        )
+    return {"registration": " and ".join(sorted(counts))} if counts else {}
+
+
 def group_file(folder: Path, landmark: int) -> Path:
     """File of one landmark's patches."""
     return folder / f"patch_loc_{landmark}.npy"
@@ -81,6 +114,7 @@ def group(patches: Path, out: Path, *, subjects: Sequence[str] | None = None, at
         raise OptionError(f"--at-once {at_once}: at least 1 is expected")
     chosen = choose_subjects(patches, subjects)
     count = _check_shapes(patches, chosen)
+    registration_of(patches, chosen)
     if any(out.glob("patch_loc_*.npy")) and grouped_subjects(out) != chosen:
         raise OptionError(
             f"{out} has groups of other subjects than the {len(chosen)} in {patches}, in another order, or without "

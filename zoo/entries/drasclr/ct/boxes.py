@@ -8,7 +8,8 @@ import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
 
 from zoo.entries.drasclr.atlas import PATCH
-from zoo.entries.drasclr.ct.registration import LUNGS, Affine
+from zoo.entries.drasclr.ct.lung_masks import LUNGS
+from zoo.entries.drasclr.ct.registration import Affine
 from zoo.entries.drasclr.ct.scan import PAD, Matrix, Scan, sides
 from zoo.errors import InputContractError
 

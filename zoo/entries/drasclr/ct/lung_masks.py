@@ -11,7 +11,6 @@ import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
 from scipy import ndimage
 
-from zoo.entries.drasclr.ct.registration import LUNGS
 from zoo.entries.drasclr.ct.scan import Scan, sides
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
@@ -24,6 +23,8 @@ Mask = npt.NDArray[np.bool_]
 
 RIGHT, LEFT = 1, 2
 """Values of the patient's right and left lung in every mask here, as in lungmask's R231 (JoHof/lungmask, README.md)."""
+LUNGS = (50, 100)
+"""Values of the right and the left lung in the atlas' mask, and in the authors' masks of patients."""
 LEAST_ML = 100.0
 """A lung of an adult holds litres; windpipe and main bronchi hold about 50 ml."""
 

@@ -1,7 +1,8 @@
 """The five steps of DrasCLR's authors from a chest CT to its patches at the atlas' landmarks.
 
-The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them (antspyx) and moves the landmarks,
-the CT is resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/.
+The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them and moves the landmarks, the CT is
+resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/. The map is found in
+coarse voxels, unless the authors' schedule is asked for.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from nibabel.nifti1 import Nifti1Image
 import zoo
 from zoo.entries.drasclr import atlas
 from zoo.entries.drasclr.ct.boxes import ANCHORS, check_atlas, cut, locate
-from zoo.entries.drasclr.ct.lung_masks import Labels, check_lungs, place_lungs, read_lungs
+from zoo.entries.drasclr.ct.lung_masks import LUNGS, Labels, check_lungs, place_lungs, read_lungs
 from zoo.entries.drasclr.ct.lungs import choose_segmenter, segment
-from zoo.entries.drasclr.ct.registration import LUNGS, Affine, check_overlap, choose_engine, overlap, register
+from zoo.entries.drasclr.ct.registration import Affine, check_overlap, choose_engine, overlap, register
 from zoo.entries.drasclr.ct.scan import PAD, import_itk, place_scan, to_millimetres
 from zoo.errors import OptionError
 from zoo.images import VolumeInput, read_volume, voxel_sizes
@@ -52,6 +53,7 @@ def preprocess_ct(
     atlas_mask: Nifti1Image | None = None,
     lung_mask: VolumeInput | None = None,
     segmenter: str = "auto",
+    registration: str = "fast",
     engine: str = "auto",
     anchor: str = "corner",
     keep_volume: bool = False,
@@ -66,7 +68,10 @@ def preprocess_ct(
         atlas_mask: The lungs of the atlas, see `atlas.atlas_mask`; None for the authors'.
         lung_mask: The lungs of the patient, see `lung_masks.read_lungs`; None to segment them.
         segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
-        engine: "antspyx" as the authors, "simpleitk", or "auto", see `registration.choose_engine`.
+        registration: "fast", or "published" for the authors' schedule, which takes a quarter of an hour of a
+            processor or more.
+        engine: Of the published registration: "antspyx" as the authors, "simpleitk", or "auto", see
+            `registration.choose_engine`.
         anchor: Point of a box that is mapped: "corner", its lower corner, as the authors and the published weights have
             it; or "centre", which differs where the map scales or turns.
         keep_volume: Return the CT at 1 mm and its lungs too, which take some 300 MB.
@@ -75,14 +80,14 @@ def preprocess_ct(
     Raises:
         InputContractError: The image is not a CT in HU, misses a lung, does not fit the atlas, or ends too far from a
             landmark; the mask does not fit the image; or the landmarks do not fit the atlas.
-        OptionError: There is no such segmenter, engine or anchor, or it is not installed.
+        OptionError: There is no such segmenter, registration, engine or anchor, or it is not installed.
         OfflineError: A file must be fetched and connections are forbidden; `DownloadError` if no source gave it.
         FileNotFoundError: A path does not exist.
     """
     if anchor not in ANCHORS:
         raise OptionError(f"anchor must be one of {', '.join(ANCHORS)}, not {anchor!r}")
     import_itk()  # raises before minutes are spent
-    engine = choose_engine(engine)
+    engine = choose_engine(engine, registration)
     landmarks = atlas.load_landmarks(cache_dir=cache_dir) if landmarks is None else landmarks
     fixed = atlas.atlas_mask(cache_dir=cache_dir) if atlas_mask is None else atlas_mask
     check_atlas(landmarks, fixed)
@@ -92,7 +97,7 @@ def preprocess_ct(
     lungs = segment(scan, segmentation) if lung_mask is None else read_lungs(read_volume(lung_mask), volume)
     millilitres = check_lungs(lungs, scan.source)
     moving = Nifti1Image(np.array([0, *LUNGS], np.int16)[np.asarray(lungs.dataobj)], lungs.affine)
-    affine = register(fixed, moving, engine)
+    affine = register(fixed, moving, engine, registration=registration)
     fit = overlap(fixed, moving, affine)
     check_overlap(fit, scan.source)
     grid = to_millimetres(scan)
@@ -103,6 +108,7 @@ def preprocess_ct(
         "spacing": voxel_sizes(scan.affine).round(6).tolist(),
         "segmentation": segmentation,
         "lungs_ml": {name: round(value, 1) for name, value in millilitres.items()},
+        "registration": registration,
         "engine": affine.engine,
         "atlas_to_patient": affine.matrix.tolist(),
         "overlap": fit,

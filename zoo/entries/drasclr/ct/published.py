@@ -1,0 +1,68 @@
+"""Affine registration of an atlas' lungs with a patient's on the authors' schedule, by their engine or by SimpleITK.
+
+Mattes' mutual information over half of the voxels, on three scales, from matched centres of mass (batmanlab/DrasCLR,
+preprocess/3_registration.py).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.nifti1 import Nifti1Image
+
+from zoo.entries.drasclr.ct.mutual_information import BINS, SEED, refine, to_matrix
+from zoo.entries.drasclr.ct.scan import Matrix, import_itk
+from zoo.images import to_itk
+
+SAMPLED, STEP = 0.5, 0.01
+"""Share of the voxels; largest step of the optimiser in mm."""
+LEVELS = ((500, 4, 2), (250, 2, 1), (100, 1, 0))
+"""Iterations, shrink factor and smoothing in voxels, from coarse to fine."""
+
+
+def by_ants(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
+    """Run antsRegistration with the authors' arguments; return the map from points of `fixed` to those of `moving`.
+
+    Without the full arguments `ants.registration` has its own schedule for affine maps, with other steps.
+    """
+    import ants
+
+    iterations, factors, sigmas = ("x".join(map(str, column)) for column in zip(*LEVELS, strict=True))
+    with tempfile.TemporaryDirectory(prefix="zoo-register-") as folder:
+        names = [str(Path(folder) / f"{name}.nii") for name in ("fixed", "moving")]
+        for name, mask in zip(names, (fixed, moving), strict=True):
+            image = Nifti1Image(np.asarray(mask.dataobj, dtype=np.int16), mask.affine)
+            image.set_qform(mask.affine, code=1)
+            image.set_sform(mask.affine, code=1)
+            nibabel.save(image, name)
+        pair, out = ",".join(names), str(Path(folder) / "map")
+        arguments = {
+            "dimensionality": 3,
+            "initial-moving-transform": f"[{pair},1]",
+            "transform": f"Affine[{STEP}]",
+            "metric": f"MI[{pair},1,{BINS},Regular,{SAMPLED}]",
+            "convergence": iterations,
+            "smoothing-sigmas": sigmas,
+            "shrink-factors": factors,
+            "random-seed": SEED,
+            "output": out,
+        }
+        ants.registration([word for name, value in arguments.items() for word in (f"--{name}", str(value))], None)
+        found = ants.read_transform(f"{out}0GenericAffine.mat")
+    return to_matrix(found.parameters[:9], found.parameters[9:], found.fixed_parameters)
+
+
+def by_itk(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
+    """Do the same with SimpleITK, in one registration per scale, for only ANTs has iterations by scale."""
+    sitk = import_itk()
+    images = [to_itk(np.asarray(mask.dataobj, dtype=np.float32), mask.affine) for mask in (fixed, moving)]
+    centred = sitk.CenteredTransformInitializer(
+        *images, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
+    )
+    found = sitk.AffineTransform(centred)
+    for iterations, shrink, sigma in LEVELS:
+        refine(images, found, iterations=iterations, step=STEP, sampled=SAMPLED, shrink=shrink, sigma=sigma)
+    return to_matrix(found.GetMatrix(), found.GetTranslation(), found.GetCenter())
