@@ -122,7 +122,9 @@ class ConditionalConv3d(nn.Module):
         side = [(length - 1) // self.stride + 1 for length in x.shape[2:]]
         # Mixing outputs takes E times the multiplications but no kernel per location. It pays off where kernels are
         # large compared with the maps, and locations many compared with the cost of reading all experts.
-        if math.prod(side) <= min(_FEW_VOXELS, len(x) // 2):
+        # A graph that is compiled or exported is for any number of maps.
+        most = _FEW_VOXELS if torch.compiler.is_compiling() else min(_FEW_VOXELS, len(x) // 2)
+        if math.prod(side) <= most:
             return self._mix_outputs(x, location)
         kernels = self.mix(location).flatten(0, 1)
         together = x.reshape(1, -1, *x.shape[2:])

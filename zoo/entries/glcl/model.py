@@ -6,12 +6,16 @@ PyTorch's layout.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.entries.glcl.convert import BLOCKS, ENCODER, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
 FEATURES = LEVELS[-1]
 STRIDE = 32
@@ -22,11 +26,31 @@ EPSILON, MOMENTUM = 1e-3, 0.01
 """Epsilon and momentum of the norms: TensorFlow's averages decay by 0.99."""
 
 
-class GLCLEncoder(nn.Module):
+class ContractingHalf(Vocabulary):
+    """What encoder and U-Net have in common: six levels, each of two layers."""
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each level; the ReLU behind a norm works in place on its output."""
+        levels = range(1, len(LEVELS) + 1)
+        return describe(LEVELS, [2 ** (n - 1) for n in levels], [f"enc_c{n}_b_bn" for n in levels])
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the map of each level after its ReLU, the largest first.
+
+        Raises:
+            InputContractError: The shape is not that of slices whose sides are multiples of 32.
+        """
+        return _encode(self, x, self.recomputed)
+
+
+class GLCLEncoder(ContractingHalf):
     """The encoder: features `(N, 128)`, the mean of the last map over space.
 
     With `projection` it returns the global head's output `(N, 128)`, with `num_classes` logits `(N, num_classes)`.
     """
+
+    head_name = "classifier"
 
     def __init__(self, in_channels: int = 1, size: int = 192, projection: bool = False, num_classes: int = 0) -> None:
         """Build it with random values.
@@ -53,8 +77,16 @@ class GLCLEncoder(nn.Module):
             hidden, output = PROJECTION
             self.add_module(hidden, nn.Linear(FEATURES * (size // STRIDE) ** 2, HIDDEN, bias=False))
             self.add_module(output, nn.Linear(HIDDEN, PROJECTED, bias=False))
-        self.classifier = nn.Linear(FEATURES, num_classes) if num_classes else nn.Identity()
+        self.num_classes = num_classes
+        self.classifier = _classifier(num_classes)
         self.apply(reset)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a linear layer in the place of any head; 0 for none."""
+        for name in PROJECTION if self.has_projection else ():
+            delattr(self, name)
+        self.has_projection = False
+        self.classifier = _classifier(num_classes).apply(reset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features `(N, 128)`, the projection `(N, 128)`, or logits.
@@ -74,7 +106,7 @@ class GLCLEncoder(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after its ReLU, `(N, 128, H / 32, W / 32)`; see `forward`."""
-        return _encode(self, x)[-1]
+        return last_of(self.stages(x))
 
     def _project(self, last: Tensor) -> Tensor:
         """Flatten row by row, column by column, channels last, as the authors' weights have it."""
@@ -90,8 +122,11 @@ class GLCLEncoder(nn.Module):
         return projection
 
 
-class GLCLUNet(nn.Module):
+class GLCLUNet(ContractingHalf):
     """The U-Net: logits `(N, num_classes, H, W)`; without classes, the map of the decoder's last block."""
+
+    head_name = LOGITS
+    pooled_by = None
 
     def __init__(self, num_classes: int = 4, in_channels: int = 1, blocks: int = len(BLOCKS)) -> None:
         """Build it with random values.
@@ -112,14 +147,40 @@ class GLCLUNet(nn.Module):
                 f"blocks={blocks}, num_classes={num_classes}: a head takes the map of all {len(BLOCKS)} blocks. For "
                 "the map of fewer give num_classes=0"
             )
-        self.blocks, self.num_classes = blocks, num_classes
+        self.blocks, self.num_features, self.num_classes = blocks, WIDTHS[blocks - 1], num_classes
         _add_encoder(self, in_channels)
         _add_decoder(self, blocks)
-        if num_classes:
-            for name in HEAD:
-                _add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
-            self.add_module(LOGITS, nn.Conv2d(WIDTHS[-1], num_classes, 3, padding=1, bias=False))
+        self.make_head(num_classes)
         self.apply(reset)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a last convolution in the place of the present one, behind the head's two layers; 0 for no head.
+
+        Raises:
+            OptionError: A head is asked for on fewer than five blocks.
+        """
+        if num_classes and self.blocks < len(BLOCKS):
+            raise OptionError(
+                f"num_classes={num_classes} for a decoder of {self.blocks} blocks: a head takes the map of all "
+                f"{len(BLOCKS)}. Load the network with blocks={len(BLOCKS)}"
+            )
+        for name in HEAD:
+            if num_classes and not hasattr(self, name):
+                _add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
+                getattr(self, name).apply(reset)
+            elif not num_classes and hasattr(self, name):
+                delattr(self, name)
+                delattr(self, f"{name}_bn")
+        last = nn.Conv2d(WIDTHS[-1], num_classes or 1, 3, padding=1, bias=False)
+        self.add_module(LOGITS, last.apply(reset) if num_classes else nn.Identity())
+
+    def finish(self, maps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """Decode the maps of the six levels."""
+        return _decode(self, maps, self.blocks, self.recomputed)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the map of the decoder's last block, `(N, C, H / s, W / s)`; see `forward`."""
+        return self.finish(list(self.stages(x)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(N, num_classes, H, W)`, or the last block's map.
@@ -130,7 +191,7 @@ class GLCLUNet(nn.Module):
         Raises:
             InputContractError: The shape is not this one.
         """
-        last = _decode(self, _encode(self, x), self.blocks)
+        last = self.forward_features(x)
         if not self.num_classes:
             return last
         for name in HEAD:
@@ -183,7 +244,7 @@ class GLCLDecoder(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the map of the last block `(N, C, H / s, W / s)`, C of 128, 128, 64, 32, 16, s of 16, 8, 4, 2, 1."""
-        return _decode(self, _encode(self, x), self.blocks)
+        return _decode(self, list(_encode(self, x)), self.blocks)
 
 
 def reset(module: nn.Module) -> None:
@@ -221,6 +282,10 @@ def _add_decoder(network: nn.Module, blocks: int) -> None:
         inputs = width
 
 
+def _classifier(num_classes: int) -> nn.Module:
+    return nn.Linear(FEATURES, num_classes) if num_classes else nn.Identity()
+
+
 def _layer(network: nn.Module, name: str, x: Tensor) -> Tensor:
     """Convolution, norm, ReLU. TensorFlow pads an even kernel by one more pixel at the end than at the beginning."""
     convolution = getattr(network, name)
@@ -229,24 +294,36 @@ def _layer(network: nn.Module, name: str, x: Tensor) -> Tensor:
     return F.relu(getattr(network, f"{name}_bn")(convolution(x)), inplace=True)
 
 
-def _encode(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the maps of the six levels, the largest first."""
+def _run(part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return part(*inputs)
+
+
+def _encode(network: nn.Module, x: Tensor, run: Callable[..., Tensor] = _run) -> Iterator[Tensor]:
+    """Yield the maps of the six levels, the largest first; `run` runs each."""
     _check_input(x, getattr(network, ENCODER[0]).in_channels)
-    maps: list[Tensor] = []
     for level in range(1, len(LEVELS) + 1):
-        x = F.max_pool2d(maps[-1], 2) if maps else x
-        x = _layer(network, f"enc_c{level}_b", _layer(network, f"enc_c{level}_a", x))
-        maps.append(x)
-    return maps
+        x = run(partial(_level, network, level), F.max_pool2d(x, 2) if level > 1 else x)
+        yield x
 
 
-def _decode(network: nn.Module, maps: list[Tensor], blocks: int) -> Tensor:
+def _level(network: nn.Module, level: int, x: Tensor) -> Tensor:
+    return _layer(network, f"enc_c{level}_b", _layer(network, f"enc_c{level}_a", x))
+
+
+def _decode(network: nn.Module, maps: Sequence[Tensor], blocks: int, run: Callable[..., Tensor] = _run) -> Tensor:
     *skips, x = maps
-    for (up, merge, *rest), skip in list(zip(BLOCKS, reversed(skips), strict=True))[:blocks]:
-        x = _layer(network, up, F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        x = _layer(network, merge, torch.cat((x, skip), 1))
-        for name in rest:
-            x = _layer(network, name, x)
+    for names, skip in list(zip(BLOCKS, reversed(skips), strict=True))[:blocks]:
+        x = run(partial(_block, network, names), x, skip)
+    return x
+
+
+def _block(network: nn.Module, names: Sequence[str], x: Tensor, skip: Tensor) -> Tensor:
+    """Double the sides of a map and put it beside that of a level."""
+    up, merge, *rest = names
+    x = _layer(network, up, F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    x = _layer(network, merge, torch.cat((x, skip), 1))
+    for name in rest:
+        x = _layer(network, name, x)
     return x
 
 
