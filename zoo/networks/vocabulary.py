@@ -238,12 +238,13 @@ def _note(network: Vocabulary, new: tuple[str, ...]) -> None:
 
 @contextmanager
 def _uncounted(network: nn.Module) -> Iterator[None]:
-    """Have batch norms in training leave their running statistics alone: they have counted this batch already."""
+    """Have batch norms in training leave their running statistics as they are: they have counted this batch already."""
     counting = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    kept = [(module, module.momentum, module.num_batches_tracked) for module in counting]
     for module in counting:
-        module.track_running_stats = False
+        module.momentum, module.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for module in counting:
-            module.track_running_stats = True
+        for module, momentum, count in kept:
+            module.momentum, module.num_batches_tracked = momentum, count

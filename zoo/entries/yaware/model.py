@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from monai.networks.nets.densenet import DenseNet121
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
@@ -20,6 +22,16 @@ class MeanPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return `(N, C, 1, 1, 1)`."""
         return x.mean(dim=(2, 3, 4), keepdim=True)
+
+
+class HalvingPool(nn.Module):
+    """The mean of cubes of 2 x 2 x 2, which torch has in bfloat16 on a CPU only by way of float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(N, C, D/2, H/2, W/2)`, sides rounded down."""
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return F.avg_pool3d(x.float(), 2).to(x.dtype)
+        return F.avg_pool3d(x, 2)
 
 
 class YAwareDenseNet121(Vocabulary):
@@ -47,6 +59,9 @@ class YAwareDenseNet121(Vocabulary):
         self.class_layers = plain.class_layers
         self.class_layers.relu = nn.ReLU()  # MONAI's works in place, on the map that forward_features returns
         self.class_layers.pool = MeanPool()
+        for name, block in self.features.named_children():
+            if name.startswith("transition"):
+                block.pool = HalvingPool()
         self.projection, self.num_classes = projection, 0 if projection else num_classes
         self.make_head(self.num_classes)
         if projection:
