@@ -141,7 +141,7 @@ class DrasCLREncoder(Vocabulary):
     def stages(self, x: Tensor, location: Tensor | None = None) -> Iterator[Tensor]:
         """Yield the map of each stage after its ELU; arguments and errors are those of `forward`."""
         location = self._checked(x, location)
-        distinct, counts, order = arrange(location.to(self.conv1.bias.dtype), len(x))
+        distinct, counts, order = arrange(location.to(self.conv1.bias.dtype), x.shape[0])
         if order is not None:
             x = x[order]
         if counts is not None and x.device.type == "cpu":
@@ -223,7 +223,7 @@ class DrasCLREncoder(Vocabulary):
                 f"patches have the shape {tuple(x.shape)}; (N, {', '.join(map(str, expected))}) is expected, cut "
                 "from a volume with voxels of 1 mm (zoo.entries.drasclr.preprocess)"
             )
-        if self.bn4.training and len(x) == 1:
+        if self.bn4.training and x.shape[0] == 1:
             raise InputContractError(
                 "one patch in training mode: its last map is one voxel, of which no batch norm can take statistics. "
                 "Two patches or more are expected; for the features of one call model.eval()"
@@ -235,7 +235,7 @@ class DrasCLREncoder(Vocabulary):
                 "is expected. From voxel indices torch.from_numpy(zoo.entries.drasclr.atlas.normalise(landmarks)) "
                 "makes it"
             )
-        if location.shape[-1:] != (width,) or location.numel() not in (width, width * len(x)):
+        if location.shape[-1:] != (width,) or location.numel() not in (width, width * x.shape[0]):
             raise InputContractError(
                 f"locations have the shape {tuple(location.shape)} for {len(x)} patches: ({len(x)}, {width}) is "
                 f"expected, or ({width},) for one that they share"

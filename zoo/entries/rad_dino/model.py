@@ -49,7 +49,7 @@ class RadDinoViT(VisionTransformer):
             InputContractError: As `forward`.
         """
         patches = self._tokens(x)[:, self.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(x), -1, x.shape[2] // PATCH, x.shape[3] // PATCH)
+        return patches.transpose(1, 2).reshape(x.shape[0], -1, x.shape[2] // PATCH, x.shape[3] // PATCH)
 
     def forward_intermediates(  # type: ignore[override]
         self,
@@ -147,7 +147,16 @@ def resample_positions(table: Tensor, grid: tuple[int, int], wanted: tuple[int, 
         table: `(1, 1 + patches, width)`, CLS first, patches row by row.
         grid: Patches along each side that it is for.
         wanted: Patches along each side. Where they are those of the grid, the table itself is returned.
+
+    Raises:
+        InputContractError: They are open, as in a graph that is exported for any of them: torch keeps the factors of an
+            interpolation as constants, so that other sizes would get those of the example.
     """
+    if any(isinstance(side, torch.SymInt) for side in wanted):
+        raise InputContractError(
+            "the height and width of the films are open in this graph: fixed ones are expected, because DINOv2's "
+            "factors depend on them. Export one graph for each size, with the number of films alone as a dynamic shape"
+        )
     if tuple(wanted) == tuple(grid):
         return table
     first, maps = table[:, :1], table[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
