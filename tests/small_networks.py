@@ -25,6 +25,8 @@ class Small:
     """Of one image, `(C, *space)`: of few voxels, but of enough for the norms of the last map."""
     step: int
     """What the sides divide by."""
+    least: int = 33
+    """Where any side will do, of those whose last map has two voxels."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of the entry."""
     width: int | None = None
@@ -52,28 +54,28 @@ def _one_bottleneck_in_encoder(network: nn.Module) -> None:
 
 
 SMALL = {
-    "anatomix-unet": Small((1, 32, 32, 48), 16, {"width": 4}),
+    "anatomix-unet": Small((1, 32, 32, 48), 16, options={"width": 4}),
     "brainiac-vitb16": Small((1, 96, 96, 96), 16, shorten=_two_blocks),
     "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck),
     "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck),
     "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder),
-    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, shorten=_one_residual_block),
+    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block),
     "ct-fm-segresnet": Small((1, 32, 48, 32), 16, shorten=_one_residual_block),
-    "drasclr-cnn3d": Small((1, 32, 32, 32), 32, {"experts": 2}),
+    "drasclr-cnn3d": Small((1, 32, 32, 32), 32, options={"experts": 2}),
     "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck),
     "genesis-encoder": Small((1, 16, 24, 16), 8),
     "genesis-unet3d": Small((1, 16, 24, 16), 8),
     "glcl-encoder": Small((1, 64, 96), 32),
     "glcl-unet": Small((1, 64, 96), 32),
-    "monai-ssl-vitb16": Small((1, 48, 32, 32), 16, _VIT | {"num_layers": 2}),
-    "monai-ssl-vitautoenc": Small((1, 48, 32, 32), 16, _VIT | {"num_layers": 2}),
-    "monai-ssl-unetr": Small((1, 48, 32, 32), 16, _VIT | {"feature_size": 4}),
-    "monai-ssl-swinvit": Small((1, 64, 32, 32), 32, {"feature_size": _NARROW}),
-    "monai-ssl-swinunetr": Small((1, 64, 32, 32), 32, {"feature_size": _NARROW}),
+    "monai-ssl-vitb16": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
+    "monai-ssl-vitautoenc": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
+    "monai-ssl-unetr": Small((1, 48, 32, 32), 16, options=_VIT | {"feature_size": 4}),
+    "monai-ssl-swinvit": Small((1, 64, 32, 32), 32, options={"feature_size": _NARROW}),
+    "monai-ssl-swinunetr": Small((1, 64, 32, 32), 32, options={"feature_size": _NARROW}),
     "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_blocks),
     "voco-swinvit-b": Small((1, 64, 32, 32), 32, width=_NARROW),
     "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW),
-    "yaware-densenet121": Small((1, 64, 48, 32), 1),
+    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61),
 }
 ALIKE = {f"voco-swin{part}-{size}": f"voco-swin{part}-b" for part in ("vit", "unetr") for size in ("l", "h")}
 """Networks that differ from another one in width alone, which `test_vocabulary` holds."""

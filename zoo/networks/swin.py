@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import OptionError
+from zoo.networks.sizes import check_fixed
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe
 
 Offset = tuple[int, int, int]
@@ -102,7 +103,11 @@ def swin_maps(owner: Vocabulary, transformer: SwinTransformer, x: Tensor) -> Ite
         owner: The network that it is, or is a part of, which says whether activations are kept.
         transformer: The transformer.
         x: Volumes `(N, C, D, H, W)`.
+
+    Raises:
+        InputContractError: Their sides are open, as in a graph that is exported for any of them.
     """
+    check_fixed(x.shape[2:], "the windows of a Swin transformer are laid as the graph is made")
     x = transformer.pos_drop(transformer.patch_embed(x))
     yield x
     for stage in (1, 2, 3, 4):

@@ -104,6 +104,9 @@ class SegmentingSwin(Vocabulary, SwinUNETR):
                 f"norm can take: at least {2 * SWIN_STEP} on one axis are expected"
             )
 
+    def _check_input_size(self, spatial_shape: Sequence[int]) -> None:
+        """Nothing is left to check, and MONAI's check by numpy cannot be compiled in one graph."""
+
 
 def swin_unetr(
     *,

@@ -122,10 +122,9 @@ class ConditionalConv3d(nn.Module):
             return convolved[0] if len(convolved) == 1 else torch.cat(convolved)
         side = [(length - 1) // self.stride + 1 for length in x.shape[2:]]
         # Mixing outputs takes E times the multiplications but no kernel per location. It pays off where kernels are
-        # large compared with the maps, and locations many compared with the cost of reading all experts.
-        # A graph that is compiled or exported is for any number of maps.
-        most = _FEW_VOXELS if torch.compiler.is_compiling() else min(_FEW_VOXELS, x.shape[0] // 2)
-        if math.prod(side) <= most:
+        # large compared with the maps, and locations many compared with the cost of reading all experts; and in a graph
+        # for any number of patches, since the groups of ONNX's convolution are a constant.
+        if _is_exported() or math.prod(side) <= _few_voxels(x):
             return self._mix_outputs(x, location)
         kernels = self.mix(location).flatten(0, 1)
         together = x.reshape(1, -1, *x.shape[2:])
@@ -144,3 +143,14 @@ class ConditionalConv3d(nn.Module):
         each = each.reshape(x.shape[0], experts, outputs, *each.shape[2:])
         mixed = torch.einsum("ne,neo...->no...", self._routing_fn(location), each)
         return mixed + self.bias[:, None, None, None]
+
+
+def _few_voxels(x: Tensor) -> int:
+    """Voxels up to which outputs are mixed; a compiled graph does not look at the number of maps."""
+    return _FEW_VOXELS if torch.compiler.is_compiling() else min(_FEW_VOXELS, x.shape[0] // 2)
+
+
+def _is_exported() -> bool:
+    """Whether a graph is made to be kept; torch before 2.7 tells no export from a compilation."""
+    exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return exporting()

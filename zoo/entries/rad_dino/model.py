@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zoo.entries.rad_dino.contract import PREPROCESSING
 from zoo.entries.rad_dino.convert import DEPTH, PATCH, SIDE, WIDTH
 from zoo.errors import InputContractError
+from zoo.networks.sizes import check_fixed
 from zoo.networks.vocabulary import stages_wanted
 
 _OFFSET = 0.1
@@ -150,13 +151,9 @@ def resample_positions(table: Tensor, grid: tuple[int, int], wanted: tuple[int, 
 
     Raises:
         InputContractError: They are open, as in a graph that is exported for any of them: torch keeps the factors of an
-            interpolation as constants, so that other sizes would get those of the example.
+            interpolation as constants, which are those of the example.
     """
-    if any(isinstance(side, torch.SymInt) for side in wanted):
-        raise InputContractError(
-            "the height and width of the films are open in this graph: fixed ones are expected, because DINOv2's "
-            "factors depend on them. Export one graph for each size, with the number of films alone as a dynamic shape"
-        )
+    check_fixed(wanted, "DINOv2's factors depend on them")
     if tuple(wanted) == tuple(grid):
         return table
     first, maps = table[:, :1], table[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
