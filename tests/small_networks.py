@@ -1,4 +1,4 @@
-"""Every network of the registry, small enough to be exported: fewer layers of a kind, or narrower ones, and its input."""
+"""Every network of the registry, small enough to be exported by fewer or narrower layers of a kind, and its input."""
 
 from __future__ import annotations
 

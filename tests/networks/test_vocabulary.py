@@ -185,9 +185,10 @@ def per_sample(name):
     each = torch.func.vmap(torch.func.grad(loss), (None, *(0 for _ in inputs)))(parameters, *inputs)
     alone = torch.func.grad(loss)(parameters, *(t[1] for t in inputs))
     largest = max(float(gradient.abs().max()) for gradient in alone.values())
+    other, own = (max(float((each[at][i] - alone[at]).abs().max()) for at in alone) for i in (0, 1))
     # Small maps have norms of few voxels, which amplify the rounding of what they divide.
-    assert max(float((each[at][1] - alone[at]).abs().max()) for at in alone) < 1e-3 * largest
-    assert max(float((each[at][0] - alone[at]).abs().max()) for at in alone) > 1e-2 * largest
+    assert own < 1e-3 * largest
+    assert other > 10 * own
 
 
 @cache
@@ -382,7 +383,7 @@ def test_a_classifier_takes_the_place_of_a_projection_head(name):
 
 
 def test_the_report_says_that_a_head_is_new():
-    """Its tensors are no longer what was loaded, and the option that a file is read by is no longer that of the file."""
+    """Its tensors are not what was loaded, and the number of classes is no longer that of the file."""
     network = zoo.load_model("genesis-unet3d", pretrained=False)
     report = zoo.load_report(network)
     report.loaded.update(dict.fromkeys(network.state_dict(), "as stored"))

@@ -82,7 +82,10 @@ class YAwareDenseNet121(Vocabulary):
             if hasattr(self, name):
                 delattr(self, name)
         self.projection = False
-        self.features.norm5 = nn.BatchNorm3d(self.num_features) if num_classes else nn.Identity()
+        if num_classes:
+            self.features.norm5 = nn.BatchNorm3d(self.num_features)
+        elif hasattr(self.features, "norm5"):
+            del self.features.norm5
         out = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         if isinstance(out, nn.Linear):
             nn.init.zeros_(out.bias)
@@ -111,8 +114,11 @@ class YAwareDenseNet121(Vocabulary):
         Args:
             x: Volumes `(N, C, D, H, W)` of at least 29 voxels a side.
         """
-        norm: Any = self.features.norm5
-        pooled: Tensor = self.class_layers(norm(self.forward_features(x)))
+        last = self.forward_features(x)
+        if self.num_classes:
+            norm: Any = self.features.norm5
+            last = norm(last)
+        pooled: Tensor = self.class_layers(last)
         if not self.projection:
             return pooled
         projected: Tensor = self.head_projection(self.hidden_representation(pooled).relu())
