@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+import torch
 from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.nn import functional as F
 
 from zoo.errors import OptionError
@@ -199,10 +199,19 @@ def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, 
         wanted: Tokens per axis. Where they are those of the grid, the table itself is returned. Where they are unknown,
             as in an exported graph, the table is interpolated, which changes no bit at the size of the grid.
     """
-    if all(statically_known_true(after == before) for after, before in zip(wanted, grid, strict=True)):
+    if _are_equal(wanted, grid):
         return table
     maps = table.transpose(1, 2).reshape(1, -1, *grid)
     return F.interpolate(maps, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def _are_equal(wanted: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+    """Whether they are; in a graph, whether they are for all sizes, which no guard then makes a constant."""
+    if not torch.compiler.is_compiling():
+        return wanted == grid
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes long, and is there in a graph
+
+    return all(statically_known_true(after == before) for after, before in zip(wanted, grid, strict=True))
 
 
 def trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:

@@ -62,10 +62,10 @@ class YAwareDenseNet121(Vocabulary):
         for name, block in self.features.named_children():
             if name.startswith("transition"):
                 block.pool = HalvingPool()
-        self.projection, self.num_classes = projection, 0 if projection else num_classes
+        self.num_classes = 0 if projection else num_classes
         self.make_head(self.num_classes)
+        self.projection = projection
         if projection:
-            self.projection = True
             self.hidden_representation = nn.Linear(self.num_features, 512)
             self.head_projection = nn.Linear(512, 128)
             nn.init.zeros_(self.hidden_representation.bias)
