@@ -33,6 +33,8 @@ class Small:
     """Of the entries that are made for several."""
     shorten: Callable[[nn.Module], None] = lambda network: None
     """Takes layers out of a network that has several of a kind in a row."""
+    cheap: bool = False
+    """Whether values are given to the layers that are left alone, each of which can start by itself."""
 
 
 def _two_blocks(network: nn.Module) -> None:
@@ -56,13 +58,13 @@ def _one_bottleneck_in_encoder(network: nn.Module) -> None:
 SMALL = {
     "anatomix-unet": Small((1, 32, 32, 48), 16, options={"width": 4}),
     "brainiac-vitb16": Small((1, 96, 96, 96), 16, shorten=_two_blocks),
-    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck),
-    "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck),
-    "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder),
-    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block),
-    "ct-fm-segresnet": Small((1, 32, 48, 32), 16, shorten=_one_residual_block),
+    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, cheap=True),
+    "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck, cheap=True),
+    "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder, cheap=True),
+    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block, cheap=True),
+    "ct-fm-segresnet": Small((1, 32, 48, 32), 16, shorten=_one_residual_block, cheap=True),
     "drasclr-cnn3d": Small((1, 32, 32, 32), 32, options={"experts": 2}),
-    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck),
+    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, cheap=True),
     "genesis-encoder": Small((1, 16, 24, 16), 8),
     "genesis-unet3d": Small((1, 16, 24, 16), 8),
     "glcl-encoder": Small((1, 64, 96), 32),
@@ -86,9 +88,21 @@ def build_small(name: str, **options: Any) -> nn.Module:
     small, entry = SMALL[name], get_entry(name)
     config = {**entry.config, **small.options, **options}
     torch.manual_seed(0)
-    network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
-    small.shorten(network)
+    if small.cheap:
+        network = build_network(entry, config)
+        small.shorten(network)
+        _start(network)
+    else:
+        network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
+        small.shorten(network)
     return network.eval()
+
+
+def _start(network: nn.Module) -> None:
+    """Give the layers that are left values, as they start by themselves: those of whole networks take seconds."""
+    for module in network.modules():
+        if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            module.to_empty(device="cpu", recurse=False).reset_parameters()
 
 
 def inputs_of(name: str, count: int = 2, shape: tuple[int, ...] | None = None) -> tuple[torch.Tensor, ...]:
