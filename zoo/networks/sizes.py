@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from zoo.errors import InputContractError, OptionError
@@ -51,6 +52,25 @@ def check_axes(x: Tensor, channels: int, space: str = "D, H, W") -> None:
         raise InputContractError(
             f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
             f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
+        )
+
+
+def check_fixed(sides: Iterable[int], reason: str) -> None:
+    """Check that a network which must know the sides of its input gets them.
+
+    Args:
+        sides: Pixels or voxels, or cells of a map, along each axis.
+        reason: Why it must.
+
+    Raises:
+        InputContractError: They are open, as in a graph that is exported for any of them.
+    """
+    import torch
+
+    if any(isinstance(side, torch.SymInt) for side in sides):
+        raise InputContractError(
+            f"the sides of the input are open in this graph, and fixed ones are expected: {reason}. Export a graph for "
+            "each size, with the size of the batch alone as a dynamic shape"
         )
 
 

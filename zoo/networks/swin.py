@@ -7,15 +7,19 @@ the one that they were trained with, so both are built here, whatever MONAI is i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock
+from monai.networks.nets.swin_unetr import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import OptionError
+from zoo.networks.sizes import check_fixed
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe
 
 Offset = tuple[int, int, int]
 
@@ -88,3 +92,47 @@ def two_convolution_stem(in_channels: int, features: int) -> UnetBasicBlock:
     """
     norm = ("instance", {"affine": True})
     return UnetBasicBlock(3, in_channels, features, kernel_size=3, stride=2, norm_name=norm)
+
+
+def swin_maps(owner: Vocabulary, transformer: SwinTransformer, x: Tensor) -> Iterator[Tensor]:
+    """Yield the five maps of MONAI's transformer, strides 2 to 32, as the next stage takes them: before any norm.
+
+    Args:
+        owner: The network that it is, or is a part of, which says whether activations are kept.
+        transformer: The transformer.
+        x: Volumes `(N, C, D, H, W)`.
+
+    Raises:
+        InputContractError: Their sides are open, as in a graph that is exported for any of them.
+    """
+    if not x.shape[0]:  # MONAI cannot count the windows of no volume: the maps of one, without it
+        yield from (found[:0] for found in swin_maps(owner, transformer, x.new_zeros(1, *x.shape[1:])))
+        return
+    check_fixed(x.shape[2:], "the windows of a Swin transformer are laid as the graph is made")
+    x = transformer.pos_drop(transformer.patch_embed(x))
+    yield x
+    for stage in (1, 2, 3, 4):
+        if transformer.use_v2:
+            x = owner.recomputed(getattr(transformer, f"layers{stage}c")[0], x.contiguous())
+        x = getattr(transformer, f"layers{stage}")[0](x.contiguous())
+        yield x
+
+
+def swin_info(transformer: SwinTransformer, prefix: str = "") -> FeatureInfo:
+    """Channels, stride and module of the five maps of a transformer, which has this prefix in its network."""
+    names = ("pos_drop", *(f"layers{stage}.0" for stage in (1, 2, 3, 4)))
+    times = [2**i for i in range(len(names))]
+    return describe([n * transformer.embed_dim for n in times], [2 * n for n in times], [f"{prefix}{n}" for n in names])
+
+
+def norm_channels(transformer: SwinTransformer, found: Tensor) -> Tensor:
+    """Return a map of a transformer, normalised over its channels without weights, as MONAI's forward pass does."""
+    normed: Tensor = transformer.proj_out(found, True)  # type: ignore[no-untyped-call]
+    return normed
+
+
+def checkpoint_blocks(network: nn.Module, enable: bool) -> None:
+    """Have the blocks of a Swin transformer compute their activations again in the backward pass, or keep them."""
+    for module in network.modules():
+        if isinstance(module, SwinTransformerBlock):
+            module.use_checkpoint = enable

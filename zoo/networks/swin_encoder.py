@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from monai.networks.blocks.unetr_block import UnetrBasicBlock
 from monai.networks.nets.swin_unetr import SwinTransformer
@@ -9,9 +11,17 @@ from torch import Tensor, nn
 
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_volumes, check_whole
-from zoo.networks.swin import patch_merging, two_convolution_stem
+from zoo.networks.swin import (
+    checkpoint_blocks,
+    norm_channels,
+    patch_merging,
+    swin_info,
+    swin_maps,
+    two_convolution_stem,
+)
 from zoo.networks.swin_names import WINDOW
 from zoo.networks.swin_unetr import DEPTHS, HEADS, SWIN_STEP, check_width
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
 
 EMBEDDINGS = ("pooled", "authors")
 """`pooled`: the mean of the last map. `authors`: VoCo's own, means of five convolved maps side by side."""
@@ -20,9 +30,10 @@ _CONVOLVED = (1, 1, 2, 4, 16)
 """Channels of VoCo's five maps, in widths of the first stage."""
 
 
-class SwinEncoder(SwinTransformer):
+class SwinEncoder(Vocabulary, SwinTransformer):
     """MONAI's `SwinTransformer` that returns features instead of five maps; `swin_encoder` makes it."""
 
+    head_name = "classification_head"
     stride = SWIN_STEP
     """Voxels along a side of a cell of the last map."""
     in_channels: int
@@ -34,6 +45,33 @@ class SwinEncoder(SwinTransformer):
     encoder4: nn.Module
     encoder10: nn.Module
 
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each of the five maps."""
+        return swin_info(self)
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the five maps, before the norm.
+
+        Raises:
+            InputContractError: As `forward_features`.
+        """
+        self._check(x)
+        yield from swin_maps(self, self, x)
+
+    def normalised(self, found: Tensor) -> Tensor:
+        """Return the map of a stage, normalised over its channels."""
+        return norm_channels(self, found)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a linear layer in the place of the present head; 0 for none."""
+        self.classification_head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As for every network; the blocks do it themselves."""
+        super().set_grad_checkpointing(enable)
+        checkpoint_blocks(self, enable)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map, normalised over its channels, `(N, 16 C, D/32, H/32, W/32)`, sides rounded up.
 
@@ -44,7 +82,7 @@ class SwinEncoder(SwinTransformer):
         Raises:
             InputContractError: They are smaller, or have other channels than the network takes.
         """
-        return self._maps(x)[-1]
+        return self.normalised(last_of(self.stages(x)))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Return pooled features `(N, num_features)`, or logits `(N, num_classes)`.
@@ -59,17 +97,13 @@ class SwinEncoder(SwinTransformer):
         logits: Tensor = self.classification_head(self._embed(x))
         return logits
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def _check(self, x: Tensor) -> None:
         check_volumes(x, self.in_channels, 1)
         if min(x.shape[2:]) < SWIN_STEP:
             raise InputContractError(
                 f"the volumes have {' x '.join(map(str, x.shape[2:]))} voxels; at least {SWIN_STEP} on each axis are "
                 "expected. Pad them"
             )
-        if not x.shape[0]:  # MONAI cannot count the windows of no volume: those of one, without it
-            return [found[:0] for found in self._maps(x.new_zeros(1, *x.shape[1:]))]
-        maps: list[Tensor] = super().forward(x)  # type: ignore[no-untyped-call]
-        return maps
 
     def _embed(self, x: Tensor) -> Tensor:
         if self.embedding == "pooled":
@@ -79,15 +113,16 @@ class SwinEncoder(SwinTransformer):
                 f"the volumes have {SWIN_STEP} voxels on each axis, of which the last map would be one voxel, which no "
                 f"norm can take: with embedding='authors' more than {SWIN_STEP} on one axis are expected"
             )
-        h0, h1, h2, _, h4 = self._maps(x)
+        h0, h1, h2, _, h4 = map(self.normalised, self.stages(x))
         convolved = (
-            self.encoder1(x),
-            self.encoder2(h0),
-            self.encoder3(h1),
-            self.encoder4(h2),
-            self.encoder10(h4),
+            (self.encoder1, x),
+            (self.encoder2, h0),
+            (self.encoder3, h1),
+            (self.encoder4, h2),
+            (self.encoder10, h4),
         )
-        return torch.cat([found.mean(dim=(2, 3, 4)) for found in convolved], dim=1)
+        means = [self.recomputed(encoder, found).mean(dim=(2, 3, 4)) for encoder, found in convolved]
+        return torch.cat(means, dim=1)
 
 
 def swin_encoder(
@@ -136,8 +171,8 @@ def swin_encoder(
         network.patch_embed.proj = two_convolution_stem(in_channels, feature_size)
     if embedding == "authors":
         _add_convolutions(network, in_channels, feature_size)
-    width = network.num_features
-    network.classification_head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
+    network.num_classes = num_classes
+    network.make_head(num_classes)
     return network
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+import torch
 from monai.networks.nets.vit import ViT
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from zoo.errors import OptionError
 from zoo.networks.sizes import check_volumes
 from zoo.networks.vit_names import PATCH, POOLINGS
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
 if TYPE_CHECKING:
     from monai.networks.blocks.patchembedding import PatchEmbeddingBlock
@@ -52,11 +55,13 @@ class PatchEmbedding(nn.Module):
         return tokens
 
 
-class ViTEncoder(ViT):
+class ViTEncoder(Vocabulary, ViT):
     """MONAI's `ViT` as an encoder: one of `POOLINGS` of its tokens after the final norm, and no class token.
 
     With classes, `classification_head` is a linear layer on what is pooled.
     """
+
+    head_name = "classification_head"
 
     def __init__(
         self,
@@ -89,10 +94,35 @@ class ViTEncoder(ViT):
             raise OptionError(f"pooling={pooling!r}: {' or '.join(map(repr, POOLINGS))} is expected")
         super().__init__(in_channels, sides, PATCH, hidden_size, mlp_dim, num_layers, num_heads)
         trim(self, sides)
-        self.num_features = hidden_size
-        self.pooling = pooling
-        head = nn.Linear(hidden_size, num_classes) if num_classes else nn.Identity()
+        self.num_features, self.num_classes = hidden_size, num_classes
+        self.pooling, self.pooled_by = pooling, "token" if pooling == "first" else "avg"
+        self.make_head(num_classes)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each block."""
+        return block_info(self)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a linear layer in the place of the present head; 0 for none."""
+        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         self.classification_head = head  # type: ignore[assignment]
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens after each block as a map, before the norm."""
+        return (as_map(tokens, x) for tokens in self.block_tokens(x))
+
+    def block_tokens(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens `(N, P, hidden)` after each block, before the norm.
+
+        Raises:
+            InputContractError: As `PatchEmbedding`.
+        """
+        return block_tokens(self, self, x)
+
+    def normalised(self, found: Tensor) -> Tensor:
+        """Return the map of a block after the final norm."""
+        return norm_map(self, found)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the tokens after the final norm as a map, `(N, 768, D/16, H/16, W/16)`.
@@ -119,11 +149,34 @@ class ViTEncoder(ViT):
         return logits
 
     def _tokens(self, x: Tensor) -> Tensor:
-        x = self.patch_embedding(x)
-        for block in self.blocks:
-            x = block(x)
-        tokens: Tensor = self.norm(x)
+        tokens: Tensor = self.norm(last_of(self.block_tokens(x)))
         return tokens
+
+
+def block_tokens(owner: Vocabulary, vit: ViT | ViTAutoEnc, x: Tensor) -> Iterator[Tensor]:
+    """Yield the tokens `(N, P, hidden)` after each block of a ViT, before the final norm.
+
+    Args:
+        owner: The network that it is, or is a part of, which says whether activations are kept.
+        vit: The ViT.
+        x: Volumes `(N, C, D, H, W)`.
+    """
+    x = vit.patch_embedding(x)
+    for block in vit.blocks:
+        x = owner.recomputed(block, x)
+        yield x
+
+
+def block_info(vit: ViT | ViTAutoEnc, prefix: str = "") -> FeatureInfo:
+    """Channels, stride and module of each block of a ViT, which has this prefix in its network."""
+    count, width = len(vit.blocks), vit.norm.normalized_shape[0]
+    return describe([width] * count, [PATCH] * count, [f"{prefix}blocks.{i}" for i in range(count)])
+
+
+def norm_map(vit: ViT | ViTAutoEnc, found: Tensor) -> Tensor:
+    """Return a map `(N, hidden, *space)` of tokens after the final norm of a ViT."""
+    normed: Tensor = vit.norm(found.movedim(1, -1)).movedim(-1, 1)
+    return normed
 
 
 def as_map(tokens: Tensor, x: Tensor) -> Tensor:
@@ -143,12 +196,22 @@ def resample_positions(table: Tensor, grid: tuple[int, ...], wanted: tuple[int, 
     Args:
         table: `(1, P, hidden)`, P the product of `grid`, in row-major order.
         grid: Tokens per axis that it is for.
-        wanted: Tokens per axis. Where they are those of the grid, the table itself is returned.
+        wanted: Tokens per axis. Where they are those of the grid, the table itself is returned. Where they are unknown,
+            as in an exported graph, the table is interpolated, which changes no bit at the size of the grid.
     """
-    if wanted == grid:
+    if _are_equal(wanted, grid):
         return table
     maps = table.transpose(1, 2).reshape(1, -1, *grid)
     return F.interpolate(maps, size=wanted, mode="trilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def _are_equal(wanted: tuple[int, ...], grid: tuple[int, ...]) -> bool:
+    """Whether they are; in a graph, whether they are for all sizes, which no guard then makes a constant."""
+    if not torch.compiler.is_compiling():
+        return wanted == grid
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes long, and is there in a graph
+
+    return all(statically_known_true(after == before) for after, before in zip(wanted, grid, strict=True))
 
 
 def trim(network: ViT | ViTAutoEnc, sides: tuple[int, int, int]) -> None:

@@ -246,7 +246,7 @@ def test_what_cannot_be_slid_is_refused(encoder, shape, options, message):
 
 def test_features_are_of_an_encoder(network):
     """UNETR has none."""
-    with pytest.raises(OptionError, match=r"SegmentingViT has no forward_features.*monai-ssl-vitb16"):
+    with pytest.raises(OptionError, match=r"SegmentingViT is no encoder.*monai-ssl-vitb16"):
         extract_features(network, torch.rand(1, SIZE, SIZE, SIZE))
 
 

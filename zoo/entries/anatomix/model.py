@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_axes, check_whole
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe
 
 NORM_LAYERS = ("batch", "instance")
 POOLINGS: dict[str, type[nn.Module]] = {"max": nn.MaxPool3d, "average": nn.AvgPool3d}
@@ -19,14 +21,19 @@ UPSAMPLINGS = ("nearest", "trilinear")
 NORMALISATIONS = (None, "l2", "standard")
 
 _LEAST_DEVIATION = 1e-6
+_STEP = 3
+"""Layers of a step."""
 
 
-class AnatomixUNet(nn.Module):
+class AnatomixUNet(Vocabulary):
     """A U-Net whose layers stand in one sequence: features `(N, outputs, *space)`, with classes logits.
 
     A step is a convolution of 3 x 3 x 3 with reflected borders, a norm and a ReLU. There is one step at first, then two
     a level; the last convolution stands alone.
     """
+
+    head_name = "head"
+    pooled_by = None
 
     def __init__(
         self,
@@ -80,7 +87,61 @@ class AnatomixUNet(nn.Module):
             layers += [nn.Upsample(scale_factor=2, mode=upsampling)]
             layers += [*step(beside + below, beside), *step(beside, beside)]
         self.model = nn.Sequential(*layers, _convolution(width, outputs, bias))
-        self.head = nn.Conv3d(outputs, num_classes, kernel_size=1) if num_classes else nn.Identity()
+        self.num_features, self.num_classes = outputs, num_classes or 0
+        self.make_head(self.num_classes)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each level on the way down, the deepest included."""
+        width = self.model[0].out_channels
+        times = [2**level for level in range(self.depth + 1)]
+        return describe([width * n for n in times], times, [f"model.{end - 1}" for _, end in self._levels()])
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a convolution of 1 x 1 x 1 in the place of the present one; 0 for none."""
+        self.head = nn.Conv3d(self.outputs, num_classes, kernel_size=1) if num_classes else nn.Identity()
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the map of each level on the way down, before it is pooled; the deepest is the last.
+
+        Raises:
+            InputContractError: As `forward`.
+        """
+        self.check_volumes(x)
+        for start, end in self._levels():
+            for step in range(start, end, _STEP):
+                x = self._step(step, x)
+            yield x
+            if isinstance(self.model[end], tuple(POOLINGS.values())):
+                x = self.model[end](x)
+
+    def finish(self, maps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """Go up again, each level beside the map of its size."""
+        *skips, x = maps
+        at = self._levels()[-1][1]
+        for skip in reversed(skips):
+            x = torch.cat([skip, self.model[at](x)], dim=1)
+            for step in (at + 1, at + 1 + _STEP):
+                x = self._step(step, x)
+            at += 1 + 2 * _STEP
+        last: Tensor = self.model[at](x)
+        return last
+
+    def _levels(self) -> list[tuple[int, int]]:
+        """Where the layers of each level on the way down begin and end, one level behind the other."""
+        ends = [i for i, layer in enumerate(self.model) if isinstance(layer, (*POOLINGS.values(), nn.Upsample))]
+        ends = ends[: self.depth + 1]
+        return list(zip([0, *(end + 1 for end in ends)], ends, strict=False))
+
+    def _step(self, at: int, x: Tensor) -> Tensor:
+        """Convolution, norm and ReLU, of which the first is layer `at`."""
+        stepped: Tensor = self.recomputed(self._run, at, x)
+        return stepped
+
+    def _run(self, at: int, x: Tensor) -> Tensor:
+        for layer in range(at, at + _STEP):
+            x = self.model[layer](x)
+        return x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the features as they are, `(N, outputs, x, y, z)`.
@@ -91,15 +152,7 @@ class AnatomixUNet(nn.Module):
         Raises:
             InputContractError: As `forward`.
         """
-        self.check_volumes(x)
-        skips = []
-        for layer in self.model:
-            if isinstance(layer, tuple(POOLINGS.values())):
-                skips.append(x)
-            x = layer(x)
-            if isinstance(layer, nn.Upsample):
-                x = torch.cat([skips.pop(), x], dim=1)
-        return x
+        return self.finish(list(self.stages(x)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features `(N, outputs, x, y, z)`, or logits `(N, num_classes, x, y, z)`.
@@ -121,8 +174,8 @@ class AnatomixUNet(nn.Module):
         """Raise `InputContractError` where the network takes no such volumes; see `forward`."""
         check_axes(x, self.in_channels, "x, y, z")
         step, sides = 2**self.depth, tuple(x.shape[2:])
-        following = tuple(max(2, -(-side // step)) * step for side in sides)
-        if sides != following:
+        if any(side % step or side < 2 * step for side in sides):
+            following = tuple(max(2, -(-side // step)) * step for side in sides)
             raise InputContractError(
                 f"the volumes have {_times(sides)} voxels; multiples of {step}, at least {2 * step}, are expected, "
                 f"next {_times(following)}. Pad them to that with 0, which is their least value, and cut the output; "

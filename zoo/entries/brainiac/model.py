@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import Any, cast
 
 from monai.networks.nets.resnet import ResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.errors import InputContractError
+from zoo.networks.resnet import resnet_info, resnet_maps
 from zoo.networks.sizes import check_axes, check_volumes
 from zoo.networks.vit import ViTEncoder
 from zoo.networks.vit_names import PATCH
-
-if TYPE_CHECKING:
-    from torch import nn
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
 
 SIDE = 96
 """Voxels along each side of the ViT's input, which its table of positions is tied to."""
@@ -38,8 +38,8 @@ class BrainViT(ViTEncoder):
         sides = (SIDE, SIDE, SIDE)
         super().__init__(in_channels, sides, 768, 3072, 12, 12, num_classes=num_classes, pooling=pooling)
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        """Return the tokens `(N, 216, 768)` of volumes of the one size that the authors trained on.
+    def block_tokens(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens `(N, 216, 768)` after each block, of volumes of the one size that the authors trained on.
 
         Raises:
             InputContractError: They have another size, other axes or channels.
@@ -52,16 +52,17 @@ class BrainViT(ViTEncoder):
                 "BrainIAC knows whole heads resized to this size, and its positions are tied to it: "
                 "zoo.load_transform('brainiac-vitb16') resizes a volume, a part of one or another size has no meaning"
             )
-        return super()._tokens(x)
+        return super().block_tokens(x)
 
 
-class BrainResNet50(ResNet):
+class BrainResNet50(Vocabulary, ResNet):
     """Version 1: features `(N, 2048)`, the mean over space of the last map.
 
     MONAI's ResNet-50 with biased shortcuts and a first stride of 2 (DivyanshuTak/BrainIAC, src/BrainIAC/model.py).
     """
 
     num_features = 2048
+    head_name = "fc"
 
     def __init__(self, in_channels: int = 1, num_classes: int = 0) -> None:
         """Build it for volumes of any size.
@@ -76,9 +77,31 @@ class BrainResNet50(ResNet):
             [64, 128, 256, 512],
             n_input_channels=in_channels,
             conv1_t_stride=2,
-            num_classes=num_classes or 1,
-            feed_forward=bool(num_classes),
+            feed_forward=False,
         )
+        self.num_classes = num_classes
+        self.make_head(num_classes)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of the stem and the four layers."""
+        return resnet_info(self)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a linear layer in the place of the present head; 0 for none."""
+        head: Any = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        if num_classes:
+            nn.init.zeros_(head.bias)
+        self.fc = head
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the maps of the stem and of the four layers, each after its ReLU.
+
+        Raises:
+            InputContractError: As `forward_features`.
+        """
+        check_axes(x, self.conv1.in_channels)
+        yield from resnet_maps(self, self, x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map `(N, 2048, D/32, H/32, W/32)`, after its ReLU.
@@ -89,11 +112,7 @@ class BrainResNet50(ResNet):
         Raises:
             InputContractError: They have other axes, or another number of channels.
         """
-        check_axes(x, self.conv1.in_channels)
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-        return x
+        return last_of(self.stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return pooled features `(N, 2048)`, or logits `(N, num_classes)`.
@@ -101,5 +120,5 @@ class BrainResNet50(ResNet):
         Args:
             x: Volumes `(N, C, D, H, W)`.
         """
-        pooled: Tensor = self.avgpool(self.forward_features(x)).flatten(1)
-        return pooled if self.fc is None else self.fc(pooled)
+        logits: Tensor = self.fc(self.forward_features(x).mean(dim=(2, 3, 4)))  # type: ignore[misc]
+        return logits

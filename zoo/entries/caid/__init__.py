@@ -57,6 +57,7 @@ def build_encoder(config: Config) -> nn.Module:
             "classifier": "fc",
         },
     )
+    model.no_weight_decay = set  # type: ignore[assignment]  # timm's class lacks the method; `set()` names nothing
     if projection:
         hidden = (nn.Linear(2048, 2048), nn.ReLU()) if config.get("projection_layers", 2) == 2 else ()
         model.fc = nn.Sequential(*hidden, nn.Linear(2048, 128))
@@ -68,20 +69,9 @@ def build_unet(config: Config) -> nn.Module:
 
     Without `num_classes` C is one sigmoid channel, the reconstruction; with it, C logits; with 0, the decoder's maps.
     """
-    import segmentation_models_pytorch as smp
-    from torch import nn
+    from zoo.entries.caid.model import CAiDUNet
 
-    classes = config["num_classes"]
-    model: nn.Module = smp.Unet(
-        "resnet50",
-        encoder_weights=None,
-        in_channels=config["in_channels"],
-        classes=classes or 1,
-        activation="sigmoid" if classes is None else None,
-    )
-    if classes == 0:
-        model.segmentation_head = nn.Identity()
-    return model
+    return CAiDUNet(config["in_channels"], config["num_classes"])
 
 
 def convert_encoder(state: State) -> tuple[State, Config]:

@@ -36,13 +36,14 @@ def arrange(location: Tensor, count: int) -> tuple[Tensor, Counts, Tensor | None
     """
     if not count:
         return location.new_zeros(1, location.shape[-1]), [0], None
-    while location.ndim > 1 and (len(location) == 1 or location.stride(0) == 0):
+    while location.ndim > 1 and (location.shape[0] == 1 or location.stride(0) == 0):
         location = location[0]
     rows = location.reshape(-1, location.shape[-1])
-    if len(rows) == 1:
+    number = rows.shape[0]  # not len(rows), which would make it a constant of an exported graph
+    if number == 1:
         return rows, [count], None
-    if (times := count // len(rows)) >= _ENOUGH:  # seen from the shape: the patches take turns
-        return rows, [times] * len(rows), torch.arange(count, device=rows.device).view(times, -1).T.flatten()
+    if (times := count // number) >= _ENOUGH:  # seen from the shape: the patches take turns
+        return rows, [times] * number, torch.arange(count, device=rows.device).view(times, -1).T.flatten()
     rows = rows.repeat(times, 1)
     if rows.device.type != "cpu" or rows.requires_grad or torch.compiler.is_compiling():
         return rows, None, None
@@ -121,13 +122,14 @@ class ConditionalConv3d(nn.Module):
             return convolved[0] if len(convolved) == 1 else torch.cat(convolved)
         side = [(length - 1) // self.stride + 1 for length in x.shape[2:]]
         # Mixing outputs takes E times the multiplications but no kernel per location. It pays off where kernels are
-        # large compared with the maps, and locations many compared with the cost of reading all experts.
-        if math.prod(side) <= min(_FEW_VOXELS, len(x) // 2):
+        # large compared with the maps, and locations many compared with the cost of reading all experts; and in a graph
+        # for any number of patches, since the groups of ONNX's convolution are a constant.
+        if _is_exported() or math.prod(side) <= _few_voxels(x):
             return self._mix_outputs(x, location)
         kernels = self.mix(location).flatten(0, 1)
         together = x.reshape(1, -1, *x.shape[2:])
-        y = F.conv3d(together, kernels, self.bias.repeat(len(x)), self.stride, 1, groups=len(x))
-        return y.reshape(len(x), -1, *side)
+        y = F.conv3d(together, kernels, self.bias.repeat(x.shape[0]), self.stride, 1, groups=x.shape[0])
+        return y.reshape(x.shape[0], -1, *side)
 
     def _kernels(self, location: Tensor) -> Sequence[Tensor] | Tensor:
         if self.remembered is None:
@@ -138,6 +140,17 @@ class ConditionalConv3d(nn.Module):
         """Outputs of each expert for each map, summed by the gates: the same by linearity."""
         experts, outputs = self.weight.shape[:2]
         each = F.conv3d(x, self.weight.flatten(0, 1), None, self.stride, 1)
-        each = each.reshape(len(x), experts, outputs, *each.shape[2:])
+        each = each.reshape(x.shape[0], experts, outputs, *each.shape[2:])
         mixed = torch.einsum("ne,neo...->no...", self._routing_fn(location), each)
         return mixed + self.bias[:, None, None, None]
+
+
+def _few_voxels(x: Tensor) -> int:
+    """Voxels up to which outputs are mixed; a compiled graph does not look at the number of maps."""
+    return _FEW_VOXELS if torch.compiler.is_compiling() else min(_FEW_VOXELS, x.shape[0] // 2)
+
+
+def _is_exported() -> bool:
+    """Whether a graph is made to be kept; torch before 2.7 tells no export from a compilation."""
+    exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return exporting()

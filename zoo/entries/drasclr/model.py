@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from zoo.entries.drasclr.atlas import PATCH
 from zoo.entries.drasclr.condconv import ConditionalConv3d, Counts, arrange
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.vocabulary import FeatureInfo, Intermediates, Vocabulary, describe, last_of
 
 EXPERT_INITS = ("upstream", "per-expert")
 
@@ -41,11 +42,13 @@ class Downsample(nn.Module):
         return _elu(self.bn3(self.conv3(x, location, counts)))
 
 
-class DrasCLREncoder(nn.Module):
+class DrasCLREncoder(Vocabulary):
     """The encoder, `(N, 128)` features of patches of 32 voxels a side: after the last ELU, before any head.
 
     With `projection_dims` it returns the output of the projection head, with `num_classes` logits.
     """
+
+    head_name = "classifier"
 
     def __init__(
         self,
@@ -92,8 +95,69 @@ class DrasCLREncoder(nn.Module):
         self.bn3 = nn.BatchNorm3d(128)
         self.conv4 = ConditionalConv3d(128, features, 2, **routed)
         self.bn4 = nn.BatchNorm3d(features)
+        self.num_classes = num_classes
+        self.make_head(num_classes)
         self.fc = _projection(features, projection_dims)
-        self.classifier = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each stage; the ELU behind `bn2` and `bn4` works in place on their outputs."""
+        names = ("bn2", "downsample1", "downsample2", "downsample3", "bn4")
+        return describe((8, 16, 32, 64, self.num_features), (2, 4, 8, 16, 32), names)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a linear layer in the place of any head; 0 for none."""
+        self.fc = nn.Identity()
+        self.classifier = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_intermediates(  # type: ignore[override]
+        self,
+        x: Tensor,
+        location: Tensor | None = None,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = True,
+    ) -> Intermediates:
+        """Return the maps of the stages as every network does, of patches and their locations.
+
+        Args:
+            x: Patches as for `forward`.
+            location: Their locations, as for `forward`.
+            indices: Which stages, as for every network, and so the further arguments.
+            norm: See `Vocabulary.forward_intermediates`.
+            stop_early: See there.
+            output_fmt: See there.
+            intermediates_only: See there.
+
+        Raises:
+            InputContractError: As `forward`.
+            OptionError: There is no such stage or format.
+        """
+        inputs = (x, self._checked(x, location))
+        return self.collect(inputs, indices, norm, stop_early, output_fmt, intermediates_only)
+
+    def stages(self, x: Tensor, location: Tensor | None = None) -> Iterator[Tensor]:
+        """Yield the map of each stage after its ELU; arguments and errors are those of `forward`."""
+        location = self._checked(x, location)
+        distinct, counts, order = arrange(location.to(self.conv1.bias.dtype), x.shape[0])
+        if order is not None:
+            x = x[order]
+        if counts is not None and x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on a CPU, if kernels are shared
+        stages = (self._first, self.downsample1, self.downsample2, self.downsample3, self._last)
+        for stage in stages:
+            x = self.recomputed(stage, x, distinct, counts)
+            yield x if order is None else x[order.argsort()]
+
+    def _first(self, x: Tensor, location: Tensor, counts: Counts) -> Tensor:
+        x = _elu(self.bn1(self.conv1(x, location, counts)))
+        return _elu(self.bn2(self.conv2(x, location, counts)))
+
+    def _last(self, x: Tensor, location: Tensor, counts: Counts) -> Tensor:
+        x = _elu(self.bn3(self.conv3(x, location, counts)))
+        return _elu(self.bn4(self.conv4(x, location, counts)))
 
     def forward(self, x: Tensor, location: Tensor | None = None) -> Tensor:
         """Return features `(N, 128)`, the projection, or logits `(N, num_classes)`.
@@ -114,19 +178,7 @@ class DrasCLREncoder(nn.Module):
 
     def forward_features(self, x: Tensor, location: Tensor | None = None) -> Tensor:
         """Return the last map after its ELU, `(N, 128, 1, 1, 1)`; arguments and errors are those of `forward`."""
-        location = self._checked(x, location)
-        distinct, counts, order = arrange(location.to(self.conv1.bias.dtype), len(x))
-        if order is not None:
-            x = x[order]
-        if counts is not None and x.device.type == "cpu":
-            x = x.contiguous(memory_format=torch.channels_last_3d)  # a quarter faster on a CPU, if kernels are shared
-        x = _elu(self.bn1(self.conv1(x, distinct, counts)))
-        x = _elu(self.bn2(self.conv2(x, distinct, counts)))
-        for stage in (self.downsample1, self.downsample2, self.downsample3):
-            x = stage(x, distinct, counts)
-        x = _elu(self.bn3(self.conv3(x, distinct, counts)))
-        x = _elu(self.bn4(self.conv4(x, distinct, counts)))
-        return x if order is None else x[order.argsort()]
+        return last_of(self.stages(x, location))
 
     @contextmanager
     def cache_kernels(self, limit: int = 581) -> Iterator[None]:
@@ -171,6 +223,11 @@ class DrasCLREncoder(nn.Module):
                 f"patches have the shape {tuple(x.shape)}; (N, {', '.join(map(str, expected))}) is expected, cut "
                 "from a volume with voxels of 1 mm (zoo.entries.drasclr.preprocess)"
             )
+        if self.bn4.training and x.shape[0] == 1:
+            raise InputContractError(
+                "one patch in training mode: its last map is one voxel, of which no batch norm can take statistics. "
+                "Two patches or more are expected; for the features of one call model.eval()"
+            )
         width = 3 * self.coordinates
         if location is None or not _has_floats(location):
             raise InputContractError(
@@ -178,7 +235,7 @@ class DrasCLREncoder(nn.Module):
                 "is expected. From voxel indices torch.from_numpy(zoo.entries.drasclr.atlas.normalise(landmarks)) "
                 "makes it"
             )
-        if location.shape[-1:] != (width,) or location.numel() not in (width, width * len(x)):
+        if location.shape[-1:] != (width,) or location.numel() not in (width, width * x.shape[0]):
             raise InputContractError(
                 f"locations have the shape {tuple(location.shape)} for {len(x)} patches: ({len(x)}, {width}) is "
                 f"expected, or ({width},) for one that they share"

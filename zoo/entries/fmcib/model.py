@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from monai.networks.nets.resnet import ResNet, ResNetBottleneck
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.resnet import resnet_info, resnet_maps
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
 
 STRIDES = (1, 2)
 """Of the first convolution: 2 in the pre-training, 1 where the authors' files of settings leave it out."""
 _BLOCKS, _PLANES = [3, 4, 6, 3], [64, 128, 256, 512]
 
 
-class FMCIBResNet(ResNet):
+class FMCIBResNet(Vocabulary, ResNet):
     """MONAI's `ResNet`, which returns pooled features; with classes logits of a head on them.
 
     It is built from the class and not by `resnet50`, which MONAI 1.1 and 1.2 cannot call with these arguments.
     """
 
     num_features = 4096
+    head_name = "fc"
 
     def __init__(
         self, in_channels: int = 1, num_classes: int = 0, *, stride: int = 2, hidden: Sequence[int] = ()
@@ -51,9 +53,32 @@ class FMCIBResNet(ResNet):
             feed_forward=False,
             bias_downsample=True,
         )
-        self.in_channels, self.stride = in_channels, stride
-        head: Any = _head((self.num_features, *hidden, num_classes)) if num_classes else None
+        self.in_channels, self.stride, self.hidden = in_channels, stride, tuple(hidden)
+        self.num_classes = num_classes
+        self.make_head(num_classes)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of the stem and the four layers."""
+        return resnet_info(self)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a head of the same hidden layers in the place of the present one; 0 for none."""
+        head: Any = _head((self.num_features, *self.hidden, num_classes)) if num_classes else nn.Identity()
         self.fc = head
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the maps of the stem and of the four layers, each after its ReLU.
+
+        Raises:
+            InputContractError: As `forward_features`.
+        """
+        if x.ndim != 5 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise InputContractError(
+                f"the input has the shape {tuple(x.shape)}: volumes (N, {self.in_channels}, D, H, W) are expected. "
+                "Of one volume (C, D, H, W) x[None] is a batch; in_channels= adapts the network to other channels"
+            )
+        yield from resnet_maps(self, self, x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after its ReLU, `(N, 4096, D/32, H/32, W/32)`, sides rounded up.
@@ -64,14 +89,7 @@ class FMCIBResNet(ResNet):
         Raises:
             InputContractError: There are other axes or channels than the network takes.
         """
-        if x.ndim != 5 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
-            raise InputContractError(
-                f"the input has the shape {tuple(x.shape)}: volumes (N, {self.in_channels}, D, H, W) are expected. "
-                "Of one volume (C, D, H, W) x[None] is a batch; in_channels= adapts the network to other channels"
-            )
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        last: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return last
+        return last_of(self.stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return pooled features `(N, 4096)`, none negative, or logits `(N, num_classes)`.
@@ -83,9 +101,7 @@ class FMCIBResNet(ResNet):
             InputContractError: As for `forward_features`.
         """
         pooled = self.forward_features(x).mean(dim=(2, 3, 4))
-        if self.fc is None:
-            return pooled
-        logits: Tensor = self.fc(pooled)
+        logits: Tensor = self.fc(pooled)  # type: ignore[misc]
         return logits
 
 

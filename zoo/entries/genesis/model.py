@@ -8,6 +8,8 @@ function for a batch of one.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.sizes import check_axes
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
 STEP = 8
 """What the sides of a volume divide by: three poolings."""
@@ -101,7 +104,7 @@ class Up(nn.Module):
         return layers
 
 
-class ContractingPath(nn.Module):
+class ContractingPath(Vocabulary):
     """What the encoder and the U-Net have in common: four stages of 64, 128, 256 and 512 channels."""
 
     def __init__(self, in_channels: int, norm: str) -> None:
@@ -113,6 +116,25 @@ class ContractingPath(nn.Module):
         self.down_tr128 = _named(ops=_layers(64, 64, 128, norm))
         self.down_tr256 = _named(ops=_layers(128, 128, 256, norm))
         self.down_tr512 = _named(ops=_layers(256, 256, 512, norm))
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each stage of the contracting half."""
+        widths = (64, 128, 256, 512)
+        return describe(widths, (1, 2, 4, 8), (f"down_tr{width}" for width in widths))
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the maps of the four stages, each after its ReLU.
+
+        Raises:
+            InputContractError: As `check_volumes`.
+        """
+        self.check_volumes(x)
+        for stage in (self.down_tr64, self.down_tr128, self.down_tr256, self.down_tr512):
+            x = self.recomputed(stage, x)
+            yield x
+            if stage is not self.down_tr512:
+                x = F.max_pool3d(x, 2)
 
     def check_volumes(self, x: Tensor) -> None:
         """Raise `InputContractError` where the network takes no such volumes; see `GenesisEncoder.forward`."""
@@ -136,6 +158,8 @@ class GenesisEncoder(ContractingPath):
     """The contracting half: features `(N, 512)`, with classes logits of the authors' classifier on them."""
 
     num_features = 512
+    dense_1: nn.Module
+    dense_2: nn.Module
 
     def __init__(
         self, in_channels: int = 1, num_classes: int = 0, *, norm: str = "volume", head_layers: int = 2
@@ -154,10 +178,14 @@ class GenesisEncoder(ContractingPath):
         """
         super().__init__(in_channels, norm)
         self.num_classes, self.head_layers = num_classes, head_layers
-        if num_classes:
-            self.dense_1 = nn.Linear(self.num_features, 1024 if head_layers == 2 else num_classes)
-        if num_classes and head_layers == 2:
-            self.dense_2 = nn.Linear(1024, num_classes)
+        self.head_name = f"dense_{head_layers}"
+        self.make_head(num_classes)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put the authors' classifier, of as many layers, in the place of the present one; 0 for none."""
+        widths = (self.num_features, *[1024] * (self.head_layers - 1), num_classes)
+        for number, (before, after) in enumerate(pairwise(widths), start=1):
+            setattr(self, f"dense_{number}", nn.Linear(before, after) if num_classes else nn.Identity())
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after its ReLU, `(N, 512, x/8, y/8, z/8)`.
@@ -168,11 +196,7 @@ class GenesisEncoder(ContractingPath):
         Raises:
             InputContractError: As `forward`.
         """
-        self.check_volumes(x)
-        for stage in (self.down_tr64, self.down_tr128, self.down_tr256):
-            x = F.max_pool3d(stage(x), 2)
-        last: Tensor = self.down_tr512(x)
-        return last
+        return last_of(self.stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return pooled features `(N, 512)`, or logits `(N, num_classes)`.
@@ -193,6 +217,10 @@ class GenesisEncoder(ContractingPath):
 class GenesisUNet3D(ContractingPath):
     """The whole U-Net: the restored volume behind a sigmoid, or logits."""
 
+    num_features = 64
+    head_name = "out_tr"
+    pooled_by = None
+
     def __init__(self, in_channels: int = 1, num_classes: int | None = None, *, norm: str = "volume") -> None:
         """Start with random weights.
 
@@ -210,8 +238,30 @@ class GenesisUNet3D(ContractingPath):
         self.up_tr256 = Up(512, 256, norm)
         self.up_tr128 = Up(256, 128, norm)
         self.up_tr64 = Up(128, 64, norm)
-        last = nn.Conv3d(64, num_classes or 1, kernel_size=1)
-        self.out_tr = nn.Identity() if num_classes == 0 else _named(final_conv=last)
+        self.make_head(1 if num_classes is None else num_classes)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a convolution of 1 x 1 x 1 in the place of the present one; 0 for none."""
+        last = nn.Conv3d(self.num_features, num_classes or 1, kernel_size=1)
+        self.out_tr = _named(final_conv=last) if num_classes else nn.Identity()
+
+    def finish(self, maps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """Decode the maps of the four stages."""
+        skip64, skip128, skip256, x = maps
+        for up, skip in ((self.up_tr256, skip256), (self.up_tr128, skip128), (self.up_tr64, skip64)):
+            x = self.recomputed(up, x, skip)
+        return x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the decoder's maps, `(N, 64, x, y, z)`.
+
+        Args:
+            x: Volumes as `GenesisEncoder.forward` takes them.
+
+        Raises:
+            InputContractError: As `GenesisEncoder.forward`.
+        """
+        return self.finish(list(self.stages(x)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the restored volume `(N, 1, x, y, z)` in (0, 1), logits `(N, num_classes, x, y, z)`, or 64 maps.
@@ -222,12 +272,7 @@ class GenesisUNet3D(ContractingPath):
         Raises:
             InputContractError: As `GenesisEncoder.forward`.
         """
-        self.check_volumes(x)
-        skip64 = self.down_tr64(x)
-        skip128 = self.down_tr128(F.max_pool3d(skip64, 2))
-        skip256 = self.down_tr256(F.max_pool3d(skip128, 2))
-        last = self.down_tr512(F.max_pool3d(skip256, 2))
-        outputs: Tensor = self.out_tr(self.up_tr64(self.up_tr128(self.up_tr256(last, skip256), skip128), skip64))
+        outputs: Tensor = self.out_tr(self.forward_features(x))
         return outputs.sigmoid() if self.num_classes is None else outputs
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,29 +52,44 @@ def layer(network: nn.Module, name: str, x: Tensor) -> Tensor:
     return F.relu(getattr(network, f"{name}_bn")(convolution(x)), inplace=True)
 
 
-def encode(network: nn.Module, x: Tensor) -> list[Tensor]:
-    """Return the maps of the six levels, the largest first.
+def encode(network: nn.Module, x: Tensor, run: Callable[..., Tensor] = operator.call) -> Iterator[Tensor]:
+    """Yield the maps of the six levels, the largest first.
+
+    Args:
+        network: What the layers are parts of.
+        x: Slices `(N, C, H, W)`.
+        run: Calls each level with its input, see `Vocabulary.recomputed`.
 
     Raises:
-        InputContractError: The slices are not `(N, C, H, W)` with sides that divide by 32.
+        InputContractError: The slices are of another shape, or their sides do not divide by 32.
     """
     _check_input(x, getattr(network, ENCODER[0]).in_channels)
-    maps: list[Tensor] = []
     for level in range(1, len(LEVELS) + 1):
-        x = F.max_pool2d(maps[-1], 2) if maps else x
-        x = layer(network, f"enc_c{level}_b", layer(network, f"enc_c{level}_a", x))
-        maps.append(x)
-    return maps
+        x = run(partial(_level, network, level), F.max_pool2d(x, 2) if level > 1 else x)
+        yield x
 
 
-def decode(network: nn.Module, maps: list[Tensor], blocks: int) -> Tensor:
+def decode(
+    network: nn.Module, maps: Sequence[Tensor], blocks: int, run: Callable[..., Tensor] = operator.call
+) -> Tensor:
     """Return the map of the last of so many blocks, which are given the maps of all levels, the largest first."""
     *skips, x = maps
-    for (up, merge, *rest), skip in list(zip(BLOCKS, reversed(skips), strict=True))[:blocks]:
-        x = layer(network, up, F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        x = layer(network, merge, torch.cat((x, skip), 1))
-        for name in rest:
-            x = layer(network, name, x)
+    for names, skip in list(zip(BLOCKS, reversed(skips), strict=True))[:blocks]:
+        x = run(partial(_block, network, names), x, skip)
+    return x
+
+
+def _level(network: nn.Module, level: int, x: Tensor) -> Tensor:
+    return layer(network, f"enc_c{level}_b", layer(network, f"enc_c{level}_a", x))
+
+
+def _block(network: nn.Module, names: Sequence[str], x: Tensor, skip: Tensor) -> Tensor:
+    """Double the sides of a map and put it beside that of a level."""
+    up, merge, *rest = names
+    x = layer(network, up, F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    x = layer(network, merge, torch.cat((x, skip), 1))
+    for name in rest:
+        x = layer(network, name, x)
     return x
 
 

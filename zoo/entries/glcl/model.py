@@ -6,22 +6,45 @@ PyTorch's layout.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zoo.entries.glcl.convert import BLOCKS, HEAD, LOGITS, PROJECTION, REGION, WIDTHS
+from zoo.entries.glcl.convert import BLOCKS, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
 from zoo.entries.glcl.layers import FEATURES, STRIDE, add_decoder, add_encoder, add_layer, decode, encode, layer
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
 HIDDEN, PROJECTED = 1024, 128
 """Widths of the global head; the second is also that of a projected region."""
 
 
-class GLCLEncoder(nn.Module):
+class ContractingHalf(Vocabulary):
+    """What encoder and U-Net have in common: six levels, each of two layers."""
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each level; the ReLU behind a norm works in place on its output."""
+        levels = range(1, len(LEVELS) + 1)
+        return describe(LEVELS, [2 ** (n - 1) for n in levels], [f"enc_c{n}_b_bn" for n in levels])
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the map of each level after its ReLU, the largest first.
+
+        Raises:
+            InputContractError: The shape is not that of slices whose sides are multiples of 32.
+        """
+        return encode(self, x, self.recomputed)
+
+
+class GLCLEncoder(ContractingHalf):
     """The encoder: features `(N, 128)`, the mean of the last map over space.
 
     With `projection` it returns the global head's output `(N, 128)`, with `num_classes` logits `(N, num_classes)`.
     """
+
+    head_name = "classifier"
 
     def __init__(self, in_channels: int = 1, size: int = 192, projection: bool = False, num_classes: int = 0) -> None:
         """Build it with random values.
@@ -48,8 +71,16 @@ class GLCLEncoder(nn.Module):
             hidden, output = PROJECTION
             self.add_module(hidden, nn.Linear(FEATURES * (size // STRIDE) ** 2, HIDDEN, bias=False))
             self.add_module(output, nn.Linear(HIDDEN, PROJECTED, bias=False))
-        self.classifier = nn.Linear(FEATURES, num_classes) if num_classes else nn.Identity()
+        self.num_classes = num_classes
+        self.classifier = _classifier(num_classes)
         self.apply(reset)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a linear layer in the place of any head; 0 for none."""
+        for name in PROJECTION if self.has_projection else ():
+            delattr(self, name)
+        self.has_projection = False
+        self.classifier = _classifier(num_classes).apply(reset)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return features `(N, 128)`, the projection `(N, 128)`, or logits.
@@ -69,7 +100,7 @@ class GLCLEncoder(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after its ReLU, `(N, 128, H / 32, W / 32)`; see `forward`."""
-        return encode(self, x)[-1]
+        return last_of(self.stages(x))
 
     def _project(self, last: Tensor) -> Tensor:
         """Flatten row by row, column by column, channels last, as the authors' weights have it."""
@@ -85,8 +116,11 @@ class GLCLEncoder(nn.Module):
         return projection
 
 
-class GLCLUNet(nn.Module):
+class GLCLUNet(ContractingHalf):
     """The U-Net: logits `(N, num_classes, H, W)`; without classes, the map of the decoder's last block."""
+
+    head_name = LOGITS
+    pooled_by = None
 
     def __init__(self, num_classes: int = 4, in_channels: int = 1, blocks: int = len(BLOCKS)) -> None:
         """Build it with random values.
@@ -107,14 +141,40 @@ class GLCLUNet(nn.Module):
                 f"blocks={blocks}, num_classes={num_classes}: a head takes the map of all {len(BLOCKS)} blocks. For "
                 "the map of fewer give num_classes=0"
             )
-        self.blocks, self.num_classes = blocks, num_classes
+        self.blocks, self.num_features, self.num_classes = blocks, WIDTHS[blocks - 1], num_classes
         add_encoder(self, in_channels)
         add_decoder(self, blocks)
-        if num_classes:
-            for name in HEAD:
-                add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
-            self.add_module(LOGITS, nn.Conv2d(WIDTHS[-1], num_classes, 3, padding=1, bias=False))
+        self.make_head(num_classes)
         self.apply(reset)
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a last convolution in the place of the present one, behind the head's two layers; 0 for no head.
+
+        Raises:
+            OptionError: A head is asked for on fewer than five blocks.
+        """
+        if num_classes and self.blocks < len(BLOCKS):
+            raise OptionError(
+                f"num_classes={num_classes} for a decoder of {self.blocks} blocks: a head takes the map of all "
+                f"{len(BLOCKS)}. Load the network with blocks={len(BLOCKS)}"
+            )
+        for name in HEAD:
+            if num_classes and not hasattr(self, name):
+                add_layer(self, name, WIDTHS[-1], WIDTHS[-1], 3)
+                getattr(self, name).apply(reset)
+            elif not num_classes and hasattr(self, name):
+                delattr(self, name)
+                delattr(self, f"{name}_bn")
+        last = nn.Conv2d(WIDTHS[-1], num_classes or 1, 3, padding=1, bias=False)
+        self.add_module(LOGITS, last.apply(reset) if num_classes else nn.Identity())
+
+    def finish(self, maps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """Decode the maps of the six levels."""
+        return decode(self, maps, self.blocks, self.recomputed)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the map of the decoder's last block, `(N, C, H / s, W / s)`; see `forward`."""
+        return self.finish(list(self.stages(x)), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(N, num_classes, H, W)`, or the last block's map.
@@ -125,7 +185,7 @@ class GLCLUNet(nn.Module):
         Raises:
             InputContractError: The shape is not this one.
         """
-        last = decode(self, encode(self, x), self.blocks)
+        last = self.forward_features(x)
         if not self.num_classes:
             return last
         for name in HEAD:
@@ -178,7 +238,7 @@ class GLCLDecoder(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the map of the last block `(N, C, H / s, W / s)`, C of 128, 128, 64, 32, 16, s of 16, 8, 4, 2, 1."""
-        return decode(self, encode(self, x), self.blocks)
+        return decode(self, list(encode(self, x)), self.blocks)
 
 
 def reset(module: nn.Module) -> None:
@@ -192,6 +252,10 @@ def reset(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
     if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _classifier(num_classes: int) -> nn.Module:
+    return nn.Linear(FEATURES, num_classes) if num_classes else nn.Identity()
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -5,23 +5,64 @@ A file tells all widths but the number of heads, which is one for 64 channels in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from monai.networks.nets.vitautoenc import ViTAutoEnc
 from torch import Tensor, nn
 
 from zoo.entries.monai_ssl.sizes import check_widths, tokens_of
+from zoo.errors import OptionError
 from zoo.networks.sizes import check_whole
 from zoo.networks.swin_encoder import swin_encoder as swin_encoder
-from zoo.networks.vit import PatchEmbedding, ViTEncoder, trim
+from zoo.networks.vit import PatchEmbedding, ViTEncoder, as_map, block_info, block_tokens, norm_map, trim
 from zoo.networks.vit_names import PATCH
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class ViTAutoEncoder(ViTAutoEnc):
+class ViTAutoEncoder(Vocabulary, ViTAutoEnc):
     """MONAI's `ViTAutoEnc`, which returns the reconstruction alone; `vit_autoencoder` makes it."""
+
+    head_name = "conv3d_transpose_1"
+    pooled_by = None
+    num_classes = None
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each block."""
+        return block_info(self)
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens after each block as a map, before the norm."""
+        return (as_map(tokens, x) for tokens in block_tokens(self, self, x))
+
+    def normalised(self, found: Tensor) -> Tensor:
+        """Return the map of a block after the final norm."""
+        return norm_map(self, found)
+
+    def make_head(self, num_classes: int) -> None:
+        """Refuse to: what the network makes is the volume.
+
+        Raises:
+            OptionError: Always.
+        """
+        raise OptionError(
+            f"reset_classifier({num_classes}) for 'monai-ssl-vitautoenc', which restores the volume and has no "
+            "classes: 'monai-ssl-vitb16' classifies, 'monai-ssl-unetr' segments, both from the same file"
+        )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the tokens after the final norm as a map, `(N, 768, D/16, H/16, W/16)`.
+
+        Args:
+            x: Volumes as `forward` takes them.
+
+        Raises:
+            InputContractError: As `forward`.
+        """
+        return as_map(self.norm(last_of(block_tokens(self, self, x))), x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstruction `(N, out_channels, D, H, W)`: each cube of 16 voxels an affine map of its token.
@@ -32,7 +73,8 @@ class ViTAutoEncoder(ViTAutoEnc):
         Raises:
             InputContractError: As `PatchEmbedding`.
         """
-        reconstruction: Tensor = super().forward(x)[0]  # type: ignore[no-untyped-call]
+        drawn = self.recomputed(self.conv3d_transpose, self.forward_features(x))
+        reconstruction: Tensor = self.conv3d_transpose_1(drawn)
         return reconstruction
 
 
@@ -101,6 +143,7 @@ def vit_autoencoder(
         num_heads=heads,
     )
     trim(network, sides)
+    network.num_features = hidden_size
     return network
 
 

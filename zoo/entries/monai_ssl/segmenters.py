@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from monai.networks.nets.unetr import UNETR
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.entries.monai_ssl.sizes import check_widths
 from zoo.networks.sizes import check_whole
-from zoo.networks.swin_unetr import swin_unetr
-from zoo.networks.vit import as_map, trim
+from zoo.networks.swin_unetr import output_block, swin_unetr
+from zoo.networks.vit import as_map, block_info, block_tokens, norm_map, trim
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary
 
 __all__ = ["SegmentingViT", "swin_unetr", "unetr"]
 
@@ -20,8 +21,50 @@ SKIPS = (3, 6, 9)
 """Blocks, counted from 0, whose outputs a UNETR decodes beside the last (monai/networks/nets/unetr.py)."""
 
 
-class SegmentingViT(UNETR):
+class SegmentingViT(Vocabulary, UNETR):
     """MONAI's `UNETR` for inputs of any size in multiples of 16; `unetr` makes it."""
+
+    head_name = "out"
+    pooled_by = None
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of each block of the ViT."""
+        return block_info(self.vit, "vit.")
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens after each block of the ViT as a map, before the norm."""
+        return (as_map(tokens, x) for tokens in block_tokens(self, self.vit, x))
+
+    def normalised(self, found: Tensor) -> Tensor:
+        """Return the map of a block after the ViT's final norm."""
+        return norm_map(self.vit, found)
+
+    def finish(self, maps: Sequence[Tensor], *inputs: Tensor) -> Tensor:
+        """Decode the maps of three blocks and of the last one after the norm, and the volume itself."""
+        encoders = (self.encoder2, self.encoder3, self.encoder4)
+        decoders = (self.decoder5, self.decoder4, self.decoder3)
+        skips = [self.recomputed(encoder, maps[i]) for encoder, i in zip(encoders, SKIPS, strict=True)]
+        x = self.normalised(maps[-1])
+        for decoder, skip in zip(decoders, reversed(skips), strict=True):
+            x = self.recomputed(decoder, x, skip)
+        decoded: Tensor = self.recomputed(self.decoder2, x, self.recomputed(self.encoder1, *inputs))
+        return decoded
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a convolution of 1 x 1 x 1 in the place of the present one; 0 for none."""
+        self.out = output_block(self.num_features, num_classes)  # type: ignore[assignment]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the decoder's maps, `(N, feature_size, D, H, W)`.
+
+        Args:
+            x: Volumes as `forward` takes them.
+
+        Raises:
+            InputContractError: As `forward`.
+        """
+        return self.finish(list(self.stages(x)), x)
 
     def forward(self, x_in: Tensor) -> Tensor:
         """Return logits `(N, num_classes, D, H, W)`, without classes the decoder's maps `(N, feature_size, D, H, W)`.
@@ -32,16 +75,7 @@ class SegmentingViT(UNETR):
         Raises:
             InputContractError: A side is not a multiple of 16, or the network takes another number of channels.
         """
-        tokens, hidden = self.vit(x_in)
-        encoders, decoders = (
-            (self.encoder2, self.encoder3, self.encoder4),
-            (self.decoder5, self.decoder4, self.decoder3),
-        )
-        skips = [encoder(as_map(hidden[i], x_in)) for encoder, i in zip(encoders, SKIPS, strict=True)]
-        x = as_map(tokens, x_in)
-        for decoder, skip in zip(decoders, reversed(skips), strict=True):
-            x = decoder(x, skip)
-        logits: Tensor = self.out(self.decoder2(x, self.encoder1(x_in)))
+        logits: Tensor = self.out(self.forward_features(x_in))
         return logits
 
 
@@ -73,6 +107,7 @@ def unetr(
     check_whole(feature_size=feature_size)
     network = SegmentingViT(in_channels, num_classes or 1, sides, feature_size, hidden_size, mlp_dim, heads)
     trim(network.vit, sides)
+    network.num_features, network.num_classes = feature_size, num_classes
     if not num_classes:
-        network.out = nn.Identity()  # type: ignore[assignment]
+        network.make_head(0)
     return network

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
 from zoo.errors import OptionError
 from zoo.networks.swin_encoder import SwinEncoder
-from zoo.networks.vit import PatchEmbedding
+from zoo.networks.vit import PatchEmbedding, ViTEncoder
 from zoo.networks.vit_names import PATCH
 from zoo.networks.windows import WindowReader, pool_over, slide_over
 from zoo.training.evaluate import judging
@@ -85,16 +85,13 @@ def extract_features(
 
     Raises:
         InputContractError: The volume has another number of axes.
-        OptionError: `overlap` or `batch_size` is out of its range, or the encoder has no `forward_features`.
+        OptionError: `overlap` or `batch_size` is out of its range, or the network is no encoder.
     """
-    features = getattr(model, "forward_features", None)
-    if features is None:
-        raise OptionError(
-            f"{type(model).__name__} has no forward_features: expected an encoder, {' or '.join(ENCODERS)}"
-        )
+    if not isinstance(model, (ViTEncoder, SwinEncoder)):
+        raise OptionError(f"{type(model).__name__} is no encoder: expected one, {' or '.join(ENCODERS)}")
     with judging(model):
         return pool_over(
-            features,
+            model.forward_features,
             volume,
             window_of(model),
             step_of(model),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F
 from zoo.entries.rad_dino.contract import PREPROCESSING
 from zoo.entries.rad_dino.convert import DEPTH, PATCH, SIDE, WIDTH
 from zoo.errors import InputContractError
+from zoo.networks.sizes import check_fixed
+from zoo.networks.vocabulary import stages_wanted
 
 _OFFSET = 0.1
 """Of a patch, which DINOv2 adds to the number wanted before it divides by that of the table."""
@@ -47,7 +50,41 @@ class RadDinoViT(VisionTransformer):
             InputContractError: As `forward`.
         """
         patches = self._tokens(x)[:, self.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(len(x), WIDTH, x.shape[2] // PATCH, x.shape[3] // PATCH)
+        return patches.transpose(1, 2).reshape(x.shape[0], WIDTH, x.shape[2] // PATCH, x.shape[3] // PATCH)
+
+    def forward_intermediates(  # type: ignore[override]
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Return the maps `(N, 768, H/14, W/14)` of the blocks, as timm's method but for the last default.
+
+        Args:
+            x: Films `(N, C, H, W)`, sides multiples of 14.
+            indices: Which blocks: the last n, those of a list, negative ones counted from the end, or all of them.
+            return_prefix_tokens: Whether to return pairs of maps and of the CLS token `(N, 1, 768)`.
+            norm: Whether to apply the last norm to each.
+            stop_early: Whether to leave out the blocks behind the last one wanted.
+            output_fmt: `"NCHW"` or `"NLC"`, tokens `(N, patches, 768)`.
+            intermediates_only: False for the tuple of all tokens after the last norm, as `forward_head` takes them, and
+                the list.
+            **options: timm's further ones.
+
+        Raises:
+            InputContractError: As `forward`.
+            OptionError: There is no such block.
+        """
+        _check_films(x, self.patch_embed.proj.in_channels)
+        wanted = sorted(stages_wanted(indices, len(self.blocks)))
+        return super().forward_intermediates(
+            x, wanted, return_prefix_tokens, norm, stop_early, output_fmt, intermediates_only, **options
+        )
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return what the head makes of all tokens.
@@ -111,7 +148,12 @@ def resample_positions(table: Tensor, grid: tuple[int, int], wanted: tuple[int, 
         table: `(1, 1 + patches, width)`, CLS first, patches row by row.
         grid: Patches along each side that it is for.
         wanted: Patches along each side. Where they are those of the grid, the table itself is returned.
+
+    Raises:
+        InputContractError: They are open, as in a graph that is exported for any of them: torch keeps the factors of an
+            interpolation as constants, which are those of the example.
     """
+    check_fixed(wanted, "DINOv2's factors depend on them")
     if tuple(wanted) == tuple(grid):
         return table
     first, maps = table[:, :1], table[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)

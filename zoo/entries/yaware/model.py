@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import torch
 from monai.networks.nets.densenet import DenseNet121
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
+
+_MAPS = ("relu0", "denseblock1", "denseblock2", "denseblock3", "denseblock4")
+"""Parts of `features` behind which a stage ends, each of twice the stride of the one before."""
 
 
-class YAwareDenseNet121(nn.Module):
+class MeanPool(nn.Module):
+    """The mean over space, as an adaptive pooling to one voxel, which torch does not have in bfloat16 on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(N, C, 1, 1, 1)`."""
+        return x.mean(dim=(2, 3, 4), keepdim=True)
+
+
+class HalvingPool(nn.Module):
+    """The mean of cubes of 2 x 2 x 2, which torch has in bfloat16 on a CPU only by way of float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(N, C, D/2, H/2, W/2)`, sides rounded down."""
+        if x.dtype == torch.bfloat16 and x.device.type == "cpu":
+            return F.avg_pool3d(x.float(), 2).to(x.dtype)
+        return F.avg_pool3d(x, 2)
+
+
+class YAwareDenseNet121(Vocabulary):
     """The parts of MONAI's `DenseNet121(spatial_dims=3)` that the authors' network has, under MONAI's names.
 
     As an encoder it returns pooled features `(N, 1024)`, the mean over space of the ReLU of the last map; with classes
@@ -17,6 +43,7 @@ class YAwareDenseNet121(nn.Module):
     """
 
     num_features = 1024
+    head_name = "class_layers.out"
 
     def __init__(self, in_channels: int = 1, num_classes: int = 0, *, projection: bool = False) -> None:
         """Start as the authors' network does: Kaiming normal convolutions, biases of linear layers at zero.
@@ -31,14 +58,47 @@ class YAwareDenseNet121(nn.Module):
         self.features = plain.features
         self.class_layers = plain.class_layers
         self.class_layers.relu = nn.ReLU()  # MONAI's works in place, on the map that forward_features returns
+        self.class_layers.pool = MeanPool()
+        for name, block in self.features.named_children():
+            if name.startswith("transition"):
+                block.pool = HalvingPool()
+        self.num_classes = 0 if projection else num_classes
+        self.make_head(self.num_classes)
         self.projection = projection
-        if projection or not num_classes:
-            del self.features.norm5, self.class_layers.out
         if projection:
             self.hidden_representation = nn.Linear(self.num_features, 512)
             self.head_projection = nn.Linear(512, 128)
             nn.init.zeros_(self.hidden_representation.bias)
             nn.init.zeros_(self.head_projection.bias)
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of the stem and the dense blocks."""
+        return describe((64, 256, 512, 1024, 1024), (2, 4, 8, 16, 32), (f"features.{name}" for name in _MAPS))
+
+    def make_head(self, num_classes: int) -> None:
+        """Put a norm of the last map and a linear layer in the place of any head; 0 for neither."""
+        for name in ("hidden_representation", "head_projection"):
+            if hasattr(self, name):
+                delattr(self, name)
+        self.projection = False
+        if num_classes:
+            self.features.norm5 = nn.BatchNorm3d(self.num_features)
+        elif hasattr(self.features, "norm5"):
+            del self.features.norm5
+        out = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        if isinstance(out, nn.Linear):
+            nn.init.zeros_(out.bias)
+        self.class_layers.out = out
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the maps of the stem and of each dense block, before any norm that follows."""
+        for name, block in self.features.named_children():
+            if name == "norm5":
+                return
+            x = self.recomputed_each(block, x) if isinstance(block, nn.Sequential) else block(x)
+            if name in _MAPS:
+                yield x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last dense block's map, `(N, 1024, *space)`, before any norm or activation.
@@ -46,10 +106,7 @@ class YAwareDenseNet121(nn.Module):
         Args:
             x: Volumes `(N, C, D, H, W)` of at least 29 voxels a side; 121x145x121 gives a map of 3x4x3.
         """
-        for name, block in self.features.named_children():
-            if name != "norm5":
-                x = block(x)
-        return x
+        return last_of(self.stages(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return pooled features `(N, 1024)`, logits `(N, num_classes)`, or the projection `(N, 128)`.
@@ -57,7 +114,11 @@ class YAwareDenseNet121(nn.Module):
         Args:
             x: Volumes `(N, C, D, H, W)` of at least 29 voxels a side.
         """
-        pooled: Tensor = self.class_layers(self.features(x))
+        last = self.forward_features(x)
+        if self.num_classes:
+            norm: Any = self.features.norm5
+            last = norm(last)
+        pooled: Tensor = self.class_layers(last)
         if not self.projection:
             return pooled
         projected: Tensor = self.head_projection(self.hidden_representation(pooled).relu())

@@ -1,0 +1,118 @@
+"""Every network of the registry, small enough to be exported by fewer or narrower layers of a kind, and its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.checkpoint import build_network
+from zoo.entry import Entry
+from zoo.registry import entries, get_entry
+
+_VIT = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128}
+_NARROW = 12
+
+
+@dataclass(frozen=True)
+class Small:
+    """How a network is made small, and what it takes."""
+
+    shape: tuple[int, ...]
+    """Of one image, `(C, *space)`: of few voxels, but of enough for the norms of the last map."""
+    step: int
+    """What the sides divide by."""
+    least: int = 33
+    """Where any side will do, of those whose last map has two voxels."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the entry."""
+    width: int | None = None
+    """Of the entries that are made for several."""
+    shorten: Callable[[nn.Module], None] = lambda network: None
+    """Takes layers out of a network that has several of a kind in a row."""
+    cheap: bool = False
+    """Whether values are given to the layers that are left alone, each of which can start by itself."""
+
+
+def _two_blocks(network: nn.Module) -> None:
+    network.blocks = network.blocks[:2]
+
+
+def _one_bottleneck(network: nn.Module) -> None:
+    for i in (1, 2, 3, 4):
+        setattr(network, f"layer{i}", getattr(network, f"layer{i}")[:1])
+
+
+def _one_residual_block(network: nn.Module) -> None:
+    for level in getattr(network, "encoder", network).layers:
+        level["blocks"] = level["blocks"][:1]
+
+
+def _one_bottleneck_in_encoder(network: nn.Module) -> None:
+    _one_bottleneck(network.encoder)
+
+
+SMALL = {
+    "anatomix-unet": Small((1, 32, 32, 48), 16, options={"width": 4}),
+    "brainiac-vitb16": Small((1, 96, 96, 96), 16, shorten=_two_blocks),
+    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, cheap=True),
+    "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck, cheap=True),
+    "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder, cheap=True),
+    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block, cheap=True),
+    "ct-fm-segresnet": Small((1, 32, 48, 32), 16, shorten=_one_residual_block, cheap=True),
+    "drasclr-cnn3d": Small((1, 32, 32, 32), 32, options={"experts": 2}),
+    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, cheap=True),
+    "genesis-encoder": Small((1, 16, 24, 16), 8),
+    "genesis-unet3d": Small((1, 16, 24, 16), 8),
+    "glcl-encoder": Small((1, 64, 96), 32),
+    "glcl-unet": Small((1, 64, 96), 32),
+    "monai-ssl-vitb16": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
+    "monai-ssl-vitautoenc": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
+    "monai-ssl-unetr": Small((1, 48, 32, 32), 16, options=_VIT | {"feature_size": 4}),
+    "monai-ssl-swinvit": Small((1, 64, 32, 32), 32, options={"feature_size": _NARROW}),
+    "monai-ssl-swinunetr": Small((1, 64, 32, 32), 32, options={"feature_size": _NARROW}),
+    "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_blocks),
+    "voco-swinvit-b": Small((1, 64, 32, 32), 32, width=_NARROW),
+    "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW),
+    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61),
+}
+ALIKE = {f"voco-swin{part}-{size}": f"voco-swin{part}-b" for part in ("vit", "unetr") for size in ("l", "h")}
+"""Networks that differ from another one in width alone, which `test_vocabulary` holds."""
+
+
+def build_small(name: str, **options: Any) -> nn.Module:
+    """A small network with random values, in eval mode."""
+    small, entry = SMALL[name], get_entry(name)
+    config = {**entry.config, **small.options, **options}
+    torch.manual_seed(0)
+    if small.cheap:
+        network = build_network(entry, config)
+        small.shorten(network)
+        _start(network)
+    else:
+        network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
+        small.shorten(network)
+    return network.eval()
+
+
+def _start(network: nn.Module) -> None:
+    """Give the layers that are left values, as they start by themselves: those of whole networks take seconds."""
+    for module in network.modules():
+        if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
+            module.to_empty(device="cpu", recurse=False).reset_parameters()
+
+
+def inputs_of(name: str, count: int = 2, shape: tuple[int, ...] | None = None) -> tuple[torch.Tensor, ...]:
+    """A batch for a network; DrasCLR's patches come with their locations."""
+    draws = torch.Generator().manual_seed(1)
+    x = torch.rand(count, *(shape or SMALL[ALIKE.get(name, name)].shape), generator=draws)
+    return (x, torch.rand(count, 3, generator=draws) * 2 - 1) if name == "drasclr-cnn3d" else (x,)
+
+
+def on_meta(name: str, **options: Any) -> nn.Module:
+    """A whole network without values, which costs no memory."""
+    entry: Entry = entries()[name]
+    return build_network(entry, {**entry.config, **options}).to("meta")
