@@ -19,10 +19,10 @@ from zoo.entries.drasclr.ct.mutual_information import refine, to_matrix, to_tran
 from zoo.entries.drasclr.ct.scan import Matrix, import_itk
 from zoo.images import to_itk, voxel_sizes
 
-GRIDS = (4.0, 2.0)
-"""Voxels in mm, from coarse to fine; on each the masks are smoothed by one voxel, or the optimiser would stall."""
+LEVELS = ((4.0, 1), (2.0, 1), (2.0, 0))
+"""Voxels in mm and smoothing in voxels, from coarse to fine; without any smoothing the optimiser stalls too early."""
 ITERATIONS, SAMPLES, SAMPLED = 100, 500_000, 0.5
-"""Most iterations on a grid; voxels of the atlas that the measure is taken of, at most half of them, as published."""
+"""Most iterations of a level; voxels of the atlas that the measure is taken of, at most half of them, as published."""
 STEP = 0.2
 """Largest first step of the optimiser in mm: from 0.01, the authors', it needs twice the iterations."""
 _MOMENTS_AT = 2.0  # mm between the voxels that moments are taken of
@@ -36,10 +36,10 @@ def by_itk(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
     theirs = moments(fixed)
     start = match_moments(theirs, moments(moving))
     found = to_transform(start, np.mean([mean for mean, _ in theirs], axis=0))
-    for spacing in GRIDS:
+    for spacing, sigma in LEVELS:
         images = [_coarse(mask, spacing) for mask in (fixed, moving)]
         sampled = min(SAMPLED, SAMPLES / images[0].GetNumberOfPixels())
-        refine(images, found, iterations=ITERATIONS, step=STEP, sampled=sampled, sigma=1)
+        refine(images, found, iterations=ITERATIONS, step=STEP, sampled=sampled, sigma=sigma)
     return to_matrix(found.GetMatrix(), found.GetTranslation(), found.GetCenter())
 
 
