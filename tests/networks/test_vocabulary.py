@@ -146,8 +146,9 @@ def kept_for_backward(network, inputs):
 
 
 def loss_of(outputs):
+    """A weighted mean: that of squares would have no gradient behind a norm over channels."""
     every = outputs if isinstance(outputs, list) else [outputs]
-    return sum(found.square().mean() for found in every)
+    return sum((found.flatten() * torch.linspace(-1, 1, found.numel())).mean() for found in every)
 
 
 def no_decay(name):
