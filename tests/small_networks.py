@@ -13,7 +13,7 @@ from zoo.checkpoint import build_network
 from zoo.entry import Entry
 from zoo.registry import entries, get_entry
 
-_VIT = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128}
+_VIT = {"img_size": (48, 32, 32), "hidden_size": 64, "mlp_dim": 128}
 _NARROW = 12
 
 
