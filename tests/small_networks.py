@@ -13,7 +13,7 @@ from zoo.checkpoint import build_network
 from zoo.entry import Entry
 from zoo.registry import entries, get_entry
 
-_VIT = {"img_size": 32, "hidden_size": 64, "mlp_dim": 128}
+_VIT = {"img_size": (48, 32, 32), "hidden_size": 64, "mlp_dim": 128}
 _NARROW = 12
 
 
@@ -39,6 +39,11 @@ class Small:
 
 def _two_blocks(network: nn.Module) -> None:
     network.blocks = network.blocks[:2]
+
+
+def _two_of_timms_blocks(network: nn.Module) -> None:
+    _two_blocks(network)
+    network.feature_info = network.feature_info[:2]
 
 
 def _one_bottleneck(network: nn.Module) -> None:
@@ -72,15 +77,17 @@ SMALL = {
     "monai-ssl-vitb16": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
     "monai-ssl-vitautoenc": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
     "monai-ssl-unetr": Small((1, 48, 32, 32), 16, options=_VIT | {"feature_size": 4}),
-    "monai-ssl-swinvit": Small((1, 64, 32, 32), 32, options={"feature_size": _NARROW}),
-    "monai-ssl-swinunetr": Small((1, 64, 32, 32), 32, options={"feature_size": _NARROW}),
-    "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_blocks),
-    "voco-swinvit-b": Small((1, 64, 32, 32), 32, width=_NARROW),
+    "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_of_timms_blocks),
+    "voco-swinvit-b": Small((1, 32, 32, 32), 32, width=_NARROW),
     "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW),
     "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61),
 }
-ALIKE = {f"voco-swin{part}-{size}": f"voco-swin{part}-b" for part in ("vit", "unetr") for size in ("l", "h")}
-"""Networks that differ from another one in width alone, which `test_vocabulary` holds."""
+ALIKE = {
+    f"{name}-swin{part}{size}": f"voco-swin{part}-b"
+    for part in ("vit", "unetr")
+    for name, size in (("voco", "-l"), ("voco", "-h"), ("monai-ssl", ""))
+}
+"""Networks that differ from another one in width, and MONAI SSL's in convolutions that they lack, alone."""
 
 
 def build_small(name: str, **options: Any) -> nn.Module:
