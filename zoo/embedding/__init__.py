@@ -3,6 +3,7 @@
 from zoo.embedding.cases import Cases, find_cases, read_list
 from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort, workers_for
 from zoo.embedding.embedder import Embedder
+from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.trial import try_cases
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "embed_all",
     "embed_cohort",
     "find_cases",
+    "keep_freed_memory",
     "read_list",
     "try_cases",
     "workers_for",

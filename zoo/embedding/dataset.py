@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
+from zoo.embedding.part import Part
 from zoo.embedding.shares import ALONE, Share
 from zoo.errors import InputContractError, OptionError
 from zoo.features import import_pyarrow
@@ -34,7 +35,11 @@ log = logging.getLogger("zoo")
 
 FACTS, FAILED, LOG = "zoo.json", "failed", "embed"
 MOST_SECONDS, MOST_BYTES = 60.0, 256 * 2**20
-"""How long rows wait, and how many bytes of them, before they are written."""
+"""After how long, and after how many bytes of rows, a part is whole."""
+_GROUP_BYTES = 2**22
+"""Of rows that wait in memory before they go into the part that is being made."""
+_CASE_BYTES = 256
+"""What a case that waits takes beside its numbers, about."""
 _WEIGHTS = ("network", "sha256", "values_sha256")
 _SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
 """Facts that all rows of a folder share."""
@@ -56,6 +61,12 @@ class FeatureFolder:
     """Further cases that failed, which other processes keep."""
     _waiting: list[tuple[Cases, list[Embedded]]] = field(default_factory=list)
     _bytes: int = 0
+    """Of what waits, and of what is in the part already."""
+    _written: int = 0
+    _part: Part | None = None
+    """The file that is being made."""
+    _found: dict[str, str] = field(default_factory=dict)
+    """Id of each case that waits for it -> why it has no rows, empty where it has."""
     _since: float = field(default_factory=time.monotonic)
 
     @property
@@ -86,46 +97,58 @@ class FeatureFolder:
         return {id: known[csv_cell(id)] for id in ids if csv_cell(id) in known and id not in self.done}
 
     def add(self, cases: Cases, found: Sequence[Embedded]) -> None:
-        """Take what became of some cases; what has waited for a minute, or is large, is written.
+        """Take what became of some cases; what has waited for a minute, or is large, is made a part.
 
         Raises:
             OSError: The folder cannot be written.
         """
         with deferring():
-            self._waiting.append((cases, list(found)))
-            self._bytes += sum(each.features.nbytes for each in found if each.features is not None)
-            if self._bytes >= MOST_BYTES or time.monotonic() - self._since >= MOST_SECONDS:
+            self._waiting.append((cases, _packed(found, self.facts["type"])))
+            self._bytes += sum(map(_size, found))
+            if self._bytes >= _GROUP_BYTES:
+                self._write_group()
+            if self._written >= MOST_BYTES or time.monotonic() - self._since >= MOST_SECONDS:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what waits.
+        """Make what waits a part.
 
         Raises:
             OSError: The folder cannot be written.
         """
         with deferring():
-            rows = [(cases, each) for cases, found in self._waiting for each in found]
-            good = [(cases, each) for cases, each in rows if each.features is not None]
-            if good:
-                self._write_part(good)
+            self._write_group()
+            part, found = self._part, self._found
+            self._part, self._found, self._written, self._since = None, {}, 0, time.monotonic()
+            if part is not None:
+                part.close()
             before = dict(self.failed)
-            for cases, each in rows:
-                cell = csv_cell(cases.ids[each.case])
-                self.failed.pop(cell, None)
-                if each.features is None:
-                    self.failed[cell] = reason(cases, each)
+            for id, why in found.items():
+                self.failed.pop(csv_cell(id), None)
+                if why:
+                    self.failed[csv_cell(id)] = why
                 else:
-                    self.done.add(cases.ids[each.case])
+                    self.done.add(id)
             if self.failed != before:
                 self._write_failed()
-            self._waiting, self._bytes, self._since = [], 0, time.monotonic()
 
-    def _write_part(self, rows: list[tuple[Cases, Embedded]]) -> None:
-        _, parquet = import_pyarrow()
-        table = _table(rows, self.facts)
+    def _write_group(self) -> None:
+        """Write what waits into the part that is being made; where that fails, its cases count as not done."""
+        waiting, self._waiting, self._written, self._bytes = self._waiting, [], self._written + self._bytes, 0
+        rows = [(cases, each) for cases, found in waiting for each in found]
+        good = [(cases, each) for cases, each in rows if each.features is not None]
+        table = _table(good, self.facts) if good else None
+        part, found = self._part, self._found
+        self._part, self._found = None, {}
+        if table is not None:
+            part = part or Part(self._next_part())
+            part.write(table)
+        found.update((cases.ids[each.case], _problem(cases, each)) for cases, each in rows)
+        self._part, self._found = part, found
+
+    def _next_part(self) -> Path:
         numbers = [int(path.stem.rpartition("-")[2]) for path in self.out.glob(f"part-{self.share.rank:05d}-*.parquet")]
-        name = self.out / f"part-{self.share.rank:05d}-{max(numbers, default=-1) + 1:06d}.parquet"
-        write_atomically(name, lambda path: parquet.write_table(table, path))
+        return self.out / f"part-{self.share.rank:05d}-{max(numbers, default=-1) + 1:06d}.parquet"
 
     def _write_failed(self) -> None:
         def write(path: Path) -> None:
@@ -150,7 +173,8 @@ def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterat
         OptionError: The folder is no folder of features, holds others, or another run writes to it.
         OSError: It cannot be written.
     """
-    import_pyarrow()
+    arrow, _ = import_pyarrow()
+    arrow.array([""])  # the first list makes it import pandas: before there is work, not between two batches
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with _reserved(out, share):
@@ -299,7 +323,27 @@ def read_failed(file: Path) -> dict[str, str]:
         return {row[0]: row[1] for row in list(csv.reader(text))[1:] if len(row) == 2}
 
 
-def _table(rows: list[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
+def _packed(found: Sequence[Embedded], kind: str) -> list[Embedded]:
+    """The same with features in the folder's type, in one array: many small ones take more than their numbers."""
+    import numpy as np
+
+    parts = [each.features for each in found if each.features is not None]
+    if not parts:
+        return list(found)
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    packed = iter(np.split(np.concatenate(parts).astype(kind, copy=False), ends))
+    return [each if each.features is None else each._replace(features=next(packed)) for each in found]
+
+
+def _problem(cases: Cases, each: Embedded) -> str:
+    return reason(cases, each) if each.features is None else ""
+
+
+def _size(each: Embedded) -> int:
+    return _CASE_BYTES + (0 if each.features is None else each.features.nbytes)
+
+
+def _table(rows: Sequence[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
     import numpy as np
 
     arrow, _ = import_pyarrow()
@@ -314,6 +358,6 @@ def _table(rows: list[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
     if facts["rows"]:
         arrays[facts["rows"]] = arrow.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts]))
     values: NDArray[Any] = np.concatenate([each.features for _, each in rows if each.features is not None])
-    flat = arrow.array(values.astype(facts["type"]).ravel())
+    flat = arrow.array(values.ravel())
     arrays["feature"] = arrow.FixedSizeListArray.from_arrays(flat, values[0].size)
     return arrow.table(arrays).replace_schema_metadata({"zoo": json.dumps({**facts, "shape": values.shape[1:]})})
