@@ -1,8 +1,8 @@
 """Whether memory grows with a cohort: `python benchmarks/embed_memory.py [--cases 100000] [--workers 1] [--json]`.
 
 So many synthetic films of 32 px, all of different paths, from a table with two carried columns into a folder. A
-stand-in for the network makes the run short; its rows have 512 numbers. Looked at are the process, and what its loaders
-do not share with it, after 1 000 cases and ten times as many, and so on, and the process once the folder is complete.
+stand-in for the network makes the run short; its rows have 512 numbers. Looked at are the process and its loaders,
+after 1 000 cases and ten times as many, and so on, and the process once the folder is complete.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def main() -> None:
         "memory at the end, more, MB": last - first[0],
         "memory at most, more, MB": status("VmHWM") - first[0],
     }
-    for count, (own, loaders) in embedder.seen.items():
-        facts[f"after {count} cases, more: process, MB"] = own - first[0]
-        facts[f"after {count} cases, more: its loaders, MB"] = loaders - first[1]
+    for count, now in embedder.seen.items():
+        for what, more, before in zip(("process", "its loaders", "of them not shared"), now, first, strict=True):
+            facts[f"after {count} cases, more: {what}, MB"] = more - before
     print_facts(facts, as_json=args.json)
 
 
@@ -85,7 +85,7 @@ class StandIn(Embedder):
 
     def __init__(self, name: str, **options: Any) -> None:
         super().__init__(name, **options)
-        self.done, self.seen = 0, dict[int, tuple[float, float]]()
+        self.done, self.seen = 0, dict[int, tuple[float, float, float]]()
 
     @cached_property
     def transform(self) -> Any:
@@ -108,18 +108,20 @@ class StandIn(Embedder):
         before, self.done = self.done, self.done + len(found)
         for count in (FIRST, 10 * FIRST, 100 * FIRST, 1000 * FIRST):
             if before < count <= self.done:
-                self.seen[count] = status("VmRSS"), sum(own_memory(child.pid) for child in active_children())
+                loaders = [child.pid for child in active_children()]
+                shares = sum(status("VmRSS", pid) for pid in loaders), sum(map(not_shared, loaders))
+                self.seen[count] = (status("VmRSS"), *shares)
         return found
 
 
-def status(key: str) -> float:
-    """Megabytes of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def status(key: str, process: int | str | None = "self") -> float:
+    """Megabytes of a process, as Linux counts them."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
-def own_memory(pid: int | None) -> float:
-    """Megabytes that a process does not share with the one that it was forked from."""
+def not_shared(pid: int | None) -> float:
+    """Megabytes that a process has alone: pages that it, or the process that it is a copy of, has written to since."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) / 1024 for line in lines if line.startswith("Private"))
 

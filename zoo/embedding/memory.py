@@ -31,5 +31,6 @@ def keep_films(_: int = 0) -> None:
 
 def _set(parameters: dict[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    for parameter, value in parameters.items() if mallopt is not None else ():
-        mallopt(parameter, value)
+    if mallopt is not None:
+        for parameter, value in parameters.items():
+            mallopt(parameter, value)

@@ -161,6 +161,6 @@ def _together(tensors: Sequence[Tensor]) -> Tensor:
     from torch.utils.data import default_collate
 
     if any(len(tensor) != 1 for tensor in tensors):
-        return torch.cat(tensors)
+        return torch.cat(list(tensors))
     joined: Tensor = default_collate([tensor[0] for tensor in tensors])
     return joined
