@@ -353,8 +353,9 @@ def embed_command(
     An image that cannot be embedded is left out and named at the end: exit code 1, with all other rows written.
     """
     from zoo.commands import embedding
-    from zoo.embedding import Embedder
+    from zoo.embedding import Embedder, keep_freed_memory
 
+    keep_freed_memory()
     is_ray = engine != "local" or ray_address is not None
     embedding.check_arguments(out, is_trial=dry_run, half=half, retry_failed=retry_failed, engine=is_ray)
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "layer": layer, "tokens": tokens}

@@ -31,8 +31,8 @@ from zoo.tables import arrow_type
 log = logging.getLogger("zoo")
 
 FACTS = "zoo.json"
-MOST_SECONDS, MOST_BYTES = 60.0, 256 * 2**20
-"""How long rows wait, and how many bytes of them, before they are written."""
+MOST_SECONDS, MOST_BYTES = 60.0, 32 * 2**20
+"""How long rows wait in memory, and how many bytes of them, before they are written."""
 _WEIGHTS = ("network", "sha256", "values_sha256")
 _SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
 """Facts that all rows of a folder share."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zoo.embedding.memory import keep_films
 from zoo.entry import Parts
 from zoo.messages import problem_of, reason_of
 from zoo.signals import handling
@@ -126,11 +127,20 @@ def _loader(units: _Units, workers: int, pinned: bool) -> Any:
     ahead = _UNITS_AHEAD if workers else None
     options: dict[str, Any] = {
         "collate_fn": _as_it_is,
-        "worker_init_fn": leave_to_parent,
+        "worker_init_fn": _begin_reading,
         "prefetch_factor": ahead,
         "pin_memory": pinned,
     }
     return DataLoader(dataset, batch_size=None, num_workers=workers, **options)
+
+
+def _begin_reading(number: int) -> None:
+    """What a loader process does first."""
+    import gc
+
+    leave_to_parent(number)
+    keep_films()
+    gc.freeze()  # to look through what is the parent's would copy the pages that it lies on
 
 
 def _as_it_is(unit: Unit) -> Unit:
@@ -185,6 +195,17 @@ def _joined(group: list[Parts]) -> Parts:
 
     if len(group) == 1:
         return group[0]
-    inputs = tuple(torch.cat(tensors) for tensors in zip(*(parts.inputs for parts in group), strict=True))
+    inputs = tuple(map(_together, zip(*(parts.inputs for parts in group), strict=True)))
     weights = [parts.weights for parts in group if parts.weights is not None]
     return Parts(inputs, torch.cat(weights) if weights else None, group[0].alone)
+
+
+def _together(tensors: Sequence[Tensor]) -> Tensor:
+    """Join tensors along their first axis; those of images, in a loader's process, in the memory that is sent."""
+    import torch
+    from torch.utils.data import default_collate
+
+    if any(len(tensor) != 1 for tensor in tensors):
+        return torch.cat(list(tensors))
+    joined: Tensor = default_collate([tensor[0] for tensor in tensors])
+    return joined

@@ -135,7 +135,7 @@ def _to_fraction(values: Tensor, limits: tuple[float, float], source: str) -> Te
         return numbers
     if values.dtype.is_floating_point:
         return _floats_to_fraction(numbers, limits, source)
-    type_info, lowest, highest = torch.iinfo(values.dtype), int(numbers.min()), int(numbers.max())
+    type_info, (lowest, highest) = torch.iinfo(values.dtype), map(int, numbers.aminmax())
     if lowest < 0:
         raise InputContractError(
             f"{source} has integers down to {lowest}: intensities from 0 are expected. Window or shift the values to "
@@ -146,7 +146,7 @@ def _to_fraction(values: Tensor, limits: tuple[float, float], source: str) -> Te
             f"{source} has {type_info.bits}-bit integers of at most {highest}, which leaves their full scale unknown: "
             "pass them in the type they were stored in, for example image.astype('uint8') or image.astype('uint16')"
         )
-    return numbers / type_info.max
+    return numbers.div_(type_info.max)
 
 
 def _floats_to_fraction(numbers: Tensor, limits: tuple[float, float], source: str) -> Tensor:

@@ -125,7 +125,7 @@ class ImageTransform:
 
 def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:
     """Log what a network will accept and a radiologist would not."""
-    lowest, highest = float(grey.min()), float(grey.max())
+    lowest, highest = map(float, grey.detach().aminmax())
     if lowest == highest:
         log.warning("%s is constant (%.3g everywhere): its features carry no information", source, highest)
     elif highest - lowest < _FAINT:
@@ -161,9 +161,9 @@ def _fit(grey: Tensor, contract: Preprocessing, source: str) -> Tensor:
 def _finish(fraction: Tensor, contract: Preprocessing) -> Tensor:
     """Clip fractions, bring them to the declared range, repeat them over the channels and normalise."""
     low, high = contract.value_range
-    output = (low + fraction.clamp(0, 1) * (high - low)).repeat(len(contract.channels), 1, 1)
+    output = low + fraction.clamp(0, 1) * (high - low)
     if contract.mean is not None:
         output = output - output.new_tensor(contract.mean).view(-1, 1, 1)
     if contract.std is not None:
         output = output / output.new_tensor(contract.std).view(-1, 1, 1)
-    return output
+    return output if len(output) == len(contract.channels) else output.repeat(len(contract.channels), 1, 1)
