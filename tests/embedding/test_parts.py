@@ -1,6 +1,5 @@
 """What embedding keeps in memory: rows on their way to a folder's parts, and freed memory of maps and films."""
 
-import resource
 import subprocess
 import sys
 
@@ -103,8 +102,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="of other systems nothing is asked")
 @pytest.mark.parametrize("how", ["keep_freed_memory", "keep_films"])
 def test_freed_memory_is_used_again(how):
-    """Three arrays of 24 MB take 17 600 pages anew, unless they are kept: then some that the interpreter needs."""
+    """Three arrays of 24 MB take a thousand pages anew or more, some of them huge, unless they are kept: then a few."""
     command = [sys.executable, "-c", KEPT, how]
-    pages = 3 * 24_000_000 // resource.getpagesize()
     taken = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert taken < pages / 20
+    assert taken < 100
