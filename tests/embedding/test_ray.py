@@ -83,7 +83,8 @@ def write_list(path, rows):
 
 def workers_of(process):
     """The actors among the processes that one has started, of whatever generation."""
-    return [child for child in process.children(recursive=True) if "MapWorker" in "".join(child.cmdline())]
+    alive = (child for child in process.children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE)
+    return [child for child in alive if "MapWorker" in "".join(child.cmdline())]
 
 
 def test_rows_are_those_of_the_local_engine_though_a_worker_is_killed(alone, films, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.embedding.cases import Cases
 from zoo.embedding.cluster import WAY_ON, Pool, connected, import_ray, pool_of, told
 from zoo.embedding.embedder import Embedded, Embedder
+from zoo.embedding.memory import keep_freed_memory
 from zoo.errors import ZooError
 from zoo.features import import_pyarrow
 from zoo.messages import problem_of
@@ -106,6 +107,7 @@ class _Actor:
 
     def __init__(self, embedder: bytes, threads: int, settings: dict[str, str], folder: str, pool: Pool) -> None:
         self.given, self.threads, self.settings, self.folder, self.pool = embedder, threads, settings, folder, pool
+        keep_freed_memory()
 
     def __call__(self, table: Any) -> Iterator[Any]:
         try:
