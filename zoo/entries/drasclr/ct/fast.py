@@ -1,4 +1,4 @@
-"""Affine registration of an atlas' lungs with a patient's in seconds: matched moments, then coarse voxels.
+"""Affine registration of an atlas' lungs with a patient's in a minute: matched moments, then coarse voxels.
 
 The measure is that of the authors' schedule. An affine map has twelve numbers, for which voxels of 2 mm are plenty; and
 from moments little is left to find.
