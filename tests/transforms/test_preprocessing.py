@@ -270,7 +270,11 @@ def test_jpeg_is_read_within_its_loss(tmp_path):
 def test_sixteen_bit_files_are_divided_by_65535(suffix, tmp_path):
     """A 16-bit file equals its array, whether PIL reads it in mode I or I;16."""
     values = ramp("uint16", 65535)
-    Image.fromarray(values).save(tmp_path / f"film.{suffix}")
+    if suffix == "pgm":  # which Pillow writes since 11
+        head = f"P5 {values.shape[1]} {values.shape[0]} 65535\n".encode()
+        (tmp_path / "film.pgm").write_bytes(head + values.astype(">u2").tobytes())
+    else:
+        Image.fromarray(values).save(tmp_path / f"film.{suffix}")
     assert torch.equal(build_transform(PLAIN)(tmp_path / f"film.{suffix}"), build_transform(PLAIN)(values))
     assert torch.equal(build_transform(PLAIN)(Image.fromarray(values.astype("int32"))), build_transform(PLAIN)(values))
 

@@ -51,11 +51,30 @@ def complete_vit(state: State) -> State:
 
 
 def neutral_norms(state: State) -> State:
-    """Norms of cross attention, as MONAI builds them since 1.4 and never uses them, of every block of a network."""
+    """What the installed MONAI builds for cross attention in every block of a network, and never uses.
+
+    These are norms since 1.4, and until 1.6 the attention itself, which is 0 here.
+    """
     import torch
 
     norms = {name.replace(".norm1.", ".norm_cross_attn."): t for name, t in state.items() if ".norm1." in name}
-    return {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
+    neutral = {n: torch.ones_like(t) if n.endswith(".weight") else torch.zeros_like(t) for n, t in norms.items()}
+    if _builds_cross_attention():
+        for name, bias in state.items():
+            if name.endswith(".norm1.bias"):
+                attention, square = name.replace(".norm1.bias", ".cross_attn."), bias.new_zeros(len(bias), len(bias))
+                neutral |= {
+                    f"{attention}{part}.weight": square.clone() for part in ("out_proj", "to_q", "to_k", "to_v")
+                }
+                neutral[f"{attention}out_proj.bias"] = torch.zeros_like(bias)
+    return neutral
+
+
+def _builds_cross_attention() -> bool:
+    from monai.networks.blocks.transformerblock import TransformerBlock
+    from torch import nn
+
+    return not isinstance(TransformerBlock(hidden_size=1, mlp_dim=1, num_heads=1).cross_attn, nn.Identity)
 
 
 def is_brainiac(state: State, prefix: str) -> bool:

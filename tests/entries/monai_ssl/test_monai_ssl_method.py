@@ -188,7 +188,7 @@ def test_switches(network):
     other = F.l1_loss(network(views["view_2"].flatten(0, 1)), views["target"].flatten(0, 1)).item()
     both = ReconstructionContrast(network, symmetric=True)(views)
     assert both["reconstruction"].item() == pytest.approx((r + other) / 2, rel=1e-6)
-    assert abs(r - other) > 1e-5
+    assert abs(r - other) > 5e-6  # some 1e-5 by torch's version; rounding is below 1e-7
     cold = ReconstructionContrast(network, temperature=0.005)(views)
     assert math.isfinite(cold["loss"].item())
     assert cold["contrast"].item() != pytest.approx(c, rel=0.01)
