@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo.embedding.reading import processors, workers_for
+from zoo.embedding.reading import workers_for
 from zoo.errors import OptionError, ZooError
 from zoo.messages import install_hint, printable, reason_of
-from zoo.settings import ray_address
+from zoo.settings import processors, ray_address
 from zoo.version import __version__
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoo.embedding.memory import keep_films
 from zoo.entry import Parts
 from zoo.messages import problem_of, reason_of
+from zoo.settings import processors
 from zoo.signals import handling
 from zoo.stopping import deferring, leave_to_parent
 
@@ -109,13 +109,13 @@ def _note(*_: object) -> None:
     """Do nothing yet at the death of a process."""
 
 
-def processors() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def workers_for(units: int | None, among: int | None = None) -> int:
-    """Processes that read: one less than the processors, default those of this process, but no more than units."""
+    """Number of processes that read: one less than there are processors, at most 8, and no more than units.
+
+    Args:
+        units: Units to read; None where their number is not known.
+        among: Processors; None for those that this process may use.
+    """
     found = min(max(1, (among or processors()) - 1), _MOST_WORKERS)
     return found if units is None else min(found, units)
 
