@@ -146,7 +146,8 @@ def _id_column(table: Path, names: Sequence[str], asked: str) -> str | None:
     if asked == "id":
         return None
     raise OptionError(
-        f"{printable(table)} has no column {printable(repr(asked))} with the ids; its columns are {_quoted(names)}"
+        f"{printable(table)} has no column {printable(repr(asked))} with the ids; its columns are {_quoted(names)}: "
+        "name one of them by id_column="
     )
 
 
@@ -183,7 +184,7 @@ def _texts(table: Table, column: str, cells: Sequence[Any], what: str) -> list[s
     if blank := [table.at(row) for row, text in enumerate(texts) if not text.strip()]:
         raise OptionError(
             f"{printable(table.path)} has {len(blank)} rows without {what} in column {printable(repr(column))}: "
-            f"{first_names(blank, NAMED)}"
+            f"{first_names(blank, NAMED)}. Fill them in, or drop these rows"
         )
     return texts
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zoo.embedding.memory import keep_films
 from zoo.entry import Parts
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from zoo.embedding.cases import Cases
 
 log = logging.getLogger("zoo")
+
+Units: TypeAlias = Sequence[Sequence[int]]
+"""For each unit, the positions of its cases in the list of cases."""
 
 _DEATHS = (RuntimeError, OSError, EOFError)
 """What torch raises for a process that died; the last two where a tensor that it has sent is not fetched yet."""
@@ -52,7 +55,7 @@ class Unit(NamedTuple):
 
 
 def read_units(
-    cases: Cases, units: Sequence[Sequence[int]], reader: Callable[[Any], Parts], workers: int, *, pinned: bool = False
+    cases: Cases, units: Units, reader: Callable[[Any], Parts], workers: int, *, pinned: bool = False
 ) -> Iterator[Unit]:
     """Yield the units in their order; a case that cannot be read costs itself alone.
 
@@ -153,7 +156,7 @@ class _Units:
     """A data set for loader processes, whose items are units."""
 
     cases: Cases
-    units: Sequence[Sequence[int]]
+    units: Units
     reader: Callable[[Any], Parts]
 
     def __len__(self) -> int:
