@@ -9,9 +9,8 @@ from typing import Any
 from monai.networks.nets.resnet import ResNet, ResNetBottleneck
 from torch import Tensor, nn
 
-from zoo.errors import OptionError
+from zoo.errors import InputContractError, OptionError
 from zoo.networks.resnet import resnet_info, resnet_maps
-from zoo.networks.sizes import check_volumes
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
 
 STRIDES = (1, 2)
@@ -74,7 +73,12 @@ class FMCIBResNet(Vocabulary, ResNet):
         Raises:
             InputContractError: As `forward_features`.
         """
-        yield from resnet_maps(self, self, check_volumes(x, self.in_channels, 1))
+        if x.ndim != 5 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise InputContractError(
+                f"the input has the shape {tuple(x.shape)}: volumes (N, {self.in_channels}, D, H, W) are expected. "
+                "Of one volume (C, D, H, W) x[None] is a batch; in_channels= adapts the network to other channels"
+            )
+        yield from resnet_maps(self, self, x)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last map after its ReLU, `(N, 4096, D/32, H/32, W/32)`, sides rounded up.
