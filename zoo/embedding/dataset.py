@@ -67,7 +67,7 @@ class FeatureFolder:
         return log_of(self.out, self.share.rank)
 
     def left(self, cases: Cases, unit: Sequence[int], *, retry_failed: bool) -> list[int]:
-        """Return those of some cases that have no rows yet, nor, unless it is to be tried again, a reason for that."""
+        """Return those of some cases that are left to do: those without rows; of those that failed, only on request."""
         return [i for i in unit if cases.ids[i] not in self.done and (retry_failed or not self._why(cases.ids[i]))]
 
     def _why(self, id: str) -> str:

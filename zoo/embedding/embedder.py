@@ -168,9 +168,9 @@ class Embedder:
         return as_json
 
     def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
-        """Divide cases into those that go through the network together, one batch or a few of it.
+        """Divide cases into units, each of which goes through the network together: a batch, or a few volumes in parts.
 
-        They follow from the cases alone. So whoever computes them, and whatever was done before, a case has the same
+        Units follow from the cases alone. So whoever computes them, and whatever was done before, a case has the same
         neighbours and the same features, to the last bit on the same machine.
         """
         import torch

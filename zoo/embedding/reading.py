@@ -47,7 +47,7 @@ class Read(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Cases that go through the network together, whatever else there is, so that their features are the same."""
+    """Cases that go through the network together in every run, so that their features are always the same."""
 
     cases: tuple[Read, ...]
     groups: tuple[Parts, ...]

@@ -3,6 +3,8 @@
 The authors' norm never reads the statistics that it stores: in eval mode, too, it takes those of the batch, so that
 the features of a volume depend on the others in it. Here it takes those of each volume alone, which is the authors'
 function for a batch of one.
+
+The file is long because two networks are made of the same blocks, which no other family has.
 """
 
 from __future__ import annotations
