@@ -11,6 +11,7 @@ sides take turns; the medians count.
 
 Which split of two cores is best: `--only films --threads 1 2 --workers 0 1`.
 """
+# The file is long because the three parts share their synthetic images and weights.
 
 from __future__ import annotations
 

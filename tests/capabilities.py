@@ -1,4 +1,4 @@
-"""What each network of the registry can do beyond `forward`, and why it cannot where it cannot.
+"""What each network of the registry can do beyond `forward`, and the reason where it cannot.
 
 `test_vocabulary` holds every cell; `scripts/capabilities_table.py` writes the table into CONTRIBUTING.md.
 """

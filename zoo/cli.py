@@ -1,4 +1,6 @@
-"""Defines the `zoo` command: its options and exit codes 0 (done), 1 (failed), 2 (wrong use). Errors go to stderr.
+"""Defines the `zoo` command: its options and its exit codes. Errors go to stderr.
+
+Codes are 0 (done), 1 (failed), 2 (wrong use), 75 (stopped; the same command goes on), 130 and 143 (ended by a signal).
 
 The file is long because every command declares its options here and prints its result; the rooms below do the work.
 """
@@ -324,7 +326,9 @@ def embed_command(
         Path | None, typer.Option("--out", "-o", help="Folder, which a stopped run goes on with; or .npz or .csv.")
     ] = None,
     table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
-    path_column: Annotated[str | None, typer.Option(help="Its column of paths; default path.")] = None,
+    path_column: Annotated[
+        str | None, typer.Option(help="Its column of paths; default path, image_path or file.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")] = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
@@ -356,8 +360,8 @@ def embed_command(
     from zoo.embedding import Embedder, keep_freed_memory
 
     keep_freed_memory()
-    is_ray = engine != "local" or ray_address is not None
-    embedding.check_arguments(out, is_trial=dry_run, half=half, retry_failed=retry_failed, engine=is_ray)
+    for_folders = {"half": half, "retry_failed": retry_failed, "engine": engine != "local", "ray_address": ray_address}
+    embedding.check_arguments(out, is_trial=dry_run, **for_folders)
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "layer": layer, "tokens": tokens}
     embedder = Embedder(name, checkpoint=checkpoint, device=device, cache_dir=cache_dir, progress=True, **options)
     cases = embedding.find(embedder, paths or [], table, path_column=path_column, root=root)

@@ -1,4 +1,7 @@
-"""Files of features, `.npz`, `.csv` or Parquet: their rows, what each is of, and what they were computed with."""
+"""Files of features, `.npz`, `.csv` or Parquet: their rows, what each is of, and what they were computed with.
+
+The file is long because each format is written and read here: the two change together.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar in a terminal, elsewhere a line a minute; `run.log` in OUT always gets the lines."""
+"""Progress of a run: a bar in a terminal, elsewhere a line a minute; inside `recording` a file gets the lines too."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def follow(
         what: What they are, for the bar.
         total: Number of items, with those that were done before.
         done: Number of those that were done before.
-        line: From the number of items done to the line of a minute; default that number.
-        count: How many an item counts for; default 1.
-        is_shown: Whether this process shows it: of several the first one. The others only record their lines.
+        line: Makes the line that is said each minute of the number done; default that number.
+        count: Returns how many an item counts as; default 1.
+        is_shown: Whether this process shows it, as the first of several does; the others only record their lines.
     """
     in_terminal = is_shown and sys.stderr.isatty()
     _Told.at = _Told.at or time.monotonic()

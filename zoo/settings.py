@@ -1,4 +1,7 @@
-"""Reads every environment variable that the zoo uses; no other module reads one."""
+"""Reads what this process was given: every environment variable that the zoo uses, and its processors.
+
+No other module reads such a variable.
+"""
 
 from __future__ import annotations
 
@@ -133,3 +136,8 @@ def slurm_array() -> tuple[int, int, int, int]:
 def local_rank() -> int:
     """Number of this process on its machine, as torchrun sets it; 0 without it."""
     return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def processors() -> int:
+    """Number of processors that this process may use; more processes than that only slow each other down."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

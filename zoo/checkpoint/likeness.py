@@ -55,7 +55,7 @@ def digest_of_known_size(stored: StoredState) -> str | None:
 
 
 def doubt(entry: Entry, stored: StoredState, state: State, said: str) -> str:
-    """Return a sentence on the networks that a file could be as well by its names and shapes; empty where none is.
+    """Return a sentence on other networks whose names and shapes a file has too; empty where there are none.
 
     Args:
         entry: The model that it fills.
@@ -73,7 +73,7 @@ def doubt(entry: Entry, stored: StoredState, state: State, said: str) -> str:
 def _record_elsewhere(
     entry: Entry, stored: StoredState, cache_dir: str | Path | None, sha256: str | None
 ) -> WeightsFile | None:
-    """The record of another family that has the digest of a file; None where none has, or one of this family has it."""
+    """The record of another family that has the digest of a file; None if this family has one with it, or no family."""
     if stored.files != (stored.path,):
         return None
     size = stored.path.stat().st_size

@@ -1,7 +1,7 @@
 """The mode in which constructors make a network's names and shapes and compute no values.
 
-It does what `with torch.device("meta")` does, and passes over what constructors do to values that meta tensors do not
-have: together two thirds of the time of a build. It holds for the thread that enters it.
+It does what `with torch.device("meta")` does, and skips what constructors do to values, which meta tensors do not
+have. It holds for the thread that enters it.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _MAKERS = (
     *("as_tensor", "asarray", "empty", "empty_strided", "eye", "full", "ones", "rand", "randint", "randn", "randperm"),
     *("scalar_tensor", "tensor", "zeros"),
 )
-"""Not `arange` and `linspace`: these are few numbers, and constructors read them, as the rates of dropped paths."""
+"""Not `arange` and `linspace`: they make few numbers, which constructors read, as the rates of dropped paths."""
 _FILLERS = ("normal_", "uniform_", "fill_", "zero_", "mul_", "add_", "clamp_", "erfinv_")
 _INITIALISERS = ("kaiming_uniform_", "kaiming_normal_", "uniform_", "normal_", "constant_")
 _TABLE = 1 << 16
-"""Numbers from which on a difference is not computed. A Swin transformer makes such tables, which its file has."""
+"""Numbers from which on a difference is not computed: Swin transformers make such tables, which their files hold."""
 
 
 def without_values() -> AbstractContextManager[object]:

@@ -73,8 +73,13 @@ def trial(embedder: Embedder, cases: Cases, workers: int | None) -> Iterator[str
     yield from refused.splitlines() if tried.refused else [f"none of the {tried.read} would be refused"]
 
 
-def check_arguments(out: Path | None, *, is_trial: bool, **for_folders: bool) -> None:
+def check_arguments(out: Path | None, *, is_trial: bool, **for_folders: bool | str | None) -> None:
     """Refuse what has no meaning, before a network is loaded.
+
+    Args:
+        out: What OUT names, if anything.
+        is_trial: Whether nothing is to be written.
+        **for_folders: Options that only a folder takes, by name: whether each was given, or its value.
 
     Raises:
         OptionError: There is no OUT, or it is a file that cannot be written or cannot be what was asked for.

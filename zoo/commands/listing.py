@@ -92,7 +92,7 @@ def filters_for(modality: str | None, task: str | None, available: bool, commerc
         commercial: Only what the licences of code, weights and training data all allow commercial use of.
 
     Raises:
-        OptionError: A word is none that models are described by.
+        OptionError: No model is described by such a word.
     """
     for option, word, words in (("--modality", modality, MODALITIES), ("--task", task, TASKS)):
         if word is not None and word not in words:

@@ -27,8 +27,8 @@ class Cases:
     """The cases of a cohort, by column: what a process that embeds a share of them is given."""
 
     ids: Sequence[str]
-    """What each is called, no two alike: the cell of the table's column of ids, else the path as it was given, of a
-    lesion with its point."""
+    """What each is called, no two alike: its cell in the table's column of ids, else its path as it was given, and
+    with it the point of a lesion."""
     paths: Sequence[str]
     """What is opened, a file or the folder of a DICOM series."""
     carried: Mapping[str, Sequence[Any]]
@@ -59,7 +59,7 @@ def find_cases(paths: Sequence[str | Path], *, volumes: bool, lesions: bool = Fa
 
     Args:
         paths: Files, and folders for all images in them, see `zoo.images.find_images`; or tables of lesions, whose
-            paths are those from the working directory, see `zoo.embedding.lesions`.
+            relative paths lead from the working directory, see `zoo.embedding.lesions`.
         volumes: Whether volumes are looked for, not films.
         lesions: Whether the network looks at one lesion.
 
@@ -90,7 +90,7 @@ def read_list(
 
     Args:
         table: `.csv`, `.tsv` or `.parquet`. For volumes a path may be a folder that has DICOM directly in it. All
-            columns but those of paths and ids are carried; of text files nothing but text is made.
+            columns but those of paths and ids are carried; cells of text files stay text.
         volumes: Whether cases are volumes, not films.
         lesions: Whether the network looks at one lesion: `coordX`, `coordY` and `coordZ` are its seed point in LPS mm.
         path_column: Column of paths; None for the first of `PATH_COLUMNS` that is there, of lesions `image_path`.
@@ -146,7 +146,8 @@ def _id_column(table: Path, names: Sequence[str], asked: str) -> str | None:
     if asked == "id":
         return None
     raise OptionError(
-        f"{printable(table)} has no column {printable(repr(asked))} with the ids; its columns are {_quoted(names)}"
+        f"{printable(table)} has no column {printable(repr(asked))} with the ids; its columns are {_quoted(names)}: "
+        "name one of them by id_column="
     )
 
 
@@ -183,7 +184,7 @@ def _texts(table: Table, column: str, cells: Sequence[Any], what: str) -> list[s
     if blank := [table.at(row) for row, text in enumerate(texts) if not text.strip()]:
         raise OptionError(
             f"{printable(table.path)} has {len(blank)} rows without {what} in column {printable(repr(column))}: "
-            f"{first_names(blank, NAMED)}"
+            f"{first_names(blank, NAMED)}. Fill them in, or drop these rows"
         )
     return texts
 

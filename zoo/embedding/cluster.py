@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo.embedding.reading import processors, workers_for
+from zoo.embedding.reading import workers_for
 from zoo.errors import OptionError, ZooError
 from zoo.messages import install_hint, printable, reason_of
-from zoo.settings import ray_address
+from zoo.settings import processors, ray_address
 from zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def told(ray: ModuleType) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many actors there are, and what each has."""
+    """The number of actors, and what each has."""
 
     size: int
     cpus: int
@@ -144,7 +144,7 @@ def pool_of(ray: ModuleType, device: str) -> Pool:
         share = min(cpu // gpu for cpu, gpu in having if gpu)
         return Pool(gpus, share, 1, workers_for(None, max(1, share)))
     if device == "cuda":
-        raise OptionError("device='cuda': the Ray cluster has no GPU")
+        raise OptionError("device='cuda': the Ray cluster has no GPU; 'auto' or 'cpu' takes its CPUs")
     cpus = [cpu for cpu, _ in having if cpu]
     if not cpus:
         raise OptionError("the Ray cluster has neither a CPU nor a GPU: it gives work to none of its machines")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.embedding.cases import Cases, find_cases
 from zoo.embedding.dataset import FeatureFolder, describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
-from zoo.embedding.reading import workers_for
+from zoo.embedding.reading import Units, workers_for
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
 from zoo.features import Features
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 Engine = Literal["local", "ray"]
 ENGINES = ("local", "ray")
-Units = Sequence[Sequence[int]]
 
 
 def embed(
@@ -81,7 +80,10 @@ def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, prog
     """
     _check_workers(workers)
     if (share := this_share()).world > 1:
-        raise OptionError(f"this is one of {share.world} processes: they share a folder, not a file or memory")
+        raise OptionError(
+            f"this is one of {share.world} processes, each of which would embed all images: give a folder, which they "
+            "share, or start one process"
+        )
     units = embedder.units(range(len(cases)))
     readers = workers_for(len(units)) if workers is None else workers
     results = _shown(embedder.embed_units(cases, units, workers=readers), units, is_shown=progress)

@@ -19,6 +19,7 @@ from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
 from zoo.embedding.failures import load_failures, write_failures
 from zoo.embedding.parts import ids_in, is_utf8, next_part, write_part
+from zoo.embedding.reading import Units
 from zoo.embedding.reserving import log_of, reserved
 from zoo.embedding.shares import ALONE, Share
 from zoo.errors import InputContractError, OptionError
@@ -66,7 +67,7 @@ class FeatureFolder:
         return log_of(self.out, self.share.rank)
 
     def left(self, cases: Cases, unit: Sequence[int], *, retry_failed: bool) -> list[int]:
-        """Return those of some cases that have no rows yet, nor, unless it is to be tried again, a reason for that."""
+        """Return those of some cases that are left to do: those without rows; of those that failed, only on request."""
         return [i for i in unit if cases.ids[i] not in self.done and (retry_failed or not self._why(cases.ids[i]))]
 
     def _why(self, id: str) -> str:
@@ -76,16 +77,16 @@ class FeatureFolder:
         cell = csv_cell(id)
         return self.failed.get(cell) or self.others.get(cell, "")
 
-    def state(self, cases: Cases, units: Sequence[Sequence[int]]) -> str:
+    def state(self, cases: Cases, units: Units) -> str:
         """How many of some cases are done, in words."""
         done, failed, total = self.count(cases, units), len(self.reasons(cases, units)), sum(map(len, units))
         return f"{done} of {total} images have features in {self.out}" + (f", {failed} failed" if failed else "")
 
-    def count(self, cases: Cases, units: Sequence[Sequence[int]]) -> int:
+    def count(self, cases: Cases, units: Units) -> int:
         """How many of some cases have rows on disk."""
         return sum(cases.ids[i] in self.done for unit in units for i in unit)
 
-    def reasons(self, cases: Cases, units: Sequence[Sequence[int]]) -> dict[str, str]:
+    def reasons(self, cases: Cases, units: Units) -> dict[str, str]:
         """Return those of some cases that failed, and why."""
         ids = (cases.ids[i] for unit in units for i in unit)
         return {id: why for id in ids if id not in self.done and (why := self._why(id))}
@@ -114,7 +115,8 @@ class FeatureFolder:
             return Embedded(found.case, None, problem)
         largest = float(np.abs(found.features).max(initial=0))
         if self.facts["type"] == "float16" and largest > float(np.finfo(np.float16).max):
-            return Embedded(found.case, None, f"its features reach {largest:.6g}, more than float16 holds: see --half")
+            problem = f"its features reach {largest:.6g}, more than float16 holds: embed without --half"
+            return Embedded(found.case, None, problem)
         return found
 
     def flush(self) -> None:
@@ -243,5 +245,8 @@ def read_facts(out: Path) -> dict[str, Any]:
             "back from a copy, or give another folder"
         ) from error
     if not isinstance(facts, dict) or facts.get("schema") != 1:
-        raise InputContractError(f"{out / FACTS} is not as this version of the zoo writes it")
+        raise InputContractError(
+            f"{out / FACTS} is not as this version of the zoo writes it: go on with the version that wrote it, or give "
+            "another folder"
+        )
     return facts

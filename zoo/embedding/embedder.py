@@ -1,4 +1,7 @@
-"""Turns images into features with a network and its own transform: the callable that every engine runs."""
+"""Turns images into features with a network and its own transform: the callable that every engine runs.
+
+The file is long because one small object is sent to other processes: what it reads, computes and answers stands here.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from zoo.arguments import check_device
 from zoo.checkpoint import load_report
 from zoo.embedding.cases import Cases
-from zoo.embedding.reading import Unit, read_units
+from zoo.embedding.reading import Unit, Units, read_units
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
@@ -68,10 +71,11 @@ class Embedder:
             None for the network's own features.
         tokens: Whether to keep maps as they are, not their means: a row is then a map `(C, *cells)` of each image, or
             of each part of it.
+        progress: Whether to show how far a download of weights is.
 
     Raises:
         OptionError: The model has no pooled features, or a value is out of its range.
-        UnknownModelError: No such model or tag; what else `load_model` raises, on the first call.
+        UnknownModelError: No such model or tag. The first call raises what else `load_model` does.
     """
 
     def __init__(
@@ -164,9 +168,9 @@ class Embedder:
         return as_json
 
     def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
-        """Divide cases into those that go through the network together, one batch or a few of it.
+        """Divide cases into units, each of which goes through the network together: a batch, or a few volumes in parts.
 
-        They follow from the cases alone. So whoever computes them, and whatever was done before, a case has the same
+        Units follow from the cases alone. So whoever computes them, and whatever was done before, a case has the same
         neighbours and the same features, to the last bit on the same machine.
         """
         import torch
@@ -186,7 +190,7 @@ class Embedder:
         for read in unit.cases:
             own, first = rows[first : first + read.parts], first + read.parts
             found.append(
-                self._embedded(read.case, own, read.is_one) if own else Embedded(*read[:1], None, read.problem)
+                self._embedded(read.case, own, read.is_one) if own else Embedded(read.case, None, read.problem)
             )
         return found
 
@@ -200,7 +204,7 @@ class Embedder:
         for found in self.embed_units(cases, self.units(range(len(cases))), workers=workers):
             yield from found
 
-    def embed_units(self, cases: Cases, units: Sequence[Sequence[int]], *, workers: int) -> Iterator[list[Embedded]]:
+    def embed_units(self, cases: Cases, units: Units, *, workers: int) -> Iterator[list[Embedded]]:
         """Yield what becomes of the cases of each unit, see `units`."""
         import torch
 
@@ -224,7 +228,10 @@ class Embedder:
 
         for needed in ("path", "point") if self.of_lesions else ("path",):
             if needed not in batch:
-                raise OptionError(f"a batch with the columns {', '.join(batch)} has no {needed!r}")
+                raise OptionError(
+                    f"a batch with the columns {', '.join(batch)} has no {needed!r}: name the column so, which has "
+                    f"{'the path' if needed == 'path' else 'the seed point (x, y, z) in LPS mm'} of each case"
+                )
         paths = [str(path) for path in batch["path"]]
         points = [(float(x), float(y), float(z)) for x, y, z in batch["point"]] if self.of_lesions else None
         found = list(self.stream(Cases(paths, paths, {}, points)))
@@ -251,7 +258,7 @@ class Embedder:
         return torch.autocast(next(self.network.parameters()).device.type, dtype)
 
     def _rows(self, group: Parts) -> list[Tensor]:
-        """The features of each part, float64 on the CPU, times what the part counts."""
+        """The features of each part, float64 on the CPU, multiplied by the weight of the part."""
         import torch
 
         device, size = next(self.network.parameters()).device, 1 if group.alone else self.batch_size
@@ -267,7 +274,7 @@ class Embedder:
         return list(found)
 
     def _features(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
-        """Features `(n, D)` of some parts; where cells of their maps have weights, what is added up."""
+        """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map."""
         network: Any = self.network
         if self.layer is None and not self.tokens and cells is None:
             rows: Tensor = network(*inputs)

@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
     _set({_MMAP_MAX: 0, _TRIM_THRESHOLD: _MOST})
 
 
-def keep_films(_: int = 0) -> None:
+def keep_films() -> None:
     """Do the same in a process that reads, for the arrays of films."""
     _set({_MMAP_MAX: _MAPPINGS, _MMAP_THRESHOLD: _LARGEST_OF_LOADERS, _TRIM_THRESHOLD: 8 * _LARGEST_OF_LOADERS})
 

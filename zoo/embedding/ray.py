@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from zoo.embedding.cases import Cases
 from zoo.embedding.cluster import WAY_ON, Pool, connected, import_ray, pool_of, told
 from zoo.embedding.embedder import Embedded, Embedder
 from zoo.embedding.memory import keep_freed_memory
+from zoo.embedding.reading import Units
 from zoo.errors import ZooError
 from zoo.features import import_pyarrow
 from zoo.messages import problem_of
@@ -22,8 +23,6 @@ from zoo.settings import defaults, those_set
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-Units = Sequence[Sequence[int]]
 
 _UNITS_AT_ONCE = 64
 """Units that an actor is given together, at most: its reading processes start anew for each such stretch."""

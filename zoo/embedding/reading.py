@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from zoo.embedding.memory import keep_films
 from zoo.entry import Parts
 from zoo.messages import problem_of, reason_of
+from zoo.settings import processors
 from zoo.signals import handling
 from zoo.stopping import deferring, leave_to_parent
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from zoo.embedding.cases import Cases
 
 log = logging.getLogger("zoo")
+
+Units: TypeAlias = Sequence[Sequence[int]]
+"""For each unit, the positions of its cases in the list of cases."""
 
 _DEATHS = (RuntimeError, OSError, EOFError)
 """What torch raises for a process that died; the last two where a tensor that it has sent is not fetched yet."""
@@ -44,7 +47,7 @@ class Read(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Cases that go through the network together, whatever else there is, so that their features are the same."""
+    """Cases that go through the network together in every run, so that their features are always the same."""
 
     cases: tuple[Read, ...]
     groups: tuple[Parts, ...]
@@ -52,7 +55,7 @@ class Unit(NamedTuple):
 
 
 def read_units(
-    cases: Cases, units: Sequence[Sequence[int]], reader: Callable[[Any], Parts], workers: int, *, pinned: bool = False
+    cases: Cases, units: Units, reader: Callable[[Any], Parts], workers: int, *, pinned: bool = False
 ) -> Iterator[Unit]:
     """Yield the units in their order; a case that cannot be read costs itself alone.
 
@@ -109,13 +112,13 @@ def _note(*_: object) -> None:
     """Do nothing yet at the death of a process."""
 
 
-def processors() -> int:
-    """Number of processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def workers_for(units: int | None, among: int | None = None) -> int:
-    """Processes that read: one less than the processors, default those of this process, but no more than units."""
+    """Number of processes that read: one less than there are processors, at most 8, and no more than units.
+
+    Args:
+        units: Units to read; None where their number is not known.
+        among: Processors; None for those that this process may use.
+    """
     found = min(max(1, (among or processors()) - 1), _MOST_WORKERS)
     return found if units is None else min(found, units)
 
@@ -153,7 +156,7 @@ class _Units:
     """A data set for loader processes, whose items are units."""
 
     cases: Cases
-    units: Sequence[Sequence[int]]
+    units: Units
     reader: Callable[[Any], Parts]
 
     def __len__(self) -> int:

@@ -29,8 +29,8 @@ def this_share() -> Share:
     """Return the share of this process; each task of a SLURM array may run torchrun.
 
     Raises:
-        OptionError: The array has gaps, as `--array=1,5` has: which share a task has would depend on its number. Or
-            RANK is none of WORLD_SIZE.
+        OptionError: The array has gaps, as `--array=1,5` has, so that the number of a task does not tell its share; or
+            RANK is not below WORLD_SIZE.
     """
     rank, world = torchrun_rank()
     if not 0 <= rank < world:

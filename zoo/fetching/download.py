@@ -1,4 +1,7 @@
-"""Fetches a record's file from its sources, and verifies what is in the cache."""
+"""Fetches a record's file from its sources, and verifies what is in the cache.
+
+The file is long because a fetched file and one that was there before are proved by the same steps, which stand here.
+"""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def affine_in(header: Nifti1Header, source: str) -> tuple[NDArray[Any], int]:
     """Return the matrix to go by of a NIfTI's header, and the code of the space it leads to; see `Volume`.
 
     Raises:
-        InputContractError: There is none, it has no meaning, or two mirror each other.
+        InputContractError: There is no matrix, it has no meaning, or two mirror each other.
     """
     import numpy as np
     from nibabel.spatialimages import HeaderDataError

@@ -82,7 +82,7 @@ def _counted(paths: Iterable[Path]) -> str:
 
 
 def _kind(path: Path) -> str:
-    """The suffix by which a file is an image of some kind; empty where it is none by its name."""
+    """The suffix that marks a file as an image of some kind; empty where its name does not."""
     name = path.name.lower()
     return next((suffix for suffix in (".nii.gz", *PICTURES, *VOLUMES, *_NEITHER) if name.endswith(suffix)), "")
 

@@ -26,7 +26,7 @@ def check_volumes(x: Tensor, channels: int, step: int) -> Tensor:
     sides = tuple(x.shape[2:])
     if wrong := [f"axis {name} has {side}" for name, side in zip("DHW", sides, strict=True) if not side or side % step]:
         raise InputContractError(
-            f"the volumes have {' x '.join(map(str, sides))} voxels; multiples of {step} are expected, and "
+            f"the volumes have {times(sides)} voxels; multiples of {step} are expected, and "
             f"{', '.join(wrong)}. Pad them, or slide a window over them (zoo.networks.windows)"
         )
     return x
@@ -53,6 +53,11 @@ def check_axes(x: Tensor, channels: int, space: str = "D, H, W") -> None:
             f"the volumes {tuple(x.shape)} have {x.shape[1]} channel(s), the network takes {channels}: choose the "
             f"channels, or load the network with in_channels={x.shape[1]}, which adapts its first convolution"
         )
+
+
+def times(sides: Iterable[int]) -> str:
+    """Return sides as messages name them: `96 x 96 x 32`."""
+    return " x ".join(map(str, sides))
 
 
 def check_fixed(sides: Iterable[int], reason: str) -> None:

@@ -10,7 +10,7 @@ from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor, nn
 
 from zoo.errors import InputContractError, OptionError
-from zoo.networks.sizes import check_volumes, check_whole
+from zoo.networks.sizes import check_volumes, check_whole, times
 from zoo.networks.swin import (
     checkpoint_blocks,
     norm_channels,
@@ -101,7 +101,7 @@ class SwinEncoder(Vocabulary, SwinTransformer):
         check_volumes(x, self.in_channels, 1)
         if min(x.shape[2:]) < SWIN_STEP:
             raise InputContractError(
-                f"the volumes have {' x '.join(map(str, x.shape[2:]))} voxels; at least {SWIN_STEP} on each axis are "
+                f"the volumes have {times(x.shape[2:])} voxels; at least {SWIN_STEP} on each axis are "
                 "expected. Pad them"
             )
 
@@ -179,8 +179,8 @@ def swin_encoder(
 def _add_convolutions(network: SwinEncoder, in_channels: int, width: int) -> None:
     """Give an encoder the convolutions of the U-Net that VoCo's own embedding is the mean of."""
     names = ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10")
-    for name, times in zip(names, _CONVOLVED, strict=True):
-        taken = in_channels if name == "encoder1" else times * width
-        block = UnetrBasicBlock(3, taken, times * width, kernel_size=3, stride=1, norm_name="instance", res_block=True)
+    for name, factor in zip(names, _CONVOLVED, strict=True):
+        taken = in_channels if name == "encoder1" else factor * width
+        block = UnetrBasicBlock(3, taken, factor * width, kernel_size=3, stride=1, norm_name="instance", res_block=True)
         setattr(network, name, block)
     network.num_features = sum(_CONVOLVED) * width

@@ -1,4 +1,4 @@
-"""timm's vocabulary for networks of other libraries: their stages, their head, checkpointing of activations.
+"""timm's vocabulary for networks of other libraries: stages, head, and activations that are computed again.
 
 One class has it, so that every network takes the same arguments and means the same by them. A network says what its
 stages are, what follows them, and how its head is made.
@@ -128,7 +128,7 @@ class Vocabulary(nn.Module):
             global_pool: timm's word for how features are pooled, or None. It cannot be changed here.
 
         Raises:
-            OptionError: The number or the word is none that the network can have.
+            OptionError: The network cannot have so many outputs, or cannot pool so.
         """
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
             raise OptionError(f"num_classes={num_classes!r}: expected a whole number, 0 for no head")

@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import inspect
 import logging
-import os
 import signal
 import sys
 import typing
@@ -20,6 +19,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.errors import OptionError
 from zoo.messages import escaped
+from zoo.settings import processors
 from zoo.signals import Ended, ended_by_signals
 from zoo.training.failures import in_one_line
 
@@ -182,7 +182,7 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
         options["default"] = argparse.SUPPRESS  # for a required flag, so that the help names no default
         if not required:
             published: Any = f.default
-            options["default"] = min(published, _processors()) if f.name == "workers" else published
+            options["default"] = min(published, processors()) if f.name == "workers" else published
         if types[f.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -220,11 +220,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default == "" else super()._get_help_string(action)
-
-
-def _processors() -> int:
-    """Number of processors that this process may use; more loader processes than that only slow each other down."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_command(main: Callable[[], object]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
 from zoo.images import AIR, Volume
+from zoo.transforms.sampling import sample_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +35,6 @@ _FLAT = 10.0  # HU that anything measured spreads over, by noise alone
 _CUT_LOW, _CUT_HIGH = 0.05, 0.002  # shares of values at the ends of a window, in air and in bone
 _DEEP = -1500.0  # no noise of air reaches it
 _TWICE = "as if the rescale intercept had been added twice"
-_MOST_SAMPLED = 1_000_000
 
 _WAY = (
     "HU are expected, where air is -1000 and water 0. Apply the rescale slope and intercept of the DICOM header, and "
@@ -80,7 +80,7 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
     """
     import numpy as np
 
-    sample = _sample(volume.values)
+    sample = sample_of(volume.values)
     kept = sample[sample >= _PADDING]
     least = float(volume.values.min())
     if least < _PADDING:
@@ -119,7 +119,7 @@ def check_hounsfield(volume: Volume, window: tuple[float, float] | None) -> list
 
 def looks_like_ct(volume: Volume) -> bool:
     """Whether a volume holds what in nature only a CT in HU does: much near -1000, much near 0, little elsewhere."""
-    sample = _sample(volume.values)
+    sample = sample_of(volume.values)
     kept = sample[sample >= _PADDING]
     if not len(kept) or kept.min() > _AIR[1] or _problem(sample, kept) or _between(kept) > 2:
         return False
@@ -132,7 +132,7 @@ def is_like_ct(volume: Volume) -> str:
     Empty where it is in neither: values as they are stored have air near 0 and soft tissue near 1024, those of a window
     are cut off at both ends, inside air and inside bone.
     """
-    sample = _sample(volume.values)
+    sample = sample_of(volume.values)
     kept = sample[sample >= _PADDING]
     if len(kept) and _stored_values(kept) and _share(kept, -900.0, -30.0) < 0.02 < _share(kept, -30.0, 300.0):
         return "much near 0 and near 1024 and little between, as a CT before its rescale"
@@ -141,12 +141,6 @@ def is_like_ct(volume: Volume) -> str:
     if low > _CUT_LOW and high > _CUT_HIGH:
         return f"{low:.0%} of them {least:g} and {high:.1%} of them {most:g}, cut off at both ends as a windowed CT"
     return ""
-
-
-def _sample(values: NDArray[Any]) -> NDArray[Any]:
-    """Return at most a million values at even steps; the step is odd, so that it does not follow one column."""
-    flat = values.reshape(-1)
-    return flat[:: max(1, flat.size // _MOST_SAMPLED) | 1]
 
 
 def _share(values: NDArray[Any], low: float, high: float) -> float:

@@ -8,6 +8,7 @@ from zoo.errors import InputContractError
 from zoo.images import AIR, Volume
 from zoo.transforms.hounsfield import looks_like_ct
 from zoo.transforms.kinds import check_labels, refuse_mask
+from zoo.transforms.sampling import sample_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 INTENSITIES = "intensities of any scale"
 """Units of volumes of any modality, as `Preprocessing.units` names them: values compare within one volume alone."""
 
-_MOST_SAMPLED = 1_000_000
 _NEARLY_ALL = (0.1, 99.9)  # percentiles
 _SQUEEZED = 0.1  # of the whole range, in which nearly all values then lie
 _PADDED = -1500.0  # HU that no noise of air reaches: what is below was written where nothing was measured
@@ -36,7 +36,7 @@ def check_intensities(volume: Volume) -> list[str]:
     refuse_mask(values, volume.source)
     odd = check_labels(volume)
     least, most = float(values.min()), float(values.max())
-    sample = values.reshape(-1)[:: max(1, values.size // _MOST_SAMPLED) | 1]
+    sample = sample_of(values)
     low, high = np.percentile(sample, _NEARLY_ALL)
     if least < _PADDED and looks_like_ct(volume):
         odd.append(

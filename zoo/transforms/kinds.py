@@ -11,6 +11,7 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import Volume
 from zoo.messages import printable
+from zoo.transforms.sampling import sample_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def check_labels(volume: Volume) -> list[str]:
     import numpy as np
 
     values = volume.values
-    sample = values.reshape(-1)[:: max(1, values.size // _MOST_SAMPLED) | 1]
+    sample = sample_of(values, _MOST_SAMPLED)
     found, counts = np.unique(sample, return_counts=True)
     are_whole = bool((found == np.rint(found)).all())
     background = float(found[counts.argmax()])

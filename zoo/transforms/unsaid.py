@@ -1,7 +1,7 @@
-"""Says where a volume whose file does not state its modality may be a CT, though MRI is due.
+"""Warns where a volume whose file does not state its modality, as NIfTI never does, may be a CT though MRI is due.
 
-A CT in HU is refused, see `hounsfield.looks_like_ct`. Here are those that are not in HU any more, which MRI may be as
-well: they are taken with a word. NIfTI never states a modality.
+A CT in HU is refused, see `hounsfield.looks_like_ct`. One that is not in HU any more could be an MRI by its values: it
+is taken, with a warning.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from zoo.entry import Preprocessing
 from zoo.images import Volume
 from zoo.transforms.hounsfield import CT, is_like_ct
+from zoo.transforms.sampling import sample_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MOST_SAMPLED = 1_000_000
 _BINS = 128
 _ENDS = (0.1, 99.9)  # percentiles: a few voxels of metal, or of a vessel in MRI, are far from all others
 _BACKGROUND = 1 / 3  # of the range, in which the air of a CT lies, however it was scaled
@@ -37,15 +37,15 @@ def doubt_modality(volume: Volume, contract: Preprocessing) -> list[str]:
     """Say where values may be those of a CT that is not in HU, or where they do not tell it from MRI.
 
     Args:
-        volume: Of values that are not finite nothing is said: they are refused.
+        volume: Nothing is said of one with values that are not finite, which is refused elsewhere.
         contract: Of a network that knows another modality than CT.
 
     Returns:
-        A sentence to be logged, or none: where the file says what it is, or where values are as only MRI has them.
+        The sentences to log, at most one. Empty where the file says what it is, or where only MRI has such values.
     """
     import numpy as np
 
-    sample = _sample(volume.values)
+    sample = sample_of(volume.values)
     if volume.modality or contract.modality == CT or not np.isfinite(sample).all():
         return []
     expected = f"{contract.channels[0]} is expected"
@@ -92,8 +92,3 @@ def _own_scale(sample: NDArray[Any]) -> str:
     if _FEW < len(found) <= _LEVELS + 1 and found[-1] - found[0] <= (_LEVELS + 0.5) * np.diff(found).min():
         return f"from {least:g} to {most:g} in 8 bits"
     return ""
-
-
-def _sample(values: NDArray[Any]) -> NDArray[Any]:
-    flat = values.reshape(-1)
-    return flat[:: max(1, flat.size // _MOST_SAMPLED) | 1]

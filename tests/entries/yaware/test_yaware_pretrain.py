@@ -290,7 +290,7 @@ DEFAULTS = {
 @pytest.mark.parametrize("flag", DEFAULTS)
 def test_the_defaults_are_the_published_run(flag, monkeypatch):
     """Each flag by itself, as the command line gives it on a machine with processors enough."""
-    monkeypatch.setattr("zoo.training.args._processors", lambda: 64)
+    monkeypatch.setattr("zoo.training.args.processors", lambda: 64)
     args = parse_args(Args, ["--data", "d", "--table", "t", "--out", "o"])
     assert getattr(args, flag) == DEFAULTS[flag]
 

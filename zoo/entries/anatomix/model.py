@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
-from zoo.networks.sizes import check_axes, check_whole
+from zoo.networks.sizes import check_axes, check_whole, times
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe
 
 NORM_LAYERS = ("batch", "instance")
@@ -177,8 +177,8 @@ class AnatomixUNet(Vocabulary):
         if any(side % step or side < 2 * step for side in sides):
             following = tuple(max(2, -(-side // step)) * step for side in sides)
             raise InputContractError(
-                f"the volumes have {_times(sides)} voxels; multiples of {step}, at least {2 * step}, are expected, "
-                f"next {_times(following)}. Pad them to that with 0, which is their least value, and cut the output; "
+                f"the volumes have {times(sides)} voxels; multiples of {step}, at least {2 * step}, are expected, "
+                f"next {times(following)}. Pad them to that with 0, which is their least value, and cut the output; "
                 "or take windows of such sides, once the whole volume is scaled"
             )
 
@@ -212,7 +212,3 @@ def _check_words(**given: Any) -> None:
     for name, value in given.items():
         if value not in allowed[name]:
             raise OptionError(f"{name}={value!r}: expected {', '.join(map(repr, allowed[name]))}")
-
-
-def _times(sides: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sides))

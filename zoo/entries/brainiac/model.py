@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputContractError
 from zoo.networks.resnet import resnet_info, resnet_maps
-from zoo.networks.sizes import check_axes, check_volumes
+from zoo.networks.sizes import check_axes, check_volumes, times
 from zoo.networks.vit import ViTEncoder
 from zoo.networks.vit_names import PATCH
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
@@ -48,7 +48,7 @@ class BrainViT(ViTEncoder):
         sides = tuple(check_volumes(x, projection.in_channels, PATCH).shape[2:])
         if sides != (SIDE,) * 3:
             raise InputContractError(
-                f"the volumes have {' x '.join(map(str, sides))} voxels; {SIDE} x {SIDE} x {SIDE} are expected. "
+                f"the volumes have {times(sides)} voxels; {SIDE} x {SIDE} x {SIDE} are expected. "
                 "BrainIAC knows whole heads resized to this size, and its positions are tied to it: "
                 "zoo.load_transform('brainiac-vitb16') resizes a volume, a part of one or another size has no meaning"
             )

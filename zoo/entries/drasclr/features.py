@@ -152,5 +152,6 @@ def _files(out: Path) -> list[Path]:
 
 def _check_same(path: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     other = [name for name in _SAME if found.get(name) != facts[name]]
-    if other := other + [n for n in _SAME_IF_KNOWN if n in found and n in facts and found[n] != facts[n]]:
+    other += [name for name in _SAME_IF_KNOWN if name in found and name in facts and found[name] != facts[name]]
+    if other:
         raise OptionError(f"{path} has features of other {' and '.join(other)}: name another file or folder to write")

@@ -1,6 +1,8 @@
 """DrasCLR's encoder: a 3D convolutional network whose kernels depend on a patch's location in the lung.
 
 Layers, widths and names of tensors are those of batmanlab/DrasCLR, models/cnn3d.py.
+
+The file is long because what patches and locations must be is checked beside the network that takes them.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The authors' norm never reads the statistics that it stores: in eval mode, too, it takes those of the batch, so that
 the features of a volume depend on the others in it. Here it takes those of each volume alone, which is the authors'
 function for a batch of one.
+
+The file is long because two networks are made of the same blocks, which no other family has.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zoo.errors import InputContractError, OptionError
-from zoo.networks.sizes import check_axes
+from zoo.networks.sizes import check_axes, times
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
 STEP = 8
@@ -143,13 +145,13 @@ class ContractingPath(Vocabulary):
         following = [max(1, -(-side // STEP)) * STEP for side in sides]
         if list(sides) != following:
             raise InputContractError(
-                f"the volumes have {_times(sides)} voxels; multiples of {STEP} are expected, next {_times(following)}. "
+                f"the volumes have {times(sides)} voxels; multiples of {STEP} are expected, next {times(following)}. "
                 "Pad them to that with 0, which is air, or take cubes of 64 x 64 x 32, which the network was trained on"
             )
         of_batch = self.training or self.norm == "batch"
         if self.norm != "running" and prod(sides) * (x.shape[0] if of_batch else 1) == STEP**3:
             raise InputContractError(
-                f"a volume of {_times(sides)} voxels leaves one voxel at the last stage, which has no statistics: at "
+                f"a volume of {times(sides)} voxels leaves one voxel at the last stage, which has no statistics: at "
                 f"least {2 * STEP} voxels on one axis are expected"
             )
 
@@ -282,7 +284,3 @@ def _layers(before: int, between: int, after: int, norm: str) -> nn.Sequential:
 
 def _named(**modules: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(modules))
-
-
-def _times(sides: tuple[int, ...] | list[int]) -> str:
-    return " x ".join(map(str, sides))

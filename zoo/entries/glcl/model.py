@@ -1,7 +1,7 @@
 """GLCL's networks: a 2D U-Net for MRI slices, its encoder with the global head, its decoder with the local one.
 
 Layers, widths and names are those of krishnabits001/domain_specific_cl, models.py, which is TensorFlow 1; tensors have
-PyTorch's layout.
+PyTorch's layout. The file is long because three networks are made of the same two halves.
 """
 
 from __future__ import annotations

@@ -15,14 +15,14 @@ from nibabel.nifti1 import Nifti1Image
 from scipy.optimize import least_squares
 
 from zoo.entries.drasclr.ct.lung_masks import LUNGS
-from zoo.entries.drasclr.ct.mutual_information import refine, to_matrix, to_transform
+from zoo.entries.drasclr.ct.mutual_information import SAMPLED, refine, to_matrix, to_transform
 from zoo.entries.drasclr.ct.scan import Matrix, import_itk
 from zoo.images import to_itk, voxel_sizes
 
 LEVELS = ((4.0, 1), (2.0, 1), (2.0, 0))
 """Voxels in mm and smoothing in voxels, from coarse to fine; without any smoothing the optimiser stalls too early."""
-ITERATIONS, SAMPLES, SAMPLED = 100, 500_000, 0.5
-"""Most iterations of a level; voxels of the atlas that the measure is taken of, at most half of them, as published."""
+ITERATIONS, SAMPLES = 100, 500_000
+"""Most iterations of a level; voxels of the atlas that the measure is taken of, at most the published share of them."""
 STEP = 0.2
 """Largest first step of the optimiser in mm: from 0.01, the authors', it needs twice the iterations."""
 _MOMENTS_AT = 2.0  # mm between the voxels that moments are taken of

@@ -9,8 +9,8 @@ import numpy as np
 
 from zoo.entries.drasclr.ct.scan import Matrix, import_itk
 
-BINS = 32
-"""Bins of the histogram (batmanlab/DrasCLR, preprocess/3_registration.py)."""
+BINS, SAMPLED = 32, 0.5
+"""Bins of the histogram; share of the voxels that are sampled (batmanlab/DrasCLR, preprocess/3_registration.py)."""
 SEED = 1
 """Of the sampled positions, so that a scan gives the same map every time."""
 _FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # from ITK's world to nibabel's, and back

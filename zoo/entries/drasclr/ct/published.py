@@ -13,12 +13,12 @@ import nibabel
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
 
-from zoo.entries.drasclr.ct.mutual_information import BINS, SEED, refine, to_matrix
+from zoo.entries.drasclr.ct.mutual_information import BINS, SAMPLED, SEED, refine, to_matrix
 from zoo.entries.drasclr.ct.scan import Matrix, import_itk
 from zoo.images import to_itk
 
-SAMPLED, STEP = 0.5, 0.01
-"""Share of the voxels; largest step of the optimiser in mm."""
+STEP = 0.01
+"""Largest step of the optimiser in mm."""
 LEVELS = ((500, 4, 2), (250, 2, 1), (100, 1, 0))
 """Iterations, shrink factor and smoothing in voxels, from coarse to fine."""
 
@@ -56,7 +56,10 @@ def by_ants(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
 
 
 def by_itk(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
-    """Do the same with SimpleITK, in one registration per scale, for only ANTs has iterations by scale."""
+    """Return the map from points of `fixed` to those of `moving` by SimpleITK.
+
+    Each scale is a registration of its own, because only ANTs has iterations by scale.
+    """
     sitk = import_itk()
     images = [to_itk(np.asarray(mask.dataobj, dtype=np.float32), mask.affine) for mask in (fixed, moving)]
     centred = sitk.CenteredTransformInitializer(

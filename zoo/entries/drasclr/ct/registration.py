@@ -1,7 +1,7 @@
 """Affine registration of an atlas' lungs with a patient's: which way it is done, and how well it fits.
 
 Only the masks count, with a different value in each lung. For a CT of full size `fast` takes about a minute of a
-processor, and the authors' own schedule, `published`, more than ten.
+processor, and the authors' own schedule, `published`, more than nine.
 """
 
 from __future__ import annotations
