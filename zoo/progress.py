@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,20 @@ def recording(file: Path) -> Iterator[None]:
         yield
     finally:
         _Told.file = before
+
+
+@contextmanager
+def warnings_in(file: Path) -> Iterator[None]:
+    """Copy the package's warnings inside the block to a file, those of processes that begin meanwhile too."""
+    handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("zoo").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("zoo").removeHandler(handler)
+        handler.close()
 
 
 def say(text: str) -> None:

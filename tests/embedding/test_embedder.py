@@ -202,3 +202,35 @@ def test_windows_of_a_volume_are_one_row(tmp_path):
     ]
     assert rows[0].shape == (1, 64)
     np.testing.assert_allclose(rows[0], rows[1], **CLOSE)
+
+
+@pytest.mark.parametrize("layer", [5, -6])
+def test_a_stage_that_is_not_there_is_refused_in_one_line(films, layer):
+    """Before anything is written; the last error was timm's own, with a traceback."""
+    with pytest.raises(OptionError, match=f"layer={layer}: 'caid-resnet50' has 5 stages, 0 to 4"):
+        Embedder(NAME, device="cpu", layer=layer).facts()
+
+
+@pytest.mark.parametrize(
+    ("batch", "said"),
+    [
+        ({"path": "a.png"}, "column 'path' of the batch holds 'a.png': a list of cells"),
+        ({"path": ["a.png"], "label": 1}, "column 'label' of the batch holds 1: a list"),
+        ({"path": ["a.png"], "label": [1, 2]}, "of one length"),
+    ],
+)
+def test_a_row_is_no_batch(embedder, batch, said):
+    """A path alone would be taken letter by letter."""
+    with pytest.raises(OptionError, match=said):
+        embedder(batch)
+
+
+def test_a_stage_is_the_mean_of_its_map(films):
+    """As `forward_intermediates` gives it; with tokens the map itself."""
+    batch = {"path": [str(films / "0.png")]}
+    model, image = zoo.load_model(NAME), zoo.load_transform(NAME)(films / "0.png")[None]
+    with torch.no_grad():
+        expected = model.forward_intermediates(image, indices=[2], intermediates_only=True)[0]
+    found = Embedder(NAME, device="cpu", layer=2)(batch)["feature"]
+    np.testing.assert_allclose(found, expected.mean((2, 3)).numpy(), **CLOSE)
+    assert Embedder(NAME, device="cpu", layer=2, tokens=True)(batch)["feature"].shape == tuple(expected.shape)

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.embedding.cases import Cases, find_cases
 from zoo.embedding.dataset import FeatureFolder, describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
+from zoo.embedding.parts import warn_of_other_values
 from zoo.embedding.reading import Units, workers_for
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
 from zoo.features import Features
-from zoo.progress import duration, follow, recording, say
+from zoo.progress import duration, follow, recording, say, warnings_in
 from zoo.stopping import Stopped, asked_by, heeding_signals
 
 if TYPE_CHECKING:
@@ -176,7 +177,9 @@ def embed_cohort(
     mine = share.of(embedder.units(range(len(cases))))
     folder: FeatureFolder | None = None
     try:
-        with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log):
+        with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log), warnings_in(folder.log):
+            if folder.done:
+                warn_of_other_values(out, str(facts["key"]), cases)
             units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
             before = folder.count(cases, mine)
             readers = workers_for(len(units)) if workers is None else workers

@@ -20,7 +20,7 @@ from zoo.embedding.embedder import Embedded, reason
 from zoo.embedding.failures import load_failures, write_failures
 from zoo.embedding.parts import ids_in, is_utf8, next_part, write_part
 from zoo.embedding.reading import Units
-from zoo.embedding.reserving import log_of, reserved
+from zoo.embedding.reserving import forget_finished, log_of, reserved
 from zoo.embedding.shares import ALONE, Share
 from zoo.errors import InputContractError, OptionError
 from zoo.features import import_pyarrow
@@ -168,6 +168,7 @@ def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterat
     with reserved(out, share):
         remove_leftovers(out)
         _check_same(out, facts)
+        forget_finished(out, share)
         done = ids_in(out, str(facts["key"]))
         failed, others = load_failures(out, share, str(facts["key"]), done)
         folder = FeatureFolder(out, facts, share, done, failed, others)
@@ -208,7 +209,7 @@ def _check_folder(out: Path) -> None:
 def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Write the facts, or refuse a folder whose rows were computed with others."""
     file = out / FACTS
-    if not file.exists():
+    if not file.exists() or not any([*out.glob("part-*"), *out.glob("failed*.csv")]):  # nothing rests on them yet
         write_text(file, json.dumps(dict(facts), indent=2) + "\n")
         return
     known = read_facts(out)

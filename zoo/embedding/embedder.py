@@ -117,7 +117,15 @@ class Embedder:
     def network(self) -> nn.Module:
         """The encoder in eval mode, on its device."""
         where: dict[str, Any] = {"checkpoint": self.checkpoint, "cache_dir": self.cache_dir}
-        return load_model(self.name, num_classes=0, device=_device(self.device), progress=self.progress, **where)
+        network: Any = load_model(
+            self.name, num_classes=0, device=_device(self.device), progress=self.progress, **where
+        )
+        stages = self.layer if self.layer is None else len(network.feature_info)
+        if self.layer is not None and not -stages <= self.layer < stages:
+            raise OptionError(
+                f"layer={self.layer}: {self.entry.name!r} has {stages} stages, 0 to {stages - 1}, or -1 for the last"
+            )
+        return network  # type: ignore[no-any-return]
 
     @property
     def of_volumes(self) -> bool:

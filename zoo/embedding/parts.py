@@ -15,7 +15,7 @@ from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded
 from zoo.features import import_pyarrow
 from zoo.files import write_atomically
-from zoo.messages import reason_of
+from zoo.messages import first_names, reason_of
 from zoo.tables import ArrowColumn
 
 if TYPE_CHECKING:
@@ -47,6 +47,34 @@ def ids_in(out: Path, key: str) -> set[str]:
                 raise  # the system cannot read it: it may be whole
             _put_aside(part, reason_of(error))
     return done
+
+
+def warn_of_other_values(out: Path, key: str, cases: Cases) -> None:
+    """Log which carried columns have other values in the rows than the list has now, as labels that were corrected."""
+    _, parquet = import_pyarrow()
+    position = {id: i for i, id in enumerate(cases.ids)}
+    others: dict[str, list[str]] = {name: [] for name in cases.carried}
+    for part in sorted(out.glob("part-*.parquet")) if others else ():
+        table = parquet.ParquetFile(part).read([key, *others])
+        ids = table.column(key).to_pylist()
+        for name, unlike in others.items():
+            now = cases.carried[name]
+            pairs = (
+                (id, cell, now[position[id]])
+                for id, cell in zip(ids, table.column(name).to_pylist(), strict=True)
+                if id in position
+            )
+            unlike += [id for id, then, cell in pairs if then != cell and not (then != then and cell != cell)]
+    for name, unlike in others.items():
+        if unlike:
+            log.warning(
+                "%d rows in %s have another %r than the list has now, as those of %s: they stay as they were. Take that "
+                "column from the list, or give another folder",
+                len(unlike),
+                out,
+                name,
+                first_names(dict.fromkeys(unlike)),
+            )
 
 
 def _put_aside(part: Path, why: str) -> None:

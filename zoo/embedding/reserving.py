@@ -39,7 +39,6 @@ def reserved(out: Path, share: Share) -> Iterator[None]:
             if not other.name.endswith(f"-of-{share.world}.lock"):
                 _take(other, out)
                 release(other)
-        _forget_finished(out, share)
         yield
         (out / f"{_name(share)}{FINISHED}").touch()
     finally:
@@ -50,7 +49,7 @@ def _name(share: Share) -> str:
     return f".rank-{share.rank}-of-{share.world}"
 
 
-def _forget_finished(out: Path, share: Share) -> None:
+def forget_finished(out: Path, share: Share) -> None:
     """Remove the mark of this share, and those of runs that divided the cases otherwise."""
     for mark in out.glob(f".rank-*{FINISHED}"):
         if mark.name == f"{_name(share)}{FINISHED}" or not mark.name.endswith(f"-of-{share.world}{FINISHED}"):
