@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from zoo.entries.drasclr.atlas import PATCH
 from zoo.entries.drasclr.condconv import ConditionalConv3d, Counts, arrange
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.sizes import check_whole
 from zoo.networks.vocabulary import FeatureInfo, Intermediates, Vocabulary, describe, last_of
 
 EXPERT_INITS = ("upstream", "per-expert")
@@ -79,7 +80,7 @@ class DrasCLREncoder(Vocabulary):
             OptionError: A number is not positive, two heads are asked for, or the start is not known.
         """
         super().__init__()
-        _check_sizes(experts=experts, coordinates=coordinates, features=features, in_channels=in_channels)
+        check_whole(experts=experts, coordinates=coordinates, features=features, in_channels=in_channels)
         if projection_dims and num_classes:
             raise OptionError(f"projection_dims={projection_dims} and num_classes={num_classes} ask for two heads")
         if expert_init not in EXPERT_INITS:
@@ -288,9 +289,3 @@ def _projection(features: int, widths: Sequence[int]) -> nn.Module:
 def _elu(x: Tensor) -> Tensor:
     """ELU in place on a norm's output, which nothing else needs, not even its gradient."""
     return F.elu(x, inplace=True)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")

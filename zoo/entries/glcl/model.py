@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zoo.entries.glcl.convert import BLOCKS, HEAD, LEVELS, LOGITS, PROJECTION, REGION, WIDTHS
 from zoo.entries.glcl.layers import FEATURES, STRIDE, add_decoder, add_encoder, add_layer, decode, encode, layer
 from zoo.errors import InputContractError, OptionError
+from zoo.networks.sizes import check_whole
 from zoo.networks.vocabulary import FeatureInfo, Vocabulary, describe, last_of
 
 HIDDEN, PROJECTED = 1024, 128
@@ -59,7 +60,7 @@ class GLCLEncoder(ContractingHalf):
             OptionError: A number is out of range, or two heads are asked for.
         """
         super().__init__()
-        _check_sizes(in_channels=in_channels, size=size)
+        check_whole(in_channels=in_channels, size=size)
         if projection and num_classes:
             raise OptionError(f"projection=True and num_classes={num_classes} ask for two heads")
         if size % STRIDE:
@@ -135,7 +136,7 @@ class GLCLUNet(ContractingHalf):
             OptionError: A number is out of range, or a head is asked for on fewer than five blocks.
         """
         super().__init__()
-        _check_sizes(in_channels=in_channels, blocks=blocks)
+        check_whole(in_channels=in_channels, blocks=blocks)
         if blocks > len(BLOCKS) or (num_classes and blocks < len(BLOCKS)):
             raise OptionError(
                 f"blocks={blocks}, num_classes={num_classes}: a head takes the map of all {len(BLOCKS)} blocks. For "
@@ -210,7 +211,7 @@ class GLCLDecoder(nn.Module):
             OptionError: A number is out of range.
         """
         super().__init__()
-        _check_sizes(in_channels=in_channels, blocks=blocks)
+        check_whole(in_channels=in_channels, blocks=blocks)
         if blocks > len(BLOCKS):
             raise OptionError(f"blocks={blocks}: 1 to {len(BLOCKS)} are expected")
         width, (first, second) = WIDTHS[blocks - 1], HEAD
@@ -256,9 +257,3 @@ def reset(module: nn.Module) -> None:
 
 def _classifier(num_classes: int) -> nn.Module:
     return nn.Linear(FEATURES, num_classes) if num_classes else nn.Identity()
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{name}={value!r}: expected a whole number, 1 or more")
