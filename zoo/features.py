@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 from zoo.errors import InputContractError, OptionError, PathNotFoundError
 from zoo.files import write_atomically
@@ -264,8 +264,10 @@ def _write_npz(path: Path, columns: Mapping[str, Column], values: NDArray[Any], 
 
     arrays: dict[str, Any] = {name: _array(cells) for name, cells in columns.items()}
     arrays |= {"features": values, _FACTS: np.array(facts)}
-    with path.open("wb") as file:  # given a name, numpy adds a suffix to it
-        np.savez(file, **arrays)
+    with ZipFile(path, "w") as archive:  # numpy's own writer has arguments, whose names a column may have
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def _array(cells: Column) -> NDArray[Any]:
@@ -278,7 +280,7 @@ def _array(cells: Column) -> NDArray[Any]:
         numbers = np.asarray(cells)
         if numbers.dtype.kind in "biuf":  # not objects, of which whole numbers beyond 64 bits would be
             return numbers
-    return np.asarray(["" if cell is None else cell for cell in cells], str)
+    return np.array(["" if cell is None else str(cell) for cell in cells], str)
 
 
 def _write_csv(path: Path, columns: Mapping[str, Column], values: NDArray[Any], _: str) -> None:

@@ -130,7 +130,8 @@ def _rows_of_text(path: Path) -> Iterator[tuple[list[str], Any]]:
     """The names of the columns and a reader for the rows below them."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+            reader = csv.reader(file, delimiter=delimiter, strict=True)  # a quote that does not end would eat rows
             header = next((row for row in reader if row), [])
             _check_names(path, header)
             yield header, reader

@@ -386,3 +386,10 @@ def test_a_large_list_is_small_and_quick(many):
     assert len(cases) == 20_000
     assert held - texts < 1.5e6  # 0.7 MB, pointers above all; 3.0 MB where each label is a text of its own
     assert spent < 1.5  # seconds of the processor: 0.13, and 3 where each case is sought among all others
+
+
+def test_a_quote_that_does_not_end_is_an_error(tmp_path):
+    """It would take the rows below it into its cell, and their cases would be missing without a word."""
+    (tmp_path / "list.csv").write_text('path,sex\na.png,"f\nb.png,m\n')
+    with pytest.raises(OptionError, match="cannot read .*list.csv as a table"):
+        read_list(tmp_path / "list.csv", volumes=False)

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from zoo.embedding import Cases, Embedder, cases_at, embed_cohort
+from zoo.embedding import Cases, Embedder, cases_at, embed_cohort, read_list
 from zoo.embedding import cohort as module
 from zoo.embedding.dataset import describe, opening
 from zoo.embedding.embedder import Embedded
@@ -803,3 +803,20 @@ def test_a_trial_of_images_that_are_all_refused_ends(embedder, tmp_path, monkeyp
     monkeypatch.setattr("zoo.embedding.trial._SECONDS", 0.0)
     paths = tuple(str(tmp_path / f"{i}.png") for i in range(500))
     assert try_cases(embedder, Cases(paths, paths, {}, None)).read == 16
+
+
+def test_rows_of_other_files_under_the_same_ids_are_refused(tmp_path, films):
+    """The old features under a new film's id would be wrong; a moved folder and a corrected label are warned of."""
+    names = sorted(path.name for path in films.iterdir() if path.suffix == ".png")[:2]
+
+    def listed(*rows):
+        path = tmp_path / "list.csv"
+        path.write_text("\n".join(["id,path,label", *(f"{i},{film},{label}" for i, film, label in rows), ""]))
+        return read_list(path, volumes=False)
+
+    embedder = Embedder(NAME, device="cpu", batch_size=2)
+    embed_cohort(embedder, listed((1, films / names[0], 0)), tmp_path / "out", workers=0)
+    with pytest.raises(OptionError, match=f"1 cases in .* have rows of other files.*as 1: .*{names[0]} there"):
+        embed_cohort(embedder, listed((1, films / names[1], 0)), tmp_path / "out", workers=0)
+    embed_cohort(embedder, listed((1, films / names[0], 1)), tmp_path / "out", workers=0)
+    assert "another label than the list has now, as 1" in (tmp_path / "out" / "embed.log").read_text()

@@ -216,7 +216,7 @@ def test_a_stage_that_is_not_there_is_refused_in_one_line(films, layer):
     [
         ({"path": "a.png"}, "column 'path' of the batch holds 'a.png': a list of cells"),
         ({"path": ["a.png"], "label": 1}, "column 'label' of the batch holds 1: a list"),
-        ({"path": ["a.png"], "label": [1, 2]}, "of one length"),
+        ({"path": ["a.png"], "label": [1, 2]}, "have .1, 2. cells: as many in each"),
     ],
 )
 def test_a_row_is_no_batch(embedder, batch, said):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.embedding.cases import Cases, find_cases
 from zoo.embedding.dataset import FeatureFolder, describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
-from zoo.embedding.parts import warn_of_other_values
+from zoo.embedding.parts import check_rows
 from zoo.embedding.reading import Units, workers_for
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
@@ -179,7 +179,7 @@ def embed_cohort(
     try:
         with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log), warnings_in(folder.log):
             if folder.done:
-                warn_of_other_values(out, str(facts["key"]), cases)
+                check_rows(out, str(facts["key"]), cases)
             units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
             before = folder.count(cases, mine)
             readers = workers_for(len(units)) if workers is None else workers

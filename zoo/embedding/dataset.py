@@ -37,7 +37,8 @@ MOST_SECONDS, MOST_BYTES = 60.0, 32 * 2**20
 _WEIGHTS = ("network", "sha256", "values_sha256")
 _SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
 """Facts that all rows of a folder share."""
-_VERSIONS = ("zoo", "torch")
+_ROUNDING = ("zoo", "torch", "batch_size", "directory")
+"""Facts that may change between runs, which is said."""
 
 
 @dataclass
@@ -190,7 +191,8 @@ def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool
     key = "path" if tuple(cases.ids) == tuple(cases.paths) else "id"
     carried = {name: str(arrow_type(column)) for name, column in cases.carried.items()}
     columns = {"columns": carried, "key": key, "rows": rows_of, "type": "float16" if half else "float32"}
-    return {"schema": 1, **facts, **columns}
+    is_relative = any(not Path(path).is_absolute() for path in cases.paths)
+    return {"schema": 1, **facts, **columns} | ({"directory": str(Path.cwd())} if is_relative else {})
 
 
 def _check_folder(out: Path) -> None:
@@ -221,8 +223,14 @@ def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
                 f"{out} holds features that differ in {printable(what)}: {_short(there, asked)} there, "
                 f"{_short(asked, there)} asked for. Give another folder, or ask for the same"
             )
-    if changed := [f"{name} {known.get(name)}" for name in _VERSIONS if known.get(name) != facts.get(name)]:
-        log.warning("%s was begun with %s: rows from here on may differ by rounding", out, ", ".join(changed))
+    changed = [f"{name} {known.get(name)}" for name in _ROUNDING if name in known and known[name] != facts.get(name)]
+    if changed:
+        log.warning(
+            "%s was begun with %s: rows from here on may differ by rounding; from another directory relative paths lead "
+            "to other files",
+            out,
+            ", ".join(changed),
+        )
 
 
 def _short(value: Any, other: Any) -> str:

@@ -117,11 +117,9 @@ class Embedder:
     def network(self) -> nn.Module:
         """The encoder in eval mode, on its device."""
         where: dict[str, Any] = {"checkpoint": self.checkpoint, "cache_dir": self.cache_dir}
-        network: Any = load_model(
-            self.name, num_classes=0, device=_device(self.device), progress=self.progress, **where
-        )
-        stages = self.layer if self.layer is None else len(network.feature_info)
-        if self.layer is not None and not -stages <= self.layer < stages:
+        device = _device(self.device)
+        network: Any = load_model(self.name, num_classes=0, device=device, progress=self.progress, **where)
+        if self.layer is not None and not -(stages := len(network.feature_info)) <= self.layer < stages:
             raise OptionError(
                 f"layer={self.layer}: {self.entry.name!r} has {stages} stages, 0 to {stages - 1}, or -1 for the last"
             )
@@ -169,6 +167,7 @@ class Embedder:
             "precision": self.precision,
             "layer": self.layer,
             "tokens": self.tokens,
+            "batch_size": self.batch_size,
             "zoo": __version__,
             "torch": torch.__version__,
         }
@@ -240,6 +239,7 @@ class Embedder:
                     f"a batch with the columns {', '.join(batch)} has no {needed!r}: name the column so, which has "
                     f"{'the path' if needed == 'path' else 'the seed point (x, y, z) in LPS mm'} of each case"
                 )
+        _check_columns(batch)
         paths = [str(path) for path in batch["path"]]
         points = [(float(x), float(y), float(z)) for x, y, z in batch["point"]] if self.of_lesions else None
         found = list(self.stream(Cases(paths, paths, {}, points)))
@@ -255,7 +255,8 @@ class Embedder:
     @property
     def _width(self) -> int:
         """Numbers in a row, before there is one."""
-        return int(getattr(self.network, "num_features", 0))
+        network: Any = self.network
+        return int(network.num_features if self.layer is None else network.feature_info[self.layer]["num_chs"])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -346,3 +347,12 @@ def _check(entry: Entry, batch_size: int | None, precision: str, layer: int | No
         raise OptionError(f"precision={precision!r}: {', '.join(PRECISIONS)} are known")
     if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
         raise OptionError(f"layer={layer!r}: a whole number is expected, the position of a stage; -1 is the last")
+
+
+def _check_columns(batch: Mapping[str, Any]) -> None:
+    """Refuse one row in a batch's place: of a path the letters would be taken for paths."""
+    for name, cells in batch.items():
+        if isinstance(cells, str) or not hasattr(cells, "__len__"):
+            raise OptionError(f"column {name!r} of the batch holds {cells!r:.80}: a list of cells is expected")
+    if len(set(lengths := [len(cells) for cells in batch.values()])) > 1:
+        raise OptionError(f"columns {', '.join(batch)} of the batch have {lengths} cells: as many in each are expected")

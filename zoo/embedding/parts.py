@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded
+from zoo.errors import OptionError
 from zoo.features import import_pyarrow
 from zoo.files import write_atomically
-from zoo.messages import first_names, reason_of
+from zoo.messages import first_names, printable, reason_of
 from zoo.tables import ArrowColumn
 
 if TYPE_CHECKING:
@@ -49,32 +50,53 @@ def ids_in(out: Path, key: str) -> set[str]:
     return done
 
 
-def warn_of_other_values(out: Path, key: str, cases: Cases) -> None:
-    """Log which carried columns have other values in the rows than the list has now, as labels that were corrected."""
-    _, parquet = import_pyarrow()
+def check_rows(out: Path, key: str, cases: Cases) -> None:
+    """Compare the rows of cases on the list with it: an id that means another file now would keep the old features.
+
+    Logs where a file lies in another folder now, and carried columns that have other values, as corrected labels.
+
+    Raises:
+        OptionError: Rows are of files of other names.
+    """
     position = {id: i for i, id in enumerate(cases.ids)}
-    others: dict[str, list[str]] = {name: [] for name in cases.carried}
-    for part in sorted(out.glob("part-*.parquet")) if others else ():
-        table = parquet.ParquetFile(part).read([key, *others])
-        ids = table.column(key).to_pylist()
-        for name, unlike in others.items():
-            now = cases.carried[name]
-            pairs = (
-                (id, cell, now[position[id]])
-                for id, cell in zip(ids, table.column(name).to_pylist(), strict=True)
-                if id in position
-            )
-            unlike += [id for id, then, cell in pairs if then != cell and not (then != then and cell != cell)]
+    now: dict[str, Sequence[Any]] = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
+    others: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in now}
+    for id, cells in _known_rows(out, key, list(now)) if now else ():
+        if id in position:
+            for name, cell in cells.items():
+                if _differ(cell, now[name][position[id]]):
+                    others[name][id] = cell, now[name][position[id]]
+    renamed = [id for id, (then, path) in others.get("path", {}).items() if Path(then).name != Path(path).name]
+    if renamed:
+        then, path = map(printable, others["path"][renamed[0]])
+        raise OptionError(
+            f"{len(renamed)} cases in {out} have rows of other files than the list has, as {printable(renamed[0])}: "
+            f"{then} there, {path} in the list. Give another folder, or other ids"
+        )
     for name, unlike in others.items():
         if unlike:
             log.warning(
-                "%d rows in %s have another %r than the list has now, as those of %s: they stay as they were. Take that "
-                "column from the list, or give another folder",
+                "%d cases in %s have another %s than the list has now, as %s: their rows stay as they were. Of other "
+                "images give another folder; else join the features with the list",
                 len(unlike),
                 out,
                 name,
-                first_names(dict.fromkeys(unlike)),
+                first_names(unlike),
             )
+
+
+def _known_rows(out: Path, key: str, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the id and the cells of each row of the parts."""
+    _, parquet = import_pyarrow()
+    for part in sorted(out.glob("part-*.parquet")):
+        with part.open("rb") as file:
+            for row in parquet.ParquetFile(file).read([key, *names]).to_pylist():
+                yield row[key], {name: row[name] for name in names}
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two cells are unlike; NaN is like NaN."""
+    return bool(one != other and (one == one or other == other))
 
 
 def _put_aside(part: Path, why: str) -> None:
