@@ -226,7 +226,7 @@ def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
     changed = [f"{name} {known.get(name)}" for name in _ROUNDING if name in known and known[name] != facts.get(name)]
     if changed:
         log.warning(
-            "%s was begun with %s: rows from here on may differ by rounding; in another directory relative paths lead to "
+            "%s was begun with %s: rows from here on may differ by rounding; elsewhere relative paths lead to "
             "other files",
             out,
             ", ".join(changed),
