@@ -662,7 +662,7 @@ def test_what_lies_outside_the_scan_is_left_out():
     moving = smoothed(patient(lambda points: labels_at(points) * 50.0, *upright((4.0, 4.0, 4.0))).slicer[..., :-10])
     assert np.asarray(moving.dataobj)[..., -1].max() > 50
     found = maximise(MutualInformation(fixed, moving, TRUE.matrix, 50_000), TRUE.matrix, np.zeros(3))
-    assert np.linalg.norm(Affine(found, "given")(LUNG_POINTS) - TRUE(LUNG_POINTS), axis=1).max() < 2
+    assert np.linalg.norm(Affine(found, "given")(LUNG_POINTS) - TRUE(LUNG_POINTS), axis=1).max() < 1  # mm
 
 
 def test_overlap_is_the_dice_of_each_lung(caplog):
@@ -772,7 +772,7 @@ def test_a_cohort_resumes(done, caplog):
         OptionError, match="has a1 with anchor corner, but anchor centre was asked for: give another --out"
     ):
         main([f"--table={folder / 'table.csv'}", *words, "--anchor=centre"])
-    with pytest.raises(OptionError, match="has a1 with registration fast, .* but registration published, .* asked for"):
+    with pytest.raises(OptionError, match=r"has a1 with registration fast, .*, but registration published"):
         main([f"--table={folder / 'table.csv'}", *words, "--registration=published", "--engine=simpleitk"])
     assert not [message for message in caplog.messages if "already" in message]
     main([f"--image={folder / 'half.nii.gz'}", "--sid=a1", *words])
@@ -799,7 +799,7 @@ def test_a_cohort_from_before_there_were_two_registrations_goes_on(done, tmp_pat
     again = [f"--image={folder / 'one.nii.gz'}", "--sid=a1", *words[:-1], f"--out={tmp_path / 'out'}"]
     main([*again, "--registration=published", "--engine=simpleitk"])
     assert json.loads(record.read_text()) == facts
-    with pytest.raises(OptionError, match="has a1 with registration published, .* but registration fast, .* asked for"):
+    with pytest.raises(OptionError, match=r"has a1 with registration published, .*, but registration fast"):
         main(again)
 
 

@@ -89,14 +89,14 @@ def _in_bins(values: Floats, image: Floats) -> tuple[Floats, float]:
     return (values.astype(np.float64) - low) * per_bin + _PAD, per_bin
 
 
-def _splines(part: Floats) -> tuple[list[Floats], list[Floats]]:
+def _splines(part: Floats) -> tuple[tuple[Floats, ...], tuple[Floats, ...]]:
     """What a value gives to the bin before its own, to its own and to the two after it, and the derivatives.
 
     `part` is how far into its bin it lies, from 0 to 1.
     """
     square, cube, left = part**2, part**3, 1 - part
-    weights = [left**3 / 6, (4 - 6 * square + 3 * cube) / 6, (1 + 3 * part + 3 * square - 3 * cube) / 6, cube / 6]
-    changes = [-(left**2) / 2, (3 * square - 4 * part) / 2, (1 + 2 * part - 3 * square) / 2, square / 2]
+    weights = (left**3 / 6, (4 - 6 * square + 3 * cube) / 6, (1 + 3 * part + 3 * square - 3 * cube) / 6, cube / 6)
+    changes = (-(left**2) / 2, (3 * square - 4 * part) / 2, (1 + 2 * part - 3 * square) / 2, square / 2)
     return weights, changes
 
 
