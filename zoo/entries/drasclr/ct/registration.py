@@ -1,6 +1,6 @@
 """Affine registration of an atlas' lungs with a patient's: which way it is done, and how well it fits.
 
-Only the masks count, with a different value in each lung. For a CT of full size `fast` takes about 15 s of a
+Only the masks count, with a different value in each lung. For a CT of full size `fast` takes about 10 s of a
 processor, and the authors' own schedule, `published`, more than ten minutes.
 """
 
