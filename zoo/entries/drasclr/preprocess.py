@@ -167,7 +167,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="fast, or published for the authors' schedule, more than nine minutes; default: %(default)s",
     )
     parser.add_argument(
-        "--engine", default="auto", choices=ENGINES, help="engine of the published registration; default: %(default)s"
+        "--engine",
+        default="auto",
+        choices=ENGINES,
+        help="what registers; auto is scipy for fast, and for published antspyx where it is installed, else simpleitk",
     )
     parser.add_argument("--anchor", default="corner", choices=ANCHORS, help="anchor of the boxes; default: %(default)s")
     parser.add_argument("--keep-volumes", action="store_true", help="write the CTs at 1 mm and their lungs too")

@@ -54,16 +54,6 @@ def refine(
     method.Execute(*images)
 
 
-def to_transform(matrix: Matrix, centre: Matrix) -> Any:
-    """Return SimpleITK's transform of a map `(4, 4)` that turns about a point `(3,)`, both in nibabel's convention."""
-    in_itk, centre = _FLIP @ matrix @ _FLIP, _FLIP[:3, :3] @ centre
-    made = import_itk().AffineTransform(3)
-    made.SetCenter(centre.tolist())
-    made.SetMatrix(in_itk[:3, :3].ravel().tolist())
-    made.SetTranslation((in_itk[:3, 3] + in_itk[:3, :3] @ centre - centre).tolist())
-    return made
-
-
 def to_matrix(linear: Any, translation: Any, centre: Any) -> Matrix:
     """Return a map of ITK's world, in the three parts that ITK and ANTs keep, as `(4, 4)` in nibabel's convention."""
     in_itk, middle = np.eye(4), np.array(centre, dtype=np.float64)
