@@ -36,7 +36,7 @@ def relatives():
     """Every encoder with each network of its family that segments."""
     for entry in entries().values():
         for other in entries().values():
-            if entry.is_encoder and other.family == entry.family and other.task == "segmentation":
+            if entry.is_encoder and other.family == entry.family and "segmentation" in other.tasks:
                 yield entry, other.name
 
 

@@ -55,7 +55,7 @@ def read_picture(path: Path) -> NDArray[Any]:
         sides = " x ".join(map(str, read_header(path).get_data_shape()))
         raise InputContractError(
             f"{path} is a volume, NIfTI of {sides} voxels: one picture, such as a film, is expected, and slices of a "
-            f"volume are no films. models that take volumes are in `zoo list`"
+            f"volume are no films. `zoo doctor {path}` says which models take it"
         )
     with refused(f"cannot read {path} as an image", _OTHERS):
         return _picture(path)
