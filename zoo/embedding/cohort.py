@@ -140,7 +140,7 @@ def embed_cohort(
 ) -> Outcome:
     """Write the features of a cohort into a folder, a Parquet data set; run again, it goes on.
 
-    Rows are written at least once a minute or every 32 MB, in whole files; memory does not grow with the cohort. Under
+    Rows are written at least once a minute or every 8 MB, in whole files; memory does not grow with the cohort. Under
     `torchrun`, and in a SLURM array, each process embeds its share and writes files of its own. SIGTERM and SIGINT end
     it once what is done is written, with exit code 75.
 

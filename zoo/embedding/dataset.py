@@ -32,8 +32,8 @@ from zoo.tables import arrow_type
 log = logging.getLogger("zoo")
 
 FACTS = "zoo.json"
-MOST_SECONDS, MOST_BYTES = 60.0, 32 * 2**20
-"""How long rows wait in memory, and how many bytes of them, before they are written."""
+MOST_SECONDS, MOST_BYTES, MOST_CASES = 60.0, 8 * 2**20, 8192
+"""How long rows wait in memory, how many bytes of them, and of how many cases, before they are written."""
 _WEIGHTS = ("network", "sha256", "values_sha256")
 _SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
 """Facts that all rows of a folder share."""
@@ -102,7 +102,8 @@ class FeatureFolder:
             fit = [self._fitting(cases, each) for each in found]
             self._waiting += [(cases, each) for each in fit]
             self._bytes += sum(each.features.nbytes for each in fit if each.features is not None)
-            if self._bytes >= MOST_BYTES or time.monotonic() - self._since >= MOST_SECONDS:
+            is_much = self._bytes >= MOST_BYTES or len(self._waiting) >= MOST_CASES
+            if is_much or time.monotonic() - self._since >= MOST_SECONDS:
                 self.flush()
 
     def _fitting(self, cases: Cases, found: Embedded) -> Embedded:
@@ -163,7 +164,8 @@ def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterat
         OptionError: The folder is no folder of features, holds others, or another run writes to it.
         OSError: It cannot be written.
     """
-    import_pyarrow()
+    arrow, _ = import_pyarrow()
+    arrow.array([""])  # the first list makes it import pandas: before there is work, not between two batches
     _check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with reserved(out, share):
