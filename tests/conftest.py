@@ -2,12 +2,22 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere
 
 import pytest
+
+
+def _one_thread() -> None:
+    """A forked child would wait for ever for the threads that OpenMP had in its parent."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_one_thread)
 
 SETTINGS = ("ZOO_", "HF_")
 

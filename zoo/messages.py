@@ -45,6 +45,11 @@ def _is_number(text: str) -> bool:
     return text.isprintable()
 
 
+def lengths(sizes: Iterable[float]) -> str:
+    """Sizes along the axes, in mm or voxels, as messages and tables name them: `0.7 x 0.7 x 5`."""
+    return " x ".join(f"{size:.4g}" for size in sizes)
+
+
 def with_path(path: object, error: object) -> str:
     """The message of an error about a file, after the path where the message lacks it."""
     return str(error) if str(path) in str(error) else f"{path}: {error}"

@@ -113,7 +113,10 @@ def read_text_table(path: Path) -> Table:
                     f"({printable(', '.join(header))}); put quotes around a cell that contains a delimiter"
                 )
             lines.append(reader.line_num)
-            for column, cell in zip(columns, row + [""] * (len(header) - len(row)), strict=False):
+            cells = [*row, *([""] * len(header))][
+                : len(header)
+            ]  # rows may lack cells at their end, or have blank ones more
+            for column, cell in zip(columns, cells, strict=True):
                 column.append(same.setdefault(cell, cell))  # labels repeat: each text is in memory once
     return Table(path, _named(path, header, columns), lines)
 

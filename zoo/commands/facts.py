@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import MIN_MAX, PERCENTILES, Preprocessing
 from zoo.images import MNI152, PIL_FORMATS, Volume, is_dicom, read_dicom, read_picture, voxel_sizes
-from zoo.messages import printable
+from zoo.messages import lengths, printable
 from zoo.transforms import HOUNSFIELD, SMALLEST_SIDE, intent_name, read_input
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def look_at_picture(path: Path, contract: Preprocessing) -> tuple[Path, tuple[Fa
     scale = f"{low:g} to {high:g} of {contract.units}"
     return path, (
         Fact("format", kind, f"{', '.join(PIL_FORMATS)} or DICOM"),
-        Fact("pixels", _times(pixels.shape[:2]), f"at least {SMALLEST_SIDE} a side{resized} {_times(contract.size)}"),
+        Fact("pixels", lengths(pixels.shape[:2]), f"at least {SMALLEST_SIDE} a side{resized} {lengths(contract.size)}"),
         Fact("channels", "grey" if is_grey else "colours", "grey; colours become luminance"),
         Fact("values", _values(pixels, str(pixels.dtype)), scale),
     )
@@ -70,16 +70,16 @@ def look_at_volume(given: Path | Volume, contract: Preprocessing) -> tuple[Volum
     volume = read_input(given, contract, least=_ANY_SIDES)
     affine, unknown = volume.affine, "not known: an array"
     slices = len(contract.size) == 2
-    sides = f"slices of {_times(contract.size)}, cut or padded" if slices else _times(contract.size) or "any"
+    sides = f"slices of {lengths(contract.size)}, cut or padded" if slices else lengths(contract.size) or "any"
     sides = f"any, {sides} around a {contract.crop}" if contract.crop else sides
     grid = None if contract.affine is None else np.array(contract.affine)
     spacing = contract.spacing if grid is None else tuple(voxel_sizes(grid))
     axes = contract.orientation if grid is None else "".join(nibabel.aff2axcodes(grid))
     facts = [
-        Fact("voxels", _times(volume.values.shape), sides),
+        Fact("voxels", lengths(volume.values.shape), sides),
         Fact(
             "size of a voxel in mm",
-            unknown if affine is None else _times(voxel_sizes(affine)),
+            unknown if affine is None else lengths(voxel_sizes(affine)),
             _spacing(spacing, contract),
         ),
         Fact("axes to", unknown if affine is None else "".join(nibabel.aff2axcodes(affine)), _axes(axes, contract)),
@@ -118,8 +118,8 @@ def _spacing(sizes: tuple[float, ...] | None, contract: Preprocessing) -> str:
     if sizes is None:
         return "as they are"
     if contract.interpolation is not None:
-        return f"{_times(sizes)} once it is resized to {_times(contract.size)}"
-    return f"{_times(sizes)}{' in the plane' if len(sizes) == 2 else ''}, resampled from any"
+        return f"{lengths(sizes)} once it is resized to {lengths(contract.size)}"
+    return f"{lengths(sizes)}{' in the plane' if len(sizes) == 2 else ''}, resampled from any"
 
 
 def _values(values: NDArray[Any], stored: str = "") -> str:
@@ -147,7 +147,3 @@ def _looks_like(least: float, most: float, are_whole: bool) -> str:
     if least <= -900 and most >= 100:
         return HOUNSFIELD
     return "z-scores" if least > -20 and most < 20 and not are_whole else ""
-
-
-def _times(sizes: Any) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes)

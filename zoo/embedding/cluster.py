@@ -70,7 +70,7 @@ def _connect(ray: ModuleType, address: str | None) -> None:
             ray.init(address=address, **of_own)
         except ValueError:  # there is a cluster, whose machines are as they are
             ray.init(address=address, **options)
-    except Exception as error:
+    except Exception as error:  # Ray's are of many kinds, its own, Python's and gRPC's: all mean that there is none
         raise OptionError(
             f"no Ray cluster at {printable(asked) or 'this machine'} ({reason_of(error)}): HOST:PORT of a running one "
             "is expected, or local to start one on this machine"

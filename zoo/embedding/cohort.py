@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoo.embedding.cases import Cases, find_cases
 from zoo.embedding.dataset import FeatureFolder, describe, opening
 from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
-from zoo.embedding.parts import check_rows
 from zoo.embedding.reading import Units, workers_for
+from zoo.embedding.reserving import log_of
 from zoo.embedding.shares import Share, this_share
 from zoo.errors import OptionError
 from zoo.features import Features
@@ -157,8 +157,8 @@ def embed_cohort(
         retry_failed: Whether cases that failed before are tried again.
 
     Raises:
-        OptionError: The folder holds other features or anything else, another run writes to it, a value is out of its
-            range, or pyarrow or Ray is not installed.
+        OptionError: The folder holds other features, rows of other files under the same ids, or anything else; another
+            run writes to it, a value is out of its range, or pyarrow or Ray is not installed.
         OSError: The folder cannot be written; what is in it stays.
     """
     out, share = Path(out), this_share()
@@ -177,9 +177,8 @@ def embed_cohort(
     mine = share.of(embedder.units(range(len(cases))))
     folder: FeatureFolder | None = None
     try:
-        with heeding_signals(), opening(out, facts, share) as folder, recording(folder.log), warnings_in(folder.log):
-            if folder.done:
-                check_rows(out, str(facts["key"]), cases)
+        log = log_of(out, share.rank)
+        with heeding_signals(), warnings_in(log), opening(out, facts, share, cases) as folder, recording(log):
             units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
             before = folder.count(cases, mine)
             readers = workers_for(len(units)) if workers is None else workers

@@ -152,16 +152,20 @@ class FeatureFolder:
 
 
 @contextmanager
-def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterator[FeatureFolder]:
+def opening(
+    out: Path, facts: Mapping[str, Any], share: Share = ALONE, cases: Cases | None = None
+) -> Iterator[FeatureFolder]:
     """Open a folder for this process inside the block; it is made if it does not exist. What waits at the end is kept.
 
     Args:
         out: The folder.
         facts: From `describe`: what its rows are computed with.
         share: That of this process.
+        cases: The list that its rows are compared with; None for no comparison.
 
     Raises:
-        OptionError: The folder is no folder of features, holds others, or another run writes to it.
+        OptionError: The folder is no folder of features, holds others, or rows of other files under the same ids; or
+            another run writes to it.
         OSError: It cannot be written.
     """
     arrow, _ = import_pyarrow()
@@ -171,8 +175,8 @@ def opening(out: Path, facts: Mapping[str, Any], share: Share = ALONE) -> Iterat
     with reserved(out, share):
         remove_leftovers(out)
         _check_same(out, facts)
+        done = ids_in(out, str(facts["key"]), cases)
         forget_finished(out, share)
-        done = ids_in(out, str(facts["key"]))
         failed, others = load_failures(out, share, str(facts["key"]), done)
         folder = FeatureFolder(out, facts, share, done, failed, others)
         try:

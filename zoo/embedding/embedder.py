@@ -147,9 +147,9 @@ class Embedder:
         """What makes parts of a case; it can be pickled and holds no network."""
         if self.entry.parts is None:
             return _Whole(self.transform)
-        infos: Any = getattr(self.network, "feature_info", None) if self.layer is not None else None
-        stride = None if self.layer is None else int(infos[self.layer]["reduction"])
-        return self.entry.parts(self.network, self.transform, stride, self.cache_dir)
+        network: Any = self.network
+        stride = None if self.layer is None else int(network.feature_info[self.layer]["reduction"])
+        return self.entry.parts(network, self.transform, stride, self.cache_dir)
 
     def facts(self) -> dict[str, Any]:
         """Return what features depend on, for JSON: model, weights, input, options, and the versions of packages."""
@@ -177,8 +177,9 @@ class Embedder:
     def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
         """Divide cases into units, each of which goes through the network together: a batch, or a few volumes in parts.
 
-        Units follow from the cases alone. So whoever computes them, and whatever was done before, a case has the same
-        neighbours and the same features, to the last bit on the same machine.
+        Units follow from the list alone. So whoever computes them, and wherever a run was stopped, a case has the same
+        neighbours and the same features, to the last bit on the same machine. Of another list or `batch_size`, or where
+        a case that failed is tried again, features can differ by rounding.
         """
         import torch
 
@@ -229,7 +230,7 @@ class Embedder:
             `(rows, D)`; and `error`, empty where all is well: a case that failed has one row of NaN and the reason.
 
         Raises:
-            OptionError: The batch has no column `path`, or of lesions no `point`.
+            OptionError: The batch has no column `path`, or of lesions no `point`, or is one row and no batch.
         """
         import numpy as np
 

@@ -33,46 +33,28 @@ def next_part(out: Path, rank: int) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def ids_in(out: Path, key: str) -> set[str]:
-    """Ids of the cases that have rows; a part that a crash cut short is put aside, and its cases done again."""
-    arrow, parquet = import_pyarrow()
-    done: set[str] = set()
-    for part in sorted(out.glob("part-*.parquet")):
-        try:
-            with part.open("rb") as file:
-                done.update(parquet.ParquetFile(file).read([key]).column(key).unique().to_pylist())
-        except FileNotFoundError:
-            continue  # another process of this run has put it aside
-        except (arrow.ArrowException, KeyError, OSError) as error:
-            if getattr(error, "errno", None) is not None:
-                raise  # the system cannot read it: it may be whole
-            _put_aside(part, reason_of(error))
-    return done
+def ids_in(out: Path, key: str, cases: Cases | None = None) -> set[str]:
+    """Ids of the cases that have rows; a part that a crash cut short is put aside, and its cases done again.
 
-
-def check_rows(out: Path, key: str, cases: Cases) -> None:
-    """Compare the rows of cases on the list with it: an id that means another file now would keep the old features.
-
-    Logs where a file lies in another folder now, and carried columns that have other values, as corrected labels.
+    Rows of cases on the list are compared with it: an id that means another file now would keep the old features. Where
+    a file lies in another folder, or a carried column has another value, as a corrected label, that is logged.
 
     Raises:
         OptionError: Rows are of files of other names.
     """
-    position = {id: i for i, id in enumerate(cases.ids)}
-    now: dict[str, Sequence[Any]] = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
+    now: dict[str, Sequence[Any]] = {}
+    if cases is not None:
+        now = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
+    position = {id: i for i, id in enumerate(cases.ids)} if now and cases else {}
     others: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in now}
-    for id, cells in _known_rows(out, key, list(now)) if now else ():
-        if id in position:
-            for name, cell in cells.items():
-                if _differ(cell, now[name][position[id]]):
-                    others[name][id] = cell, now[name][position[id]]
-    renamed = [id for id, (then, path) in others.get("path", {}).items() if Path(then).name != Path(path).name]
-    if renamed:
-        then, path = map(printable, others["path"][renamed[0]])
-        raise OptionError(
-            f"{len(renamed)} cases in {out} have rows of other files than the list has, as {printable(renamed[0])}: "
-            f"{then} there, {path} in the list. Give another folder, or other ids"
-        )
+    done: set[str] = set()
+    for ids, columns in _stored(out, key, list(now)):
+        done.update(ids)
+        for name, cells in columns.items():
+            for id, cell in zip(ids, cells, strict=True):
+                if (at := position.get(id)) is not None and _differ(cell, now[name][at]):
+                    others[name][id] = cell, now[name][at]
+    _refuse_renamed(out, others.get("path", {}))
     for name, unlike in others.items():
         if unlike:
             log.warning(
@@ -83,15 +65,37 @@ def check_rows(out: Path, key: str, cases: Cases) -> None:
                 name,
                 first_names(unlike),
             )
+    return done
 
 
-def _known_rows(out: Path, key: str, names: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the id and the cells of each row of the parts."""
-    _, parquet = import_pyarrow()
+def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], dict[str, list[Any]]]]:
+    """Yield the ids of each part, and its columns of these names."""
+    arrow, parquet = import_pyarrow()
     for part in sorted(out.glob("part-*.parquet")):
-        with part.open("rb") as file:
-            for row in parquet.ParquetFile(file).read([key, *names]).to_pylist():
-                yield row[key], {name: row[name] for name in names}
+        try:
+            with part.open("rb") as file:
+                table = parquet.ParquetFile(file).read([key, *names])
+            ids = table.column(key)
+            yield (
+                ids.to_pylist() if names else ids.unique().to_pylist(),
+                {n: table.column(n).to_pylist() for n in names},
+            )
+        except FileNotFoundError:
+            continue  # another process of this run has put it aside
+        except (arrow.ArrowException, KeyError, OSError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # the system cannot read it: it may be whole
+            _put_aside(part, reason_of(error))
+
+
+def _refuse_renamed(out: Path, paths: Mapping[str, tuple[str, str]]) -> None:
+    renamed = [id for id, (then, path) in paths.items() if Path(then).name != Path(path).name]
+    if renamed:
+        then, path = map(printable, paths[renamed[0]])
+        raise OptionError(
+            f"{len(renamed)} cases in {out} have rows of other files than the list has, as {printable(renamed[0])}: "
+            f"{then} there, {path} in the list. Give another folder, or other ids"
+        )
 
 
 def _differ(one: Any, other: Any) -> bool:

@@ -113,7 +113,7 @@ class _Actor:
             for stretch in _objects(table):
                 for found in self.embedder.embed_units(stretch.cases, stretch.units, workers=self.pool.readers):
                     yield _table([each._replace(case=stretch.positions[each.case]) for each in found])
-        except Exception as error:  # Ray would bury it in pages of its own
+        except Exception as error:  # of whatever kind: it is sent back as a row, for Ray buries it in pages of its own
             yield _table(error if isinstance(error, ZooError) else ZooError(problem_of(error)))
 
     @cached_property

@@ -44,11 +44,11 @@ class Vocabulary(nn.Module):
     @property
     def feature_info(self) -> FeatureInfo:
         """Channels, stride and module of each stage, shallow to deep."""
-        raise NotImplementedError
+        raise self._unsaid("feature_info")
 
     def stages(self, x: Tensor) -> Iterator[Tensor]:
         """Yield the map of each stage, shallow to deep, as the next stage takes it."""
-        raise NotImplementedError
+        raise self._unsaid("stages")
 
     def normalised(self, found: Tensor) -> Tensor:
         """Return the map of a stage as the network's last norm leaves it; the map itself where there is none."""
@@ -60,7 +60,11 @@ class Vocabulary(nn.Module):
 
     def make_head(self, num_classes: int) -> None:
         """Put a new head in the place of the present one; 0 for none."""
-        raise NotImplementedError
+        raise self._unsaid("make_head")
+
+    def _unsaid(self, name: str) -> NotImplementedError:
+        """The error for what each network says itself. Modules have no metaclass that would tell when one is made."""
+        return NotImplementedError(f"{type(self).__name__} does not say its {name}")
 
     def forward_intermediates(
         self,

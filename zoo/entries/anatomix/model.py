@@ -131,7 +131,7 @@ class AnatomixUNet(Vocabulary):
         """Where the layers of each level on the way down begin and end, one level behind the other."""
         ends = [i for i, layer in enumerate(self.model) if isinstance(layer, (*POOLINGS.values(), nn.Upsample))]
         ends = ends[: self.depth + 1]
-        return list(zip([0, *(end + 1 for end in ends)], ends, strict=False))
+        return list(zip([0, *(end + 1 for end in ends[:-1])], ends, strict=True))
 
     def _step(self, at: int, x: Tensor) -> Tensor:
         """Convolution, norm and ReLU, of which the first is layer `at`."""

@@ -13,7 +13,7 @@ from zoo.networks.resnet import resnet_info, resnet_maps
 from zoo.networks.sizes import check_axes, check_volumes, times
 from zoo.networks.vit import ViTEncoder
 from zoo.networks.vit_names import PATCH
-from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
+from zoo.networks.vocabulary import Vocabulary, last_of
 
 SIDE = 96
 """Voxels along each side of the ViT's input, which its table of positions is tied to."""
@@ -82,10 +82,7 @@ class BrainResNet50(Vocabulary, ResNet):
         self.num_classes = num_classes
         self.make_head(num_classes)
 
-    @property
-    def feature_info(self) -> FeatureInfo:
-        """Channels, stride and module of the stem and the four layers."""
-        return resnet_info(self)
+    feature_info = property(resnet_info)
 
     def make_head(self, num_classes: int) -> None:
         """Put a linear layer in the place of the present head; 0 for none."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.errors import InputContractError, OptionError
 from zoo.networks.resnet import resnet_info, resnet_maps
-from zoo.networks.vocabulary import FeatureInfo, Vocabulary, last_of
+from zoo.networks.vocabulary import Vocabulary, last_of
 
 STRIDES = (1, 2)
 """Of the first convolution: 2 in the pre-training, 1 where the authors' files of settings leave it out."""
@@ -57,10 +57,7 @@ class FMCIBResNet(Vocabulary, ResNet):
         self.num_classes = num_classes
         self.make_head(num_classes)
 
-    @property
-    def feature_info(self) -> FeatureInfo:
-        """Channels, stride and module of the stem and the four layers."""
-        return resnet_info(self)
+    feature_info = property(resnet_info)
 
     def make_head(self, num_classes: int) -> None:
         """Put a head of the same hidden layers in the place of the present one; 0 for none."""

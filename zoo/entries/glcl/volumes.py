@@ -6,7 +6,7 @@ Constants as krishnabits001/domain_specific_cl has them (dataloaders.py, scripts
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from zoo.entries.glcl.cohort import Case, DataSet
 from zoo.entries.glcl.contract import PREPROCESSING
 from zoo.errors import InputContractError
 from zoo.images import Grid, Volume, affine_in, from_itk, import_itk, read_header, read_voxels, to_itk, voxel_sizes
+from zoo.messages import lengths
 from zoo.transforms import check_labels, check_stack
 
 log = logging.getLogger("zoo")
@@ -74,14 +75,10 @@ def _affine(header: Any, path: Path, orientation: str, anywhere: bool) -> Array:
         log.warning(
             "%s has voxels of %s mm by its affine and of %s mm by its pixdim: the affine is taken",
             path,
-            _times(voxel_sizes(affine)),
-            _times(sizes),
+            lengths(voxel_sizes(affine)),
+            lengths(sizes),
         )
     return affine
-
-
-def _times(sizes: Iterable[float]) -> str:
-    return " x ".join(f"{size:.4g}" for size in sizes)
 
 
 def check_image(image: Volume) -> None:

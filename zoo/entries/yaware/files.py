@@ -16,6 +16,7 @@ import numpy.typing as npt
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import voxel_sizes
+from zoo.messages import lengths
 from zoo.training.arrays import read_array
 from zoo.training.table import EMPTY
 from zoo.transforms import VolumeTransform, build_volume_transform
@@ -210,6 +211,6 @@ def in_words(affine: npt.NDArray[np.float64] | None) -> str:
     if affine is None:
         return "at no known place"
     axes: Any = nibabel.orientations.aff2axcodes
-    sizes = " x ".join(f"{size:.4g}" for size in voxel_sizes(affine))
+    sizes = lengths(voxel_sizes(affine))
     origin = ", ".join(f"{x:.4g}" for x in affine[:3, 3])
     return f"axes {''.join(axes(affine))}, voxels of {sizes} mm, the first at ({origin}) mm"
