@@ -113,11 +113,9 @@ def read_text_table(path: Path) -> Table:
                     f"({printable(', '.join(header))}); put quotes around a cell that contains a delimiter"
                 )
             lines.append(reader.line_num)
-            cells = [*row, *([""] * len(header))][
-                : len(header)
-            ]  # rows may lack cells at their end, or have blank ones more
-            for column, cell in zip(columns, cells, strict=True):
-                column.append(same.setdefault(cell, cell))  # labels repeat: each text is in memory once
+            row += [""] * (len(header) - len(row))
+            for number, column in enumerate(columns):
+                column.append(same.setdefault(row[number], row[number]))  # labels repeat: each text is in memory once
     return Table(path, _named(path, header, columns), lines)
 
 

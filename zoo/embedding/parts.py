@@ -76,10 +76,8 @@ def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], 
             with part.open("rb") as file:
                 table = parquet.ParquetFile(file).read([key, *names])
             ids = table.column(key)
-            yield (
-                ids.to_pylist() if names else ids.unique().to_pylist(),
-                {n: table.column(n).to_pylist() for n in names},
-            )
+            columns = {name: table.column(name).to_pylist() for name in names}
+            yield (ids if names else ids.unique()).to_pylist(), columns
         except FileNotFoundError:
             continue  # another process of this run has put it aside
         except (arrow.ArrowException, KeyError, OSError) as error:
