@@ -17,8 +17,9 @@ from zoo.formats import StoredState, is_of_recipe, told
 from zoo.manifest import packaged_manifest, record_with_digest, record_with_tag
 from zoo.record import WeightsFile, depth_of
 
-_DEEPEST = 10
-"""Levels of lists and objects in the base weights and classes of a header; what recipes write has 5."""
+_DEEPEST = 16
+"""Levels of lists and objects in the base weights and classes of a header; what recipes write has 5, and one more for
+each run that began with the weights of another."""
 
 
 def check_tag(model: str, tag: str, single: Path, digest: str, cache_dir: str | Path | None) -> None:

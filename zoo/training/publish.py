@@ -102,7 +102,7 @@ def publish(
         models: Entries that the weights fill, the largest network last: the file holds what that one keeps, under its
             own names.
         header: From `pretraining_header`, the same as in the run's `best.pt` and `last.pt`; the record repeats its
-            input and command.
+            input, command and base, whose licences are the record's.
         metrics: Of the epoch that is exported.
         half: Half precision; 1-D tensors stay float32.
 
@@ -112,6 +112,8 @@ def publish(
     kept, _ = get_entry(models[-1]).convert(dict(state))
     path = _write(kept, out, header, half=half)
     tag = out.resolve().name
+    base = json.loads(header["base"])
+    licences = base.pop("licences", {})
     record = {
         "tag": tag,
         "models": list(models),
@@ -123,8 +125,9 @@ def publish(
         "format": "safetensors",
         "fingerprint": {name: fingerprint(get_entry(name).convert(dict(kept))[0]) for name in models},
         "input": json.loads(header["input"]),
-        "provenance": {"command": header["command"], "metrics": dict(metrics)},
-    }
+        "provenance": {"command": header["command"], "metrics": dict(metrics)}
+        | ({} if base == RANDOM else {"base": base}),
+    } | ({"licences": licences} if licences else {})
     with writing(out / RECORD):
         write_text(out / RECORD, json.dumps(record, indent=2))
     print(f"{in_words(metrics)}\nweights: {path}\ntheir record for a manifest: {out / RECORD}", flush=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo.errors import CheckpointFormatError, IntegrityError, OptionError, UnsafeCheckpointError
 from zoo.files import write_text
+from zoo.formats import KEY, RANDOM, told
 from zoo.messages import first_names, printable
 from zoo.training.args import TrainArgs, facts_of, renamed
 from zoo.training.distributed import Processes
@@ -34,6 +35,12 @@ HISTORY = "changes"
 ABSENT = "absent"
 
 Arguments = dict[str, Any]
+
+
+class Kept(Protocol):
+    """Arguments that say where a run is kept."""
+
+    out: str
 
 
 class Resumable(Protocol):
@@ -82,7 +89,7 @@ def take_up(run: Resumable) -> list[Any]:
         UnsafeCheckpointError: Opening a file would run code.
     """
     last, file = run.out / "last.pt", run.out / "args.json"
-    with _showing_a_way_on(run):
+    with _showing_a_way_on(run.args):
         state, began = read_state(last, KEYS), read_json(file)
         read_finished(run.out / "log.jsonl", state["epoch"])
         changed = changes_of(began, run.args, file)
@@ -98,6 +105,18 @@ def take_up(run: Resumable) -> list[Any]:
         log.warning("the run goes on with other arguments than it began with: %s", ", ".join(changed))
         history = [*history, {"epoch": state["epoch"], "step": state["step"], **changed}]
     return history
+
+
+def noted_base(args: Kept) -> dict[str, Any]:
+    """The weights that the run in OUT began with, by the header of `last.pt`.
+
+    Raises:
+        CheckpointFormatError: `last.pt` is missing or damaged; `IntegrityError`, `UnsafeCheckpointError` likewise.
+    """
+    last = Path(args.out) / "last.pt"
+    with _showing_a_way_on(args):
+        header = read_state(last, mmap=True).get(KEY, {})
+        return told(header, "base", dict, last) or dict(RANDOM)
 
 
 def rank_file(out: Path, epoch: int, step: int, rank: int) -> Path:
@@ -131,13 +150,14 @@ def check_course(run: Resumable, state: Mapping[str, Any], changed: Arguments, l
 
 
 @contextmanager
-def _showing_a_way_on(run: Resumable) -> Iterator[None]:
+def _showing_a_way_on(args: Kept) -> Iterator[None]:
     """Add advice to errors about damaged files."""
     try:
         yield
     except (CheckpointFormatError, IntegrityError, UnsafeCheckpointError) as error:
-        best = run.out / "best.pt"
-        start = f", from {best} by --checkpoint" if best.is_file() and hasattr(run.args, "checkpoint") else ""
+        best = Path(args.out) / "best.pt"
+        flags = [flag for flag in ("checkpoint", "init") if hasattr(args, flag)]
+        start = f", from {best} by --{flags[0]}" if best.is_file() and flags else ""
         raise type(error)(f"{error}. Put a good copy back, or begin anew in another --out{start}") from error
 
 

@@ -24,7 +24,7 @@ from zoo.entries.glcl import pretrain
 from zoo.entries.glcl.args import all_cases
 from zoo.entries.glcl.batches import global_rows
 from zoo.entries.glcl.model import GLCLDecoder
-from zoo.entries.glcl.pretrain import Args, build_batches, build_method, calls_of, copies_of, resolve
+from zoo.entries.glcl.pretrain import Args, build_batches, build_method, calls_of, copies_of, resolve, start
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.args import facts_of, parse_args, run_command
@@ -71,7 +71,7 @@ def encoder(first):
 def second(cohort, encoder, tmp_path_factory):
     """Stage 2, from it."""
     out = tmp_path_factory.mktemp("runs") / "local"
-    return run_stage(cohort, out, "decoder", "--encoder", encoder, "--epochs", "3")
+    return run_stage(cohort, out, "decoder", "--init", encoder, "--epochs", "3")
 
 
 def last_state(out):
@@ -87,7 +87,9 @@ def untrained(cohort, stage, *more):
     """The method of a run before its first step."""
     args = resolve(parse_args(Args, flags(cohort, "out", stage, *more)))
     torch.manual_seed(args.seed)
-    return build_method(args)
+    method = build_method(args)
+    start(method, args, {"size": [32, 32], "spacing": [2.5, 2.5], "orientation": "LP"})
+    return method
 
 
 def test_the_encoder_trains_and_logs(first):
@@ -143,7 +145,7 @@ def test_the_last_step_is_exported_and_all_files_say_the_same(stage, model, requ
     run, out = request.getfixturevalue(stage)[0], tmp_path / "run"
     mark(copy_of(run, out) / "best.pt")
     more = ["encoder", "--epochs", "6", "--steps-per-epoch", "10"]
-    more = more if model == ENCODER else ["decoder", "--encoder", encoder, "--epochs", "3"]
+    more = more if model == ENCODER else ["decoder", "--init", encoder, "--epochs", "3"]
     pretrain.main(flags(cohort, out, *more, "--resume"))
     file = out / f"{model}.{out.name}.safetensors"
     assert comes_from(file, out / "last.pt", "network.")
@@ -164,7 +166,7 @@ def test_the_decoder_trains_and_the_encoder_stays(cohort, encoder, second):
     """Its weights are those of stage 1, bit for bit; its norms' averages go on; all of the decoder moves."""
     out, _, _ = second
     before, after = load_file(encoder), weights(out)
-    start = untrained(cohort, "decoder", "--encoder", encoder).network.state_dict()
+    start = untrained(cohort, "decoder", "--init", encoder).network.state_dict()
     for name, value in after.items():
         if "running" in name:
             assert not torch.equal(value, start[name]), name
@@ -180,7 +182,7 @@ def test_the_decoder_trains_and_the_encoder_stays(cohort, encoder, second):
 @pytest.mark.parametrize("stage", ["encoder", "decoder"])
 def test_all_norms_average_as_asked(cohort, encoder, stage):
     """Of one stage the averages went on at the published pace, whatever --norm-momentum said."""
-    start = ("--encoder", encoder) if stage == "decoder" else ()
+    start = ("--init", encoder) if stage == "decoder" else ()
     network = untrained(cohort, stage, *start, "--norm-momentum", 0.25).network
     norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert {norm.momentum for norm in norms} == {0.25}
@@ -204,10 +206,10 @@ def test_the_encoder_may_use_or_forget_its_averages(cohort, encoder, tmp_path):
     """`running` leaves them as stage 1 did, bit for bit; `--reset-averages` begins with those of a new network."""
     before = load_file(encoder)
     averages = [name for name in before if name.startswith("enc_") and "running" in name]
-    out, *_ = run_stage(cohort, tmp_path / "run", "decoder", "--encoder", encoder, "--encoder-statistics", "running")
+    out, *_ = run_stage(cohort, tmp_path / "run", "decoder", "--init", encoder, "--encoder-statistics", "running")
     after = weights(out)
     assert all(torch.equal(after[name], before[name]) for name in averages)
-    fresh = untrained(cohort, "decoder", "--encoder", encoder, "--reset-averages").network.state_dict()
+    fresh = untrained(cohort, "decoder", "--init", encoder, "--reset-averages").network.state_dict()
     assert all(torch.equal(fresh[name], torch.full_like(fresh[name], float("var" in name))) for name in averages)
     assert torch.equal(fresh["enc_c3_a.weight"], before["enc_c3_a.weight"])
 
@@ -216,7 +218,7 @@ def test_the_encoder_may_come_from_the_authors(cohort, tmp_path):
     """Their bundle of stage 1, of another size: the head of the global loss plays no part."""
     variables = filled("encoder_pretrain", 3)
     bundle = write_bundle(tmp_path / "train_encoder_wgts_acdc_epochs_10000.ckpt", variables)
-    decoder = untrained(cohort, "decoder", "--encoder", bundle, "--blocks", "1").network
+    decoder = untrained(cohort, "decoder", "--init", bundle, "--blocks", "1").network
     kernel = variables["enc_c5_a/W"].transpose(3, 2, 0, 1)
     assert np.array_equal(decoder.enc_c5_a.weight.detach().numpy(), kernel)
     assert not hasattr(decoder, "dec_dc5")
@@ -225,7 +227,7 @@ def test_the_encoder_may_come_from_the_authors(cohort, tmp_path):
 def test_the_encoder_trains_too_where_it_is_not_frozen(cohort, encoder, tmp_path):
     """All of its convolutions move."""
     out, *_ = run_stage(
-        cohort, tmp_path / "run", "decoder", "--encoder", encoder, "--no-freeze", "--variant", "D", "--slices", "6"
+        cohort, tmp_path / "run", "decoder", "--init", encoder, "--no-freeze", "--variant", "D", "--slices", "6"
     )
     before, after = load_file(encoder), weights(out)
     kernels = [name for name in before if name.startswith("enc_") and before[name].ndim == 4]
@@ -245,7 +247,7 @@ def test_the_encoder_trains_too_where_it_is_not_frozen(cohort, encoder, tmp_path
 )
 def test_every_variant_runs(cohort, encoder, tmp_path, stage, more):
     """A step of it is finite."""
-    source = ("--encoder", encoder) if stage == "decoder" else ()
+    source = ("--init", encoder) if stage == "decoder" else ()
     out, metrics, _ = run_stage(cohort, tmp_path / "run", stage, *source, "--steps-per-epoch", "1", *more)
     assert math.isfinite(metrics["loss"])
     assert next(out.glob("glcl-*.safetensors")).stat().st_size > 1e6
@@ -253,7 +255,7 @@ def test_every_variant_runs(cohort, encoder, tmp_path, stage, more):
 
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, encoder, tmp_path):
     """Of both stages; with loader processes before and without after: bit for bit."""
-    for stage, source in (("encoder", ()), ("decoder", ("--encoder", encoder))):
+    for stage, source in (("encoder", ()), ("decoder", ("--init", encoder))):
         whole, cut = tmp_path / f"{stage}-whole", tmp_path / f"{stage}-cut"
         run_stage(cohort, whole, stage, *source, "--epochs", "2")
         run_stage(cohort, cut, stage, *source, "--workers", "2")
@@ -301,7 +303,7 @@ def test_the_defaults_are_the_published_run():
     )
     assert (args.variant, args.slices, args.n_parts, args.temperature) == ("D", 12, 4, 0.1)
     assert (args.volumes.size, args.volumes.spacing, args.subjects) == (192, 1.36719, "published")
-    args = resolve(parse_args(Args, [*common, "--stage", "decoder", "--encoder", "file"]))
+    args = resolve(parse_args(Args, [*common, "--stage", "decoder", "--init", "file"]))
     assert (args.variant, args.slices, args.blocks, args.regions, args.region_size, args.negatives) == (
         "R",
         10,
@@ -311,7 +313,7 @@ def test_the_defaults_are_the_published_run():
         5,
     )
     assert (args.project, args.freeze, args.encoder_statistics) == (True, True, "batch")
-    args = resolve(parse_args(Args, [*common, "--stage", "decoder", "--encoder", "file", "--variant", "D"]))
+    args = resolve(parse_args(Args, [*common, "--stage", "decoder", "--init", "file", "--variant", "D"]))
     assert (args.slices, args.negatives) == (12, 4)
     args = resolve(parse_args(Args, [*common, "--stage", "encoder", "--dataset", "mmwhs", "--upstream"]))
     assert (args.volumes.size, args.volumes.spacing) == (160, 1.5)
@@ -346,17 +348,16 @@ def test_what_does_not_fit_is_said_before_the_first_step(cohort, encoder, tmp_pa
     with pytest.raises(OptionError, match=r"--subjects published: 4\d of 52 volume\(s\) .* are missing: 012, 017"):
         pretrain.main(flags(cohort, tmp_path / "a", "encoder", "--subjects", "published"))
     with pytest.raises(zoo.errors.ZooError, match="last"):
-        pretrain.main(flags(cohort, tmp_path / "a", "decoder", "--encoder", tmp_path / "last.pt"))
+        pretrain.main(flags(cohort, tmp_path / "a", "decoder", "--init", tmp_path / "last.pt"))
     assert not (tmp_path / "a" / "log.jsonl").exists()
 
 
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--stage", "decoder"], "stage 2 alone needs a trained encoder"),
-        (["--stage", "encoder", "--encoder", "file"], "stage 2 alone"),
+        (["--stage", "decoder"], "needs a trained encoder: .*--init"),
         (["--stage", "encoder", "--variant", "X"], "has R, D-, D"),
-        (["--stage", "decoder", "--encoder", "file", "--variant", "D-"], "has R, D"),
+        (["--stage", "decoder", "--init", "file", "--variant", "D-"], "has R, D"),
         (["--stage", "encoder", "--size", "100"], "multiple of 32"),
         (["--stage", "encoder", "--box", "193"], "at most the side"),
         (["--stage", "encoder", "--spacing", "-1"], "a length in mm"),

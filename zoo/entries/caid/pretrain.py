@@ -3,6 +3,7 @@ r"""Pre-train CAiD on a folder of radiographs. The defaults are the published ru
     python -m zoo.entries.caid.pretrain --data images --table Xray14_train_official.txt \
         --val-table Xray14_val_official.txt --out runs/caid
     torchrun --nproc-per-node 4 -m zoo.entries.caid.pretrain --data images ... --out runs/caid --resume
+    python -m zoo.entries.caid.pretrain --data own --init caid-resnet50-unet.chestxray14-800 --size 64 --out runs/own
 
 Published: 800 epochs over 75 312 ChestX-ray14 images at 224 pixels on 4 V100, batch 256, SGD. The exported weights are
 those of the best epoch by validation, or of the last epoch without validation. Where the authors' code has a defect,
@@ -24,6 +25,7 @@ from zoo.entries.caid.cohort import read_list
 from zoo.entries.caid.data import TARGET_FLIPS, FixedViews, Views
 from zoo.entries.caid.method import MODES, CAiD
 from zoo.errors import OptionError
+from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
@@ -33,6 +35,13 @@ from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
+from zoo.training.starting import Own, Part, begin, init_arg, same_names
+
+NETWORKS = ("encoder_q.", "encoder_k.")
+"""The network that is trained, and its momentum copy."""
+PROJECTION = "projection head"
+
+OWN = (Own("queue", ("queue", "queue_ptr"), needs=PROJECTION),)
 
 
 @dataclass(kw_only=True)
@@ -49,6 +58,7 @@ class Args(TrainArgs):
     size: int = arg("side of the views in pixels; distortions grow with it", PUBLISHED_SIZE)
     min_area: float = arg("share of the image's area that the smallest crop has", SMALLEST_CROP)
     jitter: float = arg("brightness and contrast change by up to this share", JITTER)
+    init: str = init_arg()
     mode: str = arg("caid, or id for instance discrimination alone", "caid", MODES)
     queue_size: int = arg("negatives in the queue", 65536)
     key_momentum: float = arg("share of the key network kept at each step", 0.999)
@@ -75,9 +85,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         torch.manual_seed(args.seed)
         method = build_method(args)
         command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
-        header = pretraining_header(models[-1], command, input=changed_input(args))
+        changed = changed_input(args)
+        base = begin(method, args, parts_of(args), networks=NETWORKS, input=changed, own=OWN)
+        header = pretraining_header(models[-1], command, input=changed, base=base)
         views, validate = build_views(args, args.table, args.split), validation(args, processes)
-        best = fit(method, views, args, processes=processes, validate=validate, header=header)
+        best = fit(method, views, args, processes=processes, validate=validate, header=header, base=args.init)
         judged = best if validate else None  # the training loss is low early, before the queue is full of keys
         return publish_run(args, processes, models=models, header=header, best=judged)
 
@@ -94,6 +106,19 @@ def resolve(args: Args) -> Args:
 def build_method(args: Args) -> CAiD:
     """The objective with the run's settings."""
     return build_from(args, CAiD, momentum=args.key_momentum)
+
+
+def parts_of(args: Args) -> list[Part]:
+    """The parts of the method that weights may have."""
+    encoder, unet = "caid-resnet50", "caid-resnet50-unet"
+    inside = same_names(get_entry(encoder).required, "backbone.encoder.")
+    parts = [Part("encoder", encoder, inside, {"num_classes": 0})]
+    if args.mode == "caid":
+        parts.append(Part("decoder", unet, same_names(("decoder.",), "backbone.")))
+        parts.append(Part("last layer", unet, same_names(("segmentation_head.",), "backbone.")))
+    # The entry calls the one layer of a projection without `mlp` as it does the first of two.
+    layers = same_names(("fc.0.", "fc.2.")) if args.mlp else {"fc.0.": "fc.", "fc.2.": "fc.2."}
+    return [*parts, Part(PROJECTION, encoder, layers, {"projection": True})]
 
 
 def build_views(args: Args, list_file: str, split: str) -> Views:

@@ -3,6 +3,7 @@
     python -m zoo.entries.drasclr.data group --patches cohort/patch --out cohort/grouped_patch
     python -m zoo.entries.drasclr.pretrain --data cohort/grouped_patch --out runs/drasclr
     torchrun --nproc-per-node 4 -m zoo.entries.drasclr.pretrain --data cohort/grouped_patch --out runs/drasclr --resume
+    python -m zoo.entries.drasclr.pretrain --data own/grouped_patch --init drasclr-cnn3d --out runs/own
 
 Published: 20 epochs over 9 179 COPDGene subjects at 581 landmarks on 4 GPUs, batch 128, SGD. Every step is at one
 landmark. The exported weights are those of the last epoch, as the authors' are: early losses are low because the queues
@@ -28,8 +29,10 @@ from zoo.entries.drasclr.contract import NAME
 from zoo.entries.drasclr.data import ORDERS, Patches
 from zoo.entries.drasclr.method import COMBINATIONS, QUEUE_DTYPES, DrasCLR
 from zoo.entries.drasclr.model import EXPERT_INITS
+from zoo.entry import Config
 from zoo.errors import OptionError
 from zoo.files import write_text
+from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.contrastive import warn_of_unshuffled_keys
@@ -38,6 +41,7 @@ from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.resuming import read_json
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
+from zoo.training.starting import Part, begin, init_arg, same_names
 
 log = logging.getLogger("zoo")
 
@@ -58,6 +62,7 @@ class Args(TrainArgs):
     neighbours: int = arg("number of nearest landmarks in the neighbour loss", 2)
     augment: str = arg("letters of the changes in their order: affine, gaussian noise, contrast", "agc")
     order: str = arg("landmarks and subjects in a new order in each pass, or in their own", "shuffled", ORDERS)
+    init: str = init_arg()
     experts: int = arg("kernels that each convolution mixes", 8)
     expert_init: str = arg("start of the experts, as the authors' or as ordinary kernels", "upstream", EXPERT_INITS)
     queue_size: int = arg("negatives in the queue of each landmark", 4096)
@@ -84,8 +89,10 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         patches = build_patches(args, table)
         method = build_method(args, landmarks, table, patches.locations)
         keep_table(Path(args.out), landmarks, table, patches.locations)
-        header = pretraining_header(NAME, command_of(args, "zoo.entries.drasclr.pretrain"), input={})
-        fit(method, patches, args, processes=processes, header=header)
+        base = begin(method, args, parts(), networks=("encoder_q.", "encoder_k."), input={}, decided=arguments_of)
+        command = command_of(args, "zoo.entries.drasclr.pretrain")
+        header = pretraining_header(NAME, command, input={}, base=base)
+        fit(method, patches, args, processes=processes, header=header, base=args.init)
         return publish_run(args, processes, models=(NAME,), header=header)
 
 
@@ -141,6 +148,19 @@ def build_method(args: Args, landmarks: Indices, table: Indices, locations: Sequ
         positions[torch.from_numpy(table[locations])],
         momentum=args.key_momentum,
     )
+
+
+def parts() -> list[Part]:
+    """The parts of the method that weights may have; queues are of one run's landmarks, and start anew."""
+    return [
+        Part("encoder", NAME, same_names(get_entry(NAME).required), {"num_classes": 0}),
+        Part("projection head", NAME, same_names(("fc.",)), {"projection": True}),
+    ]
+
+
+def arguments_of(facts: Config) -> dict[str, int]:
+    """Arguments that the weights of an encoder decide."""
+    return {"experts": facts["experts"]}
 
 
 def choose(text: str, count: int) -> list[int]:

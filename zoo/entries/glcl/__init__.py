@@ -43,7 +43,7 @@ _LEAF = (
 _OTHER_HEAD = "head, which was not asked for or is that of the local loss"
 
 
-def _prefixes(layers: tuple[str, ...]) -> tuple[str, ...]:
+def prefixes_of(layers: tuple[str, ...]) -> tuple[str, ...]:
     """Prefixes of the names of a stage's tensors."""
     return tuple(f"{layer}{norm}." for layer in layers for norm in ("", "_bn"))
 
@@ -87,7 +87,7 @@ def convert_encoder(state: State) -> tuple[State, Config]:
     layers, facts = _layers(state)
     if not facts:
         return layers, {}
-    others = _prefixes((*chain(*BLOCKS), *HEAD, REGION, LOGITS))
+    others = prefixes_of((*chain(*BLOCKS), *HEAD, REGION, LOGITS))
     encoder = {name: tensor for name, tensor in layers.items() if not name.startswith(others)}
     hidden, classifier = encoder.get(f"{PROJECTION[0]}.weight"), encoder.get("classifier.weight")
     if hidden is not None and hidden.ndim == 2:
@@ -110,7 +110,7 @@ def convert_unet(state: State) -> tuple[State, Config]:
     first = layers.get(f"{HEAD[0]}.weight")
     is_local = first is not None and first.shape[2:] == (1, 1)
     heads = (*PROJECTION, REGION, *HEAD) if is_local else (*PROJECTION, REGION)
-    others = (*_prefixes(heads), "classifier.")
+    others = (*prefixes_of(heads), "classifier.")
     unet = {name: tensor for name, tensor in layers.items() if not name.startswith(others)}
     facts["stored_blocks"] = _count_blocks(unet)
     logits = unet.get(f"{LOGITS}.weight")
@@ -132,7 +132,7 @@ def _count_blocks(unet: State) -> int:
     whole = [
         all(f"{name}.weight" in unet and f"{name}_bn.weight" in unet for name in block) for block in (*BLOCKS, HEAD)
     ]
-    begun = [any(name.startswith(_prefixes(block)) for name in unet) for block in (*BLOCKS, HEAD)]
+    begun = [any(name.startswith(prefixes_of(block)) for name in unet) for block in (*BLOCKS, HEAD)]
     count = (*whole, False).index(False)
     if any(begun[count:]):
         parts = [part for part, is_begun in zip((*BLOCKS, HEAD), begun, strict=True) if is_begun][count:]
@@ -164,10 +164,10 @@ ENTRIES = (
         build=build_encoder,
         convert=convert_encoder,
         config={"num_classes": 0, "in_channels": 1, "projection": False, "size": 192},
-        required=_prefixes(ENCODER),
+        required=prefixes_of(ENCODER),
         head=("classifier.", "reg_"),
         stem=f"{ENCODER[0]}.weight",
-        stages=tuple(map(_prefixes, _LEVELS)),
+        stages=tuple(map(prefixes_of, _LEVELS)),
         preprocessing=PREPROCESSING,
         unused=OPTIMISER
         | {
@@ -189,10 +189,10 @@ ENTRIES = (
         build=build_unet,
         convert=convert_unet,
         config={"num_classes": 4, "in_channels": 1, "blocks": None},
-        required=_prefixes(ENCODER),
+        required=prefixes_of(ENCODER),
         head=(f"{LOGITS}.",),
         stem=f"{ENCODER[0]}.weight",
-        stages=tuple(map(_prefixes, (*_LEVELS, *BLOCKS, HEAD))),
+        stages=tuple(map(prefixes_of, (*_LEVELS, *BLOCKS, HEAD))),
         preprocessing=PREPROCESSING,
         unused=OPTIMISER
         | {

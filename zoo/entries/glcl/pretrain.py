@@ -2,8 +2,9 @@ r"""Pre-train GLCL's encoder by its global loss, then its decoder by the local o
 
     python -m zoo.entries.glcl.pretrain --stage encoder --data acdc --out runs/global
     python -m zoo.entries.glcl.pretrain --stage decoder --data acdc --out runs/local \
-        --encoder runs/global/glcl-encoder.global.safetensors
+        --init runs/global/glcl-encoder.global.safetensors
     torchrun --nproc-per-node 4 -m zoo.entries.glcl.pretrain --stage encoder --data acdc --batch-size 4 --out runs/four
+    python -m zoo.entries.glcl.pretrain --stage encoder --data own --table own.csv --init glcl-encoder.phantom --out own
 
 The data are NIfTI volumes in the layout of ACDC (`--dataset acdc`), Decathlon's Task05 (`prostate`) or MM-WHS
 (`mmwhs`), or those of a table (`--table`, columns `name` and `image`); masks are not needed. Volumes are normalised,
@@ -27,16 +28,16 @@ Not brought back: layers of one shape that start with the same weights, and Tens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-import zoo
-from zoo.checkpoint import LoadReport
+from zoo.checkpoint import is_counter
+from zoo.entries.glcl import prefixes_of
 from zoo.entries.glcl.args import (
     PUBLISHED,
     CohortArgs,
@@ -45,28 +46,30 @@ from zoo.entries.glcl.args import (
     grid_facts,
     named_cases,
     set_momentum,
-    warn_of_other_pixels,
 )
 from zoo.entries.glcl.augment import BOX, PUBLISHED_SIZE
 from zoo.entries.glcl.batches import Rows, global_rows, local_rows
 from zoo.entries.glcl.cases import StoredCase
+from zoo.entries.glcl.convert import BLOCKS, ENCODER, HEAD, PROJECTION, REGION
 from zoo.entries.glcl.data import ContrastiveBatches
 from zoo.entries.glcl.losses import GLOBAL_VARIANTS, LOCAL_VARIANTS
 from zoo.entries.glcl.method import STATISTICS, GlobalContrastiveLoss, GlobalMethod, LocalContrastiveLoss, LocalMethod
 from zoo.entries.glcl.model import GLCLDecoder, GLCLEncoder
 from zoo.entries.glcl.splits import pretraining
 from zoo.errors import OptionError
-from zoo.formats import RANDOM
-from zoo.provenance import base_of
 from zoo.training.args import arg, command_of, default, parse_args, run_command
 from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
+from zoo.training.starting import Own, Part, begin, init_arg, same_names
 
 STAGES = ("encoder", "decoder")
 MODELS = {"encoder": ("glcl-encoder",), "decoder": ("glcl-encoder", "glcl-unet")}
 """Models that the weights of a stage fill; the exported file has the names of the last, the largest."""
+NETWORK = "network."
+LOCAL = tuple(f"{NETWORK}{prefix}" for prefix in prefixes_of((*HEAD, REGION)))
+"""Names of what the local loss puts behind the decoder, which no entry has."""
 
 
 @dataclass(kw_only=True)
@@ -84,7 +87,7 @@ class Args(CohortArgs):
     n_parts: int = arg("parts that a volume is divided into", 4)
     temperature: float = arg("temperature of the contrastive softmax", 0.1)
     box: int = arg(f"side in pixels of the box that a view of stage 1 shows; 0 for {BOX} of {PUBLISHED_SIZE}", 0)
-    encoder: str = arg("file with the encoder that stage 2 starts from, of stage 1 or the authors' bundle", "")
+    init: str = init_arg(was="encoder")
     blocks: int = arg("blocks of the decoder that stage 2 trains, 1 to 5", 3)
     regions: int = arg("regions of each map, 9 or 13", 13)
     region_size: int = arg("side of a region, 1 or 3", 3)
@@ -102,8 +105,8 @@ class Args(CohortArgs):
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
         super().check()
-        if (self.stage == "decoder") != bool(self.encoder):
-            raise OptionError(f"--stage {self.stage} --encoder {self.encoder!r}: stage 2 alone needs a trained encoder")
+        if self.stage == "decoder" and not self.init:
+            raise OptionError("--stage decoder needs a trained encoder: give the file of stage 1, or a name, as --init")
         variants = LOCAL_VARIANTS if self.stage == "decoder" else GLOBAL_VARIANTS
         if self.variant not in ("", *variants):
             raise OptionError(f"--variant {self.variant}: --stage {self.stage} has {', '.join(variants)}")
@@ -127,10 +130,11 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         unlabelled = [replace(case, mask=None) for case in cases]
         stored = args.open_store().prepare(unlabelled, args.workers)
         batches = build_batches(args, stored)
-        base = base_of(LoadReport("glcl-encoder", source=args.encoder)) if args.encoder else RANDOM
+        method, grid = build_method(args), grid_facts(args.volumes, stored)
+        base = start(method, args, grid)
         command, models = command_of(args, "zoo.entries.glcl.pretrain"), MODELS[args.stage]
-        header = pretraining_header(models[-1], command, input=grid_facts(args.volumes, stored), base=base)
-        fit(build_method(args), batches, args, processes=processes, header=header, base=args.encoder)
+        header = pretraining_header(models[-1], command, input=grid, base=base)
+        fit(method, batches, args, processes=processes, header=header, base=args.init)
         return publish_run(args, processes, models=models, header=header)
 
 
@@ -204,17 +208,31 @@ def build_method(args: Args) -> GlobalMethod | LocalMethod:
         n_parts=args.n_parts,
     )
     decoder = GLCLDecoder(args.blocks, project=args.project and args.region_size == 3)
-    fill_encoder(decoder, zoo.load_model("glcl-encoder", checkpoint=args.encoder, num_classes=0))
-    warn_of_other_pixels("glcl-encoder", args.encoder, args.volumes)
     set_momentum(decoder, args.norm_momentum)
-    if args.reset_averages:
-        forget_averages(decoder)
     return LocalMethod(decoder, loss, freeze_encoder=args.freeze, encoder_statistics=args.encoder_statistics)
 
 
-def fill_encoder(network: nn.Module, encoder: nn.Module) -> None:
-    """Copy an encoder, moving averages included, into a network that has it."""
-    network.load_state_dict(network.state_dict() | encoder.state_dict())
+def start(method: GlobalMethod | LocalMethod, args: Args, grid: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a method with the weights of `--init`; returns the base of the header, see `zoo.training.starting.begin`."""
+    local = tuple(name for name in method.state_dict() if name.startswith(LOCAL) and not is_counter(name))
+    own = (Own("head of the local loss", local),) if local else ()
+    base = begin(method, args, parts_of(args), networks=(NETWORK,), input=grid, own=own)
+    if args.stage == "decoder" and args.reset_averages:
+        forget_averages(method)
+    return base
+
+
+def parts_of(args: Args) -> list[Part]:
+    """The parts of a stage's method that weights may have."""
+    encoder, unet = MODELS["decoder"]
+    first = Part("encoder", encoder, same_names(prefixes_of(ENCODER)), {"num_classes": 0})
+    if args.stage == "encoder":
+        return [first, Part("projection head", encoder, same_names(prefixes_of(PROJECTION)), {"projection": True})]
+    blocks = [same_names(prefixes_of(block)) for block in BLOCKS[: args.blocks]]
+    return [
+        first,
+        *(Part(f"block {i} of the decoder", unet, names, {"num_classes": 0}) for i, names in enumerate(blocks, 1)),
+    ]
 
 
 if __name__ == "__main__":

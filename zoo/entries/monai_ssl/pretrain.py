@@ -2,6 +2,7 @@
 
     python -m zoo.entries.monai_ssl.pretrain --data tcia --table dataset_split.json --out runs/monai-ssl
     torchrun --nproc-per-node 4 -m zoo.entries.monai_ssl.pretrain --data tcia --table ... --out runs/monai-ssl --resume
+    python -m zoo.entries.monai_ssl.pretrain --data own --table own.json --init ssl/last.pt --out runs/own
 
 The list is the tutorial's (Project-MONAI/tutorials, `self_supervised_pretraining/vit_unetr_ssl/datalists/tcia`), or
 your own: JSON, {"training": [{"image": "a.nii.gz"}, ...], "validation": [...]}, files relative to --data. Volumes are
@@ -34,11 +35,12 @@ from zoo.entries.monai_ssl.augment import Corrupt
 from zoo.entries.monai_ssl.cases import DTYPES, VolumeCache
 from zoo.entries.monai_ssl.cohort import PATIENT, of_training_patients, read_datalists
 from zoo.entries.monai_ssl.contract import PRETRAINING
+from zoo.entries.monai_ssl.convert import cube_side
 from zoo.entries.monai_ssl.data import Crops
 from zoo.entries.monai_ssl.method import COMBINATIONS, TEMPERATURE, ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.sizes import HEAD_WIDTH, PUBLISHED_SIZE
-from zoo.entry import Preprocessing
+from zoo.entry import Config, Preprocessing
 from zoo.errors import OptionError
 from zoo.networks.vit_names import PATCH
 from zoo.registry import get_entry
@@ -49,6 +51,7 @@ from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
+from zoo.training.starting import Part, begin, init_arg, same_names
 
 log = logging.getLogger("zoo")
 
@@ -87,6 +90,7 @@ class Args(TrainArgs):
     overlap: str = arg("validation volumes of training patients are left out, or kept", "drop", OVERLAPS)
     patient: str = arg("regular expression; its match in a file's name is the patient", PATIENT)
     val_random: bool = arg("draw new validation crops and corruptions each epoch", False)
+    init: str = init_arg()
     size: int = arg(f"voxels along a side of the crops, a multiple of {PATCH}", PUBLISHED_SIZE, was="img_size")
     hidden_size: int = arg("width of a token", 768)
     mlp_dim: int = arg("width inside the perceptron of a block", 3072)
@@ -113,15 +117,21 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         check_share(args, processes.world)
         torch.manual_seed(args.seed)
         method = build_method(args)
+        base = begin(method, args, parts(), networks=("network.",), input=changed_input(args), decided=arguments_of)
         training, validation = read_volumes(args, processes)
         train, val = build_crops(args, training, validation)
         validate = validation_of(args, val, processes)
         args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
         Batches(len(train), args, processes)  # raises, before hours of preparing, where they do not fill a step
         train.cache.fill([*training, *validation], args.workers)
-        command = command_of(args, "zoo.entries.monai_ssl.pretrain")
-        header = pretraining_header(MODELS[-1], command, input=changed_input(args), options=options_of(args))
-        best = fit(method, train, args, processes=processes, validate=validate, header=header)
+        header = pretraining_header(
+            MODELS[-1],
+            command_of(args, "zoo.entries.monai_ssl.pretrain"),
+            input=changed_input(args),
+            options=options_of(args),
+            base=base,
+        )
+        best = fit(method, train, args, processes=processes, validate=validate, header=header, base=args.init)
         judged = best if validate else None  # the training loss does not say which epoch is best
         return publish_run(args, processes, models=MODELS, header=header, best=judged)
 
@@ -146,6 +156,23 @@ def build_method(args: Args) -> ReconstructionContrast:
     """The auto-encoder and its objective with the run's settings."""
     network = build_from(args, vit_autoencoder, img_size=args.size, **options_of(args))
     return build_from(args, ReconstructionContrast, network)
+
+
+def parts() -> list[Part]:
+    """The parts of the method that weights may have."""
+    encoder, _, autoencoder = (get_entry(name) for name in MODELS)
+    decoder = [prefix for prefix in autoencoder.required if prefix not in encoder.required]
+    return [
+        Part("encoder", encoder.name, same_names(encoder.required), {"num_classes": 0}),
+        Part("decoder", autoencoder.name, same_names(decoder)),
+    ]
+
+
+def arguments_of(facts: Config) -> dict[str, int]:
+    """Arguments that the weights of a ViT decide: its widths, and the crops that its table of positions is for."""
+    widths = {name: facts[name] for name in ("hidden_size", "mlp_dim", "num_layers") if name in facts}
+    side = cube_side(facts.get("positions", 0))
+    return widths | {"num_heads": facts["num_heads"] or 0} | ({"size": PATCH * side} if side else {})
 
 
 def read_volumes(args: Args, processes: Processes) -> tuple[list[Path], list[Path]]:

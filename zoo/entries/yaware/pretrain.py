@@ -2,6 +2,7 @@
 
     python -m zoo.entries.yaware.pretrain --data train.npy --table train.csv --out runs/yaware
     torchrun --nproc-per-node 4 -m zoo.entries.yaware.pretrain --data train.npy ... --out runs/yaware --resume
+    python -m zoo.entries.yaware.pretrain --data own.npy --table own.csv --init yaware-densenet121 --out runs/own
 
 Published: 100 epochs over 10 420 maps of 121 x 145 x 121 voxels, batch 64, Adam, cut-out views, sigma 5 years. Where
 the authors' code has a defect, the default mends it; `--upstream` brings the published behaviour back (the card lists
@@ -25,6 +26,7 @@ from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware
 from zoo.entries.yaware.model import least_batch
 from zoo.entries.yaware.splits import class_codes
 from zoo.errors import OptionError
+from zoo.registry import get_entry
 from zoo.training import distributed
 from zoo.training.args import TrainArgs, arg, build_from, command_of, default, parse_args, run_command
 from zoo.training.data import build_loader
@@ -33,6 +35,7 @@ from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
+from zoo.training.starting import Part, begin, init_arg, same_names
 
 
 @dataclass(kw_only=True)
@@ -65,6 +68,7 @@ class Args(TrainArgs):
     sigma: float = arg("standard deviation of the kernel, in the label's unit", 5.0)
     kernel: str = arg("gaussian for real labels, equal for classes, views for none (SimCLR)", "gaussian", KERNELS)
     temperature: float = arg("temperature of the contrastive softmax", 0.1)
+    init: str = init_arg()
     tf: str = arg(
         "changes that make views; the authors' configuration file says all_tf, their README cutout",
         "cutout",
@@ -88,8 +92,10 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         check_parts(args, volumes.cohort.shape, processes)
         validate = validation(args, volumes.cohort, processes)
         command = command_of(args, "zoo.entries.yaware.pretrain")
-        header = pretraining_header(MODEL, command, input=volumes.cohort.differences())
-        best = fit(method, volumes, args, processes=processes, validate=validate, header=header)
+        changed = volumes.cohort.differences()
+        base = begin(method, args, parts(), networks=("network.",), input=changed)
+        header = pretraining_header(MODEL, command, input=changed, base=base)
+        best = fit(method, volumes, args, processes=processes, validate=validate, header=header, base=args.init)
         judged = best if validate else None  # without validation the last, as published
         return publish_run(args, processes, models=(MODEL,), header=header, best=judged)
 
@@ -131,6 +137,15 @@ def columns_of(args: Args) -> list[str]:
 def build_method(args: Args) -> YAware:
     """The objective with the run's settings."""
     return build_from(args, YAware)
+
+
+def parts() -> list[Part]:
+    """The parts of the method that weights may have."""
+    head = same_names(("hidden_representation.", "head_projection."))
+    return [
+        Part("encoder", MODEL, same_names(get_entry(MODEL).required), {"num_classes": 0}),
+        Part("projection head", MODEL, head, {"projection": True}),
+    ]
 
 
 def build_volumes(args: Args, data: str, table: str, rows: str) -> Volumes:
