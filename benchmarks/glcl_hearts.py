@@ -4,7 +4,7 @@
     flags="--data hearts --subjects 001-040 --size 96 --spacing 2 --norm-momentum 0.1 --steps-per-epoch 50"
     python -m zoo.entries.glcl.pretrain --stage encoder --epochs 20 $flags --out global
     python -m zoo.entries.glcl.pretrain --stage decoder --epochs 6 $flags --out local \
-        --encoder global/glcl-encoder.global.safetensors
+        --init global/glcl-encoder.global.safetensors
     python benchmarks/glcl_hearts.py --hearts hearts --encoder global/glcl-encoder.global.safetensors \
         --decoder local/glcl-unet.local.safetensors --seeds 0 1 2 3 4 --out results
 

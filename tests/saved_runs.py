@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -10,6 +11,33 @@ from safetensors.torch import load_file
 from zoo.formats.header import KEYS
 from zoo.formats.opening import open_checkpoint
 from zoo.training.saving import read_state, write_state
+
+
+class _Begun(Exception):
+    """Ends a run where its first step would be."""
+
+
+def begun(recipe, argv, monkeypatch):
+    """A recipe's method before its first step, by the names of its tensors, and the base in the header of its files."""
+    found = {}
+
+    def fit(method, *_, header, **__):
+        found.update(method.state_dict())
+        found["base"] = json.loads(header["base"])
+        raise _Begun
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recipe, "fit", fit)
+        with pytest.raises(_Begun):
+            recipe.main(argv)
+    return found, found.pop("base")
+
+
+def are_equal(state, other, prefix, behind=""):
+    """Whether all tensors behind a prefix of a state dict are those of another one, and there are any."""
+    mine = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    assert mine
+    return all(torch.equal(value, other[f"{behind}{name}"]) for name, value in mine.items())
 
 
 def header_of(file):

@@ -142,7 +142,7 @@ def warn_of_other_input(weights: BaseWeights, model: str, changed: Mapping[str, 
     other = [name for name in COMPARED if not _alike(getattr(ours, name), getattr(theirs, name))]
     if not other:
         return
-    there, here = (", ".join(f"{name} {getattr(contract, name)}" for name in other) for contract in (theirs, ours))
+    there, here = (", ".join(f"{name} {_text(getattr(each, name))}" for name in other) for each in (theirs, ours))
     origin = "was trained with" if is_said else f"does not say its input; that of {model} has"
     log.warning(
         "%s %s %s, but this run has %s: what it learnt is seen in another size or intensity. Give the run the same "
@@ -161,3 +161,9 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return math.isclose(a, b, rel_tol=SAME, abs_tol=1e-6)
     return bool(a == b)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))})"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -22,7 +22,7 @@ from zoo.training.args import arg, flag_of
 from zoo.training.base_weights import BaseWeights, find_weights, warn_of_other_input
 from zoo.training.resuming import must_resume, noted_base
 
-ABSENT = "not in the file"
+ABSENT = "not found in the file"
 
 
 class Starting(Protocol):
@@ -66,6 +66,8 @@ class Own:
     """Their names in the method."""
     needs: str = ""
     """Label of the part without whose weights they mean nothing; empty for none."""
+    refused: str = ""
+    """Why the run does not take them, whatever the file has; empty where it does."""
 
 
 def same_names(prefixes: Sequence[str], inside: str = "") -> dict[str, str]:
@@ -197,7 +199,9 @@ def fill_own(method: nn.Module, weights: BaseWeights, own: Sequence[Own], lackin
         prefix = find_prefix(stored.tensors, each.names) or ""
         theirs = {name: stored.tensors[f"{prefix}{name}"] for name in each.names if f"{prefix}{name}" in stored.tensors}
         if not theirs:
-            found[each.label] = "not in the file under the run's names"
+            found[each.label] = ABSENT
+        elif each.refused:
+            found[each.label] = each.refused
         elif each.needs in lacking:
             found[each.label] = f"of no use without the {each.needs}"
         elif why := misfit({name: tensors[name] for name in each.names}, theirs):

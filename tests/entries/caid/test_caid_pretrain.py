@@ -12,13 +12,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from saved_runs import comes_from, copy_of, header_of, mark
+from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.caid import pretrain
 from zoo.entries.caid.method import CAiD
 from zoo.entries.caid.pretrain import Args, build_method, build_views, models_of, resolve, validation
-from zoo.errors import OptionError
+from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.training.args import parse_args
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
@@ -245,3 +245,72 @@ def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
         pretrain.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "a"), "--queue-size", "4"])
     with pytest.raises(OptionError, match=r"13 sample\(s\) do not fill one step of --batch-size 16"):
         pretrain.main(flags(images, tmp_path / "b", "--mode", "id", "--batch-size", "16"))
+
+
+def test_a_run_begins_with_the_weights_of_another(run, images, out, monkeypatch, capsys):
+    """All of `last.pt`, its queue too; the momentum copy equals the network that is trained, not the file's copy."""
+    file = run[0] / "last.pt"
+    stored = torch.load(file, weights_only=True)["model"]
+    assert not are_equal(stored, stored, "encoder_k.", "encoder_q.")
+    state, base = begun(pretrain, flags(images, out, "--init", str(file)), monkeypatch)
+    assert are_equal(stored, state, "encoder_q.", "encoder_q.")
+    assert are_equal(state, state, "encoder_k.", "encoder_q.")
+    assert torch.equal(state["queue"], stored["queue"])
+    assert torch.equal(state["queue_ptr"], stored["queue_ptr"])
+    assert (base["model"], base["source"], base["trained_by"]) == ("caid-resnet50-unet", "last.pt", "user")
+    assert "encoder, decoder, last layer, projection head, queue loaded\n" in capsys.readouterr().err
+
+
+def test_published_weights_fill_what_they_have(images, out, monkeypatch, capsys, caplog):
+    """Encoder and decoder by name; head and queue are those of a run without them; the other input is warned of."""
+    random, nothing = begun(pretrain, flags(images, out), monkeypatch)
+    state, base = begun(pretrain, flags(images, out, "--init", "caid-resnet50-unet.chestxray14-800"), monkeypatch)
+    published = zoo.load_model("caid-resnet50-unet.chestxray14-800")
+    assert are_equal(published.state_dict(), state, "", "encoder_q.backbone.")
+    assert are_equal(state, state, "encoder_k.", "encoder_q.")
+    assert are_equal(random, state, "encoder_q.fc.", "encoder_q.fc.")
+    assert torch.equal(state["queue"], random["queue"])
+    assert nothing == {"source": "random"}
+    assert (base["tag"], base["trained_by"]) == ("chestxray14-800", "zoo")
+    assert base["sha256"] == zoo.load_report(published).sha256
+    assert base["licences"] == zoo.model_info("caid-resnet50-unet.chestxray14-800").licences
+    said = capsys.readouterr().err
+    assert "chestxray14-800, trained by the zoo: encoder, decoder, last layer loaded; fresh: projection head" in said
+    (warning,) = (text for text in caplog.messages if "another size" in text)
+    assert "was trained with size (64, 64), resize 73, but this run has size (32, 32), resize 37" in warning
+
+
+def test_an_encoder_alone_leaves_the_decoder_fresh(run, images, out, monkeypatch, capsys):
+    """Said in words; and so is a projection of other layers, whose queue then means nothing."""
+    stored = torch.load(run[0] / "last.pt", weights_only=True)["model"]
+    file = out.with_name("encoder.pt")
+    torch.save({name: value for name, value in stored.items() if ".decoder." not in name and "_head" not in name}, file)
+    random, _ = begun(pretrain, flags(images, out, "--no-mlp"), monkeypatch)
+    state, _ = begun(pretrain, flags(images, out, "--no-mlp", "--init", str(file)), monkeypatch)
+    assert are_equal(state, stored, "encoder_q.backbone.encoder.", "encoder_q.backbone.encoder.")
+    for fresh in ("encoder_q.backbone.decoder.", "encoder_q.fc.", "queue"):
+        assert are_equal(random, state, fresh, fresh)
+    said = capsys.readouterr().err
+    assert "encoder loaded; fresh: decoder, last layer (not found in the file), projection head (fc.weight, " in said
+    assert "queue (of no use without the projection head)" in said
+
+
+def test_one_layer_projections_are_taken_too(images, out, monkeypatch):
+    """The entry has them under another name than the method."""
+    pretrain.main(flags(images, out, "--no-mlp", "--mode", "id"))
+    stored = torch.load(out / "last.pt", weights_only=True)["model"]
+    more = ("--no-mlp", "--init", str(out / "last.pt"))
+    state, _ = begun(pretrain, flags(images, out.with_name("next"), *more), monkeypatch)
+    assert are_equal(state, stored, "encoder_q.fc.", "encoder_q.fc.")
+
+
+def test_other_weights_are_refused(images, out, monkeypatch):
+    """Another family's file and name, and what is neither a name nor a file."""
+    file = out.with_name("densenet.pt")
+    torch.save(zoo.load_model("yaware-densenet121", pretrained=False).state_dict(), file)
+    with pytest.raises(CheckpointMismatchError, match=r"densenet\.pt"):
+        pretrain.main(flags(images, out, "--init", str(file)))
+    with pytest.raises(OptionError, match=r"--init yaware-densenet121: .* caid-resnet50, caid-resnet50-unet"):
+        pretrain.main(flags(images, out, "--init", "yaware-densenet121"))
+    with pytest.raises(zoo.errors.UnknownModelError, match="did you mean 'caid-resnet50'"):
+        pretrain.main(flags(images, out, "--init", "caid-resnet5"))

@@ -17,14 +17,14 @@ import torch
 from drasclr_patches import LANDMARKS, TABLE, write_subjects
 from published import check_record
 from safetensors.torch import load_file
-from saved_runs import comes_from, copy_of, header_of, mark
+from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.drasclr import data, pretrain
 from zoo.entries.drasclr.atlas import normalise
 from zoo.entries.drasclr.method import DrasCLR
 from zoo.entries.drasclr.pretrain import Args, build_method, check_share, choose, resolve
-from zoo.errors import OfflineError, OptionError
+from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
 from zoo.training.args import parse_args, run_command
 from zoo.training.runlog import read_log
 
@@ -285,3 +285,52 @@ def test_bad_input_is_one_line(case, cohort, out):
     assert isinstance(stopped.value.code, str), "a text is printed, and the exit code is 1"
     assert "\n" not in stopped.value.code
     assert not (out / "last.pt").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch, capsys):
+    """With its queues where the landmarks are the same; the momentum copy equals the network that is trained."""
+    file = run[0] / "last.pt"
+    stored = last_state(run[0])["model"]
+    assert not are_equal(stored, stored, "encoder_k.", "encoder_q.")
+    more = ("--locations", "0,1,3,4", "--init", str(file))
+    state, base = begun(pretrain, flags(cohort, out, *more), monkeypatch)
+    assert are_equal(stored, state, "encoder_q.", "encoder_q.")
+    assert are_equal(state, state, "encoder_k.", "encoder_q.")
+    assert are_equal(stored, state, "queue", "queue")
+    assert (base["model"], base["source"]) == (NAME, "last.pt")
+    assert "encoder, projection head, queues loaded\n" in capsys.readouterr().err
+
+
+def test_queues_of_other_landmarks_are_not_taken(run, cohort, out, monkeypatch, capsys):
+    """As many of them, but others: their shape does not tell."""
+    random, _ = begun(pretrain, flags(cohort, out, "--locations", "0,1,2,3"), monkeypatch)
+    more = ("--locations", "0,1,2,3", "--init", str(run[0] / "last.pt"))
+    state, _ = begun(pretrain, flags(cohort, out, *more), monkeypatch)
+    assert are_equal(random, state, "queue", "queue")
+    assert "fresh: queues (no neighbours.json beside the file says" in capsys.readouterr().err
+
+
+def test_a_file_of_the_encoder_alone_leaves_the_rest_fresh(run, cohort, out, monkeypatch, capsys):
+    """Head and queues; with one layer in the file and two in the run the head is fresh too."""
+    stored = load_file(run[0] / f"{NAME}.{run[0].name}.safetensors")
+    file, other = out.with_name("encoder.pt"), out.with_name("one.pt")
+    encoder = {name: value for name, value in stored.items() if not name.startswith("fc.")}
+    torch.save(encoder, file)
+    torch.save(encoder | {"fc.weight": stored["fc.2.weight"], "fc.bias": stored["fc.2.bias"]}, other)
+    random, _ = begun(pretrain, flags(cohort, out), monkeypatch)
+    for init, why in ((file, "projection head, queues (not found in"), (other, "projection head (fc.0.weight, ")):
+        state, _ = begun(pretrain, flags(cohort, out, "--init", str(init)), monkeypatch)
+        assert are_equal(encoder, state, "", "encoder_q.")
+        assert are_equal(random, state, "encoder_q.fc.", "encoder_q.fc.")
+        assert f"encoder loaded; fresh: {why}" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused(run, cohort, out):
+    """Of another number of experts, with the flag to give; of another family."""
+    file = str(run[0] / "last.pt")
+    with pytest.raises(OptionError, match=r"last\.pt is of a run with --experts 2, this one has --experts 4: give"):
+        pretrain.main(flags(cohort, out, "--experts", "4", "--init", file))
+    other = out.with_name("other.pt")
+    torch.save(zoo.load_model("glcl-encoder", pretrained=False).state_dict(), other)
+    with pytest.raises(CheckpointMismatchError, match=r"other\.pt"):
+        pretrain.main(flags(cohort, out, "--init", str(other)))

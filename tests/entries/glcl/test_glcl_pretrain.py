@@ -8,6 +8,10 @@ import inspect
 import io
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import gloo
 import numpy as np
@@ -17,7 +21,7 @@ from glcl_files import filled, write_bundle
 from glcl_volumes import GRID, save, write_cohort, write_subject
 from published import check_record
 from safetensors.torch import load_file
-from saved_runs import comes_from, copy_of, header_of, mark
+from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.glcl import pretrain
@@ -25,7 +29,7 @@ from zoo.entries.glcl.args import all_cases
 from zoo.entries.glcl.batches import global_rows
 from zoo.entries.glcl.model import GLCLDecoder
 from zoo.entries.glcl.pretrain import Args, build_batches, build_method, calls_of, copies_of, resolve, start
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.args import facts_of, parse_args, run_command
 from zoo.training.runlog import read_log
@@ -388,3 +392,104 @@ def test_the_help_names_every_flag(capsys):
         assert facts_of(Args)[field.name]["help"]
     assert inspect.getdoc(pretrain).splitlines()[0] in text
     assert {"blocks", "project"} <= set(inspect.signature(GLCLDecoder).parameters)
+
+
+def test_stage_1_begins_with_the_weights_of_another(cohort, first, encoder, tmp_path, monkeypatch, capsys, caplog):
+    """Encoder and projection head; a head for slices of another size stays fresh, and the size is warned of."""
+    state, base = begun(pretrain, flags(cohort, tmp_path / "a", "encoder", "--init", encoder), monkeypatch)
+    assert are_equal(load_file(encoder), state, "", "network.")
+    assert (base["model"], base["source"], base["base"]) == (ENCODER, encoder.name, {"source": "random"})
+    assert "encoder, projection head loaded\n" in capsys.readouterr().err
+    assert not [text for text in caplog.messages if "another size" in text]
+    more = ("--size", "64", "--cache", tmp_path / "cache", "--init", encoder)
+    state, _ = begun(pretrain, flags(cohort, tmp_path / "b", "encoder", *more), monkeypatch)
+    assert torch.equal(state["network.enc_c6_b.weight"], load_file(encoder)["enc_c6_b.weight"])
+    assert "projection head (reg_nn1.weight: 1024x128 in the file, 1024x512 in the run)" in capsys.readouterr().err
+    assert any("was trained with size (32, 32), but this run has size (64, 64)" in text for text in caplog.messages)
+
+
+def test_stage_2_takes_the_decoder_as_far_as_a_file_has_it(cohort, encoder, second, tmp_path, monkeypatch, capsys):
+    """Of `last.pt` all, what the local loss compares too; of its export the blocks; of stage 1 the encoder alone."""
+    last, exported = second[0] / "last.pt", second[0] / f"{UNET}.local.safetensors"
+    stored = last_state(second[0])["model"]
+    random, _ = begun(pretrain, flags(cohort, tmp_path / "a", "decoder", "--init", encoder), monkeypatch)
+    assert are_equal(load_file(encoder), random, "enc_", "network.enc_")
+    assert "encoder loaded; fresh: block 1 of the decoder, block 2 of the decoder, block 3" in capsys.readouterr().err
+    state, _ = begun(pretrain, flags(cohort, tmp_path / "a", "decoder", "--init", last), monkeypatch)
+    assert are_equal({name: v for name, v in stored.items() if "num_batches" not in name}, state, "", "")
+    assert "block 3 of the decoder, head of the local loss loaded\n" in capsys.readouterr().err
+    more = ("--init", exported, "--blocks", "4")
+    state, base = begun(pretrain, flags(cohort, tmp_path / "a", "decoder", *more), monkeypatch)
+    assert are_equal(load_file(exported), state, "dec_", "network.dec_")
+    assert "fresh: block 4 of the decoder (not found in the file), head of the local loss (" in capsys.readouterr().err
+    assert (base["model"], base["base"]["source"]) == (UNET, encoder.name)
+
+
+def test_weights_of_another_family_are_refused(cohort, tmp_path):
+    """By the tensors that they lack."""
+    file = tmp_path / "other.pt"
+    torch.save(zoo.load_model("yaware-densenet121", pretrained=False).state_dict(), file)
+    with pytest.raises(CheckpointMismatchError, match=r"other\.pt"):
+        pretrain.main(flags(cohort, tmp_path / "a", "encoder", "--init", file))
+
+
+def test_the_former_flag_is_known_for_a_release(caplog):
+    """With the name that it has now."""
+    args = parse_args(Args, ["--data", "acdc", "--out", "out", "--stage", "decoder", "--encoder", "file"])
+    assert args.init == "file"
+    assert "--encoder is called --init now" in caplog.text
+
+
+def test_what_a_run_began_with_is_known_of_its_file(cohort, encoder, tmp_path, zoo):
+    """Header, record, `zoo inspect` and, once imported, `zoo info` name published weights and their licences."""
+    import zoo as package
+
+    out = tmp_path / "own"
+    run_stage(cohort, out, "encoder", "--init", f"{ENCODER}.phantom", "--steps-per-epoch", "1")
+    file = out / f"{ENCODER}.own.safetensors"
+    known = package.model_info(f"{ENCODER}.phantom")
+    said, record = header_of(file)["base"], json.loads((out / "record.json").read_text())
+    assert (said["tag"], said["sha256"], said["trained_by"]) == ("phantom", known.sha256, "zoo")
+    assert said["licences"] == record["licences"] == known.licences
+    assert record["provenance"]["base"] == {name: value for name, value in said.items() if name != "licences"}
+    assert "phantom" in zoo("inspect", file)[1]
+    zoo("import", f"{ENCODER}.own", file)
+    imported = package.model_info(f"{ENCODER}.own")
+    assert imported.provenance["base"]["tag"] == "phantom"
+    assert imported.licences == known.licences
+    assert "tag: phantom" in zoo("info", f"{ENCODER}.own")[1]
+
+
+KILLED = """
+import os, signal, sys
+from zoo.entries.glcl import pretrain
+from zoo.entries.glcl.method import GlobalMethod
+forward, calls = GlobalMethod.forward, []
+def dying(self, views):
+    calls.append(views)
+    if len(calls) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return forward(self, views)
+GlobalMethod.forward = dying
+pretrain.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_does_not_load_again(cohort, encoder, tmp_path):
+    """Killed in the second of three epochs, and its file gone: it ends with the same weights and the same base."""
+    init = tmp_path / "init.safetensors"
+    init.write_bytes(encoder.read_bytes())
+    more = ("--init", init, "--epochs", "3")
+    whole, *_ = run_stage(cohort, tmp_path / "whole", "encoder", *more)
+    cut = tmp_path / "cut"
+    done = subprocess.run([sys.executable, "-c", KILLED, *flags(cohort, cut, "encoder", *more)], env=os.environ)
+    assert done.returncode == -signal.SIGKILL
+    assert last_state(cut)["epoch"] == 1
+    init.unlink()
+    run_stage(cohort, cut, "encoder", *more, "--resume")
+    one, two = last_state(whole), last_state(cut)
+    assert one["epoch"] == two["epoch"] == 3
+    assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
+    bases = [header_of(out / f"{ENCODER}.{out.name}.safetensors")["base"] for out in (whole, cut)]
+    assert bases[0] == bases[1]
+    assert bases[0]["source"] == "init.safetensors"

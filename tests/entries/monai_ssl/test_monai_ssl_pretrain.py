@@ -16,7 +16,7 @@ import pytest
 import torch
 from published import check_record
 from safetensors.torch import load_file
-from saved_runs import comes_from, copy_of, header_of, mark
+from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.commands.importing import import_weights
@@ -24,7 +24,7 @@ from zoo.entries.monai_ssl import FINE_TUNING, pretrain
 from zoo.entries.monai_ssl.method import ReconstructionContrast
 from zoo.entries.monai_ssl.model import vit_autoencoder
 from zoo.entries.monai_ssl.pretrain import Args, build_crops, build_method, check_share, read_volumes, resolve
-from zoo.errors import OptionError
+from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
@@ -341,3 +341,43 @@ def test_bad_input_is_one_line(case, cohort, tmp_path):
     assert isinstance(stopped.value.code, str), "a text is printed, and the exit code is 1"
     assert "\n" not in stopped.value.code
     assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_run_begins_with_the_weights_of_another(run, cohort, tmp_path, monkeypatch, capsys, caplog):
+    """The whole auto-encoder; other voxels than the file's are warned of, the same are not."""
+    file = run[0] / f"{NAME}.{run[0].name}.safetensors"
+    state, base = begun(pretrain, flags(cohort, tmp_path / "a", "--init", str(file)), monkeypatch)
+    assert are_equal(load_file(file), state, "", "network.")
+    assert (base["model"], base["source"], base["base"]) == (NAME, file.name, {"source": "random"})
+    assert "encoder, decoder loaded\n" in capsys.readouterr().err
+    assert not [text for text in caplog.messages if "another size" in text]
+    more = ("--spacing", "3", "--cache", str(tmp_path / "cache"), "--init", str(file))
+    begun(pretrain, flags(cohort, tmp_path / "b", *more), monkeypatch)
+    (warning,) = (text for text in caplog.messages if "another size" in text)
+    assert "was trained with spacing (4, 4, 4), but this run has spacing (3, 3, 3)" in warning
+
+
+def test_a_vit_alone_leaves_the_decoder_fresh(run, cohort, tmp_path, monkeypatch, capsys):
+    """A file of the encoder; said in words."""
+    stored = load_file(run[0] / f"{NAME}.{run[0].name}.safetensors")
+    file = tmp_path / "vit.pt"
+    vit = {name: value for name, value in stored.items() if not name.startswith("conv3d")}
+    torch.save(vit, file)
+    random, _ = begun(pretrain, flags(cohort, tmp_path / "a"), monkeypatch)
+    state, _ = begun(pretrain, flags(cohort, tmp_path / "a", "--init", str(file)), monkeypatch)
+    assert are_equal(vit, state, "", "network.")
+    assert are_equal(random, state, "network.conv3d_", "network.conv3d_")
+    assert "encoder loaded; fresh: decoder (not found in the file)" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused(run, cohort, tmp_path):
+    """Of another width, size or number of heads, with the flags to give; of another family."""
+    file = run[0] / f"{NAME}.{run[0].name}.safetensors"
+    wrong = ["--size", "32", "--mlp-dim", "64", "--num-heads", "2", "--init", str(file)]
+    words = "--mlp-dim 96 --num-heads 0 --size 16, this one has --mlp-dim 64 --num-heads 2 --size 32: give --mlp-dim 96"
+    with pytest.raises(OptionError, match=words):
+        pretrain.main(flags(cohort, tmp_path / "a", *wrong))
+    other = tmp_path / "other.pt"
+    torch.save(zoo.load_model("glcl-encoder", pretrained=False).state_dict(), other)
+    with pytest.raises(CheckpointMismatchError, match=r"other\.pt"):
+        pretrain.main(flags(cohort, tmp_path / "a", "--init", str(other)))

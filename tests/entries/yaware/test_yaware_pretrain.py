@@ -19,7 +19,7 @@ import pytest
 import torch
 from published import check_record
 from safetensors.torch import load_file
-from saved_runs import comes_from, copy_of, header_of, mark
+from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
 
 import zoo
 from zoo.entries.yaware import phantom, pretrain
@@ -27,7 +27,7 @@ from zoo.entries.yaware.cohort import read_cohort
 from zoo.entries.yaware.data import Volumes
 from zoo.entries.yaware.method import YAware
 from zoo.entries.yaware.pretrain import Args, build_method, build_volumes, check_parts, resolve, validation
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
@@ -490,3 +490,37 @@ def test_classes_may_be_words(cohort):
     assert [[a == b for b in codes] for a in codes] == [[a == b for b in sites] for a in sites]
     with pytest.raises(OptionError, match="no finite number in column 'site'"):
         build_volumes(dataclasses.replace(args, kernel="gaussian"), args.data, args.table, "")
+
+
+def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch, capsys, caplog):
+    """Encoder and projection head of the exported file, tensor for tensor; the same grid is no warning."""
+    file = run[0] / f"{NAME}.{run[0].name}.safetensors"
+    state, base = begun(pretrain, flags(cohort, out, "--init", str(file)), monkeypatch)
+    assert are_equal(load_file(file), state, "", "network.")
+    assert (base["source"], base["sha256"]) == (file.name, zoo.fetching.hash_file(file))
+    assert base["base"] == {"source": "random"}
+    assert "encoder, projection head loaded\n" in capsys.readouterr().err
+    assert not [text for text in caplog.messages if "another size" in text]
+
+
+def test_a_file_of_the_encoder_alone_leaves_the_head_fresh(run, cohort, out, monkeypatch, capsys, caplog):
+    """As after fine-tuning; of a file without a header the published grid is what it is compared with."""
+    stored = load_file(run[0] / f"{NAME}.{run[0].name}.safetensors")
+    file = out.with_name("encoder.pt")
+    torch.save({name: value for name, value in stored.items() if name.startswith("features.")}, file)
+    random, _ = begun(pretrain, flags(cohort, out), monkeypatch)
+    state, _ = begun(pretrain, flags(cohort, out, "--init", str(file)), monkeypatch)
+    assert are_equal(stored, state, "features.", "network.features.")
+    assert are_equal(random, state, "network.head_projection.", "network.head_projection.")
+    assert "encoder loaded; fresh: projection head (not found in the file)" in capsys.readouterr().err
+    (warning,) = (text for text in caplog.messages if "another size" in text)
+    assert f"does not say its input; that of {NAME} has size (121, 145, 121)" in warning
+    assert "this run has size (31, 37, 31)" in warning
+
+
+def test_weights_of_another_family_are_refused(cohort, out):
+    """By the tensors that they lack."""
+    file = out.with_name("other.pt")
+    torch.save(zoo.load_model("glcl-encoder", pretrained=False).state_dict(), file)
+    with pytest.raises(CheckpointMismatchError, match=r"other\.pt"):
+        pretrain.main(flags(cohort, out, "--init", str(file)))

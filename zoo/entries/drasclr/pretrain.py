@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +42,14 @@ from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.resuming import read_json
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
-from zoo.training.starting import Part, begin, init_arg, same_names
+from zoo.training.starting import Own, Part, begin, init_arg, same_names
 
 log = logging.getLogger("zoo")
 
 Indices = npt.NDArray[np.int64]
+
+TABLE = "neighbours.json"
+"""File in OUT with the landmarks of a run and their neighbours."""
 
 
 @dataclass(kw_only=True)
@@ -88,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         table = neighbours(landmarks, args.neighbours)
         patches = build_patches(args, table)
         method = build_method(args, landmarks, table, patches.locations)
-        keep_table(Path(args.out), landmarks, table, patches.locations)
-        base = begin(method, args, parts(), networks=("encoder_q.", "encoder_k."), input={}, decided=arguments_of)
+        record = table_of(landmarks, table, patches.locations)
+        keep_table(Path(args.out), record)
+        base = start(method, args, record)
         command = command_of(args, "zoo.entries.drasclr.pretrain")
         header = pretraining_header(NAME, command, input={}, base=base)
         fit(method, patches, args, processes=processes, header=header, base=args.init)
@@ -150,12 +155,21 @@ def build_method(args: Args, landmarks: Indices, table: Indices, locations: Sequ
     )
 
 
-def parts() -> list[Part]:
-    """The parts of the method that weights may have; queues are of one run's landmarks, and start anew."""
-    return [
+def start(method: DrasCLR, args: Args, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill a method with the weights of `--init`; returns the base of the header, see `zoo.training.starting.begin`.
+
+    Queues are of one run's landmarks: they are taken from `best.pt` or `last.pt` beside the same table alone.
+    """
+    parts = [
         Part("encoder", NAME, same_names(get_entry(NAME).required), {"num_classes": 0}),
         Part("projection head", NAME, same_names(("fc.",)), {"projection": True}),
     ]
+    file = Path(args.init).parent / TABLE
+    is_same = Path(args.init).is_file() and file.is_file() and read_json(file) == record
+    refused = "" if is_same else f"no {TABLE} beside the file says that they are of the same landmarks"
+    queues = Own("queues", ("queue", "queue_ptr"), needs=parts[-1].label, refused=refused)
+    networks = ("encoder_q.", "encoder_k.")
+    return begin(method, args, parts, networks=networks, input={}, own=(queues,), decided=arguments_of)
 
 
 def arguments_of(facts: Config) -> dict[str, int]:
@@ -182,19 +196,23 @@ def choose(text: str, count: int) -> list[int]:
     return chosen
 
 
-def keep_table(out: Path, landmarks: Indices, table: Indices, locations: Sequence[int]) -> None:
-    """Write the landmarks and their neighbours to OUT/neighbours.json; on a grid most of them were a choice.
-
-    Raises:
-        OptionError: A run in OUT had others.
-    """
-    record = {
+def table_of(landmarks: Indices, table: Indices, locations: Sequence[int]) -> dict[str, Any]:
+    """The landmarks of a run and their neighbours, as JSON has them; on a grid most neighbours were a choice."""
+    return {
         "rule": "nearest by Euclidean distance in voxels, the smaller index first among equals",
         "landmarks": landmarks.tolist(),
         "locations": list(locations),
         "neighbours": table[list(locations)].tolist(),
     }
-    file = out / "neighbours.json"
+
+
+def keep_table(out: Path, record: Mapping[str, Any]) -> None:
+    """Write the landmarks and their neighbours into OUT.
+
+    Raises:
+        OptionError: A run in OUT had others.
+    """
+    file = out / TABLE
     if (out / "last.pt").exists() and file.exists() and read_json(file) != record:
         raise OptionError(
             f"{out} holds a run with other landmarks or neighbours ({file.name}): give the same --landmarks, "
