@@ -111,7 +111,7 @@ def _is_name(text: str) -> bool:
     exists = user_path(text).exists()
     if model in entries():
         return not tag or record_with_tag(model, tag) is not None or not exists
-    return not exists and text.isascii() and not set(text) & set("./\\~")
+    return not exists and not set(text) & set("./\\~")
 
 
 def _by_name(text: str, family: str) -> BaseWeights:

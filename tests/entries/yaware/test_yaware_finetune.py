@@ -152,6 +152,36 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
         main([*argv, "--resume", "--labelled", "10"])
 
 
+def test_the_network_to_use_is_trained_on_all(folder, checkpoint, out, capsys):
+    """On every volume, once the folds are done, also where they were done before; it is what the last line names."""
+    argv = command(folder, out, "--checkpoint", checkpoint, "--lr", "1e-9")
+    folds = main(argv)
+    assert "final" not in folds
+    argv += ["--final", "--resume"]
+    results = main(argv)
+    file = out / "final" / "last.pt"
+    assert capsys.readouterr().err.splitlines()[-1] == f"next: zoo.load_model({MODEL!r}, checkpoint={str(file)!r})"
+    assert results["final"]["volumes"] == {"train": COUNT, "val": 0, "test": 0}
+    assert results["final"]["last"]["loss"] > 0
+    assert "test" not in results["final"]
+    assert results["runs"] == folds["runs"]
+    assert results["auroc"] == folds["auroc"]
+    assert json.loads((out / "results.json").read_text()) == results
+    said = header_of(file)
+    assert (said["classes"], said["base"]["source"]) == (["control", "patient"], checkpoint.name)
+    assert zoo.load_model(MODEL, checkpoint=file).num_classes == 2
+    assert main(argv) == results
+
+
+def test_the_network_to_use_chooses_its_epoch_where_the_folds_do(folder):
+    """A share of all subjects validates it; no subject is on both sides."""
+    task = read_task(arguments(folder, val_share=0.25, folds=2, subject="subject", final=True))
+    final, subjects = task.final, np.array(task.cohort.column("subject"))
+    assert len(final.train) + len(final.val) == COUNT
+    assert not set(subjects[final.train]) & set(subjects[final.val])
+    assert (len(set(task.codes[final.val].tolist())), len(final.test)) == (2, 0)
+
+
 def test_leaving_sites_out_from_scratch(folder, out, caplog):
     """The site of patients alone has no AUROC and says so; its predictions are pooled. The last epoch is judged."""
     results = main(command(folder, out, "--from-scratch", "--splits", "leave-site-out"))
@@ -381,6 +411,8 @@ def test_defaults_are_the_published_run():
         (["--val-share", "1"], "from 0 to below 1"),
         (["--repeats", "2"], "give --labelled"),
         (["--freeze", "--val-share", "0.1"], "no epochs to choose among"),
+        (["--final", "--freeze"], "--final with --freeze: every layer"),
+        (["--final", "--labelled", "8"], "--final with --labelled: every layer"),
         (["--patience", "3"], "without --val-share nothing is validated"),
         (["--monitor", "+val_auroc"], r"--monitor \+val_auroc --patience 0: without --val-share"),
         (["--freeze", "--monitor", "loss"], "without --val-share"),

@@ -60,6 +60,11 @@ class Args(TrainArgs):
     labelled: int = arg("subjects to train and validate on in each fold, drawn by class in proportion; 0: all", 0)
     repeats: int = arg("how often --labelled subjects are drawn in each fold", 1)
     val_share: float = arg("share of these subjects that choose the best epoch; 0 for the last epoch", 0.0)
+    final: bool = arg(
+        "then train a network on all subjects, the one to use: OUT/final; the folds say how good it is",
+        False,
+        free=True,
+    )
 
     def check(self) -> None:
         """Raise `OptionError` for values that are wrong, or wrong together."""
@@ -75,6 +80,12 @@ class Args(TrainArgs):
         if self.freeze and self.val_share:
             raise OptionError(
                 f"--val-share {self.val_share}: with --freeze there are no epochs to choose among; give one of both"
+            )
+        if self.final and (self.freeze or self.labelled):
+            other = "--freeze" if self.freeze else "--labelled"
+            raise OptionError(
+                f"--final with {other}: every layer of the network to use is trained on all subjects, and folds that "
+                "are trained otherwise do not say how good it is; give one of both"
             )
         if not self.val_share and (self.patience or self.monitor != Args.monitor):
             raise OptionError(

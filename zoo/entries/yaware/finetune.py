@@ -12,6 +12,9 @@ regression on features that are computed once. Unlike the authors' script, this 
 trains on integer classes, and saves. The rest of a pass that does not fill a step is left out: of 20 labelled volumes
 in steps of 8, four, different ones in each pass.
 
+`--final` then trains a network on all subjects, in OUT/final: the one to use. No volume is left to test it on: the
+results of the folds in `results.json` are the estimate of how good it is.
+
 `--splits leave-site-out` makes a run for each site. A mean over sites counts all alike and leaves out sites with one
 class, so there is also `pooled`: the metrics of all sites' predictions together, for each draw. These come from
 different networks, whose scores may differ in scale: read `pooled` beside the mean.
@@ -76,13 +79,15 @@ def main(argv: Sequence[str] | None = None) -> Results:
             check_steps(args, task, processes)
         begin(args, processes)
         features = cache(lambda: frozen_features(args, task, processes))
-        runs = [run_split(args, task, number, features, processes) for number in range(len(task.splits))]
+        runs = [run_split(args, task, split, features, processes) for split in task.splits]
         results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
         if args.splits == "leave-site-out":
             results["pooled"] = pool(args, task)
         results |= {"skipped": task.skipped, "runs": runs, "arguments": asdict(args)}
+        if args.final:
+            results["final"] = run_split(args, task, task.final, features, processes)
         if processes.is_main:
-            last = Path(args.out) / task.splits[-1].name / judged_of(args)
+            last = Path(args.out) / (task.final if args.final else task.splits[-1]).name / judged_of(args)
             probed = f"the runs' predictions are in {args.out}/*/{PREDICTIONS}"
             write_results(results, args.out, hint=probed if args.freeze else how_to_load(MODEL, last))
     return results
@@ -100,34 +105,33 @@ def pool(args: Args, task: Task) -> Results:
 
 
 def run_split(
-    args: Args, task: Task, number: int, features: Callable[[], tuple[Floats, Results]], processes: Processes
+    args: Args, task: Task, split: Split, features: Callable[[], tuple[Floats, Results]], processes: Processes
 ) -> Results:
     """Train on one split and test, unless that was done before.
 
     Args:
         args: The arguments.
         task: Volumes, classes, splits.
-        number: Number of the split.
+        split: One of the task's.
         features: Returns `frozen_features`.
         processes: From `zoo.training.distributed.start`.
 
     Returns:
         The split's name and sizes, the weights the run began with, and the metrics.
     """
-    split = task.splits[number]
     folder = Path(args.out) / split.name
     if (folder / "results.json").is_file():
         return read_json(folder / "results.json")
     if processes.is_main:
-        counts = f"{len(split.train)} volumes to train on, {len(split.test)} to test on"
-        say(f"{split.name}, one of {len(task.splits)} runs: {counts}")
+        which = "the network to use" if split is task.final else f"one of {len(task.splits)} runs"
+        say(f"{split.name}, {which}: {len(split.train)} volumes to train on, {len(split.test)} to test on")
     sizes = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
     results: Results = {"split": split.name, "volumes": sizes}
     if args.freeze:
         values, origin = features()
         results |= origin | probe_split(args, task, split, values, processes)
     else:
-        results |= tune_split(args, task, number, processes)
+        results |= tune_split(args, task, split, processes)
     if processes.is_main:
         write_results(results, folder)
     return results
@@ -138,12 +142,13 @@ def judged_of(args: Args) -> str:
     return "best.pt" if args.val_share else "last.pt"
 
 
-def tune_split(args: Args, task: Task, number: int, processes: Processes) -> Results:
+def tune_split(args: Args, task: Task, split: Split, processes: Processes) -> Results:
     """Fine-tune on a split, then test the last epoch, or the best one where there is validation.
 
-    Without validation the training loss replaces `monitor`, which then only steers schedule "plateau".
+    The split of `--final` has nothing to test on. Without validation the training loss replaces `monitor`, which then
+    only steers schedule "plateau".
     """
-    split, command = task.splits[number], command_of(args, RECIPE)
+    number, command = [*task.splits, task.final].index(split), command_of(args, RECIPE)
     folder, is_validated = Path(args.out) / split.name, len(split.val) > 0
     args = replace(args, out=str(folder), monitor=args.monitor if is_validated else "loss")
     torch.manual_seed(seed_of(args.seed, number))

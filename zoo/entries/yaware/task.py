@@ -35,6 +35,8 @@ from zoo.training.resuming import differences, free_names, read_json
 log = logging.getLogger("zoo")
 
 RECIPE = "zoo.entries.yaware.finetune"
+FINAL = "final"
+"""Name of the split, and of the folder in OUT, of the network that is trained on all subjects."""
 LENGTH = {"epochs", "patience"}
 """Free in a single run but not here: finished parts had the old values."""
 
@@ -48,6 +50,8 @@ class Task:
     """Class of each volume (n,)."""
     classes: tuple[str, ...]
     splits: list[Split]
+    final: Split
+    """All subjects, with nothing to test on: the parts of the network of `--final`."""
     skipped: dict[str, str]
     """Sites without an AUROC, with the reason."""
     input: Preprocessing
@@ -81,7 +85,9 @@ def read_task(args: Args) -> Task:
     splits = make_splits(
         subjects, folds, labelled=args.labelled, repeats=args.repeats, val_share=args.val_share, seed=args.seed
     )
-    return Task(cohort, codes, classes, splits, skipped, known.override(cohort.differences(known)))
+    everyone = [(FINAL, np.zeros(0, np.int64))]
+    final = make_splits(subjects, everyone, val_share=args.val_share, seed=args.seed)[0]
+    return Task(cohort, codes, classes, splits, final, skipped, known.override(cohort.differences(known)))
 
 
 def warn_of_grid(cohort: Cohort, known: Preprocessing) -> None:
