@@ -421,7 +421,7 @@ def test_stage_2_takes_the_decoder_as_far_as_a_file_has_it(cohort, encoder, seco
     more = ("--init", exported, "--blocks", "4")
     state, base = begun(pretrain, flags(cohort, tmp_path / "a", "decoder", *more), monkeypatch)
     assert are_equal(load_file(exported), state, "dec_", "network.dec_")
-    assert "fresh: block 4 of the decoder (not found in the file), head of the local loss (" in capsys.readouterr().err
+    assert "fresh: block 4 of the decoder, head of the local loss (not found in the file)\n" in capsys.readouterr().err
     assert (base["model"], base["base"]["source"]) == (UNET, encoder.name)
 
 

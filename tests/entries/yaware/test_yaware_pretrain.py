@@ -267,6 +267,7 @@ DEFAULTS = {
     "sigma": 5.0,
     "label": "age",
     "kernel": "gaussian",
+    "init": "",
     "tf": "cutout",
     "normalize": "anchor",
     "grid": "published",
