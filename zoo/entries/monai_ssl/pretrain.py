@@ -124,13 +124,8 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         args = args if validate else replace(args, monitor=args.monitor.replace("val_reconstruction", "loss"))
         Batches(len(train), args, processes)  # raises, before hours of preparing, where they do not fill a step
         train.cache.fill([*training, *validation], args.workers)
-        header = pretraining_header(
-            MODELS[-1],
-            command_of(args, "zoo.entries.monai_ssl.pretrain"),
-            input=changed_input(args),
-            options=options_of(args),
-            base=base,
-        )
+        changed, command = changed_input(args), command_of(args, "zoo.entries.monai_ssl.pretrain")
+        header = pretraining_header(MODELS[-1], command, input=changed, options=options_of(args), base=base)
         best = fit(method, train, args, processes=processes, validate=validate, header=header, base=args.init)
         judged = best if validate else None  # the training loss does not say which epoch is best
         return publish_run(args, processes, models=MODELS, header=header, best=judged)
