@@ -248,7 +248,10 @@ def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
 
 
 def test_a_run_begins_with_the_weights_of_another(run, images, out, monkeypatch, capsys):
-    """All of `last.pt`, its queue too; the momentum copy equals the network that is trained, not the file's copy."""
+    """All of `last.pt`, its queue too; the momentum copy equals the network that is trained, not the file's copy.
+
+    Of the authors' form of file the same.
+    """
     file = run[0] / "last.pt"
     stored = torch.load(file, weights_only=True)["model"]
     assert not are_equal(stored, stored, "encoder_k.", "encoder_q.")
@@ -259,6 +262,10 @@ def test_a_run_begins_with_the_weights_of_another(run, images, out, monkeypatch,
     assert torch.equal(state["queue_ptr"], stored["queue_ptr"])
     assert (base["model"], base["source"], base["trained_by"]) == ("caid-resnet50-unet", "last.pt", "user")
     assert "encoder, decoder, last layer, projection head, queue loaded\n" in capsys.readouterr().err
+    theirs = out.with_name("theirs.pth")
+    torch.save({"state_dict": {f"module.{name}": value for name, value in stored.items()}}, theirs)
+    again, _ = begun(pretrain, flags(images, out, "--init", str(theirs)), monkeypatch)
+    assert are_equal(state, again, "", "")
 
 
 def test_published_weights_fill_what_they_have(images, out, monkeypatch, capsys, caplog):
