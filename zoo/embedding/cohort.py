@@ -104,7 +104,7 @@ def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Fea
     rows = [each.features for each in good if each.features is not None]
     of = [each.case for each, own in zip(good, rows, strict=True) for _ in own]
     names = cases.paths if cases.points is None else cases.ids
-    own_ids = {} if tuple(names) == tuple(cases.ids) else {"id": [cases.ids[case] for case in of]}
+    own_ids = {"id": [cases.ids[case] for case in of]} if cases.points is None and cases.have_ids else {}
     return Features(
         np.concatenate(rows) if rows else np.empty((0, 0), np.float32),
         tuple(names[case] for case in of),

@@ -196,7 +196,7 @@ def opening(out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = AL
 
 def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool) -> dict[str, Any]:
     """Return the facts of a folder: those of an embedder, and what its columns are."""
-    key = "path" if tuple(cases.ids) == tuple(cases.paths) else "id"
+    key = "id" if cases.have_ids else "path"
     carried = {name: str(arrow_type(column)) for name, column in cases.carried.items()}
     columns = {"columns": carried, "key": key, "rows": rows_of, "type": "float16" if half else "float32"}
     is_relative = any(not Path(path).is_absolute() for path in cases.paths)

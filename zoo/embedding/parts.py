@@ -45,7 +45,7 @@ def done_in(out: Path, key: str, cases: Cases) -> bytearray:
         OptionError: Rows are of files of other names.
     """
     now = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
-    position = {id: i for i, id in enumerate(cases.ids)}
+    position = {id: i for i, id in enumerate(cases.ids)} if any(out.glob("part-*.parquet")) else {}
     others: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in now}
     done = bytearray(len(cases))
     for ids, columns in _stored(out, key, list(now)):
