@@ -164,6 +164,32 @@ def test_a_run_that_fails_unmarks_what_one_before_had_finished(tmp_path):
     assert not list(out.glob(f".*{FINISHED}"))
 
 
+def test_writing_holds_a_few_row_groups_whatever_the_part(tmp_path):
+    """8 MB of rows: Arrow takes below 4 MB for them, and 12 where it writes them as one group."""
+    names = [f"{i}.png" for i in range(4096)]
+    values = np.random.default_rng(0).standard_normal((len(names), 1, 512), np.float32)
+    usual = pyarrow.default_memory_pool()
+    pool = pyarrow.proxy_memory_pool(usual)
+    pyarrow.set_memory_pool(pool)
+    try:
+        with opening(tmp_path / "out", FACTS, cases_of(names)) as folder:
+            folder.add([Embedded(i, each) for i, each in enumerate(values)])
+        assert 2**20 < pool.max_memory() < 4 * 2**20
+    finally:
+        pyarrow.set_memory_pool(usual)
+    assert len(parts_of(tmp_path / "out")) == 1
+    assert np.array_equal(read_features(tmp_path / "out").features[0], values[0, 0])
+
+
+def test_a_case_that_has_rows_has_not_failed_whatever_the_list(tmp_path):
+    """Another process noted it before a run with a longer list came to it."""
+    out = written(tmp_path / "out", cases_of("ab"), [[[1.0]], [[2.0]]])
+    (out / "failed-00001.csv").write_text("path,reason\nb,was away\nc,is no film\n")
+    with opening(out, FACTS, cases_of("ac")) as folder:
+        assert folder.left([0, 1], retry_failed=True) == [1]
+    assert (out / "failed.csv").read_text().splitlines() == ["path,reason", "c,is no film"]
+
+
 def features_of(paths, slices=None, **carried):
     values = np.arange(2 * len(paths), dtype=np.float32).reshape(-1, 2) / 3
     return Features(values, tuple(paths), slices, {}, {"model": "m"}, carried)
