@@ -468,8 +468,8 @@ def test_an_error_of_the_run_is_not_hidden_by_a_full_disk(embedder, cases, tmp_p
         raise OSError(28, "No space left on device")
 
     def run():
-        with opening(tmp_path / "out", facts_of(embedder, cases)) as folder:
-            folder.add(cases, [Embedded(0, np.ones((1, 3), np.float32))])
+        with opening(tmp_path / "out", facts_of(embedder, cases), cases) as folder:
+            folder.add([Embedded(0, np.ones((1, 3), np.float32))])
             monkeypatch.setattr("zoo.embedding.parts.write_atomically", fail)
             raise ZeroDivisionError
 
@@ -496,8 +496,8 @@ def test_an_interruption_at_any_point_of_writing_leaves_no_row_twice(embedder, c
     monkeypatch.setattr("zoo.embedding.parts.write_atomically", write)
 
     def run():
-        with opening(tmp_path / "out", facts_of(embedder, cases)) as folder:
-            folder.add(cases, [Embedded(i, np.full((1, 3), i, np.float32)) for i in range(3)])
+        with opening(tmp_path / "out", facts_of(embedder, cases), cases) as folder:
+            folder.add([Embedded(i, np.full((1, 3), i, np.float32)) for i in range(3)])
             folder.flush()
 
     with pytest.raises(KeyboardInterrupt):
@@ -726,11 +726,9 @@ def test_what_parquet_cannot_hold_fails_by_name(embedder, films, tmp_path, monke
     assert done.embedded == 1
     assert "rename it" in done.failed[names[0]]
     few = Cases(("a", "b"), ("a", "b"), {}, None)
-    with opening(tmp_path / "half", facts_of(embedder, few, half=True)) as folder:
-        folder.add(
-            few, [Embedded(0, np.full((1, 3), 65504, np.float32)), Embedded(1, np.full((1, 3), 7e4, np.float32))]
-        )
-    assert list(folder.reasons(few, [[0, 1]])) == ["b"]
+    with opening(tmp_path / "half", facts_of(embedder, few, half=True), few) as folder:
+        folder.add([Embedded(0, np.full((1, 3), 65504, np.float32)), Embedded(1, np.full((1, 3), 7e4, np.float32))])
+    assert list(folder.reasons([[0, 1]])) == ["b"]
     assert "70000, more than float16 holds" in folder.failed["b"]
     assert read_features(tmp_path / "half").features.tolist() == [[65504.0] * 3]
 

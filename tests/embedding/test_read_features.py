@@ -29,9 +29,9 @@ def cases_of(ids, **carried):
 
 def written(out, cases, found, **facts):
     """A folder with a part for each case."""
-    with opening(out, {**FACTS, "columns": {name: "" for name in cases.carried}, **facts}) as folder:
+    with opening(out, {**FACTS, "columns": {name: "" for name in cases.carried}, **facts}, cases) as folder:
         for case, features in enumerate(found):
-            folder.add(cases, [Embedded(case, np.array(features, np.float32))])
+            folder.add([Embedded(case, np.array(features, np.float32))])
             folder.flush()
     return out
 
@@ -101,13 +101,16 @@ def test_carried_columns_keep_types_and_values(tmp_path):
     assert [list(cell) for cell in table["list"][1:]] == [[1, 2], []]
 
 
-def test_cells_stay_beside_their_rows_where_a_case_has_several(tmp_path):
-    """And where one between them failed, or cases of two lists wait together."""
-    first, second = cases_of("abc", age=["1", "2", "3"]), cases_of("xy", age=["8", "9"])
-    with opening(tmp_path / "out", {**FACTS, "rows": "slice", "columns": {"age": "string"}}) as folder:
-        folder.add(first, [Embedded(0, np.full((2, 1), 1, np.float32)), Embedded(1, None, "bad")])
-        folder.add(second, [Embedded(1, np.full((3, 1), 9, np.float32))])
-        folder.add(first, [Embedded(2, np.full((1, 1), 3, np.float32))])
+@pytest.mark.parametrize(("group_bytes", "groups"), [(2**20, 1), (9, 2), (1, 3)])
+def test_cells_stay_beside_their_rows_where_a_case_has_several(tmp_path, monkeypatch, group_bytes, groups):
+    """And where one between them failed, or they come out of order, or a row group ends between them."""
+    cases = cases_of("abcxy", age=["1", "2", "3", "8", "9"])
+    monkeypatch.setattr("zoo.embedding.parts._GROUP_BYTES", group_bytes)
+    with opening(tmp_path / "out", {**FACTS, "rows": "slice", "columns": {"age": "string"}}, cases) as folder:
+        folder.add([Embedded(0, np.full((2, 1), 1, np.float32)), Embedded(1, None, "bad")])
+        folder.add([Embedded(4, np.full((3, 1), 9, np.float32)), Embedded(2, np.full((1, 1), 3, np.float32))])
+    part = pyarrow.parquet.ParquetFile(tmp_path / "out" / "part-00000-000000.parquet")
+    assert part.num_row_groups == groups
     features, table = read_features(tmp_path / "out")
     assert list(map(float, table["age"])) == features[:, 0].tolist() == [1, 1, 3, 9, 9, 9]
     assert table["path"].tolist() == ["a", "a", "c", "y", "y", "y"]
@@ -156,9 +159,35 @@ def test_a_run_that_fails_unmarks_what_one_before_had_finished(tmp_path):
     """The list has grown, and the second run was stopped."""
     out = written(tmp_path / "out", cases_of("ab"), [[[1.0]], [[2.0]]])
     assert list(out.glob(f".*{FINISHED}"))
-    with pytest.raises(ZeroDivisionError), opening(out, FACTS):
+    with pytest.raises(ZeroDivisionError), opening(out, FACTS, cases_of("abc")):
         raise ZeroDivisionError
     assert not list(out.glob(f".*{FINISHED}"))
+
+
+def test_writing_holds_a_few_row_groups_whatever_the_part(tmp_path):
+    """8 MB of rows: Arrow takes below 4 MB for them, and 12 where it writes them as one group."""
+    names = [f"{i}.png" for i in range(4096)]
+    values = np.random.default_rng(0).standard_normal((len(names), 1, 512), np.float32)
+    usual = pyarrow.default_memory_pool()
+    pool = pyarrow.proxy_memory_pool(usual)
+    pyarrow.set_memory_pool(pool)
+    try:
+        with opening(tmp_path / "out", FACTS, cases_of(names)) as folder:
+            folder.add([Embedded(i, each) for i, each in enumerate(values)])
+        assert 2**20 < pool.max_memory() < 4 * 2**20
+    finally:
+        pyarrow.set_memory_pool(usual)
+    assert len(parts_of(tmp_path / "out")) == 1
+    assert np.array_equal(read_features(tmp_path / "out").features[0], values[0, 0])
+
+
+def test_a_case_that_has_rows_has_not_failed_whatever_the_list(tmp_path):
+    """Another process noted it before a run with a longer list came to it."""
+    out = written(tmp_path / "out", cases_of("ab"), [[[1.0]], [[2.0]]])
+    (out / "failed-00001.csv").write_text("path,reason\nb,was away\nc,is no film\n")
+    with opening(out, FACTS, cases_of("ac")) as folder:
+        assert folder.left([0, 1], retry_failed=True) == [1]
+    assert (out / "failed.csv").read_text().splitlines() == ["path,reason", "c,is no film"]
 
 
 def features_of(paths, slices=None, **carried):

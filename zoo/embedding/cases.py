@@ -14,7 +14,7 @@ from zoo.embedding.paths import NAMED, check_there
 from zoo.errors import OptionError, PathNotFoundError
 from zoo.images import find_images
 from zoo.messages import first_names, printable
-from zoo.tables import ArrowColumn, Table, column_names, read_columns
+from zoo.tables import ArrowColumn, Table, TextColumn, column_names, read_columns
 
 PATH_COLUMNS = ("path", "image_path", "file")
 """Names under which the column of paths is looked for, the first ones first."""
@@ -38,6 +38,11 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def have_ids(self) -> bool:
+        """Whether they are not called by their paths."""
+        return any(id != path for id, path in zip(self.ids, self.paths, strict=True))
 
     def case(self, index: int) -> Path | Lesion:
         """What a transform takes of a case."""
@@ -68,13 +73,13 @@ def find_cases(paths: Sequence[str | Path], *, volumes: bool, lesions: bool = Fa
         OptionError: There are no images, or a folder or table cannot be read.
     """
     if not lesions:
-        found = tuple(map(str, find_images(paths, volumes=volumes)))
+        found = TextColumn.of(map(str, find_images(paths, volumes=volumes)))
         return Cases(found, found, {}, None)
     listed = read_lesions([paths] if isinstance(paths, str | Path) else paths)
     if not listed:
         raise OptionError(f"no lesions: name tables with the columns {', '.join(COLUMNS)}")
     points = tuple(lesion.point for lesion in listed)
-    return Cases(tuple(map(str, listed)), tuple(str(lesion.path) for lesion in listed), {}, points)
+    return Cases(TextColumn.of(map(str, listed)), TextColumn.of(str(lesion.path) for lesion in listed), {}, points)
 
 
 def read_list(
@@ -120,7 +125,7 @@ def read_list(
         ids = _called(given, points)
         _check_once(table, _called(paths, points))
     check_there(given, paths, None if root is None else Path(root), table, volumes=volumes)
-    return Cases(tuple(ids), tuple(paths), {name: rows.columns[name] for name in carried}, points)
+    return Cases(TextColumn.of(ids), TextColumn.of(paths), {name: rows.columns[name] for name in carried}, points)
 
 
 def _taken(column: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:

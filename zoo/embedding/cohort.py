@@ -104,7 +104,7 @@ def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Fea
     rows = [each.features for each in good if each.features is not None]
     of = [each.case for each, own in zip(good, rows, strict=True) for _ in own]
     names = cases.paths if cases.points is None else cases.ids
-    own_ids = {} if tuple(names) == tuple(cases.ids) else {"id": [cases.ids[case] for case in of]}
+    own_ids = {"id": [cases.ids[case] for case in of]} if cases.points is None and cases.have_ids else {}
     return Features(
         np.concatenate(rows) if rows else np.empty((0, 0), np.float32),
         tuple(names[case] for case in of),
@@ -178,20 +178,20 @@ def embed_cohort(
     folder: FeatureFolder | None = None
     try:
         log = log_of(out, share.rank)
-        with heeding_signals(), warnings_in(log), opening(out, facts, share, cases) as folder, recording(log):
-            units = [left for unit in mine if (left := folder.left(cases, unit, retry_failed=retry_failed))]
-            before = folder.count(cases, mine)
+        with heeding_signals(), warnings_in(log), opening(out, facts, cases, share) as folder, recording(log):
+            units = [left for unit in mine if (left := folder.left(unit, retry_failed=retry_failed))]
+            before = folder.count(mine)
             readers = workers_for(len(units)) if workers is None else workers
             by = "on a Ray cluster" if engine == "ray" else f"with {readers} reading processes"
             say(_beginning(embedder, share, out, sum(map(len, units)), before, by))
             with closing(_run(embedder, cases, units, readers, engine, ray_address)) as results:
                 for found in _shown(results, units, is_shown=share.rank == 0):
-                    folder.add(cases, found)
+                    folder.add(found)
             folder.flush()
-            say(folder.state(cases, mine))
-            return Outcome(folder.count(cases, mine), before, folder.reasons(cases, mine))
+            say(folder.state(mine))
+            return Outcome(folder.count(mine), before, folder.reasons(mine))
     except Stopped:
-        state = folder.state(cases, mine) if folder else f"nothing was done in {out}"
+        state = folder.state(mine) if folder else f"nothing was done in {out}"
     # Here, not above: the first one holds the loader, whose processes would stay.
     raise Stopped(f"stopped by {asked_by()}; {state}: the same command goes on")
 

@@ -18,7 +18,7 @@ from typing import Any
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
 from zoo.embedding.failures import load_failures, write_failures
-from zoo.embedding.parts import ids_in, is_utf8, next_part, write_part
+from zoo.embedding.parts import done_in, ids_in, is_utf8, next_part, write_part
 from zoo.embedding.reading import Units
 from zoo.embedding.reserving import forget_finished, log_of, reserved
 from zoo.embedding.shares import ALONE, Share
@@ -47,16 +47,18 @@ class FeatureFolder:
 
     out: Path
     facts: Mapping[str, Any]
-    share: Share = ALONE
-    done: set[str] = field(default_factory=set)
-    """Ids of the cases that have rows on disk."""
-    failed: dict[str, str] = field(default_factory=dict)
+    cases: Cases
+    """The list that units and rows give positions in."""
+    share: Share
+    done: bytearray
+    """By position: 1 for a case that has rows on disk, else 0."""
+    failed: dict[str, str]
     """Id of a case without rows, as a cell of a table -> why; those of this process, and of runs before."""
-    others: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, str]
     """Further cases that failed, which other processes keep."""
     _part: int | None = None
     """Number of the file that what waits goes into, once it was tried."""
-    _waiting: list[tuple[Cases, Embedded]] = field(default_factory=list)
+    _waiting: list[Embedded] = field(default_factory=list)
     _bytes: int = 0
     _since: float = field(default_factory=time.monotonic)
     _has_news: bool = False
@@ -67,9 +69,9 @@ class FeatureFolder:
         """Where this process records its course."""
         return log_of(self.out, self.share.rank)
 
-    def left(self, cases: Cases, unit: Sequence[int], *, retry_failed: bool) -> list[int]:
+    def left(self, unit: Sequence[int], *, retry_failed: bool) -> list[int]:
         """Return those of some cases that are left to do: those without rows; of those that failed, only on request."""
-        return [i for i in unit if cases.ids[i] not in self.done and (retry_failed or not self._why(cases.ids[i]))]
+        return [i for i in unit if not self.done[i] and (retry_failed or not self._why(self.cases.ids[i]))]
 
     def _why(self, id: str) -> str:
         """Why a case without rows failed; empty if it was not tried."""
@@ -78,48 +80,49 @@ class FeatureFolder:
         cell = csv_cell(id)
         return self.failed.get(cell) or self.others.get(cell, "")
 
-    def state(self, cases: Cases, units: Units) -> str:
+    def state(self, units: Units) -> str:
         """How many of some cases are done, in words."""
-        done, failed, total = self.count(cases, units), len(self.reasons(cases, units)), sum(map(len, units))
+        done, failed, total = self.count(units), len(self.reasons(units)), sum(map(len, units))
         return f"{done} of {total} images have features in {self.out}" + (f", {failed} failed" if failed else "")
 
-    def count(self, cases: Cases, units: Units) -> int:
+    def count(self, units: Units) -> int:
         """How many of some cases have rows on disk."""
-        return sum(cases.ids[i] in self.done for unit in units for i in unit)
+        return sum(self.done[i] for unit in units for i in unit)
 
-    def reasons(self, cases: Cases, units: Units) -> dict[str, str]:
+    def reasons(self, units: Units) -> dict[str, str]:
         """Return those of some cases that failed, and why."""
-        ids = (cases.ids[i] for unit in units for i in unit)
-        return {id: why for id in ids if id not in self.done and (why := self._why(id))}
+        ids = (self.cases.ids[i] for unit in units for i in unit if not self.done[i])
+        return {id: why for id in ids if (why := self._why(id))}
 
-    def add(self, cases: Cases, found: Sequence[Embedded]) -> None:
+    def add(self, found: Sequence[Embedded]) -> None:
         """Take what became of some cases; what has waited for a minute, or is large, is written.
 
         Raises:
             OSError: The folder cannot be written.
         """
         with deferring():
-            fit = [self._fitting(cases, each) for each in found]
-            self._waiting += [(cases, each) for each in fit]
+            fit = [self._fitting(each) for each in found]
+            self._waiting += fit
             self._bytes += sum(each.features.nbytes for each in fit if each.features is not None)
             is_much = self._bytes >= MOST_BYTES or len(self._waiting) >= MOST_CASES
             if is_much or time.monotonic() - self._since >= MOST_SECONDS:
                 self.flush()
 
-    def _fitting(self, cases: Cases, found: Embedded) -> Embedded:
-        """Return what became of a case, as a failure if Parquet of this folder cannot hold it."""
+    def _fitting(self, found: Embedded) -> Embedded:
+        """Return what became of a case in the folder's type, as a failure if Parquet of this folder cannot hold it."""
         import numpy as np
 
         if found.features is None:
             return found
-        if unlike := [text for text in (cases.ids[found.case], cases.paths[found.case]) if not is_utf8(text)]:
+        texts = self.cases.ids[found.case], self.cases.paths[found.case]
+        if unlike := [text for text in texts if not is_utf8(text)]:
             problem = f"{printable(unlike[0])} is no text in UTF-8, which Parquet takes: rename it"
             return Embedded(found.case, None, problem)
         largest = float(np.abs(found.features).max(initial=0))
         if self.facts["type"] == "float16" and largest > float(np.finfo(np.float16).max):
             problem = f"its features reach {largest:.6g}, more than float16 holds: embed without --half"
             return Embedded(found.case, None, problem)
-        return found
+        return found._replace(features=found.features.astype(self.facts["type"]))  # a copy is smaller than a tensor
 
     def flush(self) -> None:
         """Write what waits. After an error it waits on, to be written under the same name: no row is there twice.
@@ -128,40 +131,38 @@ class FeatureFolder:
             OSError: The folder cannot be written.
         """
         with deferring():
-            if good := [(cases, each) for cases, each in self._waiting if each.features is not None]:
+            if good := [each for each in self._waiting if each.features is not None]:
                 self._part = next_part(self.out, self.share.rank) if self._part is None else self._part
-                write_part(self.out, self.share.rank, self._part, good, self.facts)
+                write_part(self.out, self.share.rank, self._part, self.cases, good, self.facts)
             rows, self._waiting = self._waiting, []
             self._part, self._bytes, self._since = None, 0, time.monotonic()
-            for cases, each in rows:
-                self._note(cases, each)
+            for each in rows:
+                self._note(each)
             if self._has_news:
                 write_failures(self.out, self.share, self.facts["key"], self.failed)
                 self._has_news = False
 
-    def _note(self, cases: Cases, found: Embedded) -> None:
+    def _note(self, found: Embedded) -> None:
         """Note what became of a case, for the next run."""
-        id = cases.ids[found.case]
+        id = self.cases.ids[found.case]
         if found.features is not None:
-            self.done.add(id)
+            self.done[found.case] = 1
             if self.failed and self.failed.pop(csv_cell(id), ""):
                 self._has_news = True
-        elif self.failed.get(cell := csv_cell(id)) != (why := reason(cases, found)):
+        elif self.failed.get(cell := csv_cell(id)) != (why := reason(self.cases, found)):
             self.failed[cell] = why
             self._has_news = True
 
 
 @contextmanager
-def opening(
-    out: Path, facts: Mapping[str, Any], share: Share = ALONE, cases: Cases | None = None
-) -> Iterator[FeatureFolder]:
+def opening(out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = ALONE) -> Iterator[FeatureFolder]:
     """Open a folder for this process inside the block; it is made if it does not exist. What waits at the end is kept.
 
     Args:
         out: The folder.
         facts: From `describe`: what its rows are computed with.
+        cases: The list whose rows are added; those that are there are compared with it.
         share: That of this process.
-        cases: The list that its rows are compared with; None for no comparison.
 
     Raises:
         OptionError: The folder is no folder of features, holds others, or rows of other files under the same ids; or
@@ -175,10 +176,11 @@ def opening(
     with reserved(out, share):
         remove_leftovers(out)
         _check_same(out, facts)
-        done = ids_in(out, str(facts["key"]), cases)
+        key = str(facts["key"])
+        done = done_in(out, key, cases)
         forget_finished(out, share)
-        failed, others = load_failures(out, share, str(facts["key"]), done)
-        folder = FeatureFolder(out, facts, share, done, failed, others)
+        failed, others = load_failures(out, share, key, ids_in(out, key))
+        folder = FeatureFolder(out, facts, cases, share, done, failed, others)
         try:
             yield folder
         except Stopped:
@@ -194,7 +196,7 @@ def opening(
 
 def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool) -> dict[str, Any]:
     """Return the facts of a folder: those of an embedder, and what its columns are."""
-    key = "path" if tuple(cases.ids) == tuple(cases.paths) else "id"
+    key = "id" if cases.have_ids else "path"
     carried = {name: str(arrow_type(column)) for name, column in cases.carried.items()}
     columns = {"columns": carried, "key": key, "rows": rows_of, "type": "float16" if half else "float32"}
     is_relative = any(not Path(path).is_absolute() for path in cases.paths)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from zoo.embedding.shares import Share
@@ -21,7 +21,7 @@ def file_of(out: Path, stem: str, rank: int, suffix: str) -> Path:
     return out / (f"{stem}-{rank:05d}{suffix}" if rank else f"{stem}{suffix}")
 
 
-def load_failures(out: Path, share: Share, key: str, done: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
+def load_failures(out: Path, share: Share, key: str, done: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return the cases that failed before: those that this process keeps, and those that others do.
 
     A process that is alone keeps them all. Cases that have rows by now are left out.
@@ -30,15 +30,15 @@ def load_failures(out: Path, share: Share, key: str, done: Collection[str]) -> t
         out: The folder.
         share: That of this process.
         key: The column that cases are called by.
-        done: Ids of those that have rows.
+        done: Ids of those that have rows; they are looked through only where some have failed.
 
     Raises:
         OSError: The folder cannot be read or written.
     """
     mine = file_of(out, _STEM, share.rank, ".csv")
     found = {file: _read(file) for file in sorted(out.glob(f"{_STEM}*.csv"))}
-    if any(found.values()):
-        cells = set(map(csv_cell, done))
+    if failed := set().union(*found.values()):
+        cells = {cell for id in done if (cell := csv_cell(id)) in failed}
         found = {file: {cell: why for cell, why in each.items() if cell not in cells} for file, each in found.items()}
     own: dict[str, str] = {}
     others: dict[str, str] = {}

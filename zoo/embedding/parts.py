@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("zoo")
 
 _NUMBER = re.compile(r"part-\d+-(\d+)\.parquet")
+_GROUP_BYTES, _PAGE_BYTES = 2**20, 2**17
+"""Bytes of features after which a row group and a page in it end: Arrow holds a few times as much while it writes."""
 
 
 def next_part(out: Path, rank: int) -> int:
@@ -33,26 +35,27 @@ def next_part(out: Path, rank: int) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def ids_in(out: Path, key: str, cases: Cases | None = None) -> set[str]:
-    """Ids of the cases that have rows; a part that a crash cut short is put aside, and its cases done again.
+def done_in(out: Path, key: str, cases: Cases) -> bytearray:
+    """Which of some cases have rows, 1 or 0 by position; a part that a crash cut short is put aside, and done again.
 
-    Rows of cases on the list are compared with it: an id that means another file now would keep the old features. Where
-    a file lies in another folder, or a carried column has another value, as a corrected label, that is logged.
+    Rows are compared with the list: an id that means another file now would keep the old features. Where a file lies in
+    another folder, or a carried column has another value, as a corrected label, that is logged.
 
     Raises:
         OptionError: Rows are of files of other names.
     """
-    now: dict[str, Sequence[Any]] = {}
-    if cases is not None:
-        now = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
-    position = {id: i for i, id in enumerate(cases.ids)} if now and cases else {}
+    now = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
+    position = {id: i for i, id in enumerate(cases.ids)} if any(out.glob("part-*.parquet")) else {}
     others: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in now}
-    done: set[str] = set()
+    done = bytearray(len(cases))
     for ids, columns in _stored(out, key, list(now)):
-        done.update(ids)
+        listed = [position.get(id) for id in ids]
+        for at in listed:
+            if at is not None:
+                done[at] = 1
         for name, cells in columns.items():
-            for id, cell in zip(ids, cells, strict=True):
-                if (at := position.get(id)) is not None and _differ(cell, now[name][at]):
+            for id, at, cell in zip(ids, listed, cells, strict=True):
+                if at is not None and _differ(cell, now[name][at]):
                     others[name][id] = cell, now[name][at]
     _refuse_renamed(out, others.get("path", {}))
     for name, unlike in others.items():
@@ -66,6 +69,12 @@ def ids_in(out: Path, key: str, cases: Cases | None = None) -> set[str]:
                 first_names(unlike),
             )
     return done
+
+
+def ids_in(out: Path, key: str) -> Iterator[str]:
+    """Yield the ids of the cases that have rows, of whatever list they are; those of several rows may come again."""
+    for ids, _ in _stored(out, key, []):
+        yield from ids
 
 
 def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], dict[str, list[Any]]]]:
@@ -109,7 +118,7 @@ def _put_aside(part: Path, why: str) -> None:
 
 
 def write_part(
-    out: Path, rank: int, number: int, rows: Sequence[tuple[Cases, Embedded]], facts: Mapping[str, Any]
+    out: Path, rank: int, number: int, cases: Cases, rows: Sequence[Embedded], facts: Mapping[str, Any]
 ) -> None:
     """Write the rows of some cases, whole or not at all, with checksums by which a reader finds what a disk spoilt.
 
@@ -117,55 +126,65 @@ def write_part(
         out: The folder.
         rank: Number of this process.
         number: That of the file among those of this process; one that is there is replaced.
-        rows: Cases and what became of them, all with features of one shape.
+        cases: Those of the folder's list.
+        rows: What became of some of them, all with features of one shape, in the folder's type.
         facts: Those of the folder, which the file's schema holds too.
 
     Raises:
         OSError: The file cannot be written.
     """
-    _, parquet = import_pyarrow()
-    table, name = _table(rows, facts), out / f"part-{rank:05d}-{number:06d}.parquet"
+    name = out / f"part-{rank:05d}-{number:06d}.parquet"
     try:
-        write_atomically(name, lambda path: parquet.write_table(table, path, write_page_checksum=True))
+        write_atomically(name, lambda path: _write(path, cases, rows, facts))
     except OSError as error:  # Arrow's own names no file
         said = f"cannot write {name} ({reason_of(error)}); what was written before stays, and the same command goes on"
         raise OSError(error.errno, said) from error
 
 
-def _table(rows: Sequence[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> Any:
+def _write(path: Path, cases: Cases, rows: Sequence[Embedded], facts: Mapping[str, Any]) -> None:
+    _, parquet = import_pyarrow()
+    columns = _columns(cases.take([each.case for each in rows]), facts)
+    tables = (_table(columns, rows, group, facts) for group in _groups(rows))
+    first = next(tables)
+    options = {"use_dictionary": list(columns), "data_page_size": _PAGE_BYTES, "write_page_checksum": True}
+    with parquet.ParquetWriter(path, first.schema, **options) as file:
+        for table in chain([first], tables):
+            file.write_table(table)
+
+
+def _groups(rows: Sequence[Embedded]) -> Iterator[range]:
+    """Divide rows into row groups, each of one case at least."""
+    first, size = 0, 0
+    for i, each in enumerate(rows):
+        size += 0 if each.features is None else each.features.nbytes
+        if size >= _GROUP_BYTES or i == len(rows) - 1:
+            yield range(first, i + 1)
+            first, size = i + 1, 0
+
+
+def _table(columns: Mapping[str, Any], rows: Sequence[Embedded], group: range, facts: Mapping[str, Any]) -> Any:
     import numpy as np
 
     arrow, _ = import_pyarrow()
-    features = [each.features for _, each in rows if each.features is not None]
+    features = [each.features for i in group if (each := rows[i]).features is not None]
     counts = [len(each) for each in features]
-    repeats = np.repeat(np.arange(len(rows)), counts)
-    arrays = {name: column.take(repeats) for name, column in _columns(rows, facts).items()}
+    repeats = np.repeat(np.array(group), counts)
+    arrays = {name: column.take(repeats) for name, column in columns.items()}
     if facts["rows"]:
         arrays[facts["rows"]] = arrow.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts]))
     values: NDArray[Any] = np.concatenate(features)
-    flat = arrow.array(values.astype(facts["type"]).ravel())
-    arrays["feature"] = arrow.FixedSizeListArray.from_arrays(flat, values[0].size)
+    arrays["feature"] = arrow.FixedSizeListArray.from_arrays(arrow.array(values.ravel()), values[0].size)
     return arrow.table(arrays).replace_schema_metadata({"zoo": json.dumps({**facts, "shape": values.shape[1:]})})
 
 
-def _columns(rows: Sequence[tuple[Cases, Embedded]], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(cases: Cases, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The columns beside the features, a cell for each case; those of a Parquet table as they are there."""
     arrow, _ = import_pyarrow()
-    found: dict[str, list[Any]] = {}
-    for _, group in groupby(rows, lambda row: id(row[0])):
-        cases, each = zip(*group, strict=True)
-        taken = cases[0].take([one.case for one in each])
-        columns = {"id": taken.ids} if facts["key"] == "id" else {}
-        for name, column in {**columns, "path": taken.paths, **taken.carried}.items():
-            array = column.array if isinstance(column, ArrowColumn) else arrow.array(column, arrow.string())
-            found.setdefault(name, []).append(array)
-    return {name: _chunked(arrays) for name, arrays in found.items()}
-
-
-def _chunked(arrays: Sequence[Any]) -> Any:
-    arrow, _ = import_pyarrow()
-    chunks = [chunk for array in arrays for chunk in getattr(array, "chunks", [array])]
-    return arrow.chunked_array(chunks, arrays[0].type)
+    columns = {"id": cases.ids} if facts["key"] == "id" else {}
+    return {
+        name: column.array if isinstance(column, ArrowColumn) else arrow.array(column, arrow.string())
+        for name, column in {**columns, "path": cases.paths, **cases.carried}.items()
+    }
 
 
 def is_utf8(text: str) -> bool:

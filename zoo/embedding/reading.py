@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -98,7 +99,7 @@ def _items(loader: Any) -> Iterator[Unit]:
     if not loader.num_workers or not callable(of_torch):
         yield from items
         return
-    with handling((number,), _note):
+    with _frozen(), handling((number,), _note):
         while True:
             with handling((number,), of_torch):
                 of_torch(number, None)  # for those that died meanwhile
@@ -106,6 +107,24 @@ def _items(loader: Any) -> Iterator[Unit]:
             if unit is None:
                 return
             yield unit
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Leave out of garbage collections what is in memory before the block: they write to all that they look through.
+
+    Pages that are written to are copied, and no longer shared with the loaders' processes.
+    """
+    import gc
+
+    if gc.get_freeze_count():  # the program's own freezing, which ours would undo at its end
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _note(*_: object) -> None:
