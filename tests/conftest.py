@@ -22,6 +22,17 @@ os.register_at_fork(after_in_child=_one_thread)
 SETTINGS = ("ZOO_", "HF_")
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread here too, as in forked children: the last bits depend on how many there are."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def empty_home(monkeypatch, tmp_path):
     """Keep the user's settings out of every test, and every test out of the user's cache."""

@@ -26,6 +26,8 @@ from zoo.embedding.dataset import FeatureFolder
 from zoo.embedding.ray import _Actor, _folder, _objects, _Stretch
 from zoo.errors import CheckpointFormatError, OptionError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAME = "caid-resnet50.chestxray14-800"
 FATAL = "fatal.png"
 

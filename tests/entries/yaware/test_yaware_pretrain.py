@@ -184,6 +184,7 @@ def test_the_record_says_where_volumes_lie(cohort):
     assert elsewhere.differences()["affine"] == np.diag([1.5, 1.5, 1.5, 1]).tolist()
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, cohort, out, monkeypatch):
     """Killed while it reads the step of epoch 1; weights and optimiser end as those of the uninterrupted run.
 
