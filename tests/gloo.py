@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zoo.training import distributed
+
 
 def start(function: Callable[..., Any], world: int, folder: Path, *args: Any) -> list[multiprocessing.Process]:
     """Fork `world` processes that call `function(*args)` as one process group. Forking spares them the imports."""
@@ -54,5 +56,4 @@ def _child(function: Callable[..., Any], rank: int, world: int, folder: Path, ar
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     result = function(*args)
     torch.save(result, folder / f"result{rank}.pt")
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    distributed.stop()

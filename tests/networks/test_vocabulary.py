@@ -26,6 +26,7 @@ import zoo
 from zoo.errors import OptionError
 from zoo.networks.vocabulary import Vocabulary, stages_wanted
 from zoo.registry import entries, get_entry
+from zoo.training import distributed
 
 CHECKOUT = Path(__file__).parents[2]
 TIMMS = ("caid-resnet50", "rad-dino-vitb14")
@@ -289,7 +290,7 @@ def one_process(tmp_path_factory):
     store = tmp_path_factory.mktemp("group") / "store"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    distributed.stop()
     for kept in (network_of, outputs_of, exported):
         kept.cache_clear()
 

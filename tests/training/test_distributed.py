@@ -100,6 +100,17 @@ def test_mean_counts_each_process_by_its_samples(tmp_path):
         assert world == 2
 
 
+def test_a_group_ends_while_its_threads_wait_for_pythons_lock(tmp_path):
+    """A run of processes on CPUs would not end: gloo's thread needs the lock to free a tensor that Python gave up."""
+
+    def work():
+        torch.distributed.all_reduce(torch.ones(1), async_op=True)
+        distributed.stop()
+        return torch.distributed.is_initialized()
+
+    assert gloo.run(work, 2, tmp_path) == [False, False]
+
+
 def test_one_process_needs_no_group():
     """Without torchrun every operation is the identity, and a gathered tensor has no gradient."""
     processes = distributed.start("cpu")

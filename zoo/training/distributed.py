@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_group
 
 from zoo.errors import OptionError
 from zoo.settings import is_under_torchrun, local_rank
@@ -52,8 +53,15 @@ def start(device: str = "auto") -> Processes:
 
 def stop() -> None:
     """Leave the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        return
+    # Before torch 2.8 the group's destructor holds Python's lock while it waits for gloo's threads, and these need the
+    # lock to free the tensors of the last operation. The backend's own destructor releases the lock; it comes last.
+    backend = None
+    if torch.__version__ < "2.8" and dist.get_backend() == "gloo":
+        backend = _get_default_group()._get_backend(torch.device("cpu"))
+    dist.destroy_process_group()
+    del backend
 
 
 def rank() -> int:
