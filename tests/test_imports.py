@@ -19,6 +19,7 @@ FLOORS = (
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
+    ("tasks",),
     ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
