@@ -70,7 +70,7 @@ def build_unet(config: Config) -> nn.Module:
 
 
 def segment_volume(
-    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
+    model: nn.Module, transform: Any, path: Any, batch_size: int | None, overlap: float | None
 ) -> Labels:
     """Labels of a whole volume on its own grid, and its matrix."""
     from zoo.entries.glcl.segment import label_volume
