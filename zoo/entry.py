@@ -170,6 +170,30 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
+@dataclass(frozen=True)
+class Augment:
+    """How a network's input may be changed at random and still be one that it could be given: what fine-tuning does.
+
+    Axes are those of space, 0 the first. Of the chest and the abdomen nothing is mirrored: the side of heart and liver
+    says something. A brain has two sides alike, a lesion in a crop has no sides.
+    """
+
+    mirrors: tuple[int, ...] = ()
+    """Axes that may be mirrored, each in half of the draws."""
+    plane: tuple[int, int] = (0, 1)
+    """The two axes that a rotation turns; of volumes those of a slice across the body, where pixels are square."""
+    degrees: float = 10.0
+    """Largest rotation, to either side."""
+    zoom: float = 0.1
+    """Largest change of size: 0.1 for 0.9 to 1.1 times as large."""
+    shift: float = 0.05
+    """Largest shift, as a share of each side."""
+    gain: float = 0.1
+    """Largest change of contrast: values are multiplied by 1 - gain to 1 + gain."""
+    offset: float = 0.1
+    """Largest shift of values, in their standard deviations; 0 where a value means something, as background."""
+
+
 class Transform(Protocol):
     """Makes one image or volume the input of a network, as `load_transform` returns it; printing shows its steps."""
 
@@ -188,7 +212,7 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows in which a whole image goes through a network that segments it; where they overlap, logits are averaged."""
+    """Windows in which a whole image goes through a network that segments; where they overlap, logits are averaged."""
 
     size: tuple[int, ...]
     """Pixels or voxels along each axis of the input; empty for `Preprocessing.size`."""
@@ -297,6 +321,8 @@ class Entry:
     """
     batch_size: int | None = None
     """Parts at once that a CPU is fastest with; None for 32 images or slices, or 4 volumes or windows."""
+    augment: Augment = Augment()
+    """How `zoo finetune` changes training images at random."""
     windows: Windows | None = None
     """In which windows it segments whole images; None where it does not, or takes slices whole."""
     segment: Callable[[nn.Module, Transform, Any, int | None, float | None], Labels] | None = None

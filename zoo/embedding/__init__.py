@@ -3,6 +3,7 @@
 from zoo.embedding.cases import Cases, find_cases, read_list
 from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort
 from zoo.embedding.embedder import Embedder
+from zoo.embedding.heads import head_outputs
 from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.reading import workers_for
 from zoo.embedding.trial import try_cases
@@ -15,6 +16,7 @@ __all__ = [
     "embed_all",
     "embed_cohort",
     "find_cases",
+    "head_outputs",
     "keep_freed_memory",
     "read_list",
     "try_cases",

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from zoo.arguments import check_device
-from zoo.checkpoint import load_report
+from zoo.checkpoint import is_counter, load_report
 from zoo.embedding.cases import Cases
+from zoo.embedding.heads import head_outputs
 from zoo.embedding.reading import Unit, Units, read_units
 from zoo.entry import Entry, Parts, Transform
-from zoo.errors import OptionError
+from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.loading import input_of, load_model
-from zoo.messages import with_path
+from zoo.messages import first_names, with_path
 from zoo.provenance import base_of, values_digest
 from zoo.registry import entries, get_entry
 from zoo.settings import local_rank
@@ -71,6 +72,8 @@ class Embedder:
             None for the network's own features.
         tokens: Whether to keep maps as they are, not their means: a row is then a map `(C, *cells)` of each image, or
             of each part of it.
+        num_classes: Outputs of the head of your own file: a row, one for each image, is then what the head makes of the
+            features. 0 for the features.
         progress: Whether to show how far a download of weights is.
 
     Raises:
@@ -89,10 +92,12 @@ class Embedder:
         precision: Precision = "fp32",
         layer: int | None = None,
         tokens: bool = False,
+        num_classes: int = 0,
         progress: bool = False,
     ) -> None:
         self.name, self.checkpoint, self.device, self.cache_dir = name, checkpoint, device, cache_dir
         self.precision, self.layer, self.tokens, self.progress = precision, layer, tokens, progress
+        self.num_classes = num_classes
         self.entry = get_entry(name)
         _check(self.entry, batch_size, precision, layer)
         check_device(_device(device))
@@ -115,10 +120,17 @@ class Embedder:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The encoder in eval mode, on its device."""
+        """The encoder in eval mode, on its device.
+
+        Raises:
+            CheckpointMismatchError: It is to have a head, and the file has none, or one with other outputs.
+        """
         where: dict[str, Any] = {"checkpoint": self.checkpoint, "cache_dir": self.cache_dir}
         device = _device(self.device)
-        network: Any = load_model(self.name, num_classes=0, device=device, progress=self.progress, **where)
+        outputs = self.num_classes
+        network: Any = load_model(self.name, num_classes=outputs, device=device, progress=self.progress, **where)
+        if outputs:
+            _check_head(network, outputs)
         if self.layer is not None and not -(stages := len(network.feature_info)) <= self.layer < stages:
             raise OptionError(
                 f"layer={self.layer}: {self.entry.name!r} has {stages} stages, 0 to {stages - 1}, or -1 for the last"
@@ -138,6 +150,8 @@ class Embedder:
     @property
     def rows_of(self) -> str:
         """What the rows of one case are of: `"slice"` or `"patch"`; empty where a case has one row."""
+        if self.num_classes:
+            return ""
         if isinstance(self.transform, SliceTransform):
             return "slice"
         return "patch" if self.tokens and self.entry.parts else ""
@@ -146,7 +160,7 @@ class Embedder:
     def reader(self) -> Callable[[Any], Parts]:
         """What makes parts of a case; it can be pickled and holds no network."""
         if self.entry.parts is None:
-            return _Whole(self.transform)
+            return _Whole(self.transform, is_one=bool(self.num_classes))
         network: Any = self.network
         stride = None if self.layer is None else int(network.feature_info[self.layer]["reduction"])
         return self.entry.parts(network, self.transform, stride, self.cache_dir)
@@ -256,6 +270,8 @@ class Embedder:
     @property
     def _width(self) -> int:
         """Numbers in a row, before there is one."""
+        if self.num_classes:
+            return self.num_classes
         network: Any = self.network
         return int(network.num_features if self.layer is None else network.feature_info[self.layer]["num_chs"])
 
@@ -284,8 +300,13 @@ class Embedder:
         return list(found)
 
     def _features(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
-        """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map."""
+        """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map.
+
+        With a head, its outputs `(n, K)`.
+        """
         network: Any = self.network
+        if self.num_classes:
+            return head_outputs(network, inputs, cells)
         if self.layer is None and not self.tokens and cells is None:
             rows: Tensor = network(*inputs)
             return rows
@@ -313,15 +334,33 @@ class _Whole:
     """Makes an image one part, as its transform gives it, or each of its slices one."""
 
     transform: Transform
+    is_one: bool = False
+    """Whether slices, which all count alike, make one row."""
 
     def __call__(self, case: Any) -> Parts:
+        import torch
+
         made = self.transform(case)
-        return Parts((made if isinstance(self.transform, SliceTransform) else made[None],))
+        if not isinstance(self.transform, SliceTransform):
+            return Parts((made[None],))
+        slices = made if made.ndim == 4 else made[None]
+        weights = torch.full((len(slices),), 1 / len(slices), dtype=torch.float64) if self.is_one else None
+        return Parts((slices,), weights)
 
 
 def reason(cases: Cases, found: Embedded) -> str:
     """Why a case has no features, with its name."""
     return with_path(cases.ids[found.case], found.problem)
+
+
+def _check_head(network: nn.Module, outputs: int) -> None:
+    """Refuse a head that the file does not have, which would be made fresh."""
+    report = load_report(network)
+    if fresh := [name for name in report.fresh if not is_counter(name)]:
+        raise CheckpointMismatchError(
+            f"{report.source} has no head with {outputs} outputs for {report.model!r}: {first_names(fresh)} would be "
+            f"untrained ({report.fresh[fresh[0]]}). A file that `zoo finetune` wrote has one, for the classes it names"
+        )
 
 
 def _repeated(cells: Sequence[Any], counts: Sequence[int]) -> list[Any]:

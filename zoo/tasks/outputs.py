@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from zoo.errors import CheckpointFormatError
+from zoo.errors import CheckpointFormatError, OptionError
 from zoo.formats import told
 from zoo.messages import printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Kind: TypeAlias = Literal["labels", "classes", "numbers", "voxels"]
 """`labels` may hold together or not at all: a sigmoid each, one output each. Of `classes` one holds: a softmax over
@@ -31,6 +34,72 @@ class Outputs:
     def as_header(self) -> dict[str, Any]:
         """Return what `make_header` takes; `read_outputs` reads it back."""
         return {name: value for name, value in asdict(self).items() if value != ()}
+
+    def answers(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return probabilities of `labels` and `classes`, and `numbers` as the table has them; float64 `(N, K)`.
+
+        Args:
+            values: What the network returns of N images, `(N, K)`.
+        """
+        import numpy as np
+
+        values = np.asarray(values, np.float64)
+        if self.kind == "numbers":
+            scaled: NDArray[Any] = values * self.deviations + self.means
+            return scaled
+        if self.kind == "labels":
+            halves: NDArray[Any] = 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, which nothing overflows in
+            return halves
+        powers = np.exp(values - values.max(axis=-1, keepdims=True))
+        shares: NDArray[Any] = powers / powers.sum(axis=-1, keepdims=True)
+        return shares
+
+    def decisions(self, answers: NDArray[Any]) -> NDArray[Any]:
+        """Return what the thresholds say of probabilities `(N, K)`: of `labels` bool `(N, K)`, of `classes` int `(N,)`.
+
+        Raises:
+            OptionError: Numbers are nothing to decide on.
+        """
+        import numpy as np
+
+        if self.kind == "labels":
+            held: NDArray[Any] = answers >= np.array(self.thresholds)
+            return held
+        if self.kind != "classes":
+            raise OptionError(f"outputs of kind {self.kind!r} are no probabilities: nothing is decided on them")
+        if self.thresholds:
+            second: NDArray[Any] = (answers[:, 1] >= self.thresholds[0]).astype(np.int64)
+            return second
+        largest: NDArray[Any] = answers.argmax(axis=1)
+        return largest
+
+
+def column_names_of(outputs: Outputs, names: Sequence[str]) -> list[str]:
+    """Return the names of the columns that `columns_of` gives, for a table with other columns beside them."""
+    if outputs.kind == "numbers":
+        return [f"predicted_{name}" for name in names]
+    probabilities = [f"probability_{name}" for name in names]
+    return probabilities + ([f"predicted_{name}" for name in names] if outputs.kind == "labels" else ["predicted"])
+
+
+def columns_of(outputs: Outputs, names: Sequence[str], values: NDArray[Any]) -> dict[str, list[Any]]:
+    """Return the answers for N images as columns of a table.
+
+    Of `labels` and `classes` there is `probability_NAME` for each, and what the thresholds say: `predicted_NAME`, 0 or
+    1, for each of the labels, or `predicted` with the name of the class. Of `numbers` there is `predicted_NAME`.
+
+    Args:
+        outputs: How the outputs become answers.
+        names: Names of the outputs.
+        values: What the network returns, `(N, K)`.
+    """
+    answers = outputs.answers(values)
+    found = [column.tolist() for column in answers.T]
+    if outputs.kind == "labels":
+        found += [column.astype(int).tolist() for column in outputs.decisions(answers).T]
+    elif outputs.kind == "classes":
+        found.append([names[i] for i in outputs.decisions(answers)])
+    return dict(zip(column_names_of(outputs, names), found, strict=True))
 
 
 def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tuple[str, ...]]:

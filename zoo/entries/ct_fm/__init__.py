@@ -20,7 +20,7 @@ from zoo.entries.ct_fm.convert import (
     convert_segmenter,
     note_untrained,
 )
-from zoo.entry import Config, Entry, Labels, Parts
+from zoo.entry import Augment, Config, Entry, Labels, Parts
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ ENTRIES = (
         stem=STEM,
         stages=_STAGES,
         preprocessing=ENCODER_INPUT,
+        augment=Augment(plane=(1, 2)),
         unused=UNUSED_BY_ENCODER,
         complete=complete_encoder,
         parts=parts,
@@ -112,6 +113,7 @@ ENTRIES = (
             *((f"up_layers.{level}.",) for level in range(4)),
         ),
         preprocessing=SEGMENTER_INPUT,
+        augment=Augment(plane=(1, 2)),
         unused=UNUSED_BY_SEGMENTER,
         correct=note_untrained,
         complete=complete_segmenter,
