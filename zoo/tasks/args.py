@@ -6,7 +6,7 @@ Where a default is 0 or empty, `sized` chooses from the number of cases.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from zoo.errors import OptionError
@@ -60,9 +60,8 @@ class FinetuneArgs(TrainArgs):
     schedule: str = default("cosine-per-step")
     clip_grad: float = default(1.0)
     monitor: str = arg(
-        "metric that decides which epoch is best, larger is better behind a '+'; default +val_auroc for classify, "
-        "else val_loss",
-        "",
+        "metric that decides which epoch is best, larger is better behind a '+': val_loss, +val_auroc, +val_r2",
+        "val_loss",
     )
     patience: int = arg("stop after this many epochs without improvement; 0 for never, -1 for a third", -1, free=True)
 
@@ -120,7 +119,6 @@ def sized(args: A, cases: int, *, most: int, world: int) -> A:
         batch_size=batch,
         epochs=epochs,
         lr=args.lr or (3e-3 if args.freeze else 3e-4),
-        monitor=args.monitor or ("+val_auroc" if args.task == "classify" else "val_loss"),
         patience=max(3, epochs // 3) if args.patience < 0 else args.patience,
     )
     TrainArgs.check(chosen)
@@ -136,8 +134,10 @@ def finetune_command(args: FinetuneArgs) -> str:
 
 def _as_chosen(args: FinetuneArgs) -> FinetuneArgs:
     """The arguments with something legal in the place of what is still to be chosen."""
-    open_to_choice = {"epochs": 1, "batch_size": 1, "lr": 1.0, "monitor": "loss"}
-    given = {f.name: getattr(args, f.name) for f in fields(args)}
-    changes = {name: value for name, value in open_to_choice.items() if not given[name]}
-    warmup = min(args.warmup_epochs, args.epochs or args.warmup_epochs)
-    return replace(args, **changes, patience=max(0, args.patience), warmup_epochs=warmup if args.epochs else 0)
+    return replace(
+        args,
+        epochs=args.epochs or max(1, args.warmup_epochs),
+        batch_size=args.batch_size or 1,
+        lr=args.lr or 1.0,
+        patience=max(0, args.patience),
+    )

@@ -27,6 +27,7 @@ from zoo.formats import Task as TaskName
 from zoo.learning_rates import param_groups
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
+from zoo.tasks.data import remove_kept
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.saved import write_model
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
@@ -160,6 +161,7 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
         results |= {"seconds": round(time.perf_counter() - started, 1), "arguments": asdict(args)}
         if processes.is_main:
             write_results(results, args.out, hint=_hint(args, arms))
+            remove_kept(Path(args.out))
         return results
 
 

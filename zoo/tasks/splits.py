@@ -77,7 +77,7 @@ def draw_folds(groups: Sequence[str], strata: Sequence[str], count: int, seed: i
         OptionError: There are fewer groups than folds.
     """
     folds = _folds(range(len(groups)), groups, strata, count, seed)
-    splits = []
+    splits: list[Split] = []
     for test in folds:
         tested = set(test)
         train, val = _cut([i for i in range(len(groups)) if i not in tested], groups, strata, seed)
