@@ -100,7 +100,12 @@ class MaskedImages:
         image, label = place_pair(self.transform, self.images[index], self.masks[index], self.margin)
         on, beside = _slices_by_kind(label) if self.of_slices else _centres(image, label)
         is_grey = bool((image == image[:1]).all()) and not self.of_slices
-        arrays = {"image": image[:1] if is_grey else image, "label": label, "on": on, "beside": beside}
+        arrays: dict[str, NDArray[Any]] = {
+            "image": image[:1] if is_grey else image,
+            "label": label,
+            "on": on,
+            "beside": beside,
+        }
         return arrays, {"channels": 0 if self.of_slices else len(image)}
 
 

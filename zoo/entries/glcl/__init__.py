@@ -28,8 +28,6 @@ from zoo.errors import CheckpointMismatchError
 from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
 _STRIDE = 32
