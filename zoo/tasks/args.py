@@ -110,6 +110,8 @@ def sized(args: A, cases: int, *, most: int, world: int) -> A:
         most: Cases per step where there are enough.
         world: Processes, among which a step is divided.
     """
+    if args.batch_size > cases:
+        raise OptionError(f"--batch-size {args.batch_size} is more than the {cases} cases of the training part")
     shares = world * args.accumulate
     batch = args.batch_size or min(most, max(2, cases // _FEWEST_STEPS))
     batch = batch if args.batch_size else min(-(-batch // shares) * shares, max(1, cases // shares) * shares)
