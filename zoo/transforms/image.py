@@ -8,7 +8,7 @@ detectors keep their grey levels; where a network knows films of 8 bits alone, s
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
@@ -101,6 +101,12 @@ class ImageTransform:
         grey = grey_fractions(image, source, contract)
         _warn_if_odd(grey, contract, source)
         return _finish(_fit(grey, contract, source), contract)
+
+    def finer(self, times: int) -> ImageTransform:
+        """Return the same transform for an input that shows the same in so many times as many pixels a side."""
+        facts = self.preprocessing
+        resize = None if facts.resize is None else times * facts.resize
+        return ImageTransform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
 
     def __repr__(self) -> str:
         contract = self.preprocessing
