@@ -382,6 +382,16 @@ def embed_command(
         _say(line)
 
 
+@app.command("finetune", add_help_option=False, context_settings={"ignore_unknown_options": True})
+def finetune_command(
+    words: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, and options; see --help.")] = None,
+) -> None:
+    """Fine-tune a model on your own labels: zoo finetune NAME --task classify --table T --label C -o OUT."""
+    from zoo.commands.finetuning import finetune
+
+    finetune(words or [])
+
+
 @app.command("segment")
 def segment_command(
     name: Name,
