@@ -167,8 +167,7 @@ def picture_names(cases: Cases) -> list[str]:
         OptionError: Two files have one name in folders of one name.
     """
     files = names_of(list(dict.fromkeys(map(Path, cases.paths))), "pictures")
-    short = {path: Path(name).stem for name, path in files.items()}
-    called = short if len(set(short.values())) == len(short) else {path: name for name, path in files.items()}
+    called = {path: name for name, path in files.items()}
     seen: Counter[Path] = Counter()
     found = []
     for path in map(Path, cases.paths):  # of lesions, several may lie in one volume

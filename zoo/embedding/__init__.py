@@ -2,7 +2,7 @@
 
 from zoo.embedding.cases import Cases, find_cases, read_list
 from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort, embed_each
-from zoo.embedding.embedder import Embedder, reason
+from zoo.embedding.embedder import Embedder, Precision, reason
 from zoo.embedding.heads import head_outputs
 from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.reading import workers_for
@@ -11,6 +11,7 @@ from zoo.embedding.trial import try_cases
 __all__ = [
     "Cases",
     "Embedder",
+    "Precision",
     "cases_at",
     "embed",
     "embed_all",

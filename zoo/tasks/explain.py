@@ -17,7 +17,7 @@ from zoo.files import write_atomically
 from zoo.messages import printable
 from zoo.tasks.panels import draw_panels, planes_at, shades, with_heat
 from zoo.tasks.predictor import Predictor
-from zoo.transforms import ImageTransform
+from zoo.transforms import ImageTransform, SliceTransform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,7 +137,8 @@ def occlude(predictor: Predictor, parts: Parts, output: int) -> Occlusion:
             covers[there] += 1
             if fall > largest:
                 largest, point = fall, tuple((b.start + b.stop) // 2 for b in there)
-    name = f"part {looked_at[0] + 1} of {len(rows)}" if len(looked_at) < len(rows) else ""
+    what = "slice" if isinstance(predictor.embedder.transform, SliceTransform) else "part"
+    name = f"{what} {looked_at[0] + 1} of {len(rows)}" if len(looked_at) < len(rows) else ""
     return Occlusion(image, falls / np.maximum(covers, 1), point, name)
 
 

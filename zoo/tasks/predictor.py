@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from zoo.embedding.embedder import Precision
+    from zoo.embedding import Precision
     from zoo.entry import Preprocessing
 
 
