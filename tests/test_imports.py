@@ -28,7 +28,7 @@ FOR_USERS = {
     "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
     "embedding": {"Cases", "Embedder", "embed", "find_cases"},
 }
-CORE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "training")]
+CORE = [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "tasks", "training")]
 
 
 def name_of(path):

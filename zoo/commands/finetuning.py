@@ -65,11 +65,12 @@ def reader_of(task: str) -> Callable[[FinetuneArgs], Task]:
     """
     from zoo.tasks.classify import classify
     from zoo.tasks.regress import regress
+    from zoo.tasks.segment import segment
 
-    readers: dict[str, Callable[[FinetuneArgs], Task]] = {"classify": classify, "regress": regress}
+    readers: dict[str, Callable[[FinetuneArgs], Task]] = {"classify": classify, "regress": regress, "segment": segment}
     if task in readers:
         return readers[task]
-    raise OptionError(f"--task {printable(task)}: classify and regress are known")
+    raise OptionError(f"--task {printable(task)}: {', '.join(readers)} are known")
 
 
 def _flags(words: Sequence[str]) -> list[str]:

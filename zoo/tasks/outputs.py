@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -30,6 +31,8 @@ class Outputs:
     means: tuple[float, ...] = ()
     deviations: tuple[float, ...] = ()
     """Of `numbers`, those of the training part: an answer is output x deviation + mean."""
+    window: tuple[int, ...] = ()
+    """Of `voxels`, sides of the windows that the network learnt from; empty where it takes slices whole."""
 
     def as_header(self) -> dict[str, Any]:
         """Return what `make_header` takes; `read_outputs` reads it back."""
@@ -115,7 +118,9 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
             f"model.safetensors of its OUT; {_what_it_is(metadata)}"
         )
     try:
-        found = Outputs(said.pop("kind"), **{name: tuple(map(float, values)) for name, values in said.items()})
+        window = tuple(map(int, said.pop("window", ())))
+        numbers = {name: tuple(map(float, values)) for name, values in said.items() if name != "kind"}
+        found = Outputs(said["kind"], **numbers, window=window)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointFormatError(f"{path}: its header's outputs are not as `zoo finetune` writes them") from error
     expected = {"labels": [len(names)], "classes": [0, 1], "numbers": [0], "voxels": [0]}
@@ -125,6 +130,8 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
         or not names
         or len(found.thresholds) not in expected[found.kind]
         or [len(found.means), len(found.deviations)] != scales
+        or not all(map(isfinite, (*found.thresholds, *found.means, *found.deviations)))
+        or (window and (found.kind != "voxels" or len(window) not in (2, 3) or min(window) < 1))
     ):
         raise CheckpointFormatError(
             f"{path}: its header names {len(names)} outputs and has other numbers for them: "
