@@ -238,6 +238,8 @@ class Parts(NamedTuple):
     """
     alone: bool = False
     """Whether each part goes through the network by itself: of one whose features depend on the rest of a batch."""
+    corners: tuple[tuple[int, ...], ...] | None = None
+    """Where each part begins in the volume that they were cut from, in voxels, for pictures; None if nothing says."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from zoo.arguments import check_device
 from zoo.checkpoint import is_counter, load_report
 from zoo.embedding.cases import Cases
 from zoo.embedding.heads import head_outputs
-from zoo.embedding.reading import Unit, Units, read_units
+from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import CheckpointMismatchError, OptionError
 from zoo.loading import input_of, load_model
@@ -204,10 +204,7 @@ class Embedder:
 
     def embed(self, unit: Unit) -> list[Embedded]:
         """Return what becomes of the cases of one unit that was read."""
-        import torch
-
-        with torch.inference_mode(), self._autocast():
-            rows = [rows for group in unit.groups for rows in self._rows(group)]
+        rows = [row for group in unit.groups for row in self.rows(group)]
         found, first = [], 0
         for read in unit.cases:
             own, first = rows[first : first + read.parts], first + read.parts
@@ -215,6 +212,10 @@ class Embedder:
                 self._embedded(read.case, own, read.is_one) if own else Embedded(read.case, None, read.problem)
             )
         return found
+
+    def embed_parts(self, parts: Sequence[Parts]) -> list[Embedded]:
+        """Return what becomes of some images of which the parts were made by `reader`, in their order."""
+        return self.embed(unit_of(parts))
 
     def stream(self, cases: Cases, *, workers: int = 0) -> Iterator[Embedded]:
         """Yield what becomes of each case, in their order; one that fails says why and ends nothing.
@@ -283,8 +284,17 @@ class Embedder:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(next(self.network.parameters()).device.type, dtype)
 
-    def _rows(self, group: Parts) -> list[Tensor]:
-        """The features of each part, float64 on the CPU, multiplied by the weight of the part."""
+    def rows(self, group: Parts) -> Tensor:
+        """Return the features `(n, D)` of parts, float64 on the CPU, each multiplied by the weight of its part.
+
+        Where cells have weights, they are those of each part's weighted map; with a head, its outputs `(n, K)`.
+        """
+        import torch
+
+        with torch.inference_mode(), self._autocast():
+            return self._rows(group)
+
+    def _rows(self, group: Parts) -> Tensor:
         import torch
 
         device, size = next(self.network.parameters()).device, 1 if group.alone else self.batch_size
@@ -297,7 +307,7 @@ class Embedder:
         found = torch.cat(rows)
         if weights is not None and weights.ndim == 1 and not self.tokens:
             found = found * weights[:, None]
-        return list(found)
+        return found
 
     def _features(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
         """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map.

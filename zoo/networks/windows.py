@@ -133,11 +133,12 @@ def cut_windows(volume: Tensor, window: Shape, step: int, stride: int | None = N
         _shares(low, side, whole, whole_side, cell)
         for low, side, whole, whole_side in zip(before, sides, window, padded.shape[1:], strict=True)
     ]
-    windows, weights = [], []
+    windows, weights, corners = [], [], []
     for (x, a), (y, b), (z, c) in product(*axes):
         windows.append(padded[:, x : x + window[0], y : y + window[1], z : z + window[2]])
         weights.append(a[:, None, None] * b[:, None] * c)
-    return Parts((torch.stack(windows),), torch.stack(weights))
+        corners.append((x, y, z))
+    return Parts((torch.stack(windows),), torch.stack(weights), corners=tuple(corners))
 
 
 def _shares(before: int, side: int, window: int, padded: int, cell: int) -> list[tuple[int, Tensor]]:

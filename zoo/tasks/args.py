@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from zoo.errors import OptionError
@@ -117,6 +118,8 @@ def sized(args: A, cases: int, *, most: int, world: int) -> A:
         most: Cases per step where there are enough.
         world: Processes, among which a step is divided.
     """
+    if args.batch_size > cases:
+        raise OptionError(f"--batch-size {args.batch_size} is more than the {cases} cases of the training part")
     shares = world * args.accumulate
     batch = args.batch_size or min(most, max(2, cases // _FEWEST_STEPS))
     batch = batch if args.batch_size else min(-(-batch // shares) * shares, max(1, cases // shares) * shares)
@@ -135,9 +138,8 @@ def sized(args: A, cases: int, *, most: int, world: int) -> A:
 
 def finetune_command(args: FinetuneArgs) -> str:
     """The command that made a run, the model in its place."""
-    words = command_of(args, RUN).split()
-    at = words.index(flag_of("model"))
-    return " ".join([*words[:at], words[at + 1], *words[at + 2 :]])
+    command = command_of(args, f"{RUN} {args.model}")
+    return command.replace(f" {flag_of('model')} {Path(args.model).name}", "", 1)
 
 
 def _as_chosen(args: FinetuneArgs) -> FinetuneArgs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
+from zoo.messages import first_names
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.labelled import Cohort, ImageTrial, few, read_cohort
 from zoo.tasks.measures import (
@@ -74,22 +75,25 @@ class Classify:
         """Return what to warn of; raises `OptionError` where a part lacks what is to be told apart."""
         said = []
         for part, rows in split.items():
-            truth = self.truth(rows)
-            counts = [(np.nansum(truth, 0), np.nansum(truth == 0, 0))]
-            (with_it, without), none_at_all = counts[0], []
-            for name, n, rest in zip(self.names, with_it, without, strict=True):
-                if not n or not rest:
-                    none_at_all.append(f"{name} ({int(n)} with it, {int(rest)} without)")
-                elif few(min(n, rest)):
-                    what = f"{int(n)} cases with {name}, {int(rest)} without it"
-                    said.append(f"the {part} part has {what}: fewer than 10 tell little")
-            if none_at_all and (part == "train" or self.kind == "classes" or len(none_at_all) == len(self.names)):
+            counts = self._counts(rows)
+            lacking = {name: n for name, n in counts.items() if not min(n)}
+            if lacking and (part == "train" or self.kind == "classes" or len(lacking) == len(counts)):
                 raise OptionError(
-                    f"the {part} part lacks what is to be told apart: {', '.join(none_at_all[:10])} among {len(rows)} "
-                    "cases. Give more cases, join rare classes, or divide the cases otherwise by --split or --seed"
+                    f"the {part} part, {len(rows)} cases, lacks what is to be told apart: {_in_words(lacking)}. Give "
+                    "more cases, join rare classes, or divide the cases otherwise by --split or --seed"
                 )
-            said += [f"the {part} part says nothing of {name}" for name in none_at_all]
+            if lacking:
+                said.append(f"the {part} part says nothing of {_in_words(lacking)}")
+            if rare := {name: n for name, n in counts.items() if name not in lacking and few(min(n))}:
+                said.append(f"the {part} part has {_in_words(rare)}: fewer than 10 tell little")
         return said
+
+    def _counts(self, rows: Sequence[int]) -> dict[str, tuple[int, int]]:
+        """How many cases have each label or class, and how many have not."""
+        truth = self.truth(rows)
+        return {
+            name: (int((own == 1).sum()), int((own == 0).sum())) for name, own in zip(self.names, truth.T, strict=True)
+        }
 
     def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> ImageTrial:
         """Make a trial of a network."""
@@ -185,6 +189,10 @@ class Classify:
 def classify(args: FinetuneArgs) -> Classify:
     """Read the task of a run."""
     return Classify(read_cohort(args, classes_or_labels))
+
+
+def _in_words(counts: Mapping[str, tuple[int, int]]) -> str:
+    return first_names([f"{name} in {n} cases, not in {rest}" for name, (n, rest) in counts.items()])
 
 
 def threshold_of(truth: Array, probability: Array) -> float:

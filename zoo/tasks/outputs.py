@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -129,6 +130,7 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
         or not names
         or len(found.thresholds) not in expected[found.kind]
         or [len(found.means), len(found.deviations)] != scales
+        or not all(map(isfinite, (*found.thresholds, *found.means, *found.deviations)))
         or (window and (found.kind != "voxels" or len(window) not in (2, 3) or min(window) < 1))
     ):
         raise CheckpointFormatError(

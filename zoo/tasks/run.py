@@ -25,6 +25,7 @@ from zoo.embedding import Cases
 from zoo.entry import Preprocessing, State
 from zoo.formats import Task as TaskName
 from zoo.learning_rates import param_groups
+from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
 from zoo.tasks.data import remove_kept
@@ -161,6 +162,8 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
         results |= {"seconds": round(time.perf_counter() - started, 1), "arguments": asdict(args)}
         if processes.is_main:
             write_results(results, args.out, hint=_hint(args, arms))
+            if "pair" in results:
+                say(results["pair"]["said"])
             remove_kept(Path(args.out))
         return results
 

@@ -68,11 +68,18 @@ def read_saved(path: str | Path) -> SavedModel:
         OptionError: It is a folder without a finished run.
         CheckpointFormatError: The file cannot be read, or does not say how its outputs become answers.
     """
-    file = _find(user_path(path))
+    file = find_saved(path)
     return _read(open_checkpoint(file).metadata, file)
 
 
-def _find(path: Path) -> Path:
+def find_saved(path: str | Path) -> Path:
+    """Return the file that the path of a run's folder, or of a file, stands for; its content is not looked at.
+
+    Raises:
+        PathNotFoundError: There is nothing at the path.
+        OptionError: It is a folder without a finished run.
+    """
+    path = user_path(path)
     if not path.exists():
         raise PathNotFoundError(f"{path} does not exist: a folder or file that `zoo finetune` wrote is expected")
     if not path.is_dir():

@@ -70,7 +70,7 @@ def _say_unlisted(cases: Cases, folder: Path, *, volumes: bool) -> None:
             "%s has %d images that the table does not list, which are left out: %s",
             folder,
             len(spare),
-            first_names(spare, 10),
+            first_names([str(Path(path).relative_to(folder)) for path in spare], 10),
         )
 
 
@@ -145,7 +145,7 @@ def classes_or_labels(cases: Cases, columns: Sequence[str]) -> Columns:
     """
     texts = [[text_of(cell) for cell in column_of(cases, column, "--label")] for column in columns]
     numbers = [[_number(text) for text in column] for column in texts]
-    are_binary = [all(n in (0, 1) for n in column if n is not None and n == n) for column in numbers]
+    are_binary = [all(n in (0, 1) or (n is not None and math.isnan(n)) for n in column) for column in numbers]
     if all(are_binary):
         values = np.array([[np.nan if n is None else n for n in column] for column in numbers], np.float64).T
         return Columns("labels", tuple(columns), values)

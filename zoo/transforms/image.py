@@ -8,7 +8,7 @@ detectors keep their grey levels; where a network knows films of 8 bits alone, s
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
@@ -113,6 +113,12 @@ class ImageTransform:
         height, width = map(int, grey.shape[1:])
         fitted = _fit(grey, contract, source) if is_cut else _resize(grey, contract, source)
         return _finish(fitted, contract), (height, width)
+
+    def finer(self, times: int) -> ImageTransform:
+        """Return the same transform for an input that shows the same in so many times as many pixels a side."""
+        facts = self.preprocessing
+        resize = None if facts.resize is None else times * facts.resize
+        return ImageTransform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
 
     def __repr__(self) -> str:
         contract = self.preprocessing
