@@ -424,7 +424,9 @@ def predict_command(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; a folder for labels.")
+    ] = None,
     table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
     path_column: Annotated[
         str | None, typer.Option(help="Its column of paths; default path, image_path or file.")
@@ -441,7 +443,7 @@ def predict_command(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.
+    """Write what a fine-tuned network says of images: a row for each, or a label map of each where it segments.
 
     An image that cannot be what the network was trained on has its reason in the column `error`: exit code 1, with all
     other rows written.

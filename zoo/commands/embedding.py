@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,17 @@ def find(embedder: Embedder, paths: Sequence[Path], table: Path | None, **option
         OptionError: It names both or neither, or they cannot be read.
     """
     if table is None:
-        if stray := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
-            raise OptionError(f"{' and '.join(stray)} without --list: a table is expected, whose paths are meant")
+        check_unlisted(options)
         return cases_at(embedder, paths)
     if paths:
         raise OptionError(f"both paths ({paths[0]}) and --list {table}: one of the two is expected")
     return read_list(table, volumes=embedder.of_volumes, lesions=embedder.of_lesions, **options)
+
+
+def check_unlisted(options: Mapping[str, Any]) -> None:
+    """Raise `OptionError` where options of a table are given without one."""
+    if stray := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
+        raise OptionError(f"{' and '.join(stray)} without --list: a table is expected, whose paths are meant")
 
 
 def into_file(embedder: Embedder, cases: Cases, out: Path, workers: int | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.commands.embedding import find
 from zoo.commands.printing import raise_for_failed
+from zoo.commands.segmenting import into_labels
 from zoo.embedding import Cases, embed_each, reason
 from zoo.errors import OptionError, PathNotFoundError
 from zoo.files import write_atomically
@@ -56,9 +57,12 @@ def predict(
         CheckpointFormatError: `saved` does not say how its outputs become answers.
     """
     if out is None:
-        raise OptionError("no OUT: name a table, a file .csv or .tsv, by -o")
-    check_table(out)
+        raise OptionError("no OUT: name a table, a file .csv or .tsv, by -o, or of a network that segments a folder")
     predictor = load_predictor(saved, cache_dir=cache_dir, **options)
+    if not isinstance(predictor, Predictor):
+        yield from into_labels(predictor, paths, out, table, listed, picture=picture)
+        return
+    check_table(out)
     cases = find(predictor.embedder, paths, table, **listed)
     pictures = out.with_name(f"{out.stem}-pictures") if picture else None
     yield from into_table(predictor, cases, out, workers, pictures)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.embedding import Precision
     from zoo.entry import Preprocessing
+    from zoo.tasks.segmenting import SegmentPredictor
 
 
 def load_predictor(
@@ -27,8 +28,8 @@ def load_predictor(
     batch_size: int | None = None,
     cache_dir: str | Path | None = None,
     precision: Precision = "fp32",
-) -> Predictor:
-    """Return the predictor of a network that `zoo finetune` trained.
+) -> Predictor | SegmentPredictor:
+    """Return the predictor of a network that `zoo finetune` trained: of one that segments a `SegmentPredictor`.
 
     Example:
         >>> predict = zoo.load_predictor("run")
@@ -48,6 +49,10 @@ def load_predictor(
         OptionError: The folder has no finished run, or a value is out of its range.
     """
     saved = read_saved(path)
+    if saved.outputs.kind == "voxels":
+        from zoo.tasks.segmenting import SegmentPredictor
+
+        return SegmentPredictor(saved, device, batch_size, cache_dir=cache_dir, precision=precision)
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     embedder = Embedder(
         saved.model, checkpoint=saved.path, num_classes=len(saved.classes), cache_dir=cache_dir, **options
