@@ -10,19 +10,22 @@ import pytest
 import torch
 from balls import write_films, write_table, write_volumes
 from PIL import Image
+from safetensors.torch import load_file
+from small_networks import on_meta
 
 import zoo as package
 from zoo.commands.finetuning import finetune
 from zoo.errors import InputContractError, OptionError
 from zoo.formats import open_checkpoint
 from zoo.images import read_label_picture
+from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.saved import read_saved
-from zoo.tasks.segment import segment
+from zoo.tasks.segment import check_window, segment
 from zoo.training.run import Run
 
 OBLIQUE = np.array([[0.2, -1.8, 0.1, 5], [1.1, 0.3, -0.2, -7], [0.1, 0.2, 2.4, 9], [0, 0, 0, 1]])
-WINDOW = ("--window", "32,32,16")
+WINDOW = ("--window", "32,32,32")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +61,7 @@ def dice_of(found, truth):
 
 
 def test_a_run_on_volumes_finds_the_balls(run):
-    """On each scan's own grid, by structure, with what its values stand for; no prediction of chance has such a Dice."""
+    """On each scan's own grid, by structure, with what its values stand for."""
     out, results = run
     assert results == json.loads((out / "results.json").read_text("utf-8"))
     assert results["cases"]["train"] == {"cases": 6, "groups": 6, "cases_with": {"left": 6, "right": 6}}
@@ -81,7 +84,7 @@ def test_the_saved_network_says_what_it_was_trained_on(run):
     out, _ = run
     saved = read_saved(out)
     assert (saved.task, saved.classes) == ("segment", ("background", "left", "right"))
-    assert (saved.outputs.kind, saved.outputs.window) == ("voxels", (32, 32, 16))
+    assert (saved.outputs.kind, saved.outputs.window) == ("voxels", (32, 32, 32))
     network = package.load_model("anatomix-unet", checkpoint=out / "model.safetensors")
     assert network.num_classes == 3
     assert package.load_report(network).fresh == {}
@@ -113,7 +116,7 @@ def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
     assert np.allclose(answer["affine"], OBLIQUE, atol=1e-4)
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes((scans / "images" / "scan4.nii.gz").read_bytes()[:500])
-    with pytest.raises(InputContractError, match="broken.nii.gz"):
+    with pytest.raises(InputContractError, match=r"broken\.nii"):
         predictor([broken])
     code, _, err = zoo("predict", out, broken, scans / "images" / "scan9.nii.gz", "-o", tmp_path / "more")
     assert code == 1
@@ -129,21 +132,18 @@ def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
 
     def die(self, *arguments):
         finish(self, *arguments)
-        raise MemoryError
+        raise ZeroDivisionError
 
-    with monkeypatch.context() as patched, pytest.raises(Exception):  # noqa: B017, PT011 - of whatever kind
+    with monkeypatch.context() as patched:
         patched.setattr(Run, "finish_epoch", die)
-        finetune(words(scans, tmp_path / "killed", *options))
+        with pytest.raises(ZeroDivisionError):
+            finetune(words(scans, tmp_path / "killed", *options))
     assert not (tmp_path / "killed" / "model.safetensors").exists()
     finetune(words(scans, tmp_path / "killed", *options, "--resume"))
-    whole, killed = (
-        package.load_model("anatomix-unet", checkpoint=tmp_path / n / "model.safetensors") for n in ("whole", "killed")
-    )
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, killed.state_dict()[name]), name
-    results = [
-        json.loads((tmp_path / name / "results.json").read_text("utf-8"))["test"] for name in ("whole", "killed")
-    ]
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    whole, killed = (load_file(folder / "model.safetensors") for folder in folders)
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, killed[name])] == []
+    results = [json.loads((folder / "results.json").read_text("utf-8"))["test"] for folder in folders]
     assert results[0] == results[1]
 
 
@@ -211,7 +211,7 @@ def test_a_value_that_the_training_part_lacks_is_refused(scans, tmp_path):
         task.check({"train": [0, 1, 2], "val": [3], "test": [4]})
     said = task.check({"train": [0, 1, 2, 4], "val": [3]})
     assert any("no mask of the val part has 2" in line for line in said)
-    with pytest.raises(OptionError, match="no mask of the train part has far, so that it cannot be learnt"):
+    with pytest.raises(OptionError, match="no mask of the train part has b, c, e, f, far, so that it cannot be learnt"):
         read(scans, "classes", "a,b,c,d,e,f,far,g").check({"train": [0], "val": [1]})
 
 
@@ -232,17 +232,26 @@ def test_wrong_use_is_refused_before_anything_is_written(flags, model, message, 
     assert not (scans / "out").exists()
 
 
+@pytest.mark.parametrize("name", [name for name, entry in entries().items() if entry.windows and entry.dimension == 3])
+def test_a_window_that_the_network_does_not_take_is_refused(name):
+    """By its flag, before images are prepared; its own window is taken. Nothing is computed: the values are on meta."""
+    network = on_meta(name, num_classes=2)
+    entry = entries()[name]
+    own = entry.windows.size
+    check_window(network, entry, own, "own")
+    with pytest.raises(OptionError, match="--window odd: the network does not take such windows"):
+        check_window(network, entry, tuple(side - 3 for side in own), "odd")
+
+
 def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):
     """The former by the table, the latter once both are read, all of them named."""
     write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))
     small = nibabel.Nifti1Image(np.ones((20, 20, 19), np.uint8), np.eye(4))
     nibabel.save(small, tmp_path / "masks" / "scan1.nii.gz")
-    with pytest.raises(
-        Exception, match=r"scan1.nii.gz has \(20, 20, 19\) voxels, its image .*scan1.nii.gz \(20, 20, 20\)"
-    ):
+    with pytest.raises(Exception, match=r"scan1.nii.gz has \(20, 20, 19\) voxels, its image .*\(20, 20, 20\)"):
         finetune(words(tmp_path, tmp_path / "out", *FROM_SCRATCH))
     (tmp_path / "masks" / "scan2.nii.gz").unlink()
-    with pytest.raises(OptionError, match="1 of 5 images have no mask of their name: scan2.nii.gz"):
+    with pytest.raises(OptionError, match="1 of 5 images have no mask of their name: scan2"):
         read(tmp_path)
     write_table(tmp_path, ["scan0.nii.gz", "scan7.nii.gz"])
     with pytest.raises(Exception, match="scan7"):
