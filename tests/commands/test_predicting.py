@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from fine_tuned import CAID, labels, rewritten, save, with_head
+from PIL import Image
 
 import zoo as package
 from zoo.commands.phantom import chest_phantom
