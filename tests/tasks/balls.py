@@ -1,4 +1,4 @@
-"""Images with a ball each, bright or dark on noise, and their masks: what a network that segments can learn in steps."""
+"""Images with a bright ball each on noise, and their masks: what a network that segments can learn in few steps."""
 
 import csv
 from pathlib import Path

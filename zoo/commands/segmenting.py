@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.entry import Entry, Labels, Preprocessing
+    from zoo.tasks.segmenting import SegmentPredictor
 
 T = TypeVar("T")
 
@@ -105,6 +106,11 @@ def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: P
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
     if num_classes is not None and num_classes < 2:
         raise OptionError(f"num_classes={num_classes}: at least 2 are expected, the background and one more")
+    check_folder(out)
+
+
+def check_folder(out: Path) -> None:
+    """Raise `OptionError` where a file is in the place of a folder for labels."""
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file: a folder for the labels is expected")
 
@@ -187,6 +193,22 @@ def write_each(
             continue
         files.append(write(name, path, found))
     return Written(tuple(files), failed)
+
+
+def write_predicted(predictor: SegmentPredictor, paths: Sequence[str | Path], out: Path) -> Written:
+    """Write what a fine-tuned network finds in images into a folder, as `segment` writes labels.
+
+    Args:
+        predictor: Of a run of `zoo finetune --task segment`.
+        paths: Files, series, or folders for all images in them.
+        out: The folder.
+
+    Raises:
+        OptionError: A path does not exist, or `out` is a file.
+    """
+    check_folder(out)
+    images = names_of(find_images(paths, volumes=not isinstance(predictor.transform, ImageTransform)))
+    return write_each(images, predictor.find, label_writer(out))
 
 
 def label_writer(out: Path) -> Callable[[str, Path, Labels], Path]:

@@ -38,6 +38,7 @@ class FinetuneArgs(TrainArgs):
     label: str = arg("columns of the labels: one, or several with commas; of segmentation none", "")
     masks: str = arg("segment: folder of the label maps, each called like its image", "")
     classes: str = arg("segment: names of the labels 0, 1, ... with commas, the background first", "")
+    window: str = arg("segment: voxels of crops and windows along each axis, as 96,96,96; default the model's", "")
     path_column: str = arg("column of the paths; default path, image_path or file", "")
     group: str = arg("column of what must stay together, such as the patient", "")
     split: str = arg("column that says train, val or test of each case; default a random split by group", "")
@@ -87,9 +88,16 @@ class FinetuneArgs(TrainArgs):
             problems.append("--task segment needs --masks, the folder of the label maps")
         if self.task in ("classify", "regress") and not self.label:
             problems.append(f"--task {self.task} needs --label, the column of the labels")
+        if self.window and (self.task != "segment" or self.sides() is None):
+            problems.append(f"--window {self.window}: whole numbers with commas are expected, of --task segment alone")
         if problems:
             raise OptionError("; ".join(problems))
         TrainArgs.check(_as_chosen(self))
+
+    def sides(self) -> tuple[int, ...] | None:
+        """Sides of a window, empty where none are given; None where they are no numbers above 0."""
+        sides = names_in(self.window)
+        return tuple(map(int, sides)) if all(side.isdecimal() and int(side) for side in sides) else None
 
     def columns(self) -> tuple[str, ...]:
         """Columns of the labels."""
@@ -110,6 +118,8 @@ def sized(args: A, cases: int, *, most: int, world: int) -> A:
         most: Cases per step where there are enough.
         world: Processes, among which a step is divided.
     """
+    if args.batch_size > cases:
+        raise OptionError(f"--batch-size {args.batch_size} is more than the {cases} cases of the training part")
     shares = world * args.accumulate
     batch = args.batch_size or min(most, max(2, cases // _FEWEST_STEPS))
     batch = batch if args.batch_size else min(-(-batch // shares) * shares, max(1, cases // shares) * shares)

@@ -111,7 +111,7 @@ class Segment:
     def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> SegmentTrial:
         """Make a trial of a network; images and masks are brought to its grid for the first one, and kept."""
         of_slices = isinstance(self.transform, SliceTransform)
-        windows = None if of_slices else windows_of(self.entry, network, self.transform)
+        windows = None if of_slices else windows_of(self.entry, network, self.transform, window=self.args.sides() or ())
         if self.images is None:
             folder = None if args.dry_run else Path(self.args.out) / KEPT
             paths = [Path(path) for path in self.cases.paths]
@@ -284,7 +284,11 @@ def segment(args: FinetuneArgs) -> Segment:
         others = [name for name, other in entries().items() if other.segments]
         raise OptionError(f"{args.model} does not segment: {entry.summary}. Take {first_names(others, 20)}")
     contract = starting_input(args)
-    films = isinstance(build_transform(contract), ImageTransform)
+    transform = build_transform(contract)
+    films, sides = isinstance(transform, ImageTransform), args.sides()
+    if sides and (isinstance(transform, SliceTransform) or len(sides) != entry.dimension):
+        takes = "slices whole" if isinstance(transform, SliceTransform) else f"windows of {entry.dimension} sides"
+        raise OptionError(f"--window {args.window}: {args.model} takes {takes}")
     cases = read_cases(args, volumes=not films, lesions=False)
     masks = pair_masks(cases, args.data, args.masks, films=films)
     values = all_values(masks, films=films)

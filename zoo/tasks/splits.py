@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -138,9 +138,17 @@ def _cut(rows: Sequence[int], groups: Sequence[str], strata: Sequence[str], seed
             f"{len(present)} groups cannot be divided at random, at least {_FEWEST_GROUPS} are expected: give a column "
             "of train, val and test by --split"
         )
-    held = _folds(rows, groups, strata, _SHARES, seed)[0]
+    # Of a stratum with fewer groups than folds some folds have none: the fold that is most like the whole is taken.
+    held = min(_folds(rows, groups, strata, _SHARES, seed), key=lambda fold: _unlikeness(fold, rows, strata))
     taken = set(held)
     return [i for i in rows if i not in taken], held
+
+
+def _unlikeness(fold: Sequence[int], rows: Sequence[int], strata: Sequence[str]) -> float:
+    """How far the shares of the strata in a fold are from those in all rows, and its size from its share."""
+    ours, whole = (Counter(strata[i] for i in part) for part in (fold, rows))
+    apart = sum(abs(ours[name] / max(1, len(fold)) - count / len(rows)) for name, count in whole.items())
+    return apart + abs(len(fold) * _SHARES / len(rows) - 1)
 
 
 def _folds(rows: Sequence[int], groups: Sequence[str], strata: Sequence[str], count: int, seed: int) -> list[list[int]]:
