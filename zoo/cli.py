@@ -424,7 +424,9 @@ def predict_command(
     paths: Annotated[
         list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; of labels a folder.")
+    ] = None,
     table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
     path_column: Annotated[
         str | None, typer.Option(help="Its column of paths; default path, image_path or file.")
@@ -443,8 +445,10 @@ def predict_command(
 ) -> None:
     """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.
 
-    An image that cannot be what the network was trained on has its reason in the column `error`: exit code 1, with all
-    other rows written.
+    Of a network that segments OUT is a folder of labels, each on its image's own grid.
+
+    An image that cannot be what the network was trained on has its reason in the column `error`, of labels on the
+    screen: exit code 1, with all others written.
     """
     from zoo.commands.predicting import predict
 

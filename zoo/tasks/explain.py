@@ -181,7 +181,7 @@ def draw_found(
         grey = _stretched(shades(placed.place(image)[0][0].numpy()), labels.shape)
         panels = [("Image", _size(labels), with_labels(grey, 0 * labels)), ("Labels", "", with_labels(grey, labels))]
     else:
-        panels = _labelled_planes(shades(read_volume(image).values), labels, affine)
+        panels = _labelled_planes(shades(read_volume(image, least=(1, 1, 1)).values), labels, affine)
     drawn = draw_panels(panels, printable(title), legend=label_colours(list(map(printable, classes))[1:]))
     write_atomically(file, lambda temporary: drawn.save(temporary, format="PNG"))
     return file

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zoo.embedding import Precision
     from zoo.entry import Preprocessing
+    from zoo.tasks.segmenting import SegmentPredictor
 
 
 def load_predictor(
@@ -27,13 +28,16 @@ def load_predictor(
     batch_size: int | None = None,
     cache_dir: str | Path | None = None,
     precision: Precision = "fp32",
-) -> Predictor:
+) -> Predictor | SegmentPredictor:
     """Return the predictor of a network that `zoo finetune` trained.
 
     Example:
         >>> predict = zoo.load_predictor("run")
         >>> predict("film.png")
         {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True}}
+
+    A network that segments gives `labels`, uint8 on the image's own grid, with `affine` and `classes`, see
+    `SegmentPredictor`; of the others a call of `Predictor` says what it returns.
 
     Args:
         path: Folder of the run, or its `model.safetensors`, which is all that is needed of it.
@@ -48,6 +52,10 @@ def load_predictor(
         OptionError: The folder has no finished run, or a value is out of its range.
     """
     saved = read_saved(path)
+    if saved.task == "segment":
+        from zoo.tasks.segmenting import SegmentPredictor
+
+        return SegmentPredictor(saved, device, batch_size, cache_dir=cache_dir, precision=precision)
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     embedder = Embedder(
         saved.model, checkpoint=saved.path, num_classes=len(saved.classes), cache_dir=cache_dir, **options

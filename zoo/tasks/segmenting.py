@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo.embedding import check_head
 from zoo.entry import Entry, Labels, Preprocessing, Transform
 from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
@@ -83,7 +84,10 @@ class SegmentPredictor:
         device = self.device
         if device == "auto":
             device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-        return load_model(self.saved.model, checkpoint=self.saved.path, num_classes=len(self.classes), device=device)
+        count = len(self.classes)
+        network = load_model(self.saved.model, checkpoint=self.saved.path, num_classes=count, device=device)
+        check_head(network, count)
+        return network
 
     @cached_property
     def transform(self) -> Transform:
