@@ -425,7 +425,7 @@ def predict_command(
         list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; a folder for labels.")
+        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; of labels a folder.")
     ] = None,
     table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
     path_column: Annotated[
@@ -443,10 +443,12 @@ def predict_command(
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write what a fine-tuned network says of images: a row for each, or a label map of each where it segments.
+    """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.
 
-    An image that cannot be what the network was trained on has its reason in the column `error`: exit code 1, with all
-    other rows written.
+    Of a network that segments OUT is a folder of labels, each on its image's own grid.
+
+    An image that cannot be what the network was trained on has its reason in the column `error`, of labels on the
+    screen: exit code 1, with all others written.
     """
     from zoo.commands.predicting import predict
 

@@ -3,11 +3,12 @@
 import csv
 import json
 
+import nibabel
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from fine_tuned import CAID, labels, rewritten, save, with_head
+from PIL import Image
 
 import zoo as package
 from zoo.commands.phantom import chest_phantom
@@ -84,10 +85,11 @@ def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
 @pytest.mark.parametrize(
     ("out", "said"), [(None, "no OUT"), ("out.json", ".csv or .tsv"), ("nowhere/out.csv", "folder does not exist")]
 )
-def test_what_cannot_be_written_is_refused_at_once(zoo, films, tmp_path, monkeypatch, out, said):
-    """Before the saved file is looked at."""
+def test_what_cannot_be_written_is_refused_at_once(zoo, run, films, tmp_path, monkeypatch, out, said):
+    """Before the network is loaded."""
     monkeypatch.chdir(tmp_path)
-    code, _, error = zoo("predict", "no-run", films, *(["-o", out] if out else []))
+    monkeypatch.setattr("zoo.embedding.embedder.load_model", None)
+    code, _, error = zoo("predict", run, films, *(["-o", out] if out else []))
     assert code != 0
     assert said in error
 
@@ -198,3 +200,54 @@ def test_what_a_file_says_cannot_steer_a_terminal(zoo, run, tmp_path):
     Image.fromarray(np.asarray(chest_phantom(96))).save(image)
     assert zoo("predict", file, image, "-o", tmp_path / "out.csv", "--device", "cpu")[0] == 0
     assert "\x1b" not in (tmp_path / "out.csv").read_text()
+
+
+# Labels of pixels and voxels
+
+
+@pytest.fixture(scope="module")
+def segmenter(scratch):
+    """A U-Net for slices with a drawn head, and a heart's volume on a turned grid."""
+    network = package.load_model("glcl-unet", pretrained=False, num_classes=3)
+    out = scratch / "segmenting"
+    save(network, out, "glcl-unet", Outputs("voxels"), ("background", "left", "right"))
+    draws = np.random.default_rng(0)
+    image = nibabel.Nifti1Image(draws.random((60, 50, 3), np.float32), np.diag([-1.4, 1.4, 8.0, 1]))
+    nibabel.save(image, scratch / "heart.nii.gz")
+    return out, scratch / "heart.nii.gz"
+
+
+def test_labels_go_into_a_folder_on_their_own_grid(zoo, segmenter, tmp_path):
+    """As the predictor finds them, with a picture beside; what is no volume is named at the end."""
+    run, volume = segmenter
+    out, broken = tmp_path / "labels", tmp_path / "broken.nii.gz"
+    broken.write_bytes(b"no volume")
+    code, said, error = zoo("predict", run, volume, broken, "-o", out, "--picture", "--device", "cpu")
+    assert code == 1
+    assert "labels of 1 image(s) (0 background, 1 left, 2 right)" in said
+    assert "broken.nii.gz" in error
+    (file,) = out.iterdir()
+    found, expected = nibabel.load(file), package.load_predictor(run, device="cpu")(volume)
+    assert (file.name, expected["classes"]) == ("heart_labels.nii.gz", ["background", "left", "right"])
+    np.testing.assert_array_equal(found.get_fdata(), expected["labels"])
+    np.testing.assert_allclose(found.affine, np.diag([-1.4, 1.4, 8.0, 1]))
+    assert [path.name for path in (tmp_path / "labels-pictures").iterdir()] == ["heart.png"]
+
+
+@pytest.mark.parametrize(("words", "said"), [(("-o", "o.csv"), "a folder"), (("-o", "o", "--workers", 2), "--workers")])
+def test_what_has_no_meaning_for_labels_is_refused(zoo, segmenter, tmp_path, monkeypatch, words, said):
+    """A table, and processes that read."""
+    monkeypatch.chdir(tmp_path)
+    code, _, error = zoo("predict", segmenter[0], segmenter[1], *words)
+    assert code == 2
+    assert said in error
+
+
+def test_a_head_for_other_labels_is_not_made_fresh(zoo, segmenter, tmp_path):
+    """Nor are labels found by random weights."""
+    names = json.dumps(["background", "left", "right", "both"])
+    file = rewritten(segmenter[0] / "model.safetensors", tmp_path / "four.safetensors", classes=names)
+    code, _, error = zoo("predict", file, segmenter[1], "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 1
+    assert error.startswith("zoo: ")
+    assert "no head with 4 outputs" in error

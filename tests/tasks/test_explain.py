@@ -12,7 +12,8 @@ from torch import nn
 from zoo.embedding import Embedder
 from zoo.entry import Parts
 from zoo.networks.windows import cut_windows
-from zoo.tasks.explain import choose_targets, draw, occlude
+from zoo.tasks.explain import choose_targets, draw
+from zoo.tasks.occlusion import occlude
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.panels import planes_at, with_heat
 from zoo.tasks.predictor import Predictor
@@ -124,7 +125,7 @@ def test_what_is_drawn_is_what_the_thresholds_say():
 
 def test_the_picture_is_red_where_the_signal_is(tmp_path):
     """From the film's file to the pixels of the second panel: the reddest of them lie over the disc."""
-    image, ball = planted((64, 64), (20, 44), radius=9)
+    image, _ = planted((64, 64), (20, 44), radius=9)
     film = Image.fromarray((255 * image[0].numpy()).astype(np.uint8)).resize((256, 256), Image.Resampling.NEAREST)
     film.save(tmp_path / "film.png")
     file = draw(predictor(2), tmp_path / "film.png", tmp_path / "new" / "picture.png", title="film.png")

@@ -18,7 +18,7 @@ from zoo.errors import CheckpointFormatError, CheckpointMismatchError, InputCont
 from zoo.networks.windows import cut_windows, pool_over
 from zoo.tasks.outputs import Outputs, columns_of
 from zoo.tasks.predictor import Predictor
-from zoo.tasks.saved import read_saved
+from zoo.tasks.saved import read_saved, write_model
 
 NAMES = ("effusion", "pneumonia")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -219,10 +219,9 @@ def test_a_head_for_other_classes_is_not_made_fresh(run, tmp_path, films):
 def test_what_is_written_can_be_read(tmp_path):
     """A header that `read_saved` would refuse is refused when it is written: nothing is left behind."""
     network = build_small("monai-ssl-vitb16", num_classes=2)
+    header = {"classes": '["a", "b"]', "outputs": '{"kind": "labels"}'}
     with pytest.raises(CheckpointFormatError, match="names 2 outputs"):
-        from zoo.tasks.saved import write_model
-
-        write_model(network.state_dict(), {"classes": '["a", "b"]', "outputs": '{"kind": "labels"}'}, tmp_path)
+        write_model(network.state_dict(), header, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,11 +6,11 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.commands.embedding import find
+from zoo.commands.embedding import find, find_named
 from zoo.commands.printing import raise_for_failed
-from zoo.commands.segmenting import into_labels
+from zoo.commands.segmenting import label_writer, write_each
 from zoo.embedding import Cases, embed_each, reason
 from zoo.errors import OptionError, PathNotFoundError
 from zoo.files import write_atomically
@@ -18,8 +18,14 @@ from zoo.images import names_of
 from zoo.messages import csv_cell, first_names, printable
 from zoo.progress import follow
 from zoo.tables import ArrowColumn
+from zoo.tasks.explain import draw, draw_found
 from zoo.tasks.outputs import column_names_of, columns_of
 from zoo.tasks.predictor import Predictor, load_predictor
+from zoo.transforms import ImageTransform
+
+if TYPE_CHECKING:
+    from zoo.entry import Labels
+    from zoo.tasks.segmenting import SegmentPredictor
 
 SUFFIXES = {".csv": ",", ".tsv": "\t"}
 """Ends of the name of a table of answers, and what separates its cells."""
@@ -57,15 +63,16 @@ def predict(
         CheckpointFormatError: `saved` does not say how its outputs become answers.
     """
     if out is None:
-        raise OptionError("no OUT: name a table, a file .csv or .tsv, by -o, or of a network that segments a folder")
+        raise OptionError("no OUT: name a table, a file .csv or .tsv, by -o; for labels of voxels a folder")
     predictor = load_predictor(saved, cache_dir=cache_dir, **options)
-    if not isinstance(predictor, Predictor):
-        yield from into_labels(predictor, paths, out, table, listed, picture=picture)
-        return
-    check_table(out)
-    cases = find(predictor.embedder, paths, table, **listed)
     pictures = out.with_name(f"{out.stem}-pictures") if picture else None
-    yield from into_table(predictor, cases, out, workers, pictures)
+    if isinstance(predictor, Predictor):
+        check_table(out)
+        yield from into_table(predictor, find(predictor.embedder, paths, table, **listed), out, workers, pictures)
+        return
+    check_folder(out, workers)
+    films = isinstance(predictor.transform, ImageTransform)
+    yield from into_folder(predictor, find_named(paths, table, volumes=not films, **listed), out, pictures)
 
 
 def check_table(out: Path) -> None:
@@ -76,6 +83,14 @@ def check_table(out: Path) -> None:
         )
     if not out.absolute().parent.is_dir():
         raise PathNotFoundError(f"-o {out}: its folder does not exist; make it first")
+
+
+def check_folder(out: Path, workers: int | None) -> None:
+    """Raise `OptionError` where labels cannot be written, or what is asked for has no meaning for them."""
+    if out.suffix in SUFFIXES or (out.exists() and not out.is_dir()):
+        raise OptionError(f"-o {out}: the network segments, so a folder for the labels is expected")
+    if workers is not None:
+        raise OptionError(f"--workers {workers}: a network that segments takes one image after the other; leave it out")
 
 
 def check_columns(predictor: Predictor, cases: Cases) -> None:
@@ -130,6 +145,34 @@ def into_table(
     raise_for_failed(failed, f"image(s) have no answers, their rows in {out} say why")
 
 
+def into_folder(predictor: SegmentPredictor, cases: Cases, out: Path, pictures: Path | None = None) -> Iterator[str]:
+    """Write the labels of images into a folder, each on its own grid; yields what to print.
+
+    Volumes give `<name>_labels.nii.gz`, films `<name>_labels.png`.
+
+    Raises:
+        InputContractError: Some images have no labels; all others are written.
+        OptionError: Two images have one name in folders of one name.
+        OSError: A file cannot be written.
+    """
+    write_labels, names = label_writer(out), names_of(list(map(Path, cases.paths)))
+    _ = predictor.network  # a file that has not all of it fails once, not for each image
+
+    def write(name: str, path: Path, found: Labels) -> Path:
+        file = write_labels(name, path, found)
+        if pictures is not None:
+            draw_found(predictor.transform, predictor.classes, path, found, pictures / f"{name}.png", title=str(path))
+        return file
+
+    written = write_each(names, predictor.find, write)
+    if written.files:
+        known = ", ".join(f"{number} {name}" for number, name in enumerate(predictor.classes))
+        yield f"{out}: labels of {len(written.files)} image(s) ({known}), by {predictor.saved.path}"
+    if written.files and pictures is not None:
+        yield f"{pictures}: pictures of {len(written.files)} image(s)"
+    written.check(out)
+
+
 def write_table(out: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write columns as a table, whole or not at all; no cell is one that a spreadsheet takes for a formula.
 
@@ -155,8 +198,6 @@ def _cell(value: Any) -> Any:
 
 def draw_each(predictor: Predictor, cases: Cases, good: Sequence[int], folder: Path) -> Iterator[str]:
     """Draw a picture of each of some cases into a folder, which is made; yields what to print."""
-    from zoo.tasks.explain import draw
-
     names = picture_names(cases)
     for case in follow(good, "pictures", len(good)):
         draw(predictor, cases.case(case), folder / f"{names[case]}.png", title=printable(cases.ids[case]))

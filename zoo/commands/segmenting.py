@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.checkpoint import load_report
-from zoo.commands.embedding import check_unlisted
 from zoo.commands.printing import raise_for_failed, rest_in
-from zoo.embedding import read_list
 from zoo.errors import OptionError
 from zoo.images import find_images, is_dicom, names_of, read_header, write_label_picture, write_labels
 from zoo.loading import input_of, load_model
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.entry import Entry, Labels, Preprocessing
-    from zoo.tasks.segmenting import SegmentPredictor
 
 T = TypeVar("T")
 
@@ -195,58 +192,6 @@ def write_each(
             continue
         files.append(write(name, path, found))
     return Written(tuple(files), failed)
-
-
-def into_labels(
-    predictor: SegmentPredictor,
-    paths: Sequence[Path],
-    out: Path,
-    table: Path | None,
-    listed: Mapping[str, Any],
-    *,
-    picture: bool = False,
-) -> Iterator[str]:
-    """Write what a fine-tuned network finds in images into a folder, as `segment` writes labels; yields what to print.
-
-    Args:
-        predictor: Of a run of `zoo finetune --task segment`.
-        paths: Files, series, or folders for all images in them; none with a table.
-        out: The folder.
-        table: Table of images, in place of paths.
-        listed: Options of `read_list` for the table.
-        picture: Whether to write `<name>_picture.png` too: the labels over the image.
-
-    Raises:
-        InputContractError: Some images have no labels; those of all others are written.
-        OptionError: What is asked for has no meaning, or a path does not exist.
-    """
-    from zoo.tasks.segmenting import draw_found
-
-    check_folder(out)
-    write_labels_of = label_writer(out)
-
-    def write(name: str, path: Path, found: Labels) -> Path:
-        file = write_labels_of(name, path, found)
-        if picture:
-            draw_found(predictor, path, found, out / f"{name}_picture.png")
-        return file
-
-    written = write_each(names_of(_images(predictor, paths, table, listed)), predictor.find, write)
-    if written.files:
-        yield f"{out}: labels of {len(written.files)} image(s), by {predictor.saved.path}"
-    written.check(out)
-
-
-def _images(
-    predictor: SegmentPredictor, paths: Sequence[Path], table: Path | None, listed: Mapping[str, Any]
-) -> list[Path]:
-    of_volumes = not isinstance(predictor.transform, ImageTransform)
-    if table is None:
-        check_unlisted(listed)
-        return find_images(paths, volumes=of_volumes)
-    if paths:
-        raise OptionError(f"both paths ({paths[0]}) and --list {table}: one of the two is expected")
-    return [Path(path) for path in read_list(table, volumes=of_volumes, lesions=False, **listed).paths]
 
 
 def label_writer(out: Path) -> Callable[[str, Path, Labels], Path]:

@@ -1,9 +1,9 @@
 """Turns images and whole cohorts into features."""
 
 from zoo.embedding.cases import Cases, find_cases, read_list
-from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort, embed_each
+from zoo.embedding.cohort import embed, embed_all, embed_cohort, embed_each
 from zoo.embedding.embedder import Embedder, Precision, reason
-from zoo.embedding.heads import head_outputs
+from zoo.embedding.heads import check_head, head_outputs
 from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.reading import workers_for
 from zoo.embedding.trial import try_cases
@@ -12,7 +12,7 @@ __all__ = [
     "Cases",
     "Embedder",
     "Precision",
-    "cases_at",
+    "check_head",
     "embed",
     "embed_all",
     "embed_cohort",

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from zoo.arguments import check_device
-from zoo.checkpoint import is_counter, load_report
+from zoo.checkpoint import load_report
 from zoo.embedding.cases import Cases
-from zoo.embedding.heads import head_outputs
+from zoo.embedding.heads import check_head, head_outputs
 from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
-from zoo.errors import CheckpointMismatchError, OptionError
+from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
-from zoo.messages import first_names, with_path
+from zoo.messages import with_path
 from zoo.provenance import base_of, values_digest
 from zoo.registry import entries, get_entry
 from zoo.settings import local_rank
@@ -130,7 +130,7 @@ class Embedder:
         outputs = self.num_classes
         network: Any = load_model(self.name, num_classes=outputs, device=device, progress=self.progress, **where)
         if outputs:
-            _check_head(network, outputs)
+            check_head(network, outputs)
         if self.layer is not None and not -(stages := len(network.feature_info)) <= self.layer < stages:
             raise OptionError(
                 f"layer={self.layer}: {self.entry.name!r} has {stages} stages, 0 to {stages - 1}, or -1 for the last"
@@ -361,16 +361,6 @@ class _Whole:
 def reason(cases: Cases, found: Embedded) -> str:
     """Why a case has no features, with its name."""
     return with_path(cases.ids[found.case], found.problem)
-
-
-def _check_head(network: nn.Module, outputs: int) -> None:
-    """Refuse a head that the file does not have, which would be made fresh."""
-    report = load_report(network)
-    if fresh := [name for name in report.fresh if not is_counter(name)]:
-        raise CheckpointMismatchError(
-            f"{report.source} has no head with {outputs} outputs for {report.model!r}: {first_names(fresh)} would be "
-            f"untrained ({report.fresh[fresh[0]]}). A file that `zoo finetune` wrote has one, for the classes it names"
-        )
 
 
 def _repeated(cells: Sequence[Any], counts: Sequence[int]) -> list[Any]:

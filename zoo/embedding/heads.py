@@ -1,9 +1,13 @@
-"""What a network's head makes of an image that goes through the network in parts."""
+"""What a network's head makes of an image that goes through the network in parts; whether its file had the head."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from zoo.checkpoint import is_counter, load_report
+from zoo.errors import CheckpointMismatchError
+from zoo.messages import first_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,3 +34,21 @@ def head_outputs(network: nn.Module, inputs: Sequence[Tensor], weights: Tensor |
     mean = pooled / share.clamp(min=1e-12)  # of a part that counts nothing: 0, times 0
     found: Tensor = share * encoder.get_classifier()(mean)
     return found
+
+
+def check_head(network: nn.Module, outputs: int) -> None:
+    """Refuse a network whose file does not have all of it, such as its head, so that the rest was made fresh.
+
+    Args:
+        network: From `load_model(..., num_classes=outputs)`.
+        outputs: Of its head.
+
+    Raises:
+        CheckpointMismatchError: A part of it is untrained.
+    """
+    report = load_report(network)
+    if fresh := [name for name in report.fresh if not is_counter(name)]:
+        raise CheckpointMismatchError(
+            f"{report.source} has no head with {outputs} outputs for {report.model!r}: {first_names(fresh)} would be "
+            f"untrained ({report.fresh[fresh[0]]}). A file that `zoo finetune` wrote has one, for the classes it names"
+        )

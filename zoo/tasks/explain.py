@@ -1,33 +1,26 @@
-"""Pictures of what a fine-tuned network looked at, by occlusion: squares of the image are hidden one after the other.
-
-Occlusion (Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014) asks the network itself
-and takes nothing of it for granted: it is the same for convolutions and transformers, and for each way of pooling.
-"""
+"""Pictures of what a fine-tuned network says of an image: where it looked, or the labels that it found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.entry import Parts
 from zoo.files import write_atomically
+from zoo.images import read_volume, voxel_sizes
 from zoo.messages import printable
-from zoo.tasks.panels import draw_panels, planes_at, shades, with_heat
+from zoo.tasks.occlusion import Occlusion, occlude
+from zoo.tasks.panels import draw_panels, label_colours, planes_at, shades, with_heat, with_labels
 from zoo.tasks.predictor import Predictor
-from zoo.transforms import ImageTransform, SliceTransform
+from zoo.transforms import ImageTransform
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
+    from zoo.entry import Labels, Transform
     from zoo.tasks.panels import Panel
 
-_BOXES = {2: 49, 3: 125}
-"""Squares or cubes that an image is divided into, about, by its axes: 7 or 5 along each. A second grid of them lies
-between those of the first."""
 _MOST_TARGETS = 3
 _SHOWN_SIDE = 384
 _TITLE, _SUBTITLE = 36, 46
@@ -41,23 +34,6 @@ class Target:
     number: int
     title: str
     """Its name, and what the network says of it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Occlusion:
-    """What hiding each square of an image, or of the part of it that speaks most, changes."""
-
-    image: NDArray[Any]
-    """What the network is given, its first channel: `(H, W)` or `(D, H, W)`."""
-    falls: NDArray[Any]
-    """Of the same shape: by how much the score falls where the square around a pixel is hidden; negative if it rises.
-
-    The score of labels and classes is the logit, the logarithm of the odds; of numbers the number itself.
-    """
-    point: tuple[int, ...]
-    """Middle of the square that lowers the score most where it is hidden."""
-    part: str
-    """Which part of the image it is; empty for the whole."""
 
 
 def draw(predictor: Predictor, image: Any, file: Path, *, title: str) -> Path:
@@ -100,123 +76,6 @@ def choose_targets(predictor: Predictor, values: NDArray[Any]) -> list[Target]:
     else:
         order = [int(outputs.decisions(answers)[0])]
     return [Target(i, f"{names[i]}: probability {answers[0, i]:.2f}") for i in order]
-
-
-def occlude(predictor: Predictor, parts: Parts, output: int) -> Occlusion:
-    """Hide squares or cubes of an image one after the other, and see how the score of an output changes.
-
-    What is hidden gets the values of its wider surroundings, so that no edge appears that could itself be taken for a
-    finding. Of an image whose parts lie in one volume all parts are looked at; else, as of slices, the part alone that
-    raises the score most.
-
-    Args:
-        predictor: The network.
-        parts: Of one image, from `Embedder.reader`.
-        output: Which of the outputs.
-    """
-    import numpy as np
-
-    rows = predictor.embedder.rows(parts).numpy()
-    looked_at: Sequence[int] = range(len(rows))
-    if parts.corners is None and len(rows) > 1:
-        looked_at = [int(rows[:, output].argmax())]
-    first = parts.inputs[0]
-    space = tuple(first.shape[2:])
-    corners = parts.corners or ((0,) * len(space),) * len(rows)
-    shape = tuple(max(corners[p][a] for p in looked_at) + space[a] for a in range(len(space)))
-    image, falls, covers = (np.zeros(shape, np.float32) for _ in range(3))
-    side, whole, largest, point = _side_of(space, len(looked_at)), rows.sum(0), -np.inf, tuple(n // 2 for n in shape)
-    score = _score(predictor, whole, output)
-    for p in looked_at:
-        here = tuple(slice(c, c + s) for c, s in zip(corners[p], space, strict=True))
-        image[here] = first[p, 0].float().numpy()
-        for box, row in _hidden(predictor, parts, p, side):
-            there = tuple(slice(b.start + c, b.stop + c) for b, c in zip(box, corners[p], strict=True))
-            fall = score - _score(predictor, whole - rows[p] + row, output)
-            falls[there] += fall
-            covers[there] += 1
-            if fall > largest:
-                largest, point = fall, tuple((b.start + b.stop) // 2 for b in there)
-    what = "slice" if isinstance(predictor.embedder.transform, SliceTransform) else "part"
-    name = f"{what} {looked_at[0] + 1} of {len(rows)}" if len(looked_at) < len(rows) else ""
-    return Occlusion(image, falls / np.maximum(covers, 1), point, name)
-
-
-def _score(predictor: Predictor, values: NDArray[Any], output: int) -> float:
-    """The logarithm of the odds of a label or class; a number as the table has it."""
-    import numpy as np
-
-    if predictor.outputs.kind == "numbers":
-        return float(predictor.outputs.answers(values[None])[0, output])
-    if predictor.outputs.kind == "labels":
-        return float(values[output])
-    others = np.delete(values, output)
-    return float(values[output] - np.logaddexp.reduce(others))
-
-
-def _side_of(space: Sequence[int], parts: int) -> int:
-    """Pixels along a side of a square or cube, so that there are about as many of them as planned in all parts."""
-    volume = parts
-    for side in space:
-        volume *= side
-    return max(1, min(round((volume / _BOXES[len(space)]) ** (1 / len(space))), *space))
-
-
-def _hidden(
-    predictor: Predictor, parts: Parts, number: int, side: int
-) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-    """Yield the boxes of a part, and what the network returns of it with each of them hidden: outputs `(K,)`."""
-    import torch
-
-    part, size = parts.inputs[0][number], predictor.embedder.batch_size
-    fill = _surroundings(part, 3 * side)
-    boxes = [box for box in _boxes(part.shape[1:], side) if not _is_same(part, fill, box)]
-    for first in range(0, len(boxes), size):
-        chosen = boxes[first : first + size]
-        changed = part[None].repeat(len(chosen), *([1] * part.ndim))
-        for i, box in enumerate(chosen):
-            changed[(i, slice(None), *box)] = fill[(slice(None), *box)]
-        others = [each[number : number + 1].expand(len(chosen), *each.shape[1:]) for each in parts.inputs[1:]]
-        weights = parts.weights
-        if weights is not None:
-            weights = weights[number : number + 1].expand(len(chosen), *weights.shape[1:])
-        with torch.inference_mode():
-            rows = predictor.embedder.rows(Parts((changed, *others), weights, parts.alone))
-        yield from zip(chosen, rows.numpy(), strict=True)
-
-
-def _boxes(space: Sequence[int], side: int) -> list[tuple[slice, ...]]:
-    """Boxes side by side that cover a part, as even as they can be, and as many less one an axis shifted by a half."""
-    counts = [max(1, round(length / side)) for length in space]
-    found: list[tuple[slice, ...]] = []
-    for shift in (0.0, 0.5):
-        axes = []
-        for length, count in zip(space, counts, strict=True):
-            halves = shift if count > 1 else 0.0
-            edges = [round((i + halves) * length / count) for i in range(count + 1 - bool(halves))]
-            axes.append([slice(low, high) for low, high in pairwise(edges)])
-        found += product(*axes)
-    return found if max(counts) > 1 else found[:1]
-
-
-def _is_same(part: Tensor, fill: Tensor, box: tuple[slice, ...]) -> bool:
-    """Whether there is nothing to hide, as in the air around a patient."""
-    import torch
-
-    own = (slice(None), *box)
-    return torch.allclose(part[own], fill[own], atol=1e-4)
-
-
-def _surroundings(part: Tensor, width: int) -> Tensor:
-    """Return `(C, *space)` with means over squares or cubes of this width, and linear steps between them."""
-    from torch.nn import functional as F
-
-    space = part.shape[1:]
-    cells = [max(1, round(length / width)) for length in space]
-    pool, mode = (F.adaptive_avg_pool2d, "bilinear") if len(space) == 2 else (F.adaptive_avg_pool3d, "trilinear")
-    means: Any = pool(part[None], tuple(cells))  # type: ignore[arg-type]
-    found: Tensor = F.interpolate(means, size=tuple(space), mode=mode, align_corners=False)[0]
-    return found
 
 
 def _panels(predictor: Predictor, image: Any, found: Occlusion, target: Target) -> list[Panel]:
@@ -301,3 +160,57 @@ def _score_name(predictor: Predictor) -> str:
 def _cut(text: str, most: int) -> str:
     shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def draw_found(
+    transform: Transform, classes: Sequence[str], image: Path, found: Labels, file: Path, *, title: str
+) -> Path:
+    """Write a picture of the labels that were found in an image, as a PNG, whole or not at all.
+
+    Args:
+        transform: Of the network.
+        classes: Names of the labels, the background first.
+        image: Path of the image.
+        found: Its labels on its own grid.
+        file: The PNG; its folder is made.
+        title: What the image is called.
+    """
+    labels, affine = found
+    if labels.ndim == 2:
+        placed: Any = transform
+        grey = _stretched(shades(placed.place(image)[0][0].numpy()), labels.shape)
+        panels = [("Image", _size(labels), with_labels(grey, 0 * labels)), ("Labels", "", with_labels(grey, labels))]
+    else:
+        panels = _labelled_planes(shades(read_volume(image, least=(1, 1, 1)).values), labels, affine)
+    drawn = draw_panels(panels, printable(title), legend=label_colours(list(map(printable, classes))[1:]))
+    write_atomically(file, lambda temporary: drawn.save(temporary, format="PNG"))
+    return file
+
+
+def _labelled_planes(grey: NDArray[Any], labels: NDArray[Any], affine: NDArray[Any] | None) -> list[Panel]:
+    """Three planes of a volume, each where most of it is labelled."""
+    from nibabel import orientations
+
+    point = [int((labels > 0).sum(tuple({0, 1, 2} - {axis})).argmax()) for axis in range(3)]
+    point = point if labels.any() else [side // 2 for side in labels.shape]
+    axes = None if affine is None else tuple(map(str, orientations.aff2axcodes(affine)))
+    lie = axes, None if affine is None else tuple(map(float, voxel_sizes(affine)))
+    pairs = zip(planes_at(grey, point, *lie), planes_at(labels, point, *lie), strict=True)
+    title = "Labels" if labels.any() else "Nothing but background"
+    return [
+        ("" if number else title, name, with_labels(*_enlarged(plane, below)))
+        for number, ((name, plane), (_, below)) in enumerate(pairs)
+    ]
+
+
+def _enlarged(plane: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A plane and its labels in as many pixels as are shown: labels keep their edges."""
+    import numpy as np
+
+    shape = _larger(plane.shape)
+    rows, columns = (np.arange(new) * old // new for new, old in zip(shape, plane.shape, strict=True))
+    return _stretched(plane, shape), labels[rows][:, columns]
+
+
+def _size(pixels: NDArray[Any]) -> str:
+    return f"{' x '.join(map(str, pixels.shape))} pixels"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = NDArray[np.uint8]
     Panel: TypeAlias = tuple[str, str, Pixels]
     """Title, the line below it, and pixels `(H, W)` or `(H, W, 3)`."""
+    Colour: TypeAlias = tuple[int, int, int]
 
 PANEL_SIDE = 384
 _GAP = 16
@@ -38,15 +39,20 @@ _COLOURS = (
 """Of the labels 1, 2, ..., again from the first one on where there are more."""
 
 
-def draw_panels(panels: Sequence[Panel], footer: str) -> Image.Image:
-    """Return one picture with every panel (title, line below it, pixels) in a row, and a line or several at the foot.
+def draw_panels(panels: Sequence[Panel], footer: str, legend: Sequence[tuple[str, Colour]] = ()) -> Image.Image:
+    """Return one picture with every panel in a row, and a line or several at the foot.
 
     Panels are brought to `PANEL_SIDE` pixels along their longer side with bicubic interpolation.
+
+    Args:
+        panels: Titles, lines below them, and pixels.
+        footer: Lines.
+        legend: Words for one more line, each with the colour that it is written in.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     width, lines = _GAP + len(panels) * (PANEL_SIDE + _GAP), footer.split("\n")
-    canvas = Image.new("RGB", (width, _TITLE + PANEL_SIDE + _FOOTER + _LINE * (len(lines) - 1)), _PAPER)
+    canvas = Image.new("RGB", (width, _TITLE + PANEL_SIDE + _FOOTER + _LINE * (len(lines) - 1 + bool(legend))), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for index, (title, subtitle, pixels) in enumerate(panels):
         left = _GAP + index * (PANEL_SIDE + _GAP)
@@ -59,7 +65,17 @@ def draw_panels(panels: Sequence[Panel], footer: str) -> Image.Image:
     for number, line in enumerate(lines):
         foot = (_GAP, _TITLE + PANEL_SIDE + 10 + _LINE * number)
         draw.text(foot, line, fill="dimgray", font=ImageFont.load_default(16))
+    start = float(_GAP)
+    for word, colour in legend:
+        foot = (round(start), _TITLE + PANEL_SIDE + 10 + _LINE * len(lines))
+        draw.text(foot, word, fill=colour, font=ImageFont.load_default(16))
+        start += draw.textlength(word, font=ImageFont.load_default(16)) + _GAP
     return canvas
+
+
+def label_colours(names: Sequence[str]) -> list[tuple[str, Colour]]:
+    """Return the legend of labels 1, 2, ... by their names, in the colours of `with_labels`."""
+    return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(names)]
 
 
 def shades(values: NDArray[Any]) -> NDArray[Any]:

@@ -29,12 +29,15 @@ def load_predictor(
     cache_dir: str | Path | None = None,
     precision: Precision = "fp32",
 ) -> Predictor | SegmentPredictor:
-    """Return the predictor of a network that `zoo finetune` trained: of one that segments a `SegmentPredictor`.
+    """Return the predictor of a network that `zoo finetune` trained.
 
     Example:
         >>> predict = zoo.load_predictor("run")
         >>> predict("film.png")
         {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True}}
+
+    A network that segments gives `labels`, uint8 on the image's own grid, with `affine` and `classes`, see
+    `SegmentPredictor`; of the others a call of `Predictor` says what it returns.
 
     Args:
         path: Folder of the run, or its `model.safetensors`, which is all that is needed of it.
@@ -49,7 +52,7 @@ def load_predictor(
         OptionError: The folder has no finished run, or a value is out of its range.
     """
     saved = read_saved(path)
-    if saved.outputs.kind == "voxels":
+    if saved.task == "segment":
         from zoo.tasks.segmenting import SegmentPredictor
 
         return SegmentPredictor(saved, device, batch_size, cache_dir=cache_dir, precision=precision)

@@ -7,31 +7,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from nibabel.orientations import aff2axcodes
 from torch import nn
 
+from zoo.embedding import check_head
 from zoo.entry import Entry, Labels, Preprocessing, Transform
 from zoo.errors import OptionError
-from zoo.files import write_atomically
-from zoo.images import read_volume, voxel_sizes
 from zoo.loading import input_of, load_model
-from zoo.messages import printable
 from zoo.registry import get_entry
 from zoo.settings import local_rank
 from zoo.tasks.labelling import label_image
 from zoo.tasks.outputs import Outputs
-from zoo.tasks.panels import draw_panels, planes_at, shades, with_labels
 from zoo.tasks.saved import SavedModel
 from zoo.training.loop import autocast
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from zoo.tasks.panels import Panel
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +84,10 @@ class SegmentPredictor:
         device = self.device
         if device == "auto":
             device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
-        return load_model(self.saved.model, checkpoint=self.saved.path, num_classes=len(self.classes), device=device)
+        count = len(self.classes)
+        network = load_model(self.saved.model, checkpoint=self.saved.path, num_classes=count, device=device)
+        check_head(network, count)
+        return network
 
     @cached_property
     def transform(self) -> Transform:
@@ -131,41 +125,3 @@ class SegmentPredictor:
     def header(self) -> Mapping[str, str]:
         """All that the file says of the network, as text."""
         return self.saved.header
-
-
-def draw_found(predictor: SegmentPredictor, path: Path, found: Labels, file: Path) -> None:
-    """Draw the labels over an image as a PNG, whole or not at all: of a volume three planes through what was found.
-
-    Args:
-        predictor: What found them.
-        path: Of the image.
-        found: From `SegmentPredictor.find`.
-        file: The picture.
-    """
-    labels, affine = found
-    if labels.ndim == 2:
-        grey = predictor.transform.place(path)[0][0].numpy()  # type: ignore[attr-defined]
-        rows, columns = (np.arange(n) * side // n for n, side in zip(grey.shape, labels.shape, strict=True))
-        panels: list[Panel] = [("labels", "over the film", with_labels(shades(grey), labels[rows][:, columns]))]
-    else:
-        volume = read_volume(path, least=(1, 1, 1))
-        axes = None if affine is None else aff2axcodes(affine)
-        spacing = None if affine is None else voxel_sizes(affine).tolist()
-        point = _middle(labels)
-        planes = (planes_at(array, point, axes, spacing) for array in (shades(volume.values), labels))
-        panels = [
-            (name, "labels over the volume", with_labels(grey, own))
-            for (name, grey), (_, own) in zip(*planes, strict=True)
-        ]
-    there = [predictor.classes[i] for i in np.unique(labels) if i]
-    footer = f"{printable(path.name)}: {', '.join(map(printable, there)) or 'background alone'}"
-    picture = draw_panels(panels, footer)
-    write_atomically(file, lambda temporary: picture.save(temporary, format="PNG"))
-
-
-def _middle(labels: NDArray[Any]) -> tuple[int, ...]:
-    """Return the labelled voxel that is nearest to the middle of all labelled ones; of none, the middle."""
-    voxels = np.argwhere(labels)
-    if not len(voxels):
-        return tuple(side // 2 for side in labels.shape)
-    return tuple(map(int, voxels[((voxels - voxels.mean(0)) ** 2).sum(1).argmin()]))
