@@ -19,6 +19,7 @@ FLOORS = (
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
+    ("tasks",),
     ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
@@ -27,7 +28,7 @@ FOR_USERS = {
     "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
     "embedding": {"Cases", "Embedder", "embed", "find_cases"},
 }
-CORE = [path for path in MODULES if path.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "training")]
+CORE = [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "tasks", "training")]
 
 
 def name_of(path):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.loading import load_transform as load_transform
     from zoo.registry import list_models as list_models
     from zoo.registry import model_info as model_info
+    from zoo.tasks.predictor import load_predictor as load_predictor
 
 _HOMES = {
     "Embedder": "embedding",
@@ -34,6 +35,7 @@ _HOMES = {
     "inspect_checkpoint": "checkpoint",
     "list_models": "registry",
     "load_model": "loading",
+    "load_predictor": "tasks.predictor",
     "load_report": "checkpoint",
     "load_transform": "loading",
     "model_info": "registry",

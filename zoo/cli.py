@@ -135,15 +135,21 @@ def _print_weights(found: Sequence[Any], as_json: bool) -> None:
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; or a family, for its models.")],
+    name: Annotated[
+        str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; a family, for its models; or a saved file.")
+    ],
     as_json: Json = False,
 ) -> None:
-    """Show everything that is known about a model and its weights."""
+    """Show everything that is known about a model and its weights; or what the file of a run says of itself."""
     from zoo.commands.listing import list_weights, pinned_facts
-    from zoo.registry import entries, get_entry, model_info
+    from zoo.commands.saved_facts import facts_of, is_saved, page_of
+    from zoo.registry import entries, get_entry, model_info, split_name
 
     if family := [n for n, entry in entries().items() if entry.family == name.replace("-", "_")]:
         return _print_weights(list_weights(family), as_json)
+    if split_name(name)[0] not in entries() and is_saved(name):
+        saved = facts_of(name)
+        return _print_json(saved) if as_json else _say_all(page_of(saved))
     known = model_info(name)
     facts = asdict(known) | pinned_facts(name)
     if as_json:
@@ -376,10 +382,20 @@ def embed_command(
         _say(line)
 
 
+@app.command("finetune", add_help_option=False, context_settings={"ignore_unknown_options": True})
+def finetune_command(
+    words: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, and options; see --help.")] = None,
+) -> None:
+    """Fine-tune a model on your own labels: zoo finetune NAME --task classify --table T --label C -o OUT."""
+    from zoo.commands.finetuning import finetune
+
+    finetune(words or [])
+
+
 @app.command("segment")
 def segment_command(
     name: Name,
-    paths: Annotated[list[Path], typer.Argument(help="Volumes: files, series, or folders for all that is in them.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images: files, series, or folders for all that is in them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")],
     checkpoint: Checkpoint = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the file, the background among them.")] = None,
@@ -388,7 +404,7 @@ def segment_command(
     overlap: Annotated[float | None, typer.Option(help="Share of a window that the next one covers too.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write the labels of volumes as NIfTI, each on its volume's own grid.
+    """Write the labels of volumes as NIfTI, each on its volume's own grid, or of films as PNG.
 
     By their published weights ct-fm-segresnet and glcl-unet.phantom segment, the latter drawn hearts alone. All other
     models were pre-trained, their heads are untrained: fine-tune one first, and name its file with --checkpoint.
@@ -400,6 +416,47 @@ def segment_command(
     options: dict[str, Any] = {"batch_size": batch_size, "overlap": overlap, "cache_dir": cache_dir}
     settings: dict[str, Any] = {"checkpoint": checkpoint, "num_classes": num_classes, "device": _chosen(device)}
     segment(name, paths, out, **settings, **options, say=_say).check(out)
+
+
+@app.command("predict")
+def predict_command(
+    saved: Annotated[Path, typer.Argument(help="Folder that `zoo finetune` wrote, or its model.safetensors.")],
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; of labels a folder.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
+    path_column: Annotated[
+        str | None, typer.Option(help="Its column of paths; default path, image_path or file.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture", help="Draw what the network looked at, into OUT-pictures beside OUT.")
+    ] = False,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.
+
+    Of a network that segments OUT is a folder of labels, each on its image's own grid.
+
+    An image that cannot be what the network was trained on has its reason in the column `error`, of labels on the
+    screen: exit code 1, with all others written.
+    """
+    from zoo.commands.predicting import predict
+
+    options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
+    listed: dict[str, Any] = {"path_column": path_column, "root": root}
+    how: dict[str, Any] = {"workers": workers, "picture": picture, "cache_dir": cache_dir}
+    for line in predict(saved, paths or [], out, table, listed, options, **how):
+        _say(line)
 
 
 def _chosen(device: str) -> str:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 State: TypeAlias = "dict[str, Tensor]"
 Config: TypeAlias = dict[str, Any]
-Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any]]"
-"""uint8 `(i, j, k)`, and the matrix `(4, 4)` from voxel `(i, j, k, 1)` to mm."""
+Labels: TypeAlias = "tuple[NDArray[np.uint8], NDArray[Any] | None]"
+"""uint8 `(i, j, k)`, and the matrix `(4, 4)` from voxel `(i, j, k, 1)` to mm; of a film `(H, W)`, and None."""
 
 MODALITIES = ("xray", "ct", "mri")
 """Modalities by the words of `zoo list --modality`."""
@@ -170,6 +170,30 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
+@dataclass(frozen=True)
+class Augment:
+    """How a network's input may be changed at random and still be one that it could be given: what fine-tuning does.
+
+    Axes are those of space, 0 the first. Of the chest and the abdomen nothing is mirrored: the side of heart and liver
+    says something. A brain has two sides alike, a lesion in a crop has no sides.
+    """
+
+    mirrors: tuple[int, ...] = ()
+    """Axes that may be mirrored, each in half of the draws."""
+    plane: tuple[int, int] = (0, 1)
+    """The two axes that a rotation turns; of volumes those of a slice across the body, where pixels are square."""
+    degrees: float = 10.0
+    """Largest rotation, to either side."""
+    zoom: float = 0.1
+    """Largest change of size: 0.1 for 0.9 to 1.1 times as large."""
+    shift: float = 0.05
+    """Largest shift, as a share of each side."""
+    gain: float = 0.1
+    """Largest change of contrast: values are multiplied by 1 - gain to 1 + gain."""
+    offset: float = 0.1
+    """Largest shift of values, in their standard deviations; 0 where a value means something, as background."""
+
+
 class Transform(Protocol):
     """Makes one image or volume the input of a network, as `load_transform` returns it; printing shows its steps."""
 
@@ -186,6 +210,22 @@ class Transform(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Windows in which a whole image goes through a network that segments; where they overlap, logits are averaged."""
+
+    size: tuple[int, ...]
+    """Pixels or voxels along each axis of the input; empty for `Preprocessing.size`."""
+    overlap: float = 0.25
+    """Share of a window that the next one covers too, from 0 to below 1."""
+    at_once: int = 4
+    """Windows that go through the network together."""
+    gaussian: bool = False
+    """Whether a voxel counts by a Gaussian around the middle of its window; else all voxels count alike."""
+    margin: int = 0
+    """Voxels that are kept around the box of all that lies above the least value of the input."""
+
+
 class Parts(NamedTuple):
     """What a network is given of one image: n parts of it, such as its slices, windows or patches."""
 
@@ -198,6 +238,8 @@ class Parts(NamedTuple):
     """
     alone: bool = False
     """Whether each part goes through the network by itself: of one whose features depend on the rest of a batch."""
+    corners: tuple[tuple[int, ...], ...] | None = None
+    """Where each part begins in the volume that they were cut from, in voxels, for pictures; None if nothing says."""
 
 
 @dataclass(frozen=True)
@@ -281,12 +323,16 @@ class Entry:
     """
     batch_size: int | None = None
     """Parts at once that a CPU is fastest with; None for 32 images or slices, or 4 volumes or windows."""
-    segment: Callable[[nn.Module, Transform, Path, int | None, float | None], Labels] | None = None
-    """Labels of the volume in a file or folder, on its own grid, and that grid; None where `zoo segment` does not.
+    augment: Augment = Augment()
+    """How `zoo finetune` changes training images at random."""
+    windows: Windows | None = None
+    """In which windows it segments whole images; None where it does not, or takes slices whole."""
+    segment: Callable[[nn.Module, Transform, Any, int | None, float | None], Labels] | None = None
+    """Labels of a volume on its own grid, and that grid, found another way than in `windows` alone; else None.
 
-    Is given the network, the transform, the path, how many parts of the volume at once, and by how much of a part the
-    next one covers it too, None for the family's choice. Raises `InputContractError` for a volume that cannot be
-    segmented, `OptionError` for numbers that no volume can be segmented with.
+    Is given the network, the transform, the volume or its path, how many parts of the volume at once, and by how much
+    of a part the next one covers it too, None for the family's choice. Raises `InputContractError` for a volume that
+    cannot be segmented, `OptionError` for numbers that no volume can be segmented with.
     """
 
     @property
@@ -298,6 +344,11 @@ class Entry:
     def is_encoder(self) -> bool:
         """Whether the published network, without a head, returns pooled features `(N, D)`."""
         return bool(self.config["num_classes"] == 0)
+
+    @property
+    def segments(self) -> bool:
+        """Whether the network, once it was trained to, gives each pixel or voxel of an image a class."""
+        return self.windows is not None or self.segment is not None
 
     @property
     def tasks(self) -> tuple[str, ...]:

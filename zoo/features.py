@@ -264,10 +264,11 @@ def _write_npz(path: Path, columns: Mapping[str, Column], values: NDArray[Any], 
 
     arrays: dict[str, Any] = {name: _array(cells) for name, cells in columns.items()}
     arrays |= {"features": values, _FACTS: np.array(facts)}
+    write: Any = np.lib.format.write_array  # some releases of numpy have no types for it
     with ZipFile(path, "w") as archive:  # numpy's own writer has arguments, whose names a column may have
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+                write(file, array, allow_pickle=False)
 
 
 def _array(cells: Column) -> NDArray[Any]:

@@ -58,8 +58,8 @@ def header_of_export(
     file = download_weights(name, cache_dir=cache_dir, progress=False) if checkpoint is None else checkpoint
     stored = open_checkpoint(file)
     # What another network of the family learnt to tell apart is no fact of this one.
-    kept = ("task", "classes") if stored.metadata.get("model") == model else ()
-    said = {key: text for key in (*kept, "base", "recipe", "command") if (text := stored.metadata.get(key))}
+    kept = ("task", "classes", "outputs") if stored.metadata.get("model") == model else ()
+    said = {key: text for key in (*kept, "base", "recipe", "command", "version") if (text := stored.metadata.get(key))}
     record = record_with_tag(model, report.tag, cache_dir) if report.tag else None
     return {
         **({} if "base" in said else {"base": json.dumps(base_of(report, cache_dir))}),

@@ -11,6 +11,7 @@ from torch import nn
 from zoo.commands import demo
 from zoo.commands.phantom import chest_phantom
 from zoo.entry import Preprocessing
+from zoo.tasks.panels import PANEL_SIDE, draw_panels
 from zoo.transforms.image import build_transform
 
 
@@ -96,17 +97,17 @@ def test_the_picture_has_all_panels_and_the_footer(tmp_path):
     """Each panel stands at its place in its own colour, titles above, a footer below."""
     colours = [(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200)]
     panels = [(f"Panel {i}", "of one colour", np.full((7, 7, 3), c, np.uint8)) for i, c in enumerate(colours)]
-    picture = demo.draw_panels(panels, "Film: synthetic phantom")
+    picture = draw_panels(panels, "Film: synthetic phantom")
     left, top = 16, 60
-    step = demo.PANEL_SIDE + left
-    assert picture.size == (left + 4 * step, top + demo.PANEL_SIDE + 40)
+    step = PANEL_SIDE + left
+    assert picture.size == (left + 4 * step, top + PANEL_SIDE + 40)
     for index, colour in enumerate(colours):
-        for corner in (0, demo.PANEL_SIDE - 1):
+        for corner in (0, PANEL_SIDE - 1):
             assert picture.getpixel((left + index * step + corner, top + corner)) == colour
     pixels = np.asarray(picture.convert("L"))
     for index in range(4):
         assert pixels[:top, left + index * step : (index + 1) * step].min() < 50
-    assert pixels[top + demo.PANEL_SIDE :].min() < 150
+    assert pixels[top + PANEL_SIDE :].min() < 150
     assert (pixels[:, :left] == 255).all()
 
 
@@ -168,7 +169,7 @@ def test_the_demo_runs_offline_from_shipped_weights(tmp_path, monkeypatch):
     assert "encoder                 318" in text
     assert "feature of shape (2048,)" in text
     with Image.open(out) as picture:
-        assert picture.width > 4 * demo.PANEL_SIDE
+        assert picture.width > 4 * PANEL_SIDE
 
 
 def test_a_film_that_is_not_there_is_refused_before_networks_are_loaded(tmp_path, monkeypatch):

@@ -142,10 +142,10 @@ def test_a_series_of_mr_is_segmented_as_the_same_volume(slices_weights, tmp_path
         (
             "glcl-encoder",
             (),
-            "'glcl-encoder' does not segment volumes: 2D encoder.* Weights that do: ct-fm-segresnet.totalseg, "
-            "glcl-unet.phantom; and with --checkpoint, once fine-tuned: monai-ssl-unetr",
+            "'glcl-encoder' does not segment: 2D encoder.* Weights that do: ct-fm-segresnet.totalseg, "
+            "glcl-unet.phantom; and with --checkpoint, once fine-tuned: caid-resnet50-unet, monai-ssl-unetr",
         ),
-        ("glcl-unet", ("--overlap", "0.5"), "overlap=0.5: glcl-unet takes whole slices"),
+        ("glcl-unet", ("--overlap", "0.5"), "overlap=0.5: the network takes whole slices"),
         ("glcl-unet", ("--batch-size", "0"), "batch_size=0: at least 1 is expected"),
         ("monai-ssl-unetr", ("--num-classes", "0"), "num_classes=0: at least 2 are expected"),
         ("glcl-unet", ("--num-classes", "3"), "has not learned to segment. Fine-tune it first"),
@@ -174,7 +174,8 @@ PUBLISHED = {
 
 def test_what_records_say_of_fresh_parts_is_what_their_files_lack():
     """A network that was pre-trained alone, listed as one that segments; or one that segments, refused."""
-    known = {f"{name}.{r.tag}" for name, e in entries().items() if e.segment for r in records(name) if r.sources}
+    told = [name for name, entry in entries().items() if entry.segments and entry.config["num_classes"]]
+    known = {f"{name}.{record.tag}" for name in told for record in records(name) if record.sources}
     assert known == {*PUBLISHED, "glcl-unet.phantom"}
     for full_name, keys in PUBLISHED.items():
         name, tag = full_name.split(".")
@@ -207,7 +208,7 @@ def test_help_and_summaries_name_what_segments_as_it_is(zoo):
     assert "By their published weights ct-fm-segresnet and glcl-unet.phantom segment" in text
     assert trained_weights() == ["ct-fm-segresnet.totalseg", "glcl-unet.phantom"]
     for name, entry in entries().items():
-        if entry.segment:
+        if entry.segments and entry.config["num_classes"]:
             only_pretrained = all(name in record.fresh for record in records(name))
             assert ("once fine-tuned" in entry.summary) == only_pretrained, name
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from zoo.checkpoint import load_report
 from zoo.commands.phantom import chest_phantom
 from zoo.loading import load_model, load_transform
+from zoo.tasks.panels import draw_panels
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from zoo.tasks.panels import Panel
     from zoo.transforms import ImageInput, ImageTransform
 
 Pixels: TypeAlias = NDArray[np.uint8]
-Panel: TypeAlias = tuple[str, str, Pixels]
 
 TAG = "chestxray14-800"
 PHANTOM = "synthetic phantom, drawn by the zoo: no patient"
-PANEL_SIDE = 384
 _MASK_SEED = 12  # a fifth of the film, parts of both lungs
-_GAP = 16
-_TITLE = 60
-_FOOTER = 40
 _FINER_SIDE = 256  # the map of a ResNet has 2 x 2 positions at 64 pixels and 7 x 7 at 224, too few to look at
 
 
@@ -100,12 +95,7 @@ def look(
 
 def finer(transform: ImageTransform) -> ImageTransform:
     """Return the same transform for a larger input: twice the size, or as many times as `_FINER_SIDE` takes."""
-    from zoo.transforms import ImageTransform
-
-    facts = transform.preprocessing
-    times = max(2, _FINER_SIDE // min(facts.size))
-    resize = None if facts.resize is None else times * facts.resize
-    return ImageTransform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
+    return transform.finer(max(2, _FINER_SIDE // min(transform.preprocessing.size)))
 
 
 def mask_rectangles(image: Tensor, seed: int = 0) -> Tensor:
@@ -149,21 +139,3 @@ def to_pixels(image: Tensor) -> Pixels:
     """Return the first channel of an image `(C, H, W)` in [0, 1] as 8-bit `(H, W)`."""
     grey: Pixels = (image[0].clamp(0, 1) * 255).round().byte().cpu().numpy()
     return grey
-
-
-def draw_panels(panels: Sequence[Panel], footer: str) -> Image.Image:
-    """Return one picture with every panel (title, line below it, pixels) in a row, and a line at the foot.
-
-    Panels are brought to `PANEL_SIDE` pixels a side with bicubic interpolation.
-    """
-    width = _GAP + len(panels) * (PANEL_SIDE + _GAP)
-    canvas = Image.new("RGB", (width, _TITLE + PANEL_SIDE + _FOOTER), "white")
-    draw = ImageDraw.Draw(canvas)
-    for index, (title, subtitle, pixels) in enumerate(panels):
-        left = _GAP + index * (PANEL_SIDE + _GAP)
-        draw.text((left, 8), title, fill="black", font=ImageFont.load_default(20))
-        draw.text((left, 34), subtitle, fill="dimgray", font=ImageFont.load_default(16))
-        panel = Image.fromarray(pixels).resize((PANEL_SIDE, PANEL_SIDE), Image.Resampling.BICUBIC)
-        canvas.paste(panel.convert("RGB"), (left, _TITLE))
-    draw.text((_GAP, _TITLE + PANEL_SIDE + 10), footer, fill="dimgray", font=ImageFont.load_default(16))
-    return canvas

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.printing import raise_for_failed, rest_in
-from zoo.embedding import Cases, Embedder, cases_at, embed_all, embed_cohort, read_list, try_cases, workers_for
+from zoo.embedding import Cases, Embedder, embed_all, embed_cohort, find_cases, read_list, try_cases, workers_for
 from zoo.errors import OptionError
 from zoo.features import SUFFIXES, check_out, write_features
 from zoo.messages import listed
@@ -15,7 +15,22 @@ from zoo.progress import duration
 
 
 def find(embedder: Embedder, paths: Sequence[Path], table: Path | None, **options: Any) -> Cases:
+    """Return the cases that a command names for an embedder, see `find_named`."""
+    kind = {"volumes": embedder.of_volumes, "lesions": embedder.of_lesions}
+    return find_named(paths, table, **kind, **options)
+
+
+def find_named(
+    paths: Sequence[Path], table: Path | None, *, volumes: bool, lesions: bool = False, **options: Any
+) -> Cases:
     """Return the cases that a command names, by paths or by a table.
+
+    Args:
+        paths: Files and folders; none with a table.
+        table: Table of cases.
+        volumes: Whether cases are volumes, not films.
+        lesions: Whether the network looks at one lesion.
+        **options: Of `read_list`; None for those that the command was not given.
 
     Raises:
         OptionError: It names both or neither, or they cannot be read.
@@ -23,10 +38,10 @@ def find(embedder: Embedder, paths: Sequence[Path], table: Path | None, **option
     if table is None:
         if stray := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
             raise OptionError(f"{' and '.join(stray)} without --list: a table is expected, whose paths are meant")
-        return cases_at(embedder, paths)
+        return find_cases(paths, volumes=volumes, lesions=lesions)
     if paths:
         raise OptionError(f"both paths ({paths[0]}) and --list {table}: one of the two is expected")
-    return read_list(table, volumes=embedder.of_volumes, lesions=embedder.of_lesions, **options)
+    return read_list(table, volumes=volumes, lesions=lesions, **options)
 
 
 def into_file(embedder: Embedder, cases: Cases, out: Path, workers: int | None) -> Iterator[str]:

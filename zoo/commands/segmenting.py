@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zoo.checkpoint import load_report
 from zoo.commands.printing import raise_for_failed, rest_in
 from zoo.errors import OptionError
-from zoo.images import find_images, is_dicom, names_of, read_header, write_labels
+from zoo.images import find_images, is_dicom, names_of, read_header, write_label_picture, write_labels
 from zoo.loading import input_of, load_model
 from zoo.manifest import records
 from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry, resolve
-from zoo.transforms import build_transform
+from zoo.transforms import ImageTransform, build_transform
 
 if TYPE_CHECKING:
     import torch
@@ -54,11 +54,11 @@ def segment(
     cache_dir: str | Path | None = None,
     say: Callable[[str], None] = print,
 ) -> Written:
-    """Write the labels of volumes into a folder, `<name>_labels.nii.gz`, each on its volume's own grid.
+    """Write the labels of images into a folder, each on its own grid: `<name>_labels.nii.gz`, of films `.png`.
 
     Args:
-        name: `MODEL` or `MODEL.TAG`, one that segments volumes.
-        paths: Files, series, or folders for all volumes in them.
+        name: `MODEL` or `MODEL.TAG`, one that segments.
+        paths: Files, series, or folders for all images in them.
         out: The folder.
         checkpoint: Your own file to use instead of the published weights; the input is then what its header says, else
             the model's.
@@ -75,35 +75,43 @@ def segment(
         UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
     """
     entry = get_entry(name)
-    find_in = _check(entry, batch_size, num_classes, out)
-    volumes = names_of(find_images(paths, volumes=True))
+    _check(entry, batch_size, num_classes, out)
     transform = build_transform(input_of(name, checkpoint, cache_dir))
+    images = names_of(find_images(paths, volumes=not isinstance(transform, ImageTransform)))
     options: dict[str, Any] = {"num_classes": num_classes, "cache_dir": cache_dir}
     model = load_segmenter(name, checkpoint, device, **options)
 
-    def find(path: Path) -> Labels:
-        return find_in(model, transform, path, batch_size, overlap)
+    from zoo.tasks.labelling import check_classes, label_image
 
-    written = write_each(volumes, find, label_writer(out))
+    check_classes(entry, model)
+
+    def find(path: Path) -> Labels:
+        return label_image(entry, model, transform, path, batch_size=batch_size, overlap=overlap)
+
+    written = write_each(images, find, label_writer(out))
     if written.files:
         say(what_was_written(out, len(written.files), model, transform.preprocessing))
     return written
 
 
-def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: Path) -> Callable[..., Labels]:
-    if entry.segment is None:
-        others = ", ".join(other.name for other in entries().values() if other.segment)
+def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: Path) -> None:
+    if not entry.segments:
+        others = ", ".join(other.name for other in entries().values() if other.segments)
         raise OptionError(
-            f"{entry.name!r} does not segment volumes: {entry.summary}. Weights that do: "
+            f"{entry.name!r} does not segment: {entry.summary}. Weights that do: "
             f"{', '.join(trained_weights())}; and with --checkpoint, once fine-tuned: {others}"
         )
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
     if num_classes is not None and num_classes < 2:
         raise OptionError(f"num_classes={num_classes}: at least 2 are expected, the background and one more")
+    check_folder(out)
+
+
+def check_folder(out: Path) -> None:
+    """Raise `OptionError` where a file is in the place of a folder for labels."""
     if out.exists() and not out.is_dir():
         raise OptionError(f"{out} is a file: a folder for the labels is expected")
-    return entry.segment
 
 
 def trained_weights() -> list[str]:
@@ -111,7 +119,7 @@ def trained_weights() -> list[str]:
     found = [
         (record.trained_by != "authors", f"{name}.{record.tag}")
         for name, entry in entries().items()
-        if entry.segment
+        if entry.segments and entry.config["num_classes"]
         for record in records(name, imported=False)
         if name not in record.fresh and record.sources
     ]
@@ -187,12 +195,16 @@ def write_each(
 
 
 def label_writer(out: Path) -> Callable[[str, Path, Labels], Path]:
-    """Return what writes labels into a folder, with the header of their volume where that is NIfTI."""
+    """Return what writes labels into a folder, with the header of their volume where that is NIfTI; of films as PNG."""
 
     def write(name: str, path: Path, found: Labels) -> Path:
         labels, affine = found
-        file = out / f"{name}_labels.nii.gz"
-        write_labels(labels, file, affine, None if path.is_dir() or is_dicom(path) else read_header(path))
+        file = out / f"{name}_labels{'.png' if labels.ndim == 2 else '.nii.gz'}"
+        if labels.ndim == 2:
+            write_label_picture(labels, file)
+        else:
+            is_nifti = path.suffix != ".npy" and not path.is_dir() and not is_dicom(path)
+            write_labels(labels, file, affine, read_header(path) if is_nifti else None)
         return file
 
     return write
@@ -201,8 +213,11 @@ def label_writer(out: Path) -> Callable[[str, Path, Labels], Path]:
 def what_was_written(out: Path, count: int, model: nn.Module, seen: Preprocessing) -> str:
     """A line: how many labels, by which weights, and on what: a file that says nothing of its input has the model's."""
     report, spacing = load_report(model), " x ".join(f"{side:g}" for side in seen.spacing or ())
-    if len(seen.size) == 2:
+    if len(seen.size) == 2 and not spacing:
+        grid = f"windows of {' x '.join(map(str, seen.size))} pixels"
+    elif len(seen.size) == 2:
         grid = f"slices of {' x '.join(map(str, seen.size))} pixels of {spacing} mm"
     else:
         grid = f"voxels of {spacing} mm" if spacing else "voxels as they are"
-    return f"{out}: labels of {count} volume(s), by {report.name} from {report.source}, in {grid}"
+    what = "film(s)" if len(seen.size) == 2 and not spacing else "volume(s)"
+    return f"{out}: labels of {count} {what}, by {report.name} from {report.source}, in {grid}"

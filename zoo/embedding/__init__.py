@@ -1,8 +1,9 @@
 """Turns images and whole cohorts into features."""
 
 from zoo.embedding.cases import Cases, find_cases, read_list
-from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort
-from zoo.embedding.embedder import Embedder
+from zoo.embedding.cohort import embed, embed_all, embed_cohort, embed_each
+from zoo.embedding.embedder import Embedder, Precision, reason
+from zoo.embedding.heads import check_head, head_outputs
 from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.reading import workers_for
 from zoo.embedding.trial import try_cases
@@ -10,13 +11,17 @@ from zoo.embedding.trial import try_cases
 __all__ = [
     "Cases",
     "Embedder",
-    "cases_at",
+    "Precision",
+    "check_head",
     "embed",
     "embed_all",
     "embed_cohort",
+    "embed_each",
     "find_cases",
+    "head_outputs",
     "keep_freed_memory",
     "read_list",
+    "reason",
     "try_cases",
     "workers_for",
 ]

@@ -74,7 +74,12 @@ def embed(
 
 
 def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, progress: bool = True) -> Features:
-    """Return the features of cases in memory; the arguments are those of `embed_cohort`.
+    """Return the features of cases in memory; the arguments, and what is raised, are those of `embed_each`."""
+    return _collect(embedder, cases, embed_each(embedder, cases, workers=workers, progress=progress))
+
+
+def embed_each(embedder: Embedder, cases: Cases, *, workers: int | None = 0, progress: bool = True) -> list[Embedded]:
+    """Return what becomes of each case, in their order; the arguments are those of `embed_cohort`.
 
     Raises:
         OptionError: `workers` is below 0, or this is one of several processes, which would each do everything.
@@ -88,7 +93,7 @@ def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, prog
     units = embedder.units(range(len(cases)))
     readers = workers_for(len(units)) if workers is None else workers
     results = _shown(embedder.embed_units(cases, units, workers=readers), units, is_shown=progress)
-    return _collect(embedder, cases, [each for unit in results for each in unit])
+    return [each for unit in results for each in unit]
 
 
 def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:

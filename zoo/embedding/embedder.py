@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from zoo.arguments import check_device
 from zoo.checkpoint import load_report
 from zoo.embedding.cases import Cases
-from zoo.embedding.reading import Unit, Units, read_units
+from zoo.embedding.heads import check_head, head_outputs
+from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
@@ -71,6 +72,8 @@ class Embedder:
             None for the network's own features.
         tokens: Whether to keep maps as they are, not their means: a row is then a map `(C, *cells)` of each image, or
             of each part of it.
+        num_classes: Outputs of the head of your own file: a row, one for each image, is then what the head makes of the
+            features. 0 for the features.
         progress: Whether to show how far a download of weights is.
 
     Raises:
@@ -89,10 +92,12 @@ class Embedder:
         precision: Precision = "fp32",
         layer: int | None = None,
         tokens: bool = False,
+        num_classes: int = 0,
         progress: bool = False,
     ) -> None:
         self.name, self.checkpoint, self.device, self.cache_dir = name, checkpoint, device, cache_dir
         self.precision, self.layer, self.tokens, self.progress = precision, layer, tokens, progress
+        self.num_classes = num_classes
         self.entry = get_entry(name)
         _check(self.entry, batch_size, precision, layer)
         check_device(_device(device))
@@ -115,10 +120,17 @@ class Embedder:
 
     @cached_property
     def network(self) -> nn.Module:
-        """The encoder in eval mode, on its device."""
+        """The encoder in eval mode, on its device.
+
+        Raises:
+            CheckpointMismatchError: It is to have a head, and the file has none, or one with other outputs.
+        """
         where: dict[str, Any] = {"checkpoint": self.checkpoint, "cache_dir": self.cache_dir}
         device = _device(self.device)
-        network: Any = load_model(self.name, num_classes=0, device=device, progress=self.progress, **where)
+        outputs = self.num_classes
+        network: Any = load_model(self.name, num_classes=outputs, device=device, progress=self.progress, **where)
+        if outputs:
+            check_head(network, outputs)
         if self.layer is not None and not -(stages := len(network.feature_info)) <= self.layer < stages:
             raise OptionError(
                 f"layer={self.layer}: {self.entry.name!r} has {stages} stages, 0 to {stages - 1}, or -1 for the last"
@@ -138,6 +150,8 @@ class Embedder:
     @property
     def rows_of(self) -> str:
         """What the rows of one case are of: `"slice"` or `"patch"`; empty where a case has one row."""
+        if self.num_classes:
+            return ""
         if isinstance(self.transform, SliceTransform):
             return "slice"
         return "patch" if self.tokens and self.entry.parts else ""
@@ -146,7 +160,7 @@ class Embedder:
     def reader(self) -> Callable[[Any], Parts]:
         """What makes parts of a case; it can be pickled and holds no network."""
         if self.entry.parts is None:
-            return _Whole(self.transform)
+            return _Whole(self.transform, is_one=bool(self.num_classes))
         network: Any = self.network
         stride = None if self.layer is None else int(network.feature_info[self.layer]["reduction"])
         return self.entry.parts(network, self.transform, stride, self.cache_dir)
@@ -190,10 +204,7 @@ class Embedder:
 
     def embed(self, unit: Unit) -> list[Embedded]:
         """Return what becomes of the cases of one unit that was read."""
-        import torch
-
-        with torch.inference_mode(), self._autocast():
-            rows = [rows for group in unit.groups for rows in self._rows(group)]
+        rows = [row for group in unit.groups for row in self.rows(group)]
         found, first = [], 0
         for read in unit.cases:
             own, first = rows[first : first + read.parts], first + read.parts
@@ -201,6 +212,10 @@ class Embedder:
                 self._embedded(read.case, own, read.is_one) if own else Embedded(read.case, None, read.problem)
             )
         return found
+
+    def embed_parts(self, parts: Sequence[Parts]) -> list[Embedded]:
+        """Return what becomes of some images of which the parts were made by `reader`, in their order."""
+        return self.embed(unit_of(parts))
 
     def stream(self, cases: Cases, *, workers: int = 0) -> Iterator[Embedded]:
         """Yield what becomes of each case, in their order; one that fails says why and ends nothing.
@@ -256,6 +271,8 @@ class Embedder:
     @property
     def _width(self) -> int:
         """Numbers in a row, before there is one."""
+        if self.num_classes:
+            return self.num_classes
         network: Any = self.network
         return int(network.num_features if self.layer is None else network.feature_info[self.layer]["num_chs"])
 
@@ -267,8 +284,17 @@ class Embedder:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(next(self.network.parameters()).device.type, dtype)
 
-    def _rows(self, group: Parts) -> list[Tensor]:
-        """The features of each part, float64 on the CPU, multiplied by the weight of the part."""
+    def rows(self, group: Parts) -> Tensor:
+        """Return the features `(n, D)` of parts, float64 on the CPU, each multiplied by the weight of its part.
+
+        Where cells have weights, they are those of each part's weighted map; with a head, its outputs `(n, K)`.
+        """
+        import torch
+
+        with torch.inference_mode(), self._autocast():
+            return self._rows(group)
+
+    def _rows(self, group: Parts) -> Tensor:
         import torch
 
         device, size = next(self.network.parameters()).device, 1 if group.alone else self.batch_size
@@ -281,11 +307,16 @@ class Embedder:
         found = torch.cat(rows)
         if weights is not None and weights.ndim == 1 and not self.tokens:
             found = found * weights[:, None]
-        return list(found)
+        return found
 
     def _features(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
-        """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map."""
+        """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map.
+
+        With a head, its outputs `(n, K)`.
+        """
         network: Any = self.network
+        if self.num_classes:
+            return head_outputs(network, inputs, cells)
         if self.layer is None and not self.tokens and cells is None:
             rows: Tensor = network(*inputs)
             return rows
@@ -313,10 +344,18 @@ class _Whole:
     """Makes an image one part, as its transform gives it, or each of its slices one."""
 
     transform: Transform
+    is_one: bool = False
+    """Whether slices, which all count alike, make one row."""
 
     def __call__(self, case: Any) -> Parts:
+        import torch
+
         made = self.transform(case)
-        return Parts((made if isinstance(self.transform, SliceTransform) else made[None],))
+        if not isinstance(self.transform, SliceTransform):
+            return Parts((made[None],))
+        slices = made if made.ndim == 4 else made[None]
+        weights = torch.full((len(slices),), 1 / len(slices), dtype=torch.float64) if self.is_one else None
+        return Parts((slices,), weights)
 
 
 def reason(cases: Cases, found: Embedded) -> str:

@@ -201,6 +201,11 @@ def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tupl
     return unit.cases[0], next(iter(unit.groups), None)
 
 
+def unit_of(parts: Sequence[Parts]) -> Unit:
+    """Return the unit of some images of which the parts are there, numbered in their order."""
+    return _join([(Read(i, len(each.inputs[0]), each.weights is not None), each) for i, each in enumerate(parts)])
+
+
 def _join(found: list[tuple[Read, Parts | None]]) -> Unit:
     good = [parts for _, parts in found if parts is not None]
     groups = (list(group) for _, group in groupby(good, _shapes))

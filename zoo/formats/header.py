@@ -8,9 +8,11 @@ safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.s
     input     JSON: fields of `Preprocessing`; of one model alone under its name
     options   JSON: the entry's options that names and shapes do not tell (`Entry.settled`)
     classes   JSON: names of the outputs in their order, background included; none for pre-training
+    outputs   JSON: how they become answers, fields of `zoo.tasks.outputs.Outputs`; `zoo finetune` alone writes it
     base      JSON: the weights that the run began with
     recipe    module that trained the network
     command   the whole command
+    version   of the zoo that wrote it
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from zoo.errors import CheckpointFormatError
 from zoo.messages import printable
+from zoo.version import __version__
 
 if TYPE_CHECKING:
     from zoo.entry import Preprocessing
@@ -32,7 +36,7 @@ Task: TypeAlias = Literal["classify", "regress", "segment", "pretrain"]
 
 KEY = "zoo"
 """Under it a `.pt` file has its header."""
-KEYS = ("model", "task", "classes", "input", "options", "base", "recipe", "command")
+KEYS = ("model", "task", "classes", "outputs", "input", "options", "base", "recipe", "command", "version")
 RANDOM: Mapping[str, Any] = {"source": "random"}
 """Base of a run that began with random weights."""
 
@@ -50,6 +54,7 @@ def make_header(
     options: Mapping[str, Any],
     base: Mapping[str, Any],
     classes: Sequence[str] = (),
+    outputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Return the header of a run.
 
@@ -61,6 +66,7 @@ def make_header(
         options: The entry's that names and shapes do not tell; of a network from `load_model` they are in its report.
         base: From `base_of`, or `RANDOM`.
         classes: Names of the outputs, in their order.
+        outputs: How they become answers, from `Outputs.as_header`; none for pre-training and the published runs.
     """
     words = command.split()
     return {
@@ -69,9 +75,11 @@ def make_header(
         "input": json.dumps(dict(input) if isinstance(input, Mapping) else asdict(input)),
         "options": json.dumps(dict(options)),
         "classes": json.dumps(list(classes)),
+        **({"outputs": json.dumps(dict(outputs))} if outputs else {}),
         "base": json.dumps(dict(base)),
         "recipe": words[words.index("-m") + 1],
         "command": command,
+        "version": __version__,
     }
 
 

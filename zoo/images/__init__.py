@@ -7,7 +7,7 @@ from zoo.images.films import FILM
 from zoo.images.finding import find_images, holds_series, names_of
 from zoo.images.grids import Grid, check_grid, voxel_sizes
 from zoo.images.itk import from_itk, import_itk, to_itk
-from zoo.images.labels import MOST_CLASSES, read_labels, write_labels
+from zoo.images.labels import MOST_CLASSES, read_label_picture, read_labels, write_label_picture, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
 from zoo.images.reading import MOST_VOXELS, check_count, refused
@@ -42,6 +42,7 @@ __all__ = [
     "read_dataset",
     "read_dicom",
     "read_header",
+    "read_label_picture",
     "read_labels",
     "read_picture",
     "read_volume",
@@ -50,6 +51,7 @@ __all__ = [
     "refused",
     "to_itk",
     "voxel_sizes",
+    "write_label_picture",
     "write_labels",
     "z_score",
 ]

@@ -88,9 +88,9 @@ def _kind(path: Path) -> str:
 
 
 def names_of(paths: Sequence[Path], made: str = "labels") -> dict[str, Path]:
-    """Return the name by which what is made of a volume is called -> its path: its own without NIfTI's suffix.
+    """Return the name by which what is made of an image is called -> its path: its own without its suffix.
 
-    Volumes that share a name, as 001/img.nii.gz and 002/img.nii.gz, are called `<folder>_<name>`.
+    Images that share a name, as 001/img.nii.gz and 002/img.nii.gz, are called `<folder>_<name>`.
 
     Args:
         paths: Files, and folders with a series.
@@ -99,7 +99,7 @@ def names_of(paths: Sequence[Path], made: str = "labels") -> dict[str, Path]:
     Raises:
         OptionError: Two have one name in folders of one name.
     """
-    stems = [path.resolve().name.removesuffix(".gz").removesuffix(".nii") for path in paths]
+    stems = [_stem(path.resolve()) for path in paths]
     counts = Counter(stems)
     names = [
         f"{path.resolve().parent.name}_{stem}" if counts[stem] > 1 else stem
@@ -111,6 +111,11 @@ def names_of(paths: Sequence[Path], made: str = "labels") -> dict[str, Path]:
             "output folder of its own"
         )
     return dict(zip(names, paths, strict=True))
+
+
+def _stem(path: Path) -> str:
+    """Return a name without the suffix of NIfTI or of a picture."""
+    return path.stem if path.suffix.lower() in PICTURES else path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 def holds_series(folder: Path) -> bool:

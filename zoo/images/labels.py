@@ -1,4 +1,4 @@
-"""Label maps: a whole number for each voxel of an image, 0 for the background."""
+"""Label maps: a whole number for each pixel or voxel of an image, 0 for the background."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
 from zoo.files import write_atomically
+from zoo.images.pictures import PIL_FORMATS, read_picture
+from zoo.images.reading import refused
 from zoo.images.volumes import Volume, read_volume
 
 if TYPE_CHECKING:
+    import numpy as np
     from nibabel.nifti1 import Nifti1Header
     from numpy.typing import NDArray
 
@@ -33,13 +36,45 @@ def read_labels(path: Path) -> Volume:
     return found
 
 
-def write_labels(labels: NDArray[Any], file: Path, affine: NDArray[Any], header: Nifti1Header | None = None) -> None:
+def read_label_picture(path: Path) -> NDArray[np.uint8]:
+    """Read the labels of a film, `(H, W)`, from a picture of grey levels, or of colours by their number in a palette.
+
+    Raises:
+        InputContractError: It cannot be read, has other colours, or more than 8 bits.
+    """
+    import numpy as np
+    from PIL import Image
+
+    with refused(f"cannot read {path} as labels"), Image.open(path, formats=PIL_FORMATS) as image:
+        if image.mode == "P":
+            return np.asarray(image)
+    pixels = read_picture(path)
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    if pixels.ndim != 2 or pixels.dtype.kind not in "ui" or pixels.max() >= MOST_CLASSES:
+        raise InputContractError(
+            f"{path} is no label map: one whole number from 0 to {MOST_CLASSES - 1} for each pixel is expected, as a "
+            "grey PNG has them"
+        )
+    return pixels.astype(np.uint8)
+
+
+def write_label_picture(labels: NDArray[np.uint8], file: Path) -> None:
+    """Write the labels of a film `(H, W)` as a PNG whose grey levels they are, whole or not at all."""
+    from PIL import Image
+
+    write_atomically(file, lambda temporary: Image.fromarray(labels).save(temporary, format="PNG"))
+
+
+def write_labels(
+    labels: NDArray[Any], file: Path, affine: NDArray[Any] | None, header: Nifti1Header | None = None
+) -> None:
     """Write labels as a NIfTI of uint8, compressed, whole or not at all; the same labels give the same bytes.
 
     Args:
         labels: `(i, j, k)`, from 0 to 255.
         file: `*.nii.gz`; its folder is made.
-        affine: `(4, 4)`, from voxel `(i, j, k, 1)` to mm.
+        affine: `(4, 4)`, from voxel `(i, j, k, 1)` to mm; None where nobody knows it.
         header: Of the image that they are of, whose codes and units are taken over; None where it is no NIfTI.
     """
     import numpy as np

@@ -45,7 +45,7 @@ def slide_over(
         InputContractError: The volume has another number of axes.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
-    _check_axes(volume)
+    check_axes_of(volume)
     check_windows(overlap, batch_size)
     batch = volume if volume.ndim == 5 else volume[None]
     devices: dict[str, Any] = {"sw_device": device, "device": batch.device}
@@ -84,7 +84,7 @@ def pool_over(
         InputContractError: The volume has another number of axes.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
-    _check_axes(volume)
+    check_axes_of(volume)
     if uneven := [side for side in window if int(side * (1 - overlap)) % step]:
         whole = "0" if any(side // 2 % step for side in window) else "0 or 0.5"
         raise OptionError(
@@ -133,11 +133,12 @@ def cut_windows(volume: Tensor, window: Shape, step: int, stride: int | None = N
         _shares(low, side, whole, whole_side, cell)
         for low, side, whole, whole_side in zip(before, sides, window, padded.shape[1:], strict=True)
     ]
-    windows, weights = [], []
+    windows, weights, corners = [], [], []
     for (x, a), (y, b), (z, c) in product(*axes):
         windows.append(padded[:, x : x + window[0], y : y + window[1], z : z + window[2]])
         weights.append(a[:, None, None] * b[:, None] * c)
-    return Parts((torch.stack(windows),), torch.stack(weights))
+        corners.append((x, y, z))
+    return Parts((torch.stack(windows),), torch.stack(weights), corners=tuple(corners))
 
 
 def _shares(before: int, side: int, window: int, padded: int, cell: int) -> list[tuple[int, Tensor]]:
@@ -159,7 +160,8 @@ def margins(sides: Shape, window: Shape, step: int) -> tuple[Shape, Shape]:
     return before, tuple(n - low for n, low in zip(lacking, before, strict=True))
 
 
-def _check_axes(volume: Tensor) -> None:
+def check_axes_of(volume: Tensor) -> None:
+    """Raise `InputContractError` where this is neither a volume with its channels nor a batch of them."""
     if volume.ndim not in (4, 5):
         raise InputContractError(
             f"the volume has shape {tuple(volume.shape)}: (1, D, H, W) or a batch (N, 1, D, H, W) is expected"

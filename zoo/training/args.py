@@ -165,7 +165,9 @@ class TrainArgs:
         return [renamed(type(self)).get(name, name) for name in names]
 
 
-def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str | None = None) -> A:
+def parse_args(
+    cls: type[A], argv: Sequence[str] | None = None, description: str | None = None, *, prog: str | None = None
+) -> A:
     """Build an arguments object from the command line: one flag for each field, with the field's default.
 
     The default of `--workers` is at most the number of processors.
@@ -174,7 +176,7 @@ def parse_args(cls: type[A], argv: Sequence[str] | None = None, description: str
         OptionError: A value is out of its range.
         SystemExit: The flags themselves are wrong (argparse prints why).
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
+    parser = argparse.ArgumentParser(prog, description=description, formatter_class=_Help)
     types, facts = typing.get_type_hints(cls), facts_of(cls)
     for f in fields(cls):
         required = f.default is dataclasses.MISSING

@@ -65,7 +65,8 @@ def fit(
         processes: From `zoo.training.distributed.start`.
         validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
             metrics over the processes is logged as `val_<name>`.
-        params: Parameters or parameter groups to train; default all that require a gradient.
+        params: Parameters or parameter groups to train; default all that require a gradient. A group's `from_epoch` is
+            the first epoch in which it learns.
         header: Header of `best.pt` and `last.pt`, from `zoo.formats.header`; it is not checked.
         base: Name of the weights that the run starts from, for its first line; default those that the zoo loaded into
             the method.
@@ -127,7 +128,7 @@ def train_epoch(run: Run, loader: Iterable[Any], epoch: int, pace: Pace) -> Metr
         _check_finite(run, outputs["loss"], epoch, step)
         run.add(outputs)
         if is_last_part:
-            _step(run, lr_factor(run.args, epoch, step, steps))
+            _step(run, lr_factor(run.args, epoch, step, steps), epoch)
             run.step = step + 1
             run.stop_if_asked()
     return run.mean_of_sums()
@@ -153,9 +154,10 @@ def _check_finite(run: Run, loss: Tensor, epoch: int, step: int) -> None:
         )
 
 
-def _step(run: Run, factor: float) -> None:
+def _step(run: Run, factor: float, epoch: int) -> None:
     for group, peak in zip(run.optimizer.param_groups, run.peaks, strict=True):
-        group["lr"] = peak * factor * run.plateau.factor
+        waits = epoch < group.get("from_epoch", 0)
+        group["lr"] = 0.0 if waits else peak * factor * run.plateau.factor
     if run.args.clip_grad:
         run.scaler.unscale_(run.optimizer)
         params = [p for group in run.optimizer.param_groups for p in group["params"]]

@@ -82,7 +82,9 @@ def _part(folder: Path, key: str, part: str) -> Path:
     return folder / f"{key}.{part}.npy"
 
 
-def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], object], *, workers: int = 0) -> None:
+def prepare_all(
+    folder: Path, items: Sequence[Item], make: Callable[[Item], object], *, workers: int = 0, what: str = "volumes"
+) -> None:
     """Make what is not there yet, each process its share, and remove what killed processes left half written.
 
     Args:
@@ -90,6 +92,7 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
         items: Sources of the volumes.
         make: Makes and keeps the volume of an item, where it is not there.
         workers: Loader processes of each process that make them; 0 for none.
+        what: What they are, for messages.
 
     Raises:
         InputContractError: `make` raised it for some; the message names them all, in every process.
@@ -100,14 +103,14 @@ def prepare_all(folder: Path, items: Sequence[Item], make: Callable[[Item], obje
     loader = DataLoader(
         share, batch_size=None, num_workers=workers, generator=torch.Generator(), worker_init_fn=end_cleanly
     )
-    for _ in follow(loader, "volumes prepared", len(share), is_shown=distributed.rank() == 0):
+    for _ in follow(loader, f"{what} prepared", len(share), is_shown=distributed.rank() == 0):
         pass
     distributed.barrier()
     everything = _Preparation(items, make)  # what failed is tried again, so that every process says so
     problems = [problem for problem in map(everything.__getitem__, range(len(items))) if problem]
     distributed.barrier()
     if problems:
-        raise InputContractError(f"{len(problems)} of {len(items)} volumes cannot be used:{listed(problems)}")
+        raise InputContractError(f"{len(problems)} of {len(items)} {what} cannot be used:{listed(problems)}")
 
 
 class _Preparation(Dataset[str], Generic[Item]):

@@ -144,7 +144,9 @@ class Run:
         """Means over the steps of this epoch and over the processes, and the learning rate."""
         count = self.step * self.args.accumulate
         metrics = {name: value.item() / count for name, value in self.sums.items()}
-        return distributed.mean(metrics, 1.0, self.processes.device) | {"lr": self.optimizer.param_groups[0]["lr"]}
+        return distributed.mean(metrics, 1.0, self.processes.device) | {
+            "lr": max(group["lr"] for group in self.optimizer.param_groups)
+        }
 
     def _weights(self) -> dict[str, Any]:
         weights = {"epoch": self.epoch, "model": self.method.state_dict(), "metrics": self.best_metrics}

@@ -8,7 +8,7 @@ detectors keep their grey levels; where a network knows films of 8 bits alone, s
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
@@ -96,11 +96,29 @@ class ImageTransform:
             InputContractError: The image cannot be what the network was trained on, or cannot be read.
             FileNotFoundError: The path does not exist.
         """
-        source = describe(image)
-        contract = self.preprocessing
+        return self._finished(image, is_cut=True)[0]
+
+    def place(self, image: ImageInput) -> tuple[Tensor, tuple[int, int]]:
+        """Return an image as a call does but without the centre crop, `(C, H', W')`, and the pixels that it came with.
+
+        Raises:
+            InputContractError: As a call; `FileNotFoundError` too.
+        """
+        return self._finished(image, is_cut=False)
+
+    def _finished(self, image: ImageInput, *, is_cut: bool) -> tuple[Tensor, tuple[int, int]]:
+        source, contract = describe(image), self.preprocessing
         grey = grey_fractions(image, source, contract)
-        _warn_if_odd(grey, contract, source)
-        return _finish(_fit(grey, contract, source), contract)
+        _warn_if_odd(grey, contract, source, is_cut=is_cut)
+        height, width = map(int, grey.shape[1:])
+        fitted = _fit(grey, contract, source) if is_cut else _resize(grey, contract, source)
+        return _finish(fitted, contract), (height, width)
+
+    def finer(self, times: int) -> ImageTransform:
+        """Return the same transform for an input that shows the same in so many times as many pixels a side."""
+        facts = self.preprocessing
+        resize = None if facts.resize is None else times * facts.resize
+        return ImageTransform(replace(facts, size=tuple(times * side for side in facts.size), resize=resize))
 
     def __repr__(self) -> str:
         contract = self.preprocessing
@@ -123,7 +141,7 @@ class ImageTransform:
         return in_steps("ImageTransform", steps)
 
 
-def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:
+def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str, *, is_cut: bool) -> None:
     """Log what a network will accept and a radiologist would not."""
     lowest, highest = map(float, grey.detach().aminmax())
     if lowest == highest:
@@ -138,24 +156,31 @@ def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str) -> None:
         )
     height, width = grey.shape[1:]
     short, long = sorted((height, width))
-    if contract.resize is not None and long > _ELONGATED * short:
+    if is_cut and contract.resize is not None and long > _ELONGATED * short:
         log.warning("%s is %d x %d: the centre crop discards more than half of it", source, height, width)
 
 
 def _fit(grey: Tensor, contract: Preprocessing, source: str) -> Tensor:
     """Resize (bilinear, antialiased, unless the contract says bicubic) and cut the centre out of `(1, H, W)`."""
-    from torch.nn.functional import interpolate
-
     height, width = contract.size
     if contract.interpolation == BICUBIC:
         return fit_levels(grey, (height, width), contract.resize, source)
-    target = (height, width)
+    resized = _resize(grey, contract, source)
+    top, left = round((resized.shape[1] - height) / 2), round((resized.shape[2] - width) / 2)
+    return resized[:, top : top + height, left : left + width]
+
+
+def _resize(grey: Tensor, contract: Preprocessing, source: str) -> Tensor:
+    """Resize `(1, H, W)`: its shorter side to that of the contract, or all of it to the contract's size."""
+    from torch.nn.functional import interpolate
+
+    tall, wide = contract.size
     if contract.resize is not None:
         tall, wide = (contract.resize * side // min(grey.shape[1:]) for side in grey.shape[1:])
-        target = (tall, wide)
-    resized: Tensor = interpolate(grey[None], size=target, mode="bilinear", antialias=True)[0]
-    top, left = round((target[0] - height) / 2), round((target[1] - width) / 2)
-    return resized[:, top : top + height, left : left + width]
+    if contract.interpolation == BICUBIC:
+        return fit_levels(grey, (tall, wide), None, source)
+    resized: Tensor = interpolate(grey[None], size=(tall, wide), mode="bilinear", antialias=True)[0]
+    return resized
 
 
 def _finish(fraction: Tensor, contract: Preprocessing) -> Tensor:

@@ -14,7 +14,6 @@ import zoo
 from zoo.checkpoint import build_network, fingerprint, load_into
 from zoo.commands.examination import examine
 from zoo.embedding import embed
-from zoo.entries.voco import windows
 from zoo.entries.voco.convert import WIDTHS
 from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.loading import full_state
@@ -22,6 +21,7 @@ from zoo.manifest import records
 from zoo.networks.swin import patch_merging
 from zoo.networks.swin_names import relative_positions
 from zoo.registry import entries, get_entry
+from zoo.tasks.labelling import label_image
 
 ENCODER, SEGMENTER = "voco-swinvit-b", "voco-swinunetr-b"
 ENCODERS, SEGMENTERS = (tuple(f"voco-{kind}-{size}" for size in WIDTHS) for kind in ("swinvit", "swinunetr"))
@@ -394,16 +394,15 @@ def test_a_ct_is_segmented_on_its_own_grid(tmp_path):
     class ByValue(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
+            self.weight, self.num_classes = torch.nn.Parameter(torch.zeros(1)), 3
 
         def forward(self, x):
             assert tuple(x.shape[2:]) == (96, 96, 96)
             return torch.cat([0.01 - x, x - 0.01, (x - 0.9) * 1e3], 1)
 
-    labels, affine = windows.segment_volume(ByValue(), zoo.load_transform(SEGMENTER), path)
+    labels, affine = label_image(get_entry(SEGMENTER), ByValue(), zoo.load_transform(SEGMENTER), path)
     assert labels.dtype == np.uint8
     expected = np.digitize((np.clip(values, -175, 250) + 175) / 425, [0.01, 0.9])
     near = np.abs((np.clip(values, -175, 250) + 175) / 425 - 0.9) < 0.01  # between the last two the slope decides
     assert np.array_equal(labels[~near], expected[~near])
     assert np.allclose(affine, nibabel.load(path).affine)
-    assert get_entry(SEGMENTER).segment is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo.entries.anatomix.convert import HEAD, STEM, convert
-from zoo.entry import MIN_MAX, Config, Entry, Preprocessing
+from zoo.entry import MIN_MAX, Config, Entry, Preprocessing, Windows
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 PREPROCESSING = Preprocessing(channels=("CT or MRI",), size=(), units="intensities of any scale", normalise=MIN_MAX)
 """One channel, scaled to [0, 1] by the least and greatest value of the whole volume; axes and voxels stay as they are
 (neel-dey/anatomix, `convex_adam_utils.minmax`, and `ScaleIntensity` in fine-tuning)."""
+WINDOWS = Windows((128, 128, 128), overlap=0.5, at_once=1, gaussian=True)
+"""The cubes of the training. The authors' windows overlap by 0.7, all voxels alike, which takes five times as long."""
 
 OPTIONS = {
     "width": 16,
@@ -61,5 +63,6 @@ ENTRIES = (
         stages=(*(tuple(f"model.{i}." for i in level) for level in _LEVELS), ("model.",)),  # what is behind: the last
         preprocessing=PREPROCESSING,
         settled=("eps", "pooling", "upsampling"),
+        windows=WINDOWS,
     ),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.entries.brainiac.contract import VERSION_1, VERSION_2
 from zoo.entries.brainiac.convert import UNUSED, VIT, complete_vit, convert_resnet, convert_vit
-from zoo.entry import Config, Entry
+from zoo.entry import Augment, Config, Entry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +56,7 @@ ENTRIES = (
         stem="patch_embedding.patch_embeddings.weight",
         stages=(("patch_embedding.",), *_BLOCKS, ("blocks.11.", "norm.")),
         preprocessing=VERSION_2,
+        augment=Augment(mirrors=(0,), offset=0.0),
         unused=UNUSED,
         complete=complete_vit,
     ),
@@ -76,6 +77,7 @@ ENTRIES = (
         stem="conv1.weight",
         stages=(("conv1.", "bn1."), *((layer,) for layer in _LAYERS)),
         preprocessing=VERSION_1,
+        augment=Augment(mirrors=(0,), offset=0.0),
         unused=UNUSED,
     ),
 )

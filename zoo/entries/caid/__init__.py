@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zoo.entry import Config, Entry, Preprocessing, State
+from zoo.entry import Config, Entry, Preprocessing, State, Windows
 from zoo.tensor_names import find_prefix, rename_keys, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
@@ -163,5 +163,6 @@ ENTRIES = (
         settled=("num_classes",),
         reset=reset_head,
         restores=True,
+        windows=Windows(()),
     ),
 )

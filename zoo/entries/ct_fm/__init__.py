@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.entries.ct_fm.contract import ENCODER_INPUT, SEGMENTER_INPUT
+from zoo.entries.ct_fm.contract import ENCODER_INPUT, SEGMENTER_INPUT, WINDOWS
 from zoo.entries.ct_fm.convert import (
     HEADS,
     STEM,
@@ -20,7 +20,7 @@ from zoo.entries.ct_fm.convert import (
     convert_segmenter,
     note_untrained,
 )
-from zoo.entry import Config, Entry, Labels, Parts
+from zoo.entry import Augment, Config, Entry, Labels, Parts
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | 
 
 
 def segment_volume(
-    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
+    model: nn.Module, transform: Any, path: Any, batch_size: int | None, overlap: float | None
 ) -> Labels:
     """Labels of a whole CT on its own grid, and its matrix: windows that overlap, weighted by a Gaussian."""
     from zoo.entries.ct_fm.segment import segment_volume as segment
@@ -88,6 +88,7 @@ ENTRIES = (
         stem=STEM,
         stages=_STAGES,
         preprocessing=ENCODER_INPUT,
+        augment=Augment(plane=(1, 2)),
         unused=UNUSED_BY_ENCODER,
         complete=complete_encoder,
         parts=parts,
@@ -112,9 +113,11 @@ ENTRIES = (
             *((f"up_layers.{level}.",) for level in range(4)),
         ),
         preprocessing=SEGMENTER_INPUT,
+        augment=Augment(plane=(1, 2)),
         unused=UNUSED_BY_SEGMENTER,
         correct=note_untrained,
         complete=complete_segmenter,
+        windows=WINDOWS,
         segment=segment_volume,
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.entry import Preprocessing
+from zoo.entry import Preprocessing, Windows
 
 ENCODER_INPUT = Preprocessing(
     channels=("CT",),
@@ -26,3 +26,5 @@ SEGMENTER_INPUT = Preprocessing(
     modality="CT",
 )
 """That of the whole-body segmentation (CT-FM, evaluation/totalseg.yaml), which takes voxels as they are."""
+WINDOWS = Windows((96, 160, 160), overlap=0.625, at_once=1, gaussian=True, margin=10)
+"""Those of the whole-body segmentation, but for the windows at once, two there (CT-FM, evaluation/totalseg.yaml)."""

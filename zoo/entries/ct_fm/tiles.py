@@ -38,10 +38,11 @@ def cut_tiles(volume: Tensor, *, fill: float = 0.0) -> Parts:
         volume: `(C, D, H, W)` as `zoo.load_transform` makes it.
         fill: What the last tiles are filled up with: air.
     """
-    starts = product(*(range(0, side, step) for side, step in zip(volume.shape[1:], TILE, strict=True)))
+    starts = tuple(product(*(range(0, side, step) for side, step in zip(volume.shape[1:], TILE, strict=True))))
     cuts = [_cut(volume, corner) for corner in starts]
     voxels = torch.tensor([cut[0].numel() for cut in cuts], dtype=torch.float64)
-    return Parts((torch.stack([_filled_up(cut, fill) for cut in cuts]),), voxels / volume[0].numel())
+    tiles = torch.stack([_filled_up(cut, fill) for cut in cuts])
+    return Parts((tiles,), voxels / volume[0].numel(), corners=starts)
 
 
 def _cut(volume: Tensor, corner: tuple[int, ...]) -> Tensor:

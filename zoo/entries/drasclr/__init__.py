@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoo.entries.drasclr.contract import NAME, PREPROCESSING
-from zoo.entry import Config, Entry, Parts, State
+from zoo.entry import Augment, Config, Entry, Parts, State
 from zoo.tensor_names import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ ENTRIES = (
         stem_axis=2,
         stages=_STAGES,
         preprocessing=PREPROCESSING,
+        augment=Augment(plane=(1, 2)),
         parts=parts,
         batch_size=16,
         unused={

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.entries.fmcib.contract import PREPROCESSING
 from zoo.entries.fmcib.convert import HEAD, STEM, complete_resnet, convert_resnet
-from zoo.entry import Config, Entry
+from zoo.entry import Augment, Config, Entry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +44,7 @@ ENTRIES = (
         stem=STEM,
         stages=_STAGES,
         preprocessing=PREPROCESSING,
+        augment=Augment(mirrors=(0, 1, 2), plane=(1, 2)),
         settled=("stride",),
         complete=complete_resnet,
     ),

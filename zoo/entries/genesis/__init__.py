@@ -19,7 +19,7 @@ from zoo.entries.genesis.convert import (
     convert_encoder,
     convert_unet,
 )
-from zoo.entry import Config, Entry, Parts, Preprocessing
+from zoo.entry import Config, Entry, Parts, Preprocessing, Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,9 @@ PREPROCESSING = Preprocessing(
 )
 """What both were trained on: LUNA16's voxels as they are, in the order (x, y, z) of its files, x to the patient's left,
 y to the back, z to the head (MrGiovanni/ModelsGenesis, infinite_generator_3D.py)."""
+
+WINDOWS = Windows((64, 64, 32), overlap=0.5, gaussian=True)
+"""The cubes of the training; their overlap, and how it is averaged, is the zoo's choice."""
 
 
 def build_encoder(config: Config) -> nn.Module:
@@ -107,5 +110,6 @@ ENTRIES = (
         free=("norm",),
         unused=UNUSED | UNUSED_BY_UNET,
         restores=True,
+        windows=WINDOWS,
     ),
 )

@@ -45,15 +45,21 @@ class CubeReader:
             InputContractError: The CT cannot be read, cannot be what the network was trained on, or is air alone.
         """
         placed = torch.from_numpy(place_volume(image, self.transform).image)
-        cubes = list(_cubes(placed, self.transform.preprocessing))
+        corners, cubes = [], []
+        for corner, cube in _cubes(placed, self.transform.preprocessing):
+            corners.append(corner)
+            cubes.append(cube)
         if not cubes:
             raise InputContractError(f"{image} holds nothing but air, below {AIR:g} HU: a CT of the chest is expected")
         weights = torch.full((len(cubes),), 1 / len(cubes), dtype=torch.float64)
-        return Parts((torch.stack(cubes)[:, None],), weights, self.alone)
+        return Parts((torch.stack(cubes)[:, None],), weights, self.alone, tuple(corners))
 
 
-def _cubes(image: Tensor, contract: Preprocessing) -> Iterator[Tensor]:
-    """Yield the cubes of a volume `(x, y, z)` that hold more than air; what fills them up does not count."""
+def _cubes(image: Tensor, contract: Preprocessing) -> Iterator[tuple[tuple[int, int, int], Tensor]]:
+    """Yield the cubes of a volume `(x, y, z)` that hold more than air, with their first voxels.
+
+    What fills them up does not count.
+    """
     least, _ = contract.value_range
     inside = prod(map(min, image.shape, CUBE))
     lacking = [max(0, whole - side) for side, whole in zip(image.shape, CUBE, strict=True)]
@@ -64,7 +70,7 @@ def _cubes(image: Tensor, contract: Preprocessing) -> Iterator[Tensor]:
     for x, y, z in product(*starts):
         cube = image[x : x + CUBE[0], y : y + CUBE[1], z : z + CUBE[2]]
         if float((cube - least).sum()) > limit:
-            yield cube
+            yield (x, y, z), cube
 
 
 def _starts(side: int, whole: int) -> list[int]:

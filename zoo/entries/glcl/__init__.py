@@ -28,8 +28,6 @@ from zoo.errors import CheckpointMismatchError
 from zoo.tensor_names import find_prefix, segmenter_remark, strip_prefix
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
 _STRIDE = 32
@@ -70,7 +68,7 @@ def build_unet(config: Config) -> nn.Module:
 
 
 def segment_volume(
-    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
+    model: nn.Module, transform: Any, path: Any, batch_size: int | None, overlap: float | None
 ) -> Labels:
     """Labels of a whole volume on its own grid, and its matrix."""
     from zoo.entries.glcl.segment import label_volume

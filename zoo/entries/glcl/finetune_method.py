@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.entries.glcl.placing import find_labels
 from zoo.errors import OptionError
+from zoo.tasks.labelling import classes_of_slices
 from zoo.training.metrics import Results, count_overlap, dice, or_none, surface_distances
 
 LOSSES = ("dice", "dice-foreground", "cross-entropy")
@@ -61,7 +61,9 @@ class Segmenter(nn.Module):
     def segment(self, batch: dict[str, Tensor]) -> list[Tensor]:
         """Labels (X, Y, Z) of each volume of a batch of `WholeVolumes`, at the resolution of its truth."""
         return [
-            find_labels(self.network, image, (int(resampled[0]), int(resampled[1])), (truth.shape[0], truth.shape[1]))
+            classes_of_slices(
+                self.network, image, (int(resampled[0]), int(resampled[1])), (truth.shape[0], truth.shape[1])
+            )
             for image, truth, resampled in zip(batch["image"], batch["truth"], batch["resampled"], strict=True)
         ]
 

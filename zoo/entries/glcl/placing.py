@@ -1,4 +1,4 @@
-"""Brings a volume to the slices that the network knows, and what the network finds back to the volume's own grid.
+"""Brings a volume to the slices that the network knows.
 
 Order and constants from krishnabits001/domain_specific_cl (dataloaders.py, scripts/create_cropped_imgs.py, validation).
 """
@@ -6,16 +6,10 @@ Order and constants from krishnabits001/domain_specific_cl (dataloaders.py, scri
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from zoo.entries.glcl.volumes import Array, correct_bias
 from zoo.images import Volume
-from zoo.transforms import crop_or_pad, normalise_percentiles, put_back, resample_in_plane
-
-CHUNK = 20
-"""Slices that go through the network at once, where nobody says how many."""
+from zoo.transforms import crop_or_pad, normalise_percentiles, resample_in_plane
 
 
 def place_image(image: Volume, size: int, spacing: float, *, n4: bool = False) -> tuple[Array, tuple[int, int]]:
@@ -51,25 +45,3 @@ def _factors(volume: Volume, spacing: float) -> tuple[float, float]:
 
 def _slices_first(volume: Array, size: int) -> Array:
     return np.ascontiguousarray(np.moveaxis(crop_or_pad(volume, (size, size)), 2, 0))
-
-
-def find_labels(
-    network: nn.Module, slices: Tensor, resampled: tuple[int, int], shape: tuple[int, int], at_once: int = CHUNK
-) -> Tensor:
-    """Return what a network finds in a volume, uint8 (X, Y, Z), at the resolution at which it was scanned.
-
-    Probabilities are put back where the slices were cut out, resized linearly, and only then compared.
-
-    Args:
-        network: Slices (N, 1, S, S) to logits (N, C, S, S), in eval mode.
-        slices: All of the volume's (Z, 1, S, S), on the network's device; the labels are put there too.
-        resampled: Their pixels before crop and padding, as `place_image` and `SliceTransform.place` return them.
-        shape: X and Y.
-        at_once: Slices that go through the network together.
-    """
-    parts = []
-    for some in torch.split(slices, at_once):
-        maps = put_back(network(some).float().softmax(1), resampled)
-        maps = F.interpolate(maps, size=shape, mode="bilinear", align_corners=False)
-        parts.append(maps.argmax(1).to(torch.uint8))
-    return torch.cat(parts).movedim(0, 2)

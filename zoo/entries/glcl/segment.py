@@ -26,7 +26,6 @@ import numpy.typing as npt
 from torch import nn
 
 from zoo.commands.segmenting import label_writer, load_segmenter, what_was_written, write_each
-from zoo.entries.glcl.placing import CHUNK, find_labels
 from zoo.entries.glcl.volumes import correct_bias, read_image
 from zoo.entry import Labels
 from zoo.errors import OptionError
@@ -34,9 +33,9 @@ from zoo.images import Volume, find_images, is_dicom, names_of, read_header, rea
 from zoo.loading import input_of
 from zoo.progress import say
 from zoo.registry import get_entry
+from zoo.tasks.labelling import label_slices
 from zoo.training import distributed
 from zoo.training.args import run_command
-from zoo.training.evaluate import judging
 from zoo.transforms import SliceTransform, build_slice_transform
 
 UNET = "glcl-unet"
@@ -52,7 +51,7 @@ def segment_volume(
 def label_volume(
     model: nn.Module,
     transform: SliceTransform,
-    path: Path,
+    path: Any,
     batch_size: int | None = None,
     overlap: float | None = None,
     *,
@@ -74,28 +73,20 @@ def label_volume(
         InputContractError: The scan cannot be read, or does not meet the input contract.
         OptionError: An overlap is asked for.
     """
-    if overlap is not None:
-        raise OptionError(f"overlap={overlap}: {UNET} takes whole slices, which do not overlap; leave it out")
     volume, affine = read_scan(path, transform.preprocessing.orientation or "RA", channel, n4=n4)
-    placed = transform.place(volume)
-    slices = placed.tensor.to(next(model.parameters()).device)
-    with judging(model):
-        labels = find_labels(
-            model, slices, placed.resampled, placed.shape[:2], CHUNK if batch_size is None else batch_size
-        )
-    return placed.at_home(labels.cpu().numpy()), affine
+    return label_slices(model, transform, volume, batch_size, overlap)[0], affine
 
 
 def read_scan(
-    path: Path, orientation: str, channel: int | None = None, *, n4: bool = False
-) -> tuple[Volume, npt.NDArray[Any]]:
-    """Read a scan, NIfTI or a DICOM series, for the transform, and the affine of its file.
+    path: Any, orientation: str, channel: int | None = None, *, n4: bool = False
+) -> tuple[Volume, npt.NDArray[Any] | None]:
+    """Read a scan, NIfTI or a DICOM series, or take one that was read, and the affine of its file.
 
     The affine of the two differs where a NIfTI lacks a position, see `volumes.read_image`.
     """
-    if path.is_dir() or is_dicom(path):
+    if not isinstance(path, Path) or path.is_dir() or is_dicom(path):
         volume = read_volume(path, least=(1, 1, 1))  # the transform checks the number of slices
-        affine = volume.grid.affine
+        affine = volume.affine
     else:
         volume = read_image(path, orientation, channel)
         affine = read_header(path).get_best_affine()

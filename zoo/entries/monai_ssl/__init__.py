@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.entries.monai_ssl.contract import FINE_TUNING, PRETRAINING, SWIN_PRETRAINING
+from zoo.entries.monai_ssl.contract import FINE_TUNING, PRETRAINING, SWIN_PRETRAINING, WINDOWS
 from zoo.entries.monai_ssl.convert import (
     CLASSIFYING,
     RESTORING,
@@ -32,7 +32,7 @@ from zoo.entries.monai_ssl.convert_swin import (
     convert_swin_encoder,
 )
 from zoo.entries.monai_ssl.sizes import WIDTHS, swin_options, vit_options
-from zoo.entry import Config, Entry, Labels, Parts
+from zoo.entry import Config, Entry, Parts
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
@@ -104,15 +104,6 @@ def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | 
     from zoo.entries.monai_ssl.windows import window_reader
 
     return window_reader(model, transform, stride)
-
-
-def segment_volume(
-    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
-) -> Labels:
-    """Labels of a whole CT on its own grid, and its matrix: windows that overlap, averaged."""
-    from zoo.entries.monai_ssl.segment import segment_volume as segment
-
-    return segment(model, transform, path, batch_size, overlap)
 
 
 ENTRIES = (
@@ -188,7 +179,7 @@ ENTRIES = (
         unused=UNUSED | RESTORING | CLASSIFYING,
         correct=settle_stem,
         complete=complete_unetr,
-        segment=segment_volume,
+        windows=WINDOWS,
     ),
     Entry(
         name="monai-ssl-swinunetr",
@@ -221,7 +212,7 @@ ENTRIES = (
         unused=UNUSED_BY_SWIN,
         correct=check_indices,
         complete=complete_swin,
-        segment=segment_volume,
+        windows=WINDOWS,
     ),
     Entry(
         name="monai-ssl-swinvit",

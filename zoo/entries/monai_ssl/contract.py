@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from zoo.entry import Preprocessing
+from zoo.entry import Preprocessing, Windows
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ SWIN_PRETRAINING = Preprocessing(
 
 Nobody reads the spacing that their command lines take. DAE's MRI, z-scores of its nonzero voxels, has no transform.
 """
+WINDOWS = Windows((96, 96, 96), overlap=0.25, at_once=4)
+"""Those of the segmentation's validation (vit_unetr_ssl/ssl_finetune.ipynb); a UNETR that was built for others has its
+own."""
 
 
 def build_transform(facts: Preprocessing, spacing: str = "") -> VolumeTransform:

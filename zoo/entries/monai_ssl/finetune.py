@@ -37,7 +37,7 @@ from zoo.entries.monai_ssl.cohort import class_names, read_cases
 from zoo.entries.monai_ssl.contract import build_transform
 from zoo.entries.monai_ssl.finetune_data import CROPS, Crops, WholeVolumes
 from zoo.entries.monai_ssl.finetune_method import Segmenter, dice_metrics
-from zoo.entries.monai_ssl.segment import SEGMENTERS
+from zoo.entries.monai_ssl.segment import SEGMENTERS, SWIN, UNETR
 from zoo.entries.monai_ssl.windows import segment, window_of
 from zoo.errors import OptionError
 from zoo.networks.swin_unetr import SWIN_STEP
@@ -64,7 +64,6 @@ from zoo.training.session import running
 
 log = logging.getLogger("zoo")
 
-UNETR, SWIN = SEGMENTERS
 WIDTHS = ("hidden_size", "mlp_dim", "num_heads", "feature_size")
 
 

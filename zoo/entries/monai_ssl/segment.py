@@ -37,7 +37,6 @@ from zoo.entries.monai_ssl.windows import (
     OVERLAP,
     WINDOWS_AT_ONCE,
     extract_features,
-    segment,
     step_of,
     window_of,
 )
@@ -47,12 +46,13 @@ from zoo.images import find_images, names_of
 from zoo.loading import input_of
 from zoo.networks.windows import margins
 from zoo.registry import get_entry
+from zoo.tasks.labelling import label_volume, windows_of
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.training.arrays import save_arrays
 from zoo.transforms import place_volume
 
-SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
+UNETR, SWIN = SEGMENTERS = ("monai-ssl-unetr", "monai-ssl-swinunetr")
 TASKS = {"segment": (SEGMENTERS, OVERLAP), "features": (ENCODERS, 0.0)}
 """Task -> the models that it takes, and by how much windows overlap."""
 
@@ -70,7 +70,7 @@ def segment_volume(
     *,
     window: int | None = None,
 ) -> Labels:
-    """Labels of a CT on its own grid, and its matrix, for `Entry.segment`.
+    """Labels of a CT on its own grid, and its matrix; see `zoo.tasks.labelling.label_image`.
 
     Args:
         model: UNETR or Swin UNETR, on any device.
@@ -84,11 +84,8 @@ def segment_volume(
         InputContractError: The CT cannot be read, or does not meet the input contract.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
-    placed = place_volume(path, transform)
-    at_once, share = WINDOWS_AT_ONCE if batch_size is None else batch_size, OVERLAP if overlap is None else overlap
-    image = torch.from_numpy(placed.image)[None]
-    labels = segment(model, image, window=window, batch_size=at_once, overlap=share)
-    return placed.at_home(labels.numpy()), placed.home.affine
+    asked: dict[str, Any] = {"batch_size": batch_size, "overlap": overlap, "window": (window,) * 3 if window else ()}
+    return label_volume(model, transform, path, windows_of(get_entry(UNETR), model, transform, **asked))
 
 
 def features_of(

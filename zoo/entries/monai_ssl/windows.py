@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from zoo.entries.monai_ssl.sizes import PUBLISHED_SIZE
+from zoo.entries.monai_ssl.contract import WINDOWS
+from zoo.entry import Windows
 from zoo.errors import OptionError
 from zoo.networks.swin_encoder import SwinEncoder
 from zoo.networks.vit import PatchEmbedding, ViTEncoder
 from zoo.networks.vit_names import PATCH
-from zoo.networks.windows import WindowReader, pool_over, slide_over
+from zoo.networks.windows import WindowReader, check_axes_of, pool_over
+from zoo.tasks.sliding import find_classes, find_logits
 from zoo.training.evaluate import judging
 from zoo.transforms import VolumeTransform
 
 ENCODERS = ("monai-ssl-vitb16", "monai-ssl-swinvit")
 Shape: TypeAlias = tuple[int, ...]
-WINDOWS_AT_ONCE, OVERLAP = 4, 0.25
-"""Of segmentation, as published (Project-MONAI/tutorials, vit_unetr_ssl, ssl_finetune.ipynb)."""
+WINDOWS_AT_ONCE, OVERLAP = WINDOWS.at_once, WINDOWS.overlap
 
 
 def segment(
@@ -34,8 +38,8 @@ def segment(
 
     The arguments are those of `slide`.
     """
-    logits = slide(model, volume, window=window, batch_size=batch_size, overlap=overlap)
-    return logits.argmax(dim=-4).to(torch.uint8)
+    found = partial(find_classes, device=next(model.parameters()).device)
+    return _of_each(found, model, volume, _windows(model, window, batch_size, overlap))
 
 
 def slide(
@@ -63,9 +67,21 @@ def slide(
         InputContractError: The volume has another number of axes.
         OptionError: `overlap` or `batch_size` is out of its range.
     """
-    device = next(model.parameters()).device
+    found = partial(find_logits, device=next(model.parameters()).device)
+    return _of_each(found, model, volume, _windows(model, window, batch_size, overlap))
+
+
+def _of_each(found: Callable[..., Tensor], model: nn.Module, volume: Tensor, windows: Windows) -> Tensor:
+    """Return what is found in a volume `(1, D, H, W)`, or in each of a batch."""
+    check_axes_of(volume)
     with judging(model):
-        return slide_over(model, volume, _sides(model, window), batch_size=batch_size, overlap=overlap, device=device)
+        if volume.ndim == 4:
+            return found(model, volume, windows)
+        return torch.stack([found(model, each, windows) for each in volume])
+
+
+def _windows(model: nn.Module, window: int | Shape | None, batch_size: int, overlap: float) -> Windows:
+    return replace(WINDOWS, size=_sides(model, window), at_once=batch_size, overlap=overlap)
 
 
 def extract_features(
@@ -109,7 +125,7 @@ def window_reader(model: nn.Module, transform: VolumeTransform, stride: int | No
 def window_of(model: nn.Module) -> Shape:
     """Return the voxels of a window along each axis: those that a ViT was built for or given, else the published 96."""
     windows = [module.window for module in model.modules() if isinstance(module, PatchEmbedding)]
-    return windows[0] if windows else (PUBLISHED_SIZE,) * 3
+    return windows[0] if windows else WINDOWS.size
 
 
 def _sides(model: nn.Module, window: int | Shape | None) -> Shape:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zoo.entries.voco.contract import ABDOMEN
+from zoo.entries.voco.contract import ABDOMEN, WINDOWS
 from zoo.entries.voco.convert import (
     STAGES,
     UNUSED_BY_ENCODER,
@@ -21,7 +21,7 @@ from zoo.entries.voco.convert import (
     convert_encoder,
     convert_segmenter,
 )
-from zoo.entry import Config, Entry, Labels, Parts
+from zoo.entry import Config, Entry, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,15 +63,6 @@ def parts(model: nn.Module, transform: Any, stride: int | None, _: str | Path | 
     from zoo.entries.voco.windows import window_reader
 
     return window_reader(model, transform, stride)
-
-
-def segment_volume(
-    model: nn.Module, transform: Any, path: Path, batch_size: int | None, overlap: float | None
-) -> Labels:
-    """Labels of a whole CT on its own grid, and its matrix: windows that overlap, averaged."""
-    from zoo.entries.voco.windows import segment_volume as segment
-
-    return segment(model, transform, path, batch_size, overlap)
 
 
 def _encoder(size: str, width: int) -> Entry:
@@ -129,7 +120,7 @@ def _segmenter(size: str, width: int) -> Entry:
         unused=UNUSED_BY_SEGMENTER,
         correct=check_indices,
         complete=complete_segmenter,
-        segment=segment_volume,
+        windows=WINDOWS,
     )
 
 

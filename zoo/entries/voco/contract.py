@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.entry import Preprocessing
+from zoo.entry import Preprocessing, Windows
 
 ABDOMEN = Preprocessing(
     channels=("CT",),
@@ -14,3 +14,5 @@ ABDOMEN = Preprocessing(
     modality="CT",
 )
 """Of the abdomen, and of head and neck. Chests were seen otherwise: the records whose tags end in `-chest` say how."""
+WINDOWS = Windows((96, 96, 96), overlap=0.25)
+"""Those of fine-tuning on BTCV."""

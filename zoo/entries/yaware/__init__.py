@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from zoo.entry import Config, Entry, Preprocessing, State
+from zoo.entry import Augment, Config, Entry, Preprocessing, State
 from zoo.errors import CheckpointMismatchError
 from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
 
@@ -141,6 +141,7 @@ ENTRIES = (
         stem="features.conv0.weight",
         stages=_STAGES,
         preprocessing=PREPROCESSING,
+        augment=Augment(mirrors=(0,)),
         unused={r"(hidden_representation|head_projection)\.(weight|bias)": "projection head"},
         reset=reset_head,
         complete=complete,

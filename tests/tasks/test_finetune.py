@@ -1,0 +1,254 @@
+"""`zoo finetune` as a user runs it, on generated films: what it writes, refuses, and does after a kill."""
+
+import csv
+import json
+import os
+import signal
+import sys
+
+import gloo
+import planted
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import zoo as package
+from zoo.checkpoint import load_report
+from zoo.commands.finetuning import finetune
+from zoo.errors import OptionError
+from zoo.stopping import Stopped
+from zoo.tasks.outputs import columns_of
+from zoo.tasks.saved import read_saved
+
+QUICK = ("--epochs", 2, "--steps-per-epoch", 2, "--batch-size", 4)
+MODEL = "caid-resnet50.chestxray14-800"
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """A folder with films and their table."""
+    folder = tmp_path_factory.mktemp("films")
+    planted.write_films(folder)
+    return folder
+
+
+def words(films, out, *flags, task="classify", label="disc", model=MODEL):
+    given = ("--task", task, "--table", films / "labels.csv", "--data", films / "images", "--label", label)
+    return [model, *map(str, (*given, "--group", "patient", "-o", out, *flags))]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(films, tmp_path_factory):
+    """A finished run that classifies, with its twin."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    results = finetune(words(films, out, *QUICK, "--pair", "--site", "site"))
+    return out, results
+
+
+def test_results_are_json_with_intervals_of_every_measure(run):
+    """NaN is no JSON; a measure without an interval says more than it knows."""
+    out, results = run
+    said = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    assert said == json.loads(json.dumps(results))
+    disc = said["test"]["labels"]["disc"]
+    for name in ("auroc", "average_precision", "sensitivity", "specificity", "calibration_error"):
+        assert disc[name]["low"] <= disc[name]["value"] <= disc[name]["high"], name
+    assert set(said["test"]["sites"]) == {"north", "south"}
+    assert sum(site["cases"] for site in said["test"]["sites"].values()) == said["test"]["cases"]
+    assert [line for line in said["warnings"] if "fewer than 10" in line]
+    assert said["cases"]["train"]["positives"] == {"disc": said["cases"]["train"]["cases"] // 2}
+
+
+def test_the_pair_says_better_only_beyond_its_interval(run):
+    """Both were tested on the same cases, and a gain whose interval holds 0 is no gain."""
+    out, results = run
+    pair = results["pair"]
+    assert pair["low"] <= pair["gain"] <= pair["high"]
+    ours, theirs = results["test"]["auroc"], results["random"]["test"]["auroc"]
+    assert pair["gain"] == pytest.approx(ours - theirs)
+    assert ("better" in pair["said"]) == (pair["low"] > 0)
+    tables = [rows_of(folder / "predictions.csv") for folder in (out, out / "random")]
+    assert [row["id"] for row in tables[0]] == [row["id"] for row in tables[1]]
+    report = load_report(package.load_model(MODEL, checkpoint=out / "random" / "model.safetensors"))
+    assert not report.fresh
+
+
+def test_the_saved_network_gives_the_predictions(run, films):
+    """Weights of another epoch, a transform of another size, or balancing left in would give others."""
+    out, _ = run
+    saved, rows = read_saved(out), rows_of(out / "predictions.csv")
+    network = package.load_model(MODEL, checkpoint=saved.path)
+    transform = package.load_transform(MODEL, checkpoint=saved.path)
+    images = torch.stack([transform(films / "images" / row["id"]) for row in rows])
+    with torch.no_grad():
+        columns = columns_of(saved.outputs, saved.classes, network(images).numpy())
+    found = [float(row["probability_disc"]) for row in rows]
+    assert found == pytest.approx(columns["probability_disc"], abs=1e-5)
+    assert [int(row["predicted_disc"]) for row in rows] == columns["predicted_disc"]
+    labels = {row["file"]: row["disc"] for row in rows_of(films / "labels.csv")}
+    assert [row["disc"] for row in rows] == [labels[row["id"]] for row in rows]
+
+
+def test_the_header_says_what_the_network_is(run):
+    """The file alone must be enough: task, names, thresholds, input and the licences of what it began with."""
+    saved = read_saved(run[0])
+    assert (saved.task, saved.classes, saved.outputs.kind) == ("classify", ("disc",), "labels")
+    assert 0 < saved.outputs.thresholds[0] < 1
+    base = json.loads(saved.header["base"])
+    assert base["sha256"] and base["licences"]
+    assert base["tag"] == "chestxray14-800"
+    assert json.loads(saved.header["input"])["size"] == [64, 64]
+    assert saved.header["command"].startswith(f"python -m zoo finetune {MODEL} --")
+    assert "--task classify --table labels.csv --label disc --group patient" in saved.header["command"]
+
+
+def test_no_patient_is_in_two_parts(run):
+    """`splits.csv` is what another program would train on."""
+    parts = {}
+    for row in rows_of(run[0] / "splits.csv"):
+        parts.setdefault(row["group"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in parts.values())
+    assert {part for found in parts.values() for part in found} == {"train", "val", "test"}
+
+
+def test_the_folder_of_a_run_has_what_a_user_looks_for(run):
+    """And no longer the images that were kept for training."""
+    names = {path.name for path in run[0].iterdir()}
+    expected = {"model.safetensors", "results.json", "splits.csv", "predictions.csv", "reliability.png", "surest.png"}
+    assert expected | {"curves.png", "log.jsonl", "run.log"} <= names
+    assert "prepared" not in names
+
+
+def test_classes_and_numbers(films, tmp_path):
+    """One column of words is a softmax over them; a column of numbers has its mean and deviation in the file."""
+    results = finetune(words(films, tmp_path / "kinds", *QUICK, label="kind"))
+    saved, rows = read_saved(tmp_path / "kinds"), rows_of(tmp_path / "kinds" / "predictions.csv")
+    assert (saved.outputs.kind, saved.classes, saved.outputs.thresholds) == ("classes", planted.KINDS, ())
+    for row in rows:
+        p = {name: float(row[f"probability_{name}"]) for name in planted.KINDS}
+        assert sum(p.values()) == pytest.approx(1, abs=1e-5)
+        assert row["predicted"] == max(p, key=p.get)
+    assert results["test"]["accuracy"] == pytest.approx(sum(r["predicted"] == r["kind"] for r in rows) / len(rows))
+    results = finetune(words(films, tmp_path / "ages", *QUICK, task="regress", label="age"))
+    saved, rows = read_saved(tmp_path / "ages"), rows_of(tmp_path / "ages" / "predictions.csv")
+    split = {row["id"]: row["split"] for row in rows_of(tmp_path / "ages" / "splits.csv")}
+    ages = [float(row["age"]) for row in rows_of(films / "labels.csv") if split[row["file"]] == "train"]
+    assert saved.outputs.means == (pytest.approx(sum(ages) / len(ages)),)
+    errors = [abs(float(row["predicted_age"]) - float(row["age"])) for row in rows]
+    found = results["test"]["numbers"]["age"]["mean_absolute_error"]["value"]
+    assert found == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+
+
+def test_folds_are_pooled(films, tmp_path):
+    """Each case is tested once, by the network of its fold with the threshold of its fold."""
+    results = finetune(words(films, tmp_path / "out", *QUICK, "--cross-validate", 2, "--epochs", 1))
+    folds = [rows_of(tmp_path / "out" / f"fold{i}" / "predictions.csv") for i in range(2)]
+    assert sorted(row["id"] for rows in folds for row in rows) == [f"film{i:03d}.png" for i in range(40)]
+    assert results["test"]["cases"] == 40
+    assert [fold["test"]["cases"] for fold in results["folds"]] == [len(rows) for rows in folds]
+    decided = [row["predicted_disc"] == "1" for rows in folds for row in rows if row["disc"] == "1"]
+    assert results["test"]["labels"]["disc"]["sensitivity"]["value"] == pytest.approx(sum(decided) / len(decided))
+
+
+def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
+    """It says what would be trained on what."""
+    found = finetune(words(films, tmp_path / "out", "--dry-run"))
+    assert not (tmp_path / "out").exists()
+    assert (found["cases"]["train"]["cases"], found["epochs"], found["batch_size"]) == (26, 60, 3)
+    assert found["seconds_per_step"] > 0
+    assert "train: 26 cases, 13 groups (disc 13)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--label", "shape"), "--label shape: the table has no such column; it has patient, disc"),
+        (("--label", "age"), "give --task regress"),
+        (("--label", "kind", "--task", "regress"), "40 of 40 cells are no numbers, .*'left'.* --task classify"),
+        (("--split", "site"), "none of train, val and test"),
+        (("--cross-validate", 1), "at least 2 folds"),
+        (("--pair", "--from-scratch"), "drop one"),
+        (("--data", "nowhere"), "nowhere is no folder"),
+        (("--model", "caid-resnet50-unet"), "no pooled features for --task classify .* caid-resnet50"),
+        (("--batch-size", 100), "--batch-size 100 is more than the 26 cases"),
+    ],
+)
+def test_wrong_use_is_one_line_before_anything_is_written(films, tmp_path, flags, message):
+    """Not an error after an hour of training, and no folder that the next try would stumble over."""
+    with pytest.raises(OptionError, match=message):
+        finetune(words(films, tmp_path / "out", *QUICK[:4], *flags))
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_alone_is_refused(films, tmp_path):
+    """A network that learns from healthy ones alone says healthy."""
+    rows = [(f"film{i:03d}.png", f"p{i}", 0) for i in range(20)]
+    planted.write_rows(tmp_path / "one.csv", rows, ("file", "patient", "disc"))
+    with pytest.raises(OptionError, match=r"part, \d+ cases, lacks what is to be told apart: disc in 0 cases"):
+        finetune(words(films, tmp_path / "out", "--table", tmp_path / "one.csv"))
+
+
+def test_broken_images_are_named_before_training(films, tmp_path):
+    """One that breaks after an hour would cost the hour."""
+    folder = tmp_path / "films"
+    planted.write_films(folder)
+    (folder / "images" / "film003.png").write_bytes(b"no picture")
+    with pytest.raises(package.errors.InputContractError, match=r"(?s)1 of 40 images cannot be used.*film003\.png"):
+        finetune(words(folder, tmp_path / "out", *QUICK))
+
+
+# Kills and processes
+
+
+def interrupted(argv, number, signal_number):
+    """Run in a child that is sent a signal when its method is called for the `number`-th time."""
+    from zoo.tasks.method import Learner
+
+    plain, calls = Learner.forward, []
+
+    def forward(self, batch):
+        calls.append(1)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal_number)
+        return plain(self, batch)
+
+    Learner.forward = forward
+    try:
+        finetune(argv)
+    except Stopped as stop:
+        sys.exit(stop.code)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 75)])
+def test_a_killed_run_ends_with_the_same_weights(films, tmp_path, run, number, code):
+    """The third step is in the second epoch: after kill -9 that epoch is done again, after SIGTERM from its step on."""
+    argv = words(films, tmp_path / "out", *QUICK, "--site", "site")
+    assert gloo.wait(gloo.start(interrupted, 1, tmp_path / "group", argv, 3, number)) == [code]
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    results = finetune([*argv, "--resume"])
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", run[0]))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert results["test"] == run[1]["test"]
+
+
+def test_two_processes_are_one(films, tmp_path):
+    """Whatever each sees, the mean gradient is that of the step; batch norm is frozen, whose statistics are its own."""
+    flags = (*QUICK, "--freeze", "--lr", "0.01")
+    finetune(words(films, tmp_path / "one", *flags))
+    gloo.run(_finetuned, 2, tmp_path / "group", words(films, tmp_path / "two", *flags))
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    # The order of a sum of eight gradients differs: rounding of float32, through four steps of Adam.
+    torch.testing.assert_close(two["fc.weight"], one["fc.weight"], rtol=1e-3, atol=1e-5)
+    assert torch.equal(one["layer1.0.conv1.weight"], two["layer1.0.conv1.weight"])
+    assert (tmp_path / "one" / "splits.csv").read_bytes() == (tmp_path / "two" / "splits.csv").read_bytes()
+
+
+def _finetuned(argv):
+    finetune(argv)
+    return {}

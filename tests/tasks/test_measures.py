@@ -1,0 +1,83 @@
+"""Measures under weights: equal to scikit-learn and SciPy, where cases are drawn several times too."""
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
+
+from zoo.tasks.classify import threshold_of
+from zoo.tasks.measures import (
+    auroc_of,
+    average_precision_of,
+    calibration_error_of,
+    difference_of,
+    mean_of,
+    r2_of,
+    rank_correlation_of,
+    share_of,
+    with_interval,
+)
+
+RNG = np.random.default_rng(1)
+TRUTH = (RNG.random(80) < 0.3).astype(float)
+SCORES = np.round(TRUTH * 0.3 + RNG.random(80), 1).clip(0, 1)  # with ties
+NUMBERS = np.round(RNG.normal(size=80), 1)
+FOUND = np.round(NUMBERS + RNG.normal(size=80), 1)
+DRAWS = RNG.multinomial(80, np.full(80, 1 / 80), size=5)
+
+
+@pytest.mark.parametrize("draw", [np.ones(80, int), *DRAWS])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "values"),
+    [
+        (auroc_of, roc_auc_score, (TRUTH, SCORES)),
+        (average_precision_of, average_precision_score, (TRUTH, SCORES)),
+        (r2_of, r2_score, (NUMBERS, FOUND)),
+        (rank_correlation_of, lambda a, b: spearmanr(a, b).statistic, (NUMBERS, FOUND)),
+    ],
+)
+def test_weights_are_repeated_cases(ours, theirs, values, draw):
+    """Ties, and cases that were drawn twice or not at all, counted otherwise would shift every interval."""
+    repeated = [np.repeat(each, draw) for each in values]
+    assert ours(*values)(draw.astype(float)) == pytest.approx(theirs(*repeated), abs=1e-12)
+
+
+def test_calibration_error_by_hand():
+    """Two bins: 0.25 for two cases of which one holds, and 0.95 for two that both hold."""
+    error = calibration_error_of(np.array([0, 1, 1, 1]), np.array([0.25, 0.25, 0.95, 0.95]))
+    assert error(np.ones(4)) == pytest.approx((2 * 0.25 + 2 * 0.05) / 4)
+    assert error(np.array([1, 0, 0, 0])) == pytest.approx(0.25)
+
+
+def test_what_is_not_defined_is_null_and_spoils_no_mean():
+    """NaN is no JSON, and one rare label without a positive case would make the mean over labels undefined."""
+    one = auroc_of(np.zeros(6), np.arange(6))
+    assert with_interval(one, list("abcdef")) == {"value": None, "low": None, "high": None}
+    other = auroc_of(np.array([0, 0, 0, 1, 1, 1]), np.arange(6))
+    assert mean_of([one, other])(np.ones(6)) == 1.0
+    assert np.isnan(share_of(np.ones(3, bool), np.zeros(3, bool))(np.ones(3)))
+
+
+def test_intervals_are_by_group():
+    """Ten images of each patient are not ten patients: by image the interval would be too narrow."""
+    truth, scores = np.repeat(TRUTH[:20], 10), np.repeat(SCORES[:20], 10)
+    measure = auroc_of(truth, scores)
+    by_patient = with_interval(measure, [f"p{i // 10}" for i in range(200)], rounds=300)
+    by_image = with_interval(measure, [f"i{i}" for i in range(200)], rounds=300)
+    assert by_patient["high"] - by_patient["low"] > 2 * (by_image["high"] - by_image["low"])
+
+
+def test_a_difference_is_paired():
+    """Two draws for two methods would give an interval around 0 that is as wide as theirs together."""
+    same = auroc_of(TRUTH, SCORES)
+    found = with_interval(difference_of(same, same), [str(i) for i in range(80)], rounds=100)
+    assert found == {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_the_threshold_lies_between_the_two_kinds():
+    """At a probability that occurs, rounding would decide on which side its case is."""
+    truth = np.array([0, 0, 1, 0, 1, 1, np.nan])
+    p = np.array([0.1, 0.2, 0.3, 0.4, 0.8, 0.9, 0.85])
+    assert threshold_of(truth, p) in (pytest.approx(0.6), pytest.approx(0.25))
+    assert threshold_of(np.array([0.0, 1.0]), np.array([0.2, 0.6])) == pytest.approx(0.4)
+    assert threshold_of(np.zeros(3), np.array([0.1, 0.2, 0.3])) == 0.5

@@ -1,0 +1,86 @@
+"""The parts of a cohort: no group in two of them, each with its share, and the same for the same seed."""
+
+import pytest
+
+from zoo.errors import OptionError
+from zoo.tasks.splits import check_kept, draw_folds, draw_split, given_split, write_splits
+
+IDS = [f"case{i}" for i in range(60)]
+GROUPS = [f"p{i // 3}" for i in range(60)]
+STRATA = ["ill" if i // 3 % 4 == 0 else "well" for i in range(60)]
+
+
+def test_no_group_is_in_two_drawn_parts():
+    """Images of one patient on both sides would make every result too good."""
+    split = draw_split(GROUPS, STRATA, seed=0)
+    parts = [{GROUPS[i] for i in rows} for rows in split.values()]
+    assert not any(one & other for k, one in enumerate(parts) for other in parts[k + 1 :])
+    assert sorted(i for rows in split.values() for i in rows) == list(range(60))
+    assert 9 <= len(split["test"]) <= 15
+
+
+def test_each_part_has_its_share_of_the_rare_class():
+    """A split without strata leaves some parts without the ill, whose results are then undefined."""
+    for seed in range(5):
+        for rows in draw_split(GROUPS, STRATA, seed).values():
+            assert 0.1 < sum(STRATA[i] == "ill" for i in rows) / len(rows) < 0.45
+
+
+def test_a_split_follows_from_its_seed():
+    """Another split after a kill would train on the test part."""
+    assert draw_split(GROUPS, STRATA, 3) == draw_split(GROUPS, STRATA, 3)
+    assert draw_split(GROUPS, STRATA, 3) != draw_split(GROUPS, STRATA, 4)
+
+
+def test_folds_test_each_case_once():
+    """A case that is tested twice, or by a network that has seen its patient, would spoil the pooled result."""
+    splits = draw_folds(GROUPS, STRATA, 4, seed=0)
+    assert sorted(i for split in splits for i in split["test"]) == list(range(60))
+    for split in splits:
+        tested = {GROUPS[i] for i in split["test"]}
+        assert not tested & {GROUPS[i] for part in ("train", "val") for i in split[part]}
+
+
+def test_a_group_in_two_given_parts_is_named():
+    """The user's own split can have a patient on both sides."""
+    words = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    with pytest.raises(OptionError, match=r"2 of 20 groups .* p13 in train and val, p16 in val and test"):
+        given_split(words, IDS, GROUPS, STRATA, 0)
+
+
+def test_an_unknown_word_is_an_error_that_names_it():
+    """`validation` taken for nothing would leave its cases out without a word."""
+    words = ["train"] * 30 + ["validation"] * 15 + ["test"] * 15
+    with pytest.raises(OptionError, match=r"15 cases .*'validation'.*case30"):
+        given_split(words, IDS, GROUPS, STRATA, 0)
+
+
+def test_without_val_it_is_drawn_from_train_by_group():
+    """The test part must not choose the epoch, nor may val share a patient with train."""
+    words = ["TRAIN"] * 45 + [" test"] * 15
+    split = given_split(words, IDS, GROUPS, STRATA, 0)
+    assert sorted(split["train"] + split["val"]) == list(range(45))
+    assert not {GROUPS[i] for i in split["train"]} & {GROUPS[i] for i in split["val"]}
+    assert split["test"] == list(range(45, 60))
+
+
+def test_without_test_nothing_is_tested():
+    """An empty part would be judged as one with undefined results."""
+    words = ["train"] * 45 + ["val"] * 15
+    assert set(given_split(words, IDS, GROUPS, STRATA, 0)) == {"train", "val"}
+
+
+def test_few_groups_are_refused():
+    """Of three patients no part says anything."""
+    with pytest.raises(OptionError, match="3 groups"):
+        draw_split(["a", "b", "c"] * 10, ["x"] * 30, 0)
+
+
+def test_a_run_with_other_parts_is_not_gone_on_with(tmp_path):
+    """A row added to the table gives another split, and the network has seen its new test part."""
+    split = draw_split(GROUPS, STRATA, 0)
+    write_splits(tmp_path, IDS, GROUPS, [split])
+    check_kept(tmp_path, IDS, GROUPS, [split])
+    other = {**split, "test": split["val"], "val": split["test"]}
+    with pytest.raises(OptionError, match="other parts than the table gives now"):
+        check_kept(tmp_path, IDS, GROUPS, [other])

@@ -1,0 +1,79 @@
+r"""Fine-tune a model of the zoo on your own images and labels, and test it.
+
+    zoo finetune caid-resnet50 --task classify --table labels.csv --data images --label pneumonia -o run
+    zoo finetune brainiac-vitb16 --task regress --table people.csv --data scans --label age --group patient -o run
+    torchrun --nproc-per-node 4 -m zoo finetune ct-fm-segresenc --task classify --table cases.csv --label finding \
+        --group patient --split split -o run --resume
+
+classify learns columns of 0 and 1, each with a probability of its own, or one column of classes; regress learns
+numbers. Cases are divided at random by --group, a fifth for the test, unless --split names a column of train, val and
+test. The best epoch of the validation part is tested. What 0 or nothing stands for is chosen from the number of cases.
+
+OUT then has `model.safetensors`, which `zoo predict` and `zoo.load_model(NAME, checkpoint=...)` take, `results.json`
+with 95 % intervals by group, `splits.csv`, `predictions.csv` of the test part, pictures, and what a run needs to go on
+with --resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from zoo.errors import OptionError, ZooError
+from zoo.messages import printable
+from zoo.progress import say
+from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.run import Task
+from zoo.training.args import parse_args
+from zoo.training.failures import in_one_line
+from zoo.training.metrics import Results
+
+_SHORT = {"-o": "--out"}
+
+
+def finetune(words: Sequence[str]) -> Results:
+    """Run `zoo finetune` with the words behind it; the first one, if it is no flag, is the model.
+
+    Raises:
+        OptionError: They do not fit together.
+        ZooError: What else goes wrong that can happen to anybody, in one line.
+        Stopped: A signal ended the run.
+    """
+    from zoo.tasks.run import finetune as run
+    from zoo.tasks.trying import lines_of, try_run
+
+    args = parse_args(FinetuneArgs, _flags(words), __doc__, prog="zoo finetune")
+    try:
+        if not args.dry_run:
+            return run(args, reader_of(args.task))
+        found = try_run(args, reader_of(args.task))
+        for text in lines_of(found):
+            say(text)
+        return found
+    except (ZooError, OSError):
+        raise
+    except Exception as error:
+        if (line := in_one_line(error)) is None:
+            raise
+        raise ZooError(line) from error
+
+
+def reader_of(task: str) -> Callable[[FinetuneArgs], Task]:
+    """Return what reads the task of a run from its table.
+
+    Raises:
+        OptionError: There is no such task.
+    """
+    from zoo.tasks.classify import classify
+    from zoo.tasks.regress import regress
+    from zoo.tasks.segment import segment
+
+    readers: dict[str, Callable[[FinetuneArgs], Task]] = {"classify": classify, "regress": regress, "segment": segment}
+    if task in readers:
+        return readers[task]
+    raise OptionError(f"--task {printable(task)}: {', '.join(readers)} are known")
+
+
+def _flags(words: Sequence[str]) -> list[str]:
+    """The words with the model behind its flag, and short flags in full."""
+    given = [_SHORT.get(word, word) for word in words]
+    return ["--model", *given] if given and not given[0].startswith("-") else given

@@ -1,0 +1,182 @@
+"""Whole images with labels: what classify and regress have in common, from the table to the trial of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from zoo.embedding import Cases, Embedder
+from zoo.entry import Entry, Preprocessing, State
+from zoo.errors import OptionError
+from zoo.registry import entries, get_entry
+from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
+from zoo.tasks.method import Learner
+from zoo.tasks.outputs import Outputs, column_names_of
+from zoo.tasks.splits import Split
+from zoo.tasks.table import Columns, column_of, groups_of, read_cases, text_of, with_labels
+from zoo.training.distributed import Processes
+from zoo.training.finetune import collect, starting_input
+from zoo.training.metrics import Floats, Results
+from zoo.training.table import write_table
+from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
+
+PREDICTIONS = "predictions.csv"
+_MOST_FILMS, _MOST_VOLUMES = 16, 4
+
+
+@dataclass
+class Cohort:
+    """Cases with labels, and how the network that starts is given them."""
+
+    args: FinetuneArgs
+    entry: Entry
+    contract: Preprocessing
+    cases: Cases
+    groups: list[str]
+    sites: list[str]
+    """Of each case the cell of `--site`; empty without it."""
+    columns: Columns
+    images: Images | None = None
+    """Once a network is there; kept in OUT where that was asked for."""
+
+    @property
+    def most(self) -> int:
+        """Cases per step where there are enough."""
+        return _MOST_FILMS if self.entry.dimension == 2 and not self.is_sliced else _MOST_VOLUMES
+
+    @property
+    def is_sliced(self) -> bool:
+        """Whether the network takes slices of volumes."""
+        return isinstance(build_transform(self.contract), SliceTransform)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a case can have more parts than one."""
+        return self.entry.parts is not None or self.is_sliced
+
+    def own_groups(self, rows: Sequence[int]) -> list[str]:
+        """Groups of some cases."""
+        return [self.groups[i] for i in rows]
+
+    def truth(self, rows: Sequence[int]) -> Floats:
+        """Labels of some cases, `(cases, columns)`."""
+        found: Floats = self.columns.values[list(rows)]
+        return found
+
+    def count(self, rows: Sequence[int]) -> Results:
+        """Cases and groups."""
+        return {"cases": len(rows), "groups": len(set(self.own_groups(rows)))}
+
+    def by_site(self, rows: Sequence[int]) -> dict[str, list[int]]:
+        """For each site the positions of its cases among `rows`."""
+        found: dict[str, list[int]] = {}
+        for position, row in enumerate(rows) if self.sites else ():
+            found.setdefault(self.sites[row], []).append(position)
+        return dict(sorted(found.items()))
+
+    def begin(
+        self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes, *, labels: Floats
+    ) -> ImageTrial:
+        """Make a trial of a network; the images are made and kept for the first one."""
+        if self.images is None:
+            self.images = self._images(network)
+        images = self.images
+        if args.dry_run is False and images.folder is None:
+            images = self.images = kept_in(Path(self.args.out), images, workers=args.workers)
+        given = torch.from_numpy(labels).float()
+        count = args.parts if self.has_parts else 1
+        augment = self.entry.augment if args.augment else None
+        training = TrainingImages(images, split["train"], given, count=count, augment=augment, seed=args.seed)
+        whole = {part: WholeImages(images, rows) for part, rows in split.items() if part != "train"}
+        kind: Any = self.columns.kind
+        learner = Learner(network, kind, given[list(split["train"])], balanced=args.class_weights, frozen=args.freeze)
+        return ImageTrial(learner, {"train": training, **whole}, args, processes, has_parts=self.has_parts)
+
+    def _images(self, network: nn.Module) -> Images:
+        embedder = Embedder(self.entry.name, num_classes=max(1, len(self.columns.names)), device="cpu")
+        embedder.transform, embedder.network = build_transform(self.contract), network
+        return Images(self.cases, self.contract, embedder.reader)
+
+    def write(self, rows: Sequence[int], outputs: Outputs, columns: Sequence[Sequence[Any]], out: Path) -> None:
+        """Write the labels of some cases and their answers, the columns of `column_names_of`, as a table."""
+        truth = [*zip(*(self._cells(row) for row in rows), strict=True)]
+        names = [*self.args.columns(), *column_names_of(outputs, self.columns.names)]
+        own = [[self.cases.ids[i] for i in rows], self.own_groups(rows)]
+        write_table(out / PREDICTIONS, ("id", "group", *names), zip(*own, *truth, *columns, strict=True))
+
+    def _cells(self, row: int) -> list[str]:
+        """The labels of a case as the table has them."""
+        return [text_of(self.cases.carried[column][row]) for column in self.args.columns()]
+
+
+class ImageTrial:
+    """One training of a network on images with labels: a `Trial` of `zoo.tasks.run`."""
+
+    def __init__(
+        self, learner: Learner, data: Mapping[str, Any], args: FinetuneArgs, processes: Processes, *, has_parts: bool
+    ) -> None:
+        self.learner = learner
+        self.method: nn.Module = learner
+        self.data: Mapping[str, Dataset[Any]] = data
+        self.args, self.processes, self.has_parts = args, processes, has_parts
+
+    def predict(self, part: str) -> Tensor:
+        """Return the outputs for each case of a part, `(cases, K)` in float64, the same on every process."""
+        # Images with several parts differ in how many, so each is a batch of its own.
+        args = replace(self.args, batch_size=self.processes.world) if self.has_parts else self.args
+        data: Any = self.data[part]
+        alone = data.images.parts(data.rows[0]).alone
+        at_once = 1 if alone else max(1, self.args.batch_size * self.args.parts)
+        return collect(lambda batch: self.learner.outputs(batch, at_once), data, args, self.processes)
+
+    def state(self) -> State:
+        """Return the network's tensors as they are saved."""
+        return self.learner.state()
+
+
+def read_cohort(args: FinetuneArgs, read: Any) -> Cohort:
+    """Read the table of a run and its labels.
+
+    Args:
+        args: The run.
+        read: From cases and columns to their `Columns`.
+
+    Raises:
+        OptionError: The model has no features to put a head on, or table, folder and labels do not fit.
+    """
+    entry = get_entry(args.model)
+    _check_encoder(entry, args)
+    contract = starting_input(args)
+    transform = build_transform(contract)
+    cases = read_cases(
+        args, volumes=not isinstance(transform, ImageTransform), lesions=isinstance(transform, CropTransform)
+    )
+    cases = with_labels(cases, args.columns())
+    sites = [text_of(cell) or "unknown" for cell in column_of(cases, args.site, "--site")] if args.site else []
+    return Cohort(args, entry, contract, cases, groups_of(cases, args), sites, read(cases, args.columns()))
+
+
+def _check_encoder(entry: Entry, args: FinetuneArgs) -> None:
+    if entry.is_encoder:
+        return
+    others = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
+    way = f"take {' or '.join(others)}" if others else "no model of its family does"
+    raise OptionError(f"{args.model} has no pooled features for --task {args.task} to put a head on: {way}")
+
+
+def few(count: int) -> bool:
+    """Whether a part has so few of a kind that its results say little."""
+    return count < 10
+
+
+def absent(values: Floats) -> bool:
+    """Whether a column has no number at all."""
+    return bool(np.isnan(values).all())

@@ -1,0 +1,170 @@
+"""The label maps of a segmentation: which belongs to which image, and what their values stand for."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.embedding import Cases
+from zoo.errors import InputContractError, OptionError
+from zoo.images import MOST_CLASSES, find_images, read_label_picture, read_labels
+from zoo.messages import first_names, printable, with_path
+
+log = logging.getLogger("zoo")
+
+BACKGROUND = 0
+"""Value of what belongs to no structure, in every mask."""
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the values of masks stand for."""
+
+    names: tuple[str, ...]
+    """Background first."""
+    values: tuple[int, ...]
+    """The value of each class in the masks."""
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """Value -> class, as text; empty where each value is the number of its class."""
+        if self.values == tuple(range(len(self.values))):
+            return {}
+        return {str(value): name for value, name in zip(self.values, self.names, strict=True)}
+
+    def numbers_of(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the number of the class of each pixel or voxel of a mask, whose values are all known."""
+        table = np.zeros(MOST_CLASSES, np.uint8)
+        table[list(self.values)] = range(len(self.values))
+        numbers: NDArray[np.uint8] = table[labels]
+        return numbers
+
+
+def pair_masks(cases: Cases, data: str, masks: str, *, films: bool) -> list[Path]:
+    """Return the mask of each case: the one that is called like its image, whatever the suffixes of the two.
+
+    A mask in the folder that the image is in, seen from `data` and `masks`, comes before others of its name.
+
+    Args:
+        cases: Of the run.
+        data: Folder of the images; may be empty.
+        masks: Folder of the masks.
+        films: Whether masks are pictures, not volumes.
+
+    Raises:
+        OptionError: There is no such folder, images have no mask or several, or the folder is that of the images.
+    """
+    if not Path(masks).is_dir():
+        raise OptionError(f"--masks {masks} is no folder that exists: give the one that holds the label maps")
+    by_path, by_name = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list)
+    for path in find_images([masks], volumes=not films, quiet=True):
+        by_path[_stem(path.relative_to(masks))].append(path)
+        by_name[_stem(Path(path.name))].append(path)
+    found, lacking, unclear = list[Path](), list[str](), list[str]()
+    for id, text in zip(cases.ids, cases.paths, strict=True):
+        path = Path(text)
+        inside = _stem(path.relative_to(data)) if data and path.is_relative_to(data) else ""
+        fitting = by_path.get(inside) or by_name.get(_stem(Path(path.name))) or []
+        if len(fitting) == 1:
+            found.append(fitting[0])
+        else:
+            (unclear if fitting else lacking).append(id)
+    if lacking or unclear:
+        said = [
+            f"{len(ids)} of {len(cases)} images have {what}: {first_names(map(printable, ids), _MOST_NAMED)}"
+            for ids, what in ((lacking, "no mask of their name"), (unclear, "several masks of their name"))
+            if ids
+        ]
+        raise OptionError(
+            f"--masks {masks}: {'; '.join(said)}. A mask is called like its image, as scan.nii.gz for scan.nii.gz"
+        )
+    _check_apart(cases, found, masks)
+    others = len({path for paths in by_name.values() for path in paths} - set(found))
+    if others:
+        log.warning("%s has %d masks of no image in the table, which are left out", masks, others)
+    return found
+
+
+def _check_apart(cases: Cases, masks: Sequence[Path], folder: str) -> None:
+    same = [path for path, mask in zip(cases.paths, masks, strict=True) if Path(path).resolve() == mask.resolve()]
+    if same:
+        raise OptionError(f"--masks {folder} is the folder of the images: {printable(same[0])} would be its own mask")
+    if (distinct := len(set(masks))) < len(masks):
+        raise OptionError(
+            f"--masks {folder}: {len(masks)} images have {distinct} masks by their names. Give images of one name "
+            "folders, and their masks the same folders"
+        )
+
+
+def _stem(path: Path) -> str:
+    """Return a relative path without the suffixes of an image."""
+    name = path.name.lower()
+    suffix = next((s for s in (".nii.gz", ".nii", ".npy", ".hdr") if name.endswith(s)), path.suffix)
+    return str(path.parent / path.name[: len(path.name) - len(suffix)] if suffix else path)
+
+
+def values_of(mask: Path, *, films: bool) -> tuple[int, ...]:
+    """Return the values that a mask has, sorted.
+
+    Raises:
+        InputContractError: It cannot be read, or has values that no class can have.
+    """
+    labels = read_label_picture(mask) if films else read_labels(mask).values
+    return tuple(int(value) for value in np.unique(labels))
+
+
+def all_values(masks: Sequence[Path], *, films: bool) -> list[tuple[int, ...]]:
+    """Return the values of each mask.
+
+    Raises:
+        InputContractError: Some masks cannot be read; they are counted, and ten are named.
+    """
+    found, problems = [], []
+    for mask in masks:
+        try:
+            found.append(values_of(mask, films=films))
+        except InputContractError as error:
+            problems.append(with_path(mask, error))
+    if problems:
+        raise InputContractError(
+            f"{len(problems)} of {len(masks)} masks cannot be used: {'; '.join(problems[:_MOST_NAMED])}"
+        )
+    return found
+
+
+def classes_of(values: Sequence[Sequence[int]], names: tuple[str, ...]) -> Classes:
+    """Return the classes that the values of masks stand for; 0 is the background.
+
+    Values from 0 to K - 1 are the numbers of the K named classes. Other values stand for the classes in their order, as
+    0 and 255 for background and lesion.
+
+    Args:
+        values: Of each mask.
+        names: Of the classes, background first; empty to call them by their values.
+
+    Raises:
+        OptionError: There are no structures, or not as many values as names.
+    """
+    found = sorted({BACKGROUND, *(value for own in values for value in own)})
+    if len(found) < 2:
+        raise OptionError("the masks are 0 everywhere: there is nothing to segment. Give masks with labels")
+    if not names:
+        return Classes(("background", *(str(value) for value in found[1:])), tuple(found))
+    if len(set(names)) < len(names):
+        raise OptionError(f"--classes {','.join(names)}: two classes have one name")
+    if found[-1] < len(names):
+        return Classes(names, tuple(range(len(names))))
+    if len(found) == len(names):
+        return Classes(names, tuple(found))
+    raise OptionError(
+        f"--classes names {len(names)} classes with the background, {first_names(names, _MOST_NAMED)}, and the masks "
+        f"have the values {first_names(map(str, found), 2 * _MOST_NAMED)}: as many names as values are expected, the "
+        "background first, or values from 0 to one less than there are names"
+    )

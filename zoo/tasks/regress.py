@@ -1,0 +1,169 @@
+"""The task regress: numbers of images, each standardised by the training part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from zoo.errors import OptionError
+from zoo.formats import Task as TaskName
+from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.labelled import Cohort, ImageTrial, few, read_cohort
+from zoo.tasks.measures import (
+    Measure,
+    all_with_intervals,
+    difference_of,
+    mean_error_of,
+    mean_of,
+    r2_of,
+    rank_correlation_of,
+    with_interval,
+)
+from zoo.tasks.outputs import Outputs
+from zoo.tasks.run import Answers, Trial
+from zoo.tasks.splits import Split
+from zoo.tasks.table import numbers_in
+from zoo.training.distributed import Processes
+from zoo.training.metrics import Floats, Results, or_none
+from zoo.training.runlog import Metrics
+
+NUMBER = "number"
+_STRATA = 4
+
+
+class Regress:
+    """The task, as `zoo.tasks.run.Task`. Answers are `number` `(N, K)`, in units of the table."""
+
+    name: TaskName = "regress"
+
+    def __init__(self, cohort: Cohort) -> None:
+        self.cohort, self.cases = cohort, cohort.cases
+        self.groups: Sequence[str] = cohort.groups
+        self.names, self.contract, self.most = cohort.columns.names, cohort.contract, cohort.most
+        self.scale: tuple[Floats, Floats] = (np.zeros(len(self.names)), np.ones(len(self.names)))
+        """Mean and standard deviation of the training part of the present trial."""
+
+    def strata(self) -> list[str]:
+        """Return the quarter of the values that each case's first number is in."""
+        first = self.cohort.columns.values[:, 0]
+        ends = np.nanquantile(first, np.linspace(0, 1, _STRATA + 1)[1:-1])
+        return [str(int(np.searchsorted(ends, value))) for value in first]
+
+    def count(self, rows: Sequence[int]) -> Results:
+        """Return cases, groups, and the mean and deviation of each number."""
+        values = self.cohort.truth(rows)
+        said = {
+            name: {
+                "known": int(np.isfinite(own).sum()),
+                "mean": or_none(np.nanmean(own)),
+                "std": or_none(np.nanstd(own)),
+            }
+            for name, own in zip(self.names, values.T, strict=True)
+            if np.isfinite(own).any()
+        }
+        return {**self.cohort.count(rows), "numbers": said}
+
+    def check(self, split: Split) -> list[str]:
+        """Return what to warn of; raises `OptionError` where a part has no numbers, or the training part one alone."""
+        said = []
+        for part, rows in split.items():
+            for name, own in zip(self.names, self.cohort.truth(rows).T, strict=True):
+                known = own[np.isfinite(own)]
+                if len(np.unique(known)) < 2:
+                    raise OptionError(
+                        f"the {part} part has {len(np.unique(known))} different values of {name} in {len(rows)} cases: "
+                        "at least two are needed to learn or judge from. Give more cases, or divide them by --split"
+                    )
+                if few(len(known)):
+                    said.append(f"the {part} part has {len(known)} values of {name}: fewer than 10 tell little")
+        return said
+
+    def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> ImageTrial:
+        """Make a trial of a network; its targets are standardised by the training part."""
+        self.scale = self._scale(split)
+        mean, deviation = self.scale
+        labels = (self.cohort.columns.values - mean) / deviation
+        return self.cohort.begin(network, args, split, processes, labels=labels)
+
+    def metrics(self, rows: Sequence[int], found: Tensor) -> Metrics:
+        """Return the mean squared error of the standardised numbers as `loss`, and the mean `r2`."""
+        mean, deviation = self.scale
+        truth = self.cohort.truth(rows)
+        squares = ((truth - mean) / deviation - found.numpy()) ** 2
+        r2 = self._mean_r2(truth, found.numpy() * deviation + mean)
+        return {"loss": float(np.nanmean(squares)), "r2": r2(np.ones(len(rows)))}
+
+    def outputs(self, split: Split, found: Tensor) -> Outputs:
+        """Return the kind of outputs, with means and deviations of the training part."""
+        mean, deviation = self._scale(split)
+        return Outputs("numbers", means=tuple(mean.tolist()), deviations=tuple(deviation.tolist()))
+
+    def answers(self, found: Tensor, outputs: Outputs) -> Answers:
+        """Return `number`."""
+        return {NUMBER: outputs.answers(found.numpy())}
+
+    def judge(self, rows: Sequence[int], answers: Answers) -> Results:
+        """Return mean R2, and R2, mean absolute error and rank correlation of each number, with intervals."""
+        results = self._judged(rows, answers[NUMBER], rounds=2000)
+        if sites := self.cohort.by_site(rows):
+            results["sites"] = {
+                site: self._judged([rows[i] for i in own], answers[NUMBER][own], rounds=500)
+                for site, own in sites.items()
+            }
+        return results
+
+    def _judged(self, rows: Sequence[int], found: NDArray[Any], *, rounds: int) -> Results:
+        truth, groups = self.cohort.truth(rows), self.cohort.own_groups(rows)
+        each = {}
+        for k, name in enumerate(self.names):
+            known = np.isfinite(truth[:, k])
+            own = [group for group, is_known in zip(groups, known, strict=True) if is_known]
+            pair = truth[known, k], found[known, k]
+            measures = {
+                "r2": r2_of(*pair),
+                "mean_absolute_error": mean_error_of(*pair),
+                "rank_correlation": rank_correlation_of(*pair),
+            }
+            each[name] = {"known": int(known.sum()), **all_with_intervals(measures, own, rounds=rounds)}
+        r2 = with_interval(self._mean_r2(truth, found), groups, rounds=rounds)
+        return {"cases": len(rows), "r2": r2["value"], "r2_interval": [r2["low"], r2["high"]], "numbers": each}
+
+    def compare(self, rows: Sequence[int], answers: Answers, twin: Answers) -> Results:
+        """Return the gain in mean R2 over the training from random weights, with its paired interval."""
+        truth = self.cohort.truth(rows)
+        own, other = (self._mean_r2(truth, each[NUMBER]) for each in (answers, twin))
+        gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
+        return {"of": "R2", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
+
+    def write(self, rows: Sequence[int], answers: Answers, out: Path) -> None:
+        """Write `predictions.csv`."""
+        columns = [[f"{value:.6g}" for value in column] for column in answers[NUMBER].T]
+        self.cohort.write(rows, Outputs("numbers"), columns, out)
+
+    def draw(self, trial: Trial, rows: Sequence[int], answers: Answers, out: Path) -> None:
+        """Draw what was found against the truth."""
+        from zoo.tasks.pictures import draw_numbers
+
+        draw_numbers(out / "numbers.png", self.cohort.truth(rows), answers[NUMBER], self.names)
+
+    def _scale(self, split: Split) -> tuple[Floats, Floats]:
+        values = self.cohort.truth(split["train"])
+        return np.nanmean(values, 0), np.nanstd(values, 0)
+
+    def _mean_r2(self, truth: Floats, found: NDArray[Any]) -> Measure:
+        measures = []
+        for k in range(len(self.names)):
+            known = np.isfinite(truth[:, k])
+            own = r2_of(truth[known, k], found[known, k])
+            measures.append(lambda weights, own=own, known=known: own(weights[known]))
+        return mean_of(measures)
+
+
+def regress(args: FinetuneArgs) -> Regress:
+    """Read the task of a run."""
+    return Regress(read_cohort(args, numbers_in))

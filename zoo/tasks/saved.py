@@ -1,0 +1,106 @@
+"""The file of a fine-tuned network, with which alone everything after training is done: written, found and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo.checkpoint import export_safetensors
+from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, UnknownModelError
+from zoo.files import user_path
+from zoo.formats import open_checkpoint
+from zoo.messages import printable
+from zoo.registry import get_entry
+from zoo.tasks.outputs import Outputs, read_outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+"""Name of the file in the folder of a run."""
+_TASKS = {"labels": "classify", "classes": "classify", "numbers": "regress", "voxels": "segment"}
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What the file of a fine-tuned network says of it."""
+
+    path: Path
+    model: str
+    """Its entry's name."""
+    task: str
+    """`classify`, `regress` or `segment`."""
+    outputs: Outputs
+    classes: tuple[str, ...]
+    """Names of the outputs."""
+    header: Mapping[str, str]
+    """The whole of its header, see `zoo.formats.header`."""
+
+
+def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str | Path) -> Path:
+    """Write a fine-tuned network as `OUT/model.safetensors`, whole or not at all; `read_saved` reads it.
+
+    Args:
+        state: State dict of the network, as `load_model` made it, with the names of its entry.
+        header: From `make_header`, with `outputs` and `classes`.
+        out: Folder of the run.
+
+    Raises:
+        CheckpointFormatError: The header is not one that `read_saved` takes.
+        OSError: The file cannot be written.
+    """
+    file = Path(out) / WEIGHTS
+    _read(header, file)
+    return export_safetensors(state, file, metadata=header)
+
+
+def read_saved(path: str | Path) -> SavedModel:
+    """Read what a fine-tuned network's file says of it; none of its values.
+
+    Args:
+        path: Folder that `zoo finetune` wrote, or a file: `model.safetensors` of it, what `zoo export` made of that, or
+            `best.pt` and `last.pt`.
+
+    Raises:
+        PathNotFoundError: There is nothing at the path.
+        OptionError: It is a folder without a finished run.
+        CheckpointFormatError: The file cannot be read, or does not say how its outputs become answers.
+    """
+    file = find_saved(path)
+    return _read(open_checkpoint(file).metadata, file)
+
+
+def find_saved(path: str | Path) -> Path:
+    """Return the file that the path of a run's folder, or of a file, stands for; its content is not looked at.
+
+    Raises:
+        PathNotFoundError: There is nothing at the path.
+        OptionError: It is a folder without a finished run.
+    """
+    path = user_path(path)
+    if not path.exists():
+        raise PathNotFoundError(f"{path} does not exist: a folder or file that `zoo finetune` wrote is expected")
+    if not path.is_dir():
+        return path
+    if (file := path / WEIGHTS).is_file():
+        return file
+    began = (path / "last.pt").is_file()
+    way = "its run has not come to its end: the same command with --resume goes on" if began else "no run wrote to it"
+    raise OptionError(f"{path} has no {WEIGHTS}, which `zoo finetune` writes into its OUT: {way}")
+
+
+def _read(header: Mapping[str, str], file: Path) -> SavedModel:
+    outputs, classes = read_outputs(header, file)
+    model, task = header.get("model", ""), header.get("task", "")
+    try:
+        entry = get_entry(model)
+    except UnknownModelError as error:
+        raise CheckpointFormatError(f"{file} is of a model that this zoo does not have: {error}") from error
+    if task != _TASKS[outputs.kind]:
+        raise CheckpointFormatError(
+            f"{file}: its header has outputs of kind {outputs.kind!r} for the task {printable(task)!r}, where "
+            f"{_TASKS[outputs.kind]!r} is expected. Was it changed by hand?"
+        )
+    return SavedModel(file, entry.name, task, outputs, classes, dict(header))

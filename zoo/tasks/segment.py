@@ -1,0 +1,346 @@
+"""The task segment: a class for each pixel or voxel, learnt from label maps, judged on each image's own grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from zoo.embedding import Cases
+from zoo.entry import Entry, Preprocessing, State, Windows
+from zoo.errors import InputContractError, OptionError
+from zoo.formats import Task as TaskName
+from zoo.images import read_label_picture, read_labels
+from zoo.messages import first_names
+from zoo.registry import entries, get_entry
+from zoo.tasks.args import FinetuneArgs, names_in
+from zoo.tasks.crops import Crops, MaskedImages, Positions, Whole
+from zoo.tasks.data import KEPT
+from zoo.tasks.labelling import label_image, windows_of
+from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
+from zoo.tasks.measures import Measure, difference_of, with_interval
+from zoo.tasks.outputs import Outputs
+from zoo.tasks.panels import planes_at, shades
+from zoo.tasks.run import Answers, Rows
+from zoo.tasks.segmenter import Segmenter
+from zoo.tasks.splits import Split
+from zoo.tasks.table import groups_of, read_cases
+from zoo.training.distributed import Processes
+from zoo.training.evaluate import judging
+from zoo.training.finetune import collect, starting_input
+from zoo.training.metrics import Array, Floats, Results, count_overlap, dice, or_none, surface_distances
+from zoo.training.pictures import draw_labels
+from zoo.training.prepared import prepare_all
+from zoo.training.runlog import Metrics
+from zoo.training.table import write_table
+from zoo.transforms import ImageTransform, SliceTransform, build_transform
+
+PREDICTIONS, PICTURE = "predictions.csv", "prediction.png"
+OVERLAPS, DISTANCES = "overlaps", "distances"
+_MOST_FILMS, _MOST_VOLUMES = 8, 1
+"""Cases of a step; of a volume there are several crops, or slices."""
+_FEW = 10
+"""Cases below which a part tells little."""
+
+
+class Segment:
+    """The task, as `zoo.tasks.run.Task`.
+
+    What is found of a case are numbers of voxels of each class: in both, predicted and true (3 K); of the test, which
+    is on the image's own grid, then the Hausdorff distances of each structure, percentile 95 and largest (2 (K - 1)).
+    Answers are these, `overlaps` `(N, 3, K)` and `distances` `(N, 2, K - 1)`.
+    """
+
+    name: TaskName = "segment"
+
+    def __init__(
+        self,
+        args: FinetuneArgs,
+        entry: Entry,
+        contract: Preprocessing,
+        cases: Cases,
+        masks: Sequence[Path],
+        values: Sequence[Sequence[int]],
+        classes: Classes,
+    ) -> None:
+        self.args, self.entry, self.contract, self.cases = args, entry, contract, cases
+        self.masks, self.values, self.classes, self.names = masks, values, classes, classes.names
+        self.groups: Sequence[str] = groups_of(cases, args)
+        self.transform = build_transform(contract)
+        self.most = _MOST_FILMS if isinstance(self.transform, ImageTransform) else _MOST_VOLUMES
+        self.images: MaskedImages | None = None
+        self.windows: Windows | None = None
+
+    def strata(self) -> list[str]:
+        """Return of each case its rarest class."""
+        counts = [sum(value in own for own in self.values) for value in self.classes.values]
+        by_rarity = np.argsort(counts, kind="stable")
+        return [next((self.names[k] for k in by_rarity if self.classes.values[k] in own), "") for own in self.values]
+
+    def count(self, rows: Rows) -> Results:
+        """Return cases, groups, and how many have each structure."""
+        having = {
+            name: sum(value in self.values[row] for row in rows)
+            for name, value in zip(self.names[1:], self.classes.values[1:], strict=True)
+        }
+        return {"cases": len(rows), "groups": len({self.groups[i] for i in rows}), "cases_with": having}
+
+    def check(self, split: Split) -> list[str]:
+        """Return what to warn of; raises `OptionError` where a structure cannot be learnt, or nothing be judged."""
+        said = []
+        if self.classes.mapping:
+            said.append(f"values of the masks stand for classes so: {_in_words(self.classes.mapping)}")
+        for part, rows in split.items():
+            having = self.count(rows)["cases_with"]
+            if absent := [name for name, n in having.items() if not n]:
+                if part == "train" or len(absent) == len(having):
+                    raise OptionError(
+                        f"no mask of the {part} part has {first_names(absent)}, so that "
+                        f"{'it cannot be learnt' if part == 'train' else 'nothing can be judged'}: correct the masks, "
+                        "or --classes, or divide the cases otherwise by --split or --seed"
+                    )
+                said.append(f"no mask of the {part} part has {first_names(absent)}: it says nothing of that")
+            if part != "train" and len(rows) < _FEW:
+                said.append(f"the {part} part has {len(rows)} cases: fewer than {_FEW} tell little")
+        return said
+
+    def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> SegmentTrial:
+        """Make a trial of a network; images and masks are brought to its grid for the first one, and kept."""
+        of_slices = isinstance(self.transform, SliceTransform)
+        windows = None if of_slices else windows_of(self.entry, network, self.transform, window=self.args.sides() or ())
+        if windows and self.args.window:
+            check_window(network, self.entry, windows.size, self.args.window)
+        if self.images is None:
+            folder = None if args.dry_run else Path(self.args.out) / KEPT
+            paths = [Path(path) for path in self.cases.paths]
+            margin = windows.margin if windows else 0
+            self.images = MaskedImages(paths, self.masks, self.transform, self.classes, margin, folder)
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+                prepare_all(folder, range(len(paths)), self.images.keep, workers=args.workers, what="images")
+        self.windows = windows
+        return SegmentTrial(self, network, args, split, processes, windows)
+
+    def metrics(self, rows: Rows, found: Tensor) -> Metrics:
+        """Return the mean `dice` of the structures, and 1 less that as `loss`."""
+        value = float(np.nanmean(_of_cases(self._dice(found)))) if len(rows) else float("nan")
+        return {"loss": 1 - value, "dice": value}
+
+    def outputs(self, split: Split, found: Tensor) -> Outputs:
+        """Return the kind of outputs, with the windows of the training."""
+        return Outputs("voxels", window=self.windows.size if self.windows else ())
+
+    def answers(self, found: Tensor, outputs: Outputs) -> Answers:
+        """Return `overlaps`, and of the test part `distances`."""
+        classes = len(self.names)
+        answers = {OVERLAPS: found[:, : 3 * classes].view(len(found), 3, classes).numpy()}
+        if found.shape[1] > 3 * classes:
+            answers[DISTANCES] = found[:, 3 * classes :].view(len(found), 2, classes - 1).numpy()
+        return answers
+
+    def judge(self, rows: Rows, answers: Answers) -> Results:
+        """Return the mean Dice of cases, and Dice and distances of each structure, with intervals by group.
+
+        Dice of a case is the mean over the structures that its mask or the prediction has. A structure that is
+        predicted where there is none has a Dice of 0, and no distance.
+        """
+        groups, by_case = [self.groups[i] for i in rows], self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))
+        each: Results = {}
+        for k, name in enumerate(self.names[1:]):
+            each[name] = {
+                "cases": int((answers[OVERLAPS][:, 2, k + 1] > 0).sum()),
+                "dice": with_interval(_mean(by_case[:, k]), groups),
+            }
+            if DISTANCES in answers:
+                near, largest = answers[DISTANCES][:, :, k].T
+                each[name] |= {
+                    "hausdorff95": with_interval(_mean(near), groups),
+                    "hausdorff": or_none(_mean(largest)(np.ones(len(rows)))),
+                    "compared": int(np.isfinite(near).sum()),
+                }
+        mean = with_interval(_mean(_of_cases(by_case)), groups)
+        results: Results = {"cases": len(rows), "dice": mean["value"], "dice_interval": [mean["low"], mean["high"]]}
+        if DISTANCES in answers:
+            results["distances_in"] = "pixels" if isinstance(self.transform, ImageTransform) else "mm"
+        if self.classes.mapping:
+            results["values"] = self.classes.mapping
+        return {**results, "classes": each}
+
+    def compare(self, rows: Rows, answers: Answers, twin: Answers) -> Results:
+        """Return the gain in mean Dice over the training from random weights, with its paired interval."""
+        own, other = (_mean(_of_cases(self._dice(torch.from_numpy(a[OVERLAPS]).flatten(1)))) for a in (answers, twin))
+        gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])
+        return {"of": "Dice", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
+
+    def write(self, rows: Rows, answers: Answers, out: Path) -> None:
+        """Write `predictions.csv`: Dice and distances of each case, empty where there is none."""
+        by_case = self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))
+        columns = [[self.cases.ids[i] for i in rows], [self.groups[i] for i in rows]]
+        names = ["id", "group"]
+        for k, name in enumerate(self.names[1:]):
+            names += [f"dice_{name}", f"hausdorff95_{name}"]
+            columns += [_cells(by_case[:, k]), _cells(answers[DISTANCES][:, 0, k])]
+        write_table(out / PREDICTIONS, names, zip(*columns, strict=True))
+
+    def draw(self, trial: Any, rows: Rows, answers: Answers, out: Path) -> None:
+        """Draw `prediction.png`: the case whose Dice is in the middle, beside its truth, as the network sees it."""
+        dice_of = _of_cases(self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1)))
+        known = np.flatnonzero(np.isfinite(dice_of))
+        if not len(known):
+            return
+        at = int(known[np.argsort(dice_of[known], kind="stable")[len(known) // 2]])
+        image, truth, found = trial.shown(rows[at])
+        title = f"{self.cases.ids[rows[at]]}, Dice {dice_of[at]:.2f}: the middle one of {len(known)} test cases"
+        draw_labels(out / PICTURE, image, truth, found, title=title, structures=self.names[1:])
+
+    def _dice(self, found: Tensor) -> Floats:
+        """Dice of each structure of each case `(N, K - 1)`, NaN where neither mask nor prediction has it."""
+        overlaps = found[:, : 3 * len(self.names)].double().view(len(found), 3, len(self.names))
+        values: Floats = dice(overlaps, dim=1)[:, 1:].numpy()
+        return values
+
+
+class SegmentTrial:
+    """One training of a network that segments: a `Trial` of `zoo.tasks.run`."""
+
+    def __init__(
+        self,
+        task: Segment,
+        network: nn.Module,
+        args: FinetuneArgs,
+        split: Split,
+        processes: Processes,
+        windows: Windows | None,
+    ) -> None:
+        assert task.images is not None
+        self.task, self.images, self.args, self.processes, self.windows = task, task.images, args, processes, windows
+        self.segmenter = Segmenter(network, len(task.names), windows, frozen=args.freeze)
+        self.method: nn.Module = self.segmenter
+        count = 1 if isinstance(task.transform, ImageTransform) else args.parts
+        augment = task.entry.augment if args.augment else None
+        size = windows.size if windows else ()
+        train = Crops(self.images, split["train"], size=size, count=count, augment=augment, seed=args.seed)
+        self.data: Mapping[str, Dataset[Any]] = {"train": train, "val": Whole(self.images, split["val"])}
+        if "test" in split:
+            self.data = {**self.data, "test": Positions(split["test"])}
+
+    def predict(self, part: str) -> Tensor:
+        """Return what is found of each case of a part, see `Segment`; of the test part on the images' own grids."""
+        measure = self._on_own_grid if part == "test" else self.segmenter.overlaps
+        one_each = replace(self.args, batch_size=self.processes.world)  # whole images have several sizes
+        return collect(measure, self.data[part], one_each, self.processes)
+
+    def state(self) -> State:
+        """Return the network's tensors as they are saved."""
+        return {name: tensor.detach().clone() for name, tensor in self.segmenter.network.state_dict().items()}
+
+    def shown(self, row: int) -> tuple[Array, Array, Array]:
+        """Return the slice of a case with most of its structures: image from 0 to 1, truth and prediction."""
+        stored = self.images.open(row)
+        image = torch.from_numpy(np.array(stored.image, np.float32))
+        truth, found = self.images.numbers(stored.label), self.segmenter.labels(image).cpu().numpy()
+        shown: Sequence[Array] = ((image[:, 0] if self.windows is None else image[0]).numpy(), truth, found)
+        if truth.ndim == 3:
+            axis = 0 if self.windows is None else 3 - sum(self.task.entry.augment.plane)
+            level = int((truth > 0).sum(tuple({0, 1, 2} - {axis})).argmax())
+            shown = [self._plane(array, axis, level) for array in shown]
+        return shades(shown[0]), shown[1], shown[2]
+
+    def _plane(self, volume: Array, axis: int, level: int) -> Array:
+        """Return a plane across an axis, as it is shown: of volumes whose pose is known the axial one."""
+        contract = self.task.contract
+        if self.windows is None:
+            plane: Array = volume[level].T
+            return plane
+        point = [level if i == axis else side // 2 for i, side in enumerate(volume.shape)]
+        planes = planes_at(volume, point, contract.orientation, contract.spacing)
+        return planes[2 if contract.orientation else axis][1]
+
+    def _on_own_grid(self, batch: dict[str, Tensor]) -> Tensor:
+        task, rows, classes = self.task, [], len(self.task.names)
+        for row in batch["row"].tolist():
+            size = self.windows.size if self.windows else ()
+            labels, _ = label_image(
+                task.entry, self.segmenter.network, task.transform, Path(task.cases.paths[row]), window=size
+            )
+            truth, spacing = read_truth(task, row)
+            pair = torch.from_numpy(labels), torch.from_numpy(truth)
+            distances = surface_distances(*pair, classes, spacing)
+            rows.append(torch.cat([count_overlap(*pair, classes).flatten(), distances.flatten()]))
+        return torch.stack(rows).to(batch["row"].device)
+
+
+def check_window(network: nn.Module, entry: Entry, size: tuple[int, ...], asked: str) -> None:
+    """Raise `OptionError` where a network does not take the windows that are asked for: before images are prepared."""
+    state = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    window = torch.empty((2, state[entry.stem].shape[entry.stem_axis], *size), device="meta")
+    try:
+        with judging(network):
+            torch.func.functional_call(network, state, window)
+    except (InputContractError, RuntimeError) as error:
+        raise OptionError(f"--window {asked}: the network does not take such windows: {error}") from error
+
+
+def read_truth(task: Segment, row: int) -> tuple[Array, Sequence[float]]:
+    """Return the numbers of the classes of a mask on its own grid, and how far apart its pixels or voxels are."""
+    if isinstance(task.transform, ImageTransform):
+        return task.classes.numbers_of(read_label_picture(task.masks[row])), (1.0, 1.0)
+    found = read_labels(task.masks[row])
+    return task.classes.numbers_of(found.values.astype(np.uint8)), found.grid.spacing
+
+
+def segment(args: FinetuneArgs) -> Segment:
+    """Read the task of a run.
+
+    Raises:
+        OptionError: The model does not segment, or table, folders and classes do not fit.
+        InputContractError: Masks cannot be read.
+    """
+    entry = get_entry(args.model)
+    if not entry.segments:
+        others = [name for name, other in entries().items() if other.segments]
+        raise OptionError(f"{args.model} does not segment: {entry.summary}. Take {first_names(others, 20)}")
+    contract = starting_input(args)
+    transform = build_transform(contract)
+    films, sides = isinstance(transform, ImageTransform), args.sides()
+    if sides and (isinstance(transform, SliceTransform) or len(sides) != entry.dimension):
+        takes = "slices whole" if isinstance(transform, SliceTransform) else f"windows of {entry.dimension} sides"
+        raise OptionError(f"--window {args.window}: {args.model} takes {takes}")
+    cases = read_cases(args, volumes=not films, lesions=False)
+    masks = pair_masks(cases, args.data, args.masks, films=films)
+    values = all_values(masks, films=films)
+    return Segment(args, entry, contract, cases, masks, values, classes_of(values, names_in(args.classes)))
+
+
+def _of_cases(values: Floats) -> Floats:
+    """Mean of each row over what it has; NaN for a row without anything."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        means: Floats = np.where(known, values, 0).sum(1) / known.sum(1)
+    return means
+
+
+def _mean(values: Floats) -> Measure:
+    """The mean over the cases that have a value."""
+    known = np.isfinite(values)
+    numbers = np.where(known, values, 0)
+
+    def measure(weights: Floats) -> float:
+        whole = float(weights @ known)
+        return float(weights @ numbers) / whole if whole else float("nan")
+
+    return measure
+
+
+def _cells(values: Floats) -> list[str]:
+    return ["" if value != value else f"{value:.4f}" for value in values.tolist()]
+
+
+def _in_words(mapping: Mapping[str, str]) -> str:
+    return ", ".join(f"{value} {name}" for value, name in mapping.items())

@@ -1,0 +1,127 @@
+"""What a network that was fine-tuned to segment finds in images: the callable for runs of that task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoo.embedding import check_head
+from zoo.entry import Entry, Labels, Preprocessing, Transform
+from zoo.errors import OptionError
+from zoo.loading import input_of, load_model
+from zoo.registry import get_entry
+from zoo.settings import local_rank
+from zoo.tasks.labelling import label_image
+from zoo.tasks.outputs import Outputs
+from zoo.tasks.saved import SavedModel
+from zoo.training.loop import autocast
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentPredictor:
+    """Labels of images by a fine-tuned network; it can be pickled, and each process loads the network by itself."""
+
+    saved: SavedModel
+    """What the file says."""
+    device: str | torch.device = "auto"
+    """Where the network runs; `"auto"` for the GPU of this process, if there is one."""
+    batch_size: int | None = None
+    """Windows or slices at once; None for the family's choice."""
+    overlap: float | None = None
+    """Share of a window that the next one covers too; None for the family's choice."""
+    cache_dir: str | Path | None = None
+    precision: str = "fp32"
+    """`"bf16"` or `"fp16"` for automatic mixed precision."""
+
+    def __post_init__(self) -> None:
+        """Refuse the file of another task."""
+        if self.saved.outputs.kind != "voxels":
+            raise OptionError(f"{self.saved.path} is of the task {self.saved.task}, which finds no labels of voxels")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what each process makes by itself."""
+        return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
+
+    def __call__(self, image: Any) -> Any:
+        """Return the labels of an image, or a list of answers for a list of images.
+
+        Args:
+            image: What `load_transform` takes: a path, of volumes a nibabel image too, of films a PIL image, an array
+                or a tensor. Of a volume whose axes are turned or resampled the position must be known. A `list` is
+                several images.
+
+        Returns:
+            `task`, `labels`, uint8 on the image's own grid, `affine` from voxel to mm, None for films and arrays, and
+            `classes`, the names of the labels 0, 1, ...
+
+        Raises:
+            InputContractError: An image cannot be what the network was trained on, or cannot be read.
+            FileNotFoundError: A path does not exist.
+        """
+        if isinstance(image, list):
+            return [self(each) for each in image]
+        labels, affine = self.find(image)
+        return {"task": self.task, "labels": labels, "affine": affine, "classes": list(self.classes)}
+
+    def find(self, image: Any) -> Labels:
+        """Return the labels of one image, as `zoo.commands.segmenting.label_writer` writes them."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "overlap": self.overlap}
+        with autocast(self.precision, next(self.network.parameters()).device):
+            window = self.outputs.window
+            return label_image(self.entry, self.network, self.transform, image, window=window, **options)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network in eval mode, on its device."""
+        device = self.device
+        if device == "auto":
+            device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
+        count = len(self.classes)
+        network = load_model(self.saved.model, checkpoint=self.saved.path, num_classes=count, device=device)
+        check_head(network, count)
+        return network
+
+    @cached_property
+    def transform(self) -> Transform:
+        """What makes images the network's input."""
+        from zoo.transforms import build_transform
+
+        return build_transform(input_of(self.saved.model, self.saved.path, self.cache_dir))
+
+    @property
+    def entry(self) -> Entry:
+        """That of the network."""
+        return get_entry(self.saved.model)
+
+    @property
+    def task(self) -> str:
+        """Always `segment`."""
+        return self.saved.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, background first."""
+        return self.saved.classes
+
+    @property
+    def outputs(self) -> Outputs:
+        """How the outputs become answers."""
+        return self.saved.outputs
+
+    @property
+    def input(self) -> Preprocessing:
+        """What images must be."""
+        return self.transform.preprocessing
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """All that the file says of the network, as text."""
+        return self.saved.header

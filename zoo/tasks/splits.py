@@ -1,0 +1,164 @@
+"""The parts of a cohort that a run learns from, is chosen by and is tested on: train, val and test, by group."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from zoo.errors import OptionError
+from zoo.messages import first_names, printable
+from zoo.training.table import read_table, write_table
+
+PARTS = ("train", "val", "test")
+SPLITS = "splits.csv"
+"""File in OUT that says which case is in which part."""
+
+Split: TypeAlias = Mapping[str, Sequence[int]]
+"""Part -> positions of its cases, in their order; without `test` nothing is tested."""
+
+_SHARES = 5
+"""One of so many shares is the test part, and of what is left one of so many the validation part."""
+_FEWEST_GROUPS = 10
+"""Groups of which three parts can be made; of fewer, one part would have a single patient."""
+
+
+def given_split(
+    words: Sequence[object], ids: Sequence[str], groups: Sequence[str], strata: Sequence[str], seed: int
+) -> Split:
+    """Return the parts that a table's column says; where it has no `val`, that is drawn from `train` by group.
+
+    Args:
+        words: The column's cells: train, val or test.
+        ids: What the cases are called, for messages.
+        groups: What each case must stay together with.
+        strata: What the drawn part should have its share of.
+        seed: Of the draw.
+
+    Raises:
+        OptionError: A cell has another word, no case is for training, or a group is in two parts.
+    """
+    parts = ["" if word is None else str(word).strip().lower() for word in words]
+    if odd := sorted({part for part in parts if part not in PARTS}):
+        where = [printable(ids[i]) for i, part in enumerate(parts) if part == odd[0]]
+        raise OptionError(
+            f"the split of {sum(part not in PARTS for part in parts)} cases is none of train, val and test: it is "
+            f"{first_names(map(repr, odd))}, {odd[0]!r} for example of {first_names(where, 3)}. Write one of the three "
+            "words, or drop the rows"
+        )
+    split = {part: [i for i, own in enumerate(parts) if own == part] for part in PARTS}
+    _check_apart(split, groups)
+    if not split["train"]:
+        raise OptionError("no case has the split train: at least some are needed to learn from")
+    if not split["val"]:
+        split["train"], split["val"] = _cut(split["train"], groups, strata, seed)
+    return {part: rows for part, rows in split.items() if rows}
+
+
+def draw_split(groups: Sequence[str], strata: Sequence[str], seed: int) -> Split:
+    """Draw the parts: a fifth of the cases for the test, of the rest a fifth for validation, no group in two parts.
+
+    Raises:
+        OptionError: There are fewer than ten groups.
+    """
+    rest, test = _cut(range(len(groups)), groups, strata, seed)
+    train, val = _cut(rest, groups, strata, seed)
+    return {"train": train, "val": val, "test": test}
+
+
+def draw_folds(groups: Sequence[str], strata: Sequence[str], count: int, seed: int) -> list[Split]:
+    """Draw the parts of each fold of a cross-validation: every case is tested once, by a network that did not see it.
+
+    Raises:
+        OptionError: There are fewer groups than folds.
+    """
+    folds = _folds(range(len(groups)), groups, strata, count, seed)
+    splits: list[Split] = []
+    for test in folds:
+        tested = set(test)
+        train, val = _cut([i for i in range(len(groups)) if i not in tested], groups, strata, seed)
+        splits.append({"train": train, "val": val, "test": test})
+    return splits
+
+
+def write_splits(out: Path, ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]) -> None:
+    """Write which case is in which part; of a cross-validation, in which fold it is tested."""
+    write_table(out / SPLITS, ("id", "group", _column(splits)), _rows(ids, groups, splits))
+
+
+def check_kept(out: Path, ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]) -> None:
+    """Raise `OptionError` where a run in OUT had other cases or parts, whose test part would be trained on."""
+    file = out / SPLITS
+    if not file.is_file():
+        return
+    column = _column(splits)
+    before = {row["id"]: row.get(column, "") for row in read_table(file)}
+    now = {str(id): str(part) for id, _, part in _rows(ids, groups, splits)}
+    if before != now:
+        changed = [id for id in {**before, **now} if before.get(id) != now.get(id)]
+        raise OptionError(
+            f"{file} has other parts than the table gives now, for {len(changed)} cases: {first_names(changed, 10)}. "
+            "Go on with the table that the run began with, or give another --out"
+        )
+
+
+def _column(splits: Sequence[Split]) -> str:
+    return "split" if len(splits) == 1 else "fold"
+
+
+def _rows(ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]) -> list[tuple[str, str, object]]:
+    part: dict[int, object] = {}
+    for fold, split in enumerate(splits):
+        for name, rows in split.items() if len(splits) == 1 else [(fold, split["test"])]:
+            part |= dict.fromkeys(rows, name)
+    return [(ids[i], groups[i], part[i]) for i in sorted(part)]
+
+
+def _check_apart(split: Split, groups: Sequence[str]) -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for part, rows in split.items():
+        for i in rows:
+            found[groups[i]].add(part)
+    if both := {group: parts for group, parts in found.items() if len(parts) > 1}:
+        named = [f"{group} in {' and '.join(p for p in PARTS if p in parts)}" for group, parts in both.items()]
+        raise OptionError(
+            f"{len(both)} of {len(found)} groups are in more than one part: {first_names(named, 10)}. What is learnt "
+            "of a patient would count as skill in the test: give each group one word"
+        )
+
+
+def _cut(rows: Sequence[int], groups: Sequence[str], strata: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
+    """Divide cases into most of them and a fifth of them, by group, strata alike."""
+    if len(present := {groups[i] for i in rows}) < _FEWEST_GROUPS:
+        raise OptionError(
+            f"{len(present)} groups cannot be divided at random, at least {_FEWEST_GROUPS} are expected: give a column "
+            "of train, val and test by --split"
+        )
+    # Of a stratum with fewer groups than folds some folds have none: the fold that is most like the whole is taken.
+    held = min(_folds(rows, groups, strata, _SHARES, seed), key=lambda fold: _unlikeness(fold, rows, strata))
+    taken = set(held)
+    return [i for i in rows if i not in taken], held
+
+
+def _unlikeness(fold: Sequence[int], rows: Sequence[int], strata: Sequence[str]) -> float:
+    """How far the shares of the strata in a fold are from those in all rows, and its size from its share."""
+    ours, whole = (Counter(strata[i] for i in part) for part in (fold, rows))
+    apart = sum(abs(ours[name] / max(1, len(fold)) - count / len(rows)) for name, count in whole.items())
+    return apart + abs(len(fold) * _SHARES / len(rows) - 1)
+
+
+def _folds(rows: Sequence[int], groups: Sequence[str], strata: Sequence[str], count: int, seed: int) -> list[list[int]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if (distinct := len({groups[i] for i in rows})) < count:
+        raise OptionError(f"{distinct} groups cannot be divided into {count} folds: give fewer")
+    places = np.arange(len(rows))
+    own_strata, own_groups = [strata[i] for i in rows], [groups[i] for i in rows]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a stratum with fewer cases than folds: `Task.check` says what it means
+        folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(places, own_strata, own_groups)
+        return [[rows[i] for i in held] for _, held in folds]
