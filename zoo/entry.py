@@ -198,6 +198,14 @@ class Parts(NamedTuple):
     """
     alone: bool = False
     """Whether each part goes through the network by itself: of one whose features depend on the rest of a batch."""
+    abreast: bool = False
+    """Whether parts of several images go through the network together where they have the same number: of one that has
+    kernels for each number. All arguments but the first are then the same for all images."""
+    scale: Callable[[Tensor], Tensor] | None = None
+    """What makes the first argument of it, once it is where the network is; None where it is that already.
+
+    So images travel in as few bytes as they are stored in.
+    """
 
 
 @dataclass(frozen=True)

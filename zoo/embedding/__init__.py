@@ -2,9 +2,11 @@
 
 from zoo.embedding.cases import Cases, find_cases, read_list
 from zoo.embedding.cohort import cases_at, embed, embed_all, embed_cohort
+from zoo.embedding.dataset import read_facts
 from zoo.embedding.embedder import Embedder
 from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.reading import workers_for
+from zoo.embedding.reserving import holding_finished
 from zoo.embedding.trial import try_cases
 
 __all__ = [
@@ -15,7 +17,9 @@ __all__ = [
     "embed_all",
     "embed_cohort",
     "find_cases",
+    "holding_finished",
     "keep_freed_memory",
+    "read_facts",
     "read_list",
     "try_cases",
     "workers_for",
