@@ -102,6 +102,11 @@ def ray_address() -> str:
     return os.environ.get("RAY_ADDRESS", "")
 
 
+def uses_tls_of_ray() -> bool:
+    """Whether the processes of a Ray cluster speak TLS with each other, as `RAY_USE_TLS` says."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+
+
 @contextmanager
 def defaults(values: Mapping[str, str]) -> Iterator[None]:
     """Set those variables of other libraries, inside the block, that the user has not set."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.printing import raise_for_failed, rest_in
-from zoo.embedding import Cases, Embedder, cases_at, embed_all, embed_cohort, read_list, try_cases, workers_for
+from zoo.embedding import Cases, Embedder, cases_at, embed_all, embed_cohort, left_in, read_list, try_cases, workers_for
 from zoo.errors import OptionError
 from zoo.features import SUFFIXES, check_out, write_features
 from zoo.messages import listed
@@ -61,8 +61,23 @@ def into_folder(embedder: Embedder, cases: Cases, out: Path, workers: int | None
     )
 
 
-def trial(embedder: Embedder, cases: Cases, workers: int | None) -> Iterator[str]:
-    """Try a few cases and write nothing; yields how many there are, how long they take, and which are refused."""
+def trial(
+    embedder: Embedder, cases: Cases, out: Path | None, workers: int | None, *, half: bool, retry_failed: bool
+) -> Iterator[str]:
+    """Try a few cases and write nothing; yields how many there are, how long they take, and which are refused.
+
+    Of a folder that is there, cases with rows are counted and not tried.
+
+    Raises:
+        OptionError: OUT would be refused.
+    """
+    if out is not None and out.suffix not in SUFFIXES and out.exists():
+        cases, state = left_in(out, embedder, cases, half=half, retry_failed=retry_failed)
+        yield f"{state}; {len(cases)} are left to do"
+        if not len(cases):
+            return
+    elif out is not None and out.exists():
+        yield f"{out} is there: a run replaces it"
     tried, readers = try_cases(embedder, cases), workers_for(len(cases)) if workers is None else workers
     yield f"{len(cases)} image(s) for {embedder.name}; {tried.read} were read to see"
     yield (

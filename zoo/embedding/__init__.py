@@ -7,7 +7,7 @@ from zoo.embedding.embedder import Embedder
 from zoo.embedding.memory import keep_freed_memory
 from zoo.embedding.reading import workers_for
 from zoo.embedding.reserving import holding_finished
-from zoo.embedding.trial import try_cases
+from zoo.embedding.trial import left_in, try_cases
 
 __all__ = [
     "Cases",
@@ -19,6 +19,7 @@ __all__ = [
     "find_cases",
     "holding_finished",
     "keep_freed_memory",
+    "left_in",
     "read_facts",
     "read_list",
     "try_cases",

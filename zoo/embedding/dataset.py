@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
-from zoo.embedding.failures import load_failures, write_failures
+from zoo.embedding.failures import failures_in, load_failures, write_failures
 from zoo.embedding.parts import ids_in, is_utf8, next_part, write_part
 from zoo.embedding.reading import Units
 from zoo.embedding.reserving import forget_finished, log_of, reserved
@@ -153,7 +153,12 @@ class FeatureFolder:
 
 @contextmanager
 def opening(
-    out: Path, facts: Mapping[str, Any], share: Share = ALONE, cases: Cases | None = None
+    out: Path,
+    facts: Mapping[str, Any],
+    share: Share = ALONE,
+    cases: Cases | None = None,
+    *,
+    redo_changed: bool = False,
 ) -> Iterator[FeatureFolder]:
     """Open a folder for this process inside the block; it is made if it does not exist. What waits at the end is kept.
 
@@ -162,6 +167,7 @@ def opening(
         facts: From `describe`: what its rows are computed with.
         share: That of this process.
         cases: The list that its rows are compared with; None for no comparison.
+        redo_changed: Whether the rows go whose files were changed after them; for a process that is alone.
 
     Raises:
         OptionError: The folder is no folder of features, holds others, or rows of other files under the same ids; or
@@ -175,7 +181,7 @@ def opening(
     with reserved(out, share):
         remove_leftovers(out)
         _check_same(out, facts)
-        done = ids_in(out, str(facts["key"]), cases)
+        done = ids_in(out, str(facts["key"]), cases, redo_changed=None if share.rank else redo_changed)
         forget_finished(out, share)
         failed, others = load_failures(out, share, str(facts["key"]), done)
         folder = FeatureFolder(out, facts, share, done, failed, others)
@@ -190,6 +196,16 @@ def opening(
                 folder.flush()
             raise
         folder.flush()
+
+
+def look_into(out: Path, facts: Mapping[str, Any], cases: Cases) -> FeatureFolder:
+    """Return what a run would find in a folder, and change nothing in it; the rest is as of `opening`."""
+    _check_folder(out)
+    if not out.is_dir() or not _is_begun(out):
+        return FeatureFolder(out, facts)
+    _refuse_others(out, facts)
+    done = ids_in(out, str(facts["key"]), cases, is_trial=True)
+    return FeatureFolder(out, facts, done=done, failed=failures_in(out, done))
 
 
 def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool) -> dict[str, Any]:
@@ -216,10 +232,18 @@ def _check_folder(out: Path) -> None:
 
 def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Write the facts, or refuse a folder whose rows were computed with others."""
-    file = out / FACTS
-    if not file.exists() or not any([*out.glob("part-*"), *out.glob("failed*.csv")]):  # nothing rests on them yet
-        write_text(file, json.dumps(dict(facts), indent=2) + "\n")
-        return
+    if _is_begun(out):
+        _refuse_others(out, facts)
+    else:
+        write_text(out / FACTS, json.dumps(dict(facts), indent=2) + "\n")
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether something rests on the facts that a folder states."""
+    return (out / FACTS).exists() and any([*out.glob("part-*"), *out.glob("failed*.csv")])
+
+
+def _refuse_others(out: Path, facts: Mapping[str, Any]) -> None:
     known = read_facts(out)
     for name in _SAME:
         there, asked = known.get(name), facts.get(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,11 +34,22 @@ def next_part(out: Path, rank: int) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def ids_in(out: Path, key: str, cases: Cases | None = None) -> set[str]:
+def ids_in(
+    out: Path, key: str, cases: Cases | None = None, *, is_trial: bool = False, redo_changed: bool | None = False
+) -> set[str]:
     """Ids of the cases that have rows; a part that a crash cut short is put aside, and its cases done again.
 
     Rows of cases on the list are compared with it: an id that means another file now would keep the old features. Where
-    a file lies in another folder, or a carried column has another value, as a corrected label, that is logged.
+    a file lies in another folder, or a carried column has another value, as a corrected label, that is logged. So is
+    that a file was changed after its row was written: an image in its place has other features.
+
+    Args:
+        out: The folder.
+        key: The column that cases are called by.
+        cases: The list; None for no comparison.
+        is_trial: Whether nothing in the folder is changed.
+        redo_changed: Whether the rows of files that were changed go, so that these cases are done again; None for not
+            looking at the files, as another process of the run does.
 
     Raises:
         OptionError: Rows are of files of other names.
@@ -45,16 +57,35 @@ def ids_in(out: Path, key: str, cases: Cases | None = None) -> set[str]:
     now: dict[str, Sequence[Any]] = {}
     if cases is not None:
         now = dict(cases.carried) if key == "path" else {"path": cases.paths, **cases.carried}
-    position = {id: i for i, id in enumerate(cases.ids)} if now and cases else {}
+    position = {id: i for i, id in enumerate(cases.ids)} if cases else {}
     others: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in now}
     done: set[str] = set()
-    for ids, columns in _stored(out, key, list(now)):
+    changed: list[str] = []
+    for part, ids, columns in _stored(out, key, list(now), is_trial=is_trial):
+        if cases is not None and redo_changed is not None:
+            changed += _changed(part, ids, position, cases.paths)
         done.update(ids)
         for name, cells in columns.items():
             for id, cell in zip(ids, cells, strict=True):
                 if (at := position.get(id)) is not None and _differ(cell, now[name][at]):
                     others[name][id] = cell, now[name][at]
     _refuse_renamed(out, others.get("path", {}))
+    _warn_of_others(out, others)
+    if changed and redo_changed and not is_trial:
+        _remove(out, key, changed)
+        return done.difference(changed)
+    if changed:
+        log.warning(
+            "%d cases in %s have files that were changed after their rows were written, as %s: the rows stay as they "
+            "were; --redo-changed does such cases again",
+            len(changed),
+            out,
+            first_names(changed),
+        )
+    return done
+
+
+def _warn_of_others(out: Path, others: Mapping[str, Mapping[str, Any]]) -> None:
     for name, unlike in others.items():
         if unlike:
             log.warning(
@@ -65,11 +96,49 @@ def ids_in(out: Path, key: str, cases: Cases | None = None) -> set[str]:
                 name,
                 first_names(unlike),
             )
-    return done
 
 
-def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], dict[str, list[Any]]]]:
-    """Yield the ids of each part, and its columns of these names."""
+def _changed(part: Path, ids: Sequence[str], position: Mapping[str, int], paths: Sequence[str]) -> list[str]:
+    """Those of some cases whose file is younger than the part with their rows."""
+    written = _time_of(part)
+    at = ((id, position.get(id)) for id in dict.fromkeys(ids))
+    return [id for id, i in at if i is not None and _time_of(paths[i]) > written]
+
+
+def _time_of(path: str | Path) -> float:
+    """When it was changed; of what is not there, never."""
+    try:
+        return os.stat(path).st_mtime
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _remove(out: Path, key: str, ids: Sequence[str]) -> None:
+    """Take the rows of some cases out of their parts, which stay whole at any moment."""
+    arrow, parquet = import_pyarrow()
+    import pyarrow.compute
+
+    gone = arrow.array(ids, arrow.string())
+    for part in sorted(out.glob("part-*.parquet")):
+        with part.open("rb") as file:
+            table = parquet.ParquetFile(file).read()
+        kept = table.filter(pyarrow.compute.invert(pyarrow.compute.is_in(table.column(key), gone)))
+        if not len(kept):
+            part.unlink()
+        elif len(kept) < len(table):
+            write_atomically(part, lambda path, kept=kept: _write(kept, path))  # type: ignore[misc]
+
+
+def _write(table: Any, path: Path) -> None:
+    """Write a part, with checksums by which a reader finds what a disk spoilt."""
+    _, parquet = import_pyarrow()
+    parquet.write_table(table, path, write_page_checksum=True)
+
+
+def _stored(
+    out: Path, key: str, names: list[str], *, is_trial: bool
+) -> Iterator[tuple[Path, list[str], dict[str, list[Any]]]]:
+    """Yield each part, its ids, and its columns of these names."""
     arrow, parquet = import_pyarrow()
     for part in sorted(out.glob("part-*.parquet")):
         try:
@@ -77,13 +146,16 @@ def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], 
                 table = parquet.ParquetFile(file).read([key, *names])
             ids = table.column(key)
             columns = {name: table.column(name).to_pylist() for name in names}
-            yield (ids if names else ids.unique()).to_pylist(), columns
+            yield part, (ids if names else ids.unique()).to_pylist(), columns
         except FileNotFoundError:
             continue  # another process of this run has put it aside
         except (arrow.ArrowException, KeyError, OSError) as error:
             if getattr(error, "errno", None) is not None:
                 raise  # the system cannot read it: it may be whole
-            _put_aside(part, reason_of(error))
+            if is_trial:
+                log.warning("%s is damaged (%s): a run does its cases again", part, reason_of(error))
+            else:
+                _put_aside(part, reason_of(error))
 
 
 def _refuse_renamed(out: Path, paths: Mapping[str, tuple[str, str]]) -> None:
@@ -111,7 +183,7 @@ def _put_aside(part: Path, why: str) -> None:
 def write_part(
     out: Path, rank: int, number: int, rows: Sequence[tuple[Cases, Embedded]], facts: Mapping[str, Any]
 ) -> None:
-    """Write the rows of some cases, whole or not at all, with checksums by which a reader finds what a disk spoilt.
+    """Write the rows of some cases, whole or not at all.
 
     Args:
         out: The folder.
@@ -123,10 +195,9 @@ def write_part(
     Raises:
         OSError: The file cannot be written.
     """
-    _, parquet = import_pyarrow()
     table, name = _table(rows, facts), out / f"part-{rank:05d}-{number:06d}.parquet"
     try:
-        write_atomically(name, lambda path: parquet.write_table(table, path, write_page_checksum=True))
+        write_atomically(name, lambda path: _write(table, path))
     except OSError as error:  # Arrow's own names no file
         said = f"cannot write {name} ({reason_of(error)}); what was written before stays, and the same command goes on"
         raise OSError(error.errno, said) from error
