@@ -102,7 +102,10 @@ def write_rows(out: Path, columns: Mapping[str, Column], values: NDArray[Any], f
         OSError: The file cannot be written.
     """
     write = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}[out.suffix]
-    write_atomically(out, lambda path: write(path, columns, values, json.dumps(dict(facts), sort_keys=True)))
+    try:
+        write_atomically(out, lambda path: write(path, columns, values, json.dumps(dict(facts), sort_keys=True)))
+    except OSError as error:  # it names no file where a disk is full, or a temporary one
+        raise OSError(error.errno, f"cannot write {out} ({error.strerror or error}): nothing was written") from error
 
 
 class FeatureTable(NamedTuple):

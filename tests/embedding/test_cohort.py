@@ -326,6 +326,8 @@ def test_a_process_that_was_killed_goes_on_beside_the_other(embedder, cases, unb
     [
         ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}, "without gaps"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 with WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two': a whole number"),
+        ({"SLURM_ARRAY_TASK_ID": ""}, "SLURM_ARRAY_TASK_ID='': a whole number"),
     ],
 )
 def test_shares_that_cannot_be_are_refused(embedder, cases, tmp_path, monkeypatch, environment, said):
@@ -872,3 +874,19 @@ def test_a_trial_says_what_a_folder_has_and_changes_nothing_in_it(zoo, films, tm
     assert code == 2
     assert "holds features that differ in type" in errors
     assert there == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+
+
+def test_a_folder_without_rows_is_not_offered_for_reading(zoo, films, tmp_path):
+    """Reading it would fail."""
+    code, said, errors = zoo("embed", NAME, films / "05.png", "-o", tmp_path / "out", "--workers", 0)
+    assert code == 1
+    assert "features of 0 image(s)" in said
+    assert "read_features" not in said
+    assert "the others" not in errors
+
+
+def test_no_images_are_refused_with_all_the_ways_to_name_them(zoo, tmp_path):
+    """By paths, or by a table."""
+    code, _, errors = zoo("embed", NAME, "-o", tmp_path / "out")
+    assert code == 2
+    assert "no images: name files or folders, or a table of them by --list" in errors

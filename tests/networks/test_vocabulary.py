@@ -9,6 +9,7 @@ import importlib.util
 import io
 import pickle
 import re
+import weakref
 from functools import cache
 from pathlib import Path
 
@@ -423,6 +424,19 @@ def test_the_report_of_timms_networks_says_that_a_head_is_new(name, head, caplog
     network.reset_classifier(0)
     assert zoo.load_report(network).dropped == dict.fromkeys(names, "reset_classifier")
     assert "leaves out" not in caplog.text
+
+
+def test_a_copy_of_timms_network_resets_its_own_head():
+    """Not that of the network which it is a copy of; and a network that is deleted is gone, without a cycle."""
+    network = as_loaded("caid-resnet50", num_classes=3)
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        copied.reset_classifier(5)
+        assert (copied.fc.out_features, network.fc.out_features) == (5, 3)
+        assert zoo.load_report(copied).fresh
+        assert not zoo.load_report(network).fresh
+    alive = weakref.ref(network)
+    del network
+    assert alive() is None
 
 
 def test_a_norm_that_was_trained_stays_under_a_new_head_and_goes_with_a_word(caplog):

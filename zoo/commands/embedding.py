@@ -23,6 +23,8 @@ def find(embedder: Embedder, paths: Sequence[Path], table: Path | None, **option
     if table is None:
         if stray := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
             raise OptionError(f"{' and '.join(stray)} without --list: a table is expected, whose paths are meant")
+        if not paths:
+            raise OptionError("no images: name files or folders, or a table of them by --list")
         return cases_at(embedder, paths)
     if paths:
         raise OptionError(f"both paths ({paths[0]}) and --list {table}: one of the two is expected")
@@ -53,7 +55,8 @@ def into_folder(embedder: Embedder, cases: Cases, out: Path, workers: int | None
     """
     done = embed_cohort(embedder, cases, out, workers=workers, **options)
     before = f", {done.before} of them by earlier runs" if done.before else ""
-    yield f"{out}: features of {done.embedded} image(s){before}; zoo.read_features({str(out)!r}) reads them"
+    reader = f"; zoo.read_features({str(out)!r}) reads them" if done.embedded else ""
+    yield f"{out}: features of {done.embedded} image(s){before}{reader}"
     again = "" if options["retry_failed"] else " (--retry-failed tries them again)"
     rest = f"the others are in {out}, " if done.embedded else ""
     raise_for_failed(

@@ -33,26 +33,34 @@ _STAGES = (("conv1.", "bn1."), ("layer1.",), ("layer2.",), ("layer3.",), ("layer
 
 def build_encoder(config: Config) -> nn.Module:
     """ResNet-50 of timm: pooled features `(N, 2048)`, logits `(N, num_classes)`, or with `projection` `(N, 128)`."""
+    import timm
     from torch import nn
 
-    from zoo.entries.caid.encoder import resnet50
+    from zoo.entries.caid.encoder import ResetClassifier
 
     channels, size = config["in_channels"], PREPROCESSING.size
     projection = config["projection"]
-    num_classes = 0 if projection else config["num_classes"]
-    description = {
-        "architecture": "resnet50",
-        "num_classes": num_classes,
-        "input_size": (channels, *size),
-        "mean": (0.0,) * channels,
-        "std": (1.0,) * channels,
-        "crop_pct": size[0] / (PREPROCESSING.resize or size[0]),
-        "interpolation": "bilinear",
-        "pool_size": (7, 7),
-        "first_conv": "conv1",
-        "classifier": "fc",
-    }
-    model: nn.Module = resnet50(channels, num_classes, description)
+    model: nn.Module = timm.create_model(
+        "resnet50",
+        pretrained=False,
+        num_classes=0 if projection else config["num_classes"],
+        in_chans=channels,
+        zero_init_last=False,  # as torchvision, and so the authors, start it
+        pretrained_cfg={
+            "architecture": "resnet50",
+            "num_classes": 0 if projection else config["num_classes"],
+            "input_size": (channels, *size),
+            "mean": (0.0,) * channels,
+            "std": (1.0,) * channels,
+            "crop_pct": size[0] / (PREPROCESSING.resize or size[0]),
+            "interpolation": "bilinear",
+            "pool_size": (7, 7),
+            "first_conv": "conv1",
+            "classifier": "fc",
+        },
+    )
+    model.no_weight_decay = set  # type: ignore[assignment]  # timm's class lacks the method; `set()` names nothing
+    model.reset_classifier = ResetClassifier(model)  # type: ignore[arg-type, assignment]
     if projection:
         hidden = (nn.Linear(2048, 2048), nn.ReLU()) if config.get("projection_layers", 2) == 2 else ()
         model.fc = nn.Sequential(*hidden, nn.Linear(2048, 128))

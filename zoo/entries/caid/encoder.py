@@ -1,23 +1,25 @@
-"""CAiD's encoder: timm's ResNet-50, with a new head noted in the load report."""
+"""What timm's ResNet-50 lacks as CAiD's encoder, given to one network, whose class stays timm's."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
-from timm.models import build_model_with_cfg
-from timm.models.resnet import Bottleneck, ResNet
+from timm.models.resnet import ResNet
 
 from zoo.networks.vocabulary import resetting
 
 
-class CAiDResNet(ResNet):
-    """timm's class with its tensors; `resnet50` makes it."""
+class ResetClassifier:
+    """The `reset_classifier` of one network: timm's, with a check of the number of outputs and a word in the report.
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the names of parameters that stand for positions: none. The class of timm lacks the method."""
-        return set()
+    The network is referred to weakly, so that whoever deletes it has its memory back; a copy of it refers to the copy.
+    """
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+    def __init__(self, network: ResNet) -> None:
+        self._network = weakref.ref(network)
+
+    def __call__(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one with random weights; a projection head goes, too. The report says so.
 
         Args:
@@ -27,27 +29,15 @@ class CAiDResNet(ResNet):
         Raises:
             OptionError: The network cannot have so many outputs.
         """
-        with resetting(self, num_classes, "fc"):
-            super().reset_classifier(num_classes, global_pool)
+        network: Any = self._network()
+        with resetting(network, num_classes, "fc"):
+            ResNet.reset_classifier(network, num_classes, global_pool)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> ResetClassifier:
+        """Return that of the copy, which a network that is copied notes before its attributes."""
+        network: Any = self._network()
+        return ResetClassifier(memo.get(id(network), network))
 
-def resnet50(in_channels: int, num_classes: int, description: dict[str, Any]) -> CAiDResNet:
-    """Return the network.
-
-    Args:
-        in_channels: Channels of the films.
-        num_classes: Outputs of the head, 0 for none.
-        description: Its input, as timm's tools read it.
-    """
-    network: CAiDResNet = build_model_with_cfg(
-        CAiDResNet,
-        "resnet50",
-        False,
-        pretrained_cfg=description,
-        block=Bottleneck,
-        layers=(3, 4, 6, 3),
-        in_chans=in_channels,
-        num_classes=num_classes,
-        zero_init_last=False,  # as torchvision, and so the authors, start it
-    )
-    return network
+    def __reduce__(self) -> tuple[type[ResetClassifier], tuple[Any]]:
+        """Have a pickle hold the network, which it notes before its attributes."""
+        return ResetClassifier, (self._network(),)
