@@ -2,6 +2,8 @@
 
 `part-*.parquet` hold the rows, `zoo.json` what they were computed with, `failed.csv` the cases without rows and why,
 `embed.log` the course of the runs. Each process writes files of its own; a file gets its name when it is whole.
+
+The file is long because what makes a run refuse a folder stands beside what makes it one.
 """
 
 from __future__ import annotations
