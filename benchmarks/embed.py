@@ -223,7 +223,8 @@ def loop_over(embedder: Embedder, paths: Sequence[Path]) -> tuple[Any, int]:
     device, read, rows, count = next(network.parameters()).device, embedder.reader, [], 0
     with torch.inference_mode():
         for path in paths:
-            (windows,), shares, _ = read(path)
+            parts = read(path)
+            (windows,), shares = parts.inputs, parts.weights
             assert shares is not None
             total: Tensor = sum(  # type: ignore[assignment]
                 (network.forward_features(window[None].to(device))[0] * share.to(device)).flatten(1).sum(1)

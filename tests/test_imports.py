@@ -161,7 +161,7 @@ def test_entries_know_the_vocabulary_alone(path):
     embedding = tuple(f"{own}.{m}" for m in ("cubes", "inputs", "placing", "segment", "tiles", "windows"))
     allowed = (
         *("zoo.entry", "zoo.errors", "zoo.tensor_names"),
-        *(f"{own}.{m}" for m in ("contract", "convert", "model", "segmenters", "sizes")),
+        *(f"{own}.{m}" for m in ("contract", "convert", "encoder", "model", "segmenters", "sizes")),
         *embedding,
     )
     assert not [module for module in imports(path, top_level=True) if module.startswith(embedding)]

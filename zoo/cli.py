@@ -351,6 +351,9 @@ def embed_command(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try images again that failed in an earlier run.")
     ] = False,
+    redo_changed: Annotated[
+        bool, typer.Option("--redo-changed", help="Do images again whose files were changed after their rows.")
+    ] = False,
     engine: Annotated[str, typer.Option(help="local, or ray for a Ray cluster.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of the Ray cluster, or local.")] = None,
     dry_run: Annotated[
@@ -366,17 +369,18 @@ def embed_command(
     from zoo.embedding import Embedder, keep_freed_memory
 
     keep_freed_memory()
-    for_folders = {"half": half, "retry_failed": retry_failed, "engine": engine != "local", "ray_address": ray_address}
+    again = {"retry_failed": retry_failed, "redo_changed": redo_changed}
+    for_folders = {"half": half, **again, "engine": engine != "local", "ray_address": ray_address}
     embedding.check_arguments(out, is_trial=dry_run, **for_folders)
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "layer": layer, "tokens": tokens}
     embedder = Embedder(name, checkpoint=checkpoint, device=device, cache_dir=cache_dir, progress=True, **options)
     cases = embedding.find(embedder, paths or [], table, path_column=path_column, root=root)
     if dry_run or out is None:
-        lines = embedding.trial(embedder, cases, workers)
+        lines = embedding.trial(embedder, cases, out, workers, half=half, retry_failed=retry_failed)
     elif out.suffix in SUFFIXES:
         lines = embedding.into_file(embedder, cases, out, workers)
     else:
-        how: dict[str, Any] = {"half": half, "retry_failed": retry_failed, "engine": engine, "ray_address": ray_address}
+        how: dict[str, Any] = {"half": half, **again, "engine": engine, "ray_address": ray_address}
         lines = embedding.into_folder(embedder, cases, out, workers, **how)
     for line in lines:
         _say(line)

@@ -240,6 +240,20 @@ class Parts(NamedTuple):
     """Whether each part goes through the network by itself: of one whose features depend on the rest of a batch."""
     corners: tuple[tuple[int, ...], ...] | None = None
     """Where each part begins in the volume that they were cut from, in voxels, for pictures; None if nothing says."""
+    abreast: bool = False
+    """Whether parts of several images go through the network together where they have the same number: of one that has
+    kernels for each number. All arguments but the first are then the same for all images."""
+    scale: Callable[[Tensor], Tensor] | None = None
+    """What makes the first argument of it, once it is where the network is; None where it is that already.
+
+    So images travel in as few bytes as they are stored in.
+    """
+
+    def scaled(self) -> Parts:
+        """Return the same parts as the network takes them, for whoever does not leave that to an `Embedder`."""
+        if self.scale is None:
+            return self
+        return self._replace(inputs=(self.scale(self.inputs[0]), *self.inputs[1:]), scale=None)
 
 
 @dataclass(frozen=True)

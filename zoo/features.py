@@ -9,7 +9,7 @@ import csv
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,7 +102,10 @@ def write_rows(out: Path, columns: Mapping[str, Column], values: NDArray[Any], f
         OSError: The file cannot be written.
     """
     write = {".npz": _write_npz, ".csv": _write_csv, ".parquet": _write_parquet}[out.suffix]
-    write_atomically(out, lambda path: write(path, columns, values, json.dumps(dict(facts), sort_keys=True)))
+    try:
+        write_atomically(out, lambda path: write(path, columns, values, json.dumps(dict(facts), sort_keys=True)))
+    except OSError as error:  # it names no file where a disk is full, or a temporary one
+        raise OSError(error.errno, f"cannot write {out} ({error.strerror or error}): nothing was written") from error
 
 
 class FeatureTable(NamedTuple):
@@ -148,13 +151,11 @@ def read_features(out: str | Path) -> FeatureTable:
 
 
 def _read_folder(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any]]:
-    import numpy as np
-
     arrow, _ = import_pyarrow()
     parts = sorted(out.glob("part-*.parquet"))
     if not parts:
         raise InputContractError(f"{out} has no part-*.parquet: nothing was embedded there")
-    if not _is_finished(out):
+    if not is_finished(out):
         log.warning("no run in %s has come to its end: rows may be missing; the same `zoo embed` goes on", out)
     tables = [_read_part(part) for part in parts]
     metadata = tables[0].schema.metadata
@@ -164,8 +165,7 @@ def _read_folder(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any
     )
     by = [name for name in (facts["key"], facts["rows"]) if name]
     table = table.sort_by([(name, "ascending") for name in by])
-    flat = table.column("feature").combine_chunks().flatten()
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(table), *facts["shape"])
+    values = _values_of(table, facts)
     frame = table.drop_columns(["feature"]).to_pandas(integer_object_nulls=True)  # floats would round long ids
     if frame.duplicated(by).any():
         first = frame[frame.duplicated(by)].iloc[0][by[0]]
@@ -176,7 +176,29 @@ def _read_folder(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, Any
     return values, frame, facts
 
 
-def _is_finished(out: Path) -> bool:
+def read_parts(out: Path) -> Iterator[tuple[NDArray[Any], Any]]:
+    """Yield the rows of a folder file by file, for what is larger than memory: features, and the columns beside them.
+
+    Features are float32 `(n, D)`, or maps `(n, C, *cells)`; the columns are an Arrow table.
+
+    Raises:
+        InputContractError: A file cannot be read.
+        OptionError: pyarrow is not installed.
+    """
+    for part in sorted(out.glob("part-*.parquet")):
+        table = _read_part(part)
+        yield _values_of(table, json.loads(table.schema.metadata[_FACTS.encode()])), table.drop_columns(["feature"])
+
+
+def _values_of(table: Any, facts: Mapping[str, Any]) -> NDArray[Any]:
+    import numpy as np
+
+    flat = table.column("feature").combine_chunks().flatten()
+    values: NDArray[Any] = flat.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return values.reshape(len(table), *facts["shape"])
+
+
+def is_finished(out: Path) -> bool:
     """Whether all processes of some run have come to the end of their share."""
     found: dict[int, set[int]] = {}
     for mark in out.glob(f".rank-*{FINISHED}"):

@@ -102,6 +102,11 @@ def ray_address() -> str:
     return os.environ.get("RAY_ADDRESS", "")
 
 
+def uses_tls_of_ray() -> bool:
+    """Whether the processes of a Ray cluster speak TLS with each other, as `RAY_USE_TLS` says."""
+    return os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+
+
 @contextmanager
 def defaults(values: Mapping[str, str]) -> Iterator[None]:
     """Set those variables of other libraries, inside the block, that the user has not set."""
@@ -121,7 +126,7 @@ def is_under_torchrun() -> bool:
 
 def torchrun_rank() -> tuple[int, int]:
     """Number of this process and of all processes, as torchrun sets them; 0 and 1 without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    return _whole("RANK", 0), _whole("WORLD_SIZE", 1)
 
 
 def slurm_array() -> tuple[int, int, int, int]:
@@ -129,13 +134,26 @@ def slurm_array() -> tuple[int, int, int, int]:
     if "SLURM_ARRAY_TASK_ID" not in os.environ:
         return 0, 1, 0, 1
     names = (("COUNT", 1), ("MIN", 0), ("STEP", 1))
-    count, first, step = (int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default)) for name, default in names)
-    return int(os.environ["SLURM_ARRAY_TASK_ID"]), count, first, step
+    count, first, step = (_whole(f"SLURM_ARRAY_TASK_{name}", default) for name, default in names)
+    return _whole("SLURM_ARRAY_TASK_ID", 0), count, first, step
 
 
 def local_rank() -> int:
     """Number of this process on its machine, as torchrun sets it; 0 without it."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    return _whole("LOCAL_RANK", 0)
+
+
+def _whole(name: str, default: int) -> int:
+    """A whole number that a launcher sets.
+
+    Raises:
+        OptionError: It is none.
+    """
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(f"{name}={text!r}: a whole number is expected, as torchrun and SLURM set it") from error
 
 
 def processors() -> int:

@@ -132,6 +132,22 @@ def test_the_column_of_paths_is_found_or_named(films):
     assert "no column 'no' with the paths" in refusal(table, path_column="no")
 
 
+@pytest.mark.parametrize(("mark", "said"), [(";", "';'"), ("\t", "'\\t'")])
+def test_a_table_with_other_separators_is_told_from_one_without_the_column(films, mark, said):
+    """As spreadsheets of many countries write it: one column with a long name is what the reader sees."""
+    table = write(films / "l.csv", f"a.png{mark}1", columns=f"path{mark}label")
+    assert f"it is separated by {said}; save it with commas, or with tabs as .tsv" in refusal(table)
+
+
+def test_names_without_their_folders_are_found_below_the_root(films):
+    """Where the first one lies; a file of that name anywhere else is not looked for."""
+    table = write(films / "l.csv", "c.jpg", "d.jpg", columns="path")
+    found = ", where ward/c.jpg has the name of the first: each row needs the path from there"
+    assert f"lead from the table's folder {films}, or from --root where it is given{found}" in refusal(table)
+    assert f"lead from the root {films}{found}" in refusal(table, root=films)
+    assert "has the name" not in refusal(write(films / "m.csv", "absent.jpg", columns="path"))
+
+
 def test_relative_paths_lead_from_the_root_or_the_tables_folder(films, tmp_path, monkeypatch):
     """Never from the working directory unasked; where they would lead from there alone, the error says so."""
     monkeypatch.chdir(films)

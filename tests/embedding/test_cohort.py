@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from contextlib import suppress
@@ -14,8 +15,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from zoo.embedding import Cases, Embedder, cases_at, embed_cohort, read_list
+from zoo.embedding import Cases, Embedder, embed_cohort, read_list
 from zoo.embedding import cohort as module
+from zoo.embedding.cohort import cases_at
 from zoo.embedding.dataset import describe, opening
 from zoo.embedding.embedder import Embedded
 from zoo.errors import InputContractError, OptionError
@@ -327,6 +329,8 @@ def test_a_process_that_was_killed_goes_on_beside_the_other(embedder, cases, unb
     [
         ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}, "without gaps"),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 with WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE='two': a whole number"),
+        ({"SLURM_ARRAY_TASK_ID": ""}, "SLURM_ARRAY_TASK_ID='': a whole number"),
     ],
 )
 def test_shares_that_cannot_be_are_refused(embedder, cases, tmp_path, monkeypatch, environment, said):
@@ -821,3 +825,70 @@ def test_rows_of_other_files_under_the_same_ids_are_refused(tmp_path, films):
         embed_cohort(embedder, listed((1, films / names[1], 0)), tmp_path / "out", workers=0)
     embed_cohort(embedder, listed((1, films / names[0], 1)), tmp_path / "out", workers=0)
     assert "another label than the list has now, as 1" in (tmp_path / "out" / "embed.log").read_text()
+
+
+def test_an_image_in_the_place_of_another_is_warned_of_and_done_again_on_request(embedder, films, tmp_path, caplog):
+    """Its old row would be another image's; the rows beside it in the same file stay, to the bit."""
+    out, own = tmp_path / "out", tmp_path / "films"
+    shutil.copytree(films, own, ignore=lambda _, names: sorted(names)[3:])
+    some, film = cases_at(embedder, [own]), own / "01.png"
+    embed_cohort(embedder, some, out, workers=0)
+    before = read_features(out)
+    embed_cohort(embedder, some, out, workers=0)
+    assert "changed after" not in caplog.text
+    Image.effect_noise((80, 80), 60).save(film)
+    later = max(part.stat().st_mtime for part in out.glob("part-*")) + 5
+    os.utime(film, (later, later))
+    assert embed_cohort(embedder, some, out, workers=0).before == 3
+    assert f"1 cases in {out} have files that were changed after their rows were written, as {film}" in caplog.text
+    assert "--redo-changed does such cases again" in (out / "embed.log").read_text()
+    assert np.array_equal(read_features(out).features, before.features)
+    assert embed_cohort(embedder, some, out, workers=0, redo_changed=True).before == 2
+    after = read_features(out)
+    assert after.table.path.tolist() == before.table.path.tolist()
+    assert [np.array_equal(*rows) for rows in zip(before.features, after.features, strict=True)] == [True, False, True]
+
+
+def test_rows_go_only_where_one_process_runs(embedder, cases, tmp_path, monkeypatch):
+    """Another one has counted them as done."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="redo_changed with 2 processes: start one first"):
+        embed_cohort(embedder, cases, tmp_path / "out", workers=0, redo_changed=True)
+
+
+def test_a_trial_says_what_a_folder_has_and_changes_nothing_in_it(zoo, films, tmp_path, caplog):
+    """Those that are done are not tried again; a folder that a run would refuse is refused with the run's error."""
+    out = tmp_path / "out"
+    ask = ("embed", NAME, films, "-o", out, "--workers", 0)
+    assert zoo(*ask)[0] == 1  # one film is broken
+    part = next(out.glob("part-*.parquet"))
+    (out / "part-00000-000009.parquet").write_bytes(part.read_bytes()[:-9])
+    (out / "failed-00003.csv").write_text("path,reason\na.png,x\n")
+    there = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+    code, said, _ = zoo(*ask, "--dry-run")
+    assert code == 0
+    assert f"{FILMS - 1} of {FILMS} images have features in {out}, 1 failed; 0 are left to do" in said
+    assert "part-00000-000009.parquet is damaged" in caplog.text
+    code, said, _ = zoo(*ask, "--dry-run", "--retry-failed")
+    assert "; 1 are left to do" in said
+    assert f"1 image(s) for {NAME}; 1 were read to see" in said
+    code, _, errors = zoo(*ask, "--dry-run", "--half")
+    assert code == 2
+    assert "holds features that differ in type" in errors
+    assert there == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
+
+
+def test_a_folder_without_rows_is_not_offered_for_reading(zoo, films, tmp_path):
+    """Reading it would fail."""
+    code, said, errors = zoo("embed", NAME, films / "05.png", "-o", tmp_path / "out", "--workers", 0)
+    assert code == 1
+    assert "features of 0 image(s)" in said
+    assert "read_features" not in said
+    assert "the others" not in errors
+
+
+def test_no_images_are_refused_with_all_the_ways_to_name_them(zoo, tmp_path):
+    """By paths, or by a table."""
+    code, _, errors = zoo("embed", NAME, "-o", tmp_path / "out")
+    assert code == 2
+    assert "no images: name files or folders, or a table of them by --list" in errors

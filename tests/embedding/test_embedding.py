@@ -219,7 +219,8 @@ def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatc
 
     The landmarks are those in the cache that is named, without a connection.
     """
-    from zoo.entries.drasclr.embed import embed_patient
+    from zoo.entries.drasclr.embed import embed_cohort, embed_patient
+    from zoo.entries.drasclr.features import read_subject_features
 
     np.save(tmp_path / "landmarks.npy", LANDMARKS)
     source, cache = tmp_path / "landmarks.npy", tmp_path / "cache"
@@ -241,6 +242,9 @@ def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatc
         np.testing.assert_allclose(row, embed_patient(model, path, cache_dir=cache).mean(0).numpy(), **CLOSE)
     assert list(found.failed) == [str(patches / "s2_patch.npy")]
     assert "s2_patch.npy: the least value" in found.failed[str(patches / "s2_patch.npy")]
+    monkeypatch.setenv("ZOO_HOME", str(cache))
+    command = read_subject_features(embed_cohort(model, patches, tmp_path / "f.npz", subjects=["s1", "s0"]))
+    np.testing.assert_allclose(found.values, command.values, **CLOSE)
 
 
 def test_features_that_are_not_finite_are_no_features(films, tmp_path, unet_state):

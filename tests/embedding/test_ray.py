@@ -5,10 +5,12 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,11 +21,11 @@ import torch
 from PIL import Image
 
 from zoo import read_features
-from zoo.embedding import Embedder, embed_cohort, read_list
+from zoo.embedding import Embedder, cluster, embed_cohort, read_list
 from zoo.embedding.cases import Cases
 from zoo.embedding.cluster import Pool, connected, pool_of
 from zoo.embedding.dataset import FeatureFolder
-from zoo.embedding.ray import _Actor, _folder, _objects, _Stretch
+from zoo.embedding.ray import _Actor, _Deaths, _folder, _objects, _Stretch
 from zoo.errors import CheckpointFormatError, OptionError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,6 +52,23 @@ class FatalEmbedder(Embedder):
     @property
     def reader(self):
         return FatalReader(super().reader)
+
+
+class FatalNetwork(Embedder):
+    """Has a network that takes its process with it at one film, as want of memory does."""
+
+    def embed_units(self, cases, units, *, workers):
+        for unit, found in zip(units, super().embed_units(cases, units, workers=workers), strict=True):
+            if any(cases.paths[case].endswith(FATAL) for case in unit):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield found
+
+
+class HereActor(_Actor):
+    """What an actor does, in this process."""
+
+    def _ask(self, method, argument):
+        return getattr(self.deaths, method)(argument)
 
 
 @pytest.fixture
@@ -118,6 +137,30 @@ def test_rows_are_those_of_the_local_engine_though_a_worker_is_killed(alone, fil
     assert not ray.is_initialized()
 
 
+def test_a_unit_that_kills_every_actor_is_given_up(alone, films, tmp_path):
+    """After three; Ray would start actors for it without end. All others are embedded."""
+    embedder = FatalNetwork(NAME, device="cpu", batch_size=1)
+    cases = read_list(films, volumes=False).take([0, 9, 1])
+    outcome = embed_cohort(embedder, cases, tmp_path / "out", engine="ray", ray_address="local")
+    assert outcome.failed == {FATAL: f"{FATAL}: 3 processes of Ray died at it"}
+    assert sorted(read_features(tmp_path / "out").table.id) == ["0.png", "1.png"]
+
+
+def test_an_actor_that_dies_between_units_is_held_against_none(films):
+    """Only units that were begun and not ended count, and two deaths are not yet too many."""
+    cases, deaths = read_list(films, volumes=False).take([0, 1, 2]), _Deaths()
+    embedder = pickle.dumps(Embedder(NAME, device="cpu", batch_size=1))
+    work = pyarrow.table({"pickle": [pickle.dumps(_Stretch([range(1), range(1, 2), range(2, 3)], cases, [7, 8, 9]))]})
+    for count in (0, 1, 2, 3):
+        actor = HereActor(embedder, torch.get_num_threads(), {}, "", Pool(1, 1, 0, 0), deaths)
+        found = [each for table in actor(work) for unit in _objects(table) for each in unit]
+        assert {each.case: each.problem for each in found if each.features is None} == (
+            {8: "3 processes of Ray died at it"} if count == 3 else {}
+        )
+        assert deaths.at([7, 8, 9]) == [0, count, 0]
+        deaths.begin(8)
+
+
 def test_a_signal_keeps_what_is_done_and_leaves_no_process(alone, films, tmp_path):
     """Exit code 75 for SIGTERM, for which Ray has a handler of its own; the cluster that was started ends too."""
     listed = write_list(tmp_path / "many.csv", [(str(i), "films/0.png", "") for i in range(20_000)])
@@ -181,6 +224,41 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(alone, monkeypatch, add
         pass
 
 
+@pytest.mark.parametrize("said", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_takes_a_connection_and_is_no_cluster_is_named_in_seconds(alone, monkeypatch, said):
+    """A head that hangs says nothing, a proxy closes, another service answers: Ray would try for minutes."""
+    import ray
+
+    monkeypatch.setattr(cluster, "_SECONDS_TO_ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection = server.accept()[0]
+            if said is not None:
+                connection.recv(1000)
+                connection.sendall(said)
+                connection.close()
+            held.append(connection)
+
+        held, address = [], f"127.0.0.1:{server.getsockname()[1]}"
+        Thread(target=answer, daemon=True).start()
+        expected = "timed out" if said is None else "what answers there is no Ray cluster"
+        with pytest.raises(OptionError, match=rf"no Ray cluster at {address} \(.*{expected}"), connected(ray, address):
+            pass
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_dead_cluster_of_ray_start_is_named_at_once(alone, address):
+    """Its address stays on the machine after a crash, and Ray goes there unasked."""
+    import ray
+
+    (alone / "ray").mkdir()
+    (alone / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    said = r"no Ray cluster at 127\.0\.0\.1:1 \(.*refused.* or local"
+    with pytest.raises(OptionError, match=said), connected(ray, address):
+        pass
+
+
 def test_an_actor_works_where_the_run_was_begun(films, tmp_path, monkeypatch):
     """With paths from its working directory and its settings, whatever the machine's are; an error comes back whole."""
     monkeypatch.setenv("ZOO_OFFLINE", "0")
@@ -189,15 +267,15 @@ def test_an_actor_works_where_the_run_was_begun(films, tmp_path, monkeypatch):
     cases = Cases(["films/0.png"], ["films/0.png"], {}, None)
     embedder = Embedder(NAME, device="cpu")
     assert _folder(embedder, Cases([], [str(tmp_path)], {}, None)) == ""
-    given = (pickle.dumps(embedder), 1, {"ZOO_OFFLINE": "1"}, _folder(embedder, cases), Pool(1, 1, 0, 1))
+    given = (pickle.dumps(embedder), 1, {"ZOO_OFFLINE": "1"}, _folder(embedder, cases), Pool(1, 1, 0, 1), _Deaths())
     monkeypatch.chdir("/")
     work = pyarrow.table({"pickle": [pickle.dumps(_Stretch([range(1)], cases, [7]))]})
-    ((found,),) = [each for table in _Actor(*given)(work) for each in _objects(table)]
+    ((found,),) = [each for table in HereActor(*given)(work) for each in _objects(table)]
     assert found.case == 7
     assert found.features.shape == (1, 2048)
     assert os.environ["ZOO_OFFLINE"] == "1"
     embedder.checkpoint = "absent.pt"
-    (error,) = [each for table in _Actor(pickle.dumps(embedder), *given[1:])(work) for each in _objects(table)]
+    (error,) = [each for table in HereActor(pickle.dumps(embedder), *given[1:])(work) for each in _objects(table)]
     assert isinstance(error, CheckpointFormatError)
     assert "absent.pt" in str(error)
     torch.set_num_threads(threads)

@@ -1,6 +1,7 @@
 """Features are read back as they were computed: folders, `.npz` and `.csv`, maps, float16, types of carried columns."""
 
 import datetime
+import errno
 
 import numpy as np
 import pyarrow
@@ -254,3 +255,20 @@ def test_an_empty_folder_is_refused(tmp_path):
     """Nothing was embedded there, which zero rows would hide."""
     with pytest.raises(InputContractError, match="nothing was embedded there"):
         read_features(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_a_full_disk_is_said_with_the_file(tmp_path, monkeypatch, suffix):
+    """The system names none, or a temporary one; what was there stays."""
+    out = tmp_path / f"f{suffix}"
+    out.write_text("old")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zoo.files.sync", full)
+    features = Features(np.ones((1, 2), np.float32), ("a.png",), None, {}, {})
+    with pytest.raises(OSError, match=f"cannot write {out} .No space left on device.: nothing was written") as caught:
+        write_features(features, out)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

@@ -9,6 +9,7 @@ import importlib.util
 import io
 import pickle
 import re
+import weakref
 from functools import cache
 from pathlib import Path
 
@@ -363,9 +364,18 @@ def test_stages_that_are_not_there_are_refused(indices):
     assert stages_wanted(None, 3) == stages_wanted(3, 3) == stages_wanted([-1, 0, 1], 3) == {0, 1, 2}
 
 
-@pytest.mark.parametrize(
-    ("given", "said"), [((-1,), "num_classes=-1"), ((True,), "True"), ((2, "max"), "'avg' or None")]
-)
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "monai-ssl-vitautoenc"])  # which takes no head
+@pytest.mark.parametrize("outputs", [-1, True, 2.0, None])
+def test_a_number_of_outputs_that_cannot_be_is_refused_by_all(name, outputs):
+    """A ResNet of timm's makes a layer without an output of -1, its ViT no head; and the network stays as it is."""
+    network = network_of(name)
+    before = network.get_classifier()
+    with pytest.raises(OptionError, match=re.escape(f"num_classes={outputs!r}: expected a whole number")):
+        network.reset_classifier(outputs)
+    assert network.get_classifier() is before
+
+
+@pytest.mark.parametrize(("given", "said"), [((2, "max"), "'avg' or None")])
 def test_heads_that_cannot_be_are_refused(given, said):
     """And the network stays as it is."""
     network = network_of("glcl-encoder")
@@ -393,12 +403,62 @@ def test_a_classifier_takes_the_place_of_a_projection_head(name):
     assert network.state_dict().keys() == build_small(name).state_dict().keys()
 
 
-def test_the_report_says_that_a_head_is_new():
-    """Its tensors are not what was loaded, and the number of classes is no longer that of the file."""
-    network = zoo.load_model("genesis-unet3d", pretrained=False)
+def as_loaded(name, **options):
+    """A network whose report says that all of it came from a file."""
+    network = zoo.load_model(name, pretrained=False, **options)
     report = zoo.load_report(network)
     report.loaded.update(dict.fromkeys(network.state_dict(), "as stored"))
     report.fresh.clear()
+    return network
+
+
+@pytest.mark.parametrize(("name", "head"), [("caid-resnet50", "fc"), ("rad-dino-vitb14", "head")])
+def test_the_report_of_timms_networks_says_that_a_head_is_new(name, head, caplog):
+    """Not that it was loaded; without a head the old one is left out, which was asked for and is no warning."""
+    network = as_loaded(name, num_classes=3)
+    network.reset_classifier(4)
+    after = zoo.load_report(network)
+    names = (f"{head}.weight", f"{head}.bias")
+    assert after.fresh == dict.fromkeys(names, "reset_classifier")
+    assert after.loaded.keys() == network.state_dict().keys() - after.fresh.keys()
+    network = as_loaded(name, num_classes=3)
+    network.reset_classifier(0)
+    assert zoo.load_report(network).dropped == dict.fromkeys(names, "reset_classifier")
+    assert "leaves out" not in caplog.text
+
+
+def test_a_copy_of_timms_network_resets_its_own_head():
+    """Not that of the network which it is a copy of; and a network that is deleted is gone, without a cycle."""
+    network = as_loaded("caid-resnet50", num_classes=3)
+    for copied in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        copied.reset_classifier(5)
+        assert (copied.fc.out_features, network.fc.out_features) == (5, 3)
+        assert zoo.load_report(copied).fresh
+        assert not zoo.load_report(network).fresh
+    alive = weakref.ref(network)
+    del network
+    assert alive() is None
+
+
+def test_a_norm_that_was_trained_stays_under_a_new_head_and_goes_with_a_word(caplog):
+    """y-Aware's last norm: with other classes it is what was loaded, without a head it is warned of and reported."""
+    network = as_loaded("yaware-densenet121", num_classes=2)
+    norm = network.features.norm5
+    network.reset_classifier(3)
+    assert network.features.norm5 is norm
+    assert set(zoo.load_report(network).fresh) == {"class_layers.out.weight", "class_layers.out.bias"}
+    network.reset_classifier(0)
+    gone = {name for name in zoo.load_report(network).dropped if name.startswith("features.norm5.")}
+    assert len(gone) == 5
+    assert (
+        "reset_classifier(0) of yaware-densenet121 leaves out, beside the head, what was loaded: features"
+        in caplog.text
+    )
+
+
+def test_the_report_says_that_a_head_is_new():
+    """Its tensors are not what was loaded, and the number of classes is no longer that of the file."""
+    network = as_loaded("genesis-unet3d")
     network.reset_classifier(4)
     after = zoo.load_report(network)
     assert after.fresh == dict.fromkeys(("out_tr.final_conv.weight", "out_tr.final_conv.bias"), "reset_classifier")

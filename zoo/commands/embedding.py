@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands.printing import raise_for_failed, rest_in
-from zoo.embedding import Cases, Embedder, embed_all, embed_cohort, find_cases, read_list, try_cases, workers_for
+from zoo.embedding import (
+    Cases,
+    Embedder,
+    embed_all,
+    embed_cohort,
+    find_cases,
+    left_in,
+    read_list,
+    try_cases,
+    workers_for,
+)
 from zoo.errors import OptionError
 from zoo.features import SUFFIXES, check_out, write_features
 from zoo.messages import listed
@@ -38,6 +48,8 @@ def find_named(
     if table is None:
         if stray := [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]:
             raise OptionError(f"{' and '.join(stray)} without --list: a table is expected, whose paths are meant")
+        if not paths:
+            raise OptionError("no images: name files or folders, or a table of them by --list")
         return find_cases(paths, volumes=volumes, lesions=lesions)
     if paths:
         raise OptionError(f"both paths ({paths[0]}) and --list {table}: one of the two is expected")
@@ -68,7 +80,8 @@ def into_folder(embedder: Embedder, cases: Cases, out: Path, workers: int | None
     """
     done = embed_cohort(embedder, cases, out, workers=workers, **options)
     before = f", {done.before} of them by earlier runs" if done.before else ""
-    yield f"{out}: features of {done.embedded} image(s){before}; zoo.read_features({str(out)!r}) reads them"
+    reader = f"; zoo.read_features({str(out)!r}) reads them" if done.embedded else ""
+    yield f"{out}: features of {done.embedded} image(s){before}{reader}"
     again = "" if options["retry_failed"] else " (--retry-failed tries them again)"
     rest = f"the others are in {out}, " if done.embedded else ""
     raise_for_failed(
@@ -76,8 +89,23 @@ def into_folder(embedder: Embedder, cases: Cases, out: Path, workers: int | None
     )
 
 
-def trial(embedder: Embedder, cases: Cases, workers: int | None) -> Iterator[str]:
-    """Try a few cases and write nothing; yields how many there are, how long they take, and which are refused."""
+def trial(
+    embedder: Embedder, cases: Cases, out: Path | None, workers: int | None, *, half: bool, retry_failed: bool
+) -> Iterator[str]:
+    """Try a few cases and write nothing; yields how many there are, how long they take, and which are refused.
+
+    Of a folder that is there, cases with rows are counted and not tried.
+
+    Raises:
+        OptionError: OUT would be refused.
+    """
+    if out is not None and out.suffix not in SUFFIXES and out.exists():
+        cases, state = left_in(out, embedder, cases, half=half, retry_failed=retry_failed)
+        yield f"{state}; {len(cases)} are left to do"
+        if not len(cases):
+            return
+    elif out is not None and out.exists():
+        yield f"{out} is there: a run replaces it"
     tried, readers = try_cases(embedder, cases), workers_for(len(cases)) if workers is None else workers
     yield f"{len(cases)} image(s) for {embedder.name}; {tried.read} were read to see"
     yield (

@@ -139,9 +139,12 @@ def _path_column(table: Path, names: Sequence[str], asked: str | None, expected:
     if found := [name for name in ([asked] if asked is not None else expected) if name in names]:
         return found[0]
     wanted = repr(asked) if asked is not None else " or ".join(map(repr, expected))
+    other = next((mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]), "")
+    way = "name one of them by --path-column, in Python path_column="
+    if other:
+        way = f"it is separated by {other!r}; save it with commas, or with tabs as .tsv"
     raise OptionError(
-        f"{printable(table)} has no column {printable(wanted)} with the paths; its columns are {_quoted(names)}: name "
-        "one of them by --path-column, in Python path_column="
+        f"{printable(table)} has no column {printable(wanted)} with the paths; its columns are {_quoted(names)}: {way}"
     )
 
 

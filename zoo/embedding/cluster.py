@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.embedding.reading import workers_for
 from zoo.errors import OptionError, ZooError
 from zoo.messages import install_hint, printable, reason_of
-from zoo.settings import processors, ray_address
+from zoo.settings import processors, ray_address, uses_tls_of_ray
 from zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +23,10 @@ WAY_ON = "The same command goes on with what is left"
 _CPUS_OF_ACTOR = 4
 """Without a GPU: threads gain little beyond it, and each actor holds a network and a batch in memory."""
 _SECONDS_TO_ANSWER = 10.0
+_FRAME, _SETTINGS = 9, b"\x04"
+"""Bytes of a frame's head in HTTP/2, and the type of the first that each side sends (RFC 9113, 3.4 and 6.5)."""
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _SETTINGS + b"\0\0\0\0\0"
+"""What a client of gRPC says first: the preface, and no settings."""
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -60,11 +64,12 @@ def connected(ray: ModuleType, address: str | None) -> Iterator[None]:
 
 
 def _connect(ray: ModuleType, address: str | None) -> None:
-    asked = address or ray_address()
+    asked = ray_address() if address in (None, "", "auto") else address
+    asked = _left_by_ray_start(ray) if asked in ("", "auto") else asked
     options: dict[str, Any] = {"logging_level": logging.ERROR}
     of_own = options | {"num_cpus": processors(), "include_dashboard": False}
     try:
-        if asked not in ("", "auto", "local"):
+        if asked not in ("", "local"):
             _check_answers(asked)
         try:
             ray.init(address=address, **of_own)
@@ -77,12 +82,24 @@ def _connect(ray: ModuleType, address: str | None) -> None:
         ) from error
 
 
+def _left_by_ray_start(ray: ModuleType) -> str:
+    """Address that `ray start` left on this machine, which Ray goes to though that cluster be dead; empty if none."""
+    utils = getattr(getattr(ray, "_private", None), "utils", None)
+    return getattr(utils, "read_ray_address", lambda _: None)(None) or ""
+
+
 def _check_answers(address: str) -> None:
-    """Raise an error at once, where Ray would try for minutes."""
+    """Raise an error in seconds, where Ray would try for minutes: where nothing answers, or not as gRPC does."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ValueError("that is no address of this form")
-    socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
+    with socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER) as connection:
+        if uses_tls_of_ray():
+            return  # the answer would come after a handshake with Ray's own keys
+        connection.sendall(_HELLO)
+        answer = connection.recv(_FRAME)
+    if answer[3:4] != _SETTINGS:
+        raise ConnectionError("what answers there is no Ray cluster")
 
 
 @contextmanager

@@ -142,6 +142,7 @@ def embed_cohort(
     ray_address: str | None = None,
     half: bool = False,
     retry_failed: bool = False,
+    redo_changed: bool = False,
 ) -> Outcome:
     """Write the features of a cohort into a folder, a Parquet data set; run again, it goes on.
 
@@ -160,6 +161,8 @@ def embed_cohort(
             program is connected to, that of `$RAY_ADDRESS` or of `ray start`, else `"local"`.
         half: Whether features are kept as float16.
         retry_failed: Whether cases that failed before are tried again.
+        redo_changed: Whether cases are done again whose files were changed after their rows were written, which are
+            warned of in any case; of a folder of DICOM that a file was added or removed. Only by one process.
 
     Raises:
         OptionError: The folder holds other features, rows of other files under the same ids, or anything else; another
@@ -178,12 +181,18 @@ def embed_cohort(
         raise OptionError(
             "engine='ray' divides the cases by itself: start one process, not several by torchrun or SLURM"
         )
+    if redo_changed and share.world > 1:
+        raise OptionError(
+            f"redo_changed with {share.world} processes: start one first, which removes the rows of files that were "
+            "changed; several may then do what is left"
+        )
     facts = describe(embedder.facts(), cases, embedder.rows_of, half=half)
     mine = share.of(embedder.units(range(len(cases))))
     folder: FeatureFolder | None = None
     try:
         log = log_of(out, share.rank)
-        with heeding_signals(), warnings_in(log), opening(out, facts, cases, share) as folder, recording(log):
+        opened = opening(out, facts, cases, share, redo_changed=redo_changed)
+        with heeding_signals(), warnings_in(log), opened as folder, recording(log):
             units = [left for unit in mine if (left := folder.left(unit, retry_failed=retry_failed))]
             before = folder.count(mine)
             readers = workers_for(len(units)) if workers is None else workers

@@ -2,6 +2,8 @@
 
 `part-*.parquet` hold the rows, `zoo.json` what they were computed with, `failed.csv` the cases without rows and why,
 `embed.log` the course of the runs. Each process writes files of its own; a file gets its name when it is whole.
+
+The file is long because what makes a run refuse a folder stands beside what makes it one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from zoo.embedding.cases import Cases
 from zoo.embedding.embedder import Embedded, reason
-from zoo.embedding.failures import load_failures, write_failures
+from zoo.embedding.failures import failures_in, load_failures, write_failures
 from zoo.embedding.parts import done_in, ids_in, is_utf8, next_part, write_part
 from zoo.embedding.reading import Units
 from zoo.embedding.reserving import forget_finished, log_of, reserved
@@ -155,7 +157,9 @@ class FeatureFolder:
 
 
 @contextmanager
-def opening(out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = ALONE) -> Iterator[FeatureFolder]:
+def opening(
+    out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = ALONE, *, redo_changed: bool = False
+) -> Iterator[FeatureFolder]:
     """Open a folder for this process inside the block; it is made if it does not exist. What waits at the end is kept.
 
     Args:
@@ -163,6 +167,7 @@ def opening(out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = AL
         facts: From `describe`: what its rows are computed with.
         cases: The list whose rows are added; those that are there are compared with it.
         share: That of this process.
+        redo_changed: Whether the rows go whose files were changed after them; for a process that is alone.
 
     Raises:
         OptionError: The folder is no folder of features, holds others, or rows of other files under the same ids; or
@@ -177,7 +182,7 @@ def opening(out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = AL
         remove_leftovers(out)
         _check_same(out, facts)
         key = str(facts["key"])
-        done = done_in(out, key, cases)
+        done = done_in(out, key, cases, redo_changed=None if share.rank else redo_changed)
         forget_finished(out, share)
         failed, others = load_failures(out, share, key, ids_in(out, key))
         folder = FeatureFolder(out, facts, cases, share, done, failed, others)
@@ -192,6 +197,17 @@ def opening(out: Path, facts: Mapping[str, Any], cases: Cases, share: Share = AL
                 folder.flush()
             raise
         folder.flush()
+
+
+def look_into(out: Path, facts: Mapping[str, Any], cases: Cases) -> FeatureFolder:
+    """Return what a run would find in a folder, and change nothing in it; the rest is as of `opening`."""
+    _check_folder(out)
+    if not out.is_dir() or not _is_begun(out):
+        return FeatureFolder(out, facts, cases, ALONE, bytearray(len(cases)), {}, {})
+    _refuse_others(out, facts)
+    key = str(facts["key"])
+    done, failed = done_in(out, key, cases, is_trial=True), failures_in(out, ids_in(out, key, is_trial=True))
+    return FeatureFolder(out, facts, cases, ALONE, done, failed, {})
 
 
 def describe(facts: Mapping[str, Any], cases: Cases, rows_of: str, *, half: bool) -> dict[str, Any]:
@@ -218,10 +234,18 @@ def _check_folder(out: Path) -> None:
 
 def _check_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Write the facts, or refuse a folder whose rows were computed with others."""
-    file = out / FACTS
-    if not file.exists() or not any([*out.glob("part-*"), *out.glob("failed*.csv")]):  # nothing rests on them yet
-        write_text(file, json.dumps(dict(facts), indent=2) + "\n")
-        return
+    if _is_begun(out):
+        _refuse_others(out, facts)
+    else:
+        write_text(out / FACTS, json.dumps(dict(facts), indent=2) + "\n")
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether something rests on the facts that a folder states."""
+    return (out / FACTS).exists() and any([*out.glob("part-*"), *out.glob("failed*.csv")])
+
+
+def _refuse_others(out: Path, facts: Mapping[str, Any]) -> None:
     known = read_facts(out)
     for name in _SAME:
         there, asked = known.get(name), facts.get(name)

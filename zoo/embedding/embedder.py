@@ -19,7 +19,7 @@ from zoo.embedding.cases import Cases
 from zoo.embedding.heads import check_head, head_outputs
 from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
-from zoo.errors import OptionError
+from zoo.errors import InputContractError, OptionError
 from zoo.loading import input_of, load_model
 from zoo.messages import with_path
 from zoo.provenance import base_of, values_digest
@@ -204,7 +204,10 @@ class Embedder:
 
     def embed(self, unit: Unit) -> list[Embedded]:
         """Return what becomes of the cases of one unit that was read."""
-        rows = [row for group in unit.groups for row in self.rows(group)]
+        import torch
+
+        with torch.inference_mode(), self._autocast():
+            rows = [row for group in unit.groups for row in self._rows(group)]
         found, first = [], 0
         for read in unit.cases:
             own, first = rows[first : first + read.parts], first + read.parts
@@ -216,6 +219,18 @@ class Embedder:
     def embed_parts(self, parts: Sequence[Parts]) -> list[Embedded]:
         """Return what becomes of some images of which the parts were made by `reader`, in their order."""
         return self.embed(unit_of(parts))
+
+    def embed_image(self, image: Any) -> NDArray[Any]:
+        """Return the features of one image, `(rows, D)` float32, in any form that the network's transform takes.
+
+        Raises:
+            InputContractError: It cannot be what the network was trained on, or its features are not finite; what else
+                the transform raises.
+        """
+        (found,) = self.embed_parts([self.reader(image)])
+        if found.features is None:
+            raise InputContractError(found.problem)
+        return found.features
 
     def stream(self, cases: Cases, *, workers: int = 0) -> Iterator[Embedded]:
         """Yield what becomes of each case, in their order; one that fails says why and ends nothing.
@@ -284,7 +299,7 @@ class Embedder:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(next(self.network.parameters()).device.type, dtype)
 
-    def rows(self, group: Parts) -> Tensor:
+    def rows(self, parts: Parts) -> Tensor:
         """Return the features `(n, D)` of parts, float64 on the CPU, each multiplied by the weight of its part.
 
         Where cells have weights, they are those of each part's weighted map; with a head, its outputs `(n, K)`.
@@ -292,28 +307,49 @@ class Embedder:
         import torch
 
         with torch.inference_mode(), self._autocast():
-            return self._rows(group)
+            return self._rows(parts._replace(abreast=False))
 
     def _rows(self, group: Parts) -> Tensor:
-        import torch
-
-        device, size = next(self.network.parameters()).device, 1 if group.alone else self.batch_size
-        weights, rows = group.weights, []
-        for first in range(0, len(group.inputs[0]), size):
-            here = slice(first, first + size)
-            inputs = [tensor[here].to(device, non_blocking=True) for tensor in group.inputs]
-            cells = weights[here].to(device) if weights is not None and weights.ndim > 1 else None
-            rows.append(self._features(inputs, cells).double().cpu())
-        found = torch.cat(rows)
+        weights, found = group.weights, self._abreast(group) if group.abreast else self._in_turn(group)
         if weights is not None and weights.ndim == 1 and not self.tokens:
             found = found * weights[:, None]
         return found
 
-    def _features(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
-        """Features `(n, D)` of some parts, or their maps; where cells have weights, the weighted sum of each map.
+    def _in_turn(self, group: Parts) -> Tensor:
+        import torch
 
-        With a head, its outputs `(n, K)`.
-        """
+        weights, rows, size = group.weights, [], 1 if group.alone else self.batch_size
+        for first in range(0, len(group.inputs[0]), size):
+            here = slice(first, first + size)
+            cells = weights[here] if weights is not None and weights.ndim > 1 else None
+            rows.append(self._features([tensor[here] for tensor in group.inputs], group.scale, cells))
+        return torch.cat(rows)
+
+    def _abreast(self, group: Parts) -> Tensor:
+        """The same, of parts of several images with those of one number together."""
+        import torch
+
+        images, *others = group.inputs
+        count, rows, step = len(images), [], max(1, self.batch_size // len(images))
+        for first in range(0, images.shape[1], step):
+            here = slice(first, first + step)
+            same = [tensor[here].expand(count, *tensor[here].shape) for tensor in others]
+            found = self._features([images[:, here].flatten(0, 1), *same], group.scale)
+            rows.append(found.view(count, -1, *found.shape[1:]))
+        return torch.cat(rows, dim=1).flatten(0, 1)
+
+    def _features(
+        self, given: list[Tensor], scale: Callable[[Tensor], Tensor] | None, cells: Tensor | None = None
+    ) -> Tensor:
+        """Features `(n, D)` of some parts, or their maps, float64 on the CPU; with a head, its outputs `(n, K)`."""
+        device = next(self.network.parameters()).device
+        inputs = [tensor.to(device, non_blocking=True) for tensor in given]
+        if scale is not None:
+            inputs[0] = scale(inputs[0])
+        return self._computed(inputs, None if cells is None else cells.to(device)).double().cpu()
+
+    def _computed(self, inputs: list[Tensor], cells: Tensor | None) -> Tensor:
+        """Features, or maps; where cells have weights, the weighted sum of each map."""
         network: Any = self.network
         if self.num_classes:
             return head_outputs(network, inputs, cells)

@@ -51,6 +51,15 @@ def load_failures(out: Path, share: Share, key: str, done: Iterable[str]) -> tup
     return own, others
 
 
+def failures_in(out: Path, done: Iterable[str]) -> dict[str, str]:
+    """Return the cases of all processes that failed before and have no rows by now; nothing is changed."""
+    found: dict[str, str] = {}
+    for file in sorted(out.glob(f"{_STEM}*.csv")):
+        found |= _read(file, is_trial=True)
+    cells = {cell for id in done if (cell := csv_cell(id)) in found} if found else set()
+    return {cell: why for cell, why in found.items() if cell not in cells}
+
+
 def write_failures(out: Path, share: Share, key: str, failed: Mapping[str, str]) -> None:
     """Write the cases that this process keeps, or remove the file if there are none any more.
 
@@ -77,8 +86,13 @@ def write_failures(out: Path, share: Share, key: str, failed: Mapping[str, str])
         file.unlink(missing_ok=True)
 
 
-def _read(file: Path) -> dict[str, str]:
-    """Cases as cells of a table, and why they failed; a file that is damaged is put aside, its cases tried again."""
+def _read(file: Path, *, is_trial: bool = False) -> dict[str, str]:
+    """Cases as cells of a table, and why they failed; a file that is damaged is put aside, its cases tried again.
+
+    Args:
+        file: The table.
+        is_trial: Whether a file that is damaged stays where it is.
+    """
     try:
         with file.open(newline="", encoding="utf-8") as text:
             rows = list(csv.reader(text, strict=True))
@@ -87,6 +101,9 @@ def _read(file: Path) -> dict[str, str]:
     except FileNotFoundError:  # its cases have succeeded meanwhile
         return {}
     except (csv.Error, ValueError) as error:
+        if is_trial:
+            log.warning("%s is damaged (%s): a run tries its cases again", file, reason_of(error))
+            return {}
         aside = file.with_name(f"{file.name}.damaged")
         file.replace(aside)
         log.warning(

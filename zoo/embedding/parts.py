@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -35,11 +36,22 @@ def next_part(out: Path, rank: int) -> int:
     return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
-def done_in(out: Path, key: str, cases: Cases) -> bytearray:
+def done_in(
+    out: Path, key: str, cases: Cases, *, is_trial: bool = False, redo_changed: bool | None = False
+) -> bytearray:
     """Which of some cases have rows, 1 or 0 by position; a part that a crash cut short is put aside, and done again.
 
     Rows are compared with the list: an id that means another file now would keep the old features. Where a file lies in
-    another folder, or a carried column has another value, as a corrected label, that is logged.
+    another folder, or a carried column has another value, as a corrected label, that is logged. So is that a file was
+    changed after its row was written: an image in its place has other features.
+
+    Args:
+        out: The folder.
+        key: The column that cases are called by.
+        cases: The list.
+        is_trial: Whether nothing in the folder is changed.
+        redo_changed: Whether the rows of files that were changed go, so that these cases are done again; None for not
+            looking at the files, as another process of the run does.
 
     Raises:
         OptionError: Rows are of files of other names.
@@ -48,16 +60,37 @@ def done_in(out: Path, key: str, cases: Cases) -> bytearray:
     position = {id: i for i, id in enumerate(cases.ids)} if any(out.glob("part-*.parquet")) else {}
     others: dict[str, dict[str, tuple[Any, Any]]] = {name: {} for name in now}
     done = bytearray(len(cases))
-    for ids, columns in _stored(out, key, list(now)):
+    changed: dict[str, int] = {}
+    for part, ids, columns in _stored(out, key, list(now), is_trial=is_trial):
         listed = [position.get(id) for id in ids]
         for at in listed:
             if at is not None:
                 done[at] = 1
+        if redo_changed is not None:
+            changed |= _changed(part, ids, position, cases.paths)
         for name, cells in columns.items():
             for id, at, cell in zip(ids, listed, cells, strict=True):
                 if at is not None and _differ(cell, now[name][at]):
                     others[name][id] = cell, now[name][at]
     _refuse_renamed(out, others.get("path", {}))
+    _warn_of_others(out, others)
+    if changed and redo_changed and not is_trial:
+        _remove(out, key, changed)
+        for at in changed.values():
+            done[at] = 0
+        return done
+    if changed:
+        log.warning(
+            "%d cases in %s have files that were changed after their rows were written, as %s: the rows stay as they "
+            "were; --redo-changed does such cases again",
+            len(changed),
+            out,
+            first_names(changed),
+        )
+    return done
+
+
+def _warn_of_others(out: Path, others: Mapping[str, Mapping[str, Any]]) -> None:
     for name, unlike in others.items():
         if unlike:
             log.warning(
@@ -68,17 +101,59 @@ def done_in(out: Path, key: str, cases: Cases) -> bytearray:
                 name,
                 first_names(unlike),
             )
-    return done
 
 
-def ids_in(out: Path, key: str) -> Iterator[str]:
+def ids_in(out: Path, key: str, *, is_trial: bool = False) -> Iterator[str]:
     """Yield the ids of the cases that have rows, of whatever list they are; those of several rows may come again."""
-    for ids, _ in _stored(out, key, []):
+    for _, ids, _ in _stored(out, key, [], is_trial=is_trial):
         yield from ids
 
 
-def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], dict[str, list[Any]]]]:
-    """Yield the ids of each part, and its columns of these names."""
+def _changed(part: Path, ids: Sequence[str], position: Mapping[str, int], paths: Sequence[str]) -> dict[str, int]:
+    """Those of some cases whose file is younger than the part with their rows, and their positions."""
+    written = _time_of(part)
+    listed = {id: position[id] for id in ids if id in position}
+    return {id: at for id, at in listed.items() if _time_of(paths[at]) > written}
+
+
+def _time_of(path: str | Path) -> float:
+    """When it was changed; of what is not there, never."""
+    try:
+        return os.stat(path).st_mtime
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _remove(out: Path, key: str, ids: Collection[str]) -> None:
+    """Take the rows of some cases out of their parts, which stay whole at any moment."""
+    arrow, parquet = import_pyarrow()
+    import pyarrow.compute
+
+    gone = arrow.array(list(ids), arrow.string())
+    for part in sorted(out.glob("part-*.parquet")):
+        with part.open("rb") as file:
+            table = parquet.ParquetFile(file).read()
+        kept = table.filter(pyarrow.compute.invert(pyarrow.compute.is_in(table.column(key), gone)))
+        if not len(kept):
+            part.unlink()
+        elif len(kept) < len(table):
+            write_atomically(part, lambda path, kept=kept: _write_again(kept, path))  # type: ignore[misc]
+
+
+def _write_again(table: Any, path: Path) -> None:
+    """Write what is left of a part, in row groups as small as those that it had."""
+    _, parquet = import_pyarrow()
+    options = {"use_dictionary": [name for name in table.column_names if name != "feature"]}
+    rows = max(1, _GROUP_BYTES * len(table) // max(1, table.nbytes))
+    parquet.write_table(
+        table, path, row_group_size=rows, data_page_size=_PAGE_BYTES, write_page_checksum=True, **options
+    )
+
+
+def _stored(
+    out: Path, key: str, names: list[str], *, is_trial: bool
+) -> Iterator[tuple[Path, list[str], dict[str, list[Any]]]]:
+    """Yield each part, its ids, and its columns of these names."""
     arrow, parquet = import_pyarrow()
     for part in sorted(out.glob("part-*.parquet")):
         try:
@@ -86,13 +161,16 @@ def _stored(out: Path, key: str, names: list[str]) -> Iterator[tuple[list[str], 
                 table = parquet.ParquetFile(file).read([key, *names])
             ids = table.column(key)
             columns = {name: table.column(name).to_pylist() for name in names}
-            yield (ids if names else ids.unique()).to_pylist(), columns
+            yield part, (ids if names else ids.unique()).to_pylist(), columns
         except FileNotFoundError:
             continue  # another process of this run has put it aside
         except (arrow.ArrowException, KeyError, OSError) as error:
             if getattr(error, "errno", None) is not None:
                 raise  # the system cannot read it: it may be whole
-            _put_aside(part, reason_of(error))
+            if is_trial:
+                log.warning("%s is damaged (%s): a run does its cases again", part, reason_of(error))
+            else:
+                _put_aside(part, reason_of(error))
 
 
 def _refuse_renamed(out: Path, paths: Mapping[str, tuple[str, str]]) -> None:

@@ -14,6 +14,8 @@ from zoo.messages import first_names, printable
 
 NAMED = 10
 """Paths, ids or rows that a message names of many."""
+_MOST_FILES = 10_000
+"""Files among which a name is looked for, after which a message goes without."""
 _MANY = 50
 """Paths in one folder from which on listing it is quicker than asking for each."""
 
@@ -40,12 +42,26 @@ def check_there(given: Sequence[str], paths: Sequence[str], root: Path | None, t
 def _whence(missing: Sequence[str], root: Path | None, table: Path) -> str:
     """From where relative paths were looked for, and what to do where they lead from the working directory."""
     if root is not None:
-        return f"Relative paths lead from the root {printable(root)}"
+        return f"Relative paths lead from the root {printable(root)}{_deeper(root, missing)}"
     relative = [path for path in missing if not os.path.isabs(path)]
     there = sum(kind is not None for kind in _are_folders(relative))
     advice = f": {there} of them exist from the working directory, which --root . (root='.') chooses" if there else ""
     folder = printable(table.parent.absolute())
+    advice = advice or _deeper(table.parent, missing)
     return f"Relative paths lead from the table's folder {folder}, or from --root where it is given{advice}"
+
+
+def _deeper(base: Path, missing: Sequence[str]) -> str:
+    """Where the first of some paths lies below a folder, in words: a table of names alone is no list of paths."""
+    name, looked_at = os.path.basename(missing[0]), 0
+    for folder, _, files in os.walk(base):
+        looked_at += len(files)
+        if name in files:
+            found = os.path.relpath(os.path.join(folder, name), base)
+            return f", where {printable(found)} has the name of the first: each row needs the path from there"
+        if looked_at > _MOST_FILES:
+            break
+    return ""
 
 
 def _are_folders(paths: Sequence[str]) -> list[bool | None]:

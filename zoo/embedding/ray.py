@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ _STRETCHES_OF_ACTOR = 4
 """How many each actor gets, at least, so that all of them end at about the same time."""
 _UNWATCHED = {"RAY_USAGE_STATS_ENABLED": "0"}
 """Nothing is counted for Ray's authors."""
+_MOST_DEATHS = 3
+"""Actors that may die at one unit: a machine that is taken away is no fault of the images, three in a row are."""
 _COLUMN = "pickle"
 
 
@@ -39,7 +42,8 @@ def embed_units(
     """Yield what becomes of the cases of each unit, see `Embedder.units`, in whatever order they are done.
 
     An actor on each GPU of the cluster, or else on every four CPUs, holds a network of its own, and reads its cases in
-    further processes. One that is killed is started again, and what it was at is done again. On every machine of the
+    further processes. One that is killed is started again, and what it was at is done again; the cases of a unit at
+    which three have died are failures. On every machine of the
     cluster this version of the zoo is installed, and the paths lead to the same files. Features have the bits of the
     local engine on the same kind of processor with the same number of threads: here that of this process, but no more
     than the actor has CPUs.
@@ -65,7 +69,7 @@ def embed_units(
     with defaults(_UNWATCHED), connected(ray, address), _quiet("ray.data"), told(ray):
         pool = pool_of(ray, str(embedder.device))
         data = _data(ray, _stretches(cases, units, pool))
-        for found in _results(ray, data, (*given, pool), pool):
+        for found in _results(ray, data, (*given, pool, _deaths(ray)), pool):
             if isinstance(found, ZooError):
                 raise found
             if found[0].case not in done:
@@ -98,23 +102,80 @@ def _stretches(cases: Cases, units: Units, pool: Pool) -> Iterator[_Stretch]:
         yield _Stretch(ranges, Cases(paths, paths, {}, points), positions)
 
 
+class _Deaths:
+    """How many actors have begun each unit and not come to its end, in an actor of its own that outlives them.
+
+    Ray starts an actor again that died, and has it do the same, as often as it dies.
+    """
+
+    def __init__(self) -> None:
+        self.open: Counter[int] = Counter()
+
+    def begin(self, unit: int) -> None:
+        """Count an actor that begins the unit with this first case."""
+        self.open[unit] += 1
+
+    def end(self, unit: int) -> None:
+        """Count one that has come to the unit's end."""
+        self.open[unit] -= 1
+
+    def at(self, units: list[int]) -> list[int]:
+        """How many have died at each of these units, none of which is being done."""
+        return [self.open[unit] for unit in units]
+
+
+def _deaths(ray: ModuleType) -> Any:
+    """Start the count on this machine, without which there is no run anyway."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    return ray.remote(**options)(_Deaths).remote()
+
+
 class _Actor:
     """What each actor does: it loads a network, and makes tables of what became of each unit of a stretch.
 
     Tables hold pickles: paths need not be text, and arrays of any shape come back to the bit.
     """
 
-    def __init__(self, embedder: bytes, threads: int, settings: dict[str, str], folder: str, pool: Pool) -> None:
+    def __init__(
+        self, embedder: bytes, threads: int, settings: dict[str, str], folder: str, pool: Pool, deaths: Any
+    ) -> None:
         self.given, self.threads, self.settings, self.folder, self.pool = embedder, threads, settings, folder, pool
+        self.deaths = deaths
         keep_freed_memory()
 
     def __call__(self, table: Any) -> Iterator[Any]:
         try:
             for stretch in _objects(table):
-                for found in self.embedder.embed_units(stretch.cases, stretch.units, workers=self.pool.readers):
+                for found in self._embedded(stretch):
                     yield _table([each._replace(case=stretch.positions[each.case]) for each in found])
         except Exception as error:  # of whatever kind: it is sent back as a row, for Ray buries it in pages of its own
             yield _table(error if isinstance(error, ZooError) else ZooError(problem_of(error)))
+
+    def _embedded(self, stretch: _Stretch) -> Iterator[list[Embedded]]:
+        """Yield what becomes of each unit of a stretch; those at which actors died too often are not tried again."""
+        keys = [stretch.positions[unit[0]] for unit in stretch.units]
+        died = dict(zip(keys, self._ask("at", keys), strict=True))
+        _ = self.embedder  # to load it is no part of a unit
+        left = []
+        for key, unit in zip(keys, stretch.units, strict=True):
+            if died[key] < _MOST_DEATHS:
+                left.append((key, unit))
+            else:
+                yield [Embedded(case, None, f"{died[key]} processes of Ray died at it") for case in unit]
+        results = self.embedder.embed_units(stretch.cases, [unit for _, unit in left], workers=self.pool.readers)
+        for key, _ in left:
+            self._ask("begin", key)
+            found = next(results)
+            self._ask("end", key)
+            yield found
+
+    def _ask(self, method: str, argument: Any) -> Any:
+        import ray
+
+        return ray.get(getattr(self.deaths, method).remote(argument))
 
     @cached_property
     def embedder(self) -> Embedder:

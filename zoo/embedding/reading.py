@@ -52,7 +52,10 @@ class Unit(NamedTuple):
 
     cases: tuple[Read, ...]
     groups: tuple[Parts, ...]
-    """The parts of all cases in their order, joined as far as they agree in shape: one tensor is sent much faster."""
+    """The parts of all cases in their order, joined as far as they agree in shape: one tensor is sent much faster.
+
+    Where they go abreast the first input is `(images, n, ...)`.
+    """
 
 
 def read_units(
@@ -190,7 +193,11 @@ def _read(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read
         parts = reader(cases.case(case))
     except Exception as error:  # of whatever kind: one case never ends the run
         return Read(case, 0, problem=problem_of(error)), None
-    return Read(case, len(parts.inputs[0]), parts.weights is not None), parts
+    return _found(case, parts), parts
+
+
+def _found(case: int, parts: Parts) -> Read:
+    return Read(case, len(parts.inputs[0]), parts.weights is not None)
 
 
 def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tuple[Read, Parts | None]:
@@ -203,7 +210,7 @@ def _read_alone(cases: Cases, case: int, reader: Callable[[Any], Parts]) -> tupl
 
 def unit_of(parts: Sequence[Parts]) -> Unit:
     """Return the unit of some images of which the parts are there, numbered in their order."""
-    return _join([(Read(i, len(each.inputs[0]), each.weights is not None), each) for i, each in enumerate(parts)])
+    return _join([(_found(i, each), each) for i, each in enumerate(parts)])
 
 
 def _join(found: list[tuple[Read, Parts | None]]) -> Unit:
@@ -214,17 +221,28 @@ def _join(found: list[tuple[Read, Parts | None]]) -> Unit:
 
 def _shapes(parts: Parts) -> tuple[Any, ...]:
     tensors: list[Tensor] = [*parts.inputs, *([] if parts.weights is None else [parts.weights])]
-    return (*(tensor.shape[1:] for tensor in tensors), parts.alone)
+    counts = len(parts.inputs[0]) if parts.abreast else None
+    return (*(tensor.shape[1:] for tensor in tensors), parts.inputs[0].dtype, counts, parts.alone, parts.scale)
 
 
 def _joined(group: list[Parts]) -> Parts:
     import torch
 
-    if len(group) == 1:
-        return group[0]
-    inputs = tuple(map(_together, zip(*(parts.inputs for parts in group), strict=True)))
+    first = group[0]
+    if len(group) == 1 and not first.abreast:
+        return first
+    if first.abreast:
+        inputs = (torch.stack([parts.inputs[0] for parts in group]), *first.inputs[1:])
+    else:
+        inputs = tuple(map(_together, zip(*(parts.inputs for parts in group), strict=True)))
+    return first._replace(inputs=inputs, weights=_weights(group), corners=None)
+
+
+def _weights(group: list[Parts]) -> Tensor | None:
+    import torch
+
     weights = [parts.weights for parts in group if parts.weights is not None]
-    return Parts(inputs, torch.cat(weights) if weights else None, group[0].alone)
+    return torch.cat(weights) if weights else None
 
 
 def _together(tensors: Sequence[Tensor]) -> Tensor:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zoo.embedding.failures import file_of
-from zoo.embedding.shares import Share
+from zoo.embedding.shares import ALONE, Share
 from zoo.errors import OptionError
-from zoo.features import FINISHED
+from zoo.features import FINISHED, is_finished
 from zoo.locks import acquire, holder_of, release
 from zoo.messages import printable
 
@@ -34,13 +34,29 @@ def reserved(out: Path, share: Share) -> Iterator[None]:
     lock = out / f"{_name(share)}.lock"
     _take(lock, out)
     try:
-        # After our own lock: two runs that divide the cases otherwise and begin at once see each other.
-        for other in out.glob(".rank-*.lock"):
-            if not other.name.endswith(f"-of-{share.world}.lock"):
-                _take(other, out)
-                release(other)
+        _refuse_others(out, share)  # after our own lock: two runs that begin at once see each other
         yield
         (out / f"{_name(share)}{FINISHED}").touch()
+    finally:
+        release(lock)
+
+
+@contextmanager
+def holding_finished(out: Path) -> Iterator[bool]:
+    """Hold a folder whose processes have all come to their end, for one that takes the rows out of it.
+
+    Yields:
+        Whether this process holds it: not where a share is left to do, or another process writes to it or holds it.
+    """
+    lock = out / f"{_name(ALONE)}.lock"
+    try:
+        if is_held := is_finished(out):
+            _take(lock, out)
+            _refuse_others(out, ALONE)
+    except (FileNotFoundError, OptionError):
+        is_held = False
+    try:
+        yield is_held
     finally:
         release(lock)
 
@@ -54,6 +70,14 @@ def forget_finished(out: Path, share: Share) -> None:
     for mark in out.glob(f".rank-*{FINISHED}"):
         if mark.name == f"{_name(share)}{FINISHED}" or not mark.name.endswith(f"-of-{share.world}{FINISHED}"):
             mark.unlink(missing_ok=True)
+
+
+def _refuse_others(out: Path, share: Share) -> None:
+    """Raise `OptionError` where a run that divides the cases otherwise writes to the folder."""
+    for other in out.glob(".rank-*.lock"):
+        if not other.name.endswith(f"-of-{share.world}.lock"):
+            _take(other, out)
+            release(other)
 
 
 def _take(lock: Path, out: Path) -> None:

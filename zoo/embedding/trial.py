@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from zoo.embedding.cases import Cases
+from zoo.embedding.dataset import describe, look_into
 from zoo.embedding.embedder import Embedder, reason
 from zoo.embedding.reading import read_units
 
@@ -35,6 +37,17 @@ class Trial:
     def seconds(self, cases: int, workers: int) -> float:
         """How long a run over so many cases takes, about."""
         return cases * max(self.reading / max(1, workers), self.computing)
+
+
+def left_in(out: Path, embedder: Embedder, cases: Cases, *, half: bool, retry_failed: bool) -> tuple[Cases, str]:
+    """Return the cases that a run into a folder would do, and how many it has, in words; nothing is changed there.
+
+    Raises:
+        OptionError: The run would be refused: the folder is no folder of features, or holds others.
+    """
+    folder = look_into(out, describe(embedder.facts(), cases, embedder.rows_of, half=half), cases)
+    everything = range(len(cases))
+    return cases.take(folder.left(everything, retry_failed=retry_failed)), folder.state([everything])
 
 
 def try_cases(embedder: Embedder, cases: Cases) -> Trial:

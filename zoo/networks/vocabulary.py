@@ -6,6 +6,7 @@ stages are, what follows them, and how its head is made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -18,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.checkpoint import ATTRIBUTE, LoadReport
 from zoo.errors import OptionError
+from zoo.messages import first_names
+
+log = logging.getLogger("zoo")
 
 FeatureInfo: TypeAlias = list[dict[str, Any]]
 """For each stage `num_chs`, its channels; `reduction`, the voxels along a side of a cell; `module`, what makes it."""
@@ -134,19 +138,15 @@ class Vocabulary(nn.Module):
         Raises:
             OptionError: The network cannot have so many outputs, or cannot pool so.
         """
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-            raise OptionError(f"num_classes={num_classes!r}: expected a whole number, 0 for no head")
         if global_pool not in (None, self.pooled_by):
             only = f"{self.pooled_by!r} or None" if self.pooled_by else "None, because the outputs are maps,"
             raise OptionError(f"global_pool={global_pool!r}: {only} is expected of {type(self).__name__}")
-        like = next(self.parameters())
-        kept = set(self.modules())
-        self.make_head(num_classes)
-        self.num_classes = num_classes
-        new = {name: module for name, module in self.named_modules() if module not in kept}
-        for module in new.values():
-            module.to(like.device, like.dtype).train(self.training)
-        _note(self, tuple(f"{name}." for name in new))
+        with resetting(self, num_classes, self.head_name):
+            like, kept = next(self.parameters()), set(self.modules())
+            self.make_head(num_classes)
+            self.num_classes = num_classes
+            for module in set(self.modules()) - kept:
+                module.to(like.device, like.dtype).train(self.training)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute activations again in the backward pass instead of keeping them, or keep them.
@@ -222,22 +222,50 @@ def stages_wanted(indices: int | Sequence[int] | None, count: int) -> set[int]:
     return {i % count for i in wanted}
 
 
-def _note(network: Vocabulary, new: tuple[str, ...]) -> None:
-    """Say in the report of a network, where it has one, that the parts with these prefixes are not what was loaded."""
+@contextmanager
+def resetting(network: nn.Module, num_classes: int, head_name: str) -> Iterator[None]:
+    """Have the report of a network, where it has one, say what becomes of its parts where the block puts a new head.
+
+    What was loaded and goes beside the old head is warned of.
+
+    Args:
+        network: Any of the zoo, also one of timm's with timm's own method.
+        num_classes: Outputs of the new head.
+        head_name: Name of the module that makes them.
+
+    Raises:
+        OptionError: No network can have so many outputs; timm's methods build nonsense for some of these numbers.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
+        raise OptionError(f"num_classes={num_classes!r}: expected a whole number, 0 for no head")
+    kept = set(network.modules())
+    yield
+    new = tuple(f"{name}." for name, module in network.named_modules() if module not in kept)
     report = getattr(network, ATTRIBUTE, None)
-    if not isinstance(report, LoadReport):
-        return
+    if isinstance(report, LoadReport):
+        changed = _without_old_head(report, network, new, num_classes)
+        setattr(network, ATTRIBUTE, changed)
+        gone = [name for name in changed.dropped.keys() - report.dropped.keys() if not name.startswith(f"{head_name}.")]
+        if gone:
+            said = "reset_classifier(%d) of %s leaves out, beside the head, what was loaded: %s"
+            log.warning(said, num_classes, report.model, first_names(sorted(gone)))
+
+
+def _without_old_head(report: LoadReport, network: nn.Module, new: tuple[str, ...], num_classes: int) -> LoadReport:
+    """Return the report of a network whose parts with these prefixes are not what was loaded."""
     own = network.state_dict()
     loaded, adapted, fresh = (
         {name: why for name, why in part.items() if name in own and not name.startswith(new)}
         for part in (report.loaded, report.adapted, report.fresh)
     )
     fresh |= dict.fromkeys((name for name in own if name.startswith(new)), _RESET)
+    dropped = report.dropped | dict.fromkeys((report.loaded | report.adapted).keys() - own, _RESET)
     options, said_by = dict(report.options), dict(report.said_by)
     if "num_classes" in options:
-        options["num_classes"], said_by["num_classes"] = network.num_classes, _RESET
-    changed = replace(report, loaded=loaded, adapted=adapted, fresh=fresh, options=options, said_by=said_by)
-    setattr(network, ATTRIBUTE, changed)
+        options["num_classes"], said_by["num_classes"] = num_classes, _RESET
+    return replace(
+        report, loaded=loaded, adapted=adapted, fresh=fresh, dropped=dropped, options=options, said_by=said_by
+    )
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class Images:
             self._kept(index, self.folder)
 
     def _made(self, index: int) -> Parts:
-        made = self.reader(self.cases.case(index))
+        made = self.reader(self.cases.case(index)).scaled()
         return Parts(made.inputs, _weights_of(made), made.alone)
 
     def _key(self, index: int) -> str:

@@ -52,7 +52,7 @@ def draw(predictor: Predictor, image: Any, file: Path, *, title: str) -> Path:
     Raises:
         InputContractError: As of a predictor.
     """
-    parts = predictor.embedder.reader(image)
+    parts = predictor.embedder.reader(image).scaled()
     rows = predictor.embedder.rows(parts).numpy()
     targets = choose_targets(predictor, rows.sum(0))
     panels: list[Panel] = []

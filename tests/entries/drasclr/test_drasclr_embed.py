@@ -1,12 +1,14 @@
 """DrasCLR's features of patients: each patch at its own landmark, cohorts in shares and after a kill, bad input."""
 
 import json
+import os
 import types
 
 import gloo
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from drasclr_patches import LANDMARKS, write_subjects
 
 import zoo
@@ -191,6 +193,16 @@ def test_a_cohort_has_a_row_for_each_subject(suffix, model, patches, expected, t
     assert {file.name for file in tmp_path.iterdir()} == {out.name, "rows"}
 
 
+def test_patches_at_one_landmark_go_together(model, patches, tmp_path):
+    """With their location once, by which the network finds on a GPU, too, that they share kernels."""
+    given = []
+    hook = model.register_forward_pre_hook(lambda _, args: given.append([tuple(arg.shape) for arg in args]))
+    embed_cohort(model, patches, tmp_path / "features.npz", locations=PLACES, block=4)
+    hook.remove()
+    whole, last = [(4, 1, 32, 32, 32), (4, 1, 3)], [(4, 1, 32, 32, 32), (2, 2, 3)]
+    assert given == [whole] * 5 + [last] * 2 + [[(2, 1, 32, 32, 32), (2, 1, 3)]]
+
+
 def test_the_files_are_those_of_their_formats(model, patches, tmp_path):
     """Other libraries read them without the zoo."""
     pandas = pytest.importorskip("pandas")
@@ -205,13 +217,19 @@ def test_the_files_are_those_of_their_formats(model, patches, tmp_path):
 
 def test_a_killed_run_goes_on(model, own, tmp_path):
     """What was done before stays, whatever became of its patches since; the rest is done."""
-    out = tmp_path / "features.npz"
-    change(own, "s1", spoil)
-    with pytest.raises(InputContractError, match=r"subject s1: 1 of .* NaN"):
+    out, calls = tmp_path / "features.npz", []
+
+    def end(*_):
+        calls.append(1)
+        if len(calls) > len(LANDMARKS):
+            raise MemoryError
+
+    hook = model.register_forward_pre_hook(end)
+    with pytest.raises(MemoryError):
         embed_cohort(model, own, out, locations=PLACES, block=1)
+    hook.remove()
     assert not out.exists()
     change(own, "s0", lambda array: array + 100)
-    change(own, "s1", np.nan_to_num)
     embed_cohort(model, own, out, locations=PLACES, block=1)
     again = write_subjects(tmp_path / "again", 3, textured=True)
     first = embed_patient(model, again / "s0_patch.npy", PLACES).mean(0).numpy()
@@ -219,6 +237,40 @@ def test_a_killed_run_goes_on(model, own, tmp_path):
     assert found.sids == ("s0", "s1", "s2")
     np.testing.assert_allclose(found.values[0], first, **CLOSE)
     assert not (tmp_path / "features.npz.parts").exists()
+
+
+def test_what_a_killed_run_left_does_not_mix(model, own, tmp_path, monkeypatch):
+    """With features of other weights or locations, or of patches of another registration; the same run goes on."""
+    out = tmp_path / "features.npz"
+    registered(own, s0="fast", s1="published")
+    with monkeypatch.context() as killed:
+        killed.setattr(embed, "join_parts", lambda *_: None)
+        embed_cohort(model, own, out, subjects=["s0"], locations=PLACES)
+    with pytest.raises(OptionError, match=r"features\.npz\.parts has features of other weights: name another"):
+        embed_cohort(DrasCLREncoder(experts=2), own, out, subjects=["s0"], locations=PLACES)
+    with pytest.raises(OptionError, match="other locations"):
+        embed_cohort(model, own, out, subjects=["s0"], locations=PLACES.flip(0))
+    with pytest.raises(OptionError, match="other registration"):
+        embed_cohort(model, own, out, subjects=["s1"], locations=PLACES)
+    embed_cohort(model, own, out, subjects=["s0"], locations=PLACES)
+    assert read_subject_features(out).sids == ("s0",)
+
+
+def test_a_subject_without_features_costs_itself_alone(model, own, tmp_path):
+    """The others are in OUT; once it is mended the same command adds it, and their rows stay, bit by bit."""
+    out = tmp_path / "features.npz"
+    change(own, "s1", spoil)
+    with pytest.raises(InputContractError, match=r"1 subject\(s\) have no features.*\n.*s1: the patient: 1 of .* NaN"):
+        embed_cohort(model, own, out, locations=PLACES, full=tmp_path / "rows")
+    first = read_subject_features(out)
+    assert first.sids == ("s0", "s2")
+    change(own, "s1", np.nan_to_num)
+    embed_cohort(model, own, out, locations=PLACES, full=tmp_path / "rows")
+    found = read_subject_features(out)
+    assert found.sids == ("s0", "s1", "s2")
+    assert np.array_equal(found.values[[0, 2]], first.values)
+    mended = embed_patient(model, own / "s1_patch.npy", PLACES).mean(0).numpy()
+    np.testing.assert_allclose(found.values[1], mended, **CLOSE)
 
 
 def test_subjects_that_came_later_are_added(model, own, patches, expected, tmp_path):
@@ -264,7 +316,23 @@ def test_two_processes_make_what_one_makes(model, patches, expected, tmp_path):
 
 
 def embed_share(model, patches, out, rows):
+    os.environ.update(RANK=str(dist.get_rank()), WORLD_SIZE=str(dist.get_world_size()))  # as torchrun does
     embed_cohort(model, patches, out, locations=PLACES, full=rows, block=2)
+    assert read_subject_features(out).sids == tuple(SUBJECTS)  # whichever of them has put the rows together
+
+
+def test_the_last_task_of_an_array_puts_the_rows_together(model, patches, expected, tmp_path, monkeypatch):
+    """Tasks of SLURM have no process group, and begin when they like; until the last one there is no file."""
+    out = tmp_path / "features.npz"
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    for task in (1, 0, 2):
+        assert not out.exists()
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(task))
+        embed_cohort(model, patches, out, locations=PLACES, block=2)
+    found = read_subject_features(out)
+    assert list(found.sids) == SUBJECTS
+    torch.testing.assert_close(torch.from_numpy(found.values), expected.mean(1), **CLOSE)
+    assert not (tmp_path / "features.npz.parts").exists()
 
 
 def test_nobody_to_embed(model, own, tmp_path):
@@ -289,14 +357,14 @@ def test_nobody_to_embed(model, own, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda array: array[:4], "subject s1 has 4 patches, but there are 5 locations"),
+        (lambda array: array[:4], "s1: the patient has 4 patches, but there are 5 locations"),
         (lambda array: array[:, :, 1:], r"s1_patch\.npy holds int16 \(5, 32, 31, 32\)"),
         (lambda array: array.astype("U8"), r"s1_patch\.npy holds <U8"),
-        (lambda array: np.uint8(array % 256), "least value of subject s1 is 0: HU"),
+        (lambda array: np.uint8(array % 256), "s1: the least value of the patient is 0: HU"),
     ],
 )
 def test_a_subject_that_cannot_be_embedded_is_named(edit, message, model, own, tmp_path):
-    """Before anybody is embedded, where its file says so."""
+    """With what is wrong with its patches."""
     change(own, "s1", edit)
     with pytest.raises(InputContractError, match=message):
         embed_cohort(model, own, tmp_path / "features.npz", locations=PLACES)

@@ -36,6 +36,8 @@ def build_encoder(config: Config) -> nn.Module:
     import timm
     from torch import nn
 
+    from zoo.entries.caid.encoder import ResetClassifier
+
     channels, size = config["in_channels"], PREPROCESSING.size
     projection = config["projection"]
     model: nn.Module = timm.create_model(
@@ -58,6 +60,7 @@ def build_encoder(config: Config) -> nn.Module:
         },
     )
     model.no_weight_decay = set  # type: ignore[assignment]  # timm's class lacks the method; `set()` names nothing
+    model.reset_classifier = ResetClassifier(model)  # type: ignore[arg-type, assignment]
     if projection:
         hidden = (nn.Linear(2048, 2048), nn.ReLU()) if config.get("projection_layers", 2) == 2 else ()
         model.fc = nn.Sequential(*hidden, nn.Linear(2048, 128))

@@ -45,12 +45,17 @@ def above_window(patches: npt.ArrayLike) -> Voxels:
         InputContractError: There are NaN or infinite values, or values that are not numbers.
     """
     values = np.asarray(patches)
-    if values.dtype.kind not in "iuf":
-        raise InputContractError(f"patches are {values.dtype}: real numbers, in HU, are expected")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputContractError(f"{np.sum(~np.isfinite(values))} of {values.size} voxels are NaN or infinite")
+    check_numbers(values)
     low, high = WINDOW
     return values.astype(np.float32).clip(low, high) - np.float32(low)
+
+
+def check_numbers(patches: npt.NDArray[Any]) -> None:
+    """Raise `InputContractError` where patches have NaN or infinite values, or values that are not numbers."""
+    if patches.dtype.kind not in "iuf":
+        raise InputContractError(f"patches are {patches.dtype}: real numbers, in HU, are expected")
+    if patches.dtype.kind == "f" and not np.isfinite(patches).all():
+        raise InputContractError(f"{np.sum(~np.isfinite(patches))} of {patches.size} voxels are NaN or infinite")
 
 
 def scale(patches: npt.ArrayLike) -> Voxels:
@@ -60,6 +65,13 @@ def scale(patches: npt.ArrayLike) -> Voxels:
     `above_window`.
     """
     scaled: Voxels = _centred(above_window(patches))
+    return scaled
+
+
+def scale_tensor(patches: Tensor) -> Tensor:
+    """Do what `scale` does to patches that were checked, wherever they are."""
+    low, high = WINDOW
+    scaled: Tensor = _centred(patches.float().clamp(low, high) - low)
     return scaled
 
 

@@ -3,7 +3,8 @@
     python -m zoo.entries.drasclr.embed --patches cohort/patch --out features.parquet
     torchrun --nproc-per-node 4 -m zoo.entries.drasclr.embed --patches cohort/patch --out features.npz --full rows
 
-The command can be stopped and run again, also for added subjects: those in OUT are left alone. OUT has a row for each
+The command can be stopped and run again, also for added subjects: those in OUT are left alone. What cannot be embedded
+is named at the end, with all others in OUT. In a SLURM array, too, each process takes a share. OUT has a row for each
 subject, the mean over the landmarks; with `--full` a folder has all rows of each. The mean is this zoo's choice: the
 authors' code ends with the rows (batmanlab/DrasCLR, `extract_feature.py`).
 """
@@ -20,32 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import zoo
+import zoo.embedding
 from zoo.checkpoint import ATTRIBUTE, unwrap
+from zoo.commands.printing import raise_for_failed
+from zoo.embedding import Cases, Embedder
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.cohort import read_sids
 from zoo.entries.drasclr.contract import NAME
-from zoo.entries.drasclr.features import (
-    SubjectFeatures,
-    add_part,
-    check_suffix,
-    finished,
-    join_parts,
-    note_facts,
-    save_rows,
-)
-from zoo.entries.drasclr.inputs import (
-    Array,
-    Patient,
-    check_air,
-    check_count,
-    locations_of,
-    read_patient,
-    scale_of,
-)
-from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, open_patches, registration_of
+from zoo.entries.drasclr.features import check_suffix, finished, join_parts, parts_of
+from zoo.entries.drasclr.inputs import Array, Patient, PatientReader, locations_of
+from zoo.entries.drasclr.patches import SUFFIX, choose_subjects, registration_of
 from zoo.errors import OptionError
 from zoo.provenance import values_digest
 from zoo.registry import get_entry
@@ -130,11 +117,9 @@ def embed_patient(
         InputContractError: The patches are of another number or size, NaN, or not in HU; the locations are outside [-1,
             1]; or `preprocess_ct` refuses the CT.
     """
-    known = locations_of(locations, cache_dir)
-    patches = read_patient(patient, cache_dir)
-    check_count("the patient", patches, known)
+    embedder = PatientEmbedder(model, locations_of(locations, cache_dir), batch_size, cache_dir=cache_dir)
     with judging(model):
-        return _embed(model, {"the patient": patches}, known, batch_size)[0]
+        return torch.from_numpy(embedder.embed_image(patient))
 
 
 def pool(features: Tensor) -> Tensor:
@@ -154,8 +139,9 @@ def embed_cohort(
 ) -> Path:
     """Write the pooled features of a cohort, one row per subject, sorted by subject.
 
-    Subjects that are already in OUT stay as they are. Under `torchrun` each process takes its share; all must see the
-    same folders. Until the end finished parts lie in the folder `OUT.parts`.
+    Subjects that are already in OUT stay as they are; one that cannot be embedded is left out and named at the end.
+    Under `torchrun`, and in a SLURM array, each process takes its share; all must see the same folders. Until the end
+    the rows lie in `OUT.parts`, a folder as `zoo embed` writes it, 0.3 MB a subject.
 
     Args:
         model: DrasCLR's encoder, on any device. It is in eval mode meanwhile.
@@ -164,15 +150,17 @@ def embed_cohort(
         subjects: Subjects to take; None for all that have a file.
         locations: `(L, 3)` in [-1, 1], as for `embed_patient`.
         full: Folder for `<sid>_features.npy` (L, 128) float32; None for none.
-        block: Subjects at once. Patches at one landmark share their kernels; on a CPU eight at a time are fastest.
+        block: Subjects at once. Patches at one landmark share their kernels; on a CPU eight at a time are fastest. A
+            subject's patches take 38 MB twice.
 
     Returns:
-        OUT.
+        OUT. Of several processes the last one writes it.
 
     Raises:
         OptionError: There are no subjects, one is repeated, or OUT has features of other weights, other locations or
-            another registration.
-        InputContractError: A subject's file is missing, or `embed_patient` would refuse it. The message names it.
+            another registration; another run writes to it, or pyarrow is not installed.
+        InputContractError: A subject's file is missing; or `embed_patient` would refuse some, and all others are in
+            OUT. The message names them.
     """
     patches, out, rows = Path(patches), Path(out), None if full is None else Path(full)
     check_suffix(out)
@@ -182,26 +170,55 @@ def embed_cohort(
     chosen = choose_subjects(patches, subjects)
     facts = describe(model, known) | registration_of(patches, chosen)
     left = sorted(set(chosen) - finished(out, facts, rows))
-    maps = {sid: open_patches(patches / f"{sid}{SUFFIX}") for sid in left[distributed.rank() :: distributed.world()]}
-    for sid, mapped in maps.items():
-        check_count(f"subject {sid}", mapped, known)
-    distributed.barrier()  # no process writes before all have seen what is done
-    if rows is not None and distributed.rank() == 0:
-        note_facts(rows, facts)
-    sids = list(maps)
-    with judging(model):
-        for first in tqdm(range(0, len(sids), block), desc="subjects", unit=f"x{block}", disable=_is_quiet()):
-            here = sids[first : first + block]
-            features = _embed(model, {f"subject {sid}": maps[sid] for sid in here}, known, block)
-            for sid, own in zip(here, features, strict=True):
-                if rows is not None:
-                    save_rows(rows, sid, own.numpy())
-            add_part(out, SubjectFeatures(tuple(here), pool(features).numpy(), facts))
-    distributed.barrier()
-    if distributed.rank() == 0:
-        join_parts(out)
-    distributed.barrier()
+    cases = Cases(left, [str(patches / f"{sid}{SUFFIX}") for sid in left], {}, None)
+    if left or parts_of(out).exists():
+        with judging(model):
+            embedder = PatientEmbedder(model, known, block, facts=facts)
+            done = zoo.embedding.embed_cohort(embedder, cases, parts_of(out), workers=0, retry_failed=True)
+        distributed.barrier()  # so that OUT is there when any process of torchrun returns
+        join_parts(out, rows, facts)
+        distributed.barrier()
+        raise_for_failed(done.failed.values(), "subject(s) have no features; the same command tries them again")
     return out
+
+
+class PatientEmbedder(Embedder):
+    """The embedder of a network that is loaded: a case is a patient, with a row for each landmark.
+
+    Args:
+        model: DrasCLR's encoder, in eval mode.
+        locations: `(L, 3)`, from `inputs.locations_of`.
+        batch_size: Patches at once, and patients of one unit.
+        facts: What the features depend on; only a folder of features needs them.
+        cache_dir: Cache folder, for the authors' lung mask, with which a CT is cut.
+    """
+
+    rows_of = "patch"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        locations: Tensor,
+        batch_size: int,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(NAME, device=next(model.parameters()).device, batch_size=batch_size, cache_dir=cache_dir)
+        self.network, self.locations, self._facts = model, locations, dict(facts or {})
+
+    @property
+    def reader(self) -> PatientReader:
+        """What makes parts of a patient."""
+        return PatientReader(self.cache_dir, self.locations, pooled=False)
+
+    def facts(self) -> dict[str, Any]:
+        """Return those that were given."""
+        return {"model": NAME, **self._facts}
+
+    def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
+        """Divide patients into blocks, in which patches at one landmark share their kernels."""
+        return [cases[first : first + self.batch_size] for first in range(0, len(cases), self.batch_size)]
 
 
 def describe(model: nn.Module, locations: Tensor) -> dict[str, Any]:
@@ -209,27 +226,6 @@ def describe(model: nn.Module, locations: Tensor) -> dict[str, Any]:
     origin = origin_of(model) if hasattr(unwrap(model), ATTRIBUTE) else {}
     digest_of_locations = hashlib.sha256(locations.numpy().tobytes()).hexdigest()
     return {"origin": origin, "weights": values_digest(model), "locations": digest_of_locations}
-
-
-def _embed(model: nn.Module, maps: Mapping[str, Array], locations: Tensor, batch_size: int) -> Tensor:
-    """Features `(S, L, 128)` of S subjects' patches (L, 32, 32, 32), with those of one landmark in one batch."""
-    device = next(model.parameters()).device
-    step, parts, least = max(1, batch_size // len(maps)), [], dict.fromkeys(maps, np.inf)
-    for first in range(0, len(locations), step):
-        here = slice(first, first + step)
-        read = {name: np.asarray(patches[here]) for name, patches in maps.items()}
-        least = {name: min(least[name], float(part.min())) for name, part in read.items()}
-        batch = torch.from_numpy(np.concatenate([scale_of(name, part) for name, part in read.items()]))
-        features = model(batch.unsqueeze(1).to(device), locations[here].to(device).expand(len(maps), -1, -1))
-        parts.append(features.float().cpu().unflatten(0, (len(maps), -1)))
-    for name, value in least.items():
-        check_air(name, value)
-    return torch.cat(parts, dim=1)
-
-
-def _is_quiet() -> bool | None:
-    """Whether the bar is disabled: True in other processes than the first, else None, which needs a terminal."""
-    return True if distributed.rank() else None
 
 
 if __name__ == "__main__":

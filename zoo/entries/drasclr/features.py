@@ -1,6 +1,6 @@
 """Files of features: one row per subject, in Parquet or `.npz`, with a description of their weights and locations.
 
-While a cohort is embedded, finished parts lie beside the future file.
+While a cohort is embedded, finished rows lie beside the future file.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.embedding import holding_finished, read_facts
 from zoo.errors import InputContractError, OptionError
-from zoo.features import import_pyarrow, read_rows, write_rows
+from zoo.features import import_pyarrow, read_parts, read_rows, write_rows
 from zoo.files import write_atomically
 from zoo.training.arrays import save_array
 
@@ -97,15 +98,18 @@ def merge(parts: Iterable[SubjectFeatures]) -> SubjectFeatures:
 
 
 def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> set[str]:
-    """Subjects in OUT or in a part of it; if all rows are to be kept, those that are in their folder, too.
+    """Subjects in OUT; if all rows are to be kept, those that are in their folder, too.
 
     Raises:
-        OptionError: Those features are of other weights, at other locations, or from another registration.
+        OptionError: Those features, or what an earlier run left beside them, are of other weights, at other locations,
+            or from another registration.
     """
     done: set[str] = set()
-    for file in _files(out):
-        found = read_subject_features(file)
-        _check_same(file, found.facts, facts)
+    if any(parts_of(out).glob("part-*")):
+        _check_same(parts_of(out), read_facts(parts_of(out)), facts)
+    if out.is_file():
+        found = read_subject_features(out)
+        _check_same(out, found.facts, facts)
         done.update(found.sids)
     if rows is None:
         return done
@@ -114,16 +118,35 @@ def finished(out: Path, facts: Mapping[str, Any], rows: Path | None = None) -> s
     return {sid for sid in done if rows_file(rows, sid).is_file()}
 
 
-def add_part(out: Path, features: SubjectFeatures) -> None:
-    """Write features beside OUT, named by their first subject, which differs between processes."""
-    write_subject_features(_parts(out) / f"{features.sids[0]}.npz", features)
+def parts_of(out: Path) -> Path:
+    """Folder, beside OUT, of the rows at all landmarks of subjects that are not yet in it."""
+    return out.with_name(f"{out.name}.parts")
 
 
-def join_parts(out: Path) -> None:
-    """Join OUT and its parts into one file."""
-    if _parts(out).is_dir():
-        write_subject_features(out, merge([read_subject_features(file) for file in _files(out)]))
-        shutil.rmtree(_parts(out))
+def join_parts(out: Path, rows: Path | None, facts: Mapping[str, Any]) -> None:
+    """Move what lies beside OUT into it, once all processes have come to their end.
+
+    Args:
+        out: The file.
+        rows: Folder for all rows of each subject; None for none.
+        facts: Those of the rows.
+    """
+    parts = parts_of(out)
+    with holding_finished(parts) as is_ours:
+        if not is_ours:
+            return
+        found = [read_subject_features(out)] if out.is_file() else []
+        for values, table in read_parts(parts):
+            sids = tuple(table.column("id").unique().to_pylist())
+            of_each = values.reshape(len(sids), -1, values.shape[-1])
+            if rows is not None:
+                note_facts(rows, facts)
+                for sid, own in zip(sids, of_each, strict=True):
+                    save_rows(rows, sid, own)
+            found.append(SubjectFeatures(sids, of_each.mean(1, dtype=np.float64).astype(np.float32), dict(facts)))
+        if any(parts.glob("part-*.parquet")):
+            write_subject_features(out, merge(found))
+        shutil.rmtree(parts)
 
 
 def rows_file(folder: Path, sid: str) -> Path:
@@ -139,15 +162,6 @@ def save_rows(folder: Path, sid: str, rows: npt.NDArray[np.float32]) -> None:
 def note_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     """Write the description of the rows into their folder."""
     write_atomically(folder / "facts.json", lambda path: path.write_text(json.dumps(facts)))
-
-
-def _parts(out: Path) -> Path:
-    return out.with_name(f"{out.name}.parts")
-
-
-def _files(out: Path) -> list[Path]:
-    parts = sorted(_parts(out).glob("*.npz"))
-    return [out, *parts] if out.is_file() else parts
 
 
 def _check_same(path: Path, found: Mapping[str, Any], facts: Mapping[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
-from zoo.entries.drasclr.data import scale
+from zoo.entries.drasclr.data import check_numbers, scale, scale_tensor
 from zoo.entries.drasclr.model import check_locations
 from zoo.entries.drasclr.patches import SIDES, open_patches
 from zoo.entry import Parts
@@ -58,18 +60,28 @@ class PatientReader:
     """Makes a patient's patches the input of the network, for `Entry.parts`."""
 
     cache_dir: str | Path | None = None
+    locations: Tensor | None = None
+    """Where the patches lie, `(L, 3)` from `locations_of`; None for the authors' landmarks."""
+    pooled: bool = True
+    """Whether a patient is the mean over the landmarks, not a row for each."""
 
     def __call__(self, patient: Patient) -> Parts:
-        """Return the patches `(L, 1, 32, 32, 32)` and their locations `(L, 3)`, all counting alike.
+        """Return the patches `(L, 1, 32, 32, 32)` in HU and their locations `(L, 3)`, all counting alike.
 
         Raises:
             InputContractError: As of `read_patient`, or the patches are NaN, not in HU, or of another number.
         """
-        locations, patches = locations_of(None, self.cache_dir), read_patient(patient, self.cache_dir)
+        locations = locations_of(None, self.cache_dir) if self.locations is None else self.locations
+        patches = read_patient(patient, self.cache_dir)
         check_count("the patient", patches, locations)
+        kept = np.int16 if np.can_cast(patches.dtype, np.int16) else np.float32
+        with named("the patient"):
+            check_numbers(patches)
         check_air("the patient", float(patches.min()))
-        scaled = torch.from_numpy(scale_of("the patient", patches)).unsqueeze(1)
-        return Parts((scaled, locations), torch.full((len(patches),), 1 / len(patches), dtype=torch.float64))
+        inputs = torch.from_numpy(np.array(patches, kept)).unsqueeze(1), locations
+        count = len(patches)
+        weights = torch.full((count,), 1 / count, dtype=torch.float64) if self.pooled else None
+        return Parts(inputs, weights, abreast=True, scale=scale_tensor)
 
 
 def check_count(name: str, patches: Array, locations: Tensor) -> None:
@@ -91,8 +103,15 @@ def check_air(name: str, least: float) -> None:
 
 def scale_of(name: str, patches: Array) -> npt.NDArray[np.float32]:
     """Scale patches as `data.scale` does, with the name in its error."""
-    try:
+    with named(name):
         return scale(patches)
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Put the name before the text of an `InputContractError`."""
+    try:
+        yield
     except InputContractError as error:
         raise InputContractError(f"{name}: {error}") from error
 

@@ -15,7 +15,7 @@ from zoo.entries.rad_dino.contract import PREPROCESSING
 from zoo.entries.rad_dino.convert import DEPTH, PATCH, SIDE, WIDTH
 from zoo.errors import InputContractError
 from zoo.networks.sizes import check_fixed
-from zoo.networks.vocabulary import stages_wanted
+from zoo.networks.vocabulary import resetting, stages_wanted
 
 _OFFSET = 0.1
 """Of a patch, which DINOv2 adds to the number wanted before it divides by that of the table."""
@@ -102,6 +102,19 @@ class RadDinoViT(VisionTransformer):
                 "The map that forward_features returns is without the CLS token: call the network itself"
             )
         return super().forward_head(x, pre_logits=pre_logits)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the head by a new one with random weights, as timm's method; the report says so.
+
+        Args:
+            num_classes: Outputs; 0 for no head, with which `forward` returns features.
+            global_pool: timm's word for how features are pooled; None for no change.
+
+        Raises:
+            OptionError: The network cannot have so many outputs.
+        """
+        with resetting(self, num_classes, "head"):
+            super().reset_classifier(num_classes, global_pool)
 
     def set_input_size(
         self, img_size: tuple[int, int] | None = None, patch_size: tuple[int, int] | None = None

@@ -77,14 +77,17 @@ class YAwareDenseNet121(Vocabulary):
         return describe((64, 256, 512, 1024, 1024), (2, 4, 8, 16, 32), (f"features.{name}" for name in _MAPS))
 
     def make_head(self, num_classes: int) -> None:
-        """Put a norm of the last map and a linear layer in the place of any head; 0 for neither."""
+        """Put a linear layer in the place of any head, and a norm of the last map before it, or the one that is there.
+
+        0 for neither: features are those of the published encoder, which has no such norm.
+        """
         for name in ("hidden_representation", "head_projection"):
             if hasattr(self, name):
                 delattr(self, name)
         self.projection = False
-        if num_classes:
+        if num_classes and not hasattr(self.features, "norm5"):
             self.features.norm5 = nn.BatchNorm3d(self.num_features)
-        elif hasattr(self.features, "norm5"):
+        elif not num_classes and hasattr(self.features, "norm5"):
             del self.features.norm5
         out = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         if isinstance(out, nn.Linear):
