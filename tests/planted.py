@@ -9,7 +9,7 @@ HEADER = ("file", "patient", "disc", "kind", "age", "site")
 KINDS = ("left", "middle", "right")
 
 
-def write_films(folder, count=40, side=72):
+def write_films(folder, count=40, side=72, header=HEADER):
     """Write `images/` and `labels.csv`; returns the path of the table.
 
     `disc` is 0 or 1, `kind` which third of the film a small square is in, `age` how bright the film is.
@@ -29,7 +29,7 @@ def write_films(folder, count=40, side=72):
         name = f"film{i:03d}.png"
         Image.fromarray(np.clip(film, 0, 255).astype(np.uint8)).save(folder / "images" / name)
         rows.append((name, f"p{i // 2}", disc, KINDS[third], f"{20 + i / 2}", "north" if i % 4 < 2 else "south"))
-    return write_rows(folder / "labels.csv", rows)
+    return write_rows(folder / "labels.csv", rows, header)
 
 
 def write_rows(path, rows, header=HEADER):

@@ -100,7 +100,8 @@ def test_the_header_says_what_the_network_is(run):
     assert (saved.task, saved.classes, saved.outputs.kind) == ("classify", ("disc",), "labels")
     assert 0 < saved.outputs.thresholds[0] < 1
     base = json.loads(saved.header["base"])
-    assert base["sha256"] and base["licences"]
+    assert base["sha256"]
+    assert base["licences"]
     assert base["tag"] == "chestxray14-800"
     assert json.loads(saved.header["input"])["size"] == [64, 64]
     assert saved.header["command"].startswith(f"python -m zoo finetune {MODEL} --")

@@ -57,9 +57,10 @@ class FinetuneArgs(TrainArgs):
     epochs: int = arg("length of the run; 0 for about 600 steps", 0, free=True)
     batch_size: int = arg("cases per optimiser step; 0 for up to 16 films or 4 volumes", 0)
     optimizer: str = default("adamw")
-    lr: float = arg("learning rate of the head at its peak; 0 for 3e-4, with --freeze 3e-3", 0.0)
+    lr: float = arg("learning rate of the head at its peak; 0 for 1e-4, with --freeze 1e-3", 0.0)
     weight_decay: float = default(0.01)
     schedule: str = default("cosine-per-step")
+    warmup_epochs: int = default(1)
     clip_grad: float = default(1.0)
     monitor: str = arg(
         "metric that decides which epoch is best, larger is better behind a '+': val_loss, +val_auroc, +val_r2",
@@ -129,7 +130,7 @@ def sized(args: A, cases: int, *, most: int, world: int) -> A:
         args,
         batch_size=batch,
         epochs=epochs,
-        lr=args.lr or (3e-3 if args.freeze else 3e-4),
+        lr=args.lr or (1e-3 if args.freeze else 1e-4),
         patience=max(3, epochs // 3) if args.patience < 0 else args.patience,
     )
     TrainArgs.check(chosen)
