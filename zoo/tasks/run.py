@@ -37,7 +37,7 @@ from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import finetuning_header, load_network, origin_of, share_buffers, write_results
 from zoo.training.loop import autocast, fit
-from zoo.training.metrics import Results
+from zoo.training.metrics import Results, or_none
 from zoo.training.resuming import must_resume
 from zoo.training.runlog import Metrics
 from zoo.training.saving import read_state
@@ -243,7 +243,7 @@ def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Fin
         found = {part: trial.predict(part) for part in ("val", "test") if part in arm.split}
     outputs = task.outputs(arm.split, found["val"])
     answers = {part: task.answers(rows, outputs) for part, rows in found.items()}
-    results = {**origin, "best": best} | {part: task.judge(arm.split[part], own) for part, own in answers.items()}
+    results = {**origin, "best": {name: or_none(value) for name, value in best.items()}} | {part: task.judge(arm.split[part], own) for part, own in answers.items()}
     if processes.is_main:
         write_model(trial.state(), header | {"outputs": json.dumps(outputs.as_header())}, arm.folder)
         if "test" in answers:
