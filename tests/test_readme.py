@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from fine_tuned import CAID, labels, save, with_head
 from PIL import Image
 
 import zoo
@@ -17,12 +18,13 @@ README = (CHECKOUT / "README.md").read_text("utf-8")
 
 
 def test_the_programs_run_one_after_the_other(tmp_path, monkeypatch):
-    """Every block of Python, in one session, with a film where they look for one, and no connection."""
+    """Every block of Python, in one session, with a film and a run where they look for one, and no connection."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) > 2
     (tmp_path / "films").mkdir()
     for place in ("chest.png", "films/a.png"):
         Image.fromarray(chest_phantom()).save(tmp_path / place)
+    save(with_head(CAID, ["pneumonia"]), tmp_path / "run", CAID, labels(0.5), ["pneumonia"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     session = {}

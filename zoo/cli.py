@@ -396,7 +396,7 @@ def finetune_command(
 @app.command("segment")
 def segment_command(
     name: Name,
-    paths: Annotated[list[Path], typer.Argument(help="Volumes: files, series, or folders for all that is in them.")],
+    paths: Annotated[list[Path], typer.Argument(help="Images: files, series, or folders for all that is in them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the labels.")],
     checkpoint: Checkpoint = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of the file, the background among them.")] = None,
@@ -405,7 +405,7 @@ def segment_command(
     overlap: Annotated[float | None, typer.Option(help="Share of a window that the next one covers too.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Write the labels of volumes as NIfTI, each on its volume's own grid.
+    """Write the labels of volumes as NIfTI, each on its volume's own grid, or of films as PNG.
 
     By their published weights ct-fm-segresnet and glcl-unet.phantom segment, the latter drawn hearts alone. All other
     models were pre-trained, their heads are untrained: fine-tune one first, and name its file with --checkpoint.

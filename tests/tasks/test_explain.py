@@ -84,7 +84,8 @@ def test_the_map_of_windows_lies_where_they_do(centre):
     found = occlude(predictor(3), parts, 0)
     assert found.image.shape == found.falls.shape == (64, 48, 32)
     np.testing.assert_array_equal(found.image, volume[0].numpy())
-    assert ball[found.point]
+    assert np.abs(np.subtract(found.point, centre)).max() <= 8, "cubes are 16 voxels wide"
+    assert share_inside(found.falls, ball) > 5 * ball.mean(), "a map that is shuffled has 1"
     assert found.part == ""
 
 

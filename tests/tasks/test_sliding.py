@@ -177,6 +177,23 @@ def test_a_film_has_a_label_for_each_of_its_pixels(shape, tmp_path):
     assert (labels != inside).mean() < 0.01  # the rim of a resized film
 
 
+def test_one_logit_is_that_of_a_structure(tmp_path):
+    """As CAiD's own recipe saves it: the largest of one logit would be the background everywhere."""
+
+    class Alone(ByValue):
+        def forward(self, x):
+            return super().forward(x)[:, 1:]
+
+    values = np.random.default_rng(0).integers(0, 256, (300, 256), dtype=np.uint8)
+    Image.fromarray(values).resize((256, 300), Image.Resampling.BILINEAR).save(tmp_path / "film.png")
+    entry, alone = get_entry("caid-resnet50-unet"), Alone()
+    alone.num_classes = 1
+    transform = build_transform(entry.preprocessing)
+    labels, _ = label_image(entry, alone, transform, tmp_path / "film.png")
+    assert np.array_equal(labels > 0, transform.place(tmp_path / "film.png")[0][0].numpy() > 0.5)
+    assert 0.1 < labels.mean() < 0.9
+
+
 def test_segment_writes_labels_of_films(tmp_path, zoo):
     """`zoo segment` with a U-Net for films: PNG of each film's own size; of one that restores films, none."""
     torch.manual_seed(0)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.entry import Entry, Labels, Preprocessing
-    from zoo.tasks.segmenting import SegmentPredictor
 
 T = TypeVar("T")
 
@@ -193,22 +192,6 @@ def write_each(
             continue
         files.append(write(name, path, found))
     return Written(tuple(files), failed)
-
-
-def write_predicted(predictor: SegmentPredictor, paths: Sequence[str | Path], out: Path) -> Written:
-    """Write what a fine-tuned network finds in images into a folder, as `segment` writes labels.
-
-    Args:
-        predictor: Of a run of `zoo finetune --task segment`.
-        paths: Files, series, or folders for all images in them.
-        out: The folder.
-
-    Raises:
-        OptionError: A path does not exist, or `out` is a file.
-    """
-    check_folder(out)
-    images = names_of(find_images(paths, volumes=not isinstance(predictor.transform, ImageTransform)))
-    return write_each(images, predictor.find, label_writer(out))
 
 
 def label_writer(out: Path) -> Callable[[str, Path, Labels], Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.entry import NONZERO
 from zoo.files import write_atomically
 from zoo.images import read_volume, voxel_sizes
 from zoo.messages import printable
@@ -97,7 +98,10 @@ def _panels(predictor: Predictor, image: Any, found: Occlusion, target: Target) 
         plain = (255 * grey).round().astype(np.uint8)
         return [("Image", _cut(f"{part}, {size} pixels", _SUBTITLE), plain), (title, _cut(said, _SUBTITLE), shown)]
     axes, spacing = _lie(predictor)
-    grey = shades(found.image)
+    seen = found.image
+    if predictor.input.normalise == NONZERO:  # around the patient is 0, amid the values of tissue
+        seen = np.where(seen == 0, seen.min(), seen)
+    grey = shades(seen)
     panels: list[Panel] = []
     for (name, plane), (_, colours) in zip(
         planes_at(grey, found.point, axes, spacing), planes_at(heat, found.point, axes, spacing), strict=True

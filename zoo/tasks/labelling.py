@@ -117,8 +117,20 @@ def label_volume(
     placed = place_volume(replace(found, affine=np.eye(4)) if stays else found, transform, margin=windows.margin)
     device = next(model.parameters()).device
     with judging(model):
-        labels = find_classes(model, torch.from_numpy(placed.image)[None], windows, device=device, sums=sums)
+        labels = find_classes(logits_of(model), torch.from_numpy(placed.image)[None], windows, device=device, sums=sums)
     return placed.at_home(labels.numpy()), found.affine
+
+
+def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what makes logits of all classes: of a network with one, of a structure, 0 stands for the background."""
+    if getattr(model, "num_classes", None) != 1:
+        return model
+
+    def logits(x: Tensor) -> Tensor:
+        found: Tensor = model(x)
+        return torch.cat([torch.zeros_like(found), found], dim=1)
+
+    return logits
 
 
 def label_film(model: nn.Module, transform: ImageTransform, film: Any, windows: Windows) -> Labels:
@@ -129,7 +141,7 @@ def label_film(model: nn.Module, transform: ImageTransform, film: Any, windows: 
     image, shape = transform.place(film)
     device = next(model.parameters()).device
     with judging(model):
-        logits = find_logits(model, image.detach().cpu(), windows, device=device)
+        logits = find_logits(logits_of(model), image.detach().cpu(), windows, device=device)
     return at_pixels(logits, shape).numpy(), None
 
 

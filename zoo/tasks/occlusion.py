@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 Box: TypeAlias = tuple[slice, ...]
 
-_BOXES = {2: 49, 3: 125}
-"""Squares or cubes that an image is divided into, about, by its axes: 7 or 5 along each. A second grid of them lies
+_BOXES = {2: 49, 3: 64}
+"""Squares or cubes that an image is divided into, about, by its axes: 7 or 4 along each. A second grid of them lies
 between those of the first."""
 
 

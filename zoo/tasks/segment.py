@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from zoo.embedding import Cases
 from zoo.entry import Entry, Preprocessing, State, Windows
-from zoo.errors import OptionError
+from zoo.errors import InputContractError, OptionError
 from zoo.formats import Task as TaskName
 from zoo.images import read_label_picture, read_labels
 from zoo.messages import first_names
@@ -31,6 +31,7 @@ from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.splits import Split
 from zoo.tasks.table import groups_of, read_cases
 from zoo.training.distributed import Processes
+from zoo.training.evaluate import judging
 from zoo.training.finetune import collect, starting_input
 from zoo.training.metrics import Array, Floats, Results, count_overlap, dice, or_none, surface_distances
 from zoo.training.pictures import draw_labels
@@ -112,6 +113,8 @@ class Segment:
         """Make a trial of a network; images and masks are brought to its grid for the first one, and kept."""
         of_slices = isinstance(self.transform, SliceTransform)
         windows = None if of_slices else windows_of(self.entry, network, self.transform, window=self.args.sides() or ())
+        if windows and self.args.window:
+            check_window(network, self.entry, windows.size, self.args.window)
         if self.images is None:
             folder = None if args.dry_run else Path(self.args.out) / KEPT
             paths = [Path(path) for path in self.cases.paths]
@@ -262,6 +265,17 @@ class SegmentTrial:
             distances = surface_distances(*pair, classes, spacing)
             rows.append(torch.cat([count_overlap(*pair, classes).flatten(), distances.flatten()]))
         return torch.stack(rows).to(batch["row"].device)
+
+
+def check_window(network: nn.Module, entry: Entry, size: tuple[int, ...], asked: str) -> None:
+    """Raise `OptionError` where a network does not take the windows that are asked for: before images are prepared."""
+    state = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    window = torch.empty((2, state[entry.stem].shape[entry.stem_axis], *size), device="meta")
+    try:
+        with judging(network):
+            torch.func.functional_call(network, state, window)
+    except (InputContractError, RuntimeError) as error:
+        raise OptionError(f"--window {asked}: the network does not take such windows: {error}") from error
 
 
 def read_truth(task: Segment, row: int) -> tuple[Array, Sequence[float]]:

@@ -1,0 +1,256 @@
+"""`zoo finetune --task segment` and `zoo predict` on what it saved: volumes, slices and films with planted balls."""
+
+import csv
+import json
+import pickle
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from balls import write_films, write_table, write_volumes
+from safetensors.torch import load_file
+from small_networks import on_meta
+
+import zoo as package
+from zoo.commands.finetuning import finetune
+from zoo.errors import InputContractError, OptionError
+from zoo.formats import open_checkpoint
+from zoo.images import read_label_picture
+from zoo.registry import entries
+from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.saved import read_saved
+from zoo.tasks.segment import check_window, segment
+from zoo.training.run import Run
+
+OBLIQUE = np.array([[0.2, -1.8, 0.1, 5], [1.1, 0.3, -0.2, -7], [0.1, 0.2, 2.4, 9], [0, 0, 0, 1]])
+WINDOW = ("--window", "32,32,32")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """Ten volumes that lie askew, of masks with the values 3 and 7."""
+    folder = tmp_path_factory.mktemp("scans")
+    write_volumes(folder, 10, (36, 34, 20), OBLIQUE, values=(3, 7))
+    return folder
+
+
+def words(folder, out, *more, model="anatomix-unet"):
+    """Of a run on a folder that `balls` wrote."""
+    return [
+        *(model, "--task", "segment", "--table", str(folder / "cases.csv"), "--data", str(folder / "images")),
+        *("--masks", str(folder / "masks"), "--group", "patient", "--split", "split", "--device", "cpu"),
+        *("-o", str(out), *more),
+    ]
+
+
+FROM_SCRATCH = ("--from-scratch", *WINDOW, "--parts", "2", "--batch-size", "2", "--lr", "1e-2")
+
+
+@pytest.fixture(scope="module")
+def run(scans, tmp_path_factory):
+    """A short run, and what it said."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    classes = ("--classes", "background,left,right", "--epochs", "12", "--no-augment")
+    return out, finetune(words(scans, out, *FROM_SCRATCH, *classes))
+
+
+def dice_of(found, truth):
+    return 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+
+def test_a_run_on_volumes_finds_the_balls(run):
+    """On each scan's own grid, by structure, with what its values stand for."""
+    out, results = run
+    assert results == json.loads((out / "results.json").read_text("utf-8"))
+    assert results["cases"]["train"] == {"cases": 6, "groups": 6, "cases_with": {"left": 6, "right": 6}}
+    assert results["test"]["values"] == {"0": "background", "3": "left", "7": "right"}
+    assert results["test"]["dice"] > 0.5
+    left = results["test"]["classes"]["left"]
+    assert left["cases"] == left["compared"] == 2
+    assert left["dice"]["low"] <= left["dice"]["value"] <= left["dice"]["high"]
+    assert 0 < left["hausdorff95"]["value"] <= left["hausdorff"]
+    assert results["test"]["distances_in"] == "mm"
+    assert "hausdorff95" not in results["val"]["classes"]["left"]
+    assert {"model.safetensors", "predictions.csv", "splits.csv", "prediction.png", "curves.png"} <= {
+        path.name for path in out.iterdir()
+    }
+    assert not (out / "prepared").exists()
+
+
+def test_the_saved_network_says_what_it_was_trained_on(run):
+    """Task, classes and windows; it loads back by its entry, with nothing fresh."""
+    out, _ = run
+    saved = read_saved(out)
+    assert (saved.task, saved.classes) == ("segment", ("background", "left", "right"))
+    assert (saved.outputs.kind, saved.outputs.window) == ("voxels", (32, 32, 32))
+    network = package.load_model("anatomix-unet", checkpoint=out / "model.safetensors")
+    assert network.num_classes == 3
+    assert package.load_report(network).fresh == {}
+    assert json.loads(open_checkpoint(saved.path).metadata["base"]) == {"source": "random"}
+
+
+def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
+    """Labels of a test case with the scan's own header, whose Dice is that of predictions.csv; pictures beside them."""
+    out, _ = run
+    with (out / "predictions.csv").open() as file:
+        rows = {row["id"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"scan4.nii.gz", "scan9.nii.gz"}
+    code, said, err = zoo("predict", out, scans / "images" / "scan4.nii.gz", "-o", tmp_path / "labels", "--picture")
+    assert code == 0, err
+    assert "labels of 1 image(s) (0 background, 1 left, 2 right), by " in said
+    found = nibabel.load(tmp_path / "labels" / "scan4_labels.nii.gz")
+    assert np.allclose(found.affine, OBLIQUE, atol=1e-4)
+    assert found.get_data_dtype() == np.uint8
+    truth = np.asarray(nibabel.load(scans / "masks" / "scan4.nii.gz").dataobj)
+    for number, value, name in ((1, 3, "left"), (2, 7, "right")):
+        dice = dice_of(np.asarray(found.dataobj) == number, truth == value)
+        assert abs(dice - float(rows["scan4.nii.gz"][f"dice_{name}"])) < 1e-3
+    assert [path.name for path in (tmp_path / "labels-pictures").iterdir()] == ["scan4.png"]
+    predictor = package.load_predictor(out, device="cpu")
+    answer = pickle.loads(pickle.dumps(predictor))(scans / "images" / "scan4.nii.gz")
+    assert answer["classes"] == ["background", "left", "right"]
+    assert np.array_equal(answer["labels"], np.asarray(found.dataobj))
+    assert np.allclose(answer["affine"], OBLIQUE, atol=1e-4)
+    broken = tmp_path / "broken.nii.gz"
+    broken.write_bytes((scans / "images" / "scan4.nii.gz").read_bytes()[:500])
+    with pytest.raises(InputContractError, match=r"broken\.nii"):
+        predictor([broken])
+    code, _, err = zoo("predict", out, broken, scans / "images" / "scan9.nii.gz", "-o", tmp_path / "more")
+    assert code == 1
+    assert "1 volume(s) have no labels, the others are in" in err
+    assert [path.name for path in (tmp_path / "more").iterdir()] == ["scan9_labels.nii.gz"]
+
+
+def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
+    """Crops and their changes follow from seed, pass and index; the test part is judged once, at the end."""
+    options = (*FROM_SCRATCH, "--epochs", "2")
+    finetune(words(scans, tmp_path / "whole", *options))
+    finish = Run.finish_epoch
+
+    def die(self, *arguments):
+        finish(self, *arguments)
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "finish_epoch", die)
+        with pytest.raises(ZeroDivisionError):
+            finetune(words(scans, tmp_path / "killed", *options))
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    finetune(words(scans, tmp_path / "killed", *options, "--resume"))
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    whole, killed = (load_file(folder / "model.safetensors") for folder in folders)
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, killed[name])] == []
+    results = [json.loads((folder / "results.json").read_text("utf-8"))["test"] for folder in folders]
+    assert results[0] == results[1]
+
+
+def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):
+    """GLCL's U-Net, from the weights that ship: labels of its slices on the scan's own grid."""
+    write_volumes(tmp_path, 5, (60, 64, 9), np.diag([-3.0, -3.0, 8.0, 1.0]), scale=(0.0, 1000.0))
+    options = ("--epochs", "2", "--batch-size", "1", "--parts", "2")
+    results = finetune(words(tmp_path, tmp_path / "out", *options, model="glcl-unet.phantom"))
+    assert results["test"]["cases"] == 1
+    assert results["best"]["val_dice"] >= 0
+    assert read_saved(tmp_path / "out").outputs.window == ()
+    scan = tmp_path / "images" / "scan4.nii.gz"
+    code, _, err = zoo("predict", tmp_path / "out", scan, "-o", tmp_path / "labels")
+    assert code == 0, err
+    found = nibabel.load(tmp_path / "labels" / "scan4_labels.nii.gz")
+    assert found.shape == (60, 64, 9)
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    truth = np.asarray(nibabel.load(tmp_path / "masks" / "scan4.nii.gz").dataobj) == 1
+    assert abs(dice_of(np.asarray(found.dataobj) == 1, truth) - float(row["dice_1"])) < 1e-3
+
+
+@pytest.mark.slow
+def test_films_are_learnt_by_the_same_task(tmp_path, zoo):
+    """CAiD's U-Net from the weights that ship: PNG labels of each film's own size, distances in pixels."""
+    write_films(tmp_path, 5)
+    options = ("--epochs", "1", "--batch-size", "3", "--classes", "background,ball")
+    results = finetune(words(tmp_path, tmp_path / "out", *options, model="caid-resnet50-unet"))
+    assert results["test"]["distances_in"] == "pixels"
+    assert results["test"]["values"] == {"0": "background", "255": "ball"}
+    code, _, err = zoo("predict", tmp_path / "out", tmp_path / "images" / "film4.png", "-o", tmp_path / "labels")
+    assert code == 0, err
+    assert read_label_picture(tmp_path / "labels" / "film4_labels.png").shape == (80, 96)
+
+
+# What is refused
+
+
+def read(folder, *more, model="anatomix-unet"):
+    """The task of a run, which is read before anything is written."""
+    flags = dict(zip(more[::2], more[1::2], strict=True))
+    args = FinetuneArgs(
+        model=model,
+        task="segment",
+        table=str(folder / "cases.csv"),
+        data=str(folder / "images"),
+        out=str(folder / "out"),
+        masks=str(folder / "masks"),
+        **flags,
+    )
+    args.check()
+    return segment(args)
+
+
+def test_a_value_that_the_training_part_lacks_is_refused(scans, tmp_path):
+    """It could not be learnt; nor can a named class that no training mask has."""
+    write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))
+    path = tmp_path / "masks" / "scan4.nii.gz"
+    labels = np.asarray(nibabel.load(path).dataobj).copy()
+    labels[0] = 2
+    nibabel.save(nibabel.Nifti1Image(labels, np.eye(4)), path)
+    task = read(tmp_path)
+    assert task.names == ("background", "1", "2")
+    with pytest.raises(OptionError, match="no mask of the train part has 2, so that it cannot be learnt"):
+        task.check({"train": [0, 1, 2], "val": [3], "test": [4]})
+    said = task.check({"train": [0, 1, 2, 4], "val": [3]})
+    assert any("no mask of the val part has 2" in line for line in said)
+    with pytest.raises(OptionError, match="no mask of the train part has b, c, e, f, far, so that it cannot be learnt"):
+        read(scans, "classes", "a,b,c,d,e,f,far,g").check({"train": [0], "val": [1]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "model", "message"),
+    [
+        (("window", "32,32"), "anatomix-unet", "takes windows of 3 sides"),
+        (("window", "0,32,32"), "anatomix-unet", "whole numbers with commas are expected"),
+        (("window", "96,96"), "glcl-unet", "takes slices whole"),
+        ((), "anatomix-unet-x", "anatomix-unet-x"),
+        ((), "ct-fm-segresenc", "ct-fm-segresenc does not segment"),
+        (("classes", "a,b"), "anatomix-unet", "names 2 classes with the background"),
+    ],
+)
+def test_wrong_use_is_refused_before_anything_is_written(flags, model, message, scans):
+    with pytest.raises(Exception, match=message):
+        read(scans, *flags, model=model)
+    assert not (scans / "out").exists()
+
+
+@pytest.mark.parametrize("name", [name for name, entry in entries().items() if entry.windows and entry.dimension == 3])
+def test_a_window_that_the_network_does_not_take_is_refused(name):
+    """By its flag, before images are prepared; its own window is taken. Nothing is computed: the values are on meta."""
+    network = on_meta(name, num_classes=2)
+    entry = entries()[name]
+    own = entry.windows.size
+    check_window(network, entry, own, "own")
+    with pytest.raises(OptionError, match="--window odd: the network does not take such windows"):
+        check_window(network, entry, tuple(side - 3 for side in own), "odd")
+
+
+def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):
+    """The former by the table, the latter once both are read, all of them named."""
+    write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))
+    small = nibabel.Nifti1Image(np.ones((20, 20, 19), np.uint8), np.eye(4))
+    nibabel.save(small, tmp_path / "masks" / "scan1.nii.gz")
+    with pytest.raises(Exception, match=r"scan1.nii.gz has \(20, 20, 19\) voxels, its image .*\(20, 20, 20\)"):
+        finetune(words(tmp_path, tmp_path / "out", *FROM_SCRATCH))
+    (tmp_path / "masks" / "scan2.nii.gz").unlink()
+    with pytest.raises(OptionError, match="1 of 5 images have no mask of their name: scan2"):
+        read(tmp_path)
+    write_table(tmp_path, ["scan0.nii.gz", "scan7.nii.gz"])
+    with pytest.raises(Exception, match="scan7"):
+        read(tmp_path)
