@@ -26,6 +26,7 @@ from zoo.tasks.labelling import label_image, windows_of
 from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
 from zoo.tasks.measures import Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
+from zoo.tasks.panels import planes_at, shades
 from zoo.tasks.run import Answers, Rows
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.splits import Split
@@ -240,18 +241,26 @@ class SegmentTrial:
         return {name: tensor.detach().clone() for name, tensor in self.segmenter.network.state_dict().items()}
 
     def shown(self, row: int) -> tuple[Array, Array, Array]:
-        """Return a slice of a case with much of its structures: image from 0 to 1, truth and prediction."""
+        """Return the slice of a case with most of its structures: image from 0 to 1, truth and prediction."""
         stored = self.images.open(row)
         image = torch.from_numpy(np.array(stored.image, np.float32))
         truth, found = self.images.numbers(stored.label), self.segmenter.labels(image).cpu().numpy()
-        image = image[:, 0] if self.windows is None else image[0]
-        shown = [image.numpy(), truth, found]
+        shown: Sequence[Array] = ((image[:, 0] if self.windows is None else image[0]).numpy(), truth, found)
         if truth.ndim == 3:
             axis = 0 if self.windows is None else 3 - sum(self.task.entry.augment.plane)
-            at = int((truth > 0).sum(tuple({0, 1, 2} - {axis})).argmax())
-            shown = [array.take(at, axis) for array in shown]
-        low, high = float(shown[0].min()), float(shown[0].max())
-        return (shown[0] - low) / max(high - low, 1e-6), shown[1], shown[2]
+            level = int((truth > 0).sum(tuple({0, 1, 2} - {axis})).argmax())
+            shown = [self._plane(array, axis, level) for array in shown]
+        return shades(shown[0]), shown[1], shown[2]
+
+    def _plane(self, volume: Array, axis: int, level: int) -> Array:
+        """Return a plane across an axis, as it is shown: of volumes whose pose is known the axial one."""
+        contract = self.task.contract
+        if self.windows is None:
+            plane: Array = volume[level].T
+            return plane
+        point = [level if i == axis else side // 2 for i, side in enumerate(volume.shape)]
+        planes = planes_at(volume, point, contract.orientation, contract.spacing)
+        return planes[2 if contract.orientation else axis][1]
 
     def _on_own_grid(self, batch: dict[str, Tensor]) -> Tensor:
         task, rows, classes = self.task, [], len(self.task.names)
