@@ -175,4 +175,3 @@ def _check_encoder(entry: Entry, args: FinetuneArgs) -> None:
 def few(count: int) -> bool:
     """Whether a part has so few of a kind that its results say little."""
     return count < 10
-
