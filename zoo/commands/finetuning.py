@@ -25,7 +25,7 @@ from zoo.errors import OptionError, ZooError
 from zoo.messages import printable
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.run import Task
+from zoo.tasks.task import Task
 from zoo.training.args import parse_args
 from zoo.training.failures import in_one_line
 from zoo.training.metrics import Results
