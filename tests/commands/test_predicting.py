@@ -185,6 +185,9 @@ def test_info_of_a_file_without_a_header_names_inspect(zoo, tmp_path):
     code, _, error = zoo("info", file)
     assert code == 1
     assert f"zoo inspect {file}" in error
+    code, _, error = zoo("info", tmp_path / "run.safetensors")
+    assert code == 1
+    assert "run.safetensors does not exist" in error
 
 
 def test_what_a_file_says_cannot_steer_a_terminal(zoo, run, tmp_path):
