@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"zoo: {'interrupted' if end.signal == signal.SIGINT else 'terminated'}", file=sys.stderr)
         raise
     except Stopped as stop:
-        print(f"zoo: {stop.words}", file=sys.stderr)
+        if stop.words:  # else they were said by the run
+            print(f"zoo: {stop.words}", file=sys.stderr)
         raise
     except (ZooError, OSError) as error:
         if debug:

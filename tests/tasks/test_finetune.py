@@ -26,7 +26,7 @@ MODEL = "caid-resnet50.chestxray14-800"
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """A folder with films and their table."""
+    """Folder with films and their table."""
     folder = tmp_path_factory.mktemp("films")
     planted.write_films(folder)
     return folder

@@ -2,12 +2,15 @@ r"""Fine-tune a model of the zoo on your own images and labels, and test it.
 
     zoo finetune caid-resnet50 --task classify --table labels.csv --data images --label pneumonia -o run
     zoo finetune brainiac-vitb16 --task regress --table people.csv --data scans --label age --group patient -o run
+    zoo finetune voco-swinunetr-b --task segment --table cases.csv --data scans --masks labels -o run
     torchrun --nproc-per-node 4 -m zoo finetune ct-fm-segresenc --task classify --table cases.csv --label finding \
         --group patient --split split -o run --resume
 
 classify learns columns of 0 and 1, each with a probability of its own, or one column of classes; regress learns
-numbers. Cases are divided at random by --group, a fifth for the test, unless --split names a column of train, val and
-test. The best epoch of the validation part is tested. What 0 or nothing stands for is chosen from the number of cases.
+numbers; segment learns label maps, each called like its image, in crops of which a step has --parts of each volume, and
+tells Dice and Hausdorff distances of each structure. Cases are divided at random by --group, a fifth for the test,
+unless --split names a column of train, val and test. The best epoch of the validation part is tested. What 0 or nothing
+stands for is chosen from the number of cases.
 
 OUT then has `model.safetensors`, which `zoo predict` and `zoo.load_model(NAME, checkpoint=...)` take, `results.json`
 with 95 % intervals by group, `splits.csv`, `predictions.csv` of the test part, pictures, and what a run needs to go on
@@ -22,7 +25,7 @@ from zoo.errors import OptionError, ZooError
 from zoo.messages import printable
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.run import Task
+from zoo.tasks.task import Task
 from zoo.training.args import parse_args
 from zoo.training.failures import in_one_line
 from zoo.training.metrics import Results

@@ -27,9 +27,9 @@ from zoo.tasks.measures import (
 )
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.pictures import draw_cases, draw_reliability
-from zoo.tasks.run import Answers, Trial
 from zoo.tasks.splits import Split
 from zoo.tasks.table import classes_or_labels
+from zoo.tasks.task import Answers, Trial
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Array, Floats, Results
 from zoo.training.runlog import Metrics
@@ -39,7 +39,7 @@ _ROUNDS_OF_SITES = 500
 
 
 class Classify:
-    """The task, as `zoo.tasks.run.Task`. Answers are `probability` `(N, K)` and `decided`, 0 or 1 of each output."""
+    """The task, as `zoo.tasks.task.Task`. Answers are `probability` `(N, K)` and `decided`, 0 or 1 of each output."""
 
     name: TaskName = "classify"
 

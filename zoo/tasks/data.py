@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from zoo.embedding import Cases
 from zoo.entry import Augment, Parts, Preprocessing
+from zoo.errors import InputContractError
 from zoo.progress import say
 from zoo.tasks.augment import augmented
 from zoo.training import distributed
@@ -26,6 +27,7 @@ KEPT = "prepared"
 _SHARE_OF_DISK = 2
 """Images are kept where they fit into one of so many shares of the free disk."""
 _WEIGHTS = "weights"
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -166,25 +168,37 @@ def _item(inputs: Sequence[Tensor], weights: Tensor | None) -> dict[str, Any]:
     return {"inputs": [x.float() for x in inputs], "weights": weights.float()}
 
 
-def kept_in(out: Path, images: Images, *, workers: int) -> Images:
+def kept_in(out: Path, images: Images, *, workers: int, device: torch.device = _CPU) -> Images:
     """Make the images of a run and keep them in OUT, each once; where the disk has no room they are made each time.
 
     Called by all processes, which share the folder.
 
+    Args:
+        out: Folder of the run.
+        images: Of all its cases.
+        workers: Loader processes of each process that make them.
+        device: Where processes talk to each other.
+
     Raises:
         InputContractError: Some cannot be what the network takes; the message names them all.
     """
-    arrays, _ = _packed(images._made(0))
-    size = sum(array.nbytes for array in arrays.values()) * len(images.cases)
-    free = shutil.disk_usage(out).free
-    fits = torch.tensor([size * _SHARE_OF_DISK < free])
-    if not bool(distributed.broadcast(fits)):
+    size = _size_of(images)
+    if distributed.any_of(size * _SHARE_OF_DISK > shutil.disk_usage(out).free, device):
         say(f"the images as the network takes them need {size / 1e9:.3g} GB: they are made anew each time")
         return images
     (out / KEPT).mkdir(exist_ok=True)
     kept = Images(images.cases, images.contract, images.reader, out / KEPT)
     prepare_all(out / KEPT, range(len(images.cases)), kept.keep, workers=workers, what="images")
     return kept
+
+
+def _size_of(images: Images) -> int:
+    """Bytes of all images, were they all as large as the first one."""
+    try:
+        arrays, _ = _packed(images._made(0))
+    except InputContractError:  # it is named with the others that cannot be used
+        return 0
+    return sum(array.nbytes for array in arrays.values()) * len(images.cases)
 
 
 def remove_kept(out: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -90,7 +89,8 @@ class Cohort:
             self.images = self._images(network)
         images = self.images
         if args.dry_run is False and images.folder is None:
-            images = self.images = kept_in(Path(self.args.out), images, workers=args.workers)
+            out = Path(self.args.out)
+            images = self.images = kept_in(out, images, workers=args.workers, device=processes.device)
         given = torch.from_numpy(labels).float()
         count = args.parts if self.has_parts else 1
         augment = self.entry.augment if args.augment else None
@@ -175,8 +175,3 @@ def _check_encoder(entry: Entry, args: FinetuneArgs) -> None:
 def few(count: int) -> bool:
     """Whether a part has so few of a kind that its results say little."""
     return count < 10
-
-
-def absent(values: Floats) -> bool:
-    """Whether a column has no number at all."""
-    return bool(np.isnan(values).all())

@@ -25,9 +25,9 @@ from zoo.tasks.measures import (
     with_interval,
 )
 from zoo.tasks.outputs import Outputs
-from zoo.tasks.run import Answers, Trial
 from zoo.tasks.splits import Split
 from zoo.tasks.table import numbers_in
+from zoo.tasks.task import Answers, Trial
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Floats, Results, or_none
 from zoo.training.runlog import Metrics
@@ -37,7 +37,7 @@ _STRATA = 4
 
 
 class Regress:
-    """The task, as `zoo.tasks.run.Task`. Answers are `number` `(N, K)`, in units of the table."""
+    """The task, as `zoo.tasks.task.Task`. Answers are `number` `(N, K)`, in units of the table."""
 
     name: TaskName = "regress"
 

@@ -1,6 +1,6 @@
 """One run of `zoo finetune`, whatever its task: parts of the data, trainings, the saved network, and results.
 
-A task is a `Task`: it has read the user's labels, makes a `Trial` for each training, and says what came out. A run is
+A task is a `zoo.tasks.task.Task`: it has read the user's labels, makes a `Trial` for each training, and says what came out. A run is
 one training, or several: one for each fold of a cross-validation, and each of them again from random weights.
 """
 
@@ -9,35 +9,30 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from zoo.checkpoint import load_report
-from zoo.embedding import Cases
-from zoo.entry import Preprocessing, State
-from zoo.formats import Task as TaskName
 from zoo.learning_rates import param_groups
 from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
 from zoo.tasks.data import remove_kept
-from zoo.tasks.outputs import Outputs
 from zoo.tasks.saved import write_model
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
 from zoo.tasks.table import column_of
+from zoo.tasks.task import Answers, Rows, Task
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import finetuning_header, load_network, origin_of, share_buffers, write_results
 from zoo.training.loop import autocast, fit
-from zoo.training.metrics import Results
+from zoo.training.metrics import Results, or_none
 from zoo.training.resuming import must_resume
 from zoo.training.runlog import Metrics
 from zoo.training.saving import read_state
@@ -47,74 +42,6 @@ log = logging.getLogger("zoo")
 
 TWIN = "random"
 """Folder of the training from random weights."""
-
-Rows: TypeAlias = Sequence[int]
-"""Positions of cases among all cases of a run."""
-Answers: TypeAlias = Mapping[str, NDArray[Any]]
-"""What is known of each case after prediction, as probabilities and decisions: arrays by name, a row for each case."""
-
-
-class Trial(Protocol):
-    """One training of a network: its method, its data, and what it makes of a part of them."""
-
-    method: nn.Module
-    """From a batch to losses, for `zoo.training.loop.fit`; its `network` is the zoo's."""
-    data: Mapping[str, Dataset[Any]]
-    """By part: `train`, `val` and, where there is one, `test`."""
-
-    def predict(self, part: str) -> Tensor:
-        """Return what the method as it is makes of each case of a part, `(cases, ...)`, the same on every process."""
-
-    def state(self) -> State:
-        """Return the network's tensors as they are saved."""
-
-
-class Task(Protocol):
-    """What is learnt: the cases with their labels, and how answers are judged."""
-
-    name: TaskName
-    cases: Cases
-    groups: Sequence[str]
-    """What each case must stay together with."""
-    names: tuple[str, ...]
-    """Of the outputs."""
-    contract: Preprocessing
-    """Input of the network, whatever it starts from."""
-    most: int
-    """Cases per step where there are enough."""
-
-    def strata(self) -> Sequence[str]:
-        """Return of each case what every part should have its share of."""
-
-    def count(self, rows: Rows) -> Results:
-        """Return how many cases of each kind there are."""
-
-    def check(self, split: Split) -> list[str]:
-        """Return what to warn of in a split; raises `OptionError` where nothing can be learnt or judged from it."""
-
-    def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> Trial:
-        """Make a trial of a network from `load_network`; called by all processes."""
-
-    def metrics(self, rows: Rows, found: Tensor) -> Metrics:
-        """Return what is logged of the validation part after each epoch; `loss` is among it."""
-
-    def outputs(self, split: Split, found: Tensor) -> Outputs:
-        """Return how outputs become answers; thresholds follow from what was found of the validation part."""
-
-    def answers(self, found: Tensor, outputs: Outputs) -> Answers:
-        """Return the answers for some cases."""
-
-    def judge(self, rows: Rows, answers: Answers) -> Results:
-        """Return the results of a part, with intervals."""
-
-    def compare(self, rows: Rows, answers: Answers, twin: Answers) -> Results:
-        """Return the paired gain over the same training from random weights: `of` what, `gain`, `low` and `high`."""
-
-    def write(self, rows: Rows, answers: Answers, out: Path) -> None:
-        """Write the predictions of the test part into a folder."""
-
-    def draw(self, trial: Trial, rows: Rows, answers: Answers, out: Path) -> None:
-        """Draw pictures of the test part into a folder."""
 
 
 class Finished(NamedTuple):
@@ -243,7 +170,9 @@ def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Fin
         found = {part: trial.predict(part) for part in ("val", "test") if part in arm.split}
     outputs = task.outputs(arm.split, found["val"])
     answers = {part: task.answers(rows, outputs) for part, rows in found.items()}
-    results = {**origin, "best": best} | {part: task.judge(arm.split[part], own) for part, own in answers.items()}
+    results = {**origin, "best": {name: or_none(value) for name, value in best.items()}} | {
+        part: task.judge(arm.split[part], own) for part, own in answers.items()
+    }
     if processes.is_main:
         write_model(trial.state(), header | {"outputs": json.dumps(outputs.as_header())}, arm.folder)
         if "test" in answers:

@@ -27,10 +27,10 @@ from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
 from zoo.tasks.measures import Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.panels import planes_at, shades
-from zoo.tasks.run import Answers, Rows
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.splits import Split
 from zoo.tasks.table import groups_of, read_cases
+from zoo.tasks.task import Answers, Rows
 from zoo.training.distributed import Processes
 from zoo.training.evaluate import judging
 from zoo.training.finetune import collect, starting_input
@@ -50,7 +50,7 @@ _FEW = 10
 
 
 class Segment:
-    """The task, as `zoo.tasks.run.Task`.
+    """The task, as `zoo.tasks.task.Task`.
 
     What is found of a case are numbers of voxels of each class: in both, predicted and true (3 K); of the test, which
     is on the image's own grid, then the Hausdorff distances of each structure, percentile 95 and largest (2 (K - 1)).

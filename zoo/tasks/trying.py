@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from zoo.progress import duration
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.run import Arm, Task, arguments_of, groups_of, plan, warnings_of
+from zoo.tasks.run import Arm, arguments_of, groups_of, plan, warnings_of
+from zoo.tasks.task import Task
 from zoo.training import distributed
 from zoo.training.data import Batches, build_loader, length_of, to_device
 from zoo.training.distributed import Processes
