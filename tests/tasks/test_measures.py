@@ -14,6 +14,7 @@ from zoo.tasks.measures import (
     mean_of,
     r2_of,
     rank_correlation_of,
+    said_of_pair,
     share_of,
     with_interval,
 )
@@ -81,3 +82,20 @@ def test_the_threshold_lies_between_the_two_kinds():
     assert threshold_of(truth, p) in (pytest.approx(0.6), pytest.approx(0.25))
     assert threshold_of(np.array([0.0, 1.0]), np.array([0.2, 0.6])) == pytest.approx(0.4)
     assert threshold_of(np.zeros(3), np.array([0.1, 0.2, 0.3])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.2, "better"),
+        (-0.2, -0.01, "worse"),
+        (-0.01, 0.2, "do not tell"),
+        (0.0, 0.1, "do not"),
+        (None, None, "no interval"),
+    ],
+)
+def test_better_is_said_only_beyond_the_interval(low, high, verdict):
+    """A gain of +0.1 whose interval holds 0 is what people publish by mistake."""
+    said = said_of_pair({"of": "AUROC", "gain": 0.1, "low": low, "high": high})["said"]
+    assert verdict in said
+    assert ("better than" in said) == (verdict == "better")

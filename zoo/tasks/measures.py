@@ -135,6 +135,21 @@ def all_with_intervals(measures: Mapping[str, Measure], groups: Sequence[str], *
     return {name: with_interval(measure, groups, rounds=rounds) for name, measure in measures.items()}
 
 
+def said_of_pair(pair: Results) -> Results:
+    """The paired gain with a sentence, which says "better" or "worse" only where the interval is all on one side."""
+    low, high = pair["low"], pair["high"]
+    if low is None or high is None:
+        verdict = "no interval can be given, so nothing is said of which is better"
+    elif low > 0:
+        verdict = "better than random weights"
+    elif high < 0:
+        verdict = "worse than random weights"
+    else:
+        verdict = "the interval holds 0, so these cases do not tell the two apart"
+    interval = "" if low is None else f" (95 % interval {low:+.3f} to {high:+.3f}, by group)"
+    return {**pair, "said": f"{pair['of']}: gain over random weights {pair['gain']:+.3f}{interval}: {verdict}"}
+
+
 def _tied(values: Array) -> Array:
     """The rank of each value among the distinct ones."""
     found: Array = np.unique(values, return_inverse=True)[1]

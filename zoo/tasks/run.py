@@ -1,7 +1,7 @@
 """One run of `zoo finetune`, whatever its task: parts of the data, trainings, the saved network, and results.
 
-A task is a `zoo.tasks.task.Task`: it has read the user's labels, makes a `Trial` for each training, and says what came out. A run is
-one training, or several: one for each fold of a cross-validation, and each of them again from random weights.
+A task is a `zoo.tasks.task.Task`: it has read the user's labels, makes a `Trial` for each training, and says what came
+out. A run is one training, or several: one for each fold of a cross-validation, and each again from random weights.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
 from zoo.tasks.data import remove_kept
+from zoo.tasks.measures import said_of_pair
 from zoo.tasks.saved import write_model
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
 from zoo.tasks.table import column_of
@@ -230,21 +231,6 @@ def pooled(arms: Sequence[Arm], finished: Sequence[Finished], *, of_twins: bool 
     rows = [row for arm, _ in own for row in arm.tested]
     names = own[0][1].answers if own else ()
     return rows, {name: np.concatenate([each.answers[name] for _, each in own]) for name in names}
-
-
-def said_of_pair(pair: Results) -> Results:
-    """The paired gain with a sentence, which says "better" or "worse" only where the interval is all on one side."""
-    low, high = pair["low"], pair["high"]
-    if low is None or high is None:
-        verdict = "no interval can be given, so nothing is said of which is better"
-    elif low > 0:
-        verdict = "better than random weights"
-    elif high < 0:
-        verdict = "worse than random weights"
-    else:
-        verdict = "the interval holds 0, so these cases do not tell the two apart"
-    interval = "" if low is None else f" (95 % interval {low:+.3f} to {high:+.3f}, by group)"
-    return {**pair, "said": f"{pair['of']}: gain over random weights {pair['gain']:+.3f}{interval}: {verdict}"}
 
 
 def _hint(args: FinetuneArgs, arms: Sequence[Arm]) -> str:
