@@ -19,6 +19,8 @@ from zoo.training.data import Batches
 from zoo.training.loop import fit, mean_losses
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.mark.parametrize(("accumulate", "precision"), [(1, "fp32"), (4, "fp32"), (1, "fp16")])
 def test_clipping_bounds_the_gradient_of_the_step(tmp_path, accumulate, precision):

@@ -21,12 +21,13 @@ from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def epochs_in(out: Path) -> list[int]:
     return [line["epoch"] for line in read_log(out / "log.jsonl")]
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_kill_9_in_an_epoch_then_resume_ends_with_the_same_weights(tmp_path, workers):
     """A run killed at an arbitrary moment ends bit for bit as an uninterrupted one, optimiser and log too."""

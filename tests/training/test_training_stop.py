@@ -22,6 +22,8 @@ from zoo import stopping
 from zoo.stopping import Stopped, deferring, heeding_signals
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FLAGS = ["--validate", "--schedule", "cosine-per-step", "--accumulate", 2]
 STEPS = 16
 

@@ -41,6 +41,8 @@ from zoo.training.finetune import collect, share_buffers
 from zoo.training.loop import fit
 from zoo.transforms.image import build_transform
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 32
 SMALL = ["--optimizer", "sgd", "--momentum", "0"]  # nothing of the optimiser in the checkpoints
 COMMON = ["--device", "cpu", "--workers", "0", "--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4"]

@@ -23,6 +23,8 @@ from zoo.training.args import parse_args
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):

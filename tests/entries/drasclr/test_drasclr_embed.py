@@ -25,6 +25,8 @@ from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.args import run_command
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLACES = torch.from_numpy(normalise(LANDMARKS))
 SUBJECTS = [f"s{i}" for i in range(6)]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

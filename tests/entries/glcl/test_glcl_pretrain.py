@@ -34,6 +34,8 @@ from zoo.fetching.cache import hash_file
 from zoo.training.args import facts_of, parse_args, run_command
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ENCODER, UNET = "glcl-encoder", "glcl-unet"
 
 

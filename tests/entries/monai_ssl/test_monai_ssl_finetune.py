@@ -36,6 +36,8 @@ from zoo.entries.monai_ssl.windows import segment
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = 32
 NETWORK = ["--size", "32", "--hidden-size", "64", "--mlp-dim", "128", "--feature-size", "4"]
 SHORT = ["--device", "cpu", "--workers", "0", "--epochs", "2", "--steps-per-epoch", "2", "--crops", "2"]

@@ -29,6 +29,8 @@ from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAME = "monai-ssl-vitautoenc"
 ALONE = Processes(0, 1, torch.device("cpu"))
 TRAINING = [f"volume-covid19-A-000{i}.nii.gz" for i in range(4)]

@@ -35,6 +35,8 @@ from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
 from zoo.training.finetune import starting_input, train_and_test
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 29  # the smallest the network takes: its last map is one voxel
 COUNT = 24
 CPU = Processes(0, 1, torch.device("cpu"))

@@ -32,6 +32,8 @@ from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAME = "yaware-densenet121"
 ONE = Processes(0, 1, torch.device("cpu"))
 
@@ -184,7 +186,6 @@ def test_the_record_says_where_volumes_lie(cohort):
     assert elsewhere.differences()["affine"] == np.diag([1.5, 1.5, 1.5, 1]).tolist()
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, cohort, out, monkeypatch):
     """Killed while it reads the step of epoch 1; weights and optimiser end as those of the uninterrupted run.
 
