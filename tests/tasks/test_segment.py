@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from balls import write_films, write_table, write_volumes
+from monai.losses.dice import DiceCELoss
 from safetensors.torch import load_file
 from small_networks import on_meta
 
 import zoo as package
 from zoo.commands.finetuning import finetune
+from zoo.entry import Windows
 from zoo.errors import InputContractError, OptionError
 from zoo.formats import open_checkpoint
 from zoo.images import read_label_picture
@@ -21,6 +23,9 @@ from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.saved import read_saved
 from zoo.tasks.segment import check_window, segment
+from zoo.tasks.segmenter import Segmenter
+from zoo.tasks.sliding import find_logits
+from zoo.training.metrics import count_overlap
 from zoo.training.run import Run
 
 OBLIQUE = np.array([[0.2, -1.8, 0.1, 5], [1.1, 0.3, -0.2, -7], [0.1, 0.2, 2.4, 9], [0, 0, 0, 1]])
@@ -51,7 +56,7 @@ FROM_SCRATCH = ("--from-scratch", *WINDOW, "--parts", "2", "--batch-size", "2", 
 def run(scans, tmp_path_factory):
     """A short run, and what it said."""
     out = tmp_path_factory.mktemp("run") / "out"
-    classes = ("--classes", "background,left,right", "--epochs", "10", "--no-augment")
+    classes = ("--classes", "background,left,right", "--epochs", "10", "--no-augment", "--patience", "0")
     return out, finetune(words(scans, out, *FROM_SCRATCH, *classes))
 
 
@@ -124,7 +129,7 @@ def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
 
 def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
     """Crops and their changes follow from seed, pass and index; the test part is judged once, at the end."""
-    options = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "2")
+    options = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "1")
     finetune(words(scans, tmp_path / "whole", *options))
     finish = Run.finish_epoch
 
@@ -175,6 +180,24 @@ def test_films_are_learnt_by_the_same_task(tmp_path, zoo):
     code, _, err = zoo("predict", tmp_path / "out", tmp_path / "images" / "film4.png", "-o", tmp_path / "labels")
     assert code == 0, err
     assert read_label_picture(tmp_path / "labels" / "film4_labels.png").shape == (80, 96)
+
+
+@pytest.mark.parametrize("of_slices", [False, True])
+def test_the_loss_of_a_whole_image_is_that_of_its_logits(of_slices):
+    """Summed slice by slice, as MONAI's loss has it at once; validation chooses the epoch by it."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(1, 3, 3, padding=1) if of_slices else torch.nn.Conv3d(1, 3, 3, padding=1)
+    windows = None if of_slices else Windows((8, 8, 8), 0.5, gaussian=True)
+    label = torch.randint(3, (20, 12, 10))
+    image = (label + torch.rand(label.shape))[None]
+    row = Segmenter(network, 3, windows).measure(
+        {"image": image.transpose(0, 1)[None] if of_slices else image[None], "label": label[None]}
+    )[0]
+    with torch.no_grad():
+        logits = network(image.transpose(0, 1)).transpose(0, 1) if of_slices else find_logits(network, image, windows)
+    expected = DiceCELoss(to_onehot_y=True, softmax=True)(logits[None], label[None, None].float())
+    assert abs(row[-1].item() - expected.item()) < 1e-5
+    assert torch.equal(row[:-1].view(3, 3), count_overlap(logits.argmax(0), label, 3))
 
 
 # What is refused

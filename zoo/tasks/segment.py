@@ -52,8 +52,9 @@ _FEW = 10
 class Segment:
     """The task, as `zoo.tasks.task.Task`.
 
-    What is found of a case are numbers of voxels of each class: in both, predicted and true (3 K); of the test, which
-    is on the image's own grid, then the Hausdorff distances of each structure, percentile 95 and largest (2 (K - 1)).
+    What is found of a case are numbers of voxels of each class: in both, predicted and true (3 K). Of the validation
+    the loss comes then (1). Of the test, which is on the image's own grid, the Hausdorff distances of each structure
+    do, percentile 95 and largest (2 (K - 1)).
     Answers are these, `overlaps` `(N, 3, K)` and `distances` `(N, 2, K - 1)`.
     """
 
@@ -128,9 +129,8 @@ class Segment:
         return SegmentTrial(self, network, args, split, processes, windows)
 
     def metrics(self, rows: Rows, found: Tensor) -> Metrics:
-        """Return the mean `dice` of the structures, and 1 less that as `loss`."""
-        value = float(np.nanmean(_of_cases(self._dice(found)))) if len(rows) else float("nan")
-        return {"loss": 1 - value, "dice": value}
+        """Return the mean `loss` of cases, and their mean `dice`, which stays 0 while the loss already falls."""
+        return {"loss": found[:, -1].mean().item(), "dice": float(np.nanmean(_of_cases(self._dice(found))))}
 
     def outputs(self, split: Split, found: Tensor) -> Outputs:
         """Return the kind of outputs, with the windows of the training."""
@@ -140,7 +140,7 @@ class Segment:
         """Return `overlaps`, and of the test part `distances`."""
         classes = len(self.names)
         answers = {OVERLAPS: found[:, : 3 * classes].view(len(found), 3, classes).numpy()}
-        if found.shape[1] > 3 * classes:
+        if found.shape[1] > 3 * classes + 1:
             answers[DISTANCES] = found[:, 3 * classes :].view(len(found), 2, classes - 1).numpy()
         return answers
 
@@ -232,7 +232,7 @@ class SegmentTrial:
 
     def predict(self, part: str) -> Tensor:
         """Return what is found of each case of a part, see `Segment`; of the test part on the images' own grids."""
-        measure = self._on_own_grid if part == "test" else self.segmenter.overlaps
+        measure = self._on_own_grid if part == "test" else self.segmenter.measure
         one_each = replace(self.args, batch_size=self.processes.world)  # whole images have several sizes
         return collect(measure, self.data[part], one_each, self.processes)
 

@@ -51,7 +51,7 @@ def find_classes(
         OptionError: Numbers of `windows` are out of their range, or there are more classes than uint8 tells apart.
     """
     labels = torch.empty(image.shape[1:], dtype=torch.uint8, device=image.device)
-    for axis, at, logits in _stitch(predict, image, windows, device, sums):
+    for axis, at, logits in stitch(predict, image, windows, device, sums):
         if len(logits) > MOST_CLASSES:
             raise OptionError(f"the network has {len(logits)} classes; labels of one byte tell {MOST_CLASSES} apart")
         best, found = logits.max(dim=0)
@@ -67,16 +67,19 @@ def find_classes(
 
 def find_logits(predict: Predict, image: Tensor, windows: Windows, *, device: torch.device | None = None) -> Tensor:
     """Return the logits of a whole image, float32 `(K, *space)`; arguments as `find_classes` takes them."""
-    found = list(_stitch(predict, image, windows, device, torch.float32))
+    found = list(stitch(predict, image, windows, device, torch.float32))
     axis, _, _ = found[0]
     return torch.stack([logits for _, _, logits in found], dim=axis + 1)
 
 
 @torch.no_grad()
-def _stitch(
+def stitch(
     predict: Predict, image: Tensor, windows: Windows, device: torch.device | None, dtype: torch.dtype
 ) -> Iterator[tuple[int, int, Tensor]]:
-    """Yield an axis, a position on it and the logits `(K, *others)` there, float32, from the first to the last."""
+    """Yield an axis, a position on it and the logits `(K, *others)` there, float32, from the first to the last.
+
+    Arguments are those of `find_classes`; `dtype` is its `sums`.
+    """
     check_windows(windows.overlap, windows.at_once)
     size, axis = windows.size, _axis(image.shape[1:], windows.size)
     filled, before = _fill_up(image, size)
