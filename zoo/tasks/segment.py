@@ -19,7 +19,7 @@ from zoo.formats import Task as TaskName
 from zoo.images import read_label_picture, read_labels
 from zoo.messages import first_names
 from zoo.registry import entries, get_entry
-from zoo.tasks.args import FinetuneArgs, names_in
+from zoo.tasks.args import PARTS, FinetuneArgs, names_in
 from zoo.tasks.crops import Crops, MaskedImages, Positions, Whole
 from zoo.tasks.data import KEPT
 from zoo.tasks.labelling import label_image, windows_of
@@ -222,7 +222,7 @@ class SegmentTrial:
         self.task, self.images, self.args, self.processes, self.windows = task, task.images, args, processes, windows
         self.segmenter = Segmenter(network, len(task.names), windows, frozen=args.freeze)
         self.method: nn.Module = self.segmenter
-        count = 1 if isinstance(task.transform, ImageTransform) else args.parts
+        count = 1 if isinstance(task.transform, ImageTransform) else args.parts or PARTS
         augment = task.entry.augment if args.augment else None
         size = windows.size if windows else ()
         train = Crops(self.images, split["train"], size=size, count=count, augment=augment, seed=args.seed)
