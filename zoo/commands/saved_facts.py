@@ -23,8 +23,8 @@ _KINDS = {
 
 
 def is_saved(name: str) -> bool:
-    """Whether what stands in the place of a model's name is a file, or the folder of a run."""
-    return Path(name).is_file() or (Path(name) / WEIGHTS).is_file()
+    """Whether what stands in the place of a model's name is a file, there or not, or a run's folder."""
+    return name.endswith((".safetensors", ".pt")) or Path(name).is_file() or (Path(name) / WEIGHTS).is_file()
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:

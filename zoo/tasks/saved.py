@@ -60,8 +60,7 @@ def read_saved(path: str | Path) -> SavedModel:
     """Read what a fine-tuned network's file says of it; none of its values.
 
     Args:
-        path: Folder that `zoo finetune` wrote, or a file: `model.safetensors` of it, what `zoo export` made of that, or
-            `best.pt` and `last.pt`.
+        path: Folder that `zoo finetune` wrote, or a file: `model.safetensors` of it, or what `zoo export` made of that.
 
     Raises:
         PathNotFoundError: There is nothing at the path.
