@@ -22,7 +22,8 @@ from zoo.images import read_label_picture
 from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.saved import read_saved
-from zoo.tasks.segment import check_window, segment
+from zoo.tasks.segment import segment
+from zoo.tasks.segment_trial import check_window
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.sliding import find_logits
 from zoo.training.metrics import count_overlap
