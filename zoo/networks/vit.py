@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from monai.networks.nets.vitautoenc import ViTAutoEnc
 
 
+_ASKS = torch.__version__ >= "2.8"
+"""Whether `torch.compile` can trace a question about all sizes; torch 2.6 cannot, and the answer is then no."""
+
+
 class PatchEmbedding(nn.Module):
     """MONAI's patch embedding, whose table of positions is interpolated for inputs of other sizes.
 
@@ -209,6 +213,8 @@ def _are_equal(wanted: tuple[int, ...], grid: tuple[int, ...]) -> bool:
     """Whether they are; in a graph, whether they are for all sizes, which no guard then makes a constant."""
     if not torch.compiler.is_compiling():
         return wanted == grid
+    if torch.compiler.is_dynamo_compiling() and not _ASKS:
+        return False
     from torch.fx.experimental.symbolic_shapes import statically_known_true  # takes long, and is there in a graph
 
     return all(statically_known_true(after == before) for after, before in zip(wanted, grid, strict=True))

@@ -147,9 +147,9 @@ class CTFMSegmenter(Vocabulary, SegResNetDS):
     def _decoded(self, maps: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the map of each level of the decoder, the coarsest first."""
         *skips, x = maps
-        for level in self.up_layers:
+        for level, skip in zip(self.up_layers, reversed(skips), strict=True):
             parts: Any = level
-            x = parts["upsample"](x) + skips.pop()
+            x = parts["upsample"](x) + skip
             x = self.recomputed_each(parts["blocks"], x)
             yield x
 
