@@ -77,7 +77,8 @@ def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, prog
     """Return the features of cases in memory; the arguments are those of `embed_cohort`.
 
     Raises:
-        OptionError: `workers` is below 0, or this is one of several processes, which would each do everything.
+        OptionError: `workers` is below 0, this is one of several processes, which would each do everything, or files of
+            cases were made ready in different ways, see `Entry.preparation`.
     """
     _check_workers(workers)
     if (share := this_share()).world > 1:
@@ -85,10 +86,10 @@ def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, prog
             f"this is one of {share.world} processes, each of which would embed all images: give a folder, which they "
             "share, or start one process"
         )
-    units = embedder.units(range(len(cases)))
+    prepared, units = embedder.preparation(cases), embedder.units(range(len(cases)))
     readers = workers_for(len(units)) if workers is None else workers
     results = _shown(embedder.embed_units(cases, units, workers=readers), units, is_shown=progress)
-    return _collect(embedder, cases, [each for unit in results for each in unit])
+    return _collect(embedder, cases, prepared, [each for unit in results for each in unit])
 
 
 def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:
@@ -96,7 +97,7 @@ def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:
     return find_cases(paths, volumes=embedder.of_volumes, lesions=embedder.of_lesions)
 
 
-def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Features:
+def _collect(embedder: Embedder, cases: Cases, prepared: dict[str, Any], found: Sequence[Embedded]) -> Features:
     """Return features in memory, with what they are of."""
     import numpy as np
 
@@ -110,7 +111,7 @@ def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Fea
         tuple(names[case] for case in of),
         tuple(i for own in rows for i in range(len(own))) if embedder.rows_of else None,
         {cases.ids[each.case]: reason(cases, each) for each in found if each.features is None},
-        embedder.facts(),
+        embedder.facts() | prepared,
         own_ids | {name: [column[case] for case in of] for name, column in cases.carried.items()},
     )
 
@@ -158,7 +159,8 @@ def embed_cohort(
 
     Raises:
         OptionError: The folder holds other features, rows of other files under the same ids, or anything else; another
-            run writes to it, a value is out of its range, or pyarrow or Ray is not installed.
+            run writes to it, files of cases were made ready in different ways, see `Entry.preparation`, a value is out
+            of its range, or pyarrow or Ray is not installed.
         OSError: The folder cannot be written; what is in it stays.
     """
     out, share = Path(out), this_share()
@@ -173,7 +175,8 @@ def embed_cohort(
         raise OptionError(
             "engine='ray' divides the cases by itself: start one process, not several by torchrun or SLURM"
         )
-    facts = describe(embedder.facts(), cases, embedder.rows_of, half=half)
+    prepared = embedder.preparation(cases)  # before the network is loaded
+    facts = describe(embedder.facts() | prepared, cases, embedder.rows_of, half=half)
     mine = share.of(embedder.units(range(len(cases))))
     folder: FeatureFolder | None = None
     try:

@@ -12,7 +12,7 @@ from zoo.entry import Config, Entry, Parts, State
 from zoo.tensor_names import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from torch import nn
@@ -54,6 +54,14 @@ def parts(model: nn.Module, transform: Any, stride: int | None, cache_dir: str |
     from zoo.entries.drasclr.inputs import PatientReader
 
     return PatientReader(cache_dir)
+
+
+def preparation(paths: Iterable[str]) -> dict[str, str]:
+    """By which registration patients were, or will be, cut into patches, see `patches.registration_of_cases`."""
+    from zoo.entries.drasclr.ct.registration import choose_engine
+    from zoo.entries.drasclr.patches import registration_of_cases
+
+    return registration_of_cases(paths, of_cts=f"fast by {choose_engine()}")
 
 
 def convert(state: State) -> tuple[State, Config]:
@@ -113,6 +121,7 @@ ENTRIES = (
         stages=_STAGES,
         preprocessing=PREPROCESSING,
         parts=parts,
+        preparation=preparation,
         batch_size=16,
         unused={
             r"encoder_k\..*": "key network",

@@ -70,8 +70,8 @@ def preprocess_ct(
         segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
         registration: "fast", or "published" for the authors' schedule, which takes more than nine minutes of a
             processor.
-        engine: Of the published registration "antspyx" as the authors, or "simpleitk"; of the fast one "scipy"; or
-            "auto", see `registration.choose_engine`.
+        engine: Of the published registration "antspyx" as the authors, or "simpleitk"; of the fast one "simpleitk";
+            or "auto", see `registration.choose_engine`.
         anchor: Point of a box that is mapped: "corner", its lower corner, as the authors and the published weights have
             it; or "centre", which differs where the map scales or turns.
         keep_volume: Return the CT at 1 mm and its lungs too, which take some 300 MB.
