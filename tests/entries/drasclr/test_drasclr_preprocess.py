@@ -585,17 +585,19 @@ def bent(points):
 
 
 def test_both_registrations_put_the_landmarks_within_a_voxel(monkeypatch):
-    """Of lungs of another shape, where the schedule says which map is found: in voxels of 4 mm against ones of 2 mm.
+    """Of lungs of another shape, where the schedule says which map is found, in masks of 3 mm.
 
-    To a voxel of the finer masks; as for CTs of 1 mm, with an eighth of the samples on the finest scale.
+    Of a fourteenth of the samples a third of a voxel apart at most, and of voxels twice as large one. Matched moments
+    alone are 5 mm off.
     """
-    fixed, lungs = atlas(finer=2), patient(bent, *upright((2.0, 2.0, 2.0)))
+    fixed, lungs = atlas(finer=4 / 3), patient(bent, *upright((3.0, 3.0, 3.0)))
     published = register(fixed, lungs, "simpleitk", registration="published")
-    monkeypatch.setattr(fast_module, "SPACING", 4.0)
-    monkeypatch.setattr(fast_module, "MOST_SAMPLES", 2500)
-    fast = register(fixed, lungs)
-    assert np.linalg.norm(fast(LUNG_POINTS) - published(LUNG_POINTS), axis=1).max() < 2
-    assert np.linalg.norm(fast(LUNG_POINTS) - TRUE(LUNG_POINTS), axis=1).max() > 5  # so the two could have differed
+    for spacing, samples, most in ((2.0, 4000, 1), (6.0, 900, 3)):
+        monkeypatch.setattr(fast_module, "SPACING", spacing)
+        monkeypatch.setattr(fast_module, "MOST_SAMPLES", samples)
+        fast = register(fixed, lungs)
+        assert np.linalg.norm(fast(LUNG_POINTS) - published(LUNG_POINTS), axis=1).max() < most
+        assert np.linalg.norm(fast(LUNG_POINTS) - TRUE(LUNG_POINTS), axis=1).max() > 5  # so the two could have differed
 
 
 def turned_far():

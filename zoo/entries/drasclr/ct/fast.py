@@ -1,4 +1,4 @@
-"""Affine registration of an atlas' lungs with a patient's in half a minute: the authors' schedule on masks of 2 mm.
+"""Affine registration of an atlas' lungs with a patient's in a minute or two: the authors' schedule on masks of 2 mm.
 
 An affine map has twelve numbers, for which voxels of 2 mm and a part of them on the finest scale are plenty. Scales and
 start stay the authors', because their optimiser stops beside the peak of the measure: from another start, or by an
@@ -30,7 +30,7 @@ MOST_SAMPLES = 375_000
 SEEDS = (1, 2, 3)
 """Of the sampled positions: maps of single seeds, theirs as well, scatter by half a millimetre."""
 LOST = 20.0
-"""Mean distance in mm from where moments put the lungs' points, beyond which a map is lost; usual are 6."""
+"""Mean distance in mm from where moments put the lungs' points, beyond which a map is lost; drawn ones have 3 to 6."""
 
 Moments = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 """Mean `(3,)` in mm and covariance `(3, 3)` in mm2 of the voxels of a lung."""

@@ -2,7 +2,7 @@
 
 The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them and moves the landmarks, the CT is
 resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/. The map is found in
-coarse voxels, unless the authors' schedule is asked for.
+coarse voxels, unless the masks are to be registered as they are.
 """
 
 from __future__ import annotations
