@@ -57,11 +57,10 @@ def parts(model: nn.Module, transform: Any, stride: int | None, cache_dir: str |
 
 
 def preparation(paths: Iterable[str]) -> dict[str, str]:
-    """By which registration patients were, or will be, cut into patches, see `patches.registration_of_cases`."""
-    from zoo.entries.drasclr.ct.registration import choose_engine
-    from zoo.entries.drasclr.patches import registration_of_cases
+    """By which registration patients were, or will be, cut into patches, see `inputs.registration_of_cases`."""
+    from zoo.entries.drasclr.inputs import registration_of_cases
 
-    return registration_of_cases(paths, of_cts=f"fast by {choose_engine()}")
+    return registration_of_cases(paths)
 
 
 def convert(state: State) -> tuple[State, Config]:

@@ -22,7 +22,6 @@ from zoo.entries.drasclr.atlas import PATCH
 from zoo.entries.drasclr.contract import WINDOW
 from zoo.errors import InputContractError, OptionError
 from zoo.files import replacing, write_atomically
-from zoo.messages import first_names
 from zoo.training.arrays import read_array
 
 log = logging.getLogger("zoo")
@@ -70,12 +69,18 @@ def read_facts(file: Path) -> dict[str, Any]:
     return {"registration": "published"} | dict(json.loads(file.read_text()))
 
 
+def registration_in(record: Path) -> str:
+    """Return the registration that a record names, with its engine: "fast by simpleitk"."""
+    facts = read_facts(record)
+    return f"{facts['registration']} by {facts['engine']}" if "engine" in facts else str(facts["registration"])
+
+
 def registration_of(patches: Path, subjects: Iterable[str]) -> dict[str, str]:
     """Return `{"registration": ...}`, that of these subjects' patches, for the facts of what is made of them.
 
     Empty where no subject has a record. Warns where some were registered one way and some the other.
     """
-    found = {sid: _way(file) for sid in subjects if (file := facts_file(patches, sid)).is_file()}
+    found = {sid: registration_in(file) for sid in subjects if (file := facts_file(patches, sid)).is_file()}
     counts = Counter(found.values())
     if len(counts) > 1:
         said = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
@@ -86,39 +91,6 @@ def registration_of(patches: Path, subjects: Iterable[str]) -> dict[str, str]:
             said,
         )
     return {"registration": " and ".join(sorted(counts))} if counts else {}
-
-
-def registration_of_cases(paths: Iterable[str], of_cts: str) -> dict[str, str]:
-    """Return `{"registration": ...}`, that of all cases of which it is known; empty where it is known of none.
-
-    Args:
-        paths: Files `<sid>_patch.npy`, known by the record beside them, and CTs.
-        of_cts: The registration by which CTs will be cut.
-
-    Raises:
-        OptionError: Some were registered one way and some the other. The message names cases of each.
-    """
-    found: dict[str, list[str]] = {}
-    for path in map(Path, paths):
-        record = facts_file(path.parent, path.name.removesuffix(SUFFIX))
-        if path.suffix != ".npy":
-            found.setdefault(of_cts, []).append(path.name)
-        elif record.is_file():
-            found.setdefault(_way(record), []).append(path.name)
-    if len(found) > 1:
-        said = "; ".join(f"{way}: {first_names(names)}" for way, names in sorted(found.items()))
-        raise OptionError(
-            f"the patients were registered with the atlas in different ways ({said}), and differences between their "
-            "features may come from that: embed each way into an output of its own, or cut all of them with one "
-            "--registration of zoo.entries.drasclr.preprocess"
-        )
-    return {"registration": next(iter(found))} if found else {}
-
-
-def _way(record: Path) -> str:
-    """The registration that a record names, with its engine: "fast by simpleitk"."""
-    facts = read_facts(record)
-    return f"{facts['registration']} by {facts['engine']}" if "engine" in facts else str(facts["registration"])
 
 
 def group_file(folder: Path, landmark: int) -> Path:
