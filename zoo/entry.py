@@ -5,7 +5,7 @@ The file is long because every field says here what it means, which is most of i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
@@ -334,6 +334,11 @@ class Entry:
     Is given the network, the transform, the stride in voxels of the map that is averaged, None for that of the last
     one, and the cache folder, None for `$ZOO_HOME`. What it returns is sent to other processes, so it is picklable
     and holds no network; of an image it makes `Parts`, or raises `InputContractError`.
+    """
+    preparation: Callable[[Iterable[str]], dict[str, str]] | None = None
+    """How the files of cases were made ready for the network, as far as records beside them say; None where none are.
+
+    Is given the paths of all cases of one output, which must be alike: raises `OptionError` where they are not.
     """
     batch_size: int | None = None
     """Parts at once that a CPU is fastest with; None for 32 images or slices, or 4 volumes or windows."""

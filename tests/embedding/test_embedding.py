@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from texts import one_line
 
 import zoo as package
-from zoo.embedding import Embedder, embed, find_cases
+from zoo.embedding import Embedder, embed, embed_cohort, find_cases
 from zoo.embedding.reading import read_units
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.features import write_features
@@ -214,14 +214,9 @@ def test_a_ct_is_embedded_as_by_its_familys_own_module(tmp_path):
     assert np.array_equal(elsewhere.values, found.values)
 
 
-def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatch):
-    """DrasCLR: patches that were cut before give the mean over the landmarks; what is wrong is said by name.
-
-    The landmarks are those in the cache that is named, without a connection.
-    """
-    from zoo.entries.drasclr.embed import embed_cohort, embed_patient
-    from zoo.entries.drasclr.features import read_subject_features
-
+@pytest.fixture
+def patients(tmp_path, monkeypatch):
+    """Patches of two patients, and what embeds them offline: a small DrasCLR, and a cache with five landmarks."""
     np.save(tmp_path / "landmarks.npy", LANDMARKS)
     source, cache = tmp_path / "landmarks.npy", tmp_path / "cache"
     facts = {"sources": [f"file:{source}"], "bytes": source.stat().st_size, "sha256": hash_file(source)}
@@ -232,19 +227,75 @@ def test_a_patient_is_embedded_as_by_its_familys_own_module(tmp_path, monkeypatc
     source.unlink()
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     torch.manual_seed(0)
-    model = package.load_model("drasclr-cnn3d", pretrained=False, experts=2)
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    patches = write_subjects(tmp_path / "patch", 2, textured=True)
+    save_file(package.load_model("drasclr-cnn3d", pretrained=False, experts=2).state_dict(), tmp_path / "w.safetensors")
+    return write_subjects(tmp_path / "patch", 2, textured=True), {
+        "checkpoint": tmp_path / "w.safetensors",
+        "cache_dir": cache,
+    }
+
+
+def test_a_patient_is_embedded_as_by_its_familys_own_module(patients, tmp_path, monkeypatch):
+    """DrasCLR: patches that were cut before give the mean over the landmarks; what is wrong is said by name.
+
+    The landmarks are those in the cache that is named, without a connection.
+    """
+    from zoo.entries.drasclr.embed import embed_cohort as embed_of_family
+    from zoo.entries.drasclr.embed import embed_patient
+    from zoo.entries.drasclr.features import read_subject_features
+
+    patches, given = patients
+    model = package.load_model("drasclr-cnn3d", num_classes=0, **given)
     np.save(patches / "s2_patch.npy", np.zeros((5, 32, 32, 32), np.int16))
-    found = embed("drasclr-cnn3d", [patches], checkpoint=tmp_path / "w.safetensors", cache_dir=cache)
+    found = embed("drasclr-cnn3d", [patches], **given)
     assert found.paths == tuple(str(patches / f"s{i}_patch.npy") for i in range(2))
     for row, path in zip(found.values, found.paths, strict=True):
-        np.testing.assert_allclose(row, embed_patient(model, path, cache_dir=cache).mean(0).numpy(), **CLOSE)
+        expected = embed_patient(model, path, cache_dir=given["cache_dir"]).mean(0)
+        np.testing.assert_allclose(row, expected.numpy(), **CLOSE)
     assert list(found.failed) == [str(patches / "s2_patch.npy")]
     assert "s2_patch.npy: the least value" in found.failed[str(patches / "s2_patch.npy")]
-    monkeypatch.setenv("ZOO_HOME", str(cache))
-    command = read_subject_features(embed_cohort(model, patches, tmp_path / "f.npz", subjects=["s1", "s0"]))
+    monkeypatch.setenv("ZOO_HOME", str(given["cache_dir"]))
+    command = read_subject_features(embed_of_family(model, patches, tmp_path / "f.npz", subjects=["s1", "s0"]))
     np.testing.assert_allclose(found.values, command.values, **CLOSE)
+    assert "preparation" not in found.facts  # nothing is known of these patches
+
+
+def note(patches, sid, **facts):
+    """The record of how a patient's patches were cut, as DrasCLR's preprocessing writes it."""
+    (patches.parent / "facts").mkdir(exist_ok=True)
+    (patches.parent / "facts" / f"{sid}.json").write_text(json.dumps(facts))
+
+
+def test_patients_cut_by_two_registrations_are_not_mixed(patients, tmp_path):
+    """By name and engine: in one list, in memory or in a folder, or in a folder that a later list adds to."""
+    patches, given = patients
+    first, second = (find_cases([patches / f"s{i}_patch.npy"], volumes=True) for i in range(2))
+    embedder = Embedder("drasclr-cnn3d", device="cpu", **given)
+    for other in ({"registration": "published", "engine": "simpleitk"}, {"registration": "fast", "engine": "scipy"}):
+        note(patches, "s0", **other)
+        note(patches, "s1", registration="fast", engine="simpleitk")
+        ways = f"different ways .*{other['registration']} by {other['engine']}: s0_patch.npy"
+        with pytest.raises(OptionError, match=ways) as refused:
+            embed("drasclr-cnn3d", [patches], **given)
+        assert "fast by simpleitk: s1_patch.npy" in str(refused.value)
+        with pytest.raises(OptionError, match=ways):
+            embed_cohort(embedder, find_cases([patches], volumes=True), tmp_path / "both", workers=0)
+        assert not (tmp_path / "both").exists()
+    assert embed_cohort(embedder, first, tmp_path / "out", workers=0).embedded == 1
+    with pytest.raises(OptionError, match=r"in preparation: .*fast by scipy.* there, .*fast by simpleitk"):
+        embed_cohort(embedder, second, tmp_path / "out", workers=0)
+    note(patches, "s1", registration="fast", engine="scipy")
+    assert embed_cohort(embedder, second, tmp_path / "out", workers=0).embedded == 1
+    facts = embed("drasclr-cnn3d", [patches], **given).facts
+    assert facts["preparation"] == {"registration": "fast by scipy"}
+
+
+def test_a_ct_counts_as_cut_by_the_registration_of_today(patients, tmp_path):
+    """Beside patches that an earlier one cut it is refused, before it is read."""
+    patches, given = patients
+    note(patches, "s0", registration="fast", engine="scipy")
+    (tmp_path / "ct.nii.gz").write_bytes(b"")
+    with pytest.raises(OptionError, match=r"fast by scipy: s0_patch.npy; fast by simpleitk: ct.nii.gz\)"):
+        embed("drasclr-cnn3d", [patches / "s0_patch.npy", tmp_path / "ct.nii.gz"], **given)
 
 
 def test_features_that_are_not_finite_are_no_features(films, tmp_path, unet_state):

@@ -75,14 +75,16 @@ def embed(
 
 def embed_all(embedder: Embedder, cases: Cases, *, workers: int | None = 0, progress: bool = True) -> Features:
     """Return the features of cases in memory; the arguments, and what is raised, are those of `embed_each`."""
-    return _collect(embedder, cases, embed_each(embedder, cases, workers=workers, progress=progress))
+    prepared = embedder.preparation(cases)
+    return _collect(embedder, cases, prepared, embed_each(embedder, cases, workers=workers, progress=progress))
 
 
 def embed_each(embedder: Embedder, cases: Cases, *, workers: int | None = 0, progress: bool = True) -> list[Embedded]:
     """Return what becomes of each case, in their order; the arguments are those of `embed_cohort`.
 
     Raises:
-        OptionError: `workers` is below 0, or this is one of several processes, which would each do everything.
+        OptionError: `workers` is below 0, this is one of several processes, which would each do everything, or files of
+            cases were made ready in different ways, see `Entry.preparation`.
     """
     _check_workers(workers)
     if (share := this_share()).world > 1:
@@ -90,6 +92,7 @@ def embed_each(embedder: Embedder, cases: Cases, *, workers: int | None = 0, pro
             f"this is one of {share.world} processes, each of which would embed all images: give a folder, which they "
             "share, or start one process"
         )
+    embedder.preparation(cases)
     units = embedder.units(range(len(cases)))
     readers = workers_for(len(units)) if workers is None else workers
     results = _shown(embedder.embed_units(cases, units, workers=readers), units, is_shown=progress)
@@ -101,7 +104,7 @@ def cases_at(embedder: Embedder, paths: Sequence[str | Path]) -> Cases:
     return find_cases(paths, volumes=embedder.of_volumes, lesions=embedder.of_lesions)
 
 
-def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Features:
+def _collect(embedder: Embedder, cases: Cases, prepared: dict[str, Any], found: Sequence[Embedded]) -> Features:
     """Return features in memory, with what they are of."""
     import numpy as np
 
@@ -115,7 +118,7 @@ def _collect(embedder: Embedder, cases: Cases, found: Sequence[Embedded]) -> Fea
         tuple(names[case] for case in of),
         tuple(i for own in rows for i in range(len(own))) if embedder.rows_of else None,
         {cases.ids[each.case]: reason(cases, each) for each in found if each.features is None},
-        embedder.facts(),
+        embedder.facts() | prepared,
         own_ids | {name: [column[case] for case in of] for name, column in cases.carried.items()},
     )
 
@@ -166,7 +169,8 @@ def embed_cohort(
 
     Raises:
         OptionError: The folder holds other features, rows of other files under the same ids, or anything else; another
-            run writes to it, a value is out of its range, or pyarrow or Ray is not installed.
+            run writes to it, files of cases were made ready in different ways, see `Entry.preparation`, a value is out
+            of its range, or pyarrow or Ray is not installed.
         OSError: The folder cannot be written; what is in it stays.
     """
     out, share = Path(out), this_share()
@@ -186,7 +190,8 @@ def embed_cohort(
             f"redo_changed with {share.world} processes: start one first, which removes the rows of files that were "
             "changed; several may then do what is left"
         )
-    facts = describe(embedder.facts(), cases, embedder.rows_of, half=half)
+    prepared = embedder.preparation(cases)  # before the network is loaded
+    facts = describe(embedder.facts() | prepared, cases, embedder.rows_of, half=half)
     mine = share.of(embedder.units(range(len(cases))))
     folder: FeatureFolder | None = None
     try:

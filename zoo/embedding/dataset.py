@@ -37,7 +37,7 @@ FACTS = "zoo.json"
 MOST_SECONDS, MOST_BYTES, MOST_CASES = 60.0, 8 * 2**20, 8192
 """How long rows wait in memory, how many bytes of them, and of how many cases, before they are written."""
 _WEIGHTS = ("network", "sha256", "values_sha256")
-_SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "key", "rows", "type", "columns")
+_SAME = (*_WEIGHTS, "input", "options", "precision", "layer", "tokens", "preparation", "key", "rows", "type", "columns")
 """Facts that all rows of a folder share."""
 _ROUNDING = ("zoo", "torch", "batch_size", "directory")
 """Facts that may change between runs, which is said."""

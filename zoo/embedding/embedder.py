@@ -188,6 +188,15 @@ class Embedder:
         as_json: dict[str, Any] = json.loads(json.dumps(facts))
         return as_json
 
+    def preparation(self, cases: Cases) -> dict[str, Any]:
+        """Return how files of cases were made ready, a fact beside `facts`; empty where no record says it.
+
+        Raises:
+            OptionError: They differ in that.
+        """
+        found = self.entry.preparation(cases.paths) if self.entry.preparation else {}
+        return {"preparation": found} if found else {}
+
     def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
         """Divide cases into units, each of which goes through the network together: a batch, or a few volumes in parts.
 

@@ -373,10 +373,11 @@ def test_a_subject_that_cannot_be_embedded_is_named(edit, message, model, own, t
 
 
 def registered(patches, **ways):
-    """Write a record of the registration beside the patches of some subjects."""
+    """Write a record of the registration, with or without its engine, beside the patches of some subjects."""
     (patches.parent / "facts").mkdir(exist_ok=True)
     for sid, way in ways.items():
-        (patches.parent / "facts" / f"{sid}.json").write_text(json.dumps({"registration": way} if way else {}))
+        words = dict(zip(("registration", "engine"), way.split(" by "), strict=False)) if way else {}
+        (patches.parent / "facts" / f"{sid}.json").write_text(json.dumps(words))
 
 
 def test_features_of_one_registration_are_not_added_to_those_of_another(model, own, tmp_path):
@@ -394,11 +395,13 @@ def test_features_of_one_registration_are_not_added_to_those_of_another(model, o
 
 
 def test_patches_of_two_registrations_are_warned_of(model, own, tmp_path, caplog):
-    """With their numbers, and the features say it."""
-    registered(own, s0="fast", s1="published", s2="published")
-    file = embed_cohort(model, own, tmp_path / "features.npz", subjects=["s0", "s1", "s2"], locations=PLACES)
-    assert "cut with different registrations (fast 1, published 2 subjects)" in caplog.text
-    assert read_subject_features(file).facts["registration"] == "fast and published"
+    """With their numbers, and the features say it; two engines of one registration are two."""
+    for number, other in enumerate(("fast by scipy", "published by antspyx")):
+        registered(own, s0=other, s1="fast by simpleitk", s2="fast by simpleitk")
+        file = embed_cohort(model, own, tmp_path / f"{number}.npz", subjects=["s0", "s1", "s2"], locations=PLACES)
+        assert f"{other} 1" in caplog.text
+        assert "fast by simpleitk 2" in caplog.text
+        assert set(read_subject_features(file).facts["registration"].split(" and ")) == {other, "fast by simpleitk"}
 
 
 # --- files of features ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from zoo.entry import Augment, Config, Entry, Parts, State
 from zoo.tensor_names import find_prefix, strip_prefix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from torch import nn
@@ -54,6 +54,13 @@ def parts(model: nn.Module, transform: Any, stride: int | None, cache_dir: str |
     from zoo.entries.drasclr.inputs import PatientReader
 
     return PatientReader(cache_dir)
+
+
+def preparation(paths: Iterable[str]) -> dict[str, str]:
+    """By which registration patients were, or will be, cut into patches, see `inputs.registration_of_cases`."""
+    from zoo.entries.drasclr.inputs import registration_of_cases
+
+    return registration_of_cases(paths)
 
 
 def convert(state: State) -> tuple[State, Config]:
@@ -114,6 +121,7 @@ ENTRIES = (
         preprocessing=PREPROCESSING,
         augment=Augment(plane=(1, 2)),
         parts=parts,
+        preparation=preparation,
         batch_size=16,
         unused={
             r"encoder_k\..*": "key network",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -17,9 +17,10 @@ from torch import Tensor
 from zoo.entries.drasclr.atlas import load_landmarks, normalise
 from zoo.entries.drasclr.data import check_numbers, scale, scale_tensor
 from zoo.entries.drasclr.model import check_locations
-from zoo.entries.drasclr.patches import SIDES, open_patches
+from zoo.entries.drasclr.patches import SIDES, SUFFIX, facts_file, open_patches, registration_in
 from zoo.entry import Parts
-from zoo.errors import InputContractError
+from zoo.errors import InputContractError, OptionError
+from zoo.messages import first_names
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
@@ -53,6 +54,33 @@ def read_patient(patient: Patient, cache_dir: str | Path | None = None) -> Array
     from zoo.entries.drasclr.ct.patient import preprocess_ct
 
     return preprocess_ct(patient, cache_dir=cache_dir).patches
+
+
+def registration_of_cases(paths: Iterable[str]) -> dict[str, str]:
+    """Return `{"registration": ...}`, that of all cases of which it is known; empty where it is known of none.
+
+    Of files `<sid>_patch.npy` the record beside them says it; CTs will be cut by `read_patient`.
+
+    Raises:
+        OptionError: Some were registered one way and some the other. The message names cases of each.
+    """
+    from zoo.entries.drasclr.ct.registration import choose_engine
+
+    found: dict[str, list[str]] = {}
+    for path in map(Path, paths):
+        record = facts_file(path.parent, path.name.removesuffix(SUFFIX))
+        if path.suffix != ".npy":
+            found.setdefault(f"fast by {choose_engine()}", []).append(path.name)
+        elif record.is_file():
+            found.setdefault(registration_in(record), []).append(path.name)
+    if len(found) > 1:
+        said = "; ".join(f"{way}: {first_names(names)}" for way, names in sorted(found.items()))
+        raise OptionError(
+            f"the patients were registered with the atlas in different ways ({said}), and differences between their "
+            "features may come from that: embed each way into an output of its own, or cut all of them with one "
+            "--registration of zoo.entries.drasclr.preprocess"
+        )
+    return {"registration": next(iter(found))} if found else {}
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,18 @@ def read_facts(file: Path) -> dict[str, Any]:
     return {"registration": "published"} | dict(json.loads(file.read_text()))
 
 
+def registration_in(record: Path) -> str:
+    """Return the registration that a record names, with its engine: "fast by simpleitk"."""
+    facts = read_facts(record)
+    return f"{facts['registration']} by {facts['engine']}" if "engine" in facts else str(facts["registration"])
+
+
 def registration_of(patches: Path, subjects: Iterable[str]) -> dict[str, str]:
     """Return `{"registration": ...}`, that of these subjects' patches, for the facts of what is made of them.
 
     Empty where no subject has a record. Warns where some were registered one way and some the other.
     """
-    files = {sid: facts_file(patches, sid) for sid in subjects}
-    found = {sid: str(read_facts(file)["registration"]) for sid, file in files.items() if file.is_file()}
+    found = {sid: registration_in(file) for sid in subjects if (file := facts_file(patches, sid)).is_file()}
     counts = Counter(found.values())
     if len(counts) > 1:
         said = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))

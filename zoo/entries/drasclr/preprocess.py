@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--engine",
         default="auto",
         choices=ENGINES,
-        help="what registers; auto is scipy for fast, and for published antspyx where it is installed, else simpleitk",
+        help="what registers: simpleitk, or for published also antspyx, which auto takes where it is installed",
     )
     parser.add_argument("--anchor", default="corner", choices=ANCHORS, help="anchor of the boxes; default: %(default)s")
     parser.add_argument("--keep-volumes", action="store_true", help="write the CTs at 1 mm and their lungs too")

@@ -2,7 +2,7 @@
 
 The lungs are segmented (lungmask), an affine map brings the atlas' lungs onto them and moves the landmarks, the CT is
 resampled to 1 mm, and boxes of 32 voxels are cut along its axes: batmanlab/DrasCLR, preprocess/. The map is found in
-coarse voxels, unless the authors' schedule is asked for.
+coarse voxels, unless the masks are to be registered as they are.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def preprocess_ct(
         segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
         registration: "fast", or "published" for the authors' schedule, which takes more than nine minutes of a
             processor.
-        engine: Of the published registration "antspyx" as the authors, or "simpleitk"; of the fast one "scipy"; or
-            "auto", see `registration.choose_engine`.
+        engine: Of the published registration "antspyx" as the authors, or "simpleitk"; of the fast one "simpleitk";
+            or "auto", see `registration.choose_engine`.
         anchor: Point of a box that is mapped: "corner", its lower corner, as the authors and the published weights have
             it; or "centre", which differs where the map scales or turns.
         keep_volume: Return the CT at 1 mm and its lungs too, which take some 300 MB.

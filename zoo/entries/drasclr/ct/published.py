@@ -6,14 +6,17 @@ preprocess/3_registration.py).
 
 from __future__ import annotations
 
+import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 from nibabel.nifti1 import Nifti1Image
 
-from zoo.entries.drasclr.ct.mutual_information import BINS, SAMPLED, SEED, refine, to_matrix
+from zoo.entries.drasclr.ct.mutual_information import BINS, SAMPLED, SEED, matrix_of, refine, to_matrix
 from zoo.entries.drasclr.ct.scan import Matrix, import_itk
 from zoo.images import to_itk
 
@@ -52,20 +55,42 @@ def by_ants(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
         }
         ants.registration([word for name, value in arguments.items() for word in (f"--{name}", str(value))], None)
         found = ants.read_transform(f"{out}0GenericAffine.mat")
-    return to_matrix(found.parameters[:9], found.parameters[9:], found.fixed_parameters)
+    return matrix_of(found.parameters[:9], found.parameters[9:], found.fixed_parameters)
 
 
 def by_itk(fixed: Nifti1Image, moving: Nifti1Image) -> Matrix:
-    """Return the map from points of `fixed` to those of `moving` by SimpleITK.
+    """Return the map from points of `fixed` to those of `moving` by SimpleITK."""
+    images = as_itk(fixed, moving)
+    found = match_centres(images)
+    follow(images, found, LEVELS)
+    return to_matrix(found)
+
+
+def as_itk(fixed: Nifti1Image, moving: Nifti1Image) -> tuple[Any, Any]:
+    """Return both masks as SimpleITK has them."""
+    one, other = (to_itk(np.asarray(mask.dataobj, dtype=np.float32), mask.affine) for mask in (fixed, moving))
+    return one, other
+
+
+def match_centres(images: Sequence[Any]) -> Any:
+    """Return the affine transform that moves the first mask's centre of mass to the second's, and is centred there."""
+    sitk = import_itk()
+    way = sitk.CenteredTransformInitializerFilter.MOMENTS
+    return sitk.AffineTransform(sitk.CenteredTransformInitializer(*images, sitk.AffineTransform(3), way))
+
+
+def follow(
+    images: Sequence[Any],
+    found: Any,
+    levels: Sequence[tuple[int, int, int]],
+    *,
+    most: float = math.inf,
+    seed: int = SEED,
+) -> None:
+    """Improve an affine transform of SimpleITK in place, scale after scale, with at most `most` samples on each.
 
     Each scale is a registration of its own, because only ANTs has iterations by scale.
     """
-    sitk = import_itk()
-    images = [to_itk(np.asarray(mask.dataobj, dtype=np.float32), mask.affine) for mask in (fixed, moving)]
-    centred = sitk.CenteredTransformInitializer(
-        *images, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
-    found = sitk.AffineTransform(centred)
-    for iterations, shrink, sigma in LEVELS:
-        refine(images, found, iterations=iterations, step=STEP, sampled=SAMPLED, shrink=shrink, sigma=sigma)
-    return to_matrix(found.GetMatrix(), found.GetTranslation(), found.GetCenter())
+    for iterations, shrink, sigma in levels:
+        share = min(SAMPLED, most * shrink**3 / images[0].GetNumberOfPixels())
+        refine(images, found, iterations=iterations, step=STEP, sampled=share, seed=seed, shrink=shrink, sigma=sigma)
