@@ -297,29 +297,46 @@ def _say_default(name: str, cache_dir: Path | None) -> None:
 
 @app.command()
 def export(
-    name: Name,
-    out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; or a file or folder of a run, which names its model."),
+    ],
+    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, .onnx or .pt2.")],
     checkpoint: Checkpoint = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Add neutral values for tensors that only the plain library class has.")
     ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the network as ONNX, OUT.onnx.")] = False,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Write the network as torch.export does, OUT.pt2.")
+    ] = False,
+    size: Annotated[
+        str | None, typer.Option(help="With these two: sides of the images, as 96,96,96; default the input's.")
+    ] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Write a model's weights as safetensors, under the names of the library class it is built from.
 
     The header states the input and the origin of the weights, and keeps what a recipe wrote into it.
-    """
-    from zoo.checkpoint import export_safetensors
-    from zoo.loading import full_state, load_model
-    from zoo.provenance import header_of_export
 
-    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
-        raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
-    model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
-    state = full_state(name, model) if full else model.state_dict()
-    header = header_of_export(name, model, checkpoint, cache_dir)
-    _say(str(export_safetensors(state, out, half=half, metadata=header)))
+    With --onnx or --torch-export the network itself is written, as a program for any number of images that needs
+    nothing of the zoo; the header goes with it. It is run on drawn images, and kept only if it gives what the network
+    gives.
+    """
+    from zoo.checkpoint import ONNX, TORCH
+    from zoo.commands.exporting import asked_for, export_as_program, export_weights
+
+    as_program = onnx or torch_export
+    if (onnx and torch_export) or (as_program and (half or full)) or (size and not as_program):
+        raise OptionError(
+            "zoo export: expected --onnx or --torch-export, to which --size belongs, or else --half and --full"
+        )
+    model, file = asked_for(name, checkpoint)
+    if as_program:
+        form = ONNX if onnx else TORCH
+        return _say_all(export_as_program(model, out, form, file, size=size, cache_dir=cache_dir))
+    return _say_all(export_weights(model, out, file, half=half, full=full, cache_dir=cache_dir))
 
 
 @app.command("embed")

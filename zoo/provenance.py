@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+_MADE = ("model", "input", "options", "format")
+"""Keys of a header that each export makes anew, and the one that other programs write."""
+
+
 def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """The weights of a network, by its report: model, tag, source, sha256, trained_by, licences.
 
@@ -57,9 +61,10 @@ def header_of_export(
     model, report = get_entry(name).name, load_report(network)
     file = download_weights(name, cache_dir=cache_dir, progress=False) if checkpoint is None else checkpoint
     stored = open_checkpoint(file)
+    own = stored.metadata.get("model") == model
     # What another network of the family learnt to tell apart is no fact of this one.
-    kept = ("task", "classes", "outputs") if stored.metadata.get("model") == model else ()
-    said = {key: text for key in (*kept, "base", "recipe", "command", "version") if (text := stored.metadata.get(key))}
+    kept = [key for key in stored.metadata if key not in _MADE] if own else ("base", "recipe", "command", "version")
+    said = {key: text for key in kept if (text := stored.metadata.get(key))}
     record = record_with_tag(model, report.tag, cache_dir) if report.tag else None
     return {
         **({} if "base" in said else {"base": json.dumps(base_of(report, cache_dir))}),
