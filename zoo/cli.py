@@ -332,7 +332,7 @@ def export(
         raise OptionError(
             "zoo export: expected --onnx or --torch-export, to which --size belongs, or else --half and --full"
         )
-    model, file = asked_for(name, checkpoint)
+    model, file = asked_for(name, checkpoint, cache_dir)
     if as_program:
         form = ONNX if onnx else TORCH
         return _say_all(export_as_program(model, out, form, file, size=size, cache_dir=cache_dir))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from zoo.checkpoint import ONNX, TORCH, Format, export_onnx, export_program, export_safetensors, load_report
 from zoo.commands.saved_facts import is_saved
 from zoo.errors import CheckpointFormatError, OptionError
+from zoo.fetching import is_hub, local_file
 from zoo.formats import open_checkpoint, told
 from zoo.loading import full_state, input_of, load_model
+from zoo.locate import of_hub
 from zoo.messages import lengths, printable
 from zoo.provenance import header_of_export
 from zoo.registry import entries, get_entry, split_name
@@ -25,13 +27,15 @@ _LOCATIONS = "drasclr-cnn3d"
 """The network that takes, beside each image, where in the chest it is."""
 
 
-def asked_for(name: str, checkpoint: Path | None) -> tuple[str, Path | None]:
+def asked_for(name: str, checkpoint: Path | None, cache_dir: Path | None = None) -> tuple[str, str | Path | None]:
     """Return the model and the file that a request is for, where a file, or a run's folder, may stand for both.
 
     Raises:
         OptionError: Two files are given.
         CheckpointFormatError: The file does not say which model it is of.
     """
+    if is_hub(name):
+        return of_hub(name, checkpoint, cache_dir=cache_dir, progress=True)
     if split_name(name)[0] in entries() or not is_saved(name):
         return name, checkpoint
     if checkpoint is not None:
@@ -48,7 +52,7 @@ def asked_for(name: str, checkpoint: Path | None) -> tuple[str, Path | None]:
 
 
 def export_weights(
-    name: str, out: Path, checkpoint: Path | None, *, half: bool, full: bool, cache_dir: Path | None
+    name: str, out: Path, checkpoint: str | Path | None, *, half: bool, full: bool, cache_dir: Path | None
 ) -> list[str]:
     """Write weights as safetensors, under the names of the library class; returns what to say of it.
 
@@ -63,7 +67,7 @@ def export_weights(
 
 
 def export_as_program(
-    name: str, out: Path, form: Format, checkpoint: Path | None, *, size: str | None, cache_dir: Path | None
+    name: str, out: Path, form: Format, checkpoint: str | Path | None, *, size: str | None, cache_dir: Path | None
 ) -> list[str]:
     """Write a network as a program; returns what to say of it.
 
@@ -105,7 +109,7 @@ def _check_out(out: Path, suffix: str) -> None:
 
 
 def _sides(
-    name: str, network: nn.Module, contract: Preprocessing, checkpoint: Path | None, size: str | None
+    name: str, network: nn.Module, contract: Preprocessing, checkpoint: str | Path | None, size: str | None
 ) -> tuple[int, ...]:
     """The sides of the images that a program takes: those asked for, else the network's own where it has any."""
     entry = get_entry(name)
@@ -126,11 +130,11 @@ def _sides(
     return tuple(sides)
 
 
-def _learnt_window(checkpoint: Path | None) -> tuple[int, ...]:
+def _learnt_window(checkpoint: str | Path | None) -> tuple[int, ...]:
     """The windows that a fine-tuned network learnt from, as its file says; empty where it says nothing."""
     if checkpoint is None:
         return ()
-    stored = open_checkpoint(checkpoint)
+    stored = open_checkpoint(local_file(checkpoint))
     return tuple(told(stored.metadata, "outputs", dict, stored.path).get("window", ()))
 
 

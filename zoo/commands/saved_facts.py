@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.commands.printing import fact_lines, input_facts
 from zoo.errors import CheckpointFormatError
+from zoo.fetching import is_hub
 from zoo.formats import is_of_recipe, open_checkpoint, told
 from zoo.loading import input_of
 from zoo.tasks.outputs import Outputs, read_outputs
@@ -23,8 +24,8 @@ _KINDS = {
 
 
 def is_saved(name: str) -> bool:
-    """Whether what stands in the place of a model's name is a file, or the folder of a run."""
-    return Path(name).is_file() or (Path(name) / WEIGHTS).is_file()
+    """Whether what stands in the place of a model's name is a file, the folder of a run, or an address."""
+    return is_hub(name) or Path(name).is_file() or (Path(name) / WEIGHTS).is_file()
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:
