@@ -26,6 +26,10 @@ class Repo:
     created: dict[str, object] = field(default_factory=dict)
     """What it was made with."""
 
+    @property
+    def is_private(self) -> bool:
+        return self.created.get("visibility") == "private" or self.created.get("private") is True
+
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Add files to a branch; returns the commit."""
         commit = f"{len(self.commits) + 1:040x}"
@@ -77,7 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(200, self.server.stored[match[1]])
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", self.path):
             repo = self._repo(match[1])
-            return repo and self._json({"id": match[1], "sha": repo.branches["main"], "siblings": []})
+            return repo and self._json(
+                {"id": match[1], "sha": repo.branches.get("main"), "siblings": [], "private": repo.is_private}
+            )
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path)
         repo = self._repo(match[1]) if match else self._send(404)
         if not repo:

@@ -301,7 +301,7 @@ def export(
         str,
         typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; or a file or folder of a run, which names its model."),
     ],
-    out: Annotated[Path, typer.Argument(help="File to write: .safetensors, .onnx or .pt2.")],
+    out: Annotated[Path | None, typer.Argument(help="File to write: .safetensors, .onnx or .pt2.")] = None,
     checkpoint: Checkpoint = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
     full: Annotated[
@@ -314,6 +314,11 @@ def export(
     size: Annotated[
         str | None, typer.Option(help="With these two: sides of the images, as 96,96,96; default the input's.")
     ] = None,
+    to_hub: Annotated[
+        str | None, typer.Option(help="ORG/NAME on the Hugging Face hub, in place of OUT, for the file of a run.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --to-hub: the repository must be private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="With --to-hub: branch; default main.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Write a model's weights as safetensors, under the names of the library class it is built from.
@@ -323,6 +328,9 @@ def export(
     With --onnx or --torch-export the network itself is written, as a program for any number of images that needs
     nothing of the zoo; the header goes with it. It is run on drawn images, and kept only if it gives what the network
     gives.
+
+    With --to-hub the file of a run goes to the hub with a page that says what it is and where it is from, and
+    load_model("hf://ORG/NAME") loads it. What began with weights that may not be passed on is refused.
     """
     from zoo.checkpoint import ONNX, TORCH
     from zoo.commands.exporting import asked_for, export_as_program, export_weights
@@ -332,7 +340,16 @@ def export(
         raise OptionError(
             "zoo export: expected --onnx or --torch-export, to which --size belongs, or else --half and --full"
         )
+    if (to_hub is None) == (out is None) or (to_hub and (as_program or full)) or ((private or revision) and not to_hub):
+        raise OptionError(
+            "zoo export: expected a file OUT, or --to-hub ORG/NAME in its place, with which --private and --revision go"
+        )
     model, file = asked_for(name, checkpoint, cache_dir)
+    if out is None:
+        from zoo.commands.uploading import upload
+
+        options: dict[str, Any] = {"private": private, "revision": revision, "cache_dir": cache_dir}
+        return _say_all(upload(model, str(to_hub), file, half=half, **options))
     if as_program:
         form = ONNX if onnx else TORCH
         return _say_all(export_as_program(model, out, form, file, size=size, cache_dir=cache_dir))
