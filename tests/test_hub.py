@@ -13,6 +13,7 @@ from zoo.errors import CheckpointFormatError, DownloadError, IntegrityError, Off
 from zoo.fetching import fetch_hub
 from zoo.loading import input_of
 from zoo.provenance import base_of
+from zoo.tasks.outputs import Outputs
 
 GLCL, NAMES = "glcl-encoder.phantom", ("scar", "oedema")
 REPO, ADDRESS = "doctor/hearts", "hf://doctor/hearts"
@@ -55,6 +56,21 @@ def test_an_address_stands_for_a_model_and_its_weights(hub, runs):
     base = base_of(report)
     assert (base["source"], base["sha256"]) == (report.source, report.sha256)
     assert base["base"]["tag"] == "phantom"
+
+
+def test_segmenters_and_encoders_come_back(hub, zoo, tmp_path):
+    """The head of the one with its classes, and none of the other, which `zoo export` wrote of weights on record."""
+    classes = ("background", "heart")
+    unet = package.load_model("glcl-unet.phantom", num_classes=len(classes))
+    segmenter = save(unet, tmp_path / "unet", "glcl-unet.phantom", Outputs("voxels"), classes)
+    assert zoo("export", GLCL, tmp_path / "encoder.safetensors")[0] == 0
+    encoder = package.load_model(GLCL)
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    for name, file, network in (("s", segmenter, unet), ("e", tmp_path / "encoder.safetensors", encoder)):
+        hub.repo(f"a/{name}", {"model.safetensors": file.read_bytes()})
+        with torch.no_grad():
+            assert torch.equal(package.load_model(f"hf://a/{name}")(images), network.eval()(images))
+    assert package.load_predictor("hf://a/s", device="cpu").classes == classes
 
 
 def test_what_takes_a_file_takes_an_address(hub, runs, zoo, tmp_path):
