@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.entry import Config, Entry
 from zoo.errors import OptionError
+from zoo.fetching import is_hub
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,8 @@ def check_switches(name: str, pretrained: object, mmap: object) -> None:
     """
     if not isinstance(pretrained, bool):
         raise OptionError(f"pretrained={pretrained!r} for {name!r}: expected True or False")
+    if not pretrained and is_hub(name):
+        raise OptionError(f"pretrained=False for {name!r}: an address stands for its weights. Name the model instead")
     if mmap not in (True, False, "auto"):
         raise OptionError(f"mmap={mmap!r} for {name!r}: expected True, False or 'auto'")
 

@@ -298,29 +298,63 @@ def _say_default(name: str, cache_dir: Path | None) -> None:
 
 @app.command()
 def export(
-    name: Name,
-    out: Annotated[Path, typer.Argument(help="File to write, OUT.safetensors.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`; or a file or folder of a run, which names its model."),
+    ],
+    out: Annotated[Path | None, typer.Argument(help="File to write: .safetensors, .onnx or .pt2.")] = None,
     checkpoint: Checkpoint = None,
     half: Annotated[bool, typer.Option("--half", help="Half precision; 1-D tensors stay float32.")] = False,
     full: Annotated[
         bool, typer.Option("--full", help="Add neutral values for tensors that only the plain library class has.")
     ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write the network as ONNX, OUT.onnx.")] = False,
+    torch_export: Annotated[
+        bool, typer.Option("--torch-export", help="Write the network as torch.export does, OUT.pt2.")
+    ] = False,
+    size: Annotated[
+        str | None, typer.Option(help="With these two: sides of the images, as 96,96,96; default the input's.")
+    ] = None,
+    to_hub: Annotated[
+        str | None, typer.Option(help="ORG/NAME on the Hugging Face hub, in place of OUT, for the file of a run.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="With --to-hub: the repository must be private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="With --to-hub: branch; default main.")] = None,
     cache_dir: CacheDir = None,
 ) -> None:
     """Write a model's weights as safetensors, under the names of the library class it is built from.
 
     The header states the input and the origin of the weights, and keeps what a recipe wrote into it.
-    """
-    from zoo.checkpoint import export_safetensors
-    from zoo.loading import full_state, load_model
-    from zoo.provenance import header_of_export
 
-    if out.suffix != ".safetensors" or not out.absolute().parent.is_dir():
-        raise OptionError(f"{out}: expected a name that ends in .safetensors, in a folder that exists")
-    model = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
-    state = full_state(name, model) if full else model.state_dict()
-    header = header_of_export(name, model, checkpoint, cache_dir)
-    _say(str(export_safetensors(state, out, half=half, metadata=header)))
+    With --onnx or --torch-export the network itself is written, as a program for any number of images that needs
+    nothing of the zoo; the header goes with it. It is run on drawn images, and kept only if it gives what the network
+    gives.
+
+    With --to-hub the file of a run goes to the hub with a page that says what it is and where it is from, and
+    load_model("hf://ORG/NAME") loads it. What began with weights that may not be passed on is refused.
+    """
+    from zoo.checkpoint import ONNX, TORCH
+    from zoo.commands.exporting import asked_for, export_as_program, export_weights
+
+    as_program = onnx or torch_export
+    if (onnx and torch_export) or (as_program and (half or full)) or (size and not as_program):
+        raise OptionError(
+            "zoo export: expected --onnx or --torch-export, to which --size belongs, or else --half and --full"
+        )
+    if (to_hub is None) == (out is None) or (to_hub and (as_program or full)) or ((private or revision) and not to_hub):
+        raise OptionError(
+            "zoo export: expected a file OUT, or --to-hub ORG/NAME in its place, with which --private and --revision go"
+        )
+    model, file = asked_for(name, checkpoint, cache_dir)
+    if out is None:
+        from zoo.commands.uploading import upload
+
+        options: dict[str, Any] = {"private": private, "revision": revision, "cache_dir": cache_dir}
+        return _say_all(upload(model, str(to_hub), file, half=half, **options))
+    if as_program:
+        form = ONNX if onnx else TORCH
+        return _say_all(export_as_program(model, out, form, file, size=size, cache_dir=cache_dir))
+    return _say_all(export_weights(model, out, file, half=half, full=full, cache_dir=cache_dir))
 
 
 @app.command("embed")

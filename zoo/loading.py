@@ -36,9 +36,9 @@ from zoo.checkpoint import (
 )
 from zoo.entry import UNTRAINED, Config, Entry, Preprocessing, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.fetching import clear_leftovers, fetch, file_path, unpinning
+from zoo.fetching import clear_leftovers, fetch, file_path, local_file, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
-from zoo.locate import Located, find_file
+from zoo.locate import Located, find_file, of_hub
 from zoo.manifest import input_for
 from zoo.messages import first_names
 from zoo.record import WeightsFile
@@ -72,8 +72,10 @@ def load_model(
     Args:
         name: `MODEL`, or `MODEL.TAG` for certain weights of it. The options of those weights, such as their classes,
             also hold where your own checkpoint is loaded, or nothing. See `list_models` and `model_info`.
+            Or `hf://owner/name@revision` for what `zoo export --to-hub` wrote, whose header names the model.
         pretrained: Whether to load weights; False gives the network's own random ones.
-        checkpoint: Your own file to load instead of the published weights, in any form the family's files have.
+        checkpoint: Your own file to load instead of the published weights, in any form the family's files have; also
+            the address of a `model.safetensors` on the hub, `hf://owner/name@revision`.
         num_classes: Outputs of the task head, 0 for no head. None for the network as published, or as the file has it.
         in_channels: Channels of the input, to which the first convolution is adapted. None for as many as in the file.
         device: Where the network is moved to.
@@ -96,6 +98,7 @@ def load_model(
         OptionError: An argument has no meaning for this model.
     """
     check_switches(name, pretrained, mmap)
+    name, checkpoint = of_hub(name, checkpoint, cache_dir=cache_dir, offline=offline, progress=progress)
     wanted = resolve(name, cache_dir)  # checked, even where nothing of it is loaded
     entry, record = wanted.entry, wanted.record
     asked = check_options(entry, num_classes, in_channels, options)
@@ -137,7 +140,7 @@ def load_transform(name: str, *, checkpoint: str | Path | None = None) -> Transf
     A tensor that requires a gradient is refused, but for films that are resized as fractions: these keep their graph.
 
     Args:
-        name: `MODEL`, or `MODEL.TAG` for the input of certain weights.
+        name: `MODEL`, or `MODEL.TAG` for the input of certain weights; or `hf://owner/name@revision`.
         checkpoint: Your own file, as for `load_model`. The input in its header, which recipes write, comes first;
             without one the input of the model, or of the tag that is named, is used, with a warning where a recipe
             wrote the file.
@@ -331,9 +334,10 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     """
     from zoo.formats import open_checkpoint
 
+    name, checkpoint = of_hub(name, checkpoint, cache_dir=cache_dir)
     wanted = resolve(name, cache_dir)
     entry, record = wanted.entry, wanted.record if checkpoint is None or wanted.tag else None
-    stored = None if checkpoint is None else open_checkpoint(checkpoint)
+    stored = None if checkpoint is None else open_checkpoint(local_file(checkpoint, cache_dir))
     if stored is not None and stored.lacks_header:
         log.warning(
             "%s was saved by a run that did not note its input, so that of %s is used. If the run used another pixel "

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from zoo.fetching import (
     clear_leftovers,
     converted_path,
     fetch,
+    fetch_hub,
     file_path,
     hash_file,
+    is_hub,
     make_folder,
     mark_finite,
     proven_digest,
@@ -40,8 +42,9 @@ from zoo.fetching import (
 )
 from zoo.files import user_path
 from zoo.formats import SAFETENSORS, StoredState, is_of_recipe, open_checkpoint, other_float, told
+from zoo.messages import printable
 from zoo.record import WeightsFile
-from zoo.registry import Resolved
+from zoo.registry import Resolved, entries
 from zoo.version import __version__
 
 log = logging.getLogger("zoo")
@@ -92,7 +95,8 @@ class Located:
         """Fields of the report."""
         origin = {"source": self.source, "sha256": self.sha256}
         if self.record is None:
-            return {"tag": "", "trained_by": "user", **origin}
+            note = f"file proved by {self.proved_by}" if self.proved_by else ""
+            return {"tag": "", "trained_by": "user", "note": note, **origin}
         note = self.record.sha256_note if self.record.sha256 else f"file proved by {self.proved_by or _FIRST_COPY}"
         return {"tag": self.record.tag, "trained_by": self.record.trained_by, "note": note, **origin}
 
@@ -102,8 +106,9 @@ def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool 
 
     Args:
         wanted: What the name stands for.
-        checkpoint: The user's file, which is neither verified nor converted; None for the one on record, which is
-            both: fetched where it is not in the cache, and a float32 safetensors copy made of anything else.
+        checkpoint: The user's file, which is neither verified nor converted, or an address of the hub, which is
+            verified; None for the one on record, which is both: fetched where it is not in the cache, and a float32
+            safetensors copy made of anything else.
         offline: Whether connections are forbidden; see `is_offline`.
         progress: Whether to draw a progress bar.
 
@@ -113,14 +118,55 @@ def find_file(wanted: Resolved, checkpoint: str | Path | None, *, offline: bool 
         OptionError: `checkpoint` is not a path.
     """
     if checkpoint is not None:
-        return _own(checkpoint)
+        return _own(checkpoint, wanted.cache_dir, offline=offline, progress=progress)
     record, cache_dir = wanted.weights, wanted.cache_dir
     fetched = fetch(record, request=wanted.name, cache_dir=cache_dir, offline=offline, progress=progress)
     located = Located(fetched.path, fetched.source or str(fetched.path), record, fetched.sha256, fetched.proved_by)
     return _converted(wanted.entry, located, cache_dir)
 
 
-def _own(checkpoint: str | Path) -> Located:
+def of_hub(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    progress: bool = False,
+) -> tuple[str, str | Path | None]:
+    """Return the model and the file for an address of the hub in a name's place; any other name as it is.
+
+    Args:
+        name: `hf://owner/name@revision`, of whose file the header names the model.
+        checkpoint: The file that was given beside the name.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+        offline: Whether connections are forbidden; see `is_offline`.
+        progress: Whether to draw a progress bar.
+
+    Raises:
+        OptionError: A file was given beside an address.
+        CheckpointFormatError: The file does not say which model of the zoo it is of.
+        DownloadError: It cannot be fetched; `OfflineError`, `IntegrityError` for these causes.
+    """
+    if not is_hub(name):
+        return name, checkpoint
+    if checkpoint is not None:
+        raise OptionError(f"{name!r} is a model and its file; checkpoint={str(checkpoint)!r} is a second one")
+    found = fetch_hub(fspath(name), cache_dir, offline=offline, progress=progress)
+    model = open_checkpoint(found.path).metadata.get("model", "")
+    if model not in entries():
+        said = f"names {printable(model)!r}, which the zoo does not have" if model else "has no header that names one"
+        raise CheckpointFormatError(
+            f"{found.source} does not say which model of the zoo it is of: it {said}, as what `zoo export --to-hub` "
+            f"wrote does. Name the model: load_model(MODEL, checkpoint={found.address!r}); `zoo inspect "
+            f"{found.address}` says which fit"
+        )
+    return model, found.address
+
+
+def _own(checkpoint: str | Path, cache_dir: str | Path | None, *, offline: bool | None, progress: bool) -> Located:
+    if is_hub(checkpoint):
+        found = fetch_hub(fspath(checkpoint), cache_dir, offline=offline, progress=progress)
+        return Located(found.path, found.source, None, found.sha256, found.proved_by)
     if not isinstance(checkpoint, (str, PathLike)) or "://" in str(checkpoint):
         raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
     path = user_path(checkpoint)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import LoadReport, load_report, unwrap, without_guesses
-from zoo.fetching import hash_file
+from zoo.fetching import hash_file, local_file
 from zoo.formats import RANDOM, open_checkpoint, told
 from zoo.loading import download_weights, input_of
 from zoo.manifest import record_with_digest, record_with_tag
@@ -18,6 +18,10 @@ from zoo.registry import get_entry
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_MADE = ("model", "input", "options", "format")
+"""Keys of a header that each export makes anew, and the one that other programs write."""
 
 
 def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str
         record = record_with_tag(report.model, report.tag, cache_dir)
         facts = _facts(report.model, record) if record else {"model": report.model, "tag": report.tag}
         return facts | {"source": _public(report.source), "sha256": report.sha256, "trained_by": report.trained_by}
-    stored = open_checkpoint(report.source)
+    stored = open_checkpoint(local_file(report.source, cache_dir))
     digest = hash_file(stored.path) if len(stored.files) == 1 else None
     known = record_with_digest(report.model, digest, cache_dir)
     before = told(stored.metadata, "base", dict, stored.path)
@@ -56,10 +60,11 @@ def header_of_export(
     """
     model, report = get_entry(name).name, load_report(network)
     file = download_weights(name, cache_dir=cache_dir, progress=False) if checkpoint is None else checkpoint
-    stored = open_checkpoint(file)
+    stored = open_checkpoint(local_file(file, cache_dir))
+    own = stored.metadata.get("model") == model
     # What another network of the family learnt to tell apart is no fact of this one.
-    kept = ("task", "classes", "outputs") if stored.metadata.get("model") == model else ()
-    said = {key: text for key in (*kept, "base", "recipe", "command", "version") if (text := stored.metadata.get(key))}
+    kept = [key for key in stored.metadata if key not in _MADE] if own else ("base", "recipe", "command", "version")
+    said = {key: text for key in kept if (text := stored.metadata.get(key))}
     record = record_with_tag(model, report.tag, cache_dir) if report.tag else None
     return {
         **({} if "base" in said else {"base": json.dumps(base_of(report, cache_dir))}),

@@ -7,6 +7,7 @@ from zoo.checkpoint.filling import load_into
 from zoo.checkpoint.inspection import guess, inspect_checkpoint
 from zoo.checkpoint.keys import convert, left_out
 from zoo.checkpoint.likeness import doubt, refuse_other_family
+from zoo.checkpoint.programs import ONNX, TORCH, Format, Inputs, export_onnx, export_program
 from zoo.checkpoint.report import ATTRIBUTE, HEAD_MISFIT, LoadReport, load_report, unwrap
 from zoo.checkpoint.settling import HEADER, NAMES, RECORD, settle, warn_of_silence, without_guesses
 from zoo.checkpoint.values import as_counts, check_values, faults
@@ -17,13 +18,19 @@ __all__ = [
     "HEADER",
     "HEAD_MISFIT",
     "NAMES",
+    "ONNX",
     "RECORD",
+    "TORCH",
+    "Format",
+    "Inputs",
     "LoadReport",
     "as_counts",
     "build_network",
     "check_values",
     "convert",
     "doubt",
+    "export_onnx",
+    "export_program",
     "export_safetensors",
     "faults",
     "find_prefix",

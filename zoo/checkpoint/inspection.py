@@ -18,7 +18,7 @@ from zoo.checkpoint.summary import CheckpointSummary, Match
 from zoo.checkpoint.values import faults
 from zoo.entry import Config, Entry, State
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
-from zoo.files import user_path
+from zoo.fetching import local_file
 from zoo.formats import KEYS, StoredState, open_checkpoint, origins_of, refused_globals, sniff
 from zoo.messages import first_names
 from zoo.registry import entries
@@ -36,7 +36,7 @@ def inspect_checkpoint(path: str | Path) -> CheckpointSummary:
     Raises:
         CheckpointFormatError: There is no such file, or only a pointer to it.
     """
-    path = user_path(path)
+    path = local_file(path)
     kind = sniff(path)
     size = path.stat().st_size if path.is_file() else 0
     try:

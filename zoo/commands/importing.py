@@ -22,8 +22,8 @@ from zoo.commands.import_rules import (
 from zoo.commands.imported import imported_record, put_record
 from zoo.entry import Config, Entry, State
 from zoo.errors import DownloadError, IntegrityError, OfflineError, ZooError
-from zoo.fetching import clear_leftovers, fetch, file_path, hash_file, write_stamp
-from zoo.files import temporary_beside, user_path
+from zoo.fetching import clear_leftovers, fetch, file_path, hash_file, local_file, write_stamp
+from zoo.files import temporary_beside
 from zoo.formats import StoredState, open_checkpoint
 from zoo.loading import load_model
 from zoo.locate import write_converted
@@ -71,7 +71,7 @@ def import_weights(
         CheckpointMismatchError: The file does not fill the model, or is not what is on record for the tag.
     """
     entry = get_entry(name)
-    source = user_path(file).absolute()
+    source = local_file(file, cache_dir, progress=True).absolute()
     clear_leftovers(cache_dir)
     published = record_with_tag(entry.name, split_name(name)[1], cache_dir, imported=False)
     request = f"{entry.name}.{published.tag}" if published else entry.name

@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.commands.printing import fact_lines, input_facts
 from zoo.errors import CheckpointFormatError
+from zoo.fetching import is_hub
 from zoo.formats import is_of_recipe, open_checkpoint, told
 from zoo.loading import input_of
 from zoo.tasks.outputs import Outputs, read_outputs
@@ -23,8 +24,9 @@ _KINDS = {
 
 
 def is_saved(name: str) -> bool:
-    """Whether what stands in the place of a model's name is a file, there or not, or a run's folder."""
-    return name.endswith((".safetensors", ".pt")) or Path(name).is_file() or (Path(name) / WEIGHTS).is_file()
+    """Whether what stands in the place of a model's name is a file, there or not, a run's folder, or an address."""
+    is_file = name.endswith((".safetensors", ".pt")) or Path(name).is_file()
+    return is_hub(name) or is_file or (Path(name) / WEIGHTS).is_file()
 
 
 def facts_of(path: str | Path) -> dict[str, Any]:

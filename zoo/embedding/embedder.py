@@ -21,6 +21,7 @@ from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import InputContractError, OptionError
 from zoo.loading import input_of, load_model
+from zoo.locate import of_hub
 from zoo.messages import with_path
 from zoo.provenance import base_of, values_digest
 from zoo.registry import entries, get_entry
@@ -60,7 +61,7 @@ class Embedder:
     process by itself: as it is for `map_batches` of Ray Data, `map(batched=True)` of `datasets`, or Spark.
 
     Args:
-        name: `MODEL` or `MODEL.TAG`, an encoder.
+        name: `MODEL` or `MODEL.TAG`, an encoder; or `hf://owner/name@revision`.
         checkpoint: Your own file to use instead of the published weights; its input is the one in its header, else the
             model's, or that of the tag that is named.
         device: Where the network runs; `"auto"` for the GPU of this process, if there is one.
@@ -95,10 +96,11 @@ class Embedder:
         num_classes: int = 0,
         progress: bool = False,
     ) -> None:
-        self.name, self.checkpoint, self.device, self.cache_dir = name, checkpoint, device, cache_dir
+        self.name, self.checkpoint = of_hub(name, checkpoint, cache_dir=cache_dir, progress=progress)
+        self.device, self.cache_dir = device, cache_dir
         self.precision, self.layer, self.tokens, self.progress = precision, layer, tokens, progress
         self.num_classes = num_classes
-        self.entry = get_entry(name)
+        self.entry = get_entry(self.name)
         _check(self.entry, batch_size, precision, layer)
         check_device(_device(device))
         default = _IMAGES_AT_ONCE if len(self.transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE

@@ -15,6 +15,7 @@ from zoo.fetching.cache import (
     write_stamp,
 )
 from zoo.fetching.download import Fetched, fetch, is_on_this_machine, state_of, verify_file
+from zoo.fetching.hub import fetch_hub, is_hub, local_file
 from zoo.fetching.pinning import other_file, proof_of, recorded_digest, unpinning
 
 __all__ = [
@@ -22,9 +23,12 @@ __all__ = [
     "clear_leftovers",
     "converted_path",
     "fetch",
+    "fetch_hub",
     "file_path",
     "hash_file",
+    "is_hub",
     "is_on_this_machine",
+    "local_file",
     "make_folder",
     "mark_finite",
     "other_file",

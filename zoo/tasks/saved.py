@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo.checkpoint import export_safetensors
 from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, UnknownModelError
+from zoo.fetching import is_hub, local_file
 from zoo.files import user_path
 from zoo.formats import open_checkpoint
 from zoo.messages import printable
@@ -60,7 +61,8 @@ def read_saved(path: str | Path) -> SavedModel:
     """Read what a fine-tuned network's file says of it; none of its values.
 
     Args:
-        path: Folder that `zoo finetune` wrote, or a file: `model.safetensors` of it, or what `zoo export` made of that.
+        path: Folder that `zoo finetune` wrote, or a file: `model.safetensors` of it, or what `zoo export` made of that;
+            or `hf://owner/name@revision`.
 
     Raises:
         PathNotFoundError: There is nothing at the path.
@@ -74,10 +76,14 @@ def read_saved(path: str | Path) -> SavedModel:
 def find_saved(path: str | Path) -> Path:
     """Return the file that the path of a run's folder, or of a file, stands for; its content is not looked at.
 
+    An address of the hub is fetched.
+
     Raises:
         PathNotFoundError: There is nothing at the path.
         OptionError: It is a folder without a finished run.
     """
+    if is_hub(path):
+        return local_file(path)
     path = user_path(path)
     if not path.exists():
         raise PathNotFoundError(f"{path} does not exist: a folder or file that `zoo finetune` wrote is expected")
