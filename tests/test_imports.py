@@ -14,7 +14,7 @@ PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "files", "locks", "messages", "progress", "settings", "signals", "stopping", "version"),
-    ("entry", "formats", "images", "manifest", "record", "tensor_names"),
+    ("entry", "formats", "images", "manifest", "policy", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),

@@ -20,6 +20,7 @@ from zoo.embedding.reading import Unit, Units, read_units
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
+from zoo.locate import check_request
 from zoo.messages import with_path
 from zoo.provenance import base_of, values_digest
 from zoo.registry import entries, get_entry
@@ -96,6 +97,7 @@ class Embedder:
         self.entry = get_entry(name)
         _check(self.entry, batch_size, precision, layer)
         check_device(_device(device))
+        check_request(name, checkpoint, cache_dir)  # now: not every process that loads has this one's environment
         default = _IMAGES_AT_ONCE if len(self.transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE
         self.batch_size = batch_size or self.entry.batch_size or default
 
