@@ -222,8 +222,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_light_commands_import_no_torch(tmp_path, in_house):
-    """`list`, `info`, `download` and `verify` load neither torch nor numpy."""
-    commands = (["list"], ["info", "caid-resnet50"], ["download", "caid-resnet50.in-house"], ["verify"])
+    """`list`, `info`, `download`, `verify` and `manifest` load neither torch nor numpy."""
+    commands = (["list"], ["info", "caid-resnet50"], ["download", "caid-resnet50.in-house"], ["verify"], ["manifest"])
     code = (
         "import sys\nfrom zoo.cli import main\n"
         f"for command in {commands!r}:\n"

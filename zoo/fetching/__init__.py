@@ -14,20 +14,26 @@ from zoo.fetching.cache import (
     write_shared,
     write_stamp,
 )
-from zoo.fetching.download import Fetched, fetch, is_on_this_machine, state_of, verify_file
+from zoo.fetching.digests import difference, digests_of
+from zoo.fetching.download import Fetched, fetch, is_on_this_machine, is_ready_offline, state_of, take, verify_file
 from zoo.fetching.pinning import other_file, proof_of, recorded_digest, unpinning
+from zoo.fetching.sources import plain_addresses
 
 __all__ = [
     "Fetched",
     "clear_leftovers",
     "converted_path",
+    "difference",
+    "digests_of",
     "fetch",
     "file_path",
     "hash_file",
     "is_on_this_machine",
+    "is_ready_offline",
     "make_folder",
     "mark_finite",
     "other_file",
+    "plain_addresses",
     "proof_of",
     "proven_digest",
     "read_stamp",
@@ -35,6 +41,7 @@ __all__ = [
     "share",
     "stamp_path",
     "state_of",
+    "take",
     "unpinning",
     "verify_file",
     "write_shared",
