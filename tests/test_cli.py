@@ -459,7 +459,9 @@ def test_what_a_manifest_says_never_steers_the_terminal(zoo, tmp_path, monkeypat
     commands = (
         *(("list",), ("info", "caid-resnet50"), ("info", "caid"), ("verify",), ("download", "caid-resnet50")),
         *(("download", "caid-resnet50.closed"), ("download", "caid-resnet50.none"), ("info", HOSTILE), ("doctor",)),
-        *(("inspect", HOSTILE), ("import", "caid-resnet50", HOSTILE), ("list", HOSTILE)),
+        *(("inspect", HOSTILE), ("import", "caid-resnet50", HOSTILE), ("import", HOSTILE), ("list", HOSTILE)),
+        *(("manifest", "--as", form) for form in ("json", "csv", "curl", "sha256sum")),
+        ("doctor", "--offline"),
     )
     for command in commands:
         _, out, err = zoo(*command)

@@ -17,7 +17,7 @@ FLOORS = (
     ("entry", "formats", "images", "manifest", "policy", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
-    ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),
+    ("arguments", "features", "learning_rates", "licences", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
     ("__main__", "cli", "commands", "entries", "examination"),
 )

@@ -38,7 +38,8 @@ from zoo.entry import UNTRAINED, Config, Entry, Preprocessing, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.fetching import clear_leftovers, fetch, file_path, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
-from zoo.locate import Located, check_licences, find_file
+from zoo.licences import check_licences
+from zoo.locate import Located, find_file
 from zoo.manifest import input_for
 from zoo.messages import first_names
 from zoo.record import WeightsFile

@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from zoo import policy
 from zoo.checkpoint import (
     HEADER,
     NAMES,
@@ -41,9 +40,8 @@ from zoo.fetching import (
 )
 from zoo.files import user_path
 from zoo.formats import SAFETENSORS, StoredState, is_of_recipe, open_checkpoint, other_float, told
-from zoo.manifest import records
 from zoo.record import WeightsFile
-from zoo.registry import Resolved, list_models, resolve
+from zoo.registry import Resolved
 from zoo.version import __version__
 
 log = logging.getLogger("zoo")
@@ -127,48 +125,6 @@ def _own(checkpoint: str | Path) -> Located:
         raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
     path = user_path(checkpoint)
     return Located(path, str(path))
-
-
-def check_request(name: str, checkpoint: str | Path | None, cache_dir: str | Path | None = None) -> None:
-    """Hold a request against `ZOO_POLICY` before it is carried out, here or by other processes.
-
-    Args:
-        name: `MODEL` or `MODEL.TAG`.
-        checkpoint: The user's file; None for the weights that the name stands for.
-        cache_dir: Cache folder; default `$ZOO_HOME`.
-
-    Raises:
-        PolicyError: The licences do not allow the use, or the file states none.
-    """
-    if not policy.in_force():
-        return
-    if checkpoint is not None:
-        check_licences(open_checkpoint(_own(checkpoint).path), cache_dir)
-    elif record := resolve(name, cache_dir).record:
-        policy.check_record(name, record)
-
-
-def check_licences(stored: StoredState, cache_dir: str | Path | None = None) -> None:
-    """Hold a user's file against `ZOO_POLICY`: by its record, where it is a file of one, else by its header.
-
-    It is hashed only where a policy is set.
-
-    Raises:
-        PolicyError: The licences do not allow the use, or the file states none.
-    """
-    if not policy.in_force():
-        return
-    if record := _record_of(stored, cache_dir):
-        policy.check_record(str(stored.path), record)
-    else:
-        policy.check_base(stored.path, told(stored.metadata, "base", dict, stored.path))
-
-
-def _record_of(stored: StoredState, cache_dir: str | Path | None) -> WeightsFile | None:
-    """The record of any model that a file is of, by its digest, or as the cached file of one without a digest."""
-    digest = hash_file(stored.path) if stored.files == (stored.path,) else None
-    known = (record for model in list_models() for record in records(model, cache_dir))
-    return next((r for r in known if (r.sha256 or "") == digest or file_path(r, cache_dir) == stored.path), None)
 
 
 def _converted(entry: Entry, located: Located, cache_dir: str | Path | None) -> Located:

@@ -19,8 +19,8 @@ from zoo.embedding.cases import Cases
 from zoo.embedding.reading import Unit, Units, read_units
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import OptionError
+from zoo.licences import check_request
 from zoo.loading import input_of, load_model
-from zoo.locate import check_request
 from zoo.messages import with_path
 from zoo.provenance import base_of, values_digest
 from zoo.registry import entries, get_entry

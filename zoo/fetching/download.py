@@ -166,7 +166,7 @@ def is_ready_offline(file: RemoteFile, cache_dir: str | Path | None = None, *, s
             return True
         if not expected and path.is_file() and not (other_file(file, path) or misfit(file, path)):
             return True
-    local = [s for s in candidates(file) if not is_remote(s) and not packaged_path(s)] if sources else []
+    local = [source for source in candidates(file) if source.startswith("file:")] if sources else []
     return any(_is_right(resolve(source, file.base), file, target) for source in local)
 
 
