@@ -222,8 +222,8 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 def test_light_commands_import_no_torch(tmp_path, in_house):
-    """`list`, `info`, `download` and `verify` load neither torch nor numpy."""
-    commands = (["list"], ["info", "caid-resnet50"], ["download", "caid-resnet50.in-house"], ["verify"])
+    """`list`, `info`, `download`, `verify` and `manifest` load neither torch nor numpy."""
+    commands = (["list"], ["info", "caid-resnet50"], ["download", "caid-resnet50.in-house"], ["verify"], ["manifest"])
     code = (
         "import sys\nfrom zoo.cli import main\n"
         f"for command in {commands!r}:\n"
@@ -459,7 +459,9 @@ def test_what_a_manifest_says_never_steers_the_terminal(zoo, tmp_path, monkeypat
     commands = (
         *(("list",), ("info", "caid-resnet50"), ("info", "caid"), ("verify",), ("download", "caid-resnet50")),
         *(("download", "caid-resnet50.closed"), ("download", "caid-resnet50.none"), ("info", HOSTILE), ("doctor",)),
-        *(("inspect", HOSTILE), ("import", "caid-resnet50", HOSTILE), ("list", HOSTILE)),
+        *(("inspect", HOSTILE), ("import", "caid-resnet50", HOSTILE), ("import", HOSTILE), ("list", HOSTILE)),
+        *(("manifest", "--as", form) for form in ("json", "csv", "curl", "sha256sum")),
+        ("doctor", "--offline"),
     )
     for command in commands:
         _, out, err = zoo(*command)

@@ -14,10 +14,10 @@ PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors", "files", "locks", "messages", "progress", "settings", "signals", "stopping", "version"),
-    ("entry", "formats", "images", "manifest", "record", "tensor_names"),
+    ("entry", "formats", "images", "manifest", "policy", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
-    ("arguments", "features", "learning_rates", "loading", "locate", "provenance", "tables"),
+    ("arguments", "features", "learning_rates", "licences", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
     ("tasks",),
     ("__main__", "cli", "commands", "entries", "examination"),

@@ -245,16 +245,41 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any checkpoint.")], as_js
         raise SystemExit(1)
 
 
+@app.command()
+def manifest(
+    names: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG; default all weights.")] = None,
+    form: Annotated[str, typer.Option("--as", help="json, csv, curl or sha256sum.")] = "json",
+    cache_dir: CacheDir = None,
+) -> None:
+    """Print where weights and their assets are, with sizes and digests, for machines without connections.
+
+    `--as curl` prints commands that fetch them into a folder, `--as sha256sum` the lines that `sha256sum -c` checks
+    there. On the other machine ZOO_MIRROR=FOLDER or `zoo import FOLDER` takes the folder. No connection is opened.
+    """
+    from zoo.commands.addresses import list_addresses, write_page
+
+    page = write_page(form, list_addresses(names or [], cache_dir))
+    print(escaped(page.text))
+    for line in page.left_out:
+        print(f"zoo: left out: {printable(line)}", file=sys.stderr)
+
+
 @app.command("import")
 def import_command(
-    name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG to import the file as.")],
-    file: Annotated[Path, typer.Argument(help="Your checkpoint.")],
+    name: Annotated[str, typer.Argument(help="MODEL or MODEL.TAG to import the file as; or a folder alone.")],
+    file: Annotated[Path | None, typer.Argument(help="Your checkpoint.")] = None,
     size: Annotated[int | None, typer.Option(help="Side of the images it was trained on, if not the model's.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Classes of its head, where the file cannot tell.")] = None,
     default: Annotated[bool, typer.Option("--default", help="Let MODEL without a tag load it from now on.")] = False,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Import your own checkpoint into the cache, so that `load_model(MODEL.TAG)` finds it."""
+    """Import your own checkpoint into the cache, so that `load_model(MODEL.TAG)` finds it.
+
+    `zoo import FOLDER` takes every file in a folder whose digest is on record, whatever its name: exit code 1 where one
+    is damaged, or none is known.
+    """
+    if file is None:
+        return _import_folder(Path(name), cache_dir, has_options=default or (size, num_classes) != (None, None))
     from zoo.commands.importing import import_weights
     from zoo.registry import get_entry
 
@@ -270,6 +295,19 @@ def import_command(
     _say(f"load it with zoo.load_model({full_name!r}); it takes {takes}")
     _say_default(name, cache_dir)
     _say(f"undo: zoo remove {full_name}")
+    return None
+
+
+def _import_folder(folder: Path, cache_dir: Path | None, *, has_options: bool) -> None:
+    """Print what became of each file of a folder."""
+    from zoo.commands.taking import check_found, import_folder
+
+    if not folder.is_dir() or has_options:
+        raise OptionError(f"zoo import {folder}: expected MODEL[.TAG] and a file, or a folder alone without options")
+    found = import_folder(folder, cache_dir)
+    for each in found:
+        _say(f"{each.verdict}  {each.path}  {each.said}")
+    check_found(folder, found)
 
 
 @app.command()
@@ -508,27 +546,39 @@ def _chosen(device: str) -> str:
 
 @app.command()
 def doctor(
-    file: Annotated[
-        Path | None, typer.Argument(help="An image or a volume, with --for; default the installation.")
+    targets: Annotated[
+        list[str] | None,
+        typer.Argument(help="An image, a volume or a folder; with --offline MODEL or MODEL.TAG, any number."),
     ] = None,
     name: Annotated[str | None, typer.Option("--for", help="MODEL or MODEL.TAG whose input it should be.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="With --for: your own checkpoint, whose input counts.")
     ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="What is missing here to load these models, or all, without connections.")
+    ] = False,
+    online: Annotated[bool, typer.Option("--online", help="Ask the hosts of weights that are not here.")] = False,
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
     """Check this installation, or which models an image fits; exit 1 if something is wrong.
 
-    For the installation: libraries, cache, manifests, and the weights on this machine. An image or volume is held
-    against the input of every model, with --for against one. A folder is checked as a cohort: how many of its images
-    fit, and which are odd.
+    For the installation: libraries, GPU, cache, manifests, and which weights load now. With --offline: which files are
+    missing, and their sizes. An image or volume is held against the input of every model, with --for against one. A
+    folder is checked as a cohort: how many of its images fit, and which are odd.
     """
     from zoo.commands.doctor import diagnose
 
-    if file is not None or name is not None:
-        return _examine(file, name, checkpoint, as_json, cache_dir)
-    checks = diagnose(cache_dir)
+    given = targets or []
+    if offline and (online or name is not None or checkpoint is not None):
+        raise OptionError("--offline goes with names of models alone: zoo doctor --offline [NAME...]")
+    if offline:
+        return _print_ready(given, as_json, cache_dir)
+    if given or name is not None:
+        if online or len(given) > 1:
+            raise OptionError("one image or folder is expected, without --online: zoo doctor FILE [--for NAME]")
+        return _examine(Path(given[0]) if given else None, name, checkpoint, as_json, cache_dir)
+    checks = diagnose(cache_dir, online=online)
     if as_json:
         _print_json([asdict(check) for check in checks])
     else:
@@ -536,6 +586,20 @@ def doctor(
     if not all(check.ok for check in checks):
         raise SystemExit(1)
     return None
+
+
+def _print_ready(names: list[str], as_json: bool, cache_dir: Path | None) -> None:
+    """Print which files are on this machine, and which are missing."""
+    from zoo.commands.readiness import find_ready, summary_of
+
+    found = find_ready(names, cache_dir)
+    if as_json:
+        _print_json([asdict(each) for each in found])
+    else:
+        _print_table([each.row() for each in found])
+        _say(summary_of(found))
+    if any(each.is_missing or each.is_barred for each in found):
+        raise SystemExit(1)
 
 
 def _examine(

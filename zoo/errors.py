@@ -32,6 +32,10 @@ class OfflineError(ZooError):
     """The file is not in the cache and opening a connection is forbidden."""
 
 
+class PolicyError(ZooError):
+    """The licence of the code, the weights or their training data does not allow the use that `ZOO_POLICY` names."""
+
+
 class CheckpointFormatError(ZooError):
     """The file is not a checkpoint, is empty, cut short or damaged, or holds values that no network computes with."""
 

@@ -38,6 +38,7 @@ from zoo.entry import UNTRAINED, Config, Entry, Preprocessing, State, Transform
 from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
 from zoo.fetching import clear_leftovers, fetch, file_path, local_file, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
+from zoo.licences import check_licences
 from zoo.locate import Located, find_file, of_hub
 from zoo.manifest import input_for
 from zoo.messages import first_names
@@ -91,6 +92,7 @@ def load_model(
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
         WeightsUnavailableError: No weights can be had under this name; the message lists the ways out.
+        PolicyError: `ZOO_POLICY` is set, and refuses the licences of the weights, or of those the file began with.
         DownloadError: The file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
         CheckpointFormatError: The file is not a checkpoint, or has NaN or infinite weights; `UnsafeCheckpointError`
             if it would run code.
@@ -113,6 +115,7 @@ def load_model(
             mmap = False
         stored = open_checkpoint(located.path, mmap=mmap)
         if checkpoint is not None:
+            check_licences(stored, cache_dir)
             refuse_other_family(entry, stored, cache_dir)
         state, facts = convert(entry, stored.tensors)
         _check_fingerprint(entry, state, located)
@@ -171,6 +174,7 @@ def download_weights(
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
         WeightsUnavailableError: No weights can be had under this name.
+        PolicyError: `ZOO_POLICY` is set, and refuses their licences. Nothing was fetched.
         DownloadError: A file could not be fetched; `OfflineError`, `IntegrityError` for these causes.
     """
     record = resolve(name, cache_dir).weights

@@ -14,6 +14,8 @@ from zoo.errors import OptionError
 from zoo.files import read_text
 from zoo.messages import printable
 
+LAYERS = ("code", "weights", "data")
+"""What of weights has a licence of its own."""
 STATES = ("hosted", "on-request", "withdrawn", "not-published")
 DIGESTS = {"sha256": 64, "md5": 32, "git_blob": 40}
 """Digests that a record can state of a file, with their hexadecimal digits."""
@@ -73,8 +75,7 @@ class WeightsFile(RemoteFile):
 
     def allows(self, use: str) -> bool:
         """Whether the licences of code, weights and training data all say `yes` to `commercial` or `redistribute`."""
-        layers = [self.licences.get(layer) for layer in ("code", "weights", "data")]
-        return all(isinstance(layer, Mapping) and layer.get(use) == "yes" for layer in layers)
+        return not in_the_way(self.licences, use)
 
     def verdict(self, use: str) -> str:
         """What the licences say of `commercial` or `redistribute`, the strictest first: `no`, `unknown` or `yes`."""
@@ -86,6 +87,17 @@ class WeightsFile(RemoteFile):
     def loads_without_tag(self) -> bool:
         """Whether the plain model name may stand for these weights."""
         return self.state == "hosted" and self.default
+
+
+def in_the_way(licences: Mapping[str, Any], use: str) -> tuple[str, ...]:
+    """The layers whose licence does not say `yes` to a use; one that is not stated is among them.
+
+    Args:
+        licences: As in a record, by layer.
+        use: `commercial` or `redistribute`.
+    """
+    said = {layer: licences.get(layer) for layer in LAYERS}
+    return tuple(layer for layer, one in said.items() if not isinstance(one, Mapping) or one.get(use) != "yes")
 
 
 def read_manifest(path: Path, *, imported: bool = False) -> tuple[WeightsFile, ...]:

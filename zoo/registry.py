@@ -17,6 +17,7 @@ from zoo.entry import Entry, ModelInfo
 from zoo.errors import OptionError, UnknownModelError, WeightsUnavailableError
 from zoo.manifest import plain_record, records, tagged_record, ways_out
 from zoo.messages import printable
+from zoo.policy import check_record
 from zoo.record import WeightsFile
 
 log = logging.getLogger("zoo")
@@ -114,8 +115,10 @@ class Resolved:
 
         Raises:
             WeightsUnavailableError: They cannot; the message lists the ways out.
+            PolicyError: `ZOO_POLICY` refuses their licences.
         """
         if self.record and (self.record.sources if self.tag else self.record == self._plain):
+            check_record(self.name, self.record)
             return self.record
         candidates = (self.record,) if self.record and self.tag else records(self.entry.name, self.cache_dir)
         raise WeightsUnavailableError(ways_out(self.entry.name, self.tag, candidates))

@@ -17,6 +17,7 @@ NAMES = (
     "ZOO_HOME",
     "ZOO_MANIFEST",
     "ZOO_MIRROR",
+    "ZOO_POLICY",
     "ZOO_OFFLINE",
     "ZOO_RETRY_WAIT",
     "ZOO_LEAST_SPEED",
@@ -24,6 +25,9 @@ NAMES = (
     "HF_ENDPOINT",
 )
 """The variables that a user sets. HF_TOKEN is read by huggingface_hub, those of torchrun are set by it."""
+
+POLICIES = ("commercial", "redistribute")
+"""Words of `ZOO_POLICY`, as licences in a record name the uses."""
 
 
 def those_set() -> Mapping[str, str]:
@@ -62,6 +66,18 @@ def further_manifest() -> Path | None:
 def mirror() -> str:
     """Address or folder of `ZOO_MIRROR`, which holds files under their digests; empty where there is none."""
     return os.environ.get("ZOO_MIRROR", "").rstrip("/")
+
+
+def policy() -> str:
+    """The use that all licences of weights must allow, by `ZOO_POLICY`; empty where it is not set.
+
+    Raises:
+        OptionError: It is not one of `POLICIES`.
+    """
+    word = os.environ.get("ZOO_POLICY", "")
+    if word and word not in POLICIES:
+        raise OptionError(f"ZOO_POLICY={word!r}: expected {' or '.join(POLICIES)}, one word; unset it for no policy")
+    return word
 
 
 def hugging_face() -> str:

@@ -29,6 +29,7 @@ from zoo.loading import load_model
 from zoo.locate import write_converted
 from zoo.manifest import input_for, record_with_digest, record_with_tag
 from zoo.messages import printable
+from zoo.policy import lifted
 from zoo.record import RemoteFile, WeightsFile
 from zoo.registry import get_entry, split_name
 from zoo.settings import cache_home
@@ -75,7 +76,8 @@ def import_weights(
     clear_leftovers(cache_dir)
     published = record_with_tag(entry.name, split_name(name)[1], cache_dir, imported=False)
     request = f"{entry.name}.{published.tag}" if published else entry.name
-    report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
+    with lifted():
+        report = load_report(load_model(request, checkpoint=source, num_classes=num_classes, cache_dir=cache_dir))
     check_head(entry, report, source, num_classes)
     options = without_guesses(report.options, report.said_by)
     stored = open_checkpoint(source)

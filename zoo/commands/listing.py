@@ -12,6 +12,7 @@ from zoo.entry import MODALITIES, TASKS
 from zoo.errors import OptionError
 from zoo.fetching import file_path, is_on_this_machine, read_stamp, stamp_path
 from zoo.manifest import plain_record, records
+from zoo.policy import refuses
 from zoo.registry import get_entry, resolve
 from zoo.settings import is_offline
 
@@ -88,7 +89,8 @@ def filters_for(modality: str | None, task: str | None, available: bool, commerc
     Args:
         modality: One of `MODALITIES`; None for all.
         task: One of `TASKS`; None for all.
-        available: Only what can be loaded now: what is on this machine, or hosted while connections are allowed.
+        available: Only what can be loaded now: what is on this machine, or hosted while connections are allowed, and
+            not refused by `ZOO_POLICY`.
         commercial: Only what the licences of code, weights and training data all allow commercial use of.
 
     Raises:
@@ -166,7 +168,7 @@ def _listed(entry: Entry, record: WeightsFile, default: bool, cache_dir: str | P
         state=record.state,
         trained_by=record.trained_by,
         here=here,
-        available=here or (record.state == "hosted" and not is_offline()),
+        available=(here or (record.state == "hosted" and not is_offline())) and not refuses(record),
         fresh=record.fresh.get(entry.name, ""),
         commercial=record.allows("commercial"),
         commercial_use=record.verdict("commercial"),

@@ -20,6 +20,7 @@ from zoo.embedding.heads import check_head, head_outputs
 from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import InputContractError, OptionError
+from zoo.licences import check_request
 from zoo.loading import input_of, load_model
 from zoo.locate import of_hub
 from zoo.messages import with_path
@@ -103,6 +104,9 @@ class Embedder:
         self.entry = get_entry(self.name)
         _check(self.entry, batch_size, precision, layer)
         check_device(_device(device))
+        check_request(
+            self.name, self.checkpoint, cache_dir
+        )  # now: not every process that loads has this one's environment
         default = _IMAGES_AT_ONCE if len(self.transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE
         self.batch_size = batch_size or self.entry.batch_size or default
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.errors import DownloadError
+from zoo.errors import DownloadError, IntegrityError
 from zoo.fetching.advice import cannot_store, no_source_left
 from zoo.fetching.cache import (
     Stamp,
@@ -24,7 +24,7 @@ from zoo.fetching.cache import (
     stamp_path,
     write_stamp,
 )
-from zoo.fetching.digests import difference
+from zoo.fetching.digests import difference, digests_of
 from zoo.fetching.partial import Partial, StorageError
 from zoo.fetching.pinning import expected_digests, misfit, other_file, pin, proof_of, recorded_digest, why_unused
 from zoo.fetching.remote import Remote, SourceError, Statement, WrongDigestError, WrongFileError
@@ -127,6 +127,55 @@ def is_on_this_machine(file: RemoteFile, cache_dir: str | Path | None = None) ->
     """Whether a file lies where this one does, in the package or the cache; `fetch` proves what it holds."""
     paths = [file_path(file, cache_dir), *filter(None, map(packaged_path, file.sources))]
     return any(os.path.isfile(path) for path in paths)
+
+
+def take(file: RemoteFile, path: Path, *, request: str, cache_dir: str | Path | None = None) -> Fetched:
+    """Copy a file of this machine into the cache as one on record, proved as a download is.
+
+    Args:
+        file: What it is to be.
+        path: The file, absolute.
+        request: What the user asked for, for messages.
+        cache_dir: The cache; see `cache_home`.
+
+    Raises:
+        IntegrityError: It has another size or digest.
+        DownloadError: The cache cannot take it.
+    """
+    target = file_path(file, cache_dir)
+    try:
+        return _fetch_from(f"file:{path}", file, target, progress=False)
+    except SourceError as error:
+        raise IntegrityError(f"{request}: {path} is not it: {error}") from error
+    except StorageError as error:
+        raise DownloadError(cannot_store(file, request, target, error)) from error
+
+
+def is_ready_offline(file: RemoteFile, cache_dir: str | Path | None = None, *, sources: bool = True) -> bool:
+    """Whether `fetch` would give the file without a connection. It is hashed unless its stamp proves it.
+
+    Args:
+        file: Which file.
+        cache_dir: The cache; see `cache_home`.
+        sources: Whether files on this machine that its sources or the mirror name count, beside package and cache.
+    """
+    target = file_path(file, cache_dir)
+    expected, stamp = recorded_digest(file, target), stamp_path(target)
+    for path, beside in ((target, None), *((path, stamp) for path in map(packaged_path, file.sources) if path)):
+        if expected and proven_digest(path, expected, stamp=beside):
+            return True
+        if not expected and path.is_file() and not (other_file(file, path) or misfit(file, path)):
+            return True
+    local = [source for source in candidates(file) if source.startswith("file:")] if sources else []
+    return any(_is_right(resolve(source, file.base), file, target) for source in local)
+
+
+def _is_right(origin: Remote | Path, file: RemoteFile, target: Path) -> bool:
+    """Whether a file of this machine has the size and digests that are expected."""
+    if not isinstance(origin, Path) or not origin.is_file() or file.bytes not in (None, origin.stat().st_size):
+        return False
+    expected = expected_digests(file, target)
+    return not difference(expected, digests_of(origin, expected)) and not misfit(file, origin)
 
 
 def _on_this_machine(file: RemoteFile, target: Path) -> Fetched | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from zoo.fetching.cache import file_path
 from zoo.fetching.remote import Page, Remote, SourceError, Statement
 from zoo.files import pointer_in, user_path
 from zoo.messages import printable
@@ -19,6 +21,8 @@ from zoo.settings import hugging_face, mirror
 if TYPE_CHECKING:
     from zoo.record import RemoteFile
 
+log = logging.getLogger("zoo")
+
 PACKAGED = Path(__file__).parents[1] / "weights"
 """Folder that `package:` sources name files of."""
 ZENODO = "https://zenodo.org"
@@ -26,12 +30,35 @@ _COMMIT = "[0-9a-f]{40}"
 
 
 def candidates(file: RemoteFile) -> tuple[str, ...]:
-    """The sources to try, in order: the mirror in front where there is one and the digest is known."""
+    """The sources to try, in order: the mirror in front where there is one, and a digest proves what it sends."""
     address = mirror()
-    if not address or not file.sha256:
+    if not address or not file.digests:
         return file.sources
-    inside = f"{address}/{file.sha256}"
+    inside = f"{address}/{file_path(file).name}"
     return (inside if "://" in address else f"file:{user_path(inside).absolute()}", *file.sources)
+
+
+def plain_addresses(file: RemoteFile) -> tuple[str, ...]:
+    """The addresses of a file's sources that any client can open; no host is asked for them.
+
+    Zenodo's are the links of its pages of files, Google Drive's those that its page of large files leads to.
+    """
+    found = []
+    for source in file.sources:
+        scheme, _, rest = source.partition(":")
+        try:
+            origin = resolve(source, file.base)
+        except SourceError as error:
+            log.warning("%s is left out: %s", shown(source), error)
+            continue
+        if scheme == "zenodo":
+            record, _, name = rest.partition("/")
+            found.append(f"{ZENODO}/records/{record}/files/{quote(name)}?download=1")
+        elif scheme == "gdrive":
+            found.append(f"https://drive.usercontent.google.com/download?id={quote(rest)}&export=download&confirm=t")
+        else:
+            found.append(origin.resolve().as_uri() if isinstance(origin, Path) else shown(origin.url))
+    return tuple(found)
 
 
 def shown(source: str) -> str:
