@@ -54,7 +54,8 @@ def _mean_map(images: Sequence[Any], start: Any) -> Matrix:
     for seed in SEEDS:
         found.append(type(start)(start))
         follow(images, found[-1], LEVELS, most=MOST_SAMPLES, seed=seed)
-    return np.mean([to_matrix(each) for each in found], axis=0)
+    mean: Matrix = np.mean([to_matrix(each) for each in found], axis=0)
+    return mean
 
 
 def moments(mask: Nifti1Image) -> list[Moments]:
