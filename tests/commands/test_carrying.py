@@ -227,14 +227,14 @@ def test_the_forms_say_the_same(zoo, tmp_path):
 
 def test_nothing_that_a_manifest_says_is_run(zoo, tmp_path, monkeypatch):
     """A name or note with a line end stays in its comment, an address in its quotes."""
-    source = "https://127.0.0.1/a';touch pwned;'\nb"
-    record = {"tag": "x\ntouch pwned", "models": [MODEL], "state": "hosted", "sources": [source], "bytes": 1}
+    source = "https://127.0.0.1/a;touch$IFS'pwned'"
+    record = {"tag": "x\ntouch pwned #", "models": [MODEL], "state": "hosted", "sources": [source], "bytes": 1}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record | {"sha256": "0" * 64}]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
     script = zoo("manifest", "--as", "curl")[1].replace("curl --fail", "true")
     subprocess.run(["sh"], input=script, text=True, cwd=tmp_path, capture_output=True)
-    assert "touch pwned" in script
-    assert not (tmp_path / "pwned").exists()
+    assert script.count("pwned") == 3  # tag, name of the file, address
+    assert not list(tmp_path.glob("*pwned*"))
 
 
 def test_a_policy_holds_for_what_is_carried(zoo, monkeypatch):
