@@ -13,7 +13,8 @@ from zoo.entry import Augment, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import read_label_picture, write_label_picture
 from zoo.registry import get_entry
-from zoo.tasks.crops import Crops, MaskedImages, box_around, filled_up, place_pair
+from zoo.tasks.crops import Crops, box_around, filled_up
+from zoo.tasks.masked import MaskedImages, place_pair
 from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
 from zoo.transforms import build_transform
 

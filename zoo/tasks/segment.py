@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from zoo.embedding import Cases
-from zoo.entry import Entry, Preprocessing, State, Windows
-from zoo.errors import InputContractError, OptionError
+from zoo.entry import Entry, Preprocessing, Windows
+from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
-from zoo.images import read_label_picture, read_labels
 from zoo.messages import first_names
 from zoo.registry import entries, get_entry
-from zoo.tasks.args import PARTS, FinetuneArgs, names_in
-from zoo.tasks.crops import Crops, MaskedImages, Positions, Whole
+from zoo.tasks.args import FinetuneArgs, names_in
 from zoo.tasks.data import KEPT
-from zoo.tasks.labelling import label_image, windows_of
+from zoo.tasks.labelling import windows_of
+from zoo.tasks.masked import MaskedImages
 from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
 from zoo.tasks.measures import Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
-from zoo.tasks.panels import planes_at, shades
-from zoo.tasks.segmenter import Segmenter
+from zoo.tasks.segment_trial import SegmentTrial, check_window
 from zoo.tasks.splits import Split
 from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
 from zoo.training.distributed import Processes
-from zoo.training.evaluate import judging
-from zoo.training.finetune import collect, starting_input
-from zoo.training.metrics import Array, Floats, Results, count_overlap, dice, or_none, surface_distances
+from zoo.training.finetune import starting_input
+from zoo.training.metrics import Floats, Results, dice, or_none
 from zoo.training.pictures import draw_labels
 from zoo.training.prepared import prepare_all
 from zoo.training.runlog import Metrics
@@ -126,7 +121,7 @@ class Segment:
                 folder.mkdir(parents=True, exist_ok=True)
                 prepare_all(folder, range(len(paths)), self.images.keep, workers=args.workers, what="images")
         self.windows = windows
-        return SegmentTrial(self, network, args, split, processes, windows)
+        return SegmentTrial(self.entry, self.images, network, args, split, processes, windows)
 
     def metrics(self, rows: Rows, found: Tensor) -> Metrics:
         """Return the mean `loss` of cases, and their mean `dice`, which stays 0 while the loss already falls."""
@@ -204,95 +199,6 @@ class Segment:
         overlaps = found[:, : 3 * len(self.names)].double().view(len(found), 3, len(self.names))
         values: Floats = dice(overlaps, dim=1)[:, 1:].numpy()
         return values
-
-
-class SegmentTrial:
-    """One training of a network that segments: a `Trial` of `zoo.tasks.run`."""
-
-    def __init__(
-        self,
-        task: Segment,
-        network: nn.Module,
-        args: FinetuneArgs,
-        split: Split,
-        processes: Processes,
-        windows: Windows | None,
-    ) -> None:
-        assert task.images is not None
-        self.task, self.images, self.args, self.processes, self.windows = task, task.images, args, processes, windows
-        self.segmenter = Segmenter(network, len(task.names), windows, frozen=args.freeze)
-        self.method: nn.Module = self.segmenter
-        count = 1 if isinstance(task.transform, ImageTransform) else args.parts or PARTS
-        augment = task.entry.augment if args.augment else None
-        size = windows.size if windows else ()
-        train = Crops(self.images, split["train"], size=size, count=count, augment=augment, seed=args.seed)
-        self.data: Mapping[str, Dataset[Any]] = {"train": train, "val": Whole(self.images, split["val"])}
-        if "test" in split:
-            self.data = {**self.data, "test": Positions(split["test"])}
-
-    def predict(self, part: str) -> Tensor:
-        """Return what is found of each case of a part, see `Segment`; of the test part on the images' own grids."""
-        measure = self._on_own_grid if part == "test" else self.segmenter.measure
-        one_each = replace(self.args, batch_size=self.processes.world)  # whole images have several sizes
-        return collect(measure, self.data[part], one_each, self.processes)
-
-    def state(self) -> State:
-        """Return the network's tensors as they are saved."""
-        return {name: tensor.detach().clone() for name, tensor in self.segmenter.network.state_dict().items()}
-
-    def shown(self, row: int) -> tuple[Array, Array, Array]:
-        """Return the slice of a case with most of its structures: image from 0 to 1, truth and prediction."""
-        stored = self.images.open(row)
-        image = torch.from_numpy(np.array(stored.image, np.float32))
-        truth, found = self.images.numbers(stored.label), self.segmenter.labels(image).cpu().numpy()
-        shown: Sequence[Array] = ((image[:, 0] if self.windows is None else image[0]).numpy(), truth, found)
-        if truth.ndim == 3:
-            axis = 0 if self.windows is None else 3 - sum(self.task.entry.augment.plane)
-            level = int((truth > 0).sum(tuple({0, 1, 2} - {axis})).argmax())
-            shown = [self._plane(array, axis, level) for array in shown]
-        return shades(shown[0]), shown[1], shown[2]
-
-    def _plane(self, volume: Array, axis: int, level: int) -> Array:
-        """Return a plane across an axis, as it is shown: of volumes whose pose is known the axial one."""
-        contract = self.task.contract
-        if self.windows is None:
-            plane: Array = volume[level].T
-            return plane
-        point = [level if i == axis else side // 2 for i, side in enumerate(volume.shape)]
-        planes = planes_at(volume, point, contract.orientation, contract.spacing)
-        return planes[2 if contract.orientation else axis][1]
-
-    def _on_own_grid(self, batch: dict[str, Tensor]) -> Tensor:
-        task, rows, classes = self.task, [], len(self.task.names)
-        for row in batch["row"].tolist():
-            size = self.windows.size if self.windows else ()
-            labels, _ = label_image(
-                task.entry, self.segmenter.network, task.transform, Path(task.cases.paths[row]), window=size
-            )
-            truth, spacing = read_truth(task, row)
-            pair = torch.from_numpy(labels), torch.from_numpy(truth)
-            distances = surface_distances(*pair, classes, spacing)
-            rows.append(torch.cat([count_overlap(*pair, classes).flatten(), distances.flatten()]))
-        return torch.stack(rows).to(batch["row"].device)
-
-
-def check_window(network: nn.Module, entry: Entry, size: tuple[int, ...], asked: str) -> None:
-    """Raise `OptionError` where a network does not take the windows that are asked for: before images are prepared."""
-    state = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    window = torch.empty((2, state[entry.stem].shape[entry.stem_axis], *size), device="meta")
-    try:
-        with judging(network):
-            torch.func.functional_call(network, state, window)
-    except (InputContractError, RuntimeError) as error:
-        raise OptionError(f"--window {asked}: the network does not take such windows: {error}") from error
-
-
-def read_truth(task: Segment, row: int) -> tuple[Array, Sequence[float]]:
-    """Return the numbers of the classes of a mask on its own grid, and how far apart its pixels or voxels are."""
-    if isinstance(task.transform, ImageTransform):
-        return task.classes.numbers_of(read_label_picture(task.masks[row])), (1.0, 1.0)
-    found = read_labels(task.masks[row])
-    return task.classes.numbers_of(found.values.astype(np.uint8)), found.grid.spacing
 
 
 def segment(args: FinetuneArgs) -> Segment:
