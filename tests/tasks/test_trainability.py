@@ -50,6 +50,8 @@ def test_it_learns_a_planted_signal_and_all_of_it_learns(name):
     network = build_small(name, num_classes=2)
     method = Learner(network, "classes", batch["label"], balanced=True, frozen=False).train()
     assert not without_gradient(method, batch)
+    biases = [p for n, p in network.named_parameters() if n.startswith(entries()[name].head) and p.ndim == 1]
+    assert biases[-1].shape == (2,), "what balancing added is taken off there"
     if entries()[name].family in WINDOWED:
         with torch.no_grad():
             maps = network.forward_features(*(x.flatten(0, 1) for x in batch["inputs"]))

@@ -15,6 +15,8 @@ from zoo.training.args import TrainArgs, arg, command_of, default, flag_of
 
 TASKS = ("classify", "regress", "segment")
 RUN = "zoo finetune"
+PARTS = 4
+"""Slices or crops of a volume that a step is given of it."""
 
 _STEPS = 600
 """Steps of a run of the default length: what a ResNet-50 needs for a few hundred films, and half an hour of two cores
@@ -42,7 +44,7 @@ class FinetuneArgs(TrainArgs):
     path_column: str = arg("column of the paths; default path, image_path or file", "")
     group: str = arg("column of what must stay together, such as the patient", "")
     split: str = arg("column that says train, val or test of each case; default a random split by group", "")
-    site: str = arg("column of hospitals or scanners, for each of which results are given too", "")
+    site: str = arg("column of hospitals or scanners, for each of which results are given too", "", free=True)
     checkpoint: str = arg("your own file to start from, instead of the published weights", "")
     from_scratch: bool = arg("start from random weights", False)
     freeze: bool = arg("train the head alone", False)
@@ -50,12 +52,12 @@ class FinetuneArgs(TrainArgs):
     layer_decay: float = arg("factor on the learning rate for each stage further from the head", 0.75)
     class_weights: bool = arg("let rare classes count as much as frequent ones", True)
     augment: bool = arg("change training images at random, as the model's anatomy allows", True)
-    parts: int = arg("parts of an image, such as slices, windows or crops, that a step is given of it", 4)
-    pair: bool = arg("also train the same network from random weights, and compare", False)
+    parts: int = arg("parts of a volume that a step is given of it; 0 for 4 slices or crops, or 2 windows", 0)
+    pair: bool = arg("also train the same network from random weights, and compare", False, free=True)
     cross_validate: int = arg("folds by group, each of which is tested once; 0 for one split", 0)
     dry_run: bool = arg("say what would be trained on what, and how long a step takes; write nothing", False, free=True)
     epochs: int = arg("length of the run; 0 for about 600 steps", 0, free=True)
-    batch_size: int = arg("cases per optimiser step; 0 for up to 16 films or 4 volumes, to segment 8 or 1", 0)
+    batch_size: int = arg("cases per step; 0 for up to 16 films, 4 volumes or 2 in windows, to segment 8 or 1", 0)
     optimizer: str = default("adamw")
     lr: float = arg("learning rate of the head at its peak; 0 for 1e-4, with --freeze 1e-3", 0.0)
     weight_decay: float = default(0.01)
@@ -75,8 +77,8 @@ class FinetuneArgs(TrainArgs):
             problems.append(f"--head-epochs must be at least 0, not {self.head_epochs}")
         if not 0 < self.layer_decay <= 1:
             problems.append(f"--layer-decay must lie in (0, 1], not {self.layer_decay}")
-        if self.parts < 1:
-            problems.append(f"--parts must be at least 1, not {self.parts}")
+        if self.parts < 0:
+            problems.append(f"--parts must be at least 0, not {self.parts}")
         if self.cross_validate < 0 or self.cross_validate == 1:
             problems.append(f"--cross-validate must be at least 2 folds, not {self.cross_validate}")
         if self.cross_validate and self.split:

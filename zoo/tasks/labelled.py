@@ -15,7 +15,7 @@ from zoo.embedding import Cases, Embedder
 from zoo.entry import Entry, Preprocessing, State
 from zoo.errors import OptionError
 from zoo.registry import entries, get_entry
-from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
 from zoo.tasks.method import Learner
 from zoo.tasks.outputs import Outputs, column_names_of
@@ -28,7 +28,9 @@ from zoo.training.table import write_table
 from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
 
 PREDICTIONS = "predictions.csv"
-_MOST_FILMS, _MOST_VOLUMES = 16, 4
+_MOST_FILMS, _MOST_VOLUMES, _MOST_IN_WINDOWS = 16, 4, 2
+_WINDOWS = 2
+"""Windows of a volume that a step is given of it: with two volumes four, each of 96 voxels a side."""
 
 
 @dataclass
@@ -49,7 +51,9 @@ class Cohort:
     @property
     def most(self) -> int:
         """Cases per step where there are enough."""
-        return _MOST_FILMS if self.entry.dimension == 2 and not self.is_sliced else _MOST_VOLUMES
+        if self.entry.dimension == 2 and not self.is_sliced:
+            return _MOST_FILMS
+        return _MOST_IN_WINDOWS if self.entry.parts else _MOST_VOLUMES
 
     @property
     def is_sliced(self) -> bool:
@@ -92,13 +96,18 @@ class Cohort:
             out = Path(self.args.out)
             images = self.images = kept_in(out, images, workers=args.workers, device=processes.device)
         given = torch.from_numpy(labels).float()
-        count = args.parts if self.has_parts else 1
+        count = self.parts_per_case(args)
         augment = self.entry.augment if args.augment else None
         training = TrainingImages(images, split["train"], given, count=count, augment=augment, seed=args.seed)
         whole = {part: WholeImages(images, rows) for part, rows in split.items() if part != "train"}
         kind: Any = self.columns.kind
         learner = Learner(network, kind, given[list(split["train"])], balanced=args.class_weights, frozen=args.freeze)
+        args = replace(args, parts=count)
         return ImageTrial(learner, {"train": training, **whole}, args, processes, has_parts=self.has_parts)
+
+    def parts_per_case(self, args: FinetuneArgs) -> int:
+        """Parts of a case that a step is given."""
+        return (args.parts or (PARTS if self.is_sliced else _WINDOWS)) if self.has_parts else 1
 
     def _images(self, network: nn.Module) -> Images:
         embedder = Embedder(self.entry.name, num_classes=max(1, len(self.columns.names)), device="cpu")
