@@ -20,6 +20,8 @@ from zoo.stopping import Stopped
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--epochs", 2, "--steps-per-epoch", 2, "--batch-size", 4)
 MODEL = "caid-resnet50.chestxray14-800"
 

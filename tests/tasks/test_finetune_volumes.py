@@ -14,6 +14,8 @@ from zoo.tasks.data import Images
 from zoo.tasks.labelled import read_cohort
 from zoo.tasks.table import classes_or_labels
 
+pytestmark = pytest.mark.slow
+
 QUICK = ("--epochs", 1, "--steps-per-epoch", 2, "--batch-size", 2, "--parts", 2)
 
 

@@ -7,6 +7,8 @@ from small_networks import ALIKE, SMALL, build_small, inputs_of
 from zoo.registry import entries
 from zoo.tasks.method import Learner
 
+pytestmark = pytest.mark.slow
+
 ENCODERS = [name for name in SMALL if entries()[name].is_encoder]
 STEPS = 30
 ENOUGH = 0.35

@@ -30,6 +30,7 @@ from zoo.training.args import parse_args
 from zoo.training.failures import in_one_line
 from zoo.training.metrics import Results
 
+_USAGE = "zoo finetune MODEL --task TASK --table TABLE --label COLUMN -o OUT [more of what --help lists]"
 _SHORT = {"-o": "--out"}
 
 
@@ -44,7 +45,7 @@ def finetune(words: Sequence[str]) -> Results:
     from zoo.tasks.run import finetune as run
     from zoo.tasks.trying import lines_of, try_run
 
-    args = parse_args(FinetuneArgs, _flags(words), __doc__, prog="zoo finetune")
+    args = parse_args(FinetuneArgs, _flags(words), __doc__, prog="zoo finetune", usage=_USAGE)
     try:
         if not args.dry_run:
             return run(args, reader_of(args.task))

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from zoo.entry import Entry, State, Windows
 from zoo.errors import InputContractError, OptionError
 from zoo.images import read_label_picture, read_labels
-from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.crops import Crops, Positions, Whole
 from zoo.tasks.labelling import label_image
 from zoo.tasks.masked import MaskedImages
@@ -45,7 +45,7 @@ class SegmentTrial:
         self.num_classes = len(images.classes.names)
         self.segmenter = Segmenter(network, self.num_classes, windows, frozen=args.freeze)
         self.method: nn.Module = self.segmenter
-        count = 1 if isinstance(images.transform, ImageTransform) else args.parts
+        count = 1 if isinstance(images.transform, ImageTransform) else args.parts or PARTS
         augment = entry.augment if args.augment else None
         size = windows.size if windows else ()
         train = Crops(self.images, split["train"], size=size, count=count, augment=augment, seed=args.seed)
