@@ -29,7 +29,7 @@ def write_films(folder, count, shape=(80, 96), value=255):
 
 
 def write_volumes(folder, count, shape, affine, *, scale=(0.0, 1.0), values=(1,)):
-    """NIfTI volumes and masks; of two values the ball's upper half along the first axis has the second."""
+    """NIfTI volumes and masks; of two values the ball's upper half, twice as bright, has the second."""
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     low, high = scale
@@ -37,8 +37,9 @@ def write_volumes(folder, count, shape, affine, *, scale=(0.0, 1.0), values=(1,)
         image, inside = draw(shape, i)
         labels = inside * values[0]
         if len(values) > 1:
-            labels[np.argwhere(inside)[:, 0].max() - 4 :] = 0
-            labels = np.where(inside & (labels == 0), values[1], labels)
+            second = inside & (np.indices(shape)[0] > np.argwhere(inside)[:, 0].mean())
+            labels[second] = values[1]
+            image = np.where(second, image + 0.6, image)
         nibabel.save(
             nibabel.Nifti1Image((low + image * (high - low)).astype(np.float32), affine),
             folder / "images" / f"scan{i}.nii.gz",
