@@ -49,6 +49,7 @@ def test_a_mask_is_called_like_its_image(tmp_path):
     ("images", "masks", "message"),
     [
         (["a.png", "b.png"], ["a.png"], r"1 of 2 images have no mask of their name: b.png"),
+        (["p1/b.png", "p2/a.png"], ["p1/a.png", "p1/b.png", "p2/c.png"], r"1 of 2 images have no mask .*: p2/a.png"),
         (["a.png"], ["x/a.png", "y/a.png"], r"1 of 1 images have several masks of their name: a.png"),
         (["u/a.png", "v/a.png"], ["a.png"], r"2 images have 1 masks by their names"),
     ],
