@@ -110,7 +110,11 @@ def test_label_pictures_are_read_by_their_numbers(tmp_path):
     coloured = Image.frombytes("P", (50, 40), labels.tobytes())
     coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
     coloured.save(tmp_path / "palette.png")
-    for name in ("grey.png", "palette.png"):
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by a half, as cameras write it; films are read so
+    Image.fromarray(labels[::-1, ::-1]).save(tmp_path / "turned-grey.png", exif=turned)
+    coloured.rotate(180).save(tmp_path / "turned-palette.png", exif=turned)
+    for name in ("grey.png", "palette.png", "turned-grey.png", "turned-palette.png"):
         assert np.array_equal(read_label_picture(tmp_path / name), labels)
     coloured.convert("RGB").save(tmp_path / "colour.png")
     Image.fromarray(labels.astype(np.uint16) * 300).save(tmp_path / "deep.png")
