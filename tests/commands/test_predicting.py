@@ -72,6 +72,16 @@ def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     assert rows[0]["path"] == str(films / "0.png")
 
 
+def test_the_table_of_images_is_not_replaced(zoo, run, films, tmp_path):
+    """The user's labels would be gone, or become those of the network."""
+    listed = tmp_path / "cases.csv"
+    listed.write_text("path\n0.png\n")
+    code, _, error = zoo("predict", run, "--list", listed, "--root", films, "-o", tmp_path / "." / "cases.csv")
+    assert code == 2
+    assert "is the table of --list" in error
+    assert listed.read_text() == "path\n0.png\n"
+
+
 def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
     """One of them would be lost."""
     listed = tmp_path / "list.csv"

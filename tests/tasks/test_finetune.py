@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 import zoo as package
 from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
-from zoo.errors import OptionError
+from zoo.errors import InputContractError, OptionError
 from zoo.stopping import Stopped
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
@@ -238,6 +239,35 @@ def test_a_killed_run_ends_with_the_same_weights(films, tmp_path, run, number, c
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert results["test"] == run[1]["test"]
+
+
+def test_a_table_is_mended_after_a_bad_image(films, tmp_path):
+    """Nothing was learnt yet: a row that is dropped, as the message asks, needs no other OUT."""
+    folder, rows = tmp_path / "images", rows_of(films / "labels.csv")
+    shutil.copytree(films / "images", folder)
+    (folder / rows[0]["file"]).write_text("no image")
+    table = tmp_path / "mended.csv"
+    argv = words(films, tmp_path / "out", *QUICK, "--freeze", "--data", folder, "--table", table)
+    for kept in (rows, rows[1:]):
+        with table.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+        if kept is rows:
+            with pytest.raises(InputContractError, match=rows[0]["file"]):
+                finetune(argv)
+    results = finetune(argv)
+    assert sum(part["cases"] for part in results["cases"].values()) == len(rows) - 1
+
+
+@pytest.mark.parametrize("name", ["group", "predicted"])
+def test_a_label_called_like_a_column_of_the_predictions_is_refused(films, tmp_path, name):
+    """`predictions.csv` with two columns of one name cannot be read back, and one hides the other."""
+    table = tmp_path / "labels.csv"
+    table.write_text((films / "labels.csv").read_text().replace("kind", name, 1))
+    with pytest.raises(OptionError, match=f"several columns called '{name}'"):
+        finetune(words(films, tmp_path / "out", *QUICK, "--table", table, label=name))
+    assert not (tmp_path / "out" / "splits.csv").exists()
 
 
 def test_two_processes_are_one(films, tmp_path):

@@ -50,6 +50,7 @@ def test_a_mask_is_called_like_its_image(tmp_path):
     ("images", "masks", "message"),
     [
         (["a.png", "b.png"], ["a.png"], r"1 of 2 images have no mask of their name: b.png"),
+        (["p1/b.png", "p2/a.png"], ["p1/a.png", "p1/b.png", "p2/c.png"], r"1 of 2 images have no mask .*: p2/a.png"),
         (["a.png"], ["x/a.png", "y/a.png"], r"1 of 1 images have several masks of their name: a.png"),
         (["u/a.png", "v/a.png"], ["a.png"], r"2 images have 1 masks by their names"),
     ],
@@ -110,7 +111,11 @@ def test_label_pictures_are_read_by_their_numbers(tmp_path):
     coloured = Image.frombytes("P", (50, 40), labels.tobytes())
     coloured.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
     coloured.save(tmp_path / "palette.png")
-    for name in ("grey.png", "palette.png"):
+    turned = Image.Exif()
+    turned[0x0112] = 3  # by a half, as cameras write it; films are read so
+    Image.fromarray(labels[::-1, ::-1]).save(tmp_path / "turned-grey.png", exif=turned)
+    coloured.rotate(180).save(tmp_path / "turned-palette.png", exif=turned)
+    for name in ("grey.png", "palette.png", "turned-grey.png", "turned-palette.png"):
         assert np.array_equal(read_label_picture(tmp_path / name), labels)
     coloured.convert("RGB").save(tmp_path / "colour.png")
     Image.fromarray(labels.astype(np.uint16) * 300).save(tmp_path / "deep.png")

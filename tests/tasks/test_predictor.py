@@ -198,6 +198,14 @@ def test_a_folder_without_the_file_says_whether_a_run_began(tmp_path):
         ({"outputs": '{"kind": "numbers", "means": [0, 0], "deviations": [1, 1]}'}, "'regress' is expected"),
         ({"outputs": '{"thresholds": [0.5, 0.5]}'}, "not as `zoo finetune` writes"),
         ({"classes": '["a"]'}, "names 1 outputs"),
+        ({"classes": '["a", "a"]'}, "names 2 outputs, a, a,"),
+        ({"outputs": '{"kind": "labels", "thresholds": [0.5, 50]}'}, "thresholds from 0 to 1"),
+        (
+            {"task": "regress", "outputs": '{"kind": "numbers", "means": [0, 0], "deviations": [1, -1]}'},
+            "deviations above 0",
+        ),
+        ({"input": None}, "does not say what its images must be"),
+        ({"input": "{}"}, "does not say what its images must be"),
         ({"model": "caid\u001b[31m"}, r"this zoo does not have.*x1b\[31m"),
     ],
 )

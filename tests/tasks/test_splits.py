@@ -79,8 +79,25 @@ def test_few_groups_are_refused():
 def test_a_run_with_other_parts_is_not_gone_on_with(tmp_path):
     """A row added to the table gives another split, and the network has seen its new test part."""
     split = draw_split(GROUPS, STRATA, 0)
-    write_splits(tmp_path, IDS, GROUPS, [split])
-    check_kept(tmp_path, IDS, GROUPS, [split])
+    write_splits(tmp_path, IDS, GROUPS, STRATA, [split])
+    check_kept(tmp_path, IDS, STRATA, [split])
     other = {**split, "test": split["val"], "val": split["test"]}
     with pytest.raises(OptionError, match="other parts than the table gives now"):
-        check_kept(tmp_path, IDS, GROUPS, [other])
+        check_kept(tmp_path, IDS, STRATA, [other])
+
+
+def test_a_run_with_other_labels_is_not_gone_on_with(tmp_path):
+    """Classes under other names change places, and the head goes on to learn the opposite of what it learnt."""
+    split = draw_split(GROUPS, STRATA, 0)
+    write_splits(tmp_path, IDS, GROUPS, STRATA, [split])
+    corrected = [*STRATA[:-1], "ill"]
+    with pytest.raises(OptionError, match=r"other labels than the table gives now, for 1 cases: case59"):
+        check_kept(tmp_path, IDS, corrected, [split])
+
+
+def test_a_run_of_ids_that_look_like_formulas_is_gone_on_with(tmp_path):
+    """`splits.csv` has an apostrophe before them, and so no id would be the table's."""
+    ids = [f"-p{i}" for i in range(60)]
+    split = draw_split(GROUPS, STRATA, 0)
+    write_splits(tmp_path, ids, GROUPS, STRATA, [split])
+    check_kept(tmp_path, ids, STRATA, [split])

@@ -54,10 +54,11 @@ def test_whole_numbers_are_classes_in_their_own_order():
         ({"a": ["0.5", "1.5", "2.5", "0.5"]}, "--task regress"),
         ({"a": ["0", "1", "1"], "b": ["0", "-1", "1"]}, "b has '-1'"),
         ({"a": [f"name {i}" for i in range(8)]}, "8 classes for 8 cases"),
+        ({"a": ["yes", "no", "Yes", "NO"] * 3}, "'NO' and 'no', 'Yes' and 'yes'"),
     ],
 )
 def test_what_cannot_be_classes_is_refused(columns, words):
-    """Measured numbers, uncertain findings, and texts that are different in each row."""
+    """Measured numbers, uncertain findings, texts that are different in each row, and words in two spellings."""
     with pytest.raises(OptionError, match=words):
         classes_or_labels(cases(**columns), tuple(columns))
 
@@ -85,6 +86,29 @@ def test_a_case_without_group_is_an_error():
     """All with an empty cell would count as one patient."""
     with pytest.raises(OptionError, match=r"1 cases have no group, film1\.png"):
         groups_of(cases(y=["0", "1"], who=["p", " "]), arguments(group="who"))
+
+
+def test_names_with_underscores_are_no_numbers():
+    """Python takes 1_0 for 10, and the class would have a name that the table does not know."""
+    assert classes_or_labels(cases(a=["1_0", "1_1", "1_0", "1_1"]), ("a",)).names == ("1_0", "1_1")
+    with pytest.raises(OptionError, match="2 of 2 cells are no numbers"):
+        numbers_in(cases(a=["1_0", "1_1"]), ("a",))
+
+
+def test_rows_of_one_file_stay_together(tmp_path):
+    """The same image, or another lesion of the same scan, would be both learnt from and tested."""
+    (tmp_path / "link.png").symlink_to(tmp_path / "film.png")
+    paths = [str(tmp_path / name) for name in ("film.png", "other.png", "link.png", "film.png")]
+    ids, who = ["a", "b", "c", "d"], ["p", "q", "p", "r"]
+    assert groups_of(Cases(ids, paths, {}, None), arguments()) == ["a", "b", "a", "a"]
+    with pytest.raises(OptionError, match=r"1 files are in more than one group: .*film\.png in p and r"):
+        groups_of(Cases(ids, paths, {"who": who}, None), arguments(group="who"))
+
+
+def test_a_label_named_twice_is_refused():
+    """Of two outputs of one name the answers by name have one."""
+    with pytest.raises(OptionError, match="names y more than once"):
+        arguments(label="y, x, y").check()
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def predict(
     predictor = load_predictor(saved, cache_dir=cache_dir, **options)
     pictures = out.with_name(f"{out.stem}-pictures") if picture else None
     if isinstance(predictor, Predictor):
-        check_table(out)
+        check_table(out, table)
         yield from into_table(predictor, find(predictor.embedder, paths, table, **listed), out, workers, pictures)
         return
     check_folder(out, workers)
@@ -75,8 +75,10 @@ def predict(
     yield from into_folder(predictor, find_named(paths, table, volumes=not films, **listed), out, pictures)
 
 
-def check_table(out: Path) -> None:
-    """Raise `OptionError` where a table of answers cannot be written: before hours are spent."""
+def check_table(out: Path, table: Path | None = None) -> None:
+    """Raise `OptionError` where a table of answers cannot be written, or would replace that of the images."""
+    if table is not None and out.resolve() == table.resolve():
+        raise OptionError(f"-o {out} is the table of --list, which the answers would replace: give another name")
     if out.suffix not in SUFFIXES:
         raise OptionError(
             f"-o {out}: a name that ends in {' or '.join(SUFFIXES)} is expected, for a row for each image"

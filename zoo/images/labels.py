@@ -43,11 +43,11 @@ def read_label_picture(path: Path) -> NDArray[np.uint8]:
         InputContractError: It cannot be read, has other colours, or more than 8 bits.
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     with refused(f"cannot read {path} as labels"), Image.open(path, formats=PIL_FORMATS) as image:
         if image.mode == "P":
-            return np.asarray(image)
+            return np.asarray(ImageOps.exif_transpose(image))  # as `read_picture` does with films
     pixels = read_picture(path)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]

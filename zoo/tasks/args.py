@@ -6,6 +6,7 @@ Where a default is 0 or empty, `sized` chooses from the number of cases.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -91,6 +92,8 @@ class FinetuneArgs(TrainArgs):
             problems.append("--task segment needs --masks, the folder of the label maps")
         if self.task in ("classify", "regress") and not self.label:
             problems.append(f"--task {self.task} needs --label, the column of the labels")
+        if twice := [column for column, n in Counter(self.columns()).items() if n > 1]:
+            problems.append(f"--label {self.label} names {', '.join(twice)} more than once: name each column once")
         if self.window and (self.task != "segment" or self.sides() is None):
             problems.append(f"--window {self.window}: whole numbers with commas are expected, of --task segment alone")
         if problems:

@@ -57,6 +57,10 @@ class Classify:
         found: Floats = (values == np.arange(len(self.names))).astype(float)
         return found
 
+    def labels(self) -> list[str]:
+        """Return the cells of the label columns of each case."""
+        return self.cohort.labels()
+
     def strata(self) -> list[str]:
         """Return the class of each case; of several labels the rarest one that it has."""
         truth = self.truth(range(len(self.cases)))

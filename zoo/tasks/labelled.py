@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +15,12 @@ from torch.utils.data import Dataset
 from zoo.embedding import Cases, Embedder
 from zoo.entry import Entry, Preprocessing, State
 from zoo.errors import OptionError
+from zoo.messages import first_names, printable
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
 from zoo.tasks.method import Learner
-from zoo.tasks.outputs import Outputs, column_names_of
+from zoo.tasks.outputs import Kind, Outputs, column_names_of
 from zoo.tasks.splits import Split
 from zoo.tasks.table import Columns, column_of, groups_of, read_cases, text_of, with_labels
 from zoo.training.distributed import Processes
@@ -74,6 +76,10 @@ class Cohort:
         found: Floats = self.columns.values[list(rows)]
         return found
 
+    def labels(self) -> list[str]:
+        """Labels of each case as text."""
+        return [";".join(self._cells(row)) for row in range(len(self.cases))]
+
     def count(self, rows: Sequence[int]) -> Results:
         """Cases and groups."""
         return {"cases": len(rows), "groups": len(set(self.own_groups(rows)))}
@@ -117,9 +123,9 @@ class Cohort:
     def write(self, rows: Sequence[int], outputs: Outputs, columns: Sequence[Sequence[Any]], out: Path) -> None:
         """Write the labels of some cases and their answers, the columns of `column_names_of`, as a table."""
         truth = [*zip(*(self._cells(row) for row in rows), strict=True)]
-        names = [*self.args.columns(), *column_names_of(outputs, self.columns.names)]
         own = [[self.cases.ids[i] for i in rows], self.own_groups(rows)]
-        write_table(out / PREDICTIONS, ("id", "group", *names), zip(*own, *truth, *columns, strict=True))
+        names = _columns_of(self.args, outputs.kind, self.columns.names)
+        write_table(out / PREDICTIONS, names, zip(*own, *truth, *columns, strict=True))
 
     def _cells(self, row: int) -> list[str]:
         """The labels of a case as the table has them."""
@@ -170,7 +176,24 @@ def read_cohort(args: FinetuneArgs, read: Any) -> Cohort:
     )
     cases = with_labels(cases, args.columns())
     sites = [text_of(cell) or "unknown" for cell in column_of(cases, args.site, "--site")] if args.site else []
-    return Cohort(args, entry, contract, cases, groups_of(cases, args), sites, read(cases, args.columns()))
+    columns = read(cases, args.columns())
+    _check_columns(args, columns)
+    return Cohort(args, entry, contract, cases, groups_of(cases, args), sites, columns)
+
+
+def _columns_of(args: FinetuneArgs, kind: Kind, names: Sequence[str]) -> list[str]:
+    """Columns of `predictions.csv`."""
+    return ["id", "group", *args.columns(), *column_names_of(Outputs(kind), names)]
+
+
+def _check_columns(args: FinetuneArgs, columns: Columns) -> None:
+    """Raise `OptionError` where two columns of `predictions.csv` would have one name, which nothing reads back."""
+    found = Counter(_columns_of(args, columns.kind, columns.names))
+    if twice := [name for name, count in found.items() if count > 1]:
+        raise OptionError(
+            f"--label {printable(args.label)}: {PREDICTIONS} would have several columns called "
+            f"{first_names(map(repr, twice))}: rename the column in the table"
+        )
 
 
 def _check_encoder(entry: Entry, args: FinetuneArgs) -> None:

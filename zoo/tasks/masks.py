@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,8 @@ class Classes:
 def pair_masks(cases: Cases, data: str, masks: str, *, films: bool) -> list[Path]:
     """Return the mask of each case: the one that is called like its image, whatever the suffixes of the two.
 
-    A mask in the folder that the image is in, seen from `data` and `masks`, comes before others of its name.
+    A mask in the folder that the image is in, seen from `data` and `masks`, comes before others of its name. Where both
+    images and masks are in several folders, one in a folder of another name is none of them: it is another patient's.
 
     Args:
         cases: Of the run.
@@ -67,11 +69,16 @@ def pair_masks(cases: Cases, data: str, masks: str, *, films: bool) -> list[Path
     for path in find_images([masks], volumes=not films, quiet=True):
         by_path[_stem(path.relative_to(masks))].append(path)
         by_name[_stem(Path(path.name))].append(path)
+    images_in, masks_in = _folders(map(Path, cases.paths)), _folders(path for own in by_name.values() for path in own)
     found, lacking, unclear = list[Path](), list[str](), list[str]()
     for id, text in zip(cases.ids, cases.paths, strict=True):
         path = Path(text)
         inside = _stem(path.relative_to(data)) if data and path.is_relative_to(data) else ""
-        fitting = by_path.get(inside) or by_name.get(_stem(Path(path.name))) or []
+        fitting = by_path.get(inside) or [
+            mask
+            for mask in by_name.get(_stem(Path(path.name)), [])
+            if images_in[path] & masks_in[mask] or not (images_in[path] and masks_in[mask])
+        ]
         if len(fitting) == 1:
             found.append(fitting[0])
         else:
@@ -90,6 +97,13 @@ def pair_masks(cases: Cases, data: str, masks: str, *, films: bool) -> list[Path
     if others:
         log.warning("%s has %d masks of no image in the table, which are left out", masks, others)
     return found
+
+
+def _folders(files: Iterable[Path]) -> dict[Path, set[str]]:
+    """Names of the folders that each file is in, below the one that all are in."""
+    files = list(files)
+    common = Path(os.path.commonpath([file.parent for file in files])) if files else Path()
+    return {file: set(file.parent.relative_to(common).parts) for file in files}
 
 
 def _check_apart(cases: Cases, masks: Sequence[Path], folder: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.formats import told
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -128,14 +128,18 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
     if (
         found.kind not in get_args(Kind)
         or not names
+        or len(set(names)) < len(names)
         or len(found.thresholds) not in expected[found.kind]
         or [len(found.means), len(found.deviations)] != scales
-        or not all(map(isfinite, (*found.thresholds, *found.means, *found.deviations)))
+        or not all(map(isfinite, (*found.means, *found.deviations)))
+        or not all(0 <= threshold <= 1 for threshold in found.thresholds)
+        or not all(deviation > 0 for deviation in found.deviations)
         or (window and (found.kind != "voxels" or len(window) not in (2, 3) or min(window) < 1))
     ):
         raise CheckpointFormatError(
-            f"{path}: its header names {len(names)} outputs and has other numbers for them: "
-            f"{printable(repr(said))[:200]}. Was it changed by hand?"
+            f"{path}: its header names {len(names)} outputs, {first_names(map(printable, names), 10)}, that do not go "
+            f"with {printable(repr(said))[:200]}: names that differ, thresholds from 0 to 1 and deviations above 0 are "
+            "expected, one for each output that needs it. Was it changed by hand?"
         )
     return found, names
 

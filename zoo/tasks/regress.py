@@ -48,6 +48,10 @@ class Regress:
         self.scale: tuple[Floats, Floats] = (np.zeros(len(self.names)), np.ones(len(self.names)))
         """Mean and standard deviation of the training part of the present trial."""
 
+    def labels(self) -> list[str]:
+        """Return the cells of the label columns of each case."""
+        return self.cohort.labels()
+
     def strata(self) -> list[str]:
         """Return the quarter of the values that each case's first number is in."""
         first = self.cohort.columns.values[:, 0]

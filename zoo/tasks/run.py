@@ -138,12 +138,13 @@ def warnings_of(task: Task, arms: Sequence[Arm], args: FinetuneArgs) -> list[str
 
 def begin(args: FinetuneArgs, task: Task, arms: Sequence[Arm], processes: Processes) -> None:
     """Check that the folders of a run are new, or hold this run, and write which case is in which part."""
-    for arm in arms:
-        must_resume(arm.folder, resume=args.resume)
+    began = [must_resume(arm.folder, resume=args.resume) for arm in arms]
     splits = [arm.split for arm in arms if not arm.is_twin]
-    check_kept(Path(args.out), task.cases.ids, task.groups, splits)
+    labels = task.labels()
+    if any(began):  # else nothing was learnt: the user may have mended the table
+        check_kept(Path(args.out), task.cases.ids, labels, splits)
     if processes.is_main:
-        write_splits(Path(args.out), task.cases.ids, task.groups, splits)
+        write_splits(Path(args.out), task.cases.ids, task.groups, labels, splits)
         for arm in arms:
             arm.folder.mkdir(parents=True, exist_ok=True)
 

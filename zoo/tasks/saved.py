@@ -11,7 +11,7 @@ from zoo.checkpoint import export_safetensors
 from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, UnknownModelError
 from zoo.fetching import is_hub, local_file
 from zoo.files import user_path
-from zoo.formats import open_checkpoint
+from zoo.formats import open_checkpoint, told
 from zoo.messages import printable
 from zoo.registry import get_entry
 from zoo.tasks.outputs import Outputs, read_outputs
@@ -103,6 +103,11 @@ def _read(header: Mapping[str, str], file: Path) -> SavedModel:
         entry = get_entry(model)
     except UnknownModelError as error:
         raise CheckpointFormatError(f"{file} is of a model that this zoo does not have: {error}") from error
+    if not told(header, "input", dict, file):
+        raise CheckpointFormatError(
+            f"{file} does not say what its images must be, which `zoo finetune` writes: by the model's own input the "
+            "answers would be others. Was its header changed by hand? Take the file that the run wrote"
+        )
     if task != _TASKS[outputs.kind]:
         raise CheckpointFormatError(
             f"{file}: its header has outputs of kind {outputs.kind!r} for the task {printable(task)!r}, where "

@@ -73,6 +73,10 @@ class Segment:
         self.images: MaskedImages | None = None
         self.windows: Windows | None = None
 
+    def labels(self) -> list[str]:
+        """Return the values that each mask has."""
+        return [" ".join(map(str, own)) for own in self.values]
+
     def strata(self) -> list[str]:
         """Return of each case its rarest class."""
         counts = [sum(value in own for own in self.values) for value in self.classes.values]

@@ -11,12 +11,13 @@ from typing import TypeAlias
 import numpy as np
 
 from zoo.errors import OptionError
-from zoo.messages import first_names, printable
+from zoo.messages import csv_cell, first_names, printable
 from zoo.training.table import read_table, write_table
 
 PARTS = ("train", "val", "test")
 SPLITS = "splits.csv"
 """File in OUT that says which case is in which part."""
+_LABELS = "labels"
 
 Split: TypeAlias = Mapping[str, Sequence[int]]
 """Part -> positions of its cases, in their order; without `test` nothing is tested."""
@@ -85,37 +86,48 @@ def draw_folds(groups: Sequence[str], strata: Sequence[str], count: int, seed: i
     return splits
 
 
-def write_splits(out: Path, ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]) -> None:
-    """Write which case is in which part; of a cross-validation, in which fold it is tested."""
-    write_table(out / SPLITS, ("id", "group", _column(splits)), _rows(ids, groups, splits))
+def write_splits(
+    out: Path, ids: Sequence[str], groups: Sequence[str], labels: Sequence[str], splits: Sequence[Split]
+) -> None:
+    """Write which case is in which part, with its labels; of a cross-validation, in which fold it is tested."""
+    rows = [(ids[i], groups[i], labels[i], part) for i, part in _parts_of(splits)]
+    write_table(out / SPLITS, ("id", "group", _LABELS, _column(splits)), rows)
 
 
-def check_kept(out: Path, ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]) -> None:
-    """Raise `OptionError` where a run in OUT had other cases or parts, whose test part would be trained on."""
+def check_kept(out: Path, ids: Sequence[str], labels: Sequence[str], splits: Sequence[Split]) -> None:
+    """Raise `OptionError` where a run in OUT had other cases, labels or parts.
+
+    It would be trained on its test part, or go on to learn something else than it learnt before.
+    """
     file = out / SPLITS
     if not file.is_file():
         return
     column = _column(splits)
-    before = {row["id"]: row.get(column, "") for row in read_table(file)}
-    now = {str(id): str(part) for id, _, part in _rows(ids, groups, splits)}
-    if before != now:
-        changed = [id for id in {**before, **now} if before.get(id) != now.get(id)]
-        raise OptionError(
-            f"{file} has other parts than the table gives now, for {len(changed)} cases: {first_names(changed, 10)}. "
-            "Go on with the table that the run began with, or give another --out"
-        )
+    rows = read_table(file)
+    before = {
+        what: {row["id"]: row.get(name, "") for row in rows} for what, name in (("parts", column), (_LABELS, _LABELS))
+    }
+    now = {"parts": {csv_cell(ids[i]): csv_cell(part) for i, part in _parts_of(splits)}}
+    now[_LABELS] = {csv_cell(ids[i]): csv_cell(labels[i]) for i, _ in _parts_of(splits)}
+    for what, own in now.items():
+        if changed := [id for id in {**before[what], **own} if before[what].get(id) != own.get(id)]:
+            raise OptionError(
+                f"{file} has other {what} than the table gives now, for {len(changed)} cases: "
+                f"{first_names(changed, 10)}. Go on with the table that the run began with, or give another --out"
+            )
 
 
 def _column(splits: Sequence[Split]) -> str:
     return "split" if len(splits) == 1 else "fold"
 
 
-def _rows(ids: Sequence[str], groups: Sequence[str], splits: Sequence[Split]) -> list[tuple[str, str, object]]:
+def _parts_of(splits: Sequence[Split]) -> list[tuple[int, object]]:
+    """The position of each case and its part, or the fold in which it is tested."""
     part: dict[int, object] = {}
     for fold, split in enumerate(splits):
         for name, rows in split.items() if len(splits) == 1 else [(fold, split["test"])]:
             part |= dict.fromkeys(rows, name)
-    return [(ids[i], groups[i], part[i]) for i in sorted(part)]
+    return sorted(part.items())
 
 
 def _check_apart(split: Split, groups: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from zoo.embedding import Cases, find_cases, read_list
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.outputs import Kind
 from zoo.training.table import EMPTY
 
 log = logging.getLogger("zoo")
@@ -30,7 +31,7 @@ _SERIES = re.compile(r"(.+?)[_-]\d+$")
 class Columns(NamedTuple):
     """Columns of labels as numbers."""
 
-    kind: str
+    kind: Kind
     """`labels`, `classes` or `numbers`."""
     names: tuple[str, ...]
     """Of the outputs: the columns, or the classes of the one column."""
@@ -89,10 +90,10 @@ def column_of(cases: Cases, column: str, flag: str) -> Sequence[Any]:
 
 
 def groups_of(cases: Cases, args: FinetuneArgs) -> list[str]:
-    """Return what each case must stay together with: the cell of `--group`, or the case itself.
+    """Return what each case must stay together with: the cell of `--group`, or the first case of the same file.
 
     Raises:
-        OptionError: A case has no group.
+        OptionError: A case has no group, or a file is in two groups.
     """
     if not args.group:
         if not args.split and (series := _series_in(cases)):
@@ -101,19 +102,36 @@ def groups_of(cases: Cases, args: FinetuneArgs) -> list[str]:
                 "images stay together",
                 first_names(series, 3),
             )
-        return list(cases.ids)
+        first = dict[Path, str]()
+        return [first.setdefault(Path(path).resolve(), id) for id, path in zip(cases.ids, cases.paths, strict=True)]
     cells = [text_of(cell) for cell in column_of(cases, args.group, "--group")]
     if blank := [id for id, cell in zip(cases.ids, cells, strict=True) if not cell]:
         raise OptionError(
             f"--group {args.group}: {len(blank)} cases have no group, {first_names(blank, 10)}. Fill them in, or drop "
             "these rows"
         )
+    _check_files(cases, cells, args.group)
     return cells
+
+
+def _check_files(cases: Cases, groups: Sequence[str], column: str) -> None:
+    """Raise `OptionError` where a file of several cases is in two groups: both sides of a split would have it."""
+    first = dict[Path, str]()
+    files = [Path(path).resolve() for path in cases.paths]
+    if both := [
+        f"{printable(path)} in {printable(first[file])} and {printable(group)}"
+        for path, file, group in zip(cases.paths, files, groups, strict=True)
+        if first.setdefault(file, group) != group
+    ]:
+        raise OptionError(
+            f"--group {column}: {len(both)} files are in more than one group: {first_names(both, 10)}. Give all rows "
+            "of a file one group"
+        )
 
 
 def _series_in(cases: Cases) -> list[str]:
     """Files whose names share what is before the number at their end, where that is so of at least a tenth of them."""
-    stems = [Path(path).name.split(".")[0] for path in cases.paths]
+    stems = [Path(path).name.split(".")[0] for path in dict.fromkeys(cases.paths)]
     before = [found[1] if (found := _SERIES.match(stem)) else stem for stem in stems]
     counts = Counter(before)
     shared = [stem for stem, own in zip(stems, before, strict=True) if counts[own] > 1]
@@ -170,6 +188,7 @@ def _classes(texts: Sequence[str], column: str) -> Columns:
             )
         texts = [str(int(n)) for n in numbers if n is not None]
         distinct = sorted(set(texts), key=int)
+    _check_spelling(distinct, column)
     if len(distinct) > min(_MOST_CLASSES, len(texts) // 2):
         raise OptionError(
             f"--label {column} has {len(distinct)} classes for {len(texts)} cases, {_values(texts)}: a class needs "
@@ -177,6 +196,18 @@ def _classes(texts: Sequence[str], column: str) -> Columns:
         )
     position = {name: i for i, name in enumerate(distinct)}
     return Columns("classes", tuple(distinct), np.array([[position[text]] for text in texts], np.float64))
+
+
+def _check_spelling(names: Sequence[str], column: str) -> None:
+    """Raise `OptionError` where classes differ in capitals alone: they would be learnt as opposites."""
+    alike = dict[str, list[str]]()
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    if several := [" and ".join(map(repr, own)) for own in alike.values() if len(own) > 1]:
+        raise OptionError(
+            f"--label {column} has classes that differ in capitals alone: {first_names(several, 5)}. Write each class "
+            "in one way"
+        )
 
 
 def numbers_in(cases: Cases, columns: Sequence[str]) -> Columns:
@@ -210,6 +241,8 @@ def text_of(cell: object) -> str:
 
 def _number(text: str) -> float | None:
     """A text as a number, NaN for an empty one; None where it is none."""
+    if "_" in text:  # Python takes 1_0 for 10; in a table it is a name
+        return None
     try:
         return float(text) if text else math.nan
     except ValueError:

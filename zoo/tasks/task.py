@@ -55,6 +55,9 @@ class Task(Protocol):
     most: int
     """Cases per step where there are enough."""
 
+    def labels(self) -> Sequence[str]:
+        """Return what the user says of each case, as text; it stays the same throughout a run."""
+
     def strata(self) -> Sequence[str]:
         """Return of each case what every part should have its share of."""
 
