@@ -176,6 +176,7 @@ def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
         (("--split", "site"), "none of train, val and test"),
         (("--cross-validate", 1), "at least 2 folds"),
         (("--pair", "--from-scratch"), "drop one"),
+        (("--masks", "masks", "--classes", "a,b"), "--masks and --classes mean nothing to --task classify"),
         (("--data", "nowhere"), "nowhere is no folder"),
         (("--model", "caid-resnet50-unet"), "no pooled features for --task classify .* caid-resnet50"),
         (("--batch-size", 100), "--batch-size 100 is more than the 26 cases"),

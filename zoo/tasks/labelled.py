@@ -179,8 +179,3 @@ def _check_encoder(entry: Entry, args: FinetuneArgs) -> None:
     others = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
     way = f"take {' or '.join(others)}" if others else "no model of its family does"
     raise OptionError(f"{args.model} has no pooled features for --task {args.task} to put a head on: {way}")
-
-
-def few(count: int) -> bool:
-    """Whether a part has so few of a kind that its results say little."""
-    return count < 10
