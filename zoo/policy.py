@@ -26,7 +26,7 @@ _lifted: ContextVar[bool] = ContextVar("lifted", default=False)
 
 @contextmanager
 def lifted() -> Iterator[None]:
-    """Apply no policy inside the block: `zoo import` only records a file, and each load of it is checked."""
+    """Apply no policy inside the block: of what is only recorded, or was checked before under its own name."""
     token = _lifted.set(True)
     try:
         yield

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import zoo as package
 from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
-from zoo.errors import OptionError
+from zoo.errors import OptionError, PolicyError
 from zoo.stopping import Stopped
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
@@ -165,6 +165,14 @@ def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
     assert (found["cases"]["train"]["cases"], found["epochs"], found["batch_size"]) == (26, 60, 3)
     assert found["seconds_per_step"] > 0
     assert "train: 26 cases, 13 groups (disc 13)" in capsys.readouterr().err
+
+
+def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkeypatch):
+    """Random weights are nobody's, whatever the licences of the model's own weights; these are refused."""
+    monkeypatch.setenv("ZOO_POLICY", "commercial")
+    assert finetune(words(films, tmp_path / "out", "--dry-run", "--from-scratch"))["epochs"] == 60
+    with pytest.raises(PolicyError):
+        finetune(words(films, tmp_path / "out", "--dry-run"))
 
 
 @pytest.mark.parametrize(

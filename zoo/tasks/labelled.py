@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from zoo.embedding import Cases, Embedder
 from zoo.entry import Entry, Preprocessing, State
 from zoo.errors import OptionError
+from zoo.policy import lifted
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
@@ -110,7 +111,8 @@ class Cohort:
         return (args.parts or (PARTS if self.is_sliced else _WINDOWS)) if self.has_parts else 1
 
     def _images(self, network: nn.Module) -> Images:
-        embedder = Embedder(self.entry.name, num_classes=max(1, len(self.columns.names)), device="cpu")
+        with lifted():  # the policy was held against the weights that the run starts from, not those of the plain name
+            embedder = Embedder(self.entry.name, num_classes=max(1, len(self.columns.names)), device="cpu")
         embedder.transform, embedder.network = build_transform(self.contract), network
         return Images(self.cases, self.contract, embedder.reader)
 
