@@ -70,7 +70,9 @@ def test_segmenters_and_encoders_come_back(hub, zoo, tmp_path):
         hub.repo(f"a/{name}", {"model.safetensors": file.read_bytes()})
         with torch.no_grad():
             assert torch.equal(package.load_model(f"hf://a/{name}")(images), network.eval()(images))
-    assert package.load_predictor("hf://a/s", device="cpu").classes == classes
+    predictor = package.load_predictor("hf://a/s", device="cpu", cache_dir=tmp_path / "cache")
+    assert predictor.classes == classes
+    assert predictor.saved.path.is_relative_to(tmp_path / "cache")
 
 
 def test_what_takes_a_file_takes_an_address(hub, runs, zoo, tmp_path):

@@ -1,7 +1,7 @@
 """Refuses weights whose licences do not allow the use that `ZOO_POLICY` names.
 
 Weights on record are held against it where a name is resolved, before anything is fetched; a user's file where it is
-opened. Random weights are nobody's, so they pass.
+opened. The random weights of `pretrained=False` are nobody's, so they pass; a file that a run began from them does not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _lifted: ContextVar[bool] = ContextVar("lifted", default=False)
 
 @contextmanager
 def lifted() -> Iterator[None]:
-    """Apply no policy inside the block: `zoo import` only records a file, and each load of it is checked."""
+    """Apply no policy inside the block: of what is only recorded, or was checked before under its own name."""
     token = _lifted.set(True)
     try:
         yield

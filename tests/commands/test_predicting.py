@@ -82,6 +82,16 @@ def test_the_table_of_images_is_not_replaced(zoo, run, films, tmp_path):
     assert listed.read_text() == "path\n0.png\n"
 
 
+def test_a_number_of_the_list_keeps_all_its_digits(zoo, run, films, tmp_path):
+    """Answers are rounded; a patient's number that Parquet has as a fraction would be another patient's."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    listed, out = tmp_path / "list.parquet", tmp_path / "out.csv"
+    parquet.write_table(arrow.table({"path": ["0.png", "1.png"], "patient": [12345678.0, None]}), listed)
+    code, _, error = zoo("predict", run, "--list", listed, "--root", films, "-o", out, "--device", "cpu")
+    assert code == 0, error
+    assert [row["patient"] for row in table_of(out)] == ["12345678.0", ""]
+
+
 def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
     """One of them would be lost."""
     listed = tmp_path / "list.csv"
@@ -247,9 +257,16 @@ def test_labels_go_into_a_folder_on_their_own_grid(zoo, segmenter, tmp_path):
     assert [path.name for path in (tmp_path / "labels-pictures").iterdir()] == ["heart.png"]
 
 
-@pytest.mark.parametrize(("words", "said"), [(("-o", "o.csv"), "a folder"), (("-o", "o", "--workers", 2), "--workers")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("-o", "o.csv"), "a folder"),
+        (("-o", "o", "--workers", 2), "--workers"),
+        (("-o", "o", "--precision", "fp8"), "precision='fp8'"),
+    ],
+)
 def test_what_has_no_meaning_for_labels_is_refused(zoo, segmenter, tmp_path, monkeypatch, words, said):
-    """A table, and processes that read."""
+    """A table, processes that read, and a precision that would be another one without a word."""
     monkeypatch.chdir(tmp_path)
     code, _, error = zoo("predict", segmenter[0], segmenter[1], *words)
     assert code == 2

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 import zoo as package
 from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import InputContractError, OptionError, PolicyError
 from zoo.stopping import Stopped
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
@@ -168,6 +168,14 @@ def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
     assert "train: 26 cases, 13 groups (disc 13)" in capsys.readouterr().err
 
 
+def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkeypatch):
+    """Random weights are nobody's, whatever the licences of the model's own weights; these are refused."""
+    monkeypatch.setenv("ZOO_POLICY", "commercial")
+    assert finetune(words(films, tmp_path / "out", "--dry-run", "--from-scratch"))["epochs"] == 60
+    with pytest.raises(PolicyError):
+        finetune(words(films, tmp_path / "out", "--dry-run"))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -177,6 +185,7 @@ def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
         (("--split", "site"), "none of train, val and test"),
         (("--cross-validate", 1), "at least 2 folds"),
         (("--pair", "--from-scratch"), "drop one"),
+        (("--masks", "masks", "--classes", "a,b"), "--masks and --classes mean nothing to --task classify"),
         (("--data", "nowhere"), "nowhere is no folder"),
         (("--model", "caid-resnet50-unet"), "no pooled features for --task classify .* caid-resnet50"),
         (("--batch-size", 100), "--batch-size 100 is more than the 26 cases"),

@@ -76,6 +76,15 @@ def test_few_groups_are_refused():
         draw_split(["a", "b", "c"] * 10, ["x"] * 30, 0)
 
 
+def test_strata_that_are_all_rare_divide_nothing():
+    """Each of ten scans may have a rarest structure of its own: they are divided by group, without an error."""
+    groups = [f"g{i}" for i in range(20)]
+    for strata in ([f"s{i // 2}" for i in range(20)], groups):
+        split = draw_split(groups, strata, 0)
+        assert sorted(i for rows in split.values() for i in rows) == list(range(20))
+        assert len(split["test"]) == 4
+
+
 def test_a_run_with_other_parts_is_not_gone_on_with(tmp_path):
     """A row added to the table gives another split, and the network has seen its new test part."""
     split = draw_split(GROUPS, STRATA, 0)

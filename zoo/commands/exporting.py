@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from zoo.checkpoint import ONNX, TORCH, Format, export_onnx, export_program, export_safetensors, load_report
 from zoo.commands.saved_facts import is_saved
 from zoo.errors import CheckpointFormatError, OptionError
-from zoo.fetching import is_hub, local_file
-from zoo.formats import open_checkpoint, told
+from zoo.fetching import is_hub
+from zoo.formats import open_checkpoint
 from zoo.loading import full_state, input_of, load_model
 from zoo.locate import of_hub
 from zoo.messages import lengths, printable
 from zoo.provenance import header_of_export
 from zoo.registry import entries, get_entry, split_name
-from zoo.tasks.saved import find_saved
+from zoo.tasks.saved import find_saved, learnt_window
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,7 +86,7 @@ def export_as_program(
     _check_out(out, form.suffix)
     network = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
     contract = input_of(name, checkpoint, cache_dir)
-    sides = _sides(name, network, contract, checkpoint, size)
+    sides = _sides(name, network, contract, learnt_window(checkpoint, cache_dir), size)
     inputs = _drawn(name, network, contract, sides)
     _check_takes(name, network, inputs, sides)
     header = header_of_export(name, network, checkpoint, cache_dir)
@@ -109,7 +109,7 @@ def _check_out(out: Path, suffix: str) -> None:
 
 
 def _sides(
-    name: str, network: nn.Module, contract: Preprocessing, checkpoint: str | Path | None, size: str | None
+    name: str, network: nn.Module, contract: Preprocessing, window: tuple[int, ...], size: str | None
 ) -> tuple[int, ...]:
     """The sides of the images that a program takes: those asked for, else the network's own where it has any."""
     entry = get_entry(name)
@@ -119,7 +119,6 @@ def _sides(
             example = ",".join(["96"] * entry.dimension)
             raise OptionError(f"--size {size}: {entry.dimension} whole numbers are expected, as {example}")
         return tuple(map(int, words))
-    window = _learnt_window(checkpoint)
     known = load_report(network).options.get("img_size") or window or contract.size
     sides = known or (entry.windows.size if entry.windows else ())
     if not sides:
@@ -128,14 +127,6 @@ def _sides(
             f"{','.join(['96'] * entry.dimension)}"
         )
     return tuple(sides)
-
-
-def _learnt_window(checkpoint: str | Path | None) -> tuple[int, ...]:
-    """The windows that a fine-tuned network learnt from, as its file says; empty where it says nothing."""
-    if checkpoint is None:
-        return ()
-    stored = open_checkpoint(local_file(checkpoint))
-    return tuple(told(stored.metadata, "outputs", dict, stored.path).get("window", ()))
 
 
 def _drawn(name: str, network: nn.Module, contract: Preprocessing, sides: tuple[int, ...]) -> Inputs:

@@ -135,9 +135,10 @@ def into_table(
     answers = columns_of(predictor.outputs, predictor.classes, np.array(values).reshape(-1, len(predictor.classes)))
     good = [each.case for each in found if each.features is not None]
     at = {case: row for row, case in enumerate(good)}
-    columns: dict[str, Sequence[Any]] = {} if tuple(cases.ids) == tuple(cases.paths) else {"id": cases.ids}
+    columns: dict[str, Sequence[Any]] = {"id": cases.ids} if cases.have_ids else {}
     columns |= {"path": cases.paths, **cases.carried}
-    columns |= {name: [cells[at[i]] if i in at else "" for i in range(len(cases))] for name, cells in answers.items()}
+    for name, cells in answers.items():
+        columns[name] = [_answer(cells[at[i]]) if i in at else "" for i in range(len(cases))]
     columns[ERROR] = [each.problem for each in found]
     write_table(out, columns)
     yield f"{out}: answers for {len(good)} image(s), by {predictor.saved.path}"
@@ -192,10 +193,13 @@ def write_table(out: Path, columns: Mapping[str, Sequence[Any]]) -> None:
     write_atomically(out, write)
 
 
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else csv_cell(value)
+def _cell(value: Any) -> str:
+    return "" if value is None else csv_cell(value)
+
+
+def _answer(value: Any) -> Any:
+    """An answer in as many digits as say something; cells of the list keep all of theirs."""
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def draw_each(predictor: Predictor, cases: Cases, good: Sequence[int], folder: Path) -> Iterator[str]:

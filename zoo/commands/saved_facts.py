@@ -29,16 +29,17 @@ def is_saved(name: str) -> bool:
     return is_hub(name) or is_file or (Path(name) / WEIGHTS).is_file()
 
 
-def facts_of(path: str | Path) -> dict[str, Any]:
+def facts_of(path: str | Path, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """Return what a file says of itself, by key, for JSON.
 
     Args:
         path: A file that a run saved, or the folder of `zoo finetune`.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
 
     Raises:
         CheckpointFormatError: It cannot be read, has no header of a run, or says what cannot be.
     """
-    file = find_saved(path)
+    file = find_saved(path, cache_dir)
     header = open_checkpoint(file).metadata
     if not is_of_recipe(header):
         raise CheckpointFormatError(
@@ -55,7 +56,7 @@ def facts_of(path: str | Path) -> dict[str, Any]:
         "task": header.get("task", ""),
         "kind": kind,
         "outputs": outputs,
-        "input": asdict(input_of(header["model"], file)),
+        "input": asdict(input_of(header["model"], file, cache_dir)),
         "options": told(header, "options", dict, file),
         "base": told(header, "base", dict, file),
         "recipe": header["recipe"],

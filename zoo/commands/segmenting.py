@@ -16,6 +16,7 @@ from zoo.loading import input_of, load_model
 from zoo.manifest import records
 from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry, resolve
+from zoo.tasks.saved import learnt_window
 from zoo.transforms import ImageTransform, build_transform
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ def segment(
         name: `MODEL` or `MODEL.TAG`, one that segments.
         paths: Files, series, or folders for all images in them.
         out: The folder.
-        checkpoint: Your own file to use instead of the published weights; the input is then what its header says, else
-            the model's.
+        checkpoint: Your own file to use instead of the published weights; input and windows are then what its header
+            says, else the model's.
         num_classes: Of the file, background included, where the network as published has others.
         device: Where the network runs.
         batch_size: Slices or windows at once; None for the family's choice.
@@ -84,9 +85,10 @@ def segment(
     from zoo.tasks.labelling import check_classes, label_image
 
     check_classes(entry, model)
+    window = learnt_window(checkpoint, cache_dir)
 
     def find(path: Path) -> Labels:
-        return label_image(entry, model, transform, path, batch_size=batch_size, overlap=overlap)
+        return label_image(entry, model, transform, path, batch_size=batch_size, overlap=overlap, window=window)
 
     written = write_each(images, find, label_writer(out))
     if written.files:

@@ -59,7 +59,7 @@ def upload(
             f"--to-hub takes what you have trained: the file of a run is expected, not {name}, whose published weights "
             "have their own address (`zoo info` names it)"
         )
-    facts = facts_of(checkpoint)
+    facts = facts_of(checkpoint, cache_dir)
     if facts["model"] != get_entry(name).name:
         raise OptionError(f"--to-hub {repo}: {checkpoint} is of {facts['model']}, not of {name}: name that model")
     _check_licences(repo, facts["base"])

@@ -104,9 +104,8 @@ class Embedder:
         self.entry = get_entry(self.name)
         _check(self.entry, batch_size, precision, layer)
         check_device(_device(device))
-        check_request(
-            self.name, self.checkpoint, cache_dir
-        )  # now: not every process that loads has this one's environment
+        # Now, because not every process that loads the network has the environment of this one.
+        check_request(self.name, self.checkpoint, cache_dir)
         default = _IMAGES_AT_ONCE if len(self.transform.preprocessing.size) == 2 else _VOLUMES_AT_ONCE
         self.batch_size = batch_size or self.entry.batch_size or default
 

@@ -45,7 +45,9 @@ class FinetuneArgs(TrainArgs):
     path_column: str = arg("column of the paths; default path, image_path or file", "")
     group: str = arg("column of what must stay together, such as the patient", "")
     split: str = arg("column that says train, val or test of each case; default a random split by group", "")
-    site: str = arg("column of hospitals or scanners, for each of which results are given too", "", free=True)
+    site: str = arg(
+        "classify, regress: column of hospitals or scanners, for each of which results are given too", "", free=True
+    )
     checkpoint: str = arg("your own file to start from, instead of the published weights", "")
     from_scratch: bool = arg("start from random weights", False)
     freeze: bool = arg("train the head alone", False)
@@ -90,6 +92,9 @@ class FinetuneArgs(TrainArgs):
             problems.append(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other: drop one")
         if self.task == "segment" and not self.masks:
             problems.append("--task segment needs --masks, the folder of the label maps")
+        of_others = ("label", "site") if self.task == "segment" else ("masks", "classes")
+        if said := [flag_of(name) for name in of_others if getattr(self, name)]:
+            problems.append(f"{' and '.join(said)} mean nothing to --task {self.task}: drop them")
         if self.task in ("classify", "regress") and not self.label:
             problems.append(f"--task {self.task} needs --label, the column of the labels")
         if twice := [column for column, n in Counter(self.columns()).items() if n > 1]:

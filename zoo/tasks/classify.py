@@ -13,8 +13,9 @@ from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
 from zoo.messages import first_names
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.labelled import Cohort, ImageTrial, few, read_cohort
+from zoo.tasks.labelled import Cohort, ImageTrial, read_cohort
 from zoo.tasks.measures import (
+    FEW,
     Measure,
     all_with_intervals,
     auroc_of,
@@ -88,8 +89,8 @@ class Classify:
                 )
             if lacking:
                 said.append(f"the {part} part says nothing of {_in_words(lacking)}")
-            if rare := {name: n for name, n in counts.items() if name not in lacking and few(min(n))}:
-                said.append(f"the {part} part has {_in_words(rare)}: fewer than 10 tell little")
+            if rare := {name: n for name, n in counts.items() if name not in lacking and min(n) < FEW}:
+                said.append(f"the {part} part has {_in_words(rare)}: fewer than {FEW} tell little")
         return said
 
     def _counts(self, rows: Sequence[int]) -> dict[str, tuple[int, int]]:

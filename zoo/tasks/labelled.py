@@ -16,6 +16,7 @@ from zoo.embedding import Cases, Embedder
 from zoo.entry import Entry, Preprocessing, State
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
+from zoo.policy import lifted
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
@@ -116,7 +117,8 @@ class Cohort:
         return (args.parts or (PARTS if self.is_sliced else _WINDOWS)) if self.has_parts else 1
 
     def _images(self, network: nn.Module) -> Images:
-        embedder = Embedder(self.entry.name, num_classes=max(1, len(self.columns.names)), device="cpu")
+        with lifted():  # the policy was held against the weights that the run starts from, not those of the plain name
+            embedder = Embedder(self.entry.name, num_classes=max(1, len(self.columns.names)), device="cpu")
         embedder.transform, embedder.network = build_transform(self.contract), network
         return Images(self.cases, self.contract, embedder.reader)
 
@@ -202,8 +204,3 @@ def _check_encoder(entry: Entry, args: FinetuneArgs) -> None:
     others = [other.name for other in entries().values() if other.family == entry.family and other.is_encoder]
     way = f"take {' or '.join(others)}" if others else "no model of its family does"
     raise OptionError(f"{args.model} has no pooled features for --task {args.task} to put a head on: {way}")
-
-
-def few(count: int) -> bool:
-    """Whether a part has so few of a kind that its results say little."""
-    return count < 10

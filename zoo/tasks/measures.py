@@ -19,6 +19,8 @@ Measure: TypeAlias = Callable[[Floats], float]
 
 BINS = 10
 """Bins of equal width of the expected calibration error, and of the reliability diagram."""
+FEW = 10
+"""Cases below which a result says little."""
 
 
 def auroc_of(truth: Array, scores: Array) -> Measure:

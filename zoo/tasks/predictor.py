@@ -43,7 +43,8 @@ def load_predictor(
         path: Folder of the run, or its `model.safetensors`, which is all that is needed of it.
         device: Where the network runs; `"auto"` for the GPU of this process, if there is one.
         batch_size: Images at once, of volumes slices, windows or patches; None for what `Embedder` takes.
-        cache_dir: Cache folder, for files that the model's input needs; `$ZOO_HOME`, else `~/.cache/medssl-zoo`.
+        cache_dir: Cache folder, for an address and for files that the model's input needs; `$ZOO_HOME`, else
+            `~/.cache/medssl-zoo`.
         precision: `"bf16"` or `"fp16"` for automatic mixed precision.
 
     Raises:
@@ -51,7 +52,7 @@ def load_predictor(
         CheckpointFormatError: The file does not say how its outputs become answers, as one of any other program.
         OptionError: The folder has no finished run, or a value is out of its range.
     """
-    saved = read_saved(path)
+    saved = read_saved(path, cache_dir)
     if saved.task == "segment":
         from zoo.tasks.segmenting import SegmentPredictor
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.labelled import Cohort, ImageTrial, few, read_cohort
+from zoo.tasks.labelled import Cohort, ImageTrial, read_cohort
 from zoo.tasks.measures import (
+    FEW,
     Measure,
     all_with_intervals,
     difference_of,
@@ -83,8 +84,8 @@ class Regress:
                         f"the {part} part has {len(np.unique(known))} different values of {name} in {len(rows)} cases: "
                         "at least two are needed to learn or judge from. Give more cases, or divide them by --split"
                     )
-                if few(len(known)):
-                    said.append(f"the {part} part has {len(known)} values of {name}: fewer than 10 tell little")
+                if len(known) < FEW:
+                    said.append(f"the {part} part has {len(known)} values of {name}: fewer than {FEW} tell little")
         return said
 
     def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> ImageTrial:

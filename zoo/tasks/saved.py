@@ -57,33 +57,34 @@ def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str
     return export_safetensors(state, file, metadata=header)
 
 
-def read_saved(path: str | Path) -> SavedModel:
+def read_saved(path: str | Path, cache_dir: str | Path | None = None) -> SavedModel:
     """Read what a fine-tuned network's file says of it; none of its values.
 
     Args:
         path: Folder that `zoo finetune` wrote, or a file: `model.safetensors` of it, or what `zoo export` made of that;
             or `hf://owner/name@revision`.
+        cache_dir: Cache folder, for what an address stands for; default `$ZOO_HOME`.
 
     Raises:
         PathNotFoundError: There is nothing at the path.
         OptionError: It is a folder without a finished run.
         CheckpointFormatError: The file cannot be read, or does not say how its outputs become answers.
     """
-    file = find_saved(path)
+    file = find_saved(path, cache_dir)
     return _read(open_checkpoint(file).metadata, file)
 
 
-def find_saved(path: str | Path) -> Path:
+def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     """Return the file that the path of a run's folder, or of a file, stands for; its content is not looked at.
 
-    An address of the hub is fetched.
+    An address of the hub is fetched into the cache.
 
     Raises:
         PathNotFoundError: There is nothing at the path.
         OptionError: It is a folder without a finished run.
     """
     if is_hub(path):
-        return local_file(path)
+        return local_file(path, cache_dir)
     path = user_path(path)
     if not path.exists():
         raise PathNotFoundError(f"{path} does not exist: a folder or file that `zoo finetune` wrote is expected")
@@ -94,6 +95,22 @@ def find_saved(path: str | Path) -> Path:
     began = (path / "last.pt").is_file()
     way = "its run has not come to its end: the same command with --resume goes on" if began else "no run wrote to it"
     raise OptionError(f"{path} has no {WEIGHTS}, which `zoo finetune` writes into its OUT: {way}")
+
+
+def learnt_window(checkpoint: str | Path | None, cache_dir: str | Path | None = None) -> tuple[int, ...]:
+    """Return the windows that a network learnt to segment from, as its file says; empty where it says nothing.
+
+    Args:
+        checkpoint: The file, or its address; None for weights on record.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        CheckpointFormatError: The file cannot be read, or says what cannot be.
+    """
+    if checkpoint is None:
+        return ()
+    stored = open_checkpoint(local_file(checkpoint, cache_dir))
+    return read_outputs(stored.metadata, stored.path)[0].window if "outputs" in stored.metadata else ()
 
 
 def _read(header: Mapping[str, str], file: Path) -> SavedModel:

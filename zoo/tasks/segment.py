@@ -21,7 +21,7 @@ from zoo.tasks.data import KEPT
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
 from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
-from zoo.tasks.measures import Measure, difference_of, with_interval
+from zoo.tasks.measures import FEW, Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.segment_trial import SegmentTrial, check_window
 from zoo.tasks.splits import Split
@@ -40,8 +40,6 @@ PREDICTIONS, PICTURE = "predictions.csv", "prediction.png"
 OVERLAPS, DISTANCES = "overlaps", "distances"
 _MOST_FILMS, _MOST_VOLUMES = 8, 1
 """Cases of a step; of a volume there are several crops, or slices."""
-_FEW = 10
-"""Cases below which a part tells little."""
 
 
 class Segment:
@@ -106,8 +104,8 @@ class Segment:
                         "or --classes, or divide the cases otherwise by --split or --seed"
                     )
                 said.append(f"no mask of the {part} part has {first_names(absent)}: it says nothing of that")
-            if part != "train" and len(rows) < _FEW:
-                said.append(f"the {part} part has {len(rows)} cases: fewer than {_FEW} tell little")
+            if part != "train" and len(rows) < FEW:
+                said.append(f"the {part} part has {len(rows)} cases: fewer than {FEW} tell little")
         return said
 
     def begin(self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes) -> SegmentTrial:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import nn
 
-from zoo.embedding import check_head
+from zoo.embedding import Precision, check_head
 from zoo.entry import Entry, Labels, Preprocessing, Transform
 from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
@@ -38,11 +38,15 @@ class SegmentPredictor:
     overlap: float | None = None
     """Share of a window that the next one covers too; None for the family's choice."""
     cache_dir: str | Path | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     """`"bf16"` or `"fp16"` for automatic mixed precision."""
 
     def __post_init__(self) -> None:
-        """Refuse the file of another task."""
+        """Refuse the file of another task, and what is out of its range."""
+        if self.precision not in get_args(Precision):
+            raise OptionError(f"precision={self.precision!r}: {', '.join(get_args(Precision))} are known")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise OptionError(f"batch_size={self.batch_size}: at least 1 is expected")
         if self.saved.outputs.kind != "voxels":
             raise OptionError(f"{self.saved.path} is of the task {self.saved.task}, which finds no labels of voxels")
 
@@ -85,7 +89,8 @@ class SegmentPredictor:
         if device == "auto":
             device = f"cuda:{local_rank()}" if torch.cuda.is_available() else "cpu"
         count = len(self.classes)
-        network = load_model(self.saved.model, checkpoint=self.saved.path, num_classes=count, device=device)
+        where: dict[str, Any] = {"checkpoint": self.saved.path, "cache_dir": self.cache_dir, "device": device}
+        network = load_model(self.saved.model, num_classes=count, **where)
         check_head(network, count)
         return network
 

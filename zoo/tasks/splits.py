@@ -170,6 +170,8 @@ def _folds(rows: Sequence[int], groups: Sequence[str], strata: Sequence[str], co
         raise OptionError(f"{distinct} groups cannot be divided into {count} folds: give fewer")
     places = np.arange(len(rows))
     own_strata, own_groups = [strata[i] for i in rows], [groups[i] for i in rows]
+    if max(Counter(own_strata).values()) < count:  # no stratum could be in each fold: scikit-learn refuses that
+        own_strata = [""] * len(rows)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a stratum with fewer cases than folds: `Task.check` says what it means
         folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(places, own_strata, own_groups)
