@@ -166,17 +166,23 @@ class TrainArgs:
 
 
 def parse_args(
-    cls: type[A], argv: Sequence[str] | None = None, description: str | None = None, *, prog: str | None = None
+    cls: type[A],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    *,
+    prog: str | None = None,
+    usage: str | None = None,
 ) -> A:
     """Build an arguments object from the command line: one flag for each field, with the field's default.
 
+    `usage` stands for the list of all flags in the help and above errors; None for that list.
     The default of `--workers` is at most the number of processors.
 
     Raises:
         OptionError: A value is out of its range.
         SystemExit: The flags themselves are wrong (argparse prints why).
     """
-    parser = argparse.ArgumentParser(prog, description=description, formatter_class=_Help)
+    parser = argparse.ArgumentParser(prog, usage, description=description, formatter_class=_Help)
     types, facts = typing.get_type_hints(cls), facts_of(cls)
     for f in fields(cls):
         required = f.default is dataclasses.MISSING
