@@ -12,7 +12,7 @@ from torch import nn
 from zoo.embedding import Embedder
 from zoo.entry import Parts
 from zoo.networks.windows import cut_windows
-from zoo.tasks.explain import choose_targets, draw
+from zoo.tasks.explain import choose_targets, draw, said_of_falls
 from zoo.tasks.occlusion import occlude
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.panels import planes_at, with_heat
@@ -122,6 +122,14 @@ def test_what_is_drawn_is_what_the_thresholds_say():
     assert targets(labels(0.9, 0.9, 0.9), [1.0, -2.0, 0.5]) == [0]
     assert targets(Outputs("classes"), [0.0, 3.0, 1.0]) == [1]
     assert targets(Outputs("numbers", means=(0, 0, 0), deviations=(1, 1, 1)), [0.0, 3.0, 1.0]) == [0, 1, 2]
+
+
+def test_the_title_says_how_far_each_colour_goes():
+    """Of a picture that is all but blue the small fall alone would stand for its scale, or "nothing"."""
+    assert said_of_falls(np.array([0.065, -0.31]), "logit") == "hiding moves the logit -0.065 to +0.31"
+    assert said_of_falls(np.array([-0.2, -0.31]), "logit") == "hiding moves the logit -0 to +0.31"
+    assert said_of_falls(np.zeros(2), "logit") == "hiding changes nothing"
+    assert len(said_of_falls(np.array([1.23e-5, -1.23e-5]), "number")) <= 46, "else the end is cut off"
 
 
 def test_the_picture_is_red_where_the_signal_is(tmp_path):

@@ -155,6 +155,11 @@ def test_folds_are_pooled(films, tmp_path):
     assert sorted(row["id"] for rows in folds for row in rows) == [f"film{i:03d}.png" for i in range(40)]
     assert results["test"]["cases"] == 40
     assert [fold["test"]["cases"] for fold in results["folds"]] == [len(rows) for rows in folds]
+    for i, fold in enumerate(results["folds"]):
+        outputs = read_saved(tmp_path / "out" / f"fold{i}").outputs
+        assert fold["outputs"] == {"kind": "labels", "thresholds": outputs.thresholds}
+    with pytest.raises(OptionError, match=r"out is a cross-validation, .* such as .*fold0$"):
+        read_saved(tmp_path / "out")
     decided = [row["predicted_disc"] == "1" for rows in folds for row in rows if row["disc"] == "1"]
     assert results["test"]["labels"]["disc"]["sensitivity"]["value"] == pytest.approx(sum(decided) / len(decided))
 
@@ -187,6 +192,7 @@ def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkey
         (("--pair", "--from-scratch"), "drop one"),
         (("--masks", "masks", "--classes", "a,b"), "--masks and --classes mean nothing to --task classify"),
         (("--data", "nowhere"), "nowhere is no folder"),
+        (("--data", ""), "40 of 40 paths do not exist.* or from --data where it is given"),
         (("--model", "caid-resnet50-unet"), "no pooled features for --task classify .* caid-resnet50"),
         (("--batch-size", 100), "--batch-size 100 is more than the 26 cases"),
     ],
@@ -196,6 +202,15 @@ def test_wrong_use_is_one_line_before_anything_is_written(films, tmp_path, flags
     with pytest.raises(OptionError, match=message):
         finetune(words(films, tmp_path / "out", *QUICK[:4], *flags))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_flag_is_told_in_few_lines(films, tmp_path, capsys):
+    """Below thirty lines of all flags, by names that the examples do not use, nobody would see it."""
+    with pytest.raises(SystemExit):
+        finetune([MODEL, "--task", "classify", "-o", str(tmp_path / "out")])
+    usage, error = capsys.readouterr().err.splitlines()
+    assert "zoo finetune NAME --task" in usage
+    assert error.endswith("required: --table")
 
 
 def test_one_class_alone_is_refused(films, tmp_path):

@@ -22,7 +22,7 @@ from zoo.images import read_label_picture
 from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.saved import read_saved
-from zoo.tasks.segment import segment
+from zoo.tasks.segment import middle_of, segment
 from zoo.tasks.segment_trial import check_window
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.sliding import find_logits
@@ -289,3 +289,10 @@ def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):
     write_table(tmp_path, ["scan0.nii.gz", "scan7.nii.gz"])
     with pytest.raises(Exception, match="scan7"):
         read(tmp_path)
+
+
+def test_of_two_cases_the_worse_one_is_drawn():
+    """The picture of two test cases would always be the better one, and called the middle."""
+    assert middle_of(np.array([0.9, 0.1])) == 1
+    assert middle_of(np.array([0.9, 0.1, 0.5])) == 2
+    assert middle_of(np.array([0.9, 0.1, 0.5, 0.7])) == 2

@@ -85,6 +85,25 @@ def test_strata_that_are_all_rare_divide_nothing():
         assert len(split["test"]) == 4
 
 
+def test_ten_groups_are_enough_for_each_way_of_drawing():
+    """Counted after the test part is taken away, ten cases would be refused as eight."""
+    ten = [f"p{i}" for i in range(10)]
+    split = draw_split(ten, ["x"] * 10, 0)
+    assert {part: len(rows) for part, rows in split.items()} == {"train": 6, "val": 2, "test": 2}
+    for count in (2, 3, 5, 10):
+        assert all(fold["train"] and fold["val"] for fold in draw_folds(ten, ["x"] * 10, count, 0))
+    for draw in (lambda: draw_split(ten[:9], ["x"] * 9, 0), lambda: draw_folds(ten[:9], ["x"] * 9, 3, 0)):
+        with pytest.raises(OptionError, match=r"^9 groups .*without --group each case is one"):
+            draw()
+
+
+def test_few_groups_to_draw_val_from_are_refused():
+    """The part that learns, not the whole table, is divided where the user names a test part alone."""
+    words = ["train"] * 9 + ["test"] * 9
+    with pytest.raises(OptionError, match=r"^9 groups"):
+        given_split(words, IDS[:18], IDS[:18], STRATA[:18], 0)
+
+
 def test_a_run_with_other_parts_is_not_gone_on_with(tmp_path):
     """A row added to the table gives another split, and the network has seen its new test part."""
     split = draw_split(GROUPS, STRATA, 0)

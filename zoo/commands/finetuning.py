@@ -9,7 +9,8 @@ r"""Fine-tune a model of the zoo on your own images and labels, and test it.
 classify learns columns of 0 and 1, each with a probability of its own, or one column of classes; regress learns
 numbers; segment learns label maps, each called like its image, in crops of which a step has --parts of each volume, and
 tells Dice and Hausdorff distances of each structure. Cases are divided at random by --group, a fifth for the test,
-unless --split names a column of train, val and test. The best epoch of the validation part is tested. What 0 or nothing
+unless --split names a column of train, val and test. The best epoch of the validation part is tested, with the
+thresholds that have the largest sum of sensitivity and specificity there, of two classes too. What 0 or nothing
 stands for is chosen from the number of cases.
 
 OUT then has `model.safetensors`, which `zoo predict` and `zoo.load_model(NAME, checkpoint=...)` take, `results.json`
@@ -30,7 +31,7 @@ from zoo.training.args import parse_args
 from zoo.training.failures import in_one_line
 from zoo.training.metrics import Results
 
-_USAGE = "zoo finetune MODEL --task TASK --table TABLE --label COLUMN -o OUT [more of what --help lists]"
+_USAGE = "zoo finetune NAME --task {classify,regress,segment} --table TABLE -o OUT [options]; --help has them all"
 _SHORT = {"-o": "--out"}
 
 

@@ -89,6 +89,7 @@ def read_list(
     lesions: bool = False,
     path_column: str | None = None,
     root: str | Path | None = None,
+    root_flag: str = "--root",
     id_column: str = "id",
 ) -> Cases:
     """Return the cases of a table, one for each row, in the order of the rows.
@@ -100,6 +101,7 @@ def read_list(
         lesions: Whether the network looks at one lesion: `coordX`, `coordY` and `coordZ` are its seed point in LPS mm.
         path_column: Column of paths; None for the first of `PATH_COLUMNS` that is there, of lesions `image_path`.
         root: Folder from which relative paths lead; None for the table's own, wherever the program was started.
+        root_flag: What the command calls `root`, for messages.
         id_column: Column of ids. A table without `id` has its paths for ids; any other name must be there.
 
     Raises:
@@ -124,7 +126,7 @@ def read_list(
     else:
         ids = _called(given, points)
         _check_once(table, _called(paths, points))
-    check_there(given, paths, None if root is None else Path(root), table, volumes=volumes)
+    check_there(given, paths, None if root is None else Path(root), table, volumes=volumes, root_flag=root_flag)
     return Cases(TextColumn.of(ids), TextColumn.of(paths), {name: rows.columns[name] for name in carried}, points)
 
 

@@ -20,13 +20,15 @@ _MANY = 50
 """Paths in one folder from which on listing it is quicker than asking for each."""
 
 
-def check_there(given: Sequence[str], paths: Sequence[str], root: Path | None, table: Path, *, volumes: bool) -> None:
+def check_there(
+    given: Sequence[str], paths: Sequence[str], root: Path | None, table: Path, *, volumes: bool, root_flag: str
+) -> None:
     """Check that something is at each path, and that a folder is a series of DICOM."""
     kinds = _are_folders(paths)
     if missing := [given[i] for i, kind in enumerate(kinds) if kind is None]:
         raise PathNotFoundError(
             f"{len(missing)} of {len(paths)} paths do not exist: {first_names(missing, NAMED)}. "
-            f"{_whence(missing, root, table)}"
+            f"{_whence(missing, root, table, root_flag)}"
         )
     folders = dict.fromkeys(path for path, kind in zip(paths, kinds, strict=True) if kind)
     wrong = [path for path in folders if not (volumes and holds_series(Path(path)))]
@@ -39,16 +41,17 @@ def check_there(given: Sequence[str], paths: Sequence[str], root: Path | None, t
         )
 
 
-def _whence(missing: Sequence[str], root: Path | None, table: Path) -> str:
+def _whence(missing: Sequence[str], root: Path | None, table: Path, flag: str) -> str:
     """From where relative paths were looked for, and what to do where they lead from the working directory."""
     if root is not None:
         return f"Relative paths lead from the root {printable(root)}{_deeper(root, missing)}"
     relative = [path for path in missing if not os.path.isabs(path)]
     there = sum(kind is not None for kind in _are_folders(relative))
-    advice = f": {there} of them exist from the working directory, which --root . (root='.') chooses" if there else ""
+    chosen = f"{flag} . (root='.')" if flag == "--root" else f"{flag} ."
+    advice = f": {there} of them exist from the working directory, which {chosen} chooses" if there else ""
     folder = printable(table.parent.absolute())
     advice = advice or _deeper(table.parent, missing)
-    return f"Relative paths lead from the table's folder {folder}, or from --root where it is given{advice}"
+    return f"Relative paths lead from the table's folder {folder}, or from {flag} where it is given{advice}"
 
 
 def _deeper(base: Path, missing: Sequence[str]) -> str:

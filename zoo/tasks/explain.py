@@ -85,10 +85,7 @@ def _panels(predictor: Predictor, image: Any, found: Occlusion, target: Target) 
 
     strongest = float(np.abs(found.falls).max())
     heat = found.falls / max(strongest, 1e-12)
-    most = float(found.falls.max())
-    said = (
-        f"occlusion: {_score_name(predictor)} falls by {most:.3g} at most" if most > 0 else "occlusion: nothing in it"
-    )
+    said = said_of_falls(found.falls, _score_name(predictor))
     title = _cut(target.title, _TITLE)
     if found.image.ndim == 2:
         grey = _film(predictor, image, found)
@@ -112,6 +109,12 @@ def _panels(predictor: Predictor, image: Any, found: Occlusion, target: Target) 
             (title if not panels else "", line if panels else _cut(f"{line}; {said}", 60), with_heat(*smooth))
         )
     return panels
+
+
+def said_of_falls(falls: NDArray[Any], score: str) -> str:
+    """How far hiding a square moves a score, down and up: the fullest colour is the larger of the two."""
+    down, up = max(0.0, float(falls.max())), max(0.0, -float(falls.min()))
+    return f"hiding moves the {score} {-down:+.2g} to {up:+.2g}" if max(down, up) > 0 else "hiding changes nothing"
 
 
 def _film(predictor: Predictor, image: Any, found: Occlusion) -> NDArray[Any]:

@@ -172,9 +172,11 @@ def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Fin
         found = {part: trial.predict(part) for part in ("val", "test") if part in arm.split}
     outputs = task.outputs(arm.split, found["val"])
     answers = {part: task.answers(rows, outputs) for part, rows in found.items()}
-    results = {**origin, "best": {name: or_none(value) for name, value in best.items()}} | {
-        part: task.judge(arm.split[part], own) for part, own in answers.items()
-    }
+    results = {
+        **origin,
+        "outputs": outputs.as_header(),
+        "best": {name: or_none(value) for name, value in best.items()},
+    } | {part: task.judge(arm.split[part], own) for part, own in answers.items()}
     if processes.is_main:
         write_model(trial.state(), header | {"outputs": json.dumps(outputs.as_header())}, arm.folder)
         if "test" in answers:
@@ -235,9 +237,6 @@ def pooled(arms: Sequence[Arm], finished: Sequence[Finished], *, of_twins: bool 
 
 
 def _hint(args: FinetuneArgs, arms: Sequence[Arm]) -> str:
-    folder = arms[0].folder
-    return (
-        f"next: zoo predict {folder} IMAGES -o predictions.csv"
-        if args.task != "segment"
-        else (f"next: zoo predict {folder} SCANS -o LABELS")
-    )
+    images = "SCANS -o LABELS" if args.task == "segment" else "IMAGES -o predictions.csv"
+    which = " (the first fold's network: none learnt from all cases)" if args.cross_validate else ""
+    return f"next: zoo predict {arms[0].folder} {images}{which}"

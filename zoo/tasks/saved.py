@@ -92,6 +92,10 @@ def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
         return path
     if (file := path / WEIGHTS).is_file():
         return file
+    if (fold := path / "fold0" / WEIGHTS).is_file():
+        raise OptionError(
+            f"{path} is a cross-validation, which has a network of each fold alone: give one, such as {fold.parent}"
+        )
     began = (path / "last.pt").is_file()
     way = "its run has not come to its end: the same command with --resume goes on" if began else "no run wrote to it"
     raise OptionError(f"{path} has no {WEIGHTS}, which `zoo finetune` writes into its OUT: {way}")

@@ -191,7 +191,7 @@ class Segment:
         known = np.flatnonzero(np.isfinite(dice_of))
         if not len(known):
             return
-        at = int(known[np.argsort(dice_of[known], kind="stable")[len(known) // 2]])
+        at = int(known[middle_of(dice_of[known])])
         image, truth, found = trial.shown(rows[at])
         title = f"{self.cases.ids[rows[at]]}, Dice {dice_of[at]:.2f}: the middle one of {len(known)} test cases"
         draw_labels(out / PICTURE, image, truth, found, title=title, structures=self.names[1:])
@@ -252,3 +252,8 @@ def _cells(values: Floats) -> list[str]:
 
 def _in_words(mapping: Mapping[str, str]) -> str:
     return ", ".join(f"{value} {name}" for value, name in mapping.items())
+
+
+def middle_of(values: Floats) -> int:
+    """Position of the value in the middle; of an even number the lower of the two, for a picture must not flatter."""
+    return int(np.argsort(values, kind="stable")[(len(values) - 1) // 2])

@@ -56,6 +56,7 @@ def given_split(
     if not split["train"]:
         raise OptionError("no case has the split train: at least some are needed to learn from")
     if not split["val"]:
+        _check_enough([groups[i] for i in split["train"]])
         split["train"], split["val"] = _cut(split["train"], groups, strata, seed)
     return {part: rows for part, rows in split.items() if rows}
 
@@ -66,6 +67,7 @@ def draw_split(groups: Sequence[str], strata: Sequence[str], seed: int) -> Split
     Raises:
         OptionError: There are fewer than ten groups.
     """
+    _check_enough(groups)
     rest, test = _cut(range(len(groups)), groups, strata, seed)
     train, val = _cut(rest, groups, strata, seed)
     return {"train": train, "val": val, "test": test}
@@ -75,8 +77,9 @@ def draw_folds(groups: Sequence[str], strata: Sequence[str], count: int, seed: i
     """Draw the parts of each fold of a cross-validation: every case is tested once, by a network that did not see it.
 
     Raises:
-        OptionError: There are fewer groups than folds.
+        OptionError: There are fewer than ten groups, or fewer than folds.
     """
+    _check_enough(groups)
     folds = _folds(range(len(groups)), groups, strata, count, seed)
     splits: list[Split] = []
     for test in folds:
@@ -143,13 +146,17 @@ def _check_apart(split: Split, groups: Sequence[str]) -> None:
         )
 
 
+def _check_enough(groups: Sequence[str]) -> None:
+    """Raise `OptionError` where there are too few groups to draw parts of them, before any is taken away."""
+    if (count := len(set(groups))) < _FEWEST_GROUPS:
+        raise OptionError(
+            f"{count} groups (without --group each case is one) cannot be divided at random, at least {_FEWEST_GROUPS} "
+            "are expected: give a column of train, val and test by --split"
+        )
+
+
 def _cut(rows: Sequence[int], groups: Sequence[str], strata: Sequence[str], seed: int) -> tuple[list[int], list[int]]:
     """Divide cases into most of them and a fifth of them, by group, strata alike."""
-    if len(present := {groups[i] for i in rows}) < _FEWEST_GROUPS:
-        raise OptionError(
-            f"{len(present)} groups cannot be divided at random, at least {_FEWEST_GROUPS} are expected: give a column "
-            "of train, val and test by --split"
-        )
     # Of a stratum with fewer groups than folds some folds have none: the fold that is most like the whole is taken.
     held = min(_folds(rows, groups, strata, _SHARES, seed), key=lambda fold: _unlikeness(fold, rows, strata))
     taken = set(held)

@@ -53,6 +53,7 @@ def read_cases(args: FinetuneArgs, *, volumes: bool, lesions: bool) -> Cases:
         lesions=lesions,
         path_column=args.path_column or None,
         root=args.data or None,
+        root_flag="--data",
     )
     if args.data and not lesions:
         _say_unlisted(cases, Path(args.data), volumes=volumes)

@@ -175,6 +175,7 @@ def parse_args(
 ) -> A:
     """Build an arguments object from the command line: one flag for each field, with the field's default.
 
+    `usage` stands for the list of all flags in the help and above errors; None for that list.
     The default of `--workers` is at most the number of processors.
 
     Raises:
