@@ -18,6 +18,7 @@ from zoo.tasks.measures import (
     share_of,
     with_interval,
 )
+from zoo.training.runlog import in_words
 
 RNG = np.random.default_rng(1)
 TRUTH = (RNG.random(80) < 0.3).astype(float)
@@ -72,7 +73,7 @@ def test_a_difference_is_paired():
     """Two draws for two methods would give an interval around 0 that is as wide as theirs together."""
     same = auroc_of(TRUTH, SCORES)
     found = with_interval(difference_of(same, same), [str(i) for i in range(80)], rounds=100)
-    assert found == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert found == {"value": 0.0, "low": None, "high": None}
 
 
 def test_the_threshold_lies_between_the_two_kinds():
@@ -99,3 +100,21 @@ def test_better_is_said_only_beyond_the_interval(low, high, verdict):
     said = said_of_pair({"of": "AUROC", "gain": 0.1, "low": low, "high": high})["said"]
     assert verdict in said
     assert ("better than" in said) == (verdict == "better")
+
+
+def test_what_a_bootstrap_cannot_tell_has_no_interval():
+    """Eight of eight found would be "1.0, surely"; of two patients the least and the largest would be an interval."""
+    held = np.ones(8, bool)
+    patients = list("abcdefgh")
+    assert with_interval(share_of(held, held), patients) == {"value": 1.0, "low": None, "high": None}
+    held = np.array([True, False] * 4)
+    assert with_interval(share_of(held, np.ones(8, bool)), ["a", "b"] * 4)["low"] is None
+    assert 0 <= with_interval(share_of(held, np.ones(8, bool)), patients)["low"] < 0.5
+
+
+def test_the_last_lines_of_a_run_show_intervals():
+    """Of few cases an AUROC alone looks like more than it is."""
+    assert in_words({"cases": 16, "auroc": 0.84375, "auroc_interval": [0.476, 1.0]}) == (
+        "cases 16, auroc 0.8438 (95 % 0.476 to 1)"
+    )
+    assert in_words({"auroc": 1.0, "auroc_interval": [None, None]}) == "auroc 1 (no interval)"

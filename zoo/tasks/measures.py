@@ -23,6 +23,10 @@ FEW = 10
 """Cases below which a result says little."""
 
 
+FEWEST_GROUPS = 5
+"""Groups from which on draws with replacement differ enough for an interval."""
+
+
 def auroc_of(truth: Array, scores: Array) -> Measure:
     """Area under the ROC curve of labels of 0 and 1; ties count half."""
     positive, tied = truth == 1, _tied(scores)
@@ -122,14 +126,19 @@ def difference_of(one: Measure, other: Measure) -> Measure:
 
 
 def with_interval(measure: Measure, groups: Sequence[str], *, rounds: int = 2000) -> Results:
-    """Return `value`, and `low` and `high` of its 95 % interval by group; None where they are not defined."""
+    """Return `value`, and `low` and `high` of its 95 % interval by group; None where they are not defined.
+
+    So it is for fewer than `FEWEST_GROUPS`, and where all draws agree, as for a sensitivity of 1: a bootstrap would show
+    no doubt at all, where it can tell nothing of it.
+    """
     value = measure(np.ones(len(groups)))
-    if value != value or len(set(groups)) < 2:
-        return {"value": or_none(value), "low": None, "high": None}
+    unknown: Results = {"value": or_none(value), "low": None, "high": None}
+    if value != value or len(set(groups)) < FEWEST_GROUPS:
+        return unknown
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of draws in which nothing is defined
         low, high = bootstrap_by_group(measure, groups, rounds=rounds)
-    return {"value": value, "low": or_none(low), "high": or_none(high)}
+    return unknown if low == high else {"value": value, "low": or_none(low), "high": or_none(high)}
 
 
 def all_with_intervals(measures: Mapping[str, Measure], groups: Sequence[str], *, rounds: int = 2000) -> Results:

@@ -105,11 +105,18 @@ def last_metrics(out: Path) -> Metrics:
 
 
 def in_words(metrics: Mapping[str, Any]) -> str:
-    """The first few numbers among metrics, or a mean and its deviation."""
+    """The first few numbers among metrics, each with its interval where there is one, or a mean and its deviation."""
     numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     if "mean" in numbers:
         return f"{numbers['mean']:.4g}" + (f" ± {numbers['std']:.2g}" if "std" in numbers else "")
-    return ", ".join(f"{name} {value:.4g}" for name, value in list(numbers.items())[:MOST_NUMBERS])
+    shown = list(numbers.items())[:MOST_NUMBERS]
+    return ", ".join(f"{name} {value:.4g}{_interval(metrics.get(f'{name}_interval'))}" for name, value in shown)
+
+
+def _interval(found: Any) -> str:
+    if not isinstance(found, list):
+        return ""
+    return " (no interval)" if None in found else f" (95 % {found[0]:.3g} to {found[1]:.3g})"
 
 
 def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
