@@ -281,3 +281,21 @@ def test_a_head_for_other_labels_is_not_made_fresh(zoo, segmenter, tmp_path):
     assert code == 1
     assert "no head with 4 outputs" in error
     assert "have no labels" not in error, "it is said once, not of each image"
+
+
+def test_segment_takes_the_windows_of_a_run(zoo, tmp_path, monkeypatch):
+    """As `zoo predict` does, not those of the entry, in which the same network finds other labels."""
+    network = package.load_model("anatomix-unet", pretrained=False, num_classes=3)
+    outputs = Outputs("voxels", window=(32, 32, 32))
+    save(network, tmp_path / "run", "anatomix-unet", outputs, ("background", "left", "right"))
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4), np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
+    seen = []
+
+    def label(*given, window=(), **options):
+        seen.append(window)
+        return np.zeros((4, 4, 4), np.uint8), np.eye(4)
+
+    monkeypatch.setattr("zoo.tasks.labelling.label_image", label)
+    how = ("--checkpoint", tmp_path / "run" / "model.safetensors", "-o", tmp_path / "out", "--device", "cpu")
+    code, _, error = zoo("segment", "anatomix-unet", tmp_path / "scan.nii.gz", *how)
+    assert (code, seen) == (0, [(32, 32, 32)]), error

@@ -97,16 +97,6 @@ def test_the_saved_network_says_what_it_was_trained_on(run):
     assert json.loads(open_checkpoint(saved.path).metadata["base"]) == {"model": "anatomix-unet", "source": "random"}
 
 
-def test_segment_takes_the_windows_of_the_file(run, scans, tmp_path, zoo):
-    """As `zoo predict` does: in the entry's larger windows the same network finds other labels."""
-    (out, _), scan = run, scans / "images" / "scan4.nii.gz"
-    how = ("--checkpoint", out / "model.safetensors", "-o", tmp_path, "--device", "cpu")
-    code, _, err = zoo("segment", "anatomix-unet", scan, *how)
-    assert code == 0, err
-    found = np.asarray(nibabel.load(tmp_path / "scan4_labels.nii.gz").dataobj)
-    assert np.array_equal(found, package.load_predictor(out, device="cpu")(scan)["labels"])
-
-
 def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
     """Labels of a test case with the scan's own header, whose Dice is that of predictions.csv; pictures beside them."""
     out, _ = run

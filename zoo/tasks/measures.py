@@ -128,8 +128,8 @@ def difference_of(one: Measure, other: Measure) -> Measure:
 def with_interval(measure: Measure, groups: Sequence[str], *, rounds: int = 2000) -> Results:
     """Return `value`, and `low` and `high` of its 95 % interval by group; None where they are not defined.
 
-    So it is for fewer than `FEWEST_GROUPS`, and where all draws agree, as for a sensitivity of 1: a bootstrap would show
-    no doubt at all, where it can tell nothing of it.
+    So it is for fewer than `FEWEST_GROUPS`, and where all draws agree, as for a sensitivity of 1: a bootstrap would
+    show no doubt at all, where it can tell nothing of it.
     """
     value = measure(np.ones(len(groups)))
     unknown: Results = {"value": or_none(value), "low": None, "high": None}
