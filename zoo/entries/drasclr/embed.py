@@ -216,6 +216,10 @@ class PatientEmbedder(Embedder):
         """Return those that were given."""
         return {"model": NAME, **self._facts}
 
+    def preparation(self, cases: Cases) -> dict[str, Any]:
+        """Return nothing: registrations are among the facts, and several are warned of, not refused."""
+        return {}
+
     def units(self, cases: Sequence[int]) -> list[Sequence[int]]:
         """Divide patients into blocks, in which patches at one landmark share their kernels."""
         return [cases[first : first + self.batch_size] for first in range(0, len(cases), self.batch_size)]
