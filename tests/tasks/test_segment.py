@@ -75,7 +75,7 @@ def test_a_run_on_volumes_finds_the_balls(run):
     best = max(results["test"]["classes"].values(), key=lambda each: each["dice"]["value"])
     assert best["dice"]["value"] > 0.5  # all voxels called by one name have 0.03; two names may take more steps
     assert best["cases"] == best["compared"] == 2
-    assert best["dice"]["low"] <= best["dice"]["value"] <= best["dice"]["high"]
+    assert best["dice"]["low"] is best["dice"]["high"] is None  # two scans give no interval
     assert 0 < best["hausdorff95"]["value"] <= best["hausdorff"]
     assert results["test"]["distances_in"] == "mm"
     assert "hausdorff95" not in results["val"]["classes"]["left"]

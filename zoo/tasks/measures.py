@@ -23,7 +23,7 @@ FEW = 10
 """Cases below which a result says little."""
 
 
-FEWEST_GROUPS = 5
+FEWEST_GROUPS = 4
 """Groups from which on draws with replacement differ enough for an interval."""
 
 
