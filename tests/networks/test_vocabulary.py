@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # first: torch 2.6 failed when a checkpoint or an export was what imported it
 import torch.distributed as dist
 from capabilities import CAPABILITIES, EXCEPTIONS
 from small_networks import ALIKE, SMALL, build_small, inputs_of, on_meta
