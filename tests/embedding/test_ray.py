@@ -71,16 +71,27 @@ class HereActor(_Actor):
         return getattr(self.deaths, method)(argument)
 
 
-@pytest.fixture
-def alone(monkeypatch):
-    """Ray's files in a folder of their own, with a short name as sockets need it, where no other cluster is found."""
+@pytest.fixture(scope="module")
+def rays_folder():
+    """Ray's files in a folder of their own, with a short name as sockets need it.
+
+    One for all tests: a process keeps the first secret that Ray finds, with which a cluster that has another does not
+    start.
+    """
     folder = Path(tempfile.mkdtemp(prefix="zoo-ray-"))
-    monkeypatch.setenv("RAY_TMPDIR", str(folder))
-    monkeypatch.setenv("HOME", str(folder))  # Ray keeps a secret there
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where actors find FatalEmbedder
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def alone(rays_folder, monkeypatch):
+    """That folder, where no other cluster is found."""
+    monkeypatch.setenv("RAY_TMPDIR", str(rays_folder))
+    monkeypatch.setenv("HOME", str(rays_folder))  # Ray keeps a secret there
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where actors find FatalEmbedder
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    yield rays_folder
+    (rays_folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -252,7 +263,7 @@ def test_a_dead_cluster_of_ray_start_is_named_at_once(alone, address):
     """Its address stays on the machine after a crash, and Ray goes there unasked."""
     import ray
 
-    (alone / "ray").mkdir()
+    (alone / "ray").mkdir(exist_ok=True)
     (alone / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
     said = r"no Ray cluster at 127\.0\.0\.1:1 \(.*refused.* or local"
     with pytest.raises(OptionError, match=said), connected(ray, address):
