@@ -49,7 +49,7 @@ def plain_addresses(file: RemoteFile) -> tuple[str, ...]:
         try:
             origin = resolve(source, file.base)
         except SourceError as error:
-            log.warning("%s is left out: %s", shown(source), error)
+            log.warning("%s is left out: %s", printable(shown(source)), printable(str(error)))
             continue
         if scheme == "zenodo":
             record, _, name = rest.partition("/")
