@@ -36,7 +36,8 @@ class Outputs:
 
     def as_header(self) -> dict[str, Any]:
         """Return what `make_header` takes; `read_outputs` reads it back."""
-        return {name: value for name, value in asdict(self).items() if value != ()}
+        said = {name: value for name, value in asdict(self).items() if value != ()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
     def answers(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return probabilities of `labels` and `classes`, and `numbers` as the table has them; float64 `(N, K)`.
