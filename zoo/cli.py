@@ -45,6 +45,10 @@ Name = Annotated[str, typer.Argument(help="MODEL or MODEL.TAG, see `zoo list`.")
 CacheDir = Annotated[Path | None, typer.Option(help="Cache folder; default $ZOO_HOME, else ~/.cache/medssl-zoo.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Take this file's weights instead of the published ones.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
+Images = Annotated[list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")]
+ImageTable = Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")]
+PathColumn = Annotated[str | None, typer.Option(help="Its column of paths; default path, image_path or file.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")]
 
 
@@ -398,17 +402,13 @@ def export(
 @app.command("embed")
 def embed_command(
     name: Name,
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
-    ] = None,
+    paths: Images = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder, which a stopped run goes on with; or .npz or .csv.")
     ] = None,
-    table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
-    path_column: Annotated[
-        str | None, typer.Option(help="Its column of paths; default path, image_path or file.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")] = None,
+    table: ImageTable = None,
+    path_column: PathColumn = None,
+    root: Root = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -498,17 +498,13 @@ def segment_command(
 @app.command("predict")
 def predict_command(
     saved: Annotated[Path, typer.Argument(help="Folder that `zoo finetune` wrote, or its model.safetensors.")],
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")
-    ] = None,
+    paths: Images = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; of labels a folder.")
     ] = None,
-    table: Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")] = None,
-    path_column: Annotated[
-        str | None, typer.Option(help="Its column of paths; default path, image_path or file.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")] = None,
+    table: ImageTable = None,
+    path_column: PathColumn = None,
+    root: Root = None,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw what the network looked at, into OUT-pictures beside OUT.")
     ] = False,

@@ -145,7 +145,10 @@ def test_what_nobody_knows_is_warned_of(hub, run, zoo, tmp_path, caplog):
 )
 def test_the_strictest_licence_counts(licences, expected):
     """And one that the hub does not know, or that is not stated, is never called free."""
-    stated = {layer: {"licence": name} for layer, name in zip(("code", "weights", "data"), licences, strict=False)}
+    stated = {
+        layer: {"licence": name}
+        for layer, name in zip(("code", "weights", "data")[: len(licences)], licences, strict=True)
+    }
     assert hub_licence(stated) == expected
 
 

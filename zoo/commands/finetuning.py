@@ -56,7 +56,7 @@ def finetune(words: Sequence[str]) -> Results:
         return found
     except (ZooError, OSError):
         raise
-    except Exception as error:
+    except Exception as error:  # of any kind: `in_one_line` knows those that end with a line
         if (line := in_one_line(error)) is None:
             raise
         raise ZooError(line) from error

@@ -94,7 +94,7 @@ def _outputs(found: Outputs, names: Sequence[str]) -> list[dict[str, Any]]:
     if found.kind == "classes" and thresholds:
         thresholds = (None, *found.thresholds)
     for key, values in (("threshold", thresholds), ("mean", found.means), ("deviation", found.deviations)):
-        for output, value in zip(each, values, strict=False):
+        for output, value in zip(each, values or [None] * len(each), strict=True):
             if value is not None:
                 output[key] = value
     return each

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,7 @@ def _remove(out: Path, key: str, ids: Collection[str]) -> None:
         if not len(kept):
             part.unlink()
         elif len(kept) < len(table):
-            write_atomically(part, lambda path, kept=kept: _write_again(kept, path))  # type: ignore[misc]
+            write_atomically(part, partial(_write_again, kept))
 
 
 def _write_again(table: Any, path: Path) -> None:

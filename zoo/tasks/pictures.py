@@ -95,7 +95,7 @@ def draw_cases(
     for row, title, cases in ((grid[0], "right", right), (grid[1], "wrong", wrong)):
         for axes in row:
             axes.set_axis_off()
-        for axes, (i, k) in zip(row, cases, strict=False):
+        for axes, (i, k) in zip(row[: len(cases)], cases, strict=True):
             axes.imshow(_picture(images[(0, i)]["inputs"][0], plane), cmap="gray")
             probability, held = answers["probability"][i, k], bool(truth[i, k] == 1)
             is_or_not = names[k] if held else f"not {names[k]}"

@@ -376,7 +376,8 @@ def registered(patches, **ways):
     """Write a record of the registration, with or without its engine, beside the patches of some subjects."""
     (patches.parent / "facts").mkdir(exist_ok=True)
     for sid, way in ways.items():
-        words = dict(zip(("registration", "engine"), way.split(" by "), strict=False)) if way else {}
+        registration, _, engine = way.partition(" by ")
+        words = {key: word for key, word in (("registration", registration), ("engine", engine)) if word}
         (patches.parent / "facts" / f"{sid}.json").write_text(json.dumps(words))
 
 
