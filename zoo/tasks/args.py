@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoo.errors import OptionError
-from zoo.training.args import TrainArgs, arg, command_of, default, flag_of
+from zoo.training.args import TrainArgs, arg, command_of, default, flag_of, names_in
 
 TASKS = ("classify", "regress", "segment")
 RUN = "zoo finetune"
@@ -113,11 +113,6 @@ class FinetuneArgs(TrainArgs):
     def columns(self) -> tuple[str, ...]:
         """Columns of the labels."""
         return names_in(self.label)
-
-
-def names_in(text: str) -> tuple[str, ...]:
-    """Names of a list with commas."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def sized(args: A, cases: int, *, most: int, world: int) -> A:

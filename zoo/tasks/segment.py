@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
 from zoo.messages import first_names
 from zoo.registry import entries, get_entry
-from zoo.tasks.args import FinetuneArgs, names_in
+from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.data import KEPT
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
@@ -27,6 +27,7 @@ from zoo.tasks.segment_trial import SegmentTrial, check_window
 from zoo.tasks.splits import Split
 from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
+from zoo.training.args import names_in
 from zoo.training.distributed import Processes
 from zoo.training.finetune import starting_input
 from zoo.training.metrics import Floats, Results, dice, or_none

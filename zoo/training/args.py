@@ -161,7 +161,7 @@ class TrainArgs:
 
     def allowed_changes(self) -> list[str]:
         """Fields that `allow_changes` names, with dashes or underscores, by present or former names."""
-        names = [name.strip().replace("-", "_") for name in self.allow_changes.split(",") if name.strip()]
+        names = [name.replace("-", "_") for name in names_in(self.allow_changes)]
         return [renamed(type(self)).get(name, name) for name in names]
 
 
@@ -248,6 +248,11 @@ def run_command(main: Callable[[], object]) -> None:
             if (line := in_one_line(error)) is None:
                 raise
             raise SystemExit(escaped(line)) from error
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """Names of a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def command_of(args: TrainArgs, module: str) -> str:

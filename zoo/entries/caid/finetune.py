@@ -41,7 +41,6 @@ from zoo.entries.caid.finetune_data import (
     NORMALIZATIONS,
     LabelledImages,
     MaskedImages,
-    split_names,
     write_predictions,
 )
 from zoo.entries.caid.finetune_method import Classifier, Segmenter, dice_metrics, label_metrics
@@ -49,7 +48,7 @@ from zoo.entry import Preprocessing
 from zoo.errors import OptionError
 from zoo.formats import Task
 from zoo.registry import get_entry
-from zoo.training.args import command_of, parse_args, run_command
+from zoo.training.args import command_of, names_in, parse_args, run_command
 from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
@@ -111,7 +110,7 @@ def resolve(args: T) -> T:
 def classify(args: ClassifyArgs, processes: Processes) -> Results:
     """Fine-tune on labels; AUROC and predictions on the test list."""
     samples, names = read_parts(args)
-    counting = split_names(args.auroc_labels) or names
+    counting = names_in(args.auroc_labels) or names
     views = {"train": "random", "val": "center", "test": "ten"}
     data = {
         part: LabelledImages(s, size=args.size, view=views[part], normalization=args.normalize, seed=args.seed)
@@ -189,13 +188,13 @@ def read_parts(args: ClassifyArgs) -> tuple[dict[str, list[Sample]], tuple[str, 
     samples: dict[str, list[Sample]] = {}
     names: tuple[str, ...] = ()
     for part, (list_file, split) in lists(args).items():
-        samples[part], found = read_labelled(args.data, list_file, labels=split_names(args.label), split=split)
+        samples[part], found = read_labelled(args.data, list_file, labels=names_in(args.label), split=split)
         names = names or found
         if found != names:
             raise OptionError(
                 f"{list_file} has {len(found)} labels, but the training list {args.table} has {len(names)}"
             )
-        counting = split_names(args.auroc_labels) or names
+        counting = names_in(args.auroc_labels) or names
         if unknown := [name for name in counting if name not in names]:
             raise OptionError(f"--auroc-labels {', '.join(unknown)}: no such label; there are {', '.join(names)}")
         if part != "train":

@@ -87,11 +87,6 @@ class LabelledImages(Dataset[dict[str, Tensor]]):
         return {"image": images if self.view == "ten" else images[0], "label": torch.tensor(sample.labels)}
 
 
-def split_names(text: str) -> tuple[str, ...]:
-    """Names of a comma-separated list."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def write_predictions(path: Path, samples: Sequence[Sample], names: Sequence[str], scores: Tensor) -> None:
     """Write a CSV: the file, each label, each probability."""
     columns = ["file", *names, *(f"{name}_probability" for name in names)]
