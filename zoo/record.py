@@ -70,7 +70,7 @@ class WeightsFile(RemoteFile):
     input: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     training_ids: Mapping[str, Any] = field(default_factory=dict)
-    """Published list of the training images: where it is, its column of ids, and the rule that makes a name an id."""
+    """What is published of the training images, see `zoo.evaluation.training_ids`: cohorts, and a list of images."""
     notes: str = ""
 
     def allows(self, use: str) -> bool:
