@@ -146,6 +146,7 @@ def _record(raw: Any, path: Path, *, default: bool) -> WeightsFile:
             f"record {raw['tag']!r} of {path}: input has {printable(', '.join(strays))}, which is not one of its "
             f"models: fields are expected, or the fields of one of {printable(', '.join(raw['models']))} under its name"
         )
+    _check_types(raw.get("training_ids", {}), f"training_ids of record {raw['tag']!r} of {path}")
     base = path.resolve().parent
     assets = {}
     for name, asset in raw.get("assets", {}).items():

@@ -114,7 +114,7 @@ def test_each_form_of_list_gives_the_same(text, facts, house):
 def test_ids_in_the_record_need_no_file(house):
     """By patient, as their rule has no image."""
     cohort = {"rules": [r"(?P<patient>\d{4})_\d"], "images": None}
-    house(sources=None, ids=["0001_1", "0002_1"], cohort=cohort)
+    house(sources=[], ids=["0001_1", "0002_1"], cohort=cohort)
     assert looked_up("0001_9", "0003_1") == [(None, True), (None, False)]
 
 
@@ -145,7 +145,7 @@ def test_of_a_cohort_that_was_taken_whole_no_list_is_needed(house, monkeypatch):
 
 def test_cohorts_without_a_list_are_warned_of(house):
     """Their images may have been seen, so that none is called unseen."""
-    house(sources=None)
+    house(sources=[])
     found = find_overlap(["0003_1", "other"], NAME)
     assert [(row.cohort, row.is_told) for row in found.rows] == [("films", False), ("", False)]
     assert "1 ids have names of films" in found.warnings[0]
@@ -209,6 +209,8 @@ def test_a_list_of_another_form_is_an_error(text, facts, said, house):
         ({"cohorts": [{"name": "x", "rules": [r"\d+"]}]}, "needs a group"),
         ({"cohorts": ["x"]}, "an object is expected, not 'x'"),
         ({"cohorts": [{"rules": RULES}]}, "name is missing"),
+        ({"sources": "file:list"}, "sources must be a list"),
+        ({"sha256": "abc"}, "sha256 must be 64 hexadecimal digits"),
     ],
 )
 def test_a_mistake_in_a_hand_written_record_is_named(facts, said, house):

@@ -1,4 +1,7 @@
-"""Tells which images a model's weights were trained on, by the published list of their training images."""
+"""Tells which images a model's weights were trained on, by the published list of their training images.
+
+The file is long because every field of the result says here what it means, and what it does not.
+"""
 
 from __future__ import annotations
 
@@ -85,11 +88,6 @@ class Overlap:
         return sum(row.is_told for row in self.rows)
 
     @property
-    def untold(self) -> tuple[str, ...]:
-        """The ids of which nothing is known: no rule reads them, or their cohort has no list."""
-        return tuple(row.id for row in self.rows if not row.is_told)
-
-    @property
     def is_clean(self) -> bool:
         """Whether every id could be looked up, and none was seen."""
         return self.readable == len(self.rows) and not self.seen
@@ -104,10 +102,11 @@ class Overlap:
         rest = f"; of the other {total - readable} nothing is known" if readable < total else ""
         if not seen:
             return f"{self.name} saw none of the {among} in training{rest}"
-        by_image = f"{self.seen_images} by image" if any(row.image_seen is not None for row in self.rows) else ""
-        by_patient = f"{self.seen_by_patient} by patient" if any(row.patient for row in self.rows) else ""
-        how = " and ".join(filter(None, (by_image, by_patient)))
-        return f"{self.name} saw {seen} of the {among} in training, {how}{rest}"
+        by_image = [f"{self.seen_images} by image"] if any(row.image_seen is not None for row in self.rows) else []
+        by_patient = (
+            [f"{self.seen_by_patient} by patient"] if any(r.patient_seen is not None for r in self.rows) else []
+        )
+        return f"{self.name} saw {seen} of the {among} in training, {' and '.join(by_image + by_patient)}{rest}"
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -193,12 +192,10 @@ def _published(name: str, cache_dir: str | Path | None) -> tuple[str, TrainingId
         return full_name, published
     facts = record.provenance if record else {}
     told = [str(facts[key]) for key in ("data", "training_lists") if facts.get(key)]
-    known = f" What is known of its training data: {'; '.join(told)}." if told else ""
+    known = f" What is known of its training data: {printable('; '.join(told))}." if told else ""
     raise OptionError(
-        printable(
-            f"which images {full_name} was trained on is not on record, so that no overlap with yours can be found."
-            f"{known} Its card, zoo/{wanted.entry.card}, says more"
-        )
+        f"which images {full_name} was trained on is not on record, so that no overlap with yours can be found.{known} "
+        f"Its card, zoo/{wanted.entry.card}, says more"
     )
 
 

@@ -81,7 +81,7 @@ class Members:
         return self._has(self.patients, patient)
 
     def _has(self, known: frozenset[str], id: str | None) -> bool | None:
-        if id is None or not known or self.problem:
+        if id is None or not known:
             return None
         return (hashed(id) if self.are_hashed else id) in known
 
@@ -137,7 +137,7 @@ def training_ids_of(record: WeightsFile) -> TrainingIds | None:
         )
     file = None
     if raw.get("sources"):
-        digests = {kind: raw.get(kind) for kind in DIGESTS}
+        digests = {kind: raw[kind].lower() if raw.get(kind) else None for kind in DIGESTS}
         file = RemoteFile(tuple(raw["sources"]), raw.get("bytes"), base=record.base, **digests)
     ids, note = tuple(raw.get("ids", ())), raw.get("note", "")
     return TrainingIds(cohorts, file, form, raw.get("column"), raw.get("section", ""), ids, note)
@@ -166,9 +166,6 @@ def read_members(published: TrainingIds, path: Path | None, cohorts: Iterable[Co
     return {cohort.name: _checked(cohort, found[cohort.name]) for cohort in wanted}
 
 
-# The record
-
-
 def _check(raw: Any, known: set[str], required: set[str], what: str) -> None:
     """Refuse what a hand-written manifest may hold: a name with a typing error, a text where an object is due."""
     if not isinstance(raw, Mapping):
@@ -188,9 +185,6 @@ def _cohort(raw: Any, what: str) -> Cohort:
     if any(not rule.groupindex.keys() & {"image", "patient"} for rule in rules):
         raise OptionError(f"{what}: each rule of {raw['name']!r} needs a group (?P<image>...) or (?P<patient>...)")
     return Cohort(raw["name"], rules, raw.get("images"), raw.get("patients"), bool(raw.get("all")))
-
-
-# The list
 
 
 def _read_by_rules(names: Iterable[str], cohorts: list[Cohort]) -> dict[str, Members]:
@@ -231,7 +225,7 @@ def _names_in(path: Path, published: TrainingIds) -> Iterator[str]:
             yield from (words[0] for line in text.splitlines() if (words := line.split()))
             return
         for entry in json.loads(text)[published.section]:
-            yield entry if isinstance(entry, str) else entry["image"]
+            yield str(entry if isinstance(entry, str) else entry["image"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _misread(path, f"a list of {published.form}", error) from error
 
