@@ -306,6 +306,22 @@ def test_glcls_lists_are_those_of_the_recipe(model, data_set, prefix, suffix):
     assert all(row.patient_seen for row in find_overlap(names, f"{model}.{data_set}").rows)
 
 
+def test_films_of_data_sets_that_rad_dino_took_whole_need_no_list():
+    """What is left is looked up, and so needs a connection; an unread name alone needs none."""
+    found = find_overlap(["00000001_000.png", "scan"], "rad-dino-vitb14", offline=True)
+    assert [row.is_seen for row in found.rows] == [True, False]
+    assert "BRAX" in found.warnings[-1]
+    with pytest.raises(OfflineError, match=r"training_images\.csv"):
+        find_overlap(["02aa804e-bde0afdd-112c0b34-7bc16630-4e384014"], "rad-dino-vitb14", offline=True)
+
+
+def test_volumes_of_yawares_cohorts_may_have_been_seen():
+    """No list of subjects is published: neither seen nor unseen."""
+    found = find_overlap(["IXI002-Guys-0828-T1.nii.gz"], "yaware-densenet121")
+    assert (found.readable, found.is_clean) == (0, False)
+    assert found.warnings[0].startswith("1 ids have names of IXI")
+
+
 def test_the_patient_of_a_covid_volume_is_the_recipes():
     """The rule on record and the recipe's check of its parts mean the same by a patient."""
     import re
