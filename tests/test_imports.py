@@ -28,7 +28,11 @@ FOR_USERS = {
     "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
     "embedding": {"Cases", "Embedder", "embed", "find_cases"},
 }
-CORE = [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in ("entries", "evaluation", "networks", "tasks", "training")]
+CORE = [
+    p
+    for p in MODULES
+    if p.relative_to(PACKAGE).parts[0] not in ("entries", "evaluation", "networks", "tasks", "training")
+]
 
 
 def name_of(path):
