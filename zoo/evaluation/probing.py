@@ -52,7 +52,7 @@ from zoo.evaluation.report import (
     Target,
 )
 from zoo.evaluation.sources import Contender, Where, find_contenders
-from zoo.evaluation.splits import DRAWS, REPEATS, Draw, Fold, check_parts, draw_folds, draw_labels, given_fold
+from zoo.evaluation.splits import DRAWS, REPEATS, SIZES, Draw, Fold, check_parts, draw_folds, draw_labels, given_fold
 from zoo.evaluation.target import read_target, strata_of
 from zoo.evaluation.verdicts import verdict
 from zoo.messages import first_names
@@ -111,6 +111,7 @@ def probe(
     seed: int = 0,
     rounds: int = ROUNDS,
     repeats: int = REPEATS,
+    sizes: Sequence[int] = SIZES,
     draws: int = DRAWS,
     command: str | None = None,
 ) -> ProbeReport:
@@ -139,7 +140,8 @@ def probe(
         seed: Of folds, draws and resamples.
         rounds: Of the bootstrap.
         repeats: Of the cross-validation.
-        draws: Of each size of the few-label curve.
+        sizes: Numbers of labelled cases of the few-label curve, below all of them.
+        draws: Of each size.
         command: How to do it again; None for the program's own words.
 
     Raises:
@@ -156,7 +158,7 @@ def probe(
     embedding = time.monotonic() - began
     spare = len(labelled) - len(kept)
     labelled, contenders = _ordered(labelled.take(kept), contenders)
-    plan = make_plan(labelled, column, kind, seed=seed, rounds=rounds, repeats=repeats, draws=draws)
+    plan = make_plan(labelled, column, kind, seed=seed, rounds=rounds, repeats=repeats, sizes=sizes, draws=draws)
     check_images(contenders, labelled)
     results = judge(plan, contenders)
     report = _report(plan, contenders, results, spare, warnings)
@@ -182,7 +184,15 @@ def check_counts(**counts: int) -> None:
 
 
 def make_plan(
-    labelled: Labelled, column: str, kind: str | None, *, seed: int, rounds: int, repeats: int, draws: int
+    labelled: Labelled,
+    column: str,
+    kind: str | None,
+    *,
+    seed: int,
+    rounds: int,
+    repeats: int,
+    sizes: Sequence[int],
+    draws: int,
 ) -> Plan:
     """Return what every contender is asked.
 
@@ -198,7 +208,7 @@ def make_plan(
     else:
         folds = draw_folds(groups, strata, names, repeats=repeats, seed=seed)
     check_parts(folds, strata, names, of_classes=bool(target.classes))
-    few = draw_labels(folds, groups, strata, count=draws, seed=seed)
+    few = draw_labels(folds, groups, strata, sizes=sizes, count=draws, seed=seed)
     return Plan(target, labelled, labels, groups, strata, folds, few, seed, rounds)
 
 
