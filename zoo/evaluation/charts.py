@@ -38,9 +38,11 @@ _MARKERS = (
 )
 _RAMP = ("#440154", "#3b528b", "#1f7f7a", "#4c8c2b", "#a07800")
 """From small to large, as matplotlib's viridis but for its light end, which white paper swallows."""
-_GREYS, _DASHES = ("#3d3d3d", "#6b6b6b"), ("6 4", "1.5 3", "9 3 2 3")
+_DASHES = ("6 4", "9 3 2 3")
 _INK, _FAINT = "#333333", "#d9d9d9"
 _FONT = 14
+PLAIN = Look("#6b6b6b", _MARKERS[3], "1.5 3")
+"""Of plain intensities, which every network is compared with."""
 REST = Look("#767676", "m-2.5-2.5h5v5h-5z")
 """Of all that has no look of its own."""
 
@@ -50,9 +52,9 @@ def looks(count: int) -> list[Look]:
     return [Look(_COLOURS[i % 8], _MARKERS[(i + i // 8) % 8]) for i in range(count)]
 
 
-def baseline_looks(count: int) -> list[Look]:
-    """The looks of what others are compared with: grey, dashed or dotted."""
-    return [Look(_GREYS[i % 2], _MARKERS[(i + 1) % 8], _DASHES[i % 3]) for i in range(count)]
+def twin_looks(count: int) -> list[Look]:
+    """The looks of random weights: dark grey and dashed."""
+    return [Look("#3d3d3d", _MARKERS[(i + 1) % 8], _DASHES[i // 8 % 2]) for i in range(count)]
 
 
 def ramp() -> list[Look]:
@@ -70,7 +72,10 @@ class Curve:
 
 
 class _Frame:
-    """A drawing with its axes, from numbers to units of the drawing; y points up."""
+    """A drawing with its axes, from numbers to units of the drawing; y points up.
+
+    What is drawn `inside` is cut off below the axis.
+    """
 
     WIDTH, HEIGHT = 460, 320
     LEFT, RIGHT, TOP = 52, 14, 12
@@ -80,6 +85,7 @@ class _Frame:
         self.svg = Xml.Element(
             "svg", {"viewBox": f"0 0 {self.WIDTH} {self.HEIGHT}", "role": "img", "aria-label": printable(title)}
         )
+        self.inside = _add(self.svg, "svg", width=str(self.WIDTH), height=str(self.bottom + 5))
         self._xs, self._ys = (min(xs), max(xs)), (min(ys), max(ys))
 
     def x(self, value: float) -> float:
@@ -114,7 +120,7 @@ def curves(
     Args:
         title: What the drawing shows, for those who do not see it.
         lines: At least one; those that come later lie over the others.
-        bounds: The least and the greatest y that must be in sight.
+        bounds: The least and the greatest y that must be in sight; what lies below the axis is cut off.
         x_label: What x is.
         y_label: What y is.
         level: A y that is marked, such as that of guessing.
@@ -219,21 +225,18 @@ def _rule(frame: _Frame, ys: Sequence[float], xs: Sequence[tuple[float, str]]) -
 def _band(frame: _Frame, line: Curve) -> None:
     upper = [f"{frame.x(math.log(x)):.1f} {frame.y(high):.1f}" for x, _, _, high in line.points]
     lower = [f"{frame.x(math.log(x)):.1f} {frame.y(low):.1f}" for x, _, low, _ in reversed(line.points)]
-    _add(
-        frame.svg,
-        "path",
-        d=f"M{'L'.join([*upper, *lower])}z",
-        fill=line.look.colour,
-        fill_opacity="0.07" if line.look.dash else "0.14",
-    )
+    opacity = "0.07" if line.look.dash else "0.14"
+    _add(frame.inside, "path", d=f"M{'L'.join([*upper, *lower])}z", fill=line.look.colour, fill_opacity=opacity)
 
 
 def _stroke(frame: _Frame, line: Curve) -> None:
     points = [f"{frame.x(math.log(x)):.1f} {frame.y(y):.1f}" for x, y, *_ in line.points]
-    path = _add(frame.svg, "path", d=f"M{'L'.join(points)}", fill="none", stroke=line.look.colour, stroke_width="2.2")
+    path = _add(
+        frame.inside, "path", d=f"M{'L'.join(points)}", fill="none", stroke=line.look.colour, stroke_width="2.2"
+    )
     if line.look.dash:
         path.set("stroke-dasharray", line.look.dash)
-    _add(frame.svg, "path", d="".join(f"M{point}{line.look.marker}" for point in points), fill=line.look.colour)
+    _add(frame.inside, "path", d="".join(f"M{point}{line.look.marker}" for point in points), fill=line.look.colour)
 
 
 def _steps(low: float, high: float) -> list[float]:

@@ -6,14 +6,17 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
-from zoo.evaluation.charts import REST, Curve, Look, baseline_looks, cloud, curves, dot, looks, ramp, strip, swatch
+from zoo.evaluation.charts import PLAIN, REST, Curve, Look, cloud, curves, dot, looks, ramp, strip, swatch, twin_looks
 from zoo.evaluation.report import MEASURES, PROBES, Difference, EncoderResult, Estimate, Map, ProbeReport
 from zoo.evaluation.wording import number
 
 GUESSING: Mapping[str, float] = {"auroc": 0.5, "r2": 0.0}
 """What a measure is of features that tell nothing."""
+LEAST: Mapping[str, float] = {"r2": -0.5}
+"""Below this a measure is cut off in drawings: a few draws far below guessing would press all others together."""
 _MOST_CLASSES = 8
 """Classes that a map tells apart; the rarest of more are drawn as one."""
 
@@ -54,7 +57,7 @@ def curves_of(report: ProbeReport) -> list[Panel]:
     if not seen:
         return []
     level = GUESSING.get(report.main_measure, seen[0])
-    bounds = min(*seen, level), max(*seen, level)
+    bounds = max(min(*seen, level), LEAST.get(report.main_measure, -inf)), max(*seen, level)
     return [_curves(report, title, results, bounds) for title, results in groups]
 
 
@@ -69,7 +72,8 @@ def _strips(report: ProbeReport, estimates: Mapping[Any, Estimate], level: float
     ends = [end for each in estimates.values() for end in (each.value, each.low, each.high) if end is not None]
     if not ends:
         return dict.fromkeys(estimates)
-    scale = _scale([*ends, *([] if level is None else [level])])
+    least = -inf if level is None else level + LEAST.get(report.main_measure, -inf)
+    scale = _scale([max(end, least) for end in [*ends, *([] if level is None else [level])]])
     return {key: _strip(each, scale, look_of[key[0]], level) for key, each in estimates.items()}
 
 
@@ -87,9 +91,10 @@ def _scale(values: Sequence[float]) -> tuple[float, float]:
 
 def _looks(report: ProbeReport) -> dict[str, Look]:
     """The look of each set of features, the same in every drawing."""
-    names = [each.name for each in report.asked()]
-    others = [each.name for each in report.encoders if each.role != "encoder"]
-    return dict(zip([*names, *others], [*looks(len(names)), *baseline_looks(len(others))], strict=True))
+    asked = [each.name for each in report.asked()]
+    twins = [each.name for each in report.encoders if each.role == "random"]
+    found = {each.name: PLAIN for each in report.encoders if each.role == "intensities"}
+    return found | dict(zip([*asked, *twins], [*looks(len(asked)), *twin_looks(len(twins))], strict=True))
 
 
 def _points(result: EncoderResult) -> list[tuple[float, float, float, float]]:

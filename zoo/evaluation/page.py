@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import InputContractError
-from zoo.evaluation.drawings import GUESSING, bars_of, curves_of, difference_bars_of, maps_of
+from zoo.evaluation.drawings import GUESSING, LEAST, bars_of, curves_of, difference_bars_of, maps_of
 from zoo.evaluation.report import KNN, LINEAR, MEASURES, EncoderResult, Neighbour, ProbeReport, Shown
 from zoo.evaluation.thumbnails import thumbnail
 from zoo.evaluation.wording import FILTERS, shown
@@ -88,6 +88,7 @@ def html_of(report: ProbeReport, pictures: Mapping[int, Picture]) -> str:
         measures=MEASURES,
         probes=_PROBES,
         signs=_SIGNS,
+        least=LEAST.get(report.main_measure),
         ranked=ranked(report),
         bars=bars_of(report),
         difference_bars=difference_bars_of(report),
