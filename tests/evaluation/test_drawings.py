@@ -43,7 +43,9 @@ def test_curves_lie_where_the_axes_say(report):
     for panel in panels:
         svg = Xml.fromstring(panel.svg)
         x_of = scale_of(axis(svg, "middle", "x", math.log))
-        y_of = scale_of(axis(svg, "end", "y", float), shift=-5)
+        ticks = axis(svg, "end", "y", float)
+        y_of = scale_of(ticks, shift=-5)
+        assert ticks[max(ticks)] < ticks[min(ticks)]
         strokes = {each.get("stroke"): each for each in svg.iter("path") if each.get("stroke-width") == "2.2"}
         bands = {each.get("fill"): each for each in svg.iter("path") if each.get("fill-opacity")}
         assert len(strokes) == len(panel.legend)

@@ -270,11 +270,11 @@ def test_films_and_volumes_become_small_pictures(tmp_path):
     film[:100, :50] = 40_000
     Image.fromarray(film).save(tmp_path / "film.png")
     volume = np.zeros((40, 60, 20), dtype=np.float32)
-    volume[:10, :20] = 900  # right, front of LPS
-    affine = np.diag([-2.0, -2.0, 5.0, 1.0])
-    affine[:3, 3] = (40, 60, 0)
+    volume[:10, :15] = 900  # right, front of LPS
+    affine = np.diag([-3.0, -1.0, 5.0, 1.0])
+    affine[:3, 3] = (60, 30, 0)
     nibabel.save(nibabel.Nifti1Image(volume, affine), tmp_path / "scan.nii.gz")
-    for name, size in (("film.png", (56, 112)), ("scan.nii.gz", (40, 60))):
+    for name, size in (("film.png", (56, 112)), ("scan.nii.gz", (112, 56))):
         pixels = decoded(thumbnail(tmp_path / name))
         assert pixels.shape == size[::-1]
         rows, columns = size[1] // 4, size[0] // 4

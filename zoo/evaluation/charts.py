@@ -262,7 +262,7 @@ def _line(frame: _Frame, x0: float, y0: float, x1: float, y1: float, colour: str
 
 def _text(svg: Xml.Element, text: str, x: float, y: float, **attributes: str) -> None:
     given = {"text_anchor": "middle", "font_size": str(_FONT), "fill": _INK} | attributes
-    _add(svg, "text", x=f"{x:.1f}", y=f"{y:.1f}", **given).text = printable(text)
+    _add(svg, "text", x=f"{x:.1f}", y=f"{y:.1f}", **given).text = text
 
 
 def _markup(svg: Xml.Element) -> Any:
