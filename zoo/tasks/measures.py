@@ -168,8 +168,8 @@ class _Ties:
 
     def sums(self, weights: Floats) -> Floats:
         """Return the sum of the weights `(..., cases)` of each distinct value, in their order."""
-        found: Floats = np.add.reduceat(weights[..., self._order], self._starts, -1)
-        return found
+        ordered: Floats = weights[..., self._order]
+        return ordered if len(self._starts) == len(self._order) else np.add.reduceat(ordered, self._starts, -1)
 
 
 def _ratio(part: Any, whole: Any) -> Any:
