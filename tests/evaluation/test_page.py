@@ -227,6 +227,12 @@ def test_cases_that_pre_training_saw_are_a_warning(report):
     assert "This was not looked for" in Reading(html_of(replace(report, overlaps=()), {})).text
 
 
+def test_one_encoder_alone_is_not_called_the_best():
+    """Best of one says nothing, and reads like a finding."""
+    page = Reading(html_of(made_report(("one",)), {}))
+    assert not [given for _, given in page.elements if given.get("class") == "tag"]
+
+
 def hostile_report():
     """Every text of a report that a file, a table, a server or a shell can bring."""
     names, kinds = [f"{HOSTILE}{i}" for i in "ab"], (f"{HOSTILE}no", f"{HOSTILE}yes")
