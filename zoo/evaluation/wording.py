@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.evaluation.report import Estimate, Point
 from zoo.messages import printable
+from zoo.progress import duration
 
 _MINUS = "\N{MINUS SIGN}"
 _LEAST_P = 0.001
@@ -86,6 +87,7 @@ def _set(given: Mapping[str, Any]) -> dict[str, Any]:
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "breakable": breakable,
     "count": count,
+    "duration": duration,
     "facts": facts,
     "interval": interval,
     "number": number,
