@@ -482,6 +482,7 @@ def probe_command(
         int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of folds, draws and resamples.")] = 0,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave images out of OUT/report.html.")] = False,
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:
@@ -490,14 +491,15 @@ def probe_command(
     Nearest neighbours and a linear probe on frozen features, with 10, 25, 50, 100 and all labels, intervals by group,
     and paired differences: zoo probe labels.csv --column finding --group patient NAME... -o OUT
 
-    Features of names are embedded into OUT/features, and found there by the next run. OUT/report.json has everything.
+    Features of names are embedded into OUT/features, and found there by the next run. OUT/report.html is for a browser,
+    OUT/report.json has everything.
     A star marks a difference whose interval excludes 0 after Holm's correction.
     """
     from zoo.commands.probing import page_of, probe_into
 
     options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind, "data": data}
     options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
-    report = probe_into(labels, features or [], names or [], out, **options)
+    report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
     if as_json:
         print(report.to_json(), end="")
     else:

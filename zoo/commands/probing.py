@@ -8,18 +8,22 @@ from typing import Any
 
 from zoo.commands.printing import table_lines
 from zoo.errors import OptionError
+from zoo.evaluation.page import write_page
 from zoo.evaluation.probing import probe
 from zoo.evaluation.report import KNN, LINEAR, MEASURES, EncoderResult, Estimate, ProbeReport
 from zoo.messages import printable
 from zoo.progress import recording, warnings_in
 
 REPORT = "report.json"
+PAGE = "report.html"
 LOG = "probe.log"
 FEATURES = "features"
-_OURS = {REPORT, LOG, FEATURES, "report.html"}
+_OURS = {REPORT, PAGE, LOG, FEATURES}
 
 
-def probe_into(labels: Path, features: Sequence[Path], names: Sequence[str], out: Path, **options: Any) -> ProbeReport:
+def probe_into(
+    labels: Path, features: Sequence[Path], names: Sequence[str], out: Path, *, pictures: bool = True, **options: Any
+) -> ProbeReport:
     """Probe features, and write the report into a folder; what is embedded for it stays there for the next run.
 
     Args:
@@ -27,6 +31,7 @@ def probe_into(labels: Path, features: Sequence[Path], names: Sequence[str], out
         features: Files and folders of features.
         names: Models to embed by; those that are paths of features, as behind one `--features`, count as these.
         out: The folder.
+        pictures: Whether the page has small pictures of images.
         **options: Of `zoo.probe`.
 
     Raises:
@@ -40,6 +45,7 @@ def probe_into(labels: Path, features: Sequence[Path], names: Sequence[str], out
     with warnings_in(out / LOG), recording(out / LOG):
         report = probe([*features, *names], labels, out=out / FEATURES, **options)
         report.write(out / REPORT)
+        write_page(report, out / PAGE, images=pictures)
     return report
 
 
@@ -60,6 +66,7 @@ def page_of(report: ProbeReport, out: Path) -> Iterator[str]:
     yield ""
     yield from table_lines([_row(each, report) for each in report.encoders])
     yield ""
+    yield f"{out / PAGE}: the same with curves, a map and nearest neighbours, for a browser"
     yield f"{out / REPORT}: all measures, intervals, curves and how to repeat it"
 
 
