@@ -51,6 +51,7 @@ from zoo.evaluation.report import (
     Split,
     Target,
 )
+from zoo.evaluation.seen import look_up
 from zoo.evaluation.sources import Contender, Where, find_contenders
 from zoo.evaluation.splits import DRAWS, REPEATS, SIZES, Draw, Fold, check_parts, draw_folds, draw_labels, given_fold
 from zoo.evaluation.target import read_target, strata_of
@@ -161,7 +162,8 @@ def probe(
     plan = make_plan(labelled, column, kind, seed=seed, rounds=rounds, repeats=repeats, sizes=sizes, draws=draws)
     check_images(contenders, labelled)
     results = judge(plan, contenders)
-    report = _report(plan, contenders, results, spare, warnings)
+    overlaps = tuple(look_up(contenders, image_names(labelled), plan.tested, cache_dir))
+    report = _report(plan, contenders, results, spare, warnings, overlaps)
     repeat = Repeat(
         command or shlex.join(sys.argv),
         seed,
@@ -390,6 +392,7 @@ def _report(
     results: Mapping[str, EncoderResult],
     without_features: int,
     missing: Sequence[str],
+    overlaps: tuple[Overlap, ...],
 ) -> ProbeReport:
     shown, results = _with_looks(plan, contenders, results)
     encoders = [each for each in results.values() if each.role == "encoder"]
@@ -398,10 +401,9 @@ def _report(
     spare = {each.name: each.sets[0].spare for each in contenders if each.role == "encoder" and each.sets[0].spare}
     cohort = _cohort(plan, without_features, spare)
     split = _split(plan)
-    overlaps: tuple[Overlap, ...] = ()
     return ProbeReport(
         verdict(encoders, best, main, split, cohort, overlaps),
-        (*missing, *_cautions(plan, cohort, split)),
+        (*missing, *_seen(overlaps), *_cautions(plan, cohort, split)),
         plan.target,
         cohort,
         split,
@@ -484,6 +486,20 @@ def _split(plan: Plan) -> Split:
     )
 
 
+def _seen(overlaps: Sequence[Overlap]) -> Iterator[str]:
+    for each in overlaps:
+        if each.seen_test:
+            yield (
+                f"{each.encoder} was trained on {each.seen_test} of the tested cases, or on images of their patients: "
+                "its result may be too good."
+            )
+        if each.readable < each.ids:
+            yield (
+                f"Of {each.ids - each.readable} of {each.ids} cases nothing says whether {each.encoder} was trained on "
+                "them."
+            )
+
+
 def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
     if cohort.group_column is None:
         yield "Each case counts as a group of its own: where patients have several, give --group."
@@ -503,6 +519,11 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
         yield f"{split.test_cases} cases are tested: fewer than {FEW} tell little."
     if not plan.draws:
         yield "There is no curve of few labels: the training part is too small for it."
+
+
+def image_names(labelled: Labelled) -> Sequence[str]:
+    """Names of the cases by which training lists tell images: those of files, else ids."""
+    return labelled.ids if labelled.paths is None else [Path(path).name for path in labelled.paths]
 
 
 def _ordered(labelled: Labelled, contenders: Sequence[Contender]) -> tuple[Labelled, list[Contender]]:
