@@ -461,6 +461,53 @@ def embed_command(
         _say(line)
 
 
+@app.command("probe")
+def probe_command(
+    labels: Annotated[Path, typer.Argument(help="Table with a row for each case: .csv, .tsv or .parquet.")],
+    column: Annotated[str, typer.Option(help="Its column of labels: two values, several, or numbers.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and what is embedded.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="MODEL or MODEL.TAG to embed the images by, any number.")
+    ] = None,
+    features: Annotated[
+        list[Path] | None, typer.Option(help="Folder, .npz or .csv of `zoo embed`; further ones may follow it.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Column of what stays together: the patient.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Column of train and test (or val); default cross-validation by group.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="binary, classes or numbers; default told from the column.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the table's paths; default the table's own.")] = None,
+    path_column: PathColumn = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of folds, draws and resamples.")] = 0,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave images out of OUT/report.html.")] = False,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Say what encoders are worth on your own labels, beside random weights and plain intensities.
+
+    Nearest neighbours and a linear probe on frozen features, with 10, 25, 50, 100 and all labels, intervals by group,
+    and paired differences: zoo probe labels.csv --column finding --group patient NAME... -o OUT
+
+    Features of names are embedded into OUT/features, and found there by the next run. OUT/report.html is for a browser,
+    OUT/report.json has everything.
+    A star marks a difference whose interval excludes 0 after Holm's correction.
+    """
+    from zoo.commands.probing import page_of, probe_into
+
+    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind, "data": data}
+    options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
+    report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
+    if as_json:
+        print(report.to_json(), end="")
+    else:
+        _say_all([*page_of(report, out)])
+
+
 @app.command("finetune", add_help_option=False, context_settings={"ignore_unknown_options": True})
 def finetune_command(
     words: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, and options; see --help.")] = None,
