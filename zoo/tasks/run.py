@@ -25,13 +25,20 @@ from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
 from zoo.tasks.data import remove_kept
 from zoo.tasks.measures import said_of_pair
-from zoo.tasks.saved import write_model
+from zoo.tasks.saved import WEIGHTS, write_model
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
 from zoo.tasks.table import column_of
 from zoo.tasks.task import Answers, Rows, Task
 from zoo.training import distributed
 from zoo.training.distributed import Processes
-from zoo.training.finetune import finetuning_header, load_network, origin_of, share_buffers, write_results
+from zoo.training.finetune import (
+    digests_of,
+    finetuning_header,
+    load_network,
+    origin_of,
+    share_buffers,
+    write_results,
+)
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results, or_none
 from zoo.training.resuming import must_resume
@@ -87,6 +94,8 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
             begin(args, task, arms, processes)
         finished = [train(args, task, arm, processes) for arm in arms]
         results = {"task": task.name, **summary(task, arms, finished, args), "warnings": warnings}
+        if not args.cross_validate:
+            results |= {"weights": digests_of(*(Path(args.out) / name for name in (WEIGHTS, "best.pt")))}
         results |= {"seconds": round(time.perf_counter() - started, 1), "arguments": asdict(args)}
         if processes.is_main:
             write_results(results, args.out, hint=_hint(args, arms))

@@ -17,6 +17,7 @@ from zoo import loading
 from zoo.checkpoint import is_counter, load_report
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.fetching import hash_file
 from zoo.files import write_text
 from zoo.formats import Task, make_header
 from zoo.messages import first_names
@@ -161,6 +162,11 @@ def load_network(args: Start, num_classes: int) -> nn.Module:
         checkpoint=args.checkpoint or None,
         num_classes=num_classes,
     )
+
+
+def digests_of(*files: Path) -> dict[str, str]:
+    """The sha256 of files by name, for `weights` of results: it tells which file a folder's results are of."""
+    return {file.name: hash_file(file) for file in files}
 
 
 def write_results(results: Results, out: str | Path, *, hint: str | None = None) -> None:

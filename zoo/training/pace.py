@@ -60,6 +60,6 @@ def size_of(sample: Any, method: nn.Module) -> str:
 def base_of(method: nn.Module) -> str:
     """The weights that the zoo loaded into a method, in words."""
     reports: Iterator[LoadReport] = (vars(m)[ATTRIBUTE] for m in method.modules() if ATTRIBUTE in vars(m))
-    if not (report := next(reports, None)) or report.source == "random":
+    if not (report := next(reports, None)) or report.is_random:
         return "random weights"
     return f"{report.model}.{report.tag}" if report.tag else report.source

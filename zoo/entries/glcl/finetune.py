@@ -53,6 +53,7 @@ from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     check_start,
     collect,
+    digests_of,
     finetuning_header,
     load_network,
     origin_of,
@@ -138,7 +139,9 @@ def main(argv: Sequence[str] | None = None) -> Results:
         if processes.is_main:
             if "test" in parts:
                 draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-            write_results(results, args.out, hint=next_steps(args, export_best(args, header)))
+            file = export_best(args, header)
+            results |= {"weights": digests_of(file, file.with_name("best.pt"))}
+            write_results(results, args.out, hint=next_steps(args, file))
     return results
 
 

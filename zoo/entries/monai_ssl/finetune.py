@@ -49,6 +49,7 @@ from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     check_start,
     collect,
+    digests_of,
     finetuning_header,
     how_to_load,
     origin_of,
@@ -149,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results = tune(method, train, judged, names, args, processes, header)
         results |= {"classes": names, "arguments": asdict(args)}
         if processes.is_main:
+            results |= {"weights": digests_of(Path(args.out) / "best.pt")}
             write_results(results, args.out, hint=next_steps(args))
     return results
 

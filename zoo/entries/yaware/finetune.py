@@ -53,6 +53,7 @@ from zoo.training.data import seed_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     collect,
+    digests_of,
     finetuning_header,
     how_to_load,
     load_network,
@@ -133,6 +134,8 @@ def run_split(
     else:
         results |= tune_split(args, task, split, processes)
     if processes.is_main:
+        if not args.freeze:
+            results |= {"weights": digests_of(folder / judged_of(args))}
         write_results(results, folder)
     return results
 
