@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -51,6 +52,7 @@ def words(folder, out, *more, model="anatomix-unet"):
 
 
 FROM_SCRATCH = ("--from-scratch", *WINDOW, "--parts", "1", "--batch-size", "2", "--lr", "1e-2")
+SHORT = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "1")
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +131,27 @@ def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
     assert [path.name for path in (tmp_path / "more").iterdir()] == ["scan9_labels.nii.gz"]
 
 
-def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
+def test_best_pt_predicts_what_the_saved_network_does(run, scans):
+    """It says its windows, and a file of the middle of an epoch would say nothing of outputs."""
+    out, _ = run
+    saved, best = read_saved(out), read_saved(out / "best.pt")
+    assert (best.outputs, best.classes, best.header) == (saved.outputs, saved.classes, saved.header)
+    scan = scans / "images" / "scan4.nii.gz"
+    answers = [package.load_predictor(path, device="cpu")(scan) for path in (out, out / "best.pt")]
+    assert answers[0]["labels"].any()
+    assert np.array_equal(answers[0]["labels"], answers[1]["labels"])
+
+
+@pytest.fixture(scope="module")
+def whole(scans, tmp_path_factory):
+    """Folder of a run of two steps."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    finetune(words(scans, out, *SHORT))
+    return out
+
+
+def test_a_killed_run_ends_with_the_same_weights(scans, whole, tmp_path, monkeypatch):
     """Crops and their changes follow from seed, pass and index; the test part is judged once, at the end."""
-    options = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "1")
-    finetune(words(scans, tmp_path / "whole", *options))
     finish = Run.finish_epoch
 
     def die(self, *arguments):
@@ -142,14 +161,36 @@ def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Run, "finish_epoch", die)
         with pytest.raises(ZeroDivisionError):
-            finetune(words(scans, tmp_path / "killed", *options))
+            finetune(words(scans, tmp_path / "killed", *SHORT))
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    finetune(words(scans, tmp_path / "killed", *options, "--resume"))
-    folders = [tmp_path / "whole", tmp_path / "killed"]
-    whole, killed = (load_file(folder / "model.safetensors") for folder in folders)
-    assert [name for name, tensor in whole.items() if not torch.equal(tensor, killed[name])] == []
+    finetune(words(scans, tmp_path / "killed", *SHORT, "--resume"))
+    folders = [whole, tmp_path / "killed"]
+    assert are_equal(*folders)
     results = [json.loads((folder / "results.json").read_text("utf-8"))["test"] for folder in folders]
     assert results[0] == results[1]
+
+
+def are_equal(*folders):
+    """Whether two runs ended with the same weights."""
+    one, other = (load_file(folder / "model.safetensors") for folder in folders)
+    return [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+def test_images_are_made_anew_where_the_disk_has_no_room(scans, whole, tmp_path, monkeypatch, capsys):
+    """The run would end with a full disk after hours of preparing; it must learn the same without what is kept."""
+    monkeypatch.setattr("zoo.tasks.data.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    monkeypatch.setattr("zoo.tasks.segment.prepare_all", None)
+    finetune(words(scans, tmp_path / "out", *SHORT))
+    assert "GB: they are made anew each time" in capsys.readouterr().err
+    assert are_equal(whole, tmp_path / "out")
+
+
+def test_a_cross_validation_keeps_no_images(scans, tmp_path):
+    """They are kept once for all folds, and go when the run is done."""
+    once = (*FROM_SCRATCH, "--epochs", "1", "--steps-per-epoch", "1", "--cross-validate", "2", "--split", "")
+    results = finetune(words(scans, tmp_path / "out", *once))
+    assert len(results["folds"]) == 2
+    assert not list((tmp_path / "out").rglob("prepared"))
 
 
 def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):

@@ -75,7 +75,7 @@ class LoadReport:
     @property
     def is_random(self) -> bool:
         """Whether nothing is from a file; one may be called as `source` then says."""
-        return self.source == "random" and not self.loaded and not self.adapted
+        return self.source == "random" and bool(self.fresh) and not self.loaded and not self.adapted
 
     def __str__(self) -> str:
         digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""

@@ -53,6 +53,7 @@ def fit(
     validate: Validate | None = None,
     params: Iterable[nn.Parameter] | list[dict[str, Any]] | None = None,
     header: Mapping[str, str] = MappingProxyType({}),
+    validated: Mapping[str, str] = MappingProxyType({}),
     base: str = "",
 ) -> Metrics:
     """Train `method` on `dataset` as `args` say and return the metrics of the best epoch.
@@ -68,6 +69,8 @@ def fit(
         params: Parameters or parameter groups to train; default all that require a gradient. A group's `from_epoch` is
             the first epoch in which it learns.
         header: Header of `best.pt` and `last.pt`, from `zoo.formats.header`; it is not checked.
+        validated: What the header says besides of weights at the end of an epoch. `validate` fills it anew each time,
+            as with thresholds that it has chosen.
         base: Name of the weights that the run starts from, for its first line; default those that the zoo loaded into
             the method.
 
@@ -99,7 +102,7 @@ def fit(
                 metrics |= {f"val_{k}": v for k, v in _validate(run, validate, epoch).items()}
             run.check_folder()
             record.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
-            run.finish_epoch(epoch, metrics)
+            run.finish_epoch(epoch, metrics, validated)
             run.stop_if_asked()
         record.close()
         run.stop_if_asked()
