@@ -211,7 +211,7 @@ def test_wrong_flags_exit_with_argparse_words(flags, message, capsys):
 def test_all_wrong_values_are_named_at_once():
     """One error lists every problem, so nobody fixes them one run at a time."""
     args = Args(
-        data="d",
+        data="",
         out="o",
         epochs=0,
         batch_size=-1,
@@ -224,6 +224,7 @@ def test_all_wrong_values_are_named_at_once():
     with pytest.raises(OptionError) as error:
         args.check()
     for words in (
+        "--data is empty",
         "--epochs must be at least 1, not 0",
         "--batch-size must be at least 1, not -1",
         "--lr must be positive, not 0.0",

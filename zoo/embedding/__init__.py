@@ -6,6 +6,7 @@ from zoo.embedding.dataset import read_facts
 from zoo.embedding.embedder import Embedder, Precision, reason
 from zoo.embedding.heads import check_head, head_outputs
 from zoo.embedding.memory import keep_freed_memory
+from zoo.embedding.parts import is_utf8
 from zoo.embedding.reading import workers_for
 from zoo.embedding.reserving import holding_finished
 from zoo.embedding.trial import left_in, try_cases
@@ -22,6 +23,7 @@ __all__ = [
     "find_cases",
     "head_outputs",
     "holding_finished",
+    "is_utf8",
     "keep_freed_memory",
     "left_in",
     "read_facts",

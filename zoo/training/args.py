@@ -142,6 +142,8 @@ class TrainArgs:
             legal, value = facts["choices"], getattr(self, name)
             if legal and value not in legal:
                 problems.append(f"{flag_of(name)} must be one of {', '.join(legal)}, not {value!r}")
+        needed = [f.name for f in fields(self) if f.default is dataclasses.MISSING]
+        problems += [f"{flag_of(name)} is empty" for name in needed if getattr(self, name) == ""]
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 problems.append(f"{flag_of(name)} must be at least 1, not {getattr(self, name)}")
