@@ -50,6 +50,10 @@ ImageTable = Annotated[Path | None, typer.Option("--list", help="Table of images
 IdColumn = Annotated[str | None, typer.Option(help="Its column of ids; default id, if there is one, else the paths.")]
 PathColumn = Annotated[str | None, typer.Option(help="Its column of paths; default path, image_path or file.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")]
 
 
@@ -429,10 +433,8 @@ def embed_command(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Workers = None,
+    precision: Precision = "fp32",
     layer: Annotated[
         int | None, typer.Option(help="Stage of the network to take features from, 0 for the first.")
     ] = None,
@@ -529,10 +531,8 @@ def predict_command(
     ] = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Workers = None,
+    precision: Precision = "fp32",
     cache_dir: CacheDir = None,
 ) -> None:
     """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.

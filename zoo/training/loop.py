@@ -36,7 +36,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import Batches, batch_size_of, build_loader, length_of, seed_of, to_device
 from zoo.training.distributed import Processes
 from zoo.training.optim import lr_factor
-from zoo.training.pace import Pace, base_of, begin
+from zoo.training.pace import Pace, base_in_words, begin_pace
 from zoo.training.run import Run
 from zoo.training.runlog import Metrics, RunLog
 from zoo.training.session import at_work
@@ -91,7 +91,7 @@ def fit(
         run.begin()
         record = RunLog(run.out, first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
         loader = build_loader(dataset, args.workers, batch_sampler=batches)
-        pace = begin(run, dataset, batches, base or base_of(method))
+        pace = begin_pace(run, dataset, batches, base or base_in_words(method))
         for epoch in range(run.epoch, args.epochs):
             if run.is_exhausted():
                 break
