@@ -133,7 +133,7 @@ def warn_of_other_input(weights: BaseWeights, model: str, changed: Mapping[str, 
     Args:
         weights: The weights.
         model: Entry of the encoder.
-        changed: The fields that the run changed, as for `begin`.
+        changed: The fields that the run changed, as for `start_from_init`.
     """
     ours = get_entry(model).preprocessing.override(input_for(model, changed))
     theirs, is_said = weights.input(model)

@@ -75,7 +75,7 @@ def same_names(prefixes: Sequence[str], inside: str = "") -> dict[str, str]:
     return {prefix: f"{inside}{prefix}" for prefix in prefixes}
 
 
-def begin(
+def start_from_init(
     method: nn.Module,
     args: Starting,
     parts: Sequence[Part],

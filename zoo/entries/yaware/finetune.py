@@ -45,7 +45,7 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import Split
-from zoo.entries.yaware.task import RECIPE, Task, begin, check_probes, check_steps, read_task
+from zoo.entries.yaware.task import RECIPE, Task, begin_run, check_probes, check_steps, read_task
 from zoo.progress import say
 from zoo.training import distributed
 from zoo.training.args import command_of, parse_args, run_command
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
             check_probes(task)
         else:
             check_steps(args, task, processes)
-        begin(args, processes)
+        begin_run(args, processes)
         features = cache(lambda: frozen_features(args, task, processes))
         runs = [run_split(args, task, split, features, processes) for split in task.splits]
         results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}

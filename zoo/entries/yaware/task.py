@@ -138,7 +138,7 @@ def check_probes(task: Task) -> None:
             )
 
 
-def begin(args: Args, processes: Processes) -> None:
+def begin_run(args: Args, processes: Processes) -> None:
     """Note the arguments in OUT, or compare them with those of the run there.
 
     Raises:
