@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel
@@ -27,6 +28,7 @@ from zoo.tasks.segment import middle_of, segment
 from zoo.tasks.segment_trial import check_window
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.sliding import find_logits
+from zoo.training.distributed import Processes
 from zoo.training.metrics import count_overlap
 from zoo.training.run import Run
 
@@ -185,12 +187,17 @@ def test_images_are_made_anew_where_the_disk_has_no_room(scans, whole, tmp_path,
     assert are_equal(whole, tmp_path / "out")
 
 
-def test_a_cross_validation_keeps_no_images(scans, tmp_path):
-    """They are kept once for all folds, and go when the run is done."""
-    once = (*FROM_SCRATCH, "--epochs", "1", "--steps-per-epoch", "1", "--cross-validate", "2", "--split", "")
-    results = finetune(words(scans, tmp_path / "out", *once))
-    assert len(results["folds"]) == 2
-    assert not list((tmp_path / "out").rglob("prepared"))
+def test_images_are_kept_once_for_all_folds(tmp_path):
+    """In the folder of the run, from which they go at its end; in that of a fold they would stay for ever."""
+    write_volumes(tmp_path, 2, (34, 30, 20), OBLIQUE)
+    task = read(tmp_path, "cross_validate", 2, "window", "32,32,32")
+    network = package.load_model("anatomix-unet", pretrained=False, num_classes=2)
+    for fold in ("fold0", "fold1"):
+        args = replace(task.args, out=str(tmp_path / "out" / fold), batch_size=1)
+        (tmp_path / "out" / fold).mkdir(parents=True)
+        task.begin(network, args, {"train": [0], "val": [1]}, Processes(0, 1, torch.device("cpu")))
+    assert [folder.relative_to(tmp_path).parts for folder in tmp_path.rglob("prepared")] == [("out", "prepared")]
+    assert len(list((tmp_path / "out" / "prepared").glob("*.json"))) == 2
 
 
 def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):

@@ -156,7 +156,7 @@ def build_method(args: Args, landmarks: Indices, table: Indices, locations: Sequ
 
 
 def start(method: DrasCLR, args: Args, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill a method with the weights of `--init`; returns the base of the header, see `zoo.training.starting.start_from_init`.
+    """Fill a method with the weights of `--init`; returns the base of the header, see `start_from_init`.
 
     Queues are of one run's landmarks: they are taken from `best.pt` or `last.pt` beside the same table alone.
     """

@@ -213,7 +213,7 @@ def build_method(args: Args) -> GlobalMethod | LocalMethod:
 
 
 def start(method: GlobalMethod | LocalMethod, args: Args, grid: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill a method with the weights of `--init`; returns the base of the header, see `zoo.training.starting.start_from_init`."""
+    """Fill a method with the weights of `--init`; returns the base of the header, see `start_from_init`."""
     local = tuple(name for name in method.state_dict() if name.startswith(LOCAL) and not is_counter(name))
     own = (Own("head of the local loss", local),) if local else ()
     base = start_from_init(method, args, parts_of(args), networks=(NETWORK,), input=grid, own=own)
