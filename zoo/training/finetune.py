@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -121,7 +122,13 @@ def origin_of(network: nn.Module) -> Results:
 
 
 def finetuning_header(
-    network: nn.Module, task: Task, command: str, *, input: Preprocessing, classes: Sequence[str] = ()
+    network: nn.Module,
+    task: Task,
+    command: str,
+    *,
+    input: Preprocessing,
+    classes: Sequence[str] = (),
+    outputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The header of what a fine-tuning run saves.
 
@@ -131,6 +138,7 @@ def finetuning_header(
         command: From `zoo.training.args.command_of`.
         input: Input contract of the run's images or volumes.
         classes: Names of the outputs, in their order.
+        outputs: How they become answers, as for `make_header`, where that is known before the training.
     """
     report = load_report(network)
     return make_header(
@@ -141,6 +149,7 @@ def finetuning_header(
         options=report.options,
         base=base_of(report),
         classes=classes,
+        outputs=outputs,
     )
 
 

@@ -140,6 +140,10 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
         assert (transform.preprocessing.size, transform.preprocessing.affine) == ((SIDE,) * 3, None)
         values = np.load(folder / "maps.npy")[cohort.names.index(row["volume"]), 0]
         torch.testing.assert_close(transform(values), volume)
+        answer = zoo.load_predictor(out / "fold0-draw0" / name, device="cpu")(values)
+        assert answer["probabilities"] == pytest.approx(
+            dict(zip(("control", "patient"), stored, strict=True)), abs=2e-6
+        )
 
     started = json.loads((out / "args.json").read_text())
     assert (started["start"], started["start_sha256"]) == ("checkpoint", hash_file(checkpoint))

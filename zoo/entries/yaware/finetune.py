@@ -47,6 +47,7 @@ from zoo.entries.yaware.finetune_method import (
 from zoo.entries.yaware.splits import Split
 from zoo.entries.yaware.task import RECIPE, Task, begin_run, check_probes, check_steps, read_task
 from zoo.progress import say
+from zoo.tasks.outputs import Outputs
 from zoo.training import distributed
 from zoo.training.args import command_of, parse_args, run_command
 from zoo.training.data import seed_of
@@ -165,7 +166,10 @@ def tune_split(args: Args, task: Task, split: Split, processes: Processes) -> Re
             write_predictions(folder / PREDICTIONS, data[part], task.classes, scores)
         return class_metrics(data[part].codes, scores)
 
-    header = finetuning_header(method.network, "classify", command, input=task.input, classes=task.classes)
+    outputs = Outputs("classes").as_header()
+    header = finetuning_header(
+        method.network, "classify", command, input=task.input, classes=task.classes, outputs=outputs
+    )
     tested = train_and_test(method, data, evaluate, args, processes, header=header, judged=judged_of(args))
     return origin_of(method.network) | tested
 
