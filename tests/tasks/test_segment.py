@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gloo
 import nibabel
 import numpy as np
 import pytest
@@ -176,6 +177,32 @@ def are_equal(*folders):
     """Whether two runs ended with the same weights."""
     one, other = (load_file(folder / "model.safetensors") for folder in folders)
     return [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    """Each sees one of the two cases of a step; norms are frozen, whose statistics would be each process's own."""
+    write_volumes(tmp_path, 5, (34, 30, 20), OBLIQUE)
+    flags = (*SHORT, "--freeze")
+    finetune(words(tmp_path, tmp_path / "one", *flags))
+    gloo.run(_finetuned, 2, tmp_path / "group", words(tmp_path, tmp_path / "two", *flags))
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    torch.manual_seed(0)
+    start = package.load_model("anatomix-unet", pretrained=False, num_classes=2).state_dict()
+    head = entries()["anatomix-unet"].head
+    for name, tensor in one.items():
+        # The order of a sum of two gradients differs: rounding of float32, through two steps of Adam.
+        near = {"rtol": 1e-3, "atol": 1e-5} if name.startswith(head) else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(two[name], tensor, **near)
+        assert torch.equal(tensor, start[name]) != name.startswith(head), name
+    assert (tmp_path / "one" / "splits.csv").read_bytes() == (tmp_path / "two" / "splits.csv").read_bytes()
+    results = [json.loads((tmp_path / name / "results.json").read_text("utf-8")) for name in ("one", "two")]
+    assert results[0]["test"]["dice"] == pytest.approx(results[1]["test"]["dice"], abs=1e-3)
+
+
+def _finetuned(argv):
+    finetune(argv)
+    return {}
 
 
 def test_images_are_made_anew_where_the_disk_has_no_room(scans, whole, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.s
     input     JSON: fields of `Preprocessing`; of one model alone under its name
     options   JSON: the entry's options that names and shapes do not tell (`Entry.settled`)
     classes   JSON: names of the outputs in their order, background included; none for pre-training
-    outputs   JSON: how they become answers, fields of `zoo.tasks.outputs.Outputs`; `zoo predict` takes a file that has it
+    outputs   JSON: how they become answers, fields of `zoo.tasks.outputs.Outputs`; `zoo predict` asks for it
     base      JSON: the weights that the run began with
     recipe    module that trained the network
     command   the whole command
