@@ -48,8 +48,13 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Take this file's weights 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 Images = Annotated[list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")]
 ImageTable = Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")]
+IdColumn = Annotated[str | None, typer.Option(help="Its column of ids; default id, if there is one, else the paths.")]
 PathColumn = Annotated[str | None, typer.Option(help="Its column of paths; default path, image_path or file.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")]
 
 
@@ -60,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_log(debug)
     try:
         with ended_by_signals():
+            check_words(arguments)
             app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
     except Ended as end:
         print(f"zoo: {'interrupted' if end.signal == signal.SIGINT else 'terminated'}", file=sys.stderr)
@@ -73,6 +79,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
         raise SystemExit(_exit_code(error)) from error
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise `OptionError` for an empty word: taken for a path it would be the working directory.
+
+    No option of any command has an empty value; whoever types one has a variable of the shell that is not set.
+    """
+    for i, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            behind = f" behind {printable(words[i - 1])}" if i and not word else ""
+            raise OptionError(
+                f"the argument {printable(repr(word))}{behind} is empty: a value is expected. Is a variable of the "
+                "shell not set? `.` is the working directory"
+            )
 
 
 def _exit_code(error: Exception) -> int:
@@ -410,14 +430,13 @@ def embed_command(
     ] = None,
     table: ImageTable = None,
     path_column: PathColumn = None,
+    id_column: IdColumn = None,
     root: Root = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Workers = None,
+    precision: Precision = "fp32",
     layer: Annotated[
         int | None, typer.Option(help="Stage of the network to take features from, 0 for the first.")
     ] = None,
@@ -449,7 +468,8 @@ def embed_command(
     embedding.check_arguments(out, is_trial=dry_run, **for_folders)
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "layer": layer, "tokens": tokens}
     embedder = Embedder(name, checkpoint=checkpoint, device=device, cache_dir=cache_dir, progress=True, **options)
-    cases = embedding.find(embedder, paths or [], table, path_column=path_column, root=root)
+    columns = {"path_column": path_column, "id_column": id_column}
+    cases = embedding.find(embedder, paths or [], table, root=root, **columns)
     if dry_run or out is None:
         lines = embedding.trial(embedder, cases, out, workers, half=half, retry_failed=retry_failed)
     elif out.suffix in SUFFIXES:
@@ -549,20 +569,19 @@ def predict_command(
     saved: Annotated[Path, typer.Argument(help="Folder that `zoo finetune` wrote, or its model.safetensors.")],
     paths: Images = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; of labels a folder.")
+        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv, .tsv or .parquet; of labels a folder.")
     ] = None,
     table: ImageTable = None,
     path_column: PathColumn = None,
+    id_column: IdColumn = None,
     root: Root = None,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw what the network looked at, into OUT-pictures beside OUT.")
     ] = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Workers = None,
+    precision: Precision = "fp32",
     cache_dir: CacheDir = None,
 ) -> None:
     """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.
@@ -575,7 +594,7 @@ def predict_command(
     from zoo.commands.predicting import predict
 
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
-    listed: dict[str, Any] = {"path_column": path_column, "root": root}
+    listed: dict[str, Any] = {"path_column": path_column, "id_column": id_column, "root": root}
     how: dict[str, Any] = {"workers": workers, "picture": picture, "cache_dir": cache_dir}
     for line in predict(saved, paths or [], out, table, listed, options, **how):
         _say(line)

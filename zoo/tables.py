@@ -98,6 +98,12 @@ def arrow_type(column: Sequence[Any]) -> Any:
     return column.array.type if isinstance(column, ArrowColumn) else arrow.string()
 
 
+def arrow_array(column: Sequence[Any]) -> Any:
+    """Return a table's column as Parquet takes it, of the type of `arrow_type`."""
+    arrow, _ = import_pyarrow()
+    return column.array if isinstance(column, ArrowColumn) else arrow.array(column, arrow.string())
+
+
 def column_names(path: Path) -> list[str]:
     """Return the names of a table's columns without reading the rows.
 

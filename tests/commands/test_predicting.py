@@ -72,6 +72,23 @@ def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     assert rows[0]["path"] == str(films / "0.png")
 
 
+def test_the_column_of_ids_may_have_any_name(zoo, run, films, tmp_path):
+    """The name goes by that column then; without --list the option has no meaning, and a wrong one is named."""
+    listed, out = tmp_path / "list.csv", tmp_path / "out.csv"
+    listed.write_text("file,patient\n0.png,a\n1.png,b\n")
+    words = ("predict", run, "--list", listed, "--root", films, "-o", out, "--device", "cpu", "--id-column")
+    code, _, error = zoo(*words, "patient")
+    assert code == 0, error
+    assert [(row["id"], row["path"]) for row in table_of(out)] == [
+        ("a", str(films / "0.png")),
+        ("b", str(films / "1.png")),
+    ]
+    code, _, error = zoo(*words, "person")
+    assert (code, "no column 'person' with the ids" in error, "--id-column" in error) == (2, True, True), error
+    code, _, error = zoo("predict", run, films, "-o", out, "--id-column", "patient")
+    assert (code, "--id-column without --list" in error) == (2, True), error
+
+
 def test_the_table_of_images_is_not_replaced(zoo, run, films, tmp_path):
     """The user's labels would be gone, or become those of the network."""
     listed = tmp_path / "cases.csv"
@@ -92,6 +109,42 @@ def test_a_number_of_the_list_keeps_all_its_digits(zoo, run, films, tmp_path):
     assert [row["patient"] for row in table_of(out)] == ["12345678.0", ""]
 
 
+def test_a_table_in_parquet_has_the_columns_of_the_csv(zoo, run, films, tmp_path):
+    """Read by plain pandas: numbers are numbers, a gap is null, and columns of the list keep their types."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pandas = pytest.importorskip("pandas")
+    cells = {"path": ["0.png", "1a.png", "1.png"], "id": ["007", "=8", "9"], "dose": [1.5, None, 2.5]}
+    parquet.write_table(arrow.table(cells), tmp_path / "list.parquet")
+    for suffix in ("csv", "parquet"):
+        words = ("--list", tmp_path / "list.parquet", "--root", films, "-o", tmp_path / f"out.{suffix}")
+        assert zoo("predict", run, *words, "--device", "cpu")[0] == 1
+    frame, rows = pandas.read_parquet(tmp_path / "out.parquet"), table_of(tmp_path / "out.csv")
+    assert list(frame) == list(rows[0])
+    assert frame["id"].tolist() == ["007", "=8", "9"]
+    assert frame["dose"].tolist()[::2] == [1.5, 2.5]
+    assert frame["error"].isna().tolist() == [True, False, True]
+    for name in NAMES:
+        found = frame[f"probability_{name}"]
+        assert found.dtype == "float64"
+        assert found.isna().tolist() == [False, True, False]
+        assert found.tolist()[::2] == pytest.approx([float(rows[i][f"probability_{name}"]) for i in (0, 2)], rel=1e-5)
+    alone = ("predict", run, films / "1a.png", "-o", tmp_path / "none.parquet", "--device", "cpu")
+    assert zoo(*alone)[0] == 1
+    types = parquet.read_schema(tmp_path / "none.parquet")
+    assert {str(types.field(f"predicted_{name}").type) for name in NAMES} == {"int64"}
+    assert str(types.field("error").type) == "string"
+
+
+def test_a_name_that_parquet_cannot_hold_is_refused_at_once(zoo, run, films, tmp_path, monkeypatch):
+    """Names of files are bytes; hours later, the whole table could not be written."""
+    pytest.importorskip("pyarrow")
+    odd = tmp_path / "odd\udcff.png"
+    odd.write_bytes((films / "0.png").read_bytes())
+    monkeypatch.setattr("zoo.commands.predicting.embed_each", None)
+    code, _, error = zoo("predict", run, odd, "-o", tmp_path / "out.parquet", "--device", "cpu")
+    assert (code, "is no text in UTF-8" in error) == (2, True), error
+
+
 def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
     """One of them would be lost."""
     listed = tmp_path / "list.csv"
@@ -103,7 +156,13 @@ def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "said"), [(None, "no OUT"), ("out.json", ".csv or .tsv"), ("nowhere/out.csv", "folder does not exist")]
+    ("out", "said"),
+    [
+        (None, "no OUT"),
+        ("out.json", ".csv, .tsv, .parquet"),
+        (".", ".csv, .tsv, .parquet"),
+        ("nowhere/out.csv", "folder does not exist"),
+    ],
 )
 def test_what_cannot_be_written_is_refused_at_once(zoo, run, films, tmp_path, monkeypatch, out, said):
     """Before the network is loaded."""
@@ -120,7 +179,7 @@ def test_an_earlier_table_stays_where_a_run_fails(zoo, run, films, tmp_path, mon
 
     out = tmp_path / "out.csv"
     out.write_text("before")
-    monkeypatch.setattr(predicting, "_cell", lambda value: 1 / 0)
+    monkeypatch.setattr(predicting, "_answer", lambda value: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(predicting.predict(run, [films], out, None, {}, {"device": "cpu"}, workers=0))
     assert out.read_text() == "before"

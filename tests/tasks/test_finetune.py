@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
+from dataclasses import replace
 
 import gloo
 import planted
@@ -17,8 +19,11 @@ import zoo as package
 from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
 from zoo.errors import InputContractError, OptionError, PolicyError
+from zoo.fetching import hash_file
 from zoo.stopping import Stopped
+from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.outputs import columns_of
+from zoo.tasks.run import Arm, arguments_of, command_for
 from zoo.tasks.saved import read_saved
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
@@ -81,6 +86,30 @@ def test_the_pair_says_better_only_beyond_its_interval(run):
     assert not report.fresh
 
 
+def test_the_command_of_the_twin_trains_it_again(run, films, tmp_path):
+    """Alone: with the input of the weights that it is compared with, and the same draws."""
+    twin = read_saved(run[0] / "random")
+    said = shlex.split(twin.header["command"])
+    assert said[:5] == ["python", "-m", "zoo", "finetune", MODEL]
+    assert "--from-scratch" in said
+    assert "--pair" not in said
+    files = {"labels.csv": str(films / "labels.csv"), "random": str(tmp_path / "again")}
+    finetune([files.get(word, word) for word in said[4:]] + ["--data", str(films / "images")])
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "again", run[0] / "random"))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_the_twin_is_the_network_of_its_weights(tmp_path):
+    """A plain name's own defaults would be another network: the twin would not differ in its weights alone."""
+    args = FinetuneArgs(model="fmcib-resnet50", task="classify", table="t.csv", label="a", out=str(tmp_path), pair=True)
+    twin = arguments_of(args, Arm(tmp_path / "random", {}, is_twin=True))
+    assert (twin.model, twin.from_scratch, twin.pair) == (package.model_info("fmcib-resnet50").name, True, False)
+    own = replace(args, checkpoint="mine.safetensors")
+    beside = command_for(own, Arm(tmp_path / "random", {}, is_twin=True))
+    assert "--checkpoint mine.safetensors --pair" in beside
+    assert "--from-scratch" not in beside
+
+
 def test_the_saved_network_gives_the_predictions(run, films):
     """Weights of another epoch, a transform of another size, or balancing left in would give others."""
     out, _ = run
@@ -109,6 +138,16 @@ def test_the_header_says_what_the_network_is(run):
     assert json.loads(saved.header["input"])["size"] == [64, 64]
     assert saved.header["command"].startswith(f"python -m zoo finetune {MODEL} --")
     assert "--task classify --table labels.csv --label disc --group patient" in saved.header["command"]
+
+
+def test_best_pt_predicts_what_the_saved_network_does(run, films, tmp_path, zoo):
+    """Its header has the thresholds, and its outputs are without what balancing added; `results.json` names both."""
+    out, results = run
+    for name, target in (("best.pt", "best.csv"), ("", "saved.csv")):
+        code, _, err = zoo("predict", out / name, films / "images", "-o", tmp_path / target)
+        assert code == 0, err
+    assert rows_of(tmp_path / "best.csv") == rows_of(tmp_path / "saved.csv")
+    assert results["weights"] == {name: hash_file(out / name) for name in ("model.safetensors", "best.pt")}
 
 
 def test_no_patient_is_in_two_parts(run):

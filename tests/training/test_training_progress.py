@@ -22,7 +22,7 @@ from zoo.progress import duration, follow, recording, say
 from zoo.training.args import run_command
 from zoo.training.failures import in_one_line
 from zoo.training.finetune import write_results
-from zoo.training.pace import base_of, size_of
+from zoo.training.pace import base_in_words, size_of
 
 
 def test_a_run_without_a_terminal_speaks_before_its_first_epoch_ends(tmp_path, monkeypatch, capsys):
@@ -85,13 +85,13 @@ def test_what_is_said_of_images_and_weights():
     assert size_of([torch.zeros(2, 1, 8, 9, 10)], deep) == " of 8 x 9 x 10 voxels"
     assert size_of(torch.tensor(1.0), flat) == ""
     method = nn.Sequential(flat, deep)
-    assert base_of(method) == "random weights"
+    assert base_in_words(method) == "random weights"
     setattr(deep, ATTRIBUTE, LoadReport("m", source="random"))
-    assert base_of(method) == "random weights"
+    assert base_in_words(method) == "random weights"
     setattr(deep, ATTRIBUTE, LoadReport("m", source="a.pt"))
-    assert base_of(method) == "a.pt"
+    assert base_in_words(method) == "a.pt"
     setattr(deep, ATTRIBUTE, LoadReport("m", tag="t", source="https://a"))
-    assert base_of(method) == "m.t"
+    assert base_in_words(method) == "m.t"
 
 
 def test_results_are_five_lines_at_most(tmp_path, capsys):

@@ -12,7 +12,7 @@ from zoo.files import write_atomically
 from zoo.images import read_volume, voxel_sizes
 from zoo.messages import printable
 from zoo.tasks.occlusion import Occlusion, occlude
-from zoo.tasks.panels import draw_panels, label_colours, planes_at, shades, with_heat, with_labels
+from zoo.tasks.panels import draw_panels, label_colours, overlaid, planes_at, shades, with_heat
 from zoo.tasks.predictor import Predictor
 from zoo.transforms import ImageTransform
 
@@ -186,7 +186,7 @@ def draw_found(
     if labels.ndim == 2:
         placed: Any = transform
         grey = _stretched(shades(placed.place(image)[0][0].numpy()), labels.shape)
-        panels = [("Image", _size(labels), with_labels(grey, 0 * labels)), ("Labels", "", with_labels(grey, labels))]
+        panels = [("Image", _size(labels), overlaid(grey, 0 * labels)), ("Labels", "", overlaid(grey, labels))]
     else:
         panels = _labelled_planes(shades(read_volume(image, least=(1, 1, 1)).values), labels, affine)
     drawn = draw_panels(panels, printable(title), legend=label_colours(list(map(printable, classes))[1:]))
@@ -205,7 +205,7 @@ def _labelled_planes(grey: NDArray[Any], labels: NDArray[Any], affine: NDArray[A
     pairs = zip(planes_at(grey, point, *lie), planes_at(labels, point, *lie), strict=True)
     title = "Labels" if labels.any() else "Nothing but background"
     return [
-        ("" if number else title, name, with_labels(*_enlarged(plane, below)))
+        ("" if number else title, name, overlaid(*_enlarged(plane, below)))
         for number, ((name, plane), (_, below)) in enumerate(pairs)
     ]
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.embedding import Embedder
 from zoo.errors import InputContractError
-from zoo.tasks.outputs import Outputs
-from zoo.tasks.saved import SavedModel, read_saved
+from zoo.tasks.saved import OfSaved, read_saved
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from zoo.embedding import Precision
+    from zoo.arguments import Precision
     from zoo.entry import Preprocessing
     from zoo.tasks.segmenting import SegmentPredictor
 
@@ -65,38 +63,16 @@ def load_predictor(
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
+class Predictor(OfSaved):
     """Answers of a fine-tuned network for images; it can be pickled, and each process loads the network by itself."""
 
-    saved: SavedModel
-    """What the file says."""
     embedder: Embedder
     """What makes the outputs of the head of images."""
-
-    @property
-    def task(self) -> str:
-        """`classify` or `regress`."""
-        return self.saved.task
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the outputs."""
-        return self.saved.classes
-
-    @property
-    def outputs(self) -> Outputs:
-        """How the outputs become answers: kind, thresholds, means and deviations."""
-        return self.saved.outputs
 
     @property
     def input(self) -> Preprocessing:
         """What images must be."""
         return self.embedder.transform.preprocessing
-
-    @property
-    def header(self) -> Mapping[str, str]:
-        """All that the file says of the network, as text: base weights, licences, command."""
-        return self.saved.header
 
     def __call__(self, image: Any) -> Any:
         """Return the answer for an image, or a list of them for a list of images.

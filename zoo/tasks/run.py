@@ -19,19 +19,28 @@ import torch
 from torch import nn
 
 from zoo.checkpoint import load_report
+from zoo.formats import KEY
 from zoo.learning_rates import param_groups
 from zoo.progress import say
-from zoo.registry import get_entry
+from zoo.registry import get_entry, model_info
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
 from zoo.tasks.data import remove_kept
 from zoo.tasks.measures import said_of_pair
-from zoo.tasks.saved import write_model
+from zoo.tasks.outputs import Outputs, read_outputs
+from zoo.tasks.saved import WEIGHTS, write_model
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
 from zoo.tasks.table import column_of
 from zoo.tasks.task import Answers, Rows, Task
 from zoo.training import distributed
 from zoo.training.distributed import Processes
-from zoo.training.finetune import finetuning_header, load_network, origin_of, share_buffers, write_results
+from zoo.training.finetune import (
+    digests_of,
+    finetuning_header,
+    load_network,
+    origin_of,
+    share_buffers,
+    write_results,
+)
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results, or_none
 from zoo.training.resuming import must_resume
@@ -87,6 +96,8 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
             begin(args, task, arms, processes)
         finished = [train(args, task, arm, processes) for arm in arms]
         results = {"task": task.name, **summary(task, arms, finished, args), "warnings": warnings}
+        if not args.cross_validate:
+            results |= {"weights": digests_of(*(Path(args.out) / name for name in (WEIGHTS, "best.pt")))}
         results |= {"seconds": round(time.perf_counter() - started, 1), "arguments": asdict(args)}
         if processes.is_main:
             write_results(results, args.out, hint=_hint(args, arms))
@@ -151,26 +162,25 @@ def begin(args: FinetuneArgs, task: Task, arms: Sequence[Arm], processes: Proces
 
 def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Finished:
     """Train once, choose thresholds on the validation part, and judge the test part; the network is saved."""
-    args = arguments_of(args, arm)
+    args, command = arguments_of(args, arm), command_for(args, arm)
     torch.manual_seed(args.seed)
     network = load_network(args, len(task.names))
     origin = origin_of(network)
-    header = finetuning_header(network, task.name, finetune_command(args), input=task.contract, classes=task.names)
+    header = finetuning_header(network, task.name, command, input=task.contract, classes=task.names)
     params = groups_of(network, args)
-    trial = task.begin(network, args, arm.split, processes)
+    trial, chosen = task.begin(network, args, arm.split, processes), dict[str, str]()
 
     def validate(_: nn.Module, epoch: int) -> Metrics:
         share_buffers(trial.method)
-        return task.metrics(arm.split["val"], trial.predict("val"))
+        found = trial.predict("val")
+        chosen["outputs"] = json.dumps(task.outputs(arm.split, found).as_header())
+        return task.metrics(arm.split["val"], found)
 
-    best = fit(
-        trial.method, trial.data["train"], args, processes=processes, validate=validate, params=params, header=header
-    )
-    trial.method.load_state_dict(read_state(arm.folder / "best.pt", mmap=True)["model"])
-    trial.method.eval()
+    given: dict[str, Any] = {"params": params, "header": header, "validated": chosen}
+    best = fit(trial.method, trial.data["train"], args, processes=processes, validate=validate, **given)
+    outputs = take_best(trial.method, arm.folder / "best.pt")
     with torch.no_grad(), autocast(args.precision, processes.device):
         found = {part: trial.predict(part) for part in ("val", "test") if part in arm.split}
-    outputs = task.outputs(arm.split, found["val"])
     answers = {part: task.answers(rows, outputs) for part, rows in found.items()}
     results = {
         **origin,
@@ -186,10 +196,30 @@ def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Fin
     return Finished(results, answers.get("test", {}))
 
 
+def take_best(method: nn.Module, file: Path) -> Outputs:
+    """Fill a method with the weights of `best.pt`, in eval mode; returns how their outputs become answers."""
+    best = read_state(file, mmap=True)
+    method.load_state_dict(best["model"])
+    method.eval()
+    return read_outputs(best[KEY], file)[0]
+
+
 def arguments_of(args: FinetuneArgs, arm: Arm) -> FinetuneArgs:
-    """The arguments of one training of a run."""
+    """The arguments of one training of a run.
+
+    A twin has the input and the options of the weights that it is compared with, so they are named by their tag.
+    """
     args = replace(args, out=str(arm.folder))
-    return replace(args, from_scratch=True, checkpoint="") if arm.is_twin else args
+    if not arm.is_twin:
+        return args
+    if not args.checkpoint:
+        args = replace(args, model=model_info(args.model).name)
+    return replace(args, from_scratch=True, checkpoint="", pair=False)
+
+
+def command_for(args: FinetuneArgs, arm: Arm) -> str:
+    """The command that trains this network again; a twin alone, unless its input is that of the user's own file."""
+    return finetune_command(args if arm.is_twin and args.checkpoint else arguments_of(args, arm))
 
 
 def groups_of(network: nn.Module, args: FinetuneArgs) -> list[dict[str, Any]]:

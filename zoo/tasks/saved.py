@@ -40,6 +40,34 @@ class SavedModel:
     """The whole of its header, see `zoo.formats.header`."""
 
 
+@dataclass(frozen=True, eq=False)
+class OfSaved:
+    """What every predictor tells of the file that it is made of."""
+
+    saved: SavedModel
+    """What the file says."""
+
+    @property
+    def task(self) -> str:
+        """`classify`, `regress` or `segment`."""
+        return self.saved.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs; of labels of voxels the background first."""
+        return self.saved.classes
+
+    @property
+    def outputs(self) -> Outputs:
+        """How the outputs become answers: kind, thresholds, means and deviations, windows."""
+        return self.saved.outputs
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """All that the file says of the network, as text: base weights, licences, command."""
+        return self.saved.header
+
+
 def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str | Path) -> Path:
     """Write a fine-tuned network as `OUT/model.safetensors`, whole or not at all; `read_saved` reads it.
 

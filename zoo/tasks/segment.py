@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from zoo.formats import Task as TaskName
 from zoo.messages import first_names
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.data import KEPT
+from zoo.tasks.data import KEPT, has_room
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
 from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
@@ -116,15 +117,20 @@ class Segment:
         if windows and self.args.window:
             check_window(network, self.entry, windows.size, self.args.window)
         if self.images is None:
-            folder = None if args.dry_run else Path(self.args.out) / KEPT
-            paths = [Path(path) for path in self.cases.paths]
-            margin = windows.margin if windows else 0
-            self.images = MaskedImages(paths, self.masks, self.transform, self.classes, margin, folder)
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-                prepare_all(folder, range(len(paths)), self.images.keep, workers=args.workers, what="images")
+            self.images = self._images(windows.margin if windows else 0, args, processes)
         self.windows = windows
         return SegmentTrial(self.entry, self.images, network, args, split, processes, windows)
+
+    def _images(self, margin: int, args: FinetuneArgs, processes: Processes) -> MaskedImages:
+        """Images with their masks; kept in OUT where the disk has room, else made anew each time."""
+        paths, out = [Path(path) for path in self.cases.paths], Path(self.args.out)
+        images = MaskedImages(paths, self.masks, self.transform, self.classes, margin)
+        if args.dry_run or not has_room(out, images.size(), processes.device):
+            return images
+        images, folder = replace(images, folder=out / KEPT), out / KEPT
+        folder.mkdir(exist_ok=True)
+        prepare_all(folder, range(len(paths)), images.keep, workers=args.workers, what="images")
+        return images
 
     def metrics(self, rows: Rows, found: Tensor) -> Metrics:
         """Return the mean `loss` of cases, and their mean `dice`, which stays 0 while the loss already falls."""

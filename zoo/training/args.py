@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from zoo.arguments import PRECISIONS
 from zoo.errors import OptionError
 from zoo.messages import escaped
 from zoo.settings import processors
@@ -38,7 +39,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("zoo")
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-per-step", "constant", "plateau")
 
@@ -69,7 +69,7 @@ def default(value: Any) -> Any:
     return field(default=value, metadata={})
 
 
-def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
+def facts_of_args(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
     """What the last `arg` of each field says, by name; a field that is `free` in one class stays free."""
     found: dict[str, dict[str, Any]] = {}
     for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
@@ -82,7 +82,7 @@ def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
 
 def renamed(kind: type[Arguments]) -> dict[str, str]:
     """Names of renamed fields: the name in the release before -> the name now."""
-    return {facts["was"]: name for name, facts in facts_of(kind).items() if facts["was"]}
+    return {facts["was"]: name for name, facts in facts_of_args(kind).items() if facts["was"]}
 
 
 def build_from(args: object, kind: Callable[..., T], *given: Any, **others: Any) -> T:
@@ -138,10 +138,12 @@ class TrainArgs:
     def check(self) -> None:
         """Raise one `OptionError` that names everything wrong with the values."""
         problems = []
-        for name, facts in facts_of(type(self)).items():
+        for name, facts in facts_of_args(type(self)).items():
             legal, value = facts["choices"], getattr(self, name)
             if legal and value not in legal:
                 problems.append(f"{flag_of(name)} must be one of {', '.join(legal)}, not {value!r}")
+        needed = [f.name for f in fields(self) if f.default is dataclasses.MISSING]
+        problems += [f"{flag_of(name)} is empty" for name in needed if getattr(self, name) == ""]
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 problems.append(f"{flag_of(name)} must be at least 1, not {getattr(self, name)}")
@@ -183,7 +185,7 @@ def parse_args(
         SystemExit: The flags themselves are wrong (argparse prints why).
     """
     parser = argparse.ArgumentParser(prog, usage, description=description, formatter_class=_Help)
-    types, facts = typing.get_type_hints(cls), facts_of(cls)
+    types, facts = typing.get_type_hints(cls), facts_of_args(cls)
     for f in fields(cls):
         required = f.default is dataclasses.MISSING
         options: dict[str, Any] = {"dest": f.name, "help": facts[f.name]["help"], "required": required}

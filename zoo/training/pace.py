@@ -34,7 +34,7 @@ class Pace:
         )
 
 
-def begin(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> Pace:
+def begin_pace(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> Pace:
     """Say on how much data, where and from which weights a run trains; return its pace from here on."""
     if run.processes.is_main:
         args, epoch = run.args, min(run.epoch, run.args.epochs - 1)
@@ -57,9 +57,9 @@ def size_of(sample: Any, method: nn.Module) -> str:
     return f" of {' x '.join(map(str, sides))} {unit}" if sides else ""
 
 
-def base_of(method: nn.Module) -> str:
+def base_in_words(method: nn.Module) -> str:
     """The weights that the zoo loaded into a method, in words."""
     reports: Iterator[LoadReport] = (vars(m)[ATTRIBUTE] for m in method.modules() if ATTRIBUTE in vars(m))
-    if not (report := next(reports, None)) or report.source == "random":
+    if not (report := next(reports, None)) or report.is_random:
         return "random weights"
     return f"{report.model}.{report.tag}" if report.tag else report.source

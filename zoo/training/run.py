@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class Run:
         samples: int = 0,
     ) -> None:
         self.args, self.processes, self.out, self.samples = args, processes, Path(args.out), samples
-        self.header = dict(header)
+        self.header, self.validated = dict(header), dict[str, str]()
         is_3d = any(p.ndim == 5 for p in method.parameters())
         if args.channels_last and is_3d:
             raise OptionError("--channels-last is for 2D networks; this one has 3D convolutions")
@@ -96,8 +97,9 @@ class Run:
             write_args(self.out / "args.json", self.args, self.history)
         distributed.barrier()
 
-    def finish_epoch(self, epoch: int, metrics: Metrics) -> None:
-        """Note the result of an epoch, then save."""
+    def finish_epoch(self, epoch: int, metrics: Metrics, validated: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Note the result of an epoch, and what the header says of its weights alone; then save."""
+        self.validated = dict(validated)
         name, sign = self.args.monitor.lstrip("+"), -1.0 if self.args.monitor.startswith("+") else 1.0
         if name not in metrics:
             raise OptionError(f"--monitor {name}: no such metric; there are {', '.join(metrics)}")
@@ -150,7 +152,9 @@ class Run:
 
     def _weights(self) -> dict[str, Any]:
         weights = {"epoch": self.epoch, "model": self.method.state_dict(), "metrics": self.best_metrics}
-        return weights | ({KEY: self.header} if self.header else {})
+        # What an epoch's validation chose is not of weights that have learnt on since.
+        header = self.header | ({} if self.step else self.validated)
+        return weights | ({KEY: header} if header else {})
 
     def _save(self) -> None:
         # last.pt is the commit: it says which files of the other processes belong to it. best.pt comes after it, and is
@@ -199,6 +203,8 @@ class Run:
         self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.step, self.waited, self.best = (state[k] for k in ("epoch", "step", "waited", "best"))
         self.best_metrics = state["metrics"]
+        noted = {} if self.step else state.get(KEY, {})
+        self.validated = {key: text for key, text in noted.items() if key not in self.header}
         sums = own["sums"] if own else state["sums"]
         self.sums = {name: value.to(self.processes.device) for name, value in sums.items()}
         if own:

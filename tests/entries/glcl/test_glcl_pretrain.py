@@ -31,7 +31,7 @@ from zoo.entries.glcl.model import GLCLDecoder
 from zoo.entries.glcl.pretrain import Args, build_batches, build_method, calls_of, copies_of, resolve, start
 from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.fetching.cache import hash_file
-from zoo.training.args import facts_of, parse_args, run_command
+from zoo.training.args import facts_of_args, parse_args, run_command
 from zoo.training.runlog import read_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -391,7 +391,7 @@ def test_the_help_names_every_flag(capsys):
     text = capsys.readouterr().out
     for field in dataclasses.fields(Args):
         assert f"--{field.name.replace('_', '-')}" in text
-        assert facts_of(Args)[field.name]["help"]
+        assert facts_of_args(Args)[field.name]["help"]
     assert inspect.getdoc(pretrain).splitlines()[0] in text
     assert {"blocks", "project"} <= set(inspect.signature(GLCLDecoder).parameters)
 

@@ -204,7 +204,7 @@ def is_same_place(one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.flo
     return bool(np.abs(one - other).max() <= SAME_PLACE)
 
 
-def in_words(affine: npt.NDArray[np.float64] | None) -> str:
+def affine_in_words(affine: npt.NDArray[np.float64] | None) -> str:
     """Directions of the axes, size of the voxels and origin of a voxel-to-world matrix, for messages."""
     import nibabel
 
