@@ -56,6 +56,28 @@ def _one_residual_block(network: nn.Module) -> None:
         level["blocks"] = level["blocks"][:1]
 
 
+class _Widen(nn.Module):
+    """Has the channels that dense layers would add, as copies of those that there are."""
+
+    def __init__(self, added: int) -> None:
+        super().__init__()
+        self.added = added
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        copies = x.repeat(1, -(-self.added // x.shape[1]), *(1,) * (x.ndim - 2))
+        return torch.cat([x, copies[:, : self.added]], 1)
+
+
+def _two_dense_layers(network: nn.Module) -> None:
+    """Keep two of the 6 to 24 layers of each block: graphs are made of a network layer by layer."""
+    for block in (module for name, module in network.features.named_children() if name.startswith("denseblock")):
+        kept, dropped = list(block.named_children())[:2], list(block.children())[2:]
+        growth = kept[0][1].layers.conv2.out_channels
+        for name, _ in list(block.named_children())[2:]:
+            delattr(block, name)
+        block.add_module("widen", _Widen(growth * len(dropped)))
+
+
 def _small_windows(network: nn.Module) -> None:
     """Have a Swin transformer attend to 3 voxels a side instead of 7: masks of 343 x 343 take its export half a minute.
 
@@ -96,7 +118,7 @@ SMALL = {
     "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_of_timms_blocks),
     "voco-swinvit-b": Small((1, 32, 32, 32), 32, width=_NARROW, shorten=_small_windows),
     "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW, shorten=_small_windows),
-    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61),
+    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61, shorten=_two_dense_layers),
 }
 ALIKE = {
     f"{name}-swin{part}{size}": f"voco-swin{part}-b"
