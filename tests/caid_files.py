@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,12 @@ PROJECTION = {"fc.0.weight": (2048, 2048), "fc.0.bias": (2048,), "fc.2.weight": 
 def filled(shapes, seed=0):
     """Tensors with the reference values that follow from their names."""
     return {name: torch.from_numpy(np.asarray(fill(name, shape, seed))) for name, shape in shapes.items()}
+
+
+@cache
+def projection():
+    """Tensors of a projection head, which nobody changes."""
+    return filled(PROJECTION)
 
 
 def filled_unet(seed=0):
@@ -33,7 +40,7 @@ def resnet(unet):
 
 def training_state(unet, prefix="module."):
     """Names of the network in training: query and key network with their heads, the queue and its pointer."""
-    query = behind("backbone.", unet) | filled(PROJECTION)
+    query = behind("backbone.", unet) | projection()
     key = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in query.items()}
     queue = {"queue": torch.zeros(128, 64), "queue_ptr": torch.zeros(1, dtype=torch.int64)}
     return behind(prefix, behind("encoder_q.", query) | behind("encoder_k.", key) | queue)
@@ -69,9 +76,9 @@ UNET_FORMS = {
 RESNET_FORMS = {
     "bare torchvision": lambda unet: resnet(unet),
     "encoder only": lambda unet: behind("encoder.", resnet(unet)),
-    "instance discrimination, best": lambda unet: resnet(unet) | filled(PROJECTION),
+    "instance discrimination, best": lambda unet: resnet(unet) | projection(),
     "instance discrimination, current": lambda unet: training_checkpoint(
-        behind("module.encoder_q.", resnet(unet) | filled(PROJECTION))
+        behind("module.encoder_q.", resnet(unet) | projection())
         | behind("module.encoder_k.", {n: t + 1 for n, t in resnet(unet).items()})
         | {"module.queue": torch.zeros(128, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.int64)}
     ),

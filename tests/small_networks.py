@@ -56,6 +56,44 @@ def _one_residual_block(network: nn.Module) -> None:
         level["blocks"] = level["blocks"][:1]
 
 
+class _Widen(nn.Module):
+    """Has the channels that dense layers would add, as copies of those that there are."""
+
+    def __init__(self, added: int) -> None:
+        super().__init__()
+        self.added = added
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        copies = x.repeat(1, -(-self.added // x.shape[1]), *(1,) * (x.ndim - 2))
+        return torch.cat([x, copies[:, : self.added]], 1)
+
+
+def _two_dense_layers(network: nn.Module) -> None:
+    """Keep two of the 6 to 24 layers of each block: graphs are made of a network layer by layer."""
+    for block in (module for name, module in network.features.named_children() if name.startswith("denseblock")):
+        kept, dropped = list(block.named_children())[:2], list(block.children())[2:]
+        growth = kept[0][1].layers.conv2.out_channels
+        for name, _ in list(block.named_children())[2:]:
+            delattr(block, name)
+        block.add_module("widen", _Widen(growth * len(dropped)))
+
+
+def _small_windows(network: nn.Module) -> None:
+    """Have a Swin transformer attend to 3 voxels a side instead of 7: masks of 343 x 343 take its export half a minute.
+
+    The maps of 16, 8 and 4 voxels a side are padded and shifted all the same.
+    """
+    from monai.networks.nets.swin_unetr import BasicLayer, SwinTransformerBlock, WindowAttention
+
+    for module in list(network.modules()):
+        if isinstance(module, BasicLayer | SwinTransformerBlock):
+            module.window_size = (3, 3, 3)
+            module.shift_size = tuple(min(side, 1) for side in module.shift_size)
+        if isinstance(module, SwinTransformerBlock):
+            old = module.attn
+            module.attn = WindowAttention(old.dim, old.num_heads, module.window_size, qkv_bias=old.qkv.bias is not None)
+
+
 def _one_bottleneck_in_encoder(network: nn.Module) -> None:
     _one_bottleneck(network.encoder)
 
@@ -78,9 +116,9 @@ SMALL = {
     "monai-ssl-vitautoenc": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
     "monai-ssl-unetr": Small((1, 48, 32, 32), 16, options=_VIT | {"feature_size": 4}),
     "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_of_timms_blocks),
-    "voco-swinvit-b": Small((1, 32, 32, 32), 32, width=_NARROW),
-    "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW),
-    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61),
+    "voco-swinvit-b": Small((1, 32, 32, 32), 32, width=_NARROW, shorten=_small_windows),
+    "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW, shorten=_small_windows),
+    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61, shorten=_two_dense_layers),
 }
 ALIKE = {
     f"{name}-swin{part}{size}": f"voco-swin{part}-b"

@@ -176,20 +176,23 @@ def _check_types(raw: Any, what: str, required: tuple[str, ...] = ()) -> None:
     raw = raw if isinstance(raw, dict) else {}
     wrong += [f"{name} is missing" for name in required if name not in raw]
     wrong += [f"{k} must be a {t.__name__}" for k, t in _TYPES.items() if k in raw and not isinstance(raw[k], t)]
-    wrong += [
-        f"{k} must hold texts" for k in ("models", "sources") if not all(isinstance(v, str) for v in raw.get(k) or [])
-    ]
-    packaged = [str(s).removeprefix("package:") for s in raw.get("sources") or [] if str(s).startswith("package:")]
+    lists = {name: raw[name] for name in ("models", "sources") if isinstance(raw.get(name), list)}
+    wrong += [f"{name} must hold texts" for name, held in lists.items() if not all(isinstance(v, str) for v in held)]
+    packaged = [str(s).removeprefix("package:") for s in lists.get("sources", []) if str(s).startswith("package:")]
     wrong += [f"package:{name} must be the bare name of a file" for name in packaged if Path(name).name != name]
     if raw.get("bytes") is not None and (isinstance(raw["bytes"], bool) or not isinstance(raw["bytes"], int)):
         wrong.append("bytes must be a whole number or null")
     for kind, digits in DIGESTS.items():
-        if raw.get(kind) is not None and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", str(raw[kind])):
+        if (stated := raw.get(kind)) is not None and not _is_digest(stated, digits):
             wrong.append(f"{kind} must be {digits} hexadecimal digits or null")
     if depth_of(raw) > _DEEPEST:
         wrong.append(f"lists and objects are nested more than {_DEEPEST} deep")
     if wrong:
         raise OptionError(f"{what}: {printable('; '.join(wrong))}")
+
+
+def _is_digest(stated: Any, digits: int) -> bool:
+    return isinstance(stated, str) and re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", stated) is not None
 
 
 def depth_of(value: Any, level: int = 0) -> int:

@@ -20,6 +20,7 @@ from caid_files import (
     training_state,
 )
 from segmentation_models_pytorch import Unet
+from states import same_network
 from torch import nn
 
 import zoo
@@ -50,14 +51,24 @@ def check_unet(model):
     assert relative_error(maps[5].mean(dim=(2, 3)), theirs["pooled"]) < TOLERANCE
 
 
+@pytest.fixture(scope="module")
+def proved(unet_safetensors):
+    """Encoder and U-Net, which compute what the authors' do: networks that equal them need not be run."""
+    encoder = zoo.load_model("caid-resnet50", checkpoint=unet_safetensors)
+    unet = zoo.load_model("caid-resnet50-unet", checkpoint=unet_safetensors)
+    check_encoder(encoder)
+    check_unet(unet)
+    return encoder, unet
+
+
 @pytest.mark.parametrize("form", UNET_FORMS)
-def test_every_form_of_the_unet_gives_the_authors_outputs(form, unet_state, saved):
+def test_every_form_of_the_unet_gives_the_authors_outputs(form, unet_state, saved, proved):
     """Encoder and U-Net from the same file, whatever it wraps around the names."""
     path = saved(UNET_FORMS[form](unet_state))
     encoder = zoo.load_model("caid-resnet50", checkpoint=path)
     unet = zoo.load_model("caid-resnet50-unet", checkpoint=path)
-    check_encoder(encoder)
-    check_unet(unet)
+    assert same_network(encoder, proved[0])
+    assert same_network(unet, proved[1])
     assert len(zoo.load_report(encoder).loaded) == 318
     assert len(zoo.load_report(unet).loaded) == 380
     assert not zoo.load_report(encoder).fresh
@@ -65,27 +76,27 @@ def test_every_form_of_the_unet_gives_the_authors_outputs(form, unet_state, save
 
 
 @pytest.mark.parametrize("form", RESNET_FORMS)
-def test_every_form_of_the_resnet_gives_the_authors_outputs(form, unet_state, saved):
+def test_every_form_of_the_resnet_gives_the_authors_outputs(form, unet_state, saved, proved):
     """The encoder from files that never held a decoder."""
     model = zoo.load_model("caid-resnet50", checkpoint=saved(RESNET_FORMS[form](unet_state)))
-    check_encoder(model)
+    assert same_network(model, proved[0])
     assert not zoo.load_report(model).fresh
 
 
 @pytest.mark.parametrize("fixture", ["unet_safetensors", "unet_file"])
 @pytest.mark.parametrize("mmap", [True, False])
-def test_mapping_or_reading_gives_the_same(fixture, mmap, request):
+def test_mapping_or_reading_gives_the_same(fixture, mmap, request, proved):
     """Safetensors and PyTorch's zip, mapped and read."""
     path = request.getfixturevalue(fixture)
-    check_encoder(zoo.load_model("caid-resnet50", checkpoint=path, mmap=mmap))
-    check_unet(zoo.load_model("caid-resnet50-unet", checkpoint=path, mmap=mmap))
+    for name, expected in zip(("caid-resnet50", "caid-resnet50-unet"), proved, strict=True):
+        assert same_network(zoo.load_model(name, checkpoint=path, mmap=mmap), expected)
 
 
-def test_the_format_of_before_2020_gives_the_authors_outputs(unet_state, tmp_path):
+def test_the_format_of_before_2020_gives_the_authors_outputs(unet_state, tmp_path, proved):
     """A plain pickle, as torch.save wrote it until 1.6, cannot be mapped and is read."""
     path = tmp_path / "legacy.pth"
     torch.save(unet_state, path, _use_new_zipfile_serialization=False)
-    check_unet(zoo.load_model("caid-resnet50-unet", checkpoint=path))
+    assert same_network(zoo.load_model("caid-resnet50-unet", checkpoint=path), proved[1])
     path.unlink()
 
 
