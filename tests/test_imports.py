@@ -19,7 +19,7 @@ FLOORS = (
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "licences", "loading", "locate", "provenance", "tables"),
     ("embedding", "training"),
-    ("tasks",),
+    ("evaluation", "tasks"),
     ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
@@ -28,7 +28,11 @@ FOR_USERS = {
     "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
     "embedding": {"Cases", "Embedder", "embed", "find_cases"},
 }
-CORE = [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "tasks", "training")]
+CORE = [
+    p
+    for p in MODULES
+    if p.relative_to(PACKAGE).parts[0] not in ("entries", "evaluation", "networks", "tasks", "training")
+]
 
 
 def name_of(path):

@@ -97,7 +97,7 @@ def groups_of(cases: Cases, args: FinetuneArgs) -> list[str]:
         OptionError: A case has no group, or a file is in two groups.
     """
     if not args.group:
-        if not args.split and (series := _series_in(cases)):
+        if not args.split and (series := series_in(cases.paths)):
             log.warning(
                 "names of files look like several images of one patient (%s): give --group COLUMN, so that a patient's "
                 "images stay together",
@@ -111,17 +111,17 @@ def groups_of(cases: Cases, args: FinetuneArgs) -> list[str]:
             f"--group {args.group}: {len(blank)} cases have no group, {first_names(blank, 10)}. Fill them in, or drop "
             "these rows"
         )
-    _check_files(cases, cells, args.group)
+    check_files(cases.paths, cells, args.group)
     return cells
 
 
-def _check_files(cases: Cases, groups: Sequence[str], column: str) -> None:
+def check_files(paths: Sequence[str], groups: Sequence[str], column: str) -> None:
     """Raise `OptionError` where a file of several cases is in two groups: both sides of a split would have it."""
     first = dict[Path, str]()
-    files = [Path(path).resolve() for path in cases.paths]
+    files = [Path(path).resolve() for path in paths]
     if both := [
         f"{printable(path)} in {printable(first[file])} and {printable(group)}"
-        for path, file, group in zip(cases.paths, files, groups, strict=True)
+        for path, file, group in zip(paths, files, groups, strict=True)
         if first.setdefault(file, group) != group
     ]:
         raise OptionError(
@@ -130,9 +130,9 @@ def _check_files(cases: Cases, groups: Sequence[str], column: str) -> None:
         )
 
 
-def _series_in(cases: Cases) -> list[str]:
-    """Files whose names share what is before the number at their end, where that is so of at least a tenth of them."""
-    stems = [Path(path).name.split(".")[0] for path in dict.fromkeys(cases.paths)]
+def series_in(paths: Sequence[str]) -> list[str]:
+    """Return files whose names share what is before the number at their end, where at least a tenth of them do."""
+    stems = [Path(path).name.split(".")[0] for path in dict.fromkeys(paths)]
     before = [found[1] if (found := _SERIES.match(stem)) else stem for stem in stems]
     counts = Counter(before)
     shared = [stem for stem, own in zip(stems, before, strict=True) if counts[own] > 1]
