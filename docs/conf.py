@@ -29,9 +29,10 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "cache"  # a notebook runs again when its code was changed; a fresh folder runs all
-nb_execution_timeout = 180
+nb_execution_timeout = 600  # seconds for a cell; on a quiet machine a whole notebook takes less than 60
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
+nb_execution_show_tb = True
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"
@@ -39,7 +40,6 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-default_role = "code"  # docstrings write code in single backquotes
 
 html_theme = "furo"
 html_title = "medssl-zoo"

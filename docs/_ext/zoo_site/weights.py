@@ -68,7 +68,7 @@ def _load(item: Item) -> str:
         model, transform = f'"{item.name}", checkpoint="FILE"', f'"{item.name}"'
         before = [f"zoo import {item.name} FILE"]
     code = ["import zoo", "", f"model = zoo.load_model({model})", f"transform = zoo.load_transform({transform})"]
-    shell = [*before, f"zoo info {item.name}"]
+    shell = [f"$ {command}" for command in (*before, f"zoo info {item.name}")]
     return "\n".join(["## Load", "", "```python", *code, "```", "", "```console", *shell, "```", ""])
 
 
@@ -154,8 +154,8 @@ def _made(item: Item) -> str:
 
 def _table(rows: Mapping[str, str]) -> str:
     """Facts beside their names, without those that are empty."""
-    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items() if value not in _EMPTY]
-    return "\n".join(["| | |", "|---|---|", *lines, ""])
+    lines = [f"* - {name}\n  - {value}" for name, value in rows.items() if value not in _EMPTY]
+    return "\n".join(["```{list-table}", ":stub-columns: 1", ":class: zoo-facts", "", *lines, "```", ""])
 
 
 def _cell(text: str) -> str:
