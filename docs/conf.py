@@ -1,4 +1,4 @@
-"""Settings of the documentation: `python -m sphinx -W -b html docs OUT` builds it, from a checkout, without connections."""
+"""Settings of the documentation, which `python -m sphinx -W -b html docs OUT` builds without connections."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # A cohort to features
 #
-# Forty patients with two films each, half of them with an opacity in the right lung. All films are **drawn**: what comes out
-# shows how things are done, and says nothing about patients or about the network.
+# Forty patients with two films each, half of them with an opacity in the right lung. All films are **drawn**: what
+# comes out shows how things are done, and says nothing about patients or about the network.
 
 # %%
 import matplotlib.pyplot as plt
@@ -70,8 +70,9 @@ table.head(3)
 # %% [markdown]
 # ## Do the features tell the label?
 #
-# A linear model on frozen features, cross-validated **by patient**, beside what needs no trained network: the same network
-# with random weights, and a few averages of the film itself. `zoo probe` does this with intervals and a few-label curve.
+# A linear model on frozen features, cross-validated **by patient**, beside what needs no trained network: the same
+# network with random weights, and a few averages of the film itself. `zoo probe` does this with intervals and a
+# few-label curve.
 
 # %%
 from sklearn.linear_model import LogisticRegression
@@ -102,8 +103,8 @@ for title, values in {"chestxray14-800": features, "random weights": random, "16
     print(f"{title:<17} AUROC {auroc(values):.2f}")
 
 # %% [markdown]
-# A bright spot on a drawn film is told without any pre-training, as the two rows below the first show: that is what they
-# are there for. Make the same comparison on images of your own before you believe in a network.
+# A bright spot on a drawn film is told without any pre-training, as the two rows below the first show: that is what
+# they are there for. Make the same comparison on images of your own before you believe in a network.
 #
 # ## A look at them
 
@@ -115,4 +116,4 @@ for label, marker in ((0, "o"), (1, "^")):
     plt.scatter(*places[chosen].T, marker=marker, label=f"opacity {label}")
 plt.xlabel("first principal component")
 plt.ylabel("second")
-plt.legend();
+_ = plt.legend()

@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Fine-tune and predict
 #
-# From a table of films with a column of labels to a network that says them of new films. All films are **drawn**, few and
-# small, and the run is short: what comes out shows how things are done, and is no result.
+# From a table of films with a column of labels to a network that says them of new films. All films are **drawn**, few
+# and small, and the run is short: what comes out shows how things are done, and is no result.
 
 # %%
 from pathlib import Path

@@ -9,7 +9,8 @@
 # %% [markdown]
 # # Load and look
 #
-# A film becomes features, and features are looked at. The film is **drawn**: it shows how things are done, and no patient.
+# A film becomes features, and features are looked at. The film is **drawn**: it shows how things are done, and no
+# patient.
 
 # %%
 import matplotlib.pyplot as plt
@@ -37,8 +38,8 @@ print(info.notes)
 # %% [markdown]
 # ## From a film to features
 #
-# `load_model` finds the weights in the package, proves them by their digest, and loads them strictly. The transform that
-# belongs to the weights makes the network's input; printing it shows its steps.
+# `load_model` finds the weights in the package, proves them by their digest, and loads them strictly. The transform
+# that belongs to the weights makes the network's input; printing it shows its steps.
 
 # %%
 name = "caid-resnet50.chestxray14-800"
@@ -58,8 +59,8 @@ print(zoo.load_report(model))
 # %% [markdown]
 # ## What the network sees
 #
-# The maps of its stages, each as the first principal component over its positions. `forward_intermediates` is timm's, and
-# every network of the zoo has it.
+# The maps of its stages, each as the first principal component over its positions. `forward_intermediates` is timm's,
+# and every network of the zoo has it.
 
 # %%
 with torch.no_grad():

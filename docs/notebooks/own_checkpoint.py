@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Bring your own checkpoint
 #
-# A file from a training script, from a colleague, or from authors who answered your mail. Here it is made of the weights in the
-# package, in the form in which contrastive training leaves it.
+# A file from a training script, from a colleague, or from authors who answered your mail. Here it is made of the
+# weights in the package, in the form in which contrastive training leaves it.
 
 # %%
 import torch
@@ -34,7 +34,8 @@ torch.save(
 # %% [markdown]
 # ## Look into it
 #
-# `inspect_checkpoint` runs nothing of the file. It says what is in it, which models it fits, and the line that loads it.
+# `inspect_checkpoint` runs nothing of the file. It says what is in it, which models it fits, and the line that loads
+# it.
 
 # %%
 print(zoo.inspect_checkpoint("colleague.pth"))

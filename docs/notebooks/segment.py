@@ -9,15 +9,13 @@
 # %% [markdown]
 # # Segment whole volumes
 #
-# A short-axis stack of a **drawn** heart, segmented by weights that ship with the package, `glcl-unet.phantom`. They were
-# trained by this zoo on such drawings and are of no use on real MRI; the path is the same for weights that are.
+# A short-axis stack of a **drawn** heart, segmented by weights that ship with the package, `glcl-unet.phantom`. They
+# were trained by this zoo on such drawings and are of no use on real MRI; the path is the same for weights that are.
 
 # %%
 import matplotlib.pyplot as plt
 import nibabel
 import numpy as np
-
-import zoo
 
 # %% language="bash"
 # python -m zoo.entries.glcl.phantom --out hearts --subjects 1 --seed 7 2>/dev/null
@@ -66,8 +64,8 @@ figure.tight_layout()
 # %% [markdown]
 # ## With your own labels
 #
-# `zoo finetune NAME --task segment --masks FOLDER` trains any U-Net of the zoo on your structures, and `zoo predict` writes
-# labels as above. Networks whose head is untrained are refused by `zoo segment`, which says so:
+# `zoo finetune NAME --task segment --masks FOLDER` trains any U-Net of the zoo on your structures, and `zoo predict`
+# writes labels as above. Networks whose head is untrained are refused by `zoo segment`, which says so:
 
 # %% language="bash"
 # zoo segment voco-swinunetr-b hearts/patient001/patient001_frame01.nii.gz -o nothing 2>&1 || true

@@ -14,9 +14,8 @@ from zoo_site import cards, words
 _HEAD = """\
 # Catalogue
 
-All weights on record, by model and tag. What stands here is made of the registry and the manifest, as what `zoo list`
-and `zoo info` print; the results are those of the [cards](cards/index.md). A star marks the weights that the name without
-a tag loads.
+All weights on record, by model and tag, as `zoo list` and `zoo info` print them; the results are those of the
+[cards](cards/index.md). A star marks the weights that the name without a tag loads.
 
 """
 _TASK_NAMES = {"encoder": "features", "segmentation": "segmentation", "restoration": "restoration"}
@@ -146,7 +145,7 @@ def _card(item: Item) -> str:
     }
     rows = "".join(f"<div><dt>{key}</dt><dd>{value}</dd></div>" for key, value in facts.items())
     return (
-        f'<li {attributes}><article><h2>{link}{star if each.default else ""}</h2>\n'
+        f"<li {attributes}><article><h2>{link}{star if each.default else ''}</h2>\n"
         f"<p>{_badges(item)}</p><p>{escape(each.summary)}</p><dl>{rows}</dl></article></li>"
     )
 

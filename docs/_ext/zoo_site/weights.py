@@ -1,4 +1,4 @@
-"""Makes a page for the weights of each model and tag: how to load them, what the file is, licences, citation, results."""
+"""Makes a page for the weights of each model and tag: the lines that load them, file, licences, citation, results."""
 
 from __future__ import annotations
 
