@@ -46,6 +46,7 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
     code, said, error = zoo("predict", run, films, "-o", out, "--device", "cpu", "--workers", 0)
     assert code == 1
     assert f"{out}: answers for 2 image(s)" in said
+    assert "labels hold from these probabilities on: =effusion 0, pneumonia 1" in said
     assert "1a.png" in error
     rows = table_of(out)
     columns = [f"{what}_{name}" for what in ("probability", "predicted") for name in NAMES]

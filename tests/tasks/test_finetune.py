@@ -8,9 +8,12 @@ import signal
 import sys
 
 import gloo
+import nibabel
+import numpy as np
 import planted
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import zoo as package
@@ -111,6 +114,26 @@ def test_the_header_says_what_the_network_is(run):
     assert "--task classify --table labels.csv --label disc --group patient" in saved.header["command"]
 
 
+def test_a_decision_is_shown_with_its_threshold(films, tmp_path, capsys, monkeypatch):
+    """Of two classes, too: "ill" beside a probability of 0.3 is a riddle, on the picture as in the results."""
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: drawn.append(text))
+    table, rows = tmp_path / "two.csv", rows_of(films / "labels.csv")
+    planted.write_rows(
+        table, [(r["file"], r["patient"], ("well", "ill")[int(r["disc"])]) for r in rows], ("file", "patient", "state")
+    )
+    results = finetune(words(films, tmp_path / "out", *QUICK, "--table", table, label="state"))
+    (threshold,) = read_saved(tmp_path / "out").outputs.thresholds
+    assert results["test"]["classes"]["well"]["threshold"] == threshold  # classes are sorted: ill, well
+    assert results["test"]["classes"]["ill"]["threshold"] == pytest.approx(1 - threshold)
+    assert f"'well' is the answer from probability {threshold:.3g} on, else 'ill'" in capsys.readouterr().out
+    cases = [text for text in drawn if "probability" in text]
+    assert cases
+    for text in cases:
+        limit = threshold if "well: probability" in text else 1 - threshold
+        assert f"(the answer from {limit:.2f} on)" in text
+
+
 def test_no_patient_is_in_two_parts(run):
     """`splits.csv` is what another program would train on."""
     parts = {}
@@ -157,7 +180,8 @@ def test_folds_are_pooled(films, tmp_path):
     assert [fold["test"]["cases"] for fold in results["folds"]] == [len(rows) for rows in folds]
     for i, fold in enumerate(results["folds"]):
         outputs = read_saved(tmp_path / "out" / f"fold{i}").outputs
-        assert fold["outputs"] == {"kind": "labels", "thresholds": outputs.thresholds}
+        assert fold["outputs"] == {"kind": "labels", "thresholds": list(outputs.thresholds)}
+        assert fold["test"]["labels"]["disc"]["threshold"] == outputs.thresholds[0]
     with pytest.raises(OptionError, match=r"out is a cross-validation, .* such as .*fold0$"):
         read_saved(tmp_path / "out")
     decided = [row["predicted_disc"] == "1" for rows in folds for row in rows if row["disc"] == "1"]
@@ -165,12 +189,57 @@ def test_folds_are_pooled(films, tmp_path):
 
 
 def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
-    """It says what would be trained on what."""
+    """It says what would be trained on what, in how many pixels."""
     found = finetune(words(films, tmp_path / "out", "--dry-run"))
+    assert "input: films resized to 73 pixels along the shorter side" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert (found["cases"]["train"]["cases"], found["epochs"], found["batch_size"]) == (26, 60, 3)
     assert found["seconds_per_step"] > 0
+    finetune(words(films, tmp_path / "out", "--dry-run"))
     assert "train: 26 cases, 13 groups (disc 13)" in capsys.readouterr().err
+
+
+def test_films_much_larger_than_the_input_are_warned_of_once(tmp_path, capsys, caplog):
+    """The weights that ship take 64 pixels: of a film of 2000 little is left, which no figure would show."""
+    planted.write_films(tmp_path, side=200)
+    flags = (*QUICK, "--freeze", "--epochs", 1)
+    results = finetune(words(tmp_path, tmp_path / "out", *flags))
+    (line,) = [line for line in results["warnings"] if "small findings are lost" in line]
+    assert "40 of 40 films have more than 2 times the pixels a side" in line
+    assert "200 x 200 for 64 x 64" in line
+    assert "--size 224, for example" in line
+    assert caplog.text.count("small findings are lost") == 1
+    assert "input: films resized to 73 pixels" in capsys.readouterr().err
+    results = finetune(words(tmp_path, tmp_path / "larger", *flags, "--size", 128))
+    assert not [line for line in results["warnings"] if "small findings are lost" in line]
+    assert package.load_predictor(tmp_path / "larger").input.size == (128, 128)
+    assert "cases of 128 x 128 pixels" in capsys.readouterr().err
+
+
+def test_images_of_another_kind_are_refused_before_anything_is_written(films, tmp_path):
+    """Scans for a network of films, found by their headers and counted, with nothing left; a dry run says so too."""
+    folder = tmp_path / "images"
+    shutil.copytree(films / "images", folder)
+    for name in ("film003.png", "film004.png"):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), tmp_path / "scan.nii")
+        (tmp_path / "scan.nii").rename(folder / name)
+    (folder / "film005.png").write_bytes(b"no picture")
+    for flags in ((), ("--dry-run",)):
+        with pytest.raises(InputContractError, match=r"(?s)3 of 40 images cannot be used.*takes films") as caught:
+            finetune(words(films, tmp_path / "out", *QUICK, "--data", folder, *flags))
+        assert "2 volume (NIfTI): " in str(caught.value)
+        assert "1 unreadable: " in str(caught.value)
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_images_that_the_network_refuses_one_after_the_other_end_a_run_at_once(tmp_path):
+    """Their headers are right and their values are not, as those of an MRI for a network of CT."""
+    planted.write_films(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)  # fewer pixels than a film can have
+    with pytest.raises(InputContractError, match=r"(?s)3 of 40 images were tried, and .* cannot use any.*film000"):
+        finetune(words(tmp_path, tmp_path / "out", *QUICK))
+    assert not (tmp_path / "out" / "splits.csv").exists()
 
 
 def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkeypatch):
@@ -194,6 +263,8 @@ def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkey
         (("--data", "nowhere"), "nowhere is no folder"),
         (("--data", ""), "40 of 40 paths do not exist.* or from --data where it is given"),
         (("--model", "caid-resnet50-unet"), "no pooled features for --task classify .* caid-resnet50"),
+        (("--size", 16), "--size must be at least 32"),
+        (("--size", 64, "--model", "ct-fm-segresenc"), "--size is of films"),
         (("--batch-size", 100), "--batch-size 100 is more than the 26 cases"),
     ],
 )

@@ -62,6 +62,7 @@ def test_labels_are_the_sigmoids_of_the_network(predict, films, logits):
     probabilities = torch.tensor([[each["probabilities"][name] for name in NAMES] for each in found])
     torch.testing.assert_close(probabilities.double(), logits.sigmoid(), **CLOSE)
     assert all(each["labels"] == {"effusion": True, "pneumonia": False} for each in found)
+    assert all(each["thresholds"] == {"effusion": 0.0, "pneumonia": 1.0} for each in found)
     assert {each["task"] for each in found} == {"classify"}
     assert probabilities.std(0).min() > 1e-3, "the films are told apart"
 

@@ -21,9 +21,9 @@ from zoo.formats import open_checkpoint
 from zoo.images import read_label_picture
 from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.first_look import check_size
 from zoo.tasks.saved import read_saved
 from zoo.tasks.segment import middle_of, segment
-from zoo.tasks.segment_trial import check_window
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.sliding import find_logits
 from zoo.training.metrics import count_overlap
@@ -261,9 +261,19 @@ def test_a_window_that_the_network_does_not_take_is_refused(name):
     network = on_meta(name, num_classes=2)
     entry = entries()[name]
     own = entry.windows.size
-    check_window(network, entry, own, "own")
-    with pytest.raises(OptionError, match="--window odd: the network does not take such windows"):
-        check_window(network, entry, tuple(side - 3 for side in own), "odd")
+    check_size(network, entry, own, "--window own")
+    with pytest.raises(OptionError, match="--window odd: the network does not take inputs of "):
+        check_size(network, entry, tuple(side - 3 for side in own), "--window odd")
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), [("rad-dino-vitb14", 140, 130), ("caid-resnet50-unet", 96, 90)])
+def test_a_size_that_the_network_does_not_take_is_refused(name, good, bad):
+    """Of patches of 14 pixels, or halved five times: not after all films were prepared. A ResNet takes any."""
+    network, entry = on_meta(name, num_classes=2), entries()[name]
+    check_size(network, entry, (good, good), "--size")
+    with pytest.raises(OptionError, match=f"--size: the network does not take inputs of {bad} x {bad}"):
+        check_size(network, entry, (bad, bad), "--size")
+    check_size(on_meta("caid-resnet50", num_classes=2), entries()["caid-resnet50"], (bad, bad), "--size")
 
 
 def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):

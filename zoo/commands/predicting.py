@@ -142,6 +142,8 @@ def into_table(
     columns[ERROR] = [each.problem for each in found]
     write_table(out, columns)
     yield f"{out}: answers for {len(good)} image(s), by {predictor.saved.path}"
+    if good and (rule := predictor.outputs.rule(predictor.classes)):
+        yield rule
     failed = [reason(cases, each) for each in found if each.features is None]
     if pictures is not None:
         yield from draw_each(predictor, cases, good, pictures)

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from zoo.errors import OptionError
 from zoo.training.args import TrainArgs, arg, command_of, default, flag_of, names_in
+from zoo.transforms import SMALLEST_SIDE
 
 TASKS = ("classify", "regress", "segment")
 RUN = "zoo finetune"
@@ -50,6 +51,7 @@ class FinetuneArgs(TrainArgs):
     )
     checkpoint: str = arg("your own file to start from, instead of the published weights", "")
     from_scratch: bool = arg("start from random weights", False)
+    size: int = arg("pixels a side that films are brought to; 0 for those of the weights", 0)
     freeze: bool = arg("train the head alone", False)
     head_epochs: int = arg("epochs at first in which the head alone learns, beside pre-trained weights", 1)
     layer_decay: float = arg("factor on the learning rate for each stage further from the head", 0.75)
@@ -80,6 +82,8 @@ class FinetuneArgs(TrainArgs):
             problems.append(f"--head-epochs must be at least 0, not {self.head_epochs}")
         if not 0 < self.layer_decay <= 1:
             problems.append(f"--layer-decay must lie in (0, 1], not {self.layer_decay}")
+        if self.size and self.size < SMALLEST_SIDE:
+            problems.append(f"--size must be at least {SMALLEST_SIDE}, not {self.size}")
         if self.parts < 0:
             problems.append(f"--parts must be at least 0, not {self.parts}")
         if self.cross_validate < 0 or self.cross_validate == 1:

@@ -35,12 +35,15 @@ from zoo.training.distributed import Processes
 from zoo.training.metrics import Array, Floats, Results
 from zoo.training.runlog import Metrics
 
-PROBABILITY, DECIDED = "probability", "decided"
+PROBABILITY, DECIDED, THRESHOLD = "probability", "decided", "threshold"
 _ROUNDS_OF_SITES = 500
 
 
 class Classify:
-    """The task, as `zoo.tasks.task.Task`. Answers are `probability` `(N, K)` and `decided`, 0 or 1 of each output."""
+    """The task, as `zoo.tasks.task.Task`.
+
+    Answers are, of each output, `probability` `(N, K)`, `decided`, 0 or 1, and `threshold`, as `Outputs.limits` has it.
+    """
 
     name: TaskName = "classify"
 
@@ -120,12 +123,13 @@ class Classify:
         return Outputs("classes", (threshold_of(truth[:, 1], probability[:, 1]),) if len(self.names) == 2 else ())
 
     def answers(self, found: Tensor, outputs: Outputs) -> Answers:
-        """Return `probability` and `decided`."""
+        """Return `probability`, `decided` and `threshold`."""
         probability = outputs.answers(found.numpy())
         decided = outputs.decisions(probability)
         if self.kind == "classes":
             decided = decided[:, None] == np.arange(len(self.names))
-        return {PROBABILITY: probability, DECIDED: decided.astype(bool)}
+        limits = np.broadcast_to(outputs.limits(len(self.names)), probability.shape)
+        return {PROBABILITY: probability, DECIDED: decided.astype(bool), THRESHOLD: limits}
 
     def judge(self, rows: Sequence[int], answers: Answers) -> Results:
         """Return mean AUROC and average precision, all measures of each output, and of each site, with intervals."""
@@ -150,6 +154,7 @@ class Classify:
             each[name] = {
                 "positives": int(truth[known, k].sum()),
                 "negatives": int((truth[known, k] == 0).sum()),
+                **_thresholds_in(answers[THRESHOLD][:, k]),
                 **all_with_intervals(measures, own, rounds=rounds),
             }
         auroc = with_interval(self._mean_auroc(truth, probability), groups, rounds=rounds)
@@ -226,6 +231,12 @@ def _measures(truth: Array, probability: Array, decided: Array) -> dict[str, Mea
         "specificity": share_of(~decided, ~positive),
         "calibration_error": calibration_error_of(truth, probability),
     }
+
+
+def _thresholds_in(column: Array) -> Results:
+    """The threshold by which an output was decided on, or those of several folds; nothing where there is none."""
+    found = np.unique(column[np.isfinite(column)]).tolist()
+    return {"threshold": found[0]} if len(found) == 1 else {"thresholds": found} if found else {}
 
 
 def _where_known(of: Any, truth: Array, scores: Array) -> Measure:

@@ -20,12 +20,13 @@ from zoo.policy import lifted
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
+from zoo.tasks.first_look import check_size, input_of_run
 from zoo.tasks.method import Learner
 from zoo.tasks.outputs import Kind, Outputs, column_names_of
 from zoo.tasks.splits import Split
 from zoo.tasks.table import Columns, column_of, groups_of, read_cases, text_of, with_labels
 from zoo.training.distributed import Processes
-from zoo.training.finetune import collect, starting_input
+from zoo.training.finetune import collect
 from zoo.training.metrics import Floats, Results
 from zoo.training.table import write_table
 from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
@@ -97,6 +98,8 @@ class Cohort:
     ) -> ImageTrial:
         """Make a trial of a network; the images are made and kept for the first one."""
         if self.images is None:
+            if args.size:
+                check_size(network, self.entry, self.contract.size, f"--size {args.size}")
             self.images = self._images(network)
         images = self.images
         if args.dry_run is False and images.folder is None:
@@ -171,7 +174,7 @@ def read_cohort(args: FinetuneArgs, read: Any) -> Cohort:
     """
     entry = get_entry(args.model)
     _check_encoder(entry, args)
-    contract = starting_input(args)
+    contract = input_of_run(args)
     transform = build_transform(contract)
     cases = read_cases(
         args, volumes=not isinstance(transform, ImageTransform), lesions=isinstance(transform, CropTransform)

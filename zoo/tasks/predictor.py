@@ -34,7 +34,8 @@ def load_predictor(
     Example:
         >>> predict = zoo.load_predictor("run")
         >>> predict("film.png")
-        {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True}}
+        {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True},
+         'thresholds': {'pneumonia': 0.41}}
 
     A network that segments gives `labels`, uint8 on the image's own grid, with `affine` and `classes`, see
     `SegmentPredictor`; of the others a call of `Predictor` says what it returns.
@@ -89,6 +90,12 @@ class Predictor:
         return self.saved.outputs
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """By name the probability from which on a label, or the second of two classes, is the answer."""
+        found = self.outputs.thresholds
+        return dict(zip(self.classes[-len(found) :], found, strict=True)) if found else {}
+
+    @property
     def input(self) -> Preprocessing:
         """What images must be."""
         return self.embedder.transform.preprocessing
@@ -107,8 +114,8 @@ class Predictor:
 
         Returns:
             `task`, and of labels or classes `probabilities` by name. `labels` says by the thresholds whether each
-            holds; of classes, `label` is the name of the one that does. Of numbers `values` by name, in the units of
-            the table.
+            holds; of classes, `label` is the name of the one that does. `thresholds` has them by name; of classes
+            without one the most probable holds. Of numbers `values` by name, in the units of the table.
 
         Raises:
             InputContractError: An image cannot be what the network was trained on, or cannot be read.
@@ -128,9 +135,10 @@ class Predictor:
             return {"task": self.task, "values": named}
         held = self.outputs.decisions(found)
         if self.outputs.kind == "classes":
-            return {"task": self.task, "probabilities": named, "label": self.classes[int(held[0])]}
+            named_label = {"label": self.classes[int(held[0])]}
+            return {"task": self.task, "probabilities": named, **named_label, "thresholds": self.thresholds}
         labels = dict(zip(self.classes, map(bool, held[0]), strict=True))
-        return {"task": self.task, "probabilities": named, "labels": labels}
+        return {"task": self.task, "probabilities": named, "labels": labels, "thresholds": self.thresholds}
 
     def _values(self, images: list[Any]) -> list[NDArray[Any]]:
         """Outputs `(K,)` of each image."""

@@ -24,7 +24,9 @@ from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
 from zoo.tasks.data import remove_kept
+from zoo.tasks.first_look import FirstLook, look_at
 from zoo.tasks.measures import said_of_pair
+from zoo.tasks.outputs import Outputs
 from zoo.tasks.saved import write_model
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
 from zoo.tasks.table import column_of
@@ -83,13 +85,16 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
         started = time.perf_counter()
         with distributed.raising_together():
             task, arms, args = plan(args, read, processes.world)
-            warnings = warnings_of(task, arms, args)
+            seen = look_at(task.cases, task.contract, args)
+            warnings = warnings_of(task, arms, args, seen)
             begin(args, task, arms, processes)
+        if processes.is_main:
+            say(f"input: {seen.input}")
         finished = [train(args, task, arm, processes) for arm in arms]
         results = {"task": task.name, **summary(task, arms, finished, args), "warnings": warnings}
         results |= {"seconds": round(time.perf_counter() - started, 1), "arguments": asdict(args)}
         if processes.is_main:
-            write_results(results, args.out, hint=_hint(args, arms))
+            write_results(results, args.out, hint=_hint(args, arms), rules=rules_of(results, task.names))
             if "pair" in results:
                 say(results["pair"]["said"])
             remove_kept(Path(args.out))
@@ -123,9 +128,9 @@ def arms_of(args: FinetuneArgs, splits: Sequence[Split]) -> Iterator[Arm]:
             yield Arm(folder / TWIN, split, is_twin=True)
 
 
-def warnings_of(task: Task, arms: Sequence[Arm], args: FinetuneArgs) -> list[str]:
-    """What the user should know of the parts; each is logged, too."""
-    found = list(dict.fromkeys(line for arm in arms for line in task.check(arm.split)))
+def warnings_of(task: Task, arms: Sequence[Arm], args: FinetuneArgs, seen: FirstLook) -> list[str]:
+    """What the user should know of the parts and of the images; each is logged, too."""
+    found = [*dict.fromkeys(line for arm in arms for line in task.check(arm.split)), *seen.warnings]
     if not args.group and not args.split:
         found.append(
             "without --group each image is taken for another patient: images of one patient can be both in the "
@@ -226,6 +231,14 @@ def summary(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], args:
         results["random"] = {"test": task.judge(rows, other)}
         results["pair"] = said_of_pair(task.compare(rows, answers, other))
     return results
+
+
+def rules_of(results: Results, names: Sequence[str]) -> list[str]:
+    """How probabilities became decisions, in words, of a run or of each of its folds."""
+    rules = [Outputs(**each["outputs"]).rule(names) for each in results.get("folds", [results])]
+    if len(set(rules)) == 1:
+        return list(filter(None, rules[:1]))
+    return [f"fold{i}: {rule}" for i, rule in enumerate(rules)]
 
 
 def pooled(arms: Sequence[Arm], finished: Sequence[Finished], *, of_twins: bool = False) -> tuple[Rows, Answers]:

@@ -18,18 +18,18 @@ from zoo.messages import first_names
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.data import KEPT
+from zoo.tasks.first_look import check_size, input_of_run
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
 from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
 from zoo.tasks.measures import FEW, Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
-from zoo.tasks.segment_trial import SegmentTrial, check_window
+from zoo.tasks.segment_trial import SegmentTrial
 from zoo.tasks.splits import Split
 from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
 from zoo.training.args import names_in
 from zoo.training.distributed import Processes
-from zoo.training.finetune import starting_input
 from zoo.training.metrics import Floats, Results, dice, or_none
 from zoo.training.pictures import draw_labels
 from zoo.training.prepared import prepare_all
@@ -113,8 +113,9 @@ class Segment:
         """Make a trial of a network; images and masks are brought to its grid for the first one, and kept."""
         of_slices = isinstance(self.transform, SliceTransform)
         windows = None if of_slices else windows_of(self.entry, network, self.transform, window=self.args.sides() or ())
-        if windows and self.args.window:
-            check_window(network, self.entry, windows.size, self.args.window)
+        if windows and (args.window or args.size):
+            asked = f"--window {args.window}" if args.window else f"--size {args.size}"
+            check_size(network, self.entry, windows.size, asked)
         if self.images is None:
             folder = None if args.dry_run else Path(self.args.out) / KEPT
             paths = [Path(path) for path in self.cases.paths]
@@ -215,7 +216,7 @@ def segment(args: FinetuneArgs) -> Segment:
     if not entry.segments:
         others = [name for name, other in entries().items() if other.segments]
         raise OptionError(f"{args.model} does not segment: {entry.summary}. Take {first_names(others, 20)}")
-    contract = starting_input(args)
+    contract = input_of_run(args)
     transform = build_transform(contract)
     films, sides = isinstance(transform, ImageTransform), args.sides()
     if sides and (isinstance(transform, SliceTransform) or len(sides) != entry.dimension):

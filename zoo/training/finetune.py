@@ -163,7 +163,7 @@ def load_network(args: Start, num_classes: int) -> nn.Module:
     )
 
 
-def write_results(results: Results, out: str | Path, *, hint: str | None = None) -> None:
+def write_results(results: Results, out: str | Path, *, hint: str | None = None, rules: Sequence[str] = ()) -> None:
     """Write `results.json` into a folder, whole or not at all.
 
     Args:
@@ -171,6 +171,7 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
         out: The folder.
         hint: What to do next, said after the results are printed in a few lines; may be empty. None for a part of a
             run, which prints nothing.
+        rules: Lines to print below the results: how what was found became decisions.
 
     Raises:
         OSError: The file cannot be written.
@@ -179,7 +180,7 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
     with writing(file):
         write_text(file, json.dumps(results, indent=2))
     if hint is not None:
-        print("\n".join([*in_lines(results), f"results: {file}"]), flush=True)
+        print("\n".join([*in_lines(results), *rules, f"results: {file}"]), flush=True)
     if hint:
         say(hint)
 
