@@ -61,6 +61,20 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
         assert (row[f"predicted_{NAMES[0]}"], row[f"predicted_{NAMES[1]}"]) == ("1", "0")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_warning_that_holds_of_each_image_is_said_once(zoo, run, tmp_path, caplog, workers):
+    """By `predict` and `embed`, whoever reads the images."""
+    for i in range(3):
+        Image.fromarray(chest_phantom(96, seed=i) // 20).save(tmp_path / f"{i}.png")
+    for command in (("predict", run), ("embed", CAID)):
+        caplog.clear()
+        code, _, error = zoo(*command, tmp_path, "-o", tmp_path / "out.csv", "--device", "cpu", "--workers", workers)
+        assert code == 0, error
+        said = [r.getMessage() for r in caplog.records if "hardly any contrast" in r.getMessage()]
+        assert len(said) == (2 if workers == 0 else 1)  # what another process says is on the screen alone
+        assert said[-1].startswith("3 images have this warning (--debug names each), the first is ")
+
+
 def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     """Ids, the label that is already known under its own name, and a cell that a spreadsheet would run."""
     listed, out = tmp_path / "list.csv", tmp_path / "out.tsv"

@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 from zoo.errors import OptionError, ZooError
 from zoo.messages import printable
+from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.task import Task
@@ -50,7 +51,8 @@ def finetune(words: Sequence[str]) -> Results:
     try:
         if not args.dry_run:
             return run(args, reader_of(args.task))
-        found = try_run(args, reader_of(args.task))
+        with each_once():
+            found = try_run(args, reader_of(args.task))
         for text in lines_of(found):
             say(text)
         return found

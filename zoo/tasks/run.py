@@ -20,6 +20,7 @@ from torch import nn
 
 from zoo.checkpoint import load_report
 from zoo.learning_rates import param_groups
+from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs, finetune_command, sized
@@ -83,14 +84,15 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
     """
     with running(args) as processes:
         started = time.perf_counter()
-        with distributed.raising_together():
-            task, arms, args = plan(args, read, processes.world)
-            seen = look_at(task.cases, task.contract, args)
-            warnings = warnings_of(task, arms, args, seen)
-            begin(args, task, arms, processes)
-        if processes.is_main:
-            say(f"input: {seen.input}")
-        finished = [train(args, task, arm, processes) for arm in arms]
+        with each_once():
+            with distributed.raising_together():
+                task, arms, args = plan(args, read, processes.world)
+                seen = look_at(task.cases, task.contract, args)
+                warnings = warnings_of(task, arms, args, seen)
+                begin(args, task, arms, processes)
+            if processes.is_main:
+                say(f"input: {seen.input}")
+            finished = [train(args, task, arm, processes) for arm in arms]
         results = {"task": task.name, **summary(task, arms, finished, args), "warnings": warnings}
         results |= {"seconds": round(time.perf_counter() - started, 1), "arguments": asdict(args)}
         if processes.is_main:
