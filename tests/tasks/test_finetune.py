@@ -21,6 +21,7 @@ from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
 from zoo.errors import InputContractError, OptionError, PolicyError
 from zoo.stopping import Stopped
+from zoo.tasks.classify import threshold_of
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
 
@@ -182,10 +183,35 @@ def test_folds_are_pooled(films, tmp_path):
         outputs = read_saved(tmp_path / "out" / f"fold{i}").outputs
         assert fold["outputs"] == {"kind": "labels", "thresholds": list(outputs.thresholds)}
         assert fold["test"]["labels"]["disc"]["threshold"] == outputs.thresholds[0]
-    with pytest.raises(OptionError, match=r"out is a cross-validation, .* such as .*fold0$"):
+    with pytest.raises(OptionError, match=r"out is a cross-validation, .* such as .*fold0, or add --final"):
         read_saved(tmp_path / "out")
+    pooled = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["id"] for row in pooled] == [f"film{i:03d}.png" for i in range(40)]
+    assert all({k: v for k, v in row.items() if k != "fold"} in folds[int(row["fold"])] for row in pooled)
     decided = [row["predicted_disc"] == "1" for rows in folds for row in rows if row["disc"] == "1"]
     assert results["test"]["labels"]["disc"]["sensitivity"]["value"] == pytest.approx(sum(decided) / len(decided))
+
+
+def test_the_final_network_learns_from_all_cases(films, tmp_path, capsys):
+    """As long as the best epochs of the folds, with thresholds of answers for cases that a network never saw."""
+    words_ = words(films, tmp_path / "out", *QUICK, "--cross-validate", 2, "--epochs", 3)
+    folds = finetune(words_)["folds"]
+    assert "--final --resume" in capsys.readouterr().err
+    final = finetune([*words_, "--final", "--resume"])["final"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"next: zoo predict {tmp_path / 'out' / 'final'} ")
+    log = (tmp_path / "out" / "final" / "log.jsonl").read_text().splitlines()
+    best = [fold["best"]["epoch"] for fold in folds]
+    assert final["epochs"] == len(log) == round(sum(best) / 2) + 1
+    assert final["cases"]["cases"] == 40
+    saved = read_saved(tmp_path / "out")
+    assert saved.path == tmp_path / "out" / "final" / "model.safetensors"
+    pooled = rows_of(tmp_path / "out" / "predictions.csv")
+    truth, found = (np.array([float(row[name]) for row in pooled]) for name in ("disc", "probability_disc"))
+    assert saved.outputs.thresholds[0] == pytest.approx(threshold_of(truth, found), abs=1e-5)
+    first, own = (load_file(tmp_path / "out" / name / "model.safetensors") for name in ("fold0", "final"))
+    assert not torch.equal(first["fc.weight"], own["fc.weight"])
+    with pytest.raises(OptionError, match="--final trains on all cases after the folds of --cross-validate"):
+        finetune(words(films, tmp_path / "other", *QUICK, "--final"))
 
 
 def test_a_dry_run_touches_nothing(films, tmp_path, capsys):

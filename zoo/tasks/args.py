@@ -60,6 +60,7 @@ class FinetuneArgs(TrainArgs):
     parts: int = arg("parts of a volume that a step is given of it; 0 for 4 slices or crops, or 2 windows", 0)
     pair: bool = arg("also train the same network from random weights, and compare", False, free=True)
     cross_validate: int = arg("folds by group, each of which is tested once; 0 for one split", 0)
+    final: bool = arg("after the folds train a network on all cases, in OUT/final: the one to use", False, free=True)
     dry_run: bool = arg("say what would be trained on what, and how long a step takes; write nothing", False, free=True)
     epochs: int = arg("length of the run; 0 for about 600 steps", 0, free=True)
     batch_size: int = arg("cases per step; 0 for up to 16 films, 4 volumes or 2 in windows, to segment 8 or 1", 0)
@@ -90,6 +91,8 @@ class FinetuneArgs(TrainArgs):
             problems.append(f"--cross-validate must be at least 2 folds, not {self.cross_validate}")
         if self.cross_validate and self.split:
             problems.append(f"--cross-validate draws its own parts, and --split {self.split} gives them: drop one")
+        if self.final and not self.cross_validate:
+            problems.append("--final trains on all cases after the folds of --cross-validate: give that too")
         if self.pair and self.from_scratch:
             problems.append("--pair compares with random weights, and --from-scratch starts from them: drop one")
         if self.checkpoint and self.from_scratch:

@@ -170,14 +170,15 @@ class Classify:
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
         return {"of": "AUROC", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
-    def write(self, rows: Sequence[int], answers: Answers, out: Path) -> None:
+    def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""
         columns: list[Any] = [[f"{p:.6f}" for p in column] for column in answers[PROBABILITY].T]
         if self.kind == "labels":
             columns += [column.astype(int).tolist() for column in answers[DECIDED].T]
         else:
             columns.append([self.names[i] for i in answers[DECIDED].argmax(1)])
-        self.cohort.write(rows, Outputs("labels" if self.kind == "labels" else "classes"), columns, out)
+        outputs = Outputs("labels" if self.kind == "labels" else "classes")
+        self.cohort.write(rows, outputs, columns, out, folds=folds)
 
     def draw(self, trial: Trial, rows: Sequence[int], answers: Answers, out: Path) -> None:
         """Draw the reliability diagram, and the surest right and wrong cases."""

@@ -145,10 +145,10 @@ class Regress:
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
         return {"of": "R2", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
-    def write(self, rows: Sequence[int], answers: Answers, out: Path) -> None:
+    def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""
         columns = [[f"{value:.6g}" for value in column] for column in answers[NUMBER].T]
-        self.cohort.write(rows, Outputs("numbers"), columns, out)
+        self.cohort.write(rows, Outputs("numbers"), columns, out, folds=folds)
 
     def draw(self, trial: Trial, rows: Sequence[int], answers: Answers, out: Path) -> None:
         """Draw what was found against the truth."""

@@ -25,7 +25,7 @@ from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
 from zoo.tasks.measures import FEW, Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.segment_trial import SegmentTrial
-from zoo.tasks.splits import Split
+from zoo.tasks.splits import FOLD, Split
 from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
 from zoo.training.args import names_in
@@ -177,11 +177,13 @@ class Segment:
         gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])
         return {"of": "Dice", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
-    def write(self, rows: Rows, answers: Answers, out: Path) -> None:
+    def write(self, rows: Rows, answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`: Dice and distances of each case, empty where there is none."""
         by_case = self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))
-        columns = [[self.cases.ids[i] for i in rows], [self.groups[i] for i in rows]]
+        columns: list[Sequence[object]] = [[self.cases.ids[i] for i in rows], [self.groups[i] for i in rows]]
         names = ["id", "group"]
+        if folds:
+            names, columns = [*names, FOLD], [*columns, folds]
         for k, name in enumerate(self.names[1:]):
             names += [f"dice_{name}", f"hausdorff95_{name}"]
             columns += [_cells(by_case[:, k]), _cells(answers[DISTANCES][:, 0, k])]

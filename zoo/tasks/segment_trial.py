@@ -47,7 +47,9 @@ class SegmentTrial:
         augment = entry.augment if args.augment else None
         size = windows.size if windows else ()
         train = Crops(self.images, split["train"], size=size, count=count, augment=augment, seed=args.seed)
-        self.data: Mapping[str, Dataset[Any]] = {"train": train, "val": Whole(self.images, split["val"])}
+        self.data: Mapping[str, Dataset[Any]] = {"train": train}
+        if "val" in split:
+            self.data = {**self.data, "val": Whole(self.images, split["val"])}
         if "test" in split:
             self.data = {**self.data, "test": Positions(split["test"])}
 

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from zoo.progress import duration
 from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.arms import Arm, arguments_of, groups_of
 from zoo.tasks.first_look import look_at
-from zoo.tasks.run import Arm, arguments_of, groups_of, plan, warnings_of
+from zoo.tasks.run import plan, warnings_of
 from zoo.tasks.task import Task
 from zoo.training import distributed
 from zoo.training.data import Batches, build_loader, length_of, to_device
@@ -41,7 +42,7 @@ def try_run(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Results
         "task": task.name,
         "outputs": list(task.names),
         "input": seen.input,
-        "trainings": len(arms),
+        "trainings": len(arms) + args.final,
         "cases": {part: task.count(rows) for part, rows in arms[0].split.items()},
         **_try(args, task, arms[0], distributed.start(args.device)),
         "warnings": warnings,
