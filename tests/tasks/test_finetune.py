@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import fields
 
 import gloo
 import nibabel
@@ -21,9 +22,11 @@ from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
 from zoo.errors import InputContractError, OptionError, PolicyError
 from zoo.stopping import Stopped
+from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.classify import threshold_of
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
+from zoo.training.args import flag_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -280,6 +283,7 @@ def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkey
     ("flags", "message"),
     [
         (("--label", "shape"), "--label shape: the table has no such column; it has patient, disc"),
+        (("--uncertain", "maybe"), "ignore, positive, negative are known"),
         (("--label", "age"), "give --task regress"),
         (("--label", "kind", "--task", "regress"), "40 of 40 cells are no numbers, .*'left'.* --task classify"),
         (("--split", "site"), "none of train, val and test"),
@@ -299,6 +303,26 @@ def test_wrong_use_is_one_line_before_anything_is_written(films, tmp_path, flags
     with pytest.raises(OptionError, match=message):
         finetune(words(films, tmp_path / "out", *QUICK[:4], *flags))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_help_begins_with_what_a_user_needs(capsys):
+    """Not with the factor of a schedule; the model is the first word, not a flag."""
+    with pytest.raises(SystemExit):
+        finetune(["--help"])
+    said = capsys.readouterr().out
+    places = [said.index(f"\n  {flag} ") for flag in ("--table", "--group", "--task", "--out", "--momentum")]
+    assert places == sorted(places)
+    assert said.index("\nyour data:") < places[0]
+    assert places[-2] < said.index("\ntraining loop:") < places[-1]
+    assert "--model" not in said
+    flags = {flag_of(field.name) for field in fields(FinetuneArgs)} - {"--model"}
+    assert [flag for flag in sorted(flags) if f"\n  {flag}" not in said] == []
+
+
+def test_a_command_without_a_model_says_where_it_stands(tmp_path):
+    """`--model` is no flag that the help has."""
+    with pytest.raises(OptionError, match="no model: its NAME comes first"):
+        finetune(["--task", "classify", "-o", str(tmp_path / "out")])
 
 
 def test_a_missing_flag_is_told_in_few_lines(films, tmp_path, capsys):

@@ -16,6 +16,8 @@ from zoo.training.args import TrainArgs, arg, command_of, default, flag_of, name
 from zoo.transforms import SMALLEST_SIDE
 
 TASKS = ("classify", "regress", "segment")
+UNCERTAIN = {"ignore": "", "positive": "1", "negative": "0"}
+"""Words of `--uncertain` -> the label that a cell of -1 is then taken for, empty for none."""
 RUN = "zoo finetune"
 PARTS = 4
 """Slices or crops of a volume that a step is given of it."""
@@ -40,6 +42,7 @@ class FinetuneArgs(TrainArgs):
     table: str = arg("table of the cases: CSV, TSV or Parquet")
     data: str = arg("folder from which the table's paths lead; default the table's own", "")
     label: str = arg("columns of the labels: one, or several with commas; of segmentation none", "")
+    uncertain: str = arg(f"classify: what cells of -1 are, beside 0 and 1: {', '.join(UNCERTAIN)}", "")
     masks: str = arg("segment: folder of the label maps, each called like its image", "")
     classes: str = arg("segment: names of the labels 0, 1, ... with commas, the background first", "")
     window: str = arg("segment: voxels of crops and windows along each axis, as 96,96,96; default the model's", "")
@@ -104,6 +107,8 @@ class FinetuneArgs(TrainArgs):
             problems.append(f"{' and '.join(said)} mean nothing to --task {self.task}: drop them")
         if self.task in ("classify", "regress") and not self.label:
             problems.append(f"--task {self.task} needs --label, the column of the labels")
+        if self.uncertain and (self.uncertain not in UNCERTAIN or self.task != "classify"):
+            problems.append(f"--uncertain {self.uncertain}: of --task classify, {', '.join(UNCERTAIN)} are known")
         if twice := [column for column, n in Counter(self.columns()).items() if n > 1]:
             problems.append(f"--label {self.label} names {', '.join(twice)} more than once: name each column once")
         if self.window and (self.task != "segment" or self.sides() is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zoo.formats import Task as TaskName
 from zoo.messages import first_names
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.labelled import Cohort, ImageTrial, read_cohort
+from zoo.tasks.labels import classes_or_labels
 from zoo.tasks.measures import (
     FEW,
     Measure,
@@ -29,7 +31,6 @@ from zoo.tasks.measures import (
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.pictures import draw_cases, draw_reliability
 from zoo.tasks.splits import Split
-from zoo.tasks.table import classes_or_labels
 from zoo.tasks.task import Answers, Trial
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Array, Floats, Results
@@ -199,7 +200,7 @@ class Classify:
 
 def classify(args: FinetuneArgs) -> Classify:
     """Read the task of a run."""
-    return Classify(read_cohort(args, classes_or_labels))
+    return Classify(read_cohort(args, partial(classes_or_labels, uncertain=args.uncertain)))
 
 
 def _in_words(counts: Mapping[str, tuple[int, int]]) -> str:

@@ -21,10 +21,11 @@ from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
 from zoo.tasks.first_look import check_size, input_of_run
+from zoo.tasks.labels import Columns, with_labels
 from zoo.tasks.method import Learner
 from zoo.tasks.outputs import Kind, Outputs, column_names_of
 from zoo.tasks.splits import FOLD, Split
-from zoo.tasks.table import Columns, column_of, groups_of, read_cases, text_of, with_labels
+from zoo.tasks.table import column_of, groups_of, read_cases, say_alike, text_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import collect
 from zoo.training.metrics import Floats, Results
@@ -187,8 +188,9 @@ def read_cohort(args: FinetuneArgs, read: Any) -> Cohort:
     cases = read_cases(
         args, volumes=not isinstance(transform, ImageTransform), lesions=isinstance(transform, CropTransform)
     )
-    cases = with_labels(cases, args.columns())
+    cases = with_labels(cases, args.columns(), args.uncertain)
     sites = [text_of(cell) or "unknown" for cell in column_of(cases, args.site, "--site")] if args.site else []
+    say_alike(sites, f"--site {args.site}")
     columns = read(cases, args.columns())
     _check_columns(args, columns)
     return Cohort(args, entry, contract, cases, groups_of(cases, args), sites, columns)

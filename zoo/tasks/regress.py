@@ -14,6 +14,7 @@ from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.labelled import Cohort, ImageTrial, read_cohort
+from zoo.tasks.labels import numbers_in
 from zoo.tasks.measures import (
     FEW,
     Measure,
@@ -27,7 +28,6 @@ from zoo.tasks.measures import (
 )
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.splits import Split
-from zoo.tasks.table import numbers_in
 from zoo.tasks.task import Answers, Trial
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Floats, Results, or_none
