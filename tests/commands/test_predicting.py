@@ -201,6 +201,16 @@ def test_info_says_what_a_file_is(zoo, run):
     assert facts["base"]["licences"] == json.loads(json.dumps(known.licences))
 
 
+def test_info_says_whose_input_it_shows(zoo, run, tmp_path):
+    """That of the model, where a file says nothing, may be another than the images had that it was trained on."""
+    assert "from: this file" in zoo("info", run)[1]
+    silent = rewritten(run / "model.safetensors", tmp_path / "silent.safetensors", input=None)
+    out = zoo("info", silent)[1]
+    assert "from: the model's own: this file does not say" in out
+    assert "size: 224, 224" in out
+    assert json.loads(zoo("info", silent, "--json")[1])["input_from"] == "model"
+
+
 def test_info_of_a_published_run_says_that_it_does_not_predict(zoo, run, tmp_path):
     """Its header is shown none the less."""
     file = rewritten(run / "model.safetensors", tmp_path / "published.safetensors", outputs=None)

@@ -84,6 +84,13 @@ def test_what_the_file_says_can_be_asked_for(predict):
     assert json.loads(predict.header["base"])["sha256"] == zoo.model_info(CAID).sha256
 
 
+def test_a_predictor_is_shown_in_one_line(predict):
+    """A notebook prints it at the end of a cell: its whole header is a page."""
+    said = "caid-resnet50, classify: effusion, pneumonia, films resized to 73 pixels along the shorter side"
+    assert repr(predict).startswith(f"Predictor({said}")
+    assert len(repr(predict)) < 200
+
+
 def test_it_is_sent_to_other_processes_without_its_network(predict, films):
     """Some kilobytes; what comes out there is the same to the last bit."""
     expected = predict(films / "0.png")

@@ -221,6 +221,21 @@ def read(folder, *more, model="anatomix-unet"):
     return segment(args)
 
 
+def test_two_folders_are_a_whole_data_set(tmp_path):
+    """No table is written for what the names say; what only a table has cannot be asked for."""
+    write_films(tmp_path, 12)
+    (tmp_path / "cases.csv").unlink()
+    (tmp_path / "masks" / "film3.png").unlink()
+    folders = ("--data", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"))
+    command = ["caid-resnet50-unet", "--task", "segment", *folders, "--device", "cpu", "-o", str(tmp_path / "out")]
+    found = finetune([*command, "--dry-run"])
+    assert sum(part["cases"] for part in found["cases"].values()) == 11
+    with pytest.raises(OptionError, match="--group and --split without --table: they name its columns"):
+        finetune([*command, "--group", "patient", "--split", "split"])
+    with pytest.raises(OptionError, match="--task segment needs --table, that of the cases, or --data"):
+        finetune([*command[:3], *folders[2:], "-o", str(tmp_path / "out")])
+
+
 def test_a_value_that_the_training_part_lacks_is_refused(scans, tmp_path):
     """It could not be learnt; nor can a named class that no training mask has."""
     write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))

@@ -39,8 +39,8 @@ class FinetuneArgs(TrainArgs):
 
     model: str = arg("MODEL or MODEL.TAG to start from")
     task: str = arg("what it learns", choices=TASKS)
-    table: str = arg("table of the cases: CSV, TSV or Parquet")
-    data: str = arg("folder from which the table's paths lead; default the table's own", "")
+    table: str = arg("table of the cases, CSV, TSV or Parquet; to segment --data and --masks can do", "")
+    data: str = arg("folder from which the table's paths lead, default the table's own; or that of the images", "")
     label: str = arg("columns of the labels: one, or several with commas; of segmentation none", "")
     uncertain: str = arg(f"classify: what cells of -1 are, beside 0 and 1: {', '.join(UNCERTAIN)}", "")
     masks: str = arg("segment: folder of the label maps, each called like its image", "")
@@ -100,13 +100,10 @@ class FinetuneArgs(TrainArgs):
             problems.append("--pair compares with random weights, and --from-scratch starts from them: drop one")
         if self.checkpoint and self.from_scratch:
             problems.append(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other: drop one")
-        if self.task == "segment" and not self.masks:
-            problems.append("--task segment needs --masks, the folder of the label maps")
+        problems += self._lacking()
         of_others = ("label", "site") if self.task == "segment" else ("masks", "classes")
         if said := [flag_of(name) for name in of_others if getattr(self, name)]:
             problems.append(f"{' and '.join(said)} mean nothing to --task {self.task}: drop them")
-        if self.task in ("classify", "regress") and not self.label:
-            problems.append(f"--task {self.task} needs --label, the column of the labels")
         if self.uncertain and (self.uncertain not in UNCERTAIN or self.task != "classify"):
             problems.append(f"--uncertain {self.uncertain}: of --task classify, {', '.join(UNCERTAIN)} are known")
         if twice := [column for column, n in Counter(self.columns()).items() if n > 1]:
@@ -116,6 +113,23 @@ class FinetuneArgs(TrainArgs):
         if problems:
             raise OptionError("; ".join(problems))
         TrainArgs.check(_as_chosen(self))
+
+    def _lacking(self) -> list[str]:
+        """What is needed to find the cases and their labels, and is not there."""
+        problems = []
+        if self.task == "segment" and not self.masks:
+            problems.append("--task segment needs --masks, the folder of the label maps")
+        if self.task in ("classify", "regress") and not self.label:
+            problems.append(f"--task {self.task} needs --label, the column of the labels")
+        if self.table:
+            return problems
+        if self.task != "segment" or not self.data:
+            segments = ", or --data, the folder of the images" if self.task == "segment" else ""
+            problems.append(f"--task {self.task} needs --table, that of the cases{segments}")
+        of_tables = [flag_of(name) for name in ("path_column", "group", "split") if getattr(self, name)]
+        if of_tables:
+            problems.append(f"{' and '.join(of_tables)} without --table: they name its columns")
+        return problems
 
     def sides(self) -> tuple[int, ...] | None:
         """Sides of a window, empty where none are given; None where they are no numbers above 0."""

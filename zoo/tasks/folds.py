@@ -55,7 +55,7 @@ def train_final(
     cases that its network did not learn from.
     """
     folds = own_folds(arms, finished)
-    epochs = round(median(each.results["best"]["epoch"] + 1 for _, each in folds))
+    epochs = round(median(each.results["best"]["epoch"] for _, each in folds))
     held_out = [row for arm, _ in folds for row in arm.tested]
     arm = Arm(Path(args.out) / FINAL, {"train": sorted(held_out)})
     args = replace(arguments_of(args, arm), epochs=epochs, monitor="loss", patience=0)

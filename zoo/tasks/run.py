@@ -67,6 +67,7 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
         if processes.is_main:
             if args.cross_validate:
                 write_pooled(task, arms, finished, Path(args.out))
+            say(_of_states(Path(args.out)))
             write_results(results, args.out, hint=_hint(args, arms), rules=rules_of(results, task.names))
             if "pair" in results:
                 say(results["pair"]["said"])
@@ -148,6 +149,15 @@ def rules_of(results: Results, names: Sequence[str]) -> list[str]:
     if len(set(rules)) == 1:
         return list(filter(None, rules[:1]))
     return [f"fold{i}: {rule}" for i, rule in enumerate(rules)]
+
+
+def _of_states(out: Path) -> str:
+    """What the largest files of a run are for."""
+    size = sum(file.stat().st_size for file in out.rglob("*.pt"))
+    return (
+        f"model.safetensors is enough for all that follows; last.pt and best.pt, {size / 1e6:.0f} MB in {out}, are for "
+        "--resume: delete them once the run is as you want it"
+    )
 
 
 def _hint(args: FinetuneArgs, arms: Sequence[Arm]) -> str:

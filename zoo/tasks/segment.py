@@ -21,7 +21,7 @@ from zoo.tasks.data import KEPT
 from zoo.tasks.first_look import check_size, input_of_run
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
-from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
+from zoo.tasks.masks import Classes, all_values, classes_of, find_pairs, pair_masks
 from zoo.tasks.measures import FEW, Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.segment_trial import SegmentTrial
@@ -224,8 +224,11 @@ def segment(args: FinetuneArgs) -> Segment:
     if sides and (isinstance(transform, SliceTransform) or len(sides) != entry.dimension):
         takes = "slices whole" if isinstance(transform, SliceTransform) else f"windows of {entry.dimension} sides"
         raise OptionError(f"--window {args.window}: {args.model} takes {takes}")
-    cases = read_cases(args, volumes=not films, lesions=False)
-    masks = pair_masks(cases, args.data, args.masks, films=films)
+    if args.table:
+        cases = read_cases(args, volumes=not films, lesions=False)
+        masks = pair_masks(cases, args.data, args.masks, films=films)
+    else:
+        cases, masks = find_pairs(args.data, args.masks, films=films)
     values = all_values(masks, films=films)
     return Segment(args, entry, contract, cases, masks, values, classes_of(values, names_in(args.classes)))
 

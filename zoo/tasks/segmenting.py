@@ -16,8 +16,10 @@ from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
 from zoo.registry import get_entry
 from zoo.settings import local_rank
+from zoo.tasks.inputs import in_words
 from zoo.tasks.labelling import label_image
 from zoo.tasks.outputs import Outputs
+from zoo.tasks.predictor import said_of
 from zoo.tasks.saved import SavedModel
 from zoo.training.loop import autocast
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SegmentPredictor:
     """Labels of images by a fine-tuned network; it can be pickled, and each process loads the network by itself."""
 
@@ -53,6 +55,9 @@ class SegmentPredictor:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process makes by itself."""
         return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
+
+    def __repr__(self) -> str:
+        return f"SegmentPredictor({said_of(self)}, {in_words(self.input, is_cut=False)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the labels of an image, or a list of answers for a list of images.
