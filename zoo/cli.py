@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from zoo.commands.printing import (
 from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
 from zoo.features import SUFFIXES
 from zoo.messages import escaped, printable
+from zoo.oddities import each_once
 from zoo.signals import Ended, ended_by_signals
 from zoo.stopping import Stopped
 from zoo.version import __version__
@@ -477,8 +478,8 @@ def embed_command(
     else:
         how: dict[str, Any] = {"half": half, **again, "engine": engine, "ray_address": ray_address}
         lines = embedding.into_folder(embedder, cases, out, workers, **how)
-    for line in lines:
-        _say(line)
+    with each_once():
+        _say_all(lines)
 
 
 @app.command("probe")
@@ -561,7 +562,9 @@ def segment_command(
 
     options: dict[str, Any] = {"batch_size": batch_size, "overlap": overlap, "cache_dir": cache_dir}
     settings: dict[str, Any] = {"checkpoint": checkpoint, "num_classes": num_classes, "device": _chosen(device)}
-    segment(name, paths, out, **settings, **options, say=_say).check(out)
+    with each_once():
+        written = segment(name, paths, out, **settings, **options, say=_say)
+    written.check(out)
 
 
 @app.command("predict")
@@ -596,8 +599,8 @@ def predict_command(
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
     listed: dict[str, Any] = {"path_column": path_column, "id_column": id_column, "root": root}
     how: dict[str, Any] = {"workers": workers, "picture": picture, "cache_dir": cache_dir}
-    for line in predict(saved, paths or [], out, table, listed, options, **how):
-        _say(line)
+    with each_once():
+        _say_all(predict(saved, paths or [], out, table, listed, options, **how))
 
 
 def _chosen(device: str) -> str:
@@ -783,7 +786,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         _say(line)
 
 
-def _say_all(lines: Sequence[str]) -> None:
+def _say_all(lines: Iterable[str]) -> None:
     for line in lines:
         _say(line)
 

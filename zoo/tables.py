@@ -19,6 +19,8 @@ from zoo.messages import first_names, printable, reason_of
 log = logging.getLogger("zoo")
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+EMPTY = ("", "na", "n/a", "nan", "null", "unknown")
+"""Cells without a value, in lower case and without blanks around them; "none" is a class in many tables."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
     code, said, error = zoo("predict", run, films, "-o", out, "--device", "cpu", "--workers", 0)
     assert code == 1
     assert f"{out}: answers for 2 image(s)" in said
+    assert "labels hold from these probabilities on: =effusion 0, pneumonia 1" in said
     assert "1a.png" in error
     rows = table_of(out)
     columns = [f"{what}_{name}" for what in ("probability", "predicted") for name in NAMES]
@@ -58,6 +59,20 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
         for name, probability in predict(row["path"])["probabilities"].items():
             assert float(row[f"probability_{name}"]) == pytest.approx(probability, rel=1e-4)
         assert (row[f"predicted_{NAMES[0]}"], row[f"predicted_{NAMES[1]}"]) == ("1", "0")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_warning_that_holds_of_each_image_is_said_once(zoo, run, tmp_path, caplog, workers):
+    """By `predict` and `embed`, whoever reads the images."""
+    for i in range(3):
+        Image.fromarray(chest_phantom(96, seed=i) // 20).save(tmp_path / f"{i}.png")
+    for command in (("predict", run), ("embed", CAID)):
+        caplog.clear()
+        code, _, error = zoo(*command, tmp_path, "-o", tmp_path / "out.csv", "--device", "cpu", "--workers", workers)
+        assert code == 0, error
+        said = [r.getMessage() for r in caplog.records if "hardly any contrast" in r.getMessage()]
+        assert len(said) == (2 if workers == 0 else 1)  # what another process says is on the screen alone
+        assert said[-1].startswith("3 images have this warning (--debug names each), the first is ")
 
 
 def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
@@ -243,6 +258,16 @@ def test_info_says_what_a_file_is(zoo, run):
     facts = json.loads(zoo("info", run / "model.safetensors", "--json")[1])
     assert facts["outputs"] == [{"name": NAMES[0], "threshold": 0.0}, {"name": NAMES[1], "threshold": 1.0}]
     assert facts["base"]["licences"] == json.loads(json.dumps(known.licences))
+
+
+def test_info_says_whose_input_it_shows(zoo, run, tmp_path):
+    """That of the model, where a file says nothing, may be another than the images had that it was trained on."""
+    assert "from: this file" in zoo("info", run)[1]
+    silent = rewritten(run / "model.safetensors", tmp_path / "silent.safetensors", input=None)
+    out = zoo("info", silent)[1]
+    assert "from: the model's own: this file does not say" in out
+    assert "size: 224, 224" in out
+    assert json.loads(zoo("info", silent, "--json")[1])["input_from"] == "model"
 
 
 def test_info_of_a_published_run_says_that_it_does_not_predict(zoo, run, tmp_path):

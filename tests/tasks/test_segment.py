@@ -24,9 +24,9 @@ from zoo.formats import open_checkpoint
 from zoo.images import read_label_picture
 from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.first_look import check_size
 from zoo.tasks.saved import read_saved
 from zoo.tasks.segment import middle_of, segment
-from zoo.tasks.segment_trial import check_window
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.sliding import find_logits
 from zoo.training.distributed import Processes
@@ -296,6 +296,21 @@ def read(folder, *more, model="anatomix-unet"):
     return segment(args)
 
 
+def test_two_folders_are_a_whole_data_set(tmp_path):
+    """No table is written for what the names say; what only a table has cannot be asked for."""
+    write_films(tmp_path, 12)
+    (tmp_path / "cases.csv").unlink()
+    (tmp_path / "masks" / "film3.png").unlink()
+    folders = ("--data", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"))
+    command = ["caid-resnet50-unet", "--task", "segment", *folders, "--device", "cpu", "-o", str(tmp_path / "out")]
+    found = finetune([*command, "--dry-run"])
+    assert sum(part["cases"] for part in found["cases"].values()) == 11
+    with pytest.raises(OptionError, match="--group and --split without --table: they name its columns"):
+        finetune([*command, "--group", "patient", "--split", "split"])
+    with pytest.raises(OptionError, match="--task segment needs --table, that of the cases, or --data"):
+        finetune([*command[:3], *folders[2:], "-o", str(tmp_path / "out")])
+
+
 def test_a_value_that_the_training_part_lacks_is_refused(scans, tmp_path):
     """It could not be learnt; nor can a named class that no training mask has."""
     write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))
@@ -336,9 +351,19 @@ def test_a_window_that_the_network_does_not_take_is_refused(name):
     network = on_meta(name, num_classes=2)
     entry = entries()[name]
     own = entry.windows.size
-    check_window(network, entry, own, "own")
-    with pytest.raises(OptionError, match="--window odd: the network does not take such windows"):
-        check_window(network, entry, tuple(side - 3 for side in own), "odd")
+    check_size(network, entry, own, "--window own")
+    with pytest.raises(OptionError, match="--window odd: the network does not take inputs of "):
+        check_size(network, entry, tuple(side - 3 for side in own), "--window odd")
+
+
+def test_a_size_that_the_network_does_not_take_is_refused():
+    """Of patches of 14 pixels, and not after all films were prepared. CAiD's networks take any."""
+    vit, entry = on_meta("rad-dino-vitb14", num_classes=2), entries()["rad-dino-vitb14"]
+    check_size(vit, entry, (140, 140), "--size 140")
+    with pytest.raises(OptionError, match="--size 130: the network does not take inputs of 130 x 130"):
+        check_size(vit, entry, (130, 130), "--size 130")
+    for name in ("caid-resnet50", "caid-resnet50-unet"):
+        check_size(on_meta(name, num_classes=2), entries()[name], (90, 90), "--size 90")
 
 
 def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):

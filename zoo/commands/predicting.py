@@ -154,6 +154,8 @@ def into_table(
     kinds = {name: type(cells[0]) for name, cells in columns_of(outputs, classes, np.zeros((1, len(classes)))).items()}
     write_answers(out, columns, given, kinds | {ERROR: str})
     yield f"{out}: answers for {len(good)} image(s), by {predictor.saved.path}"
+    if good and (rule := predictor.outputs.rule(predictor.classes)):
+        yield rule
     failed = [reason(cases, each) for each in found if each.features is None]
     if pictures is not None:
         yield from draw_each(predictor, cases, good, pictures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,8 @@ def draw(predictor: Predictor, image: Any, file: Path, *, title: str) -> Path:
     for target in targets:
         found = occlude(predictor, parts, target.number)
         panels += _panels(predictor, image, found, target)
-    picture = draw_panels(panels, f"{printable(title)}\n{_legend(predictor)}")
+    lines = [printable(title), _legend(predictor), _rule(predictor, targets)]
+    picture = draw_panels(panels, "\n".join(filter(None, lines)))
     write_atomically(file, lambda temporary: picture.save(temporary, format="PNG"))
     return file
 
@@ -158,6 +159,16 @@ def _stretched(plane: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
 def _legend(predictor: Predictor) -> str:
     score = _score_name(predictor)
     return f"Occlusion: the {score} falls where red is hidden, which speaks for the answer, and rises where blue is."
+
+
+def _rule(predictor: Predictor, targets: Sequence[Target]) -> str:
+    """How probabilities become decisions; of many labels, for those that are drawn."""
+    outputs = predictor.outputs
+    if outputs.kind != "labels":
+        return outputs.rule(predictor.classes)
+    drawn = [target.number for target in targets]
+    of_drawn = replace(outputs, thresholds=tuple(outputs.thresholds[i] for i in drawn))
+    return of_drawn.rule([predictor.classes[i] for i in drawn])
 
 
 def _score_name(predictor: Predictor) -> str:

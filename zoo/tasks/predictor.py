@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding import Embedder
 from zoo.errors import InputContractError
+from zoo.messages import first_names
+from zoo.tasks.inputs import in_words
 from zoo.tasks.saved import OfSaved, read_saved
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ def load_predictor(
     Example:
         >>> predict = zoo.load_predictor("run")
         >>> predict("film.png")
-        {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True}}
+        {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True},
+         'thresholds': {'pneumonia': 0.41}}
 
     A network that segments gives `labels`, uint8 on the image's own grid, with `affine` and `classes`, see
     `SegmentPredictor`; of the others a call of `Predictor` says what it returns.
@@ -62,7 +65,7 @@ def load_predictor(
     return Predictor(saved, embedder)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictor(OfSaved):
     """Answers of a fine-tuned network for images; it can be pickled, and each process loads the network by itself."""
 
@@ -70,9 +73,18 @@ class Predictor(OfSaved):
     """What makes the outputs of the head of images."""
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """By name the probability from which on a label, or the second of two classes, is the answer."""
+        found = self.outputs.thresholds
+        return dict(zip(self.classes[-len(found) :], found, strict=True)) if found else {}
+
+    @property
     def input(self) -> Preprocessing:
         """What images must be."""
         return self.embedder.transform.preprocessing
+
+    def __repr__(self) -> str:
+        return f"Predictor({said_of(self)}, {in_words(self.input)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the answer for an image, or a list of them for a list of images.
@@ -83,8 +95,8 @@ class Predictor(OfSaved):
 
         Returns:
             `task`, and of labels or classes `probabilities` by name. `labels` says by the thresholds whether each
-            holds; of classes, `label` is the name of the one that does. Of numbers `values` by name, in the units of
-            the table.
+            holds; of classes, `label` is the name of the one that does. `thresholds` has them by name; of classes
+            without one the most probable holds. Of numbers `values` by name, in the units of the table.
 
         Raises:
             InputContractError: An image cannot be what the network was trained on, or cannot be read.
@@ -104,9 +116,10 @@ class Predictor(OfSaved):
             return {"task": self.task, "values": named}
         held = self.outputs.decisions(found)
         if self.outputs.kind == "classes":
-            return {"task": self.task, "probabilities": named, "label": self.classes[int(held[0])]}
+            named_label = {"label": self.classes[int(held[0])]}
+            return {"task": self.task, "probabilities": named, **named_label, "thresholds": self.thresholds}
         labels = dict(zip(self.classes, map(bool, held[0]), strict=True))
-        return {"task": self.task, "probabilities": named, "labels": labels}
+        return {"task": self.task, "probabilities": named, "labels": labels, "thresholds": self.thresholds}
 
     def _values(self, images: list[Any]) -> list[NDArray[Any]]:
         """Outputs `(K,)` of each image."""
@@ -117,3 +130,8 @@ class Predictor(OfSaved):
                 said = image if isinstance(image, str | Path) else "the image"
                 raise InputContractError(f"{said}: its outputs are NaN or infinite, by {self.saved.path}")
         return [each.features[0] for each in found if each.features is not None]
+
+
+def said_of(predictor: Predictor | SegmentPredictor) -> str:
+    """The model, the task and the names of a predictor's answers, in a line."""
+    return f"{predictor.saved.model}, {predictor.task}: {first_names(predictor.classes, 10)}"

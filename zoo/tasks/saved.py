@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 """Name of the file in the folder of a run."""
+FINAL = "final"
+"""Folder of the network that learnt from all cases, in that of a cross-validation."""
 _TASKS = {"labels": "classify", "classes": "classify", "numbers": "regress", "voxels": "segment"}
 
 
@@ -105,6 +107,8 @@ def read_saved(path: str | Path, cache_dir: str | Path | None = None) -> SavedMo
 def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     """Return the file that the path of a run's folder, or of a file, stands for; its content is not looked at.
 
+    Of a cross-validation it is that of the network that learnt from all cases, where there is one.
+
     An address of the hub is fetched into the cache.
 
     Raises:
@@ -120,9 +124,12 @@ def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
         return path
     if (file := path / WEIGHTS).is_file():
         return file
+    if (final := path / FINAL / WEIGHTS).is_file():
+        return final
     if (fold := path / "fold0" / WEIGHTS).is_file():
         raise OptionError(
-            f"{path} is a cross-validation, which has a network of each fold alone: give one, such as {fold.parent}"
+            f"{path} is a cross-validation, which has a network of each fold alone: give one, such as {fold.parent}, "
+            "or add --final --resume to its command, which trains one on all cases"
         )
     began = (path / "last.pt").is_file()
     way = "its run has not come to its end: the same command with --resume goes on" if began else "no run wrote to it"

@@ -16,7 +16,9 @@ from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
 from zoo.registry import get_entry
 from zoo.settings import local_rank
+from zoo.tasks.inputs import in_words
 from zoo.tasks.labelling import label_image
+from zoo.tasks.predictor import said_of
 from zoo.tasks.saved import OfSaved
 from zoo.training.loop import autocast
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SegmentPredictor(OfSaved):
     """Labels of images by a fine-tuned network; it can be pickled, and each process loads the network by itself."""
 
@@ -49,6 +51,9 @@ class SegmentPredictor(OfSaved):
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process makes by itself."""
         return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
+
+    def __repr__(self) -> str:
+        return f"SegmentPredictor({said_of(self)}, {in_words(self.input, is_cut=False)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the labels of an image, or a list of answers for a list of images.

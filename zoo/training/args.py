@@ -15,6 +15,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from zoo.arguments import PRECISIONS
@@ -174,11 +175,23 @@ def parse_args(
     *,
     prog: str | None = None,
     usage: str | None = None,
+    panels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    rest: str = "",
+    hidden: Sequence[str] = (),
 ) -> A:
     """Build an arguments object from the command line: one flag for each field, with the field's default.
 
-    `usage` stands for the list of all flags in the help and above errors; None for that list.
     The default of `--workers` is at most the number of processors.
+
+    Args:
+        cls: Its dataclass.
+        argv: The words; None for those that Python was started with.
+        description: Of the command, for its help.
+        prog: What the command is called; None for the name of the program.
+        usage: Stands for the list of all flags in the help and above errors; None for that list.
+        panels: Fields by the titles of the panels in which the help shows their flags, in this order.
+        rest: Title of the last panel, of all other fields; empty for no panels.
+        hidden: Fields whose flags the help leaves out.
 
     Raises:
         OptionError: A value is out of its range.
@@ -186,7 +199,10 @@ def parse_args(
     """
     parser = argparse.ArgumentParser(prog, usage, description=description, formatter_class=_Help)
     types, facts = typing.get_type_hints(cls), facts_of_args(cls)
-    for f in fields(cls):
+    groups = {name: parser.add_argument_group(title) for title, names in panels.items() for name in names}
+    others: Any = parser.add_argument_group(rest) if rest else parser
+    by_name = {f.name: f for f in fields(cls)}
+    for f in [by_name[name] for name in dict.fromkeys([*groups, *by_name])]:
         required = f.default is dataclasses.MISSING
         options: dict[str, Any] = {"dest": f.name, "help": facts[f.name]["help"], "required": required}
         options["default"] = argparse.SUPPRESS  # for a required flag, so that the help names no default
@@ -197,7 +213,9 @@ def parse_args(
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= {"type": types[f.name], "choices": facts[f.name]["choices"]}
-        parser.add_argument(flag_of(f.name), **options)
+        if f.name in hidden:
+            options["help"] = argparse.SUPPRESS
+        groups.get(f.name, others).add_argument(flag_of(f.name), **options)
     now = {flag_of(old): flag_of(name) for old, name in renamed(cls).items()}
     args = cls(**vars(parser.parse_args(in_new_words(argv, now))))
     args.check()

@@ -178,7 +178,7 @@ def digests_of(*files: Path) -> dict[str, str]:
     return {file.name: hash_file(file) for file in files}
 
 
-def write_results(results: Results, out: str | Path, *, hint: str | None = None) -> None:
+def write_results(results: Results, out: str | Path, *, hint: str | None = None, rules: Sequence[str] = ()) -> None:
     """Write `results.json` into a folder, whole or not at all.
 
     Args:
@@ -186,6 +186,7 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
         out: The folder.
         hint: What to do next, said after the results are printed in a few lines; may be empty. None for a part of a
             run, which prints nothing.
+        rules: Lines to print below the results: how what was found became decisions.
 
     Raises:
         OSError: The file cannot be written.
@@ -194,7 +195,7 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
     with writing(file):
         write_text(file, json.dumps(results, indent=2))
     if hint is not None:
-        print("\n".join([*in_lines(results), f"results: {file}"]), flush=True)
+        print("\n".join([*in_lines(results), *rules, f"results: {file}"]), flush=True)
     if hint:
         say(hint)
 

@@ -64,8 +64,9 @@ def fit(
             `zoo.training.data.Order`, it says which samples make up a step; else each pass is shuffled.
         args: The run.
         processes: From `zoo.training.distributed.start`.
-        validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
-            metrics over the processes is logged as `val_<name>`.
+        validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode, the first epoch is
+            0 here and 1 in all that is written and said; the mean of its metrics over the processes is logged as
+            `val_<name>`.
         params: Parameters or parameter groups to train; default all that require a gradient. A group's `from_epoch` is
             the first epoch in which it learns.
         header: Header of `best.pt` and `last.pt`, from `zoo.formats.header`; it is not checked.
@@ -101,7 +102,7 @@ def fit(
             if validate is not None:
                 metrics |= {f"val_{k}": v for k, v in _validate(run, validate, epoch).items()}
             run.check_folder()
-            record.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
+            record.write({"epoch": epoch + 1, **metrics, "seconds": time.perf_counter() - started})
             run.finish_epoch(epoch, metrics, validated)
             run.stop_if_asked()
         record.close()
@@ -117,7 +118,7 @@ def train_epoch(run: Run, loader: Iterable[Any], epoch: int, pace: Pace) -> Metr
     parts, steps, done = run.args.accumulate, pace.steps, run.step
     shown = follow(
         loader,
-        f"epoch {epoch}",
+        f"epoch {epoch + 1}",
         steps * parts,
         done=done * parts,
         line=partial(pace.line, run, epoch),
@@ -152,7 +153,7 @@ def _check_finite(run: Run, loss: Tensor, epoch: int, step: int) -> None:
         last = run.out / "last.pt"
         kept = f"the weights that were saved before are in {last}" if last.exists() else "nothing is saved yet"
         raise FloatingPointError(
-            f"the loss is {loss.item()} at epoch {epoch}, step {step} (process {run.processes.rank}); {kept}. "
+            f"the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1} (process {run.processes.rank}); {kept}. "
             f"A smaller --lr or --clip-grad 1 may help."
         )
 

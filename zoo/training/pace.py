@@ -29,7 +29,7 @@ class Pace:
         left = f", at most {duration((args.epochs * self.steps - done) / rate)} left" if rate else ""
         loss = run.sums["loss"].item() / parts
         return (
-            f"epoch {epoch} (the last is {args.epochs - 1}), step {step} of {self.steps}: loss {loss:.4g}, "
+            f"epoch {epoch + 1} of {args.epochs}, step {step} of {self.steps}: loss {loss:.4g}, "
             f"{rate * args.batch_size:.3g} cases/s{left}"
         )
 
@@ -41,7 +41,7 @@ def begin_pace(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> 
         batches.set_epoch(epoch)
         size = size_of(dataset[next(iter(batches))[0]], run.method)
         where = f"{run.processes.world} processes on {run.processes.device.type}" if run.processes.world > 1 else ""
-        on = f"going on with epoch {run.epoch}, step {run.step}" if run.epoch or run.step else f"from {base}"
+        on = f"going on with epoch {run.epoch + 1}, step {run.step + 1}" if run.epoch or run.step else f"from {base}"
         say(
             f"training: {run.samples} cases{size}, {args.epochs} epochs of {batches.steps} steps of {args.batch_size} "
             f"cases, {where or run.processes.device.type}, {on}"

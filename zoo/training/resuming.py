@@ -103,7 +103,7 @@ def take_up(run: Resumable) -> list[Any]:
     history: list[Any] = began.get(HISTORY, [])
     if changed:
         log.warning("the run goes on with other arguments than it began with: %s", ", ".join(changed))
-        history = [*history, {"epoch": state["epoch"], "step": state["step"], **changed}]
+        history = [*history, {"epoch": state["epoch"] + 1, "step": state["step"], **changed}]
     return history
 
 

@@ -11,9 +11,6 @@ from zoo.files import write_atomically
 from zoo.messages import csv_cell
 from zoo.tables import read_text_table
 
-EMPTY = ("", "nan", "na", "n/a")
-"""Cells without a value, in lower case; "none" is a class in many tables."""
-
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Read the rows of a table; a cell that a row lacks is empty.

@@ -128,7 +128,7 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     assert written["val"]["dice"] == written["best"]["val_dice"]
     assert written["val"]["dice_per_class"].keys() == {"cube", "slab"}
     assert (out / "prediction.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["epoch"] == 2
 
     for name in ("best.pt", "last.pt"):
         said = header_of(out / name)

@@ -263,7 +263,7 @@ class Pair(torch.utils.data.Dataset):
         return {"image": torch.zeros(1)}
 
 
-@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2), ("", "best", 0)])
+@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 1), ("last.pt", "last", 3), ("", "best", 1)])
 def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, epoch):
     """The last epoch is not called the best where the loss grew; where a recipe says nothing, the best is tested."""
     args = arguments(tmp_path, out=str(tmp_path), epochs=3, batch_size=2, optimizer="sgd", lr=2.0, monitor="loss")
@@ -274,7 +274,7 @@ def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, ep
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert losses == sorted(losses)
     assert results.keys() == {key, "test"}
-    assert results[key] == {"epoch": epoch, "loss": losses[epoch], "lr": pytest.approx(2.0)}
+    assert results[key] == {"epoch": epoch, "loss": losses[epoch - 1], "lr": pytest.approx(2.0)}
     assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / f"{key}.pt")["model"]["weight"].item())
 
 

@@ -36,7 +36,8 @@ from zoo.entries.yaware.files import (
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import read_volume, z_score
-from zoo.training.table import EMPTY, check_columns, read_table
+from zoo.tables import EMPTY
+from zoo.training.table import check_columns, read_table
 from zoo.transforms import VolumeTransform, build_volume_transform
 
 Voxels = npt.NDArray[np.float32]

@@ -17,8 +17,8 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import voxel_sizes
 from zoo.messages import lengths
+from zoo.tables import EMPTY
 from zoo.training.arrays import read_array
-from zoo.training.table import EMPTY
 from zoo.transforms import VolumeTransform, build_volume_transform
 
 Row = dict[str, str]
