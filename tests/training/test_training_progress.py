@@ -86,7 +86,7 @@ def test_what_is_said_of_images_and_weights():
     assert size_of(torch.tensor(1.0), flat) == ""
     method = nn.Sequential(flat, deep)
     assert base_in_words(method) == "random weights"
-    setattr(deep, ATTRIBUTE, LoadReport("m", source="random"))
+    setattr(deep, ATTRIBUTE, LoadReport("m", source="random", fresh={"weight": "random"}))
     assert base_in_words(method) == "random weights"
     setattr(deep, ATTRIBUTE, LoadReport("m", source="a.pt"))
     assert base_in_words(method) == "a.pt"
