@@ -23,6 +23,8 @@ from zoo.registry import get_entry, list_models
 from zoo.selftest import VALUES, Case, Stage, cases_due, compare, measure_case, stored_cases, versions
 
 _SWIN = ((1, 1, 64, 32, 32),)
+_SWIN_UNETR = ((1, 1, 64, 64, 32),)
+"""Its norm over the last map would turn on the rounding of two voxels' difference; of four it hardly does."""
 INPUTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "caid-resnet50": ((2, 3, 64, 96),),
     "caid-resnet50-unet": ((2, 3, 64, 96),),
@@ -31,7 +33,7 @@ INPUTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "monai-ssl-vitb16": ((1, 1, 96, 96, 96),),
     "monai-ssl-vitautoenc": ((1, 1, 96, 96, 96),),
     "monai-ssl-unetr": ((1, 1, 96, 96, 96),),
-    "monai-ssl-swinunetr": _SWIN,
+    "monai-ssl-swinunetr": _SWIN_UNETR,
     "monai-ssl-swinvit": _SWIN,
     "glcl-encoder": ((2, 1, 64, 96),),
     "glcl-unet": ((2, 1, 64, 96),),
@@ -41,9 +43,9 @@ INPUTS: dict[str, tuple[tuple[int, ...], ...]] = {
     "voco-swinvit-b": _SWIN,
     "voco-swinvit-l": _SWIN,
     "voco-swinvit-h": _SWIN,
-    "voco-swinunetr-b": _SWIN,
-    "voco-swinunetr-l": _SWIN,
-    "voco-swinunetr-h": _SWIN,
+    "voco-swinunetr-b": _SWIN_UNETR,
+    "voco-swinunetr-l": _SWIN_UNETR,
+    "voco-swinunetr-h": _SWIN_UNETR,
     "genesis-encoder": ((2, 1, 16, 24, 32),),
     "genesis-unet3d": ((2, 1, 16, 24, 32),),
     "anatomix-unet": ((1, 1, 64, 64, 64),),
@@ -107,6 +109,8 @@ def distance(old: Case, new: Case) -> str:
 
 def rounded(stage: Stage) -> Stage:
     """The numbers of a stage as they are written."""
+    if not 0 < stage.deviation < float("inf"):
+        raise SystemExit(f"{stage.name} gives nothing to compare: a standard deviation of {stage.deviation}")
     mean, deviation, largest, *samples = (float(f"{x:.{DIGITS}g}") for x in stage.numbers.values())
     return replace(stage, mean=mean, deviation=deviation, largest=largest, samples=tuple(samples))
 

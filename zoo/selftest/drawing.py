@@ -20,7 +20,7 @@ _LENGTH = 1_048_573
 """Numbers that are drawn once: a prime, so that no row of a weight begins where another does."""
 _INDEX = "relative_position_index"
 _END_OF_BRANCH = "bn3.weight"
-"""Of the norm that ends a bottleneck: small, as many start it, or the sum of sixteen blocks would hide the last ones."""
+"""Of the norm that ends a bottleneck: small, or what the last of sixteen blocks adds would be lost in their sum."""
 
 
 def draw_tensor(name: str, like: Tensor) -> Tensor:

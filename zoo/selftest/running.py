@@ -27,8 +27,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
-TOLERANCES = {"fp32": 1e-3, "bf16": 0.5, "fp16": 0.1}
-"""By precision, in standard deviations of a stage."""
+_TOLERANCES = {"fp32": 3e-4, "bf16": 0.5, "fp16": 0.1}
+"""What the numbers of a stage may be off, in its standard deviations.
+
+In fp32 AVX-512 and AVX2, of torch and oneDNN alike, differ by at most 7e-5, in a Swin UNETR's norms over four voxels,
+and by 3e-5 in any other network. The least wrong thing that was tried makes 3e-4, another epsilon in batch norms (1e-4
+for 1e-5); the other formula of GELU makes 4e-4, one bias drawn anew 0.03 or more, another merging of patches about 1.
+Half precisions find such gross errors alone: their rounding grows with depth.
+"""
+_OF_DEVICES = 5
+"""Times as much is allowed in fp32 on other devices, whose kernels may sum in fewer steps. None was there to measure."""
 
 
 _LIBRARIES = ("torch", "timm", "monai", "segmentation-models-pytorch", "numpy")
@@ -66,6 +74,18 @@ class Outcome:
         return max((each.size for each in self.differences), default=0.0)
 
 
+def tolerance_for(device: str | torch.device, precision: str) -> float:
+    """Return what stages may differ by, in their standard deviations.
+
+    Raises:
+        OptionError: There is no such precision.
+    """
+    if precision not in _TOLERANCES:
+        raise OptionError(f"precision={precision!r}: {', '.join(_TOLERANCES)} are known")
+    is_other = precision == "fp32" and not str(device).startswith("cpu")
+    return _TOLERANCES[precision] * (_OF_DEVICES if is_other else 1)
+
+
 def run_case(
     case: Case, *, device: str | torch.device = "cpu", precision: str = "fp32", cache_dir: str | Path | None = None
 ) -> Outcome:
@@ -80,8 +100,7 @@ def run_case(
     Raises:
         OptionError: There is no such device or precision.
     """
-    if precision not in TOLERANCES:
-        raise OptionError(f"precision={precision!r}: {', '.join(TOLERANCES)} are known")
+    tolerance = tolerance_for(device, precision)
     found_device, began = check_device(device), time.perf_counter()
     differences: tuple[Difference, ...] = ()
     problem = ""
@@ -92,7 +111,7 @@ def run_case(
         log.debug("%s", case.what, exc_info=True)
         problem = f"{type(error).__name__}: {reason_of(error)}"
     seconds = time.perf_counter() - began
-    return Outcome(case, str(found_device), precision, TOLERANCES[precision], seconds, differences, problem)
+    return Outcome(case, str(found_device), precision, tolerance, seconds, differences, problem)
 
 
 def measure_case(
