@@ -18,12 +18,12 @@ FLOORS = (
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "licences", "loading", "locate", "provenance", "tables"),
-    ("embedding", "training"),
+    ("embedding", "selftest", "training"),
     ("evaluation", "tasks"),
     ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
-DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "transforms")
+DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "selftest", "transforms")
 FOR_USERS = {
     "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
     "embedding": {"Cases", "Embedder", "embed", "find_cases"},

@@ -767,6 +767,36 @@ def _examine_cohort(
 
 
 @app.command()
+def selftest(
+    names: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, any number.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All models.")] = False,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Run networks here and compare each stage with stored values; exit 1, and name the first stage that differs.
+
+    So a new torch, MONAI, timm or GPU is judged in seconds. Tensors are drawn, and nothing is fetched; weights that
+    come with the package are run themselves, others are proved by their digest at each load. fp32 is without
+    TensorFloat-32.
+    """
+    from zoo.commands import selftest as tests
+
+    cases = tests.find_cases(names or [], everything=everything, cache_dir=cache_dir)
+    outcomes = []
+    for outcome in tests.run_each(cases, _chosen(device), precision, cache_dir):
+        outcomes.append(outcome)
+        if not as_json:
+            _say(tests.line_of(outcome))
+    if as_json:
+        _print_json([tests.row_of(each) for each in outcomes])
+    else:
+        _say_all(tests.summary_of(outcomes))
+    tests.check(outcomes)
+
+
+@app.command()
 def demo(
     image: Annotated[Path | None, typer.Argument(help="A chest radiograph; default a drawn phantom.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("zoo-demo.png"),
