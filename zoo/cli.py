@@ -24,6 +24,7 @@ from zoo.commands.printing import (
     raise_for_failed,
     start_log,
     table_lines,
+    training_facts,
 )
 from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
 from zoo.features import SUFFIXES
@@ -160,6 +161,7 @@ def info(
     if as_json:
         return _print_json(facts)
     facts["input"] = input_facts(known.input)
+    facts["training_ids"] = training_facts(known.training_ids)
     if known.bytes is None:
         facts["bytes"] = "size not published"
     width = max(map(len, facts))
@@ -585,6 +587,42 @@ def _chosen(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def overlap(
+    ids: Annotated[
+        list[Path], typer.Argument(help="A table, a .txt of one id a line, or images: files, or folders of them.")
+    ],
+    name: Annotated[str, typer.Option("--for", help="MODEL or MODEL.TAG, the weights.")],
+    column: Annotated[
+        str | None,
+        typer.Option("--column", "--path-column", help="Of the table; default path, image_path, file or id."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table to write, .csv, a row for each id.")] = None,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Say which of your images weights were trained on, by image and by patient.
+
+    They are looked up by their names in the published list of the training images, which is fetched and verified. A
+    name that is not of that list's form is counted as not read, never as unseen.
+
+    Exit code 0 where every id could be looked up and none was seen; 1 where some were seen, or cannot be told.
+    """
+    from zoo.commands.overlap import check_out, facts_of, page_of, read_ids, write_rows
+    from zoo.evaluation.overlap import find_overlap
+
+    check_out(out)
+    found = find_overlap(read_ids(ids, name, column), name, cache_dir=cache_dir)
+    if out is not None:
+        write_rows(found, out)
+    if as_json:
+        _print_json(facts_of(found))
+    else:
+        _say_all(page_of(found))
+    if not found.is_clean:
+        raise SystemExit(1)
 
 
 @app.command()
