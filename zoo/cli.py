@@ -24,6 +24,7 @@ from zoo.commands.printing import (
     raise_for_failed,
     start_log,
     table_lines,
+    training_facts,
 )
 from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
 from zoo.features import SUFFIXES
@@ -160,6 +161,7 @@ def info(
     if as_json:
         return _print_json(facts)
     facts["input"] = input_facts(known.input)
+    facts["training_ids"] = training_facts(known.training_ids)
     if known.bytes is None:
         facts["bytes"] = "size not published"
     width = max(map(len, facts))
@@ -459,6 +461,53 @@ def embed_command(
         _say(line)
 
 
+@app.command("probe")
+def probe_command(
+    labels: Annotated[Path, typer.Argument(help="Table with a row for each case: .csv, .tsv or .parquet.")],
+    column: Annotated[str, typer.Option(help="Its column of labels: two values, several, or numbers.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and what is embedded.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="MODEL or MODEL.TAG to embed the images by, any number.")
+    ] = None,
+    features: Annotated[
+        list[Path] | None, typer.Option(help="Folder, .npz or .csv of `zoo embed`; further ones may follow it.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Column of what stays together: the patient.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Column of train and test (or val); default cross-validation by group.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="binary, classes or numbers; default told from the column.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the table's paths; default the table's own.")] = None,
+    path_column: PathColumn = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of folds, draws and resamples.")] = 0,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave images out of OUT/report.html.")] = False,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Say what encoders are worth on your own labels, beside random weights and plain intensities.
+
+    Nearest neighbours and a linear probe on frozen features, with 10, 25, 50, 100 and all labels, intervals by group,
+    and paired differences: zoo probe labels.csv --column finding --group patient NAME... -o OUT
+
+    Features of names are embedded into OUT/features, and found there by the next run. OUT/report.html is for a browser,
+    OUT/report.json has everything.
+    A star marks a difference whose interval excludes 0 after Holm's correction.
+    """
+    from zoo.commands.probing import page_of, probe_into
+
+    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind, "data": data}
+    options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
+    report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
+    if as_json:
+        print(report.to_json(), end="")
+    else:
+        _say_all([*page_of(report, out)])
+
+
 @app.command("finetune", add_help_option=False, context_settings={"ignore_unknown_options": True})
 def finetune_command(
     words: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, and options; see --help.")] = None,
@@ -538,6 +587,42 @@ def _chosen(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def overlap(
+    ids: Annotated[
+        list[Path], typer.Argument(help="A table, a .txt of one id a line, or images: files, or folders of them.")
+    ],
+    name: Annotated[str, typer.Option("--for", help="MODEL or MODEL.TAG, the weights.")],
+    column: Annotated[
+        str | None,
+        typer.Option("--column", "--path-column", help="Of the table; default path, image_path, file or id."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table to write, .csv, a row for each id.")] = None,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Say which of your images weights were trained on, by image and by patient.
+
+    They are looked up by their names in the published list of the training images, which is fetched and verified. A
+    name that is not of that list's form is counted as not read, never as unseen.
+
+    Exit code 0 where every id could be looked up and none was seen; 1 where some were seen, or cannot be told.
+    """
+    from zoo.commands.overlap import check_out, facts_of, page_of, read_ids, write_rows
+    from zoo.evaluation.overlap import find_overlap
+
+    check_out(out)
+    found = find_overlap(read_ids(ids, name, column), name, cache_dir=cache_dir)
+    if out is not None:
+        write_rows(found, out)
+    if as_json:
+        _print_json(facts_of(found))
+    else:
+        _say_all(page_of(found))
+    if not found.is_clean:
+        raise SystemExit(1)
 
 
 @app.command()

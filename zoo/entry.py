@@ -423,6 +423,6 @@ class ModelInfo:
     md5: str | None = None
     git_blob: str | None = None
     training_ids: Mapping[str, Any] = field(default_factory=dict)
-    """Published list of the training images, as in a record."""
+    """What is published of the training images, as in a record."""
     assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Files that belong to the weights, such as landmarks: sources, bytes and sha256 of each by name."""

@@ -14,7 +14,7 @@ from PIL import Image
 from probe_reports import made_report
 
 from zoo.evaluation.page import html_of, write_page
-from zoo.evaluation.report import KNN, LINEAR, Estimate
+from zoo.evaluation.report import KNN, LINEAR, Estimate, ProbeReport
 from zoo.evaluation.thumbnails import thumbnail
 
 VOID = {"br", "img", "meta", "wbr"}
@@ -227,6 +227,12 @@ def test_cases_that_pre_training_saw_are_a_warning(report):
     assert "This was not looked for" in Reading(html_of(replace(report, overlaps=()), {})).text
 
 
+def test_one_encoder_alone_is_not_called_the_best():
+    """Best of one says nothing, and reads like a finding."""
+    page = Reading(html_of(made_report(("one",)), {}))
+    assert not [given for _, given in page.elements if given.get("class") == "tag"]
+
+
 def hostile_report():
     """Every text of a report that a file, a table, a server or a shell can bring."""
     names, kinds = [f"{HOSTILE}{i}" for i in "ab"], (f"{HOSTILE}no", f"{HOSTILE}yes")
@@ -326,6 +332,22 @@ def test_readers_of_screens_are_told_what_is_drawn_and_where_they_are(page, repo
     links = [given["href"][1:] for tag, given in page.elements if tag == "a"]
     assert set(links) <= set(ids)
     assert dict(page.elements)["html"] == {"lang": "en"}
+
+
+def test_the_command_writes_the_page_of_its_report(zoo, tmp_path, monkeypatch):
+    """A command that forgets the page, writes that of other numbers than the JSON beside it, or always shows images."""
+    Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "film.png")
+    report = made_report(paths=[tmp_path / "film.png"])
+    monkeypatch.setattr("zoo.commands.probing.probe", lambda *_, **__: report)
+    asked = ("probe", tmp_path / "labels.csv", "--column", "finding", "--features", "mine.npz", "-o", tmp_path / "out")
+    for options, pictures in (((), 6 * (1 + 2 * 5)), (("--no-pictures",), 0)):
+        code, out, err = zoo(*asked, *options)
+        assert code == 0, err
+        assert str(tmp_path / "out" / "report.html") in out
+        assert ProbeReport.read(tmp_path / "out" / "report.json") == report
+        page = Reading((tmp_path / "out" / "report.html").read_text("utf-8"))
+        assert [tag for tag, _ in page.elements].count("img") == pictures
+    assert page.words == Reading(html_of(report, {})).words
 
 
 @pytest.mark.parametrize("width", WIDTHS)

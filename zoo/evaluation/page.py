@@ -19,6 +19,7 @@ from zoo.evaluation.thumbnails import thumbnail
 from zoo.evaluation.wording import FILTERS, shown
 from zoo.files import write_text
 from zoo.messages import first_names, problem_of
+from zoo.progress import follow
 
 _TEMPLATE = "page.html.jinja"
 _PROBES = {LINEAR: "Linear probe", KNN: "Nearest neighbours"}
@@ -114,7 +115,7 @@ def _pictures(report: ProbeReport) -> dict[int, Picture]:
     """Small pictures of the cases that are shown as neighbours."""
     queries = [query for result in report.encoders for query in result.queries]
     cases = {query.case for query in queries} | {each.case for query in queries for each in query.neighbours}
-    return {case: _picture(report.shown[case]) for case in sorted(cases)}
+    return {case: _picture(report.shown[case]) for case in follow(sorted(cases), "pictures for the page", len(cases))}
 
 
 def _picture(case: Shown) -> Picture:

@@ -51,8 +51,9 @@ from zoo.evaluation.report import (
     Split,
     Target,
 )
+from zoo.evaluation.seen import look_up
 from zoo.evaluation.sources import Contender, Where, find_contenders
-from zoo.evaluation.splits import DRAWS, REPEATS, Draw, Fold, check_parts, draw_folds, draw_labels, given_fold
+from zoo.evaluation.splits import DRAWS, REPEATS, SIZES, Draw, Fold, check_parts, draw_folds, draw_labels, given_fold
 from zoo.evaluation.target import read_target, strata_of
 from zoo.evaluation.verdicts import verdict
 from zoo.messages import first_names
@@ -111,6 +112,7 @@ def probe(
     seed: int = 0,
     rounds: int = ROUNDS,
     repeats: int = REPEATS,
+    sizes: Sequence[int] = SIZES,
     draws: int = DRAWS,
     command: str | None = None,
 ) -> ProbeReport:
@@ -139,7 +141,8 @@ def probe(
         seed: Of folds, draws and resamples.
         rounds: Of the bootstrap.
         repeats: Of the cross-validation.
-        draws: Of each size of the few-label curve.
+        sizes: Numbers of labelled cases of the few-label curve, below all of them.
+        draws: Of each size.
         command: How to do it again; None for the program's own words.
 
     Raises:
@@ -156,10 +159,11 @@ def probe(
     embedding = time.monotonic() - began
     spare = len(labelled) - len(kept)
     labelled, contenders = _ordered(labelled.take(kept), contenders)
-    plan = make_plan(labelled, column, kind, seed=seed, rounds=rounds, repeats=repeats, draws=draws)
+    plan = make_plan(labelled, column, kind, seed=seed, rounds=rounds, repeats=repeats, sizes=sizes, draws=draws)
     check_images(contenders, labelled)
     results = judge(plan, contenders)
-    report = _report(plan, contenders, results, spare, warnings)
+    overlaps = tuple(look_up(contenders, image_names(labelled), plan.tested, cache_dir))
+    report = _report(plan, contenders, results, spare, warnings, overlaps)
     repeat = Repeat(
         command or shlex.join(sys.argv),
         seed,
@@ -182,7 +186,15 @@ def check_counts(**counts: int) -> None:
 
 
 def make_plan(
-    labelled: Labelled, column: str, kind: str | None, *, seed: int, rounds: int, repeats: int, draws: int
+    labelled: Labelled,
+    column: str,
+    kind: str | None,
+    *,
+    seed: int,
+    rounds: int,
+    repeats: int,
+    sizes: Sequence[int],
+    draws: int,
 ) -> Plan:
     """Return what every contender is asked.
 
@@ -198,7 +210,7 @@ def make_plan(
     else:
         folds = draw_folds(groups, strata, names, repeats=repeats, seed=seed)
     check_parts(folds, strata, names, of_classes=bool(target.classes))
-    few = draw_labels(folds, groups, strata, count=draws, seed=seed)
+    few = draw_labels(folds, groups, strata, sizes=sizes, count=draws, seed=seed)
     return Plan(target, labelled, labels, groups, strata, folds, few, seed, rounds)
 
 
@@ -380,6 +392,7 @@ def _report(
     results: Mapping[str, EncoderResult],
     without_features: int,
     missing: Sequence[str],
+    overlaps: tuple[Overlap, ...],
 ) -> ProbeReport:
     shown, results = _with_looks(plan, contenders, results)
     encoders = [each for each in results.values() if each.role == "encoder"]
@@ -388,10 +401,9 @@ def _report(
     spare = {each.name: each.sets[0].spare for each in contenders if each.role == "encoder" and each.sets[0].spare}
     cohort = _cohort(plan, without_features, spare)
     split = _split(plan)
-    overlaps: tuple[Overlap, ...] = ()
     return ProbeReport(
         verdict(encoders, best, main, split, cohort, overlaps),
-        (*missing, *_cautions(plan, cohort, split)),
+        (*missing, *_seen(overlaps), *_cautions(plan, cohort, split)),
         plan.target,
         cohort,
         split,
@@ -474,6 +486,20 @@ def _split(plan: Plan) -> Split:
     )
 
 
+def _seen(overlaps: Sequence[Overlap]) -> Iterator[str]:
+    for each in overlaps:
+        if each.seen_test:
+            yield (
+                f"{each.encoder} was trained on {each.seen_test} of the tested cases, or on images of their patients: "
+                "its result may be too good."
+            )
+        if each.readable < each.ids:
+            yield (
+                f"Of {each.ids - each.readable} of {each.ids} cases nothing says whether {each.encoder} was trained on "
+                "them."
+            )
+
+
 def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
     if cohort.group_column is None:
         yield "Each case counts as a group of its own: where patients have several, give --group."
@@ -493,6 +519,11 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
         yield f"{split.test_cases} cases are tested: fewer than {FEW} tell little."
     if not plan.draws:
         yield "There is no curve of few labels: the training part is too small for it."
+
+
+def image_names(labelled: Labelled) -> Sequence[str]:
+    """Names of the cases by which training lists tell images: those of files, else ids."""
+    return labelled.ids if labelled.paths is None else [Path(path).name for path in labelled.paths]
 
 
 def _ordered(labelled: Labelled, contenders: Sequence[Contender]) -> tuple[Labelled, list[Contender]]:

@@ -20,6 +20,7 @@ from zoo.evaluation.labelled import Labelled
 from zoo.evaluation.matching import FeatureSet, Matched, align, in_common, match
 from zoo.features import SUFFIXES, FeatureTable, read_features
 from zoo.messages import first_names, printable
+from zoo.registry import entries, split_name
 
 if TYPE_CHECKING:
     from zoo.evaluation.report import Role
@@ -97,9 +98,9 @@ def _named(asked: Any) -> list[tuple[str | None, Any]]:
 
 def _plain(item: Any) -> Any:
     """A path as `Path`, a model's name as a text, anything else as it is."""
-    if isinstance(item, str) and (Path(item).exists() or item.endswith(SUFFIXES)):
-        return Path(item)
-    return item
+    if not isinstance(item, str) or split_name(item)[0] in entries():
+        return item
+    return Path(item) if Path(item).exists() or item.endswith(SUFFIXES) else item
 
 
 def _told_apart(found: Sequence[tuple[str | None, Any]]) -> list[tuple[str | None, Any]]:
@@ -177,10 +178,9 @@ def _images(
                 f"--data {printable(where.data)}: {said}; the folder is expected from which its paths lead"
             )
         return joined, ""
-    said = [[path or "" for path in each.features.images] for each in found]
-    for known in [joined, *said]:
+    for known in [joined, *(each.features.images for each in found)]:
         if known is not None and all(path and Path(path).exists() for path in known):
-            return list(known), ""
+            return [path for path in known if path], ""
     return None, "the images are not where the table or the features say: give --data FOLDER, from which its paths lead"
 
 

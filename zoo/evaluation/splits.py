@@ -94,7 +94,9 @@ def check_parts(folds: Sequence[Fold], strata: Array, names: Sequence[str], *, o
             raise OptionError(f"{len(fold.test)} case is tested: more are needed")
 
 
-def draw_labels(folds: Sequence[Fold], groups: Array, strata: Array, *, count: int, seed: int) -> dict[int, list[Draw]]:
+def draw_labels(
+    folds: Sequence[Fold], groups: Array, strata: Array, *, sizes: Sequence[int] = SIZES, count: int, seed: int
+) -> dict[int, list[Draw]]:
     """Draw few labelled cases from training parts: by size, `count` draws, from one fold after the other.
 
     Each has its share of every stratum, at least two cases of it. Groups are drawn whole, so that a draw can have some
@@ -102,7 +104,7 @@ def draw_labels(folds: Sequence[Fold], groups: Array, strata: Array, *, count: i
     stratum, are left out.
     """
     fewest, found = len(np.unique(strata)), dict[int, list[Draw]]()
-    for size in SIZES:
+    for size in sorted({*sizes}):
         if size >= min(len(fold.train) for fold in folds) or size < _FEWEST_OF_CLASS * fewest:
             continue
         found[size] = [

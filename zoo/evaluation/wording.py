@@ -9,6 +9,7 @@ from typing import Any
 
 from zoo.evaluation.report import Estimate, Point
 from zoo.messages import printable
+from zoo.progress import duration
 
 _MINUS = "\N{MINUS SIGN}"
 _LEAST_P = 0.001
@@ -70,13 +71,23 @@ def on_day(date: str) -> str:
 
 
 def facts(given: Mapping[str, Any]) -> list[str]:
-    """Facts of features, a line for each."""
-    return [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()]
+    """Facts of features, a line for each; what is not set is left out."""
+    return [
+        f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in _set(given).items()
+    ]
+
+
+def _set(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a mapping is set, in the mappings within it, too."""
+    inner = {name: _set(value) if isinstance(value, Mapping) else value for name, value in given.items()}
+    return {name: value for name, value in inner.items() if value is not None and value not in ("", {}, [])}
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "breakable": breakable,
     "count": count,
+    "duration": duration,
     "facts": facts,
     "interval": interval,
     "number": number,
