@@ -34,7 +34,7 @@ def draw_film(patient: int, visit: int) -> Image.Image:
 
 Path("images").mkdir()
 rows = []
-for patient in range(16):
+for patient in range(24):
     for visit in range(2):
         path = f"film{patient:02d}-{visit}.png"
         draw_film(patient, visit).save(Path("images") / path)
@@ -42,22 +42,14 @@ for patient in range(16):
 pd.DataFrame(rows).to_csv("labels.csv", index=False)
 
 # %% [markdown]
-# ## First a trial
-#
-# It says what would be trained, and how long a step takes, and writes nothing.
-
-# %% language="bash"
-# zoo finetune caid-resnet50.chestxray14-800 --task classify --table labels.csv --data images --label opacity \
-#     --group patient -o run --dry-run
-
-# %% [markdown]
 # ## The run
 #
-# Both films of a patient stay on one side of the split. The test part is judged once, at the end.
+# Both films of a patient stay on one side of the split. The test part is judged once, at the end. With `--dry-run` the
+# command says what would be trained and how long a step takes, and writes nothing.
 
 # %% language="bash"
 # zoo finetune caid-resnet50.chestxray14-800 --task classify --table labels.csv --data images --label opacity \
-#     --group patient --epochs 4 -o run 2>/dev/null
+#     --group patient --epochs 5 -o run 2>/dev/null
 
 # %% [markdown]
 # ## What the file says of itself

@@ -48,7 +48,7 @@ def _lead(item: Item) -> str:
         "untrained": each.fresh,
         "network": words.parameters(each.parameters),
         "file": words.size(each.bytes),
-        "today": words.STATES[each.state],
+        "state": words.STATES[each.state],
         "card": f"[{cards.title(item.family)}](../cards/{item.family}.md)",
     }
     text = f"# {item.name}\n\n{each.summary}. {whose} {known}\n\n{_table(rows)}"
