@@ -90,6 +90,7 @@ def reference_input():
     return torch.from_numpy(np.clip(0.5 + 0.25 * image("x", (2, 1, 64, 32, 96), 0), 0, 1).astype(np.float32))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_published_files_compute_what_the_authors_networks_do(published):
     """Every stage, the decoder, the logits; with all eight slices it is the network of MONAI 1.6.1, and not theirs.

@@ -90,6 +90,7 @@ def shapes_only(keys):
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_of_version_2_are_the_authors(vit):
     """First token, all tokens as a map in the order of the array, and their mean where that is asked for."""
@@ -334,13 +335,14 @@ def test_a_new_classifier_is_fresh_and_channels_are_adapted(vit_file, vit_state)
 
 def test_monais_plain_classes_load_a_full_export(vit, resnet):
     """Strictly: the ViT with the norms that MONAI has and never uses, the ResNet as it is."""
-    plain = ViT(1, (96,) * 3, (16,) * 3, 768, 3072, 12, 12)
-    plain.load_state_dict(full_state(VIT, vit), strict=True)
+    with torch.device("meta"):  # values that would be drawn only to be replaced
+        plain = ViT(1, (96,) * 3, (16,) * 3, 768, 3072, 12, 12)
+        other = resnet50(n_input_channels=1, conv1_t_stride=2, feed_forward=False)
+    plain.load_state_dict(full_state(VIT, vit), strict=True, assign=True)
     x = brain_input(1)
     with torch.no_grad():
         assert torch.equal(plain.eval()(x)[0][:, 0], vit(x))
-    other = resnet50(n_input_channels=1, conv1_t_stride=2, feed_forward=False)
-    other.load_state_dict(full_state(RESNET, resnet), strict=True)
+    other.load_state_dict(full_state(RESNET, resnet), strict=True, assign=True)
     x = resnet_input()[:1]
     with torch.no_grad():
         assert torch.equal(other.eval()(x), resnet(x))

@@ -243,6 +243,7 @@ def test_a_box_has_a_margin_as_far_as_there_are_voxels():
     assert foreground_box(values, 0.0) == (slice(12, 20), slice(5, 6), slice(38, 39))
 
 
+@pytest.mark.slow
 def test_segment_writes_labels_on_the_scans_own_grid(narrow, monkeypatch, tmp_path, zoo):
     """`zoo segment` on a padded CT against the authors' steps in MONAI: crop, windows, and all of it undone."""
     import zoo as package

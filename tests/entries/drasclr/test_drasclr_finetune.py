@@ -197,6 +197,7 @@ def test_what_features_know_is_found(task, metric, least):
     assert abs(blind.summary[metric]["mean"] - chance) < 0.25  # five folds of 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["regression", "classification", "survival"])
 def test_a_fold_knows_nothing_of_its_test_subjects(task):
     """Another's features, and where folds do not depend on them all their values, leave the scores of a fold alone."""
@@ -461,6 +462,7 @@ def test_a_probe_finds_shares_again(tmp_path):
         fit_probe([(x, share, count), (x, 0 * share, count)])
 
 
+@pytest.mark.slow
 def test_maps_of_a_folder(model, tmp_path, capsys):
     """Each volume by the others, one without a truth by all; what is reported is what the files hold."""
     for name in ("volume", "truth"):

@@ -100,6 +100,7 @@ def small(scratch, transformer):
 # --- the authors' arrays ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("form", FORMS)
 def test_features_are_those_of_the_authors_networks(form, saved):

@@ -78,6 +78,7 @@ def encoder(published):
 # --- the authors' arrays ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_maps_are_those_of_the_authors_network(encoder, arrays):
     """Every stage on record, the last map, its mean; all eight slices and other ways to pool do not pass."""
@@ -368,6 +369,7 @@ def test_what_is_no_ct_is_refused(tmp_path):
     assert not examine(tmp_path / "mr", ENCODER).fits
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_ct_is_embedded_crop_by_crop(published, encoder, tmp_path):
     """A small one is one crop of 64 voxels, of which the cells that hold some of it are averaged."""
