@@ -36,7 +36,7 @@ for 1e-5); the other formula of GELU makes 4e-4, one bias drawn anew 0.03 or mor
 Half precisions find such gross errors alone: their rounding grows with depth.
 """
 _OF_DEVICES = 5
-"""Times as much is allowed in fp32 on other devices, whose kernels may sum in fewer steps. None was there to measure."""
+"""Times as much is allowed in fp32 on other devices, whose kernels may sum in fewer steps. None was there."""
 
 
 _LIBRARIES = ("torch", "timm", "monai", "segmentation-models-pytorch", "numpy")
