@@ -477,14 +477,15 @@ pretrain.main(sys.argv[1:])
 """
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_does_not_load_again(cohort, encoder, tmp_path):
     """Killed in the second of three epochs, and its file gone: it ends with the same weights and the same base."""
     init = tmp_path / "init.safetensors"
     init.write_bytes(encoder.read_bytes())
     more = ("--init", init, "--epochs", "3")
     whole, *_ = run_stage(cohort, tmp_path / "whole", "encoder", *more)
-    cut = tmp_path / "cut"
-    done = subprocess.run([sys.executable, "-c", KILLED, *flags(cohort, cut, "encoder", *more)], env=os.environ)
+    cut, environ = tmp_path / "cut", os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED, *flags(cohort, cut, "encoder", *more)], env=environ)
     assert done.returncode == -signal.SIGKILL
     assert last_state(cut)["epoch"] == 1
     init.unlink()
