@@ -2,8 +2,8 @@
 
 import csv
 import json
-import math
 import logging
+import math
 import os
 import re
 import shutil
