@@ -8,14 +8,16 @@ r"""Fine-tune a model of the zoo on your own images and labels, and test it.
 
 classify learns columns of 0 and 1, each with a probability of its own, or one column of classes; regress learns
 numbers; segment learns label maps, each called like its image, in crops of which a step has --parts of each volume, and
-tells Dice and Hausdorff distances of each structure. Cases are divided at random by --group, a fifth for the test,
-unless --split names a column of train, val and test. The best epoch of the validation part is tested, with the
-thresholds that have the largest sum of sensitivity and specificity there, of two classes too. What 0 or nothing
-stands for is chosen from the number of cases.
+tells Dice and Hausdorff distances of each structure; without --table it takes all images of --data with a mask. Cells
+that are empty, NA, N/A, nan, null or unknown are no label. Cases are divided at random by --group, a fifth for the
+test, unless --split names a column of train, val and test. The best epoch of the validation part is tested, with the
+thresholds that have the largest sum of sensitivity and specificity there, of two classes too. What 0 or nothing stands
+for is chosen from the number of cases.
 
 OUT then has `model.safetensors`, which `zoo predict` and `zoo.load_model(NAME, checkpoint=...)` take, `results.json`
 with 95 % intervals by group, `splits.csv`, `predictions.csv` of the test part, pictures, and what a run needs to go on
-with --resume.
+with --resume. After --cross-validate it has a folder for each fold, `predictions.csv` of all cases, and with --final
+the folder final, whose network learnt from all cases for as many epochs as the best ones of the folds, by their median.
 """
 
 from __future__ import annotations

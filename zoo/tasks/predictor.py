@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding import Embedder
 from zoo.errors import InputContractError
-from zoo.messages import first_names
 from zoo.tasks.inputs import in_words
 from zoo.tasks.saved import OfSaved, read_saved
 
@@ -84,7 +83,7 @@ class Predictor(OfSaved):
         return self.embedder.transform.preprocessing
 
     def __repr__(self) -> str:
-        return f"Predictor({said_of(self)}, {in_words(self.input)})"
+        return f"Predictor({self.in_a_line()}, {in_words(self.input)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the answer for an image, or a list of them for a list of images.
@@ -130,8 +129,3 @@ class Predictor(OfSaved):
                 said = image if isinstance(image, str | Path) else "the image"
                 raise InputContractError(f"{said}: its outputs are NaN or infinite, by {self.saved.path}")
         return [each.features[0] for each in found if each.features is not None]
-
-
-def said_of(predictor: Predictor | SegmentPredictor) -> str:
-    """The model, the task and the names of a predictor's answers, in a line."""
-    return f"{predictor.saved.model}, {predictor.task}: {first_names(predictor.classes, 10)}"

@@ -12,7 +12,7 @@ from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, Un
 from zoo.fetching import is_hub, local_file
 from zoo.files import user_path
 from zoo.formats import open_checkpoint, told
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 from zoo.registry import get_entry
 from zoo.tasks.outputs import Outputs, read_outputs
 
@@ -68,6 +68,10 @@ class OfSaved:
     def header(self) -> Mapping[str, str]:
         """All that the file says of the network, as text: base weights, licences, command."""
         return self.saved.header
+
+    def in_a_line(self) -> str:
+        """The model, the task and the first of the names, for people."""
+        return f"{self.saved.model}, {self.task}: {first_names(self.classes, 10)}"
 
 
 def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str | Path) -> Path:
