@@ -96,13 +96,13 @@ def test_draws_of_few_labels_are_the_same_for_each_encoder(monkeypatch):
         return fit(part)
 
     monkeypatch.setattr(probing, "fit_linear", spy)
-    report = probed(sizes=(10, 25, 50))
+    report = probed(sizes=(10, 25))
     half = len(asked) // 2
-    assert half == 30  # ten each of 10, 25 and 50
+    assert half == 20  # ten each of 10 and 25
     assert asked[:half] == asked[half:]
     for each in report.encoders:
-        assert [point.size for point in each.curve] == [10, 25, 50, None]
-        assert [point.draws for point in each.curve[:3]] == [10, 10, 10]
+        assert [point.size for point in each.curve] == [10, 25, None]
+        assert [point.draws for point in each.curve[:2]] == [10, 10]
     means = [point.mean for point in report.result("planted").curve]
     assert means[0] < means[-1]
 
@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(change, said):
 
 def test_missing_baselines_are_said():
     """Features alone tell nothing of whether the pre-training helped; the reader learns what to give."""
-    report = probed()
+    report = probed(sizes=())
     assert "no baselines" in report.warnings[0]
     assert "--data" in report.warnings[0]
     assert "no baseline" in report.verdict[0]

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ from zoo.evaluation.sources import Contender, Where, find_contenders
 from zoo.evaluation.splits import DRAWS, REPEATS, SIZES, Draw, Fold, check_parts, draw_folds, draw_labels, given_fold
 from zoo.evaluation.target import read_target, strata_of
 from zoo.evaluation.verdicts import verdict
-from zoo.messages import first_names
+from zoo.messages import first_names, install_hint
 from zoo.progress import follow, say
 from zoo.tasks.measures import FEW, Measure
 from zoo.training.metrics import Array, Floats
@@ -150,6 +149,7 @@ def probe(
         InputContractError: Features cannot be read, or are not finite.
     """
     began, date = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
+    check_installed()
     check_counts(seed=seed, rounds=rounds, repeats=repeats, draws=draws)
     labelled = read_labelled(table, column, group=group, split=split, path_column=path_column)
     read_target(labelled.texts, column, kind)  # refused before images are embedded
@@ -165,7 +165,7 @@ def probe(
     overlaps = tuple(look_up(contenders, image_names(labelled), plan.tested, cache_dir))
     report = _report(plan, contenders, results, spare, warnings, overlaps)
     repeat = Repeat(
-        command or shlex.join(sys.argv),
+        command or _call(contenders, labelled, column, group, split, kind, seed),
         seed,
         rounds,
         str(labelled.table) if labelled.table else "a table in memory",
@@ -175,6 +175,22 @@ def probe(
         round(time.monotonic() - began - embedding, 3),
     )
     return replace(report, repeat=repeat)
+
+
+def _call(contenders: Sequence[Contender], labelled: Labelled, column: str, *more: Any) -> str:
+    """How a program called it."""
+    names = [each.name for each in contenders if each.role == "encoder"]
+    given = dict(zip(("group", "split", "kind", "seed"), more, strict=True))
+    said = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
+    table = "table" if labelled.table is None else repr(str(labelled.table))
+    return f"zoo.probe([{', '.join(map(repr, names))}], {table}, column={column!r}{said})"
+
+
+def check_installed() -> None:
+    """Raise `OptionError` where a library is missing that every probe needs."""
+    for package, module in (("scikit-learn", "sklearn"), ("pandas", "pandas")):
+        if find_spec(module) is None:
+            raise OptionError(f"a probe needs {package}: {install_hint(package, 'train')}")
 
 
 def check_counts(**counts: int) -> None:
