@@ -8,10 +8,18 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from zoo.evaluation import probes
 from zoo.evaluation.report import ProbeReport
 
 MODEL = "caid-resnet50.chestxray14-800"
-PATIENTS = 14
+PATIENTS = 16
+COLUMNS = ("--column", "ill", "--group", "patient", "--split", "part")
+
+
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch):
+    """Most of the time would go into the choice among them."""
+    monkeypatch.setattr(probes, "PENALTIES", (1e-2,))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +32,14 @@ def films(tmp_path_factory):
         ill = i // 2 % 2
         pixels = rng.normal(100 + 60 * ill + 10 * rng.normal(), 30, (64, 64)).clip(0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"film{i:02}.png")
-        rows.append({"file": f"film{i:02}.png", "patient": f"p{i // 2}", "ill": "ny"[ill]})
+        rows.append(
+            {
+                "file": f"film{i:02}.png",
+                "patient": f"p{i // 2}",
+                "ill": "ny"[ill],
+                "part": "test" if i % 8 < 4 else "train",
+            }
+        )
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -43,7 +58,7 @@ def features(films):
 
 
 def asked(films, *more):
-    return ["probe", films / "labels.csv", "--column", "ill", "--group", "patient", "--device", "cpu", *more]
+    return ["probe", films / "labels.csv", *COLUMNS, "--device", "cpu", *more]
 
 
 def test_a_name_is_embedded_and_has_its_baselines(zoo, films, tmp_path):
@@ -63,6 +78,7 @@ def test_a_name_is_embedded_and_has_its_baselines(zoo, films, tmp_path):
     assert linear == {"random": random.name, "intensities": plain.name}
     assert report.shown[0].path == str(films / "film00.png")
     assert [each.encoder for each in report.overlaps] == [MODEL]
+    assert report.repeat.command.startswith(f"zoo probe {films / 'labels.csv'} {MODEL} --column ill --group patient")
     for text in (*report.verdict, MODEL, random.name, plain.name, str(out / "report.json")):
         assert text in said
     assert "<table" in (out / "report.html").read_text()
@@ -89,7 +105,7 @@ def test_features_without_images_say_what_to_give(zoo, films, features, tmp_path
     """A table elsewhere."""
     table = tmp_path / "labels.csv"
     table.write_text((films / "labels.csv").read_text())
-    command = ["probe", table, "--column", "ill", "--group", "patient", "--features", features, "-o", tmp_path / "out"]
+    command = ["probe", table, *COLUMNS, "--features", features, "-o", tmp_path / "out"]
     code, said, _ = zoo(*command)
     assert code == 0
     assert "note: There are no baselines" in said
@@ -107,7 +123,7 @@ def test_features_without_images_say_what_to_give(zoo, films, features, tmp_path
         ([], 2, "nothing to probe"),
         ([MODEL, MODEL], 2, "asked for twice"),
         ([MODEL, "--kind", "ordinal"], 2, "binary, classes, numbers"),
-        ([MODEL, "--split", "part"], 2, "no such column"),
+        ([MODEL, "--split", "side"], 2, "no such column"),
         (["caid-resnet50-unet"], 2, "no pooled features"),
     ],
 )

@@ -9,7 +9,7 @@ from probed import noise, planted, probed, run, table_of
 
 import zoo
 from zoo.errors import InputContractError, OptionError
-from zoo.evaluation import probing
+from zoo.evaluation import fitting, probing
 from zoo.features import FeatureTable
 
 
@@ -89,13 +89,13 @@ def test_rows_without_ids_are_shuffled_too():
 def test_draws_of_few_labels_are_the_same_for_each_encoder(monkeypatch):
     """Two encoders that were given other patients would differ by the draw."""
     asked = []
-    fit = probing.fit_linear
+    fit = fitting.fit_linear
 
     def spy(part):
         asked.append((part.groups.tolist(), part.labels.tolist()))
         return fit(part)
 
-    monkeypatch.setattr(probing, "fit_linear", spy)
+    monkeypatch.setattr(fitting, "fit_linear", spy)
     report = probed(sizes=(10, 25))
     half = len(asked) // 2
     assert half == 20  # ten each of 10 and 25
