@@ -9,7 +9,7 @@ from probed import noise, planted, probed, run, table_of
 
 import zoo
 from zoo.errors import InputContractError, OptionError
-from zoo.evaluation import probing
+from zoo.evaluation import fitting, probing
 from zoo.features import FeatureTable
 
 
@@ -89,20 +89,20 @@ def test_rows_without_ids_are_shuffled_too():
 def test_draws_of_few_labels_are_the_same_for_each_encoder(monkeypatch):
     """Two encoders that were given other patients would differ by the draw."""
     asked = []
-    fit = probing.fit_linear
+    fit = fitting.fit_linear
 
     def spy(part):
         asked.append((part.groups.tolist(), part.labels.tolist()))
         return fit(part)
 
-    monkeypatch.setattr(probing, "fit_linear", spy)
-    report = probed(sizes=(10, 25, 50))
+    monkeypatch.setattr(fitting, "fit_linear", spy)
+    report = probed(sizes=(10, 25))
     half = len(asked) // 2
-    assert half == 30  # ten each of 10, 25 and 50
+    assert half == 20  # ten each of 10 and 25
     assert asked[:half] == asked[half:]
     for each in report.encoders:
-        assert [point.size for point in each.curve] == [10, 25, 50, None]
-        assert [point.draws for point in each.curve[:3]] == [10, 10, 10]
+        assert [point.size for point in each.curve] == [10, 25, None]
+        assert [point.draws for point in each.curve[:2]] == [10, 10]
     means = [point.mean for point in report.result("planted").curve]
     assert means[0] < means[-1]
 
@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(change, said):
 
 def test_missing_baselines_are_said():
     """Features alone tell nothing of whether the pre-training helped; the reader learns what to give."""
-    report = probed()
+    report = probed(sizes=())
     assert "no baselines" in report.warnings[0]
     assert "--data" in report.warnings[0]
     assert "no baseline" in report.verdict[0]
