@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zoo.commands.printing import fact_lines, input_facts
+from zoo.commands.printing import fact_lines, input_facts, training_facts
 from zoo.fetching import plain_addresses
 from zoo.record import LAYERS, RemoteFile
 from zoo.registry import model_info
@@ -148,8 +148,11 @@ def _evidence(one: Evidence, family: str) -> str:
 
 
 def _made(item: Item) -> str:
-    rows = {key.replace("_", " "): _linked(str(value)) for key, value in item.record.provenance.items()}
-    return f"## How they were made\n\n{_table(rows)}" if rows else ""
+    facts = training_facts(item.record.training_ids)
+    images = {"training list": facts} if isinstance(facts, str) else {f"training {key}": v for key, v in facts.items()}
+    known = {**item.record.provenance, **images}
+    rows = {key.replace("_", " "): _linked(", ".join(fact_lines(value))) for key, value in known.items()}
+    return f"## How they were made\n\n{_table(rows)}"
 
 
 def _table(rows: Mapping[str, str]) -> str:
@@ -164,5 +167,5 @@ def _cell(text: str) -> str:
 
 def _linked(text: str) -> str:
     """A text of the manifest as Markdown: addresses are links, and no sign of it is taken for a mark."""
-    plain = re.sub(r"([*_<>\[\]])", r"\\\1", text)
+    plain = re.sub(r"`[^`]*`|[*_<>\[\]]", lambda found: found[0] if found[0][0] == "`" else f"\\{found[0]}", text)
     return re.sub(r"https?://[^\s,;()]*[^\s,;().:]", lambda found: f"<{found[0].replace(chr(92), '')}>", plain)
