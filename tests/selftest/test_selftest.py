@@ -289,6 +289,13 @@ def test_other_weights_of_the_same_tag_are_not_held_against_ours(monkeypatch, tm
     assert [case.tag for case in cases_of("glcl-encoder.phantom")] == [""]
 
 
+def test_weights_that_the_policy_refuses_are_not_run(monkeypatch):
+    """Their network is."""
+    monkeypatch.setenv("ZOO_POLICY", "commercial")
+    monkeypatch.setattr("zoo.selftest.cases.refuses", lambda record: True)
+    assert [case.tag for case in cases_of("glcl-encoder.phantom")] == [""]
+
+
 def test_a_record_of_another_network_is_refused(monkeypatch, tmp_path):
     """No values are stored for it, and those of the published one say nothing of it."""
     with_record(monkeypatch, tmp_path, tag="mine", models=["glcl-unet"], options={"num_classes": 5})
