@@ -50,10 +50,14 @@ class Browser:
         return self
 
     def __exit__(self, *_):
-        self.ask("Browser.close")
-        self._process.wait(PATIENCE)
-        os.close(self._commands)
-        os.close(self._answers)
+        try:
+            self.ask("Browser.close")
+            self._process.wait(PATIENCE)
+        finally:  # one that hangs is not left behind
+            self._process.kill()
+            self._process.wait()
+            os.close(self._commands)
+            os.close(self._answers)
 
     def open(self, path, width, height=900):
         """Load a file of this machine in a new tab of some width in CSS pixels."""
