@@ -37,7 +37,7 @@ def noise(table, dimensions=12, seed=1):
     return np.random.default_rng(seed).standard_normal((len(table), dimensions)).astype(np.float32)
 
 
-def planted(table, strength=2.0, seed=2):
+def planted(table, strength=1.2, seed=2):
     """Noise, and the label in three of its directions."""
     values = noise(table, seed=seed)
     label = pd.factorize(table["label"], sort=True)[0] if table["label"].dtype.kind not in "f" else table["label"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,22 @@ def probe_into(
     check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     with warnings_in(out / LOG), recording(out / LOG):
-        report = probe([*features, *names], labels, out=out / FEATURES, **options)
+        command = command_of(labels, features, names, out, options)
+        report = probe([*features, *names], labels, out=out / FEATURES, command=command, **options)
         report.write(out / REPORT)
         write_page(report, out / PAGE, images=pictures)
     return report
+
+
+def command_of(
+    labels: Path, features: Sequence[Path], names: Sequence[str], out: Path, options: Mapping[str, Any]
+) -> str:
+    """Return the command in full, with what was asked for."""
+    flags = [word for path in features for word in ("--features", path)]
+    for name, value in options.items():
+        if value is not None and (name, value) != ("device", "auto"):
+            flags += [f"--{name.replace('_', '-')}", value]
+    return shlex.join(map(str, ["zoo", "probe", labels, *names, *flags, "-o", out]))
 
 
 def check_folder(out: Path) -> None:

@@ -21,8 +21,6 @@ ALPHAS = tuple(10.0**k for k in range(-3, 5))
 """Penalties of ridge regression that are tried, for standardised features, times the number of cases."""
 NEIGHBOURS = (1, 3, 5, 10, 20, 50, 100)
 """Numbers of neighbours that are tried."""
-TEMPERATURE = 0.07
-"""Neighbours count exp(cosine / 0.07), as DINO's authors have it (facebookresearch/dino, eval_knn.py)."""
 MOST_KEPT = 5000
 """Training cases among which neighbours are looked for; of more, as many are drawn: the time stays linear in cases."""
 _FOLDS = 5
@@ -87,7 +85,7 @@ class Linear:
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """The votes of the nearest training cases, by the cosine of centred features."""
+    """The nearest training cases, by the cosine of centred features, each with one vote."""
 
     mean: Floats
     directions: Array
@@ -96,7 +94,7 @@ class Nearest:
     chosen: int
 
     def scores(self, features: Floats) -> Floats:
-        """Return shares of the votes, or the neighbours' weighted mean."""
+        """Return shares of the votes, or the neighbours' mean."""
         return np.concatenate(
             [
                 _votes(directions(part, self.mean) @ self.directions.T, self.labels, self.classes, (self.chosen,))[0]
@@ -212,12 +210,10 @@ def _votes(similarity: Array, labels: Floats, classes: int, counts: Sequence[int
     nearest = np.argpartition(-similarity, most - 1, axis=1)[:, :most]
     near = np.take_along_axis(similarity, nearest, 1)
     order = np.argsort(-near, axis=1, kind="stable")
-    near, nearest = np.take_along_axis(near, order, 1).astype(np.float64), np.take_along_axis(nearest, order, 1)
-    share = np.exp((near - near[:, :1]) / TEMPERATURE)
-    own = labels[nearest]
+    own = labels[np.take_along_axis(nearest, order, 1)]
     values = [own == c for c in range(classes)] if classes else [own]
-    sums = np.stack([np.cumsum(share * value, 1) for value in values], -1) / np.cumsum(share, 1)[..., None]
-    found = [sums[:, min(k, most) - 1] for k in counts]
+    means = np.stack([np.cumsum(value, 1) for value in values], -1) / np.arange(1, most + 1)[:, None]
+    found = [means[:, min(k, most) - 1] for k in counts]
     return found if classes else [each[:, 0] for each in found]
 
 

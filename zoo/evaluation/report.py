@@ -196,7 +196,7 @@ class EncoderResult:
     facts: Mapping[str, Any]
     """What the features were computed with, as `zoo embed` wrote it; empty where nothing says it."""
     digest: str
-    """sha256 of the values of the features that were used, in the order of the table."""
+    """sha256 of the values of the features that were used, in the order of the cases' ids."""
 
 
 @dataclass(frozen=True)

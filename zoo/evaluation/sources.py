@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections import Counter
@@ -218,7 +219,9 @@ def _twin(
 ) -> Matched:
     embedder = twin_of(facts, seed, device=where.device, cache_dir=where.cache_dir)
     cases = _cases(embedder, labelled, where, paths)
-    found = embed_by(embedder, cases, where.folder(f"{name}, seed {seed}"), where.workers)
+    settings = hashlib.sha256(str(twin_key(facts)).encode()).hexdigest()[:8]  # of one network there can be several
+    folder = where.folder(f"{facts['network']}-random-{settings}-seed-{seed}")
+    found = embed_by(embedder, cases, folder, where.workers)
     matched = match(found, labelled, f"{name}, seed {seed}", "random")
     values = matched.features.values
     if not np.isfinite(values[matched.has]).all():
