@@ -64,6 +64,18 @@ def scratch():
 
 
 @pytest.fixture(scope="session")
+def browser(scratch):
+    """A headless Chromium; without one on the machine the test is skipped."""
+    from browser import MISSING, Browser, find_browser
+
+    program = find_browser()
+    if program is None:
+        pytest.skip(MISSING)
+    with Browser(program, scratch / "browser") as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
 def unet_state():
     """The reference U-Net's tensors under the authors' names: what their best_checkpoint.pth holds."""
     from caid_files import filled_unet

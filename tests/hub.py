@@ -6,11 +6,11 @@ import base64
 import json
 import re
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
+from http.server import BaseHTTPRequestHandler
+from threading import Lock
 from urllib.parse import unquote
 
-from servers import sha256
+from servers import Loopback, sha256
 
 TOKEN = "hf_token-of-the-tests"
 
@@ -38,35 +38,22 @@ class Repo:
         return commit
 
 
-class Hub(ThreadingHTTPServer):
-    """A hub that runs while it is used as a context manager; `HF_ENDPOINT` is to be its `root`."""
-
-    daemon_threads = True
+class Hub(Loopback):
+    """A hub; `HF_ENDPOINT` is to be its `root`."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.repos: dict[str, Repo] = {}
         self.stored: dict[str, bytes] = {}
         """Large files by their sha256, as they are sent."""
         self.seen: list[str] = []
         self.lock = Lock()
-        self.root = f"http://127.0.0.1:{self.server_port}"
-        self.thread = Thread(target=self.serve_forever, args=(0.02,), daemon=True)
 
     def repo(self, name: str, files: dict[str, bytes], **facts) -> Repo:
         """A repository with one commit."""
         self.repos[name] = Repo(**facts)
         self.repos[name].commit(files)
         return self.repos[name]
-
-    def __enter__(self) -> Hub:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 import trustme
 
@@ -164,17 +165,35 @@ class Handler(BaseHTTPRequestHandler):
 Answer = Callable[[Handler], None]
 
 
-class Server(ThreadingHTTPServer):
-    """A server on a free port of this machine, running while it is used as a context manager.
+class Loopback(ThreadingHTTPServer):
+    """A server on a free port of this machine, running while it is used as a context manager."""
+
+    daemon_threads = True
+    request_queue_size = 32
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.root = f"http://127.0.0.1:{self.server_port}"
+        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.shutdown()
+        self.thread.join()
+        self.server_close()
+
+
+class Server(Loopback):
+    """A server of files, or of whatever else a test has it answer.
 
     Args:
         answers: Per path the answers in order, or one answer. Behind CONNECT a path begins with `https://host`.
         tls: For a server that speaks https.
         inner_tls: For a proxy: the certificate of the hosts that are reached through it.
     """
-
-    daemon_threads = True
-    request_queue_size = 32
 
     def __init__(
         self,
@@ -183,27 +202,17 @@ class Server(ThreadingHTTPServer):
         tls: ssl.SSLContext | None = None,
         inner_tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.answers = {path: a if isinstance(a, list) else [a] for path, a in answers.items()}
         self.requests: list[Request] = []
         self.lock = threading.Lock()
         self.inner_tls = inner_tls
-        self.root = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}"
         if tls:
+            self.root = self.root.replace("http:", "https:")
             self.socket = tls.wrap_socket(self.socket, server_side=True)
-        self.thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
 
     def handle_error(self, *args: object) -> None:
         """Stay silent about clients that hang up."""
-
-    def __enter__(self) -> Server:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.shutdown()
-        self.thread.join()
-        self.server_close()
 
 
 def whole(data: bytes, *, ranges: bool = True, until: int | None = None, **headers: str | int) -> Answer:

@@ -505,3 +505,37 @@ def test_a_home_that_is_not_there_is_wrong_use(zoo, command, tmp_path, monkeypat
     assert code == 2
     assert "~nobody-here" in err
     assert one_line(err)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("embed", "caid-resnet50.chestxray14-800", "", "-o", "out"),
+        ("embed", "caid-resnet50.chestxray14-800", "films", "-o", ""),
+        ("predict", "run", "", "-o", "out.csv"),
+        ("segment", "ct-fm-segresnet", "", "-o", "out"),
+        ("doctor", ""),
+        (
+            "finetune",
+            "caid-resnet50",
+            "--task",
+            "classify",
+            "--table",
+            "t.csv",
+            "--label",
+            "a",
+            "--data",
+            "",
+            "-o",
+            "x",
+        ),
+        ("finetune", "caid-resnet50", "--task", "classify", "--table", "t.csv", "--label", "a", "--data=", "-o", "x"),
+    ],
+)
+def test_an_empty_argument_is_not_the_working_directory(zoo, tmp_path, monkeypatch, words):
+    """It comes from a variable of the shell that is not set: the run would take whatever lies around."""
+    monkeypatch.chdir(tmp_path)
+    code, _, err = zoo(*words)
+    assert (code, "is empty: a value is expected" in err) == (2, True), err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -13,22 +13,26 @@ import zoo
 PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("errors", "files", "locks", "messages", "progress", "settings", "signals", "stopping", "version"),
+    ("errors", "files", "locks", "messages", "oddities", "progress", "settings", "signals", "stopping", "version"),
     ("entry", "formats", "images", "manifest", "policy", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),
     ("arguments", "features", "learning_rates", "licences", "loading", "locate", "provenance", "tables"),
-    ("embedding", "training"),
-    ("tasks",),
+    ("embedding", "selftest", "training"),
+    ("evaluation", "tasks"),
     ("__main__", "cli", "commands", "entries", "examination"),
 )
 """Modules and folders at the top of the package, the ground first: imports go down, or stay on their floor."""
-DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "transforms")
+DOORS = ("checkpoint", "embedding", "fetching", "formats", "images", "selftest", "transforms")
 FOR_USERS = {
     "checkpoint": {"find_prefix", "strip_prefix", "rename_keys"},
     "embedding": {"Cases", "Embedder", "embed", "find_cases"},
 }
-CORE = [p for p in MODULES if p.relative_to(PACKAGE).parts[0] not in ("entries", "networks", "tasks", "training")]
+CORE = [
+    p
+    for p in MODULES
+    if p.relative_to(PACKAGE).parts[0] not in ("entries", "evaluation", "networks", "tasks", "training")
+]
 
 
 def name_of(path):

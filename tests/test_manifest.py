@@ -37,6 +37,7 @@ def test_the_shipped_manifest_keeps_to_its_schema():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(SHIPPED, SCHEMA)
     good = SHIPPED["weights"][0]
+    listed = good["training_ids"]
     breaks = (
         {"state": "hosted"},
         {"sha256_note": ""},
@@ -45,8 +46,11 @@ def test_the_shipped_manifest_keeps_to_its_schema():
         {"sha256": "abc"},
         {"md5": "abc"},
         {"git_blob": "0" * 64},
-        {"training_ids": {"sources": ["https://host/list.csv"], "bytes": 1, "sha256": None}},
-        {"training_ids": {"sources": ["https://host/list.csv"], "bytes": 1, "sha256": None, "column": None}},
+        {"training_ids": listed | {"cohorts": []}},
+        {"training_ids": listed | {"form": "table"}},
+        {"training_ids": listed | {"form": "datalist"}},
+        {"training_ids": listed | {"cohorts": [{"name": "x", "rules": ["no group"]}]}},
+        {"training_ids": {name: value for name, value in listed.items() if name != "sha256"}},
         {"licences": good["licences"] | {"code": good["licences"]["code"] | {"commercial": True}}},
         {"licences": {}},
         {"surprise": 1},

@@ -13,7 +13,8 @@ from zoo.errors import OptionError, PolicyError
 from zoo.fetching.cache import hash_file
 from zoo.formats.header import RANDOM, make_header
 from zoo.manifest import records
-from zoo.policy import in_force
+from zoo.policy import began_at_random, in_force
+from zoo.provenance import base_of
 from zoo.record import LAYERS
 from zoo.training.base_weights import find_weights
 
@@ -116,7 +117,10 @@ def test_the_plain_name_does_not_change_its_weights(monkeypatch):
 
 
 def test_a_file_is_held_against_what_its_header_says_of_its_base(monkeypatch, tmp_path, state):
-    """Of the weights that the run began with, however deep they stand below; where nothing is said, it is refused."""
+    """Of the weights that the run began with, however deep they stand below; where nothing is said, it is refused.
+
+    A base with licences is pre-trained whatever is below it, and a file may be called as random weights are.
+    """
     bound = {"licences": dict.fromkeys(LAYERS, YES | {"commercial": "no"})}
     free = {"licences": dict.fromkeys(LAYERS, YES)}
     bases = {
@@ -124,8 +128,9 @@ def test_a_file_is_held_against_what_its_header_says_of_its_base(monkeypatch, tm
         "free at depth": ({"licences": {}, "base": free}, ""),
         "bound": (bound, "In the way: code"),
         "bound at depth": (free | {"base": {"licences": {}, "base": bound}}, "In the way: code"),
-        "random": (dict(RANDOM), "its header states none"),
         "silent": ({"licences": {}}, "its header states none"),
+        "a file called random": ({"licences": {}, "sha256": None} | RANDOM, "its header states none"),
+        "random at depth": (bound | {"base": dict(RANDOM)}, "In the way: code"),
     }
     monkeypatch.setenv("ZOO_POLICY", "commercial")
     for number, (base, problem) in enumerate(bases.values()):
@@ -136,6 +141,37 @@ def test_a_file_is_held_against_what_its_header_says_of_its_base(monkeypatch, tm
                     call(MODEL, checkpoint=file)
         else:
             package.load_model(MODEL, checkpoint=file)
+
+
+def test_what_began_with_random_weights_is_the_users_own(monkeypatch, tmp_path, state, caplog):
+    """Nothing pre-trained is in it: its file loads, so does what began from that, and an import."""
+    first = tuned(tmp_path / "first", state, dict(RANDOM))
+    package.load_model(MODEL, checkpoint=first)
+    base = base_of(package.load_report(package.load_model(MODEL, checkpoint=first)))
+    second = tuned(tmp_path / "second", state, base)
+    import_weights(f"{MODEL}.first", first)
+    third = tuned(tmp_path / "third", state, base_of(package.load_report(package.load_model(f"{MODEL}.first"))))
+    import_weights(f"{MODEL}.third", third)
+    monkeypatch.setenv("ZOO_POLICY", "redistribute")
+    for file in (first, second, third):
+        caplog.clear()
+        package.load_model(MODEL, checkpoint=file)
+        assert "it began with random weights, so that the terms of the data" in caplog.text
+    for tag in ("first", "third"):
+        caplog.clear()
+        package.load_model(f"{MODEL}.{tag}")
+        assert f"lets {MODEL}.{tag} pass: it began with random weights" in caplog.text
+
+
+def test_a_file_called_random_is_not_random(monkeypatch, tmp_path, state):
+    """Its tensors are somebody's: what is trained from it must not say that it began with nothing."""
+    monkeypatch.chdir(tmp_path)
+    save_file(dict(state), "random")
+    base = base_of(package.load_report(package.load_model(MODEL, checkpoint="random")))
+    assert "sha256" in base
+    assert not began_at_random(base)
+    random = package.load_report(package.load_model(MODEL, pretrained=False))
+    assert began_at_random(base_of(random))
 
 
 def test_an_export_says_enough(monkeypatch, tmp_path, zoo):
@@ -164,7 +200,7 @@ def test_an_import_keeps_the_licences_of_its_header(monkeypatch, tmp_path, state
     """Importing is no use of a file, so any is recorded; what its header says counts when it is loaded."""
     monkeypatch.setenv("ZOO_POLICY", "commercial")
     import_weights(f"{MODEL}.mine", tuned(tmp_path / "a", state, {"licences": dict.fromkeys(LAYERS, YES)}))
-    import_weights(f"{MODEL}.other", tuned(tmp_path / "b", state, dict(RANDOM)))
+    import_weights(f"{MODEL}.other", tuned(tmp_path / "b", state, {"licences": {}}))
     assert in_force() == "commercial"  # it was lifted for the import alone
     package.load_model(f"{MODEL}.mine")
     with pytest.raises(PolicyError, match=r"refuses glcl-encoder\.other.*code \(unknown\): no licence is on record"):

@@ -50,6 +50,16 @@ def test_the_table_of_models_is_that_of_entries_and_manifest():
     assert sorted(names) == sorted(zoo.list_models())
 
 
+def test_its_first_lines_count_what_the_registry_has():
+    """Networks, families, and networks with weights that load without more than a download."""
+    from zoo.commands.listing import list_weights
+    from zoo.registry import FAMILIES
+
+    counted = re.search(r"(\d+) networks of (\d+) published families.*?; (\d+) of them load today", README, re.DOTALL)
+    available = {line.name for line in list_weights(zoo.list_models()) if line.available}
+    assert tuple(map(int, counted.groups())) == (len(zoo.list_models()), len(FAMILIES), len(available))
+
+
 def test_it_names_every_extra():
     """By a command that works in a checkout: no registry has the zoo."""
     extras = metadata.metadata("medssl-zoo").get_all("Provides-Extra")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.checkpoint import inspect_checkpoint as inspect_checkpoint
     from zoo.checkpoint import load_report as load_report
     from zoo.embedding import Embedder as Embedder
+    from zoo.evaluation.probing import probe as probe
     from zoo.features import read_features as read_features
     from zoo.learning_rates import param_groups as param_groups
     from zoo.loading import download_weights as download_weights
@@ -40,6 +41,7 @@ _HOMES = {
     "load_transform": "loading",
     "model_info": "registry",
     "param_groups": "learning_rates",
+    "probe": "evaluation.probing",
     "read_features": "features",
 }
 

@@ -1,11 +1,11 @@
-"""Checks what `load_model` is asked for, before anything is fetched or opened."""
+"""Checks what `load_model`, and whoever computes with its networks, is asked for, before anything is opened."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from zoo.entry import Config, Entry
 from zoo.errors import OptionError
@@ -13,6 +13,17 @@ from zoo.fetching import is_hub
 
 if TYPE_CHECKING:
     import torch
+
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+"""Arithmetic of the forward pass."""
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def check_precision(precision: str) -> None:
+    """Raise `OptionError` where there is no such precision."""
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision={precision!r}: {', '.join(PRECISIONS)} are known")
 
 
 def check_switches(name: str, pretrained: object, mmap: object) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,10 +24,12 @@ from zoo.commands.printing import (
     raise_for_failed,
     start_log,
     table_lines,
+    training_facts,
 )
 from zoo.errors import DownloadError, OptionError, UnknownModelError, ZooError
 from zoo.features import SUFFIXES
 from zoo.messages import escaped, printable
+from zoo.oddities import each_once
 from zoo.signals import Ended, ended_by_signals
 from zoo.stopping import Stopped
 from zoo.version import __version__
@@ -47,8 +49,13 @@ Checkpoint = Annotated[Path | None, typer.Option(help="Take this file's weights 
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")]
 Images = Annotated[list[Path] | None, typer.Argument(help="Images: files, or folders for all that is in them.")]
 ImageTable = Annotated[Path | None, typer.Option("--list", help="Table of images: .csv, .tsv or .parquet.")]
+IdColumn = Annotated[str | None, typer.Option(help="Its column of ids; default id, if there is one, else the paths.")]
 PathColumn = Annotated[str | None, typer.Option(help="Its column of paths; default path, image_path or file.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of its paths; default the table's own.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+]
+Precision = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images, slices or parts of a volume at once.")]
 
 
@@ -59,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_log(debug)
     try:
         with ended_by_signals():
+            check_words(arguments)
             app(args=[a for a in arguments if a != "--debug"], prog_name="zoo")
     except Ended as end:
         print(f"zoo: {'interrupted' if end.signal == signal.SIGINT else 'terminated'}", file=sys.stderr)
@@ -72,6 +80,20 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
         raise SystemExit(_exit_code(error)) from error
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise `OptionError` for an empty word: taken for a path it would be the working directory.
+
+    No option of any command has an empty value; whoever types one has a variable of the shell that is not set.
+    """
+    for i, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            behind = f" behind {printable(words[i - 1])}" if i and not word else ""
+            raise OptionError(
+                f"the argument {printable(repr(word))}{behind} is empty: a value is expected. Is a variable of the "
+                "shell not set? `.` is the working directory"
+            )
 
 
 def _exit_code(error: Exception) -> int:
@@ -160,6 +182,7 @@ def info(
     if as_json:
         return _print_json(facts)
     facts["input"] = input_facts(known.input)
+    facts["training_ids"] = training_facts(known.training_ids)
     if known.bytes is None:
         facts["bytes"] = "size not published"
     width = max(map(len, facts))
@@ -408,14 +431,13 @@ def embed_command(
     ] = None,
     table: ImageTable = None,
     path_column: PathColumn = None,
+    id_column: IdColumn = None,
     root: Root = None,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Workers = None,
+    precision: Precision = "fp32",
     layer: Annotated[
         int | None, typer.Option(help="Stage of the network to take features from, 0 for the first.")
     ] = None,
@@ -447,7 +469,8 @@ def embed_command(
     embedding.check_arguments(out, is_trial=dry_run, **for_folders)
     options: dict[str, Any] = {"batch_size": batch_size, "precision": precision, "layer": layer, "tokens": tokens}
     embedder = Embedder(name, checkpoint=checkpoint, device=device, cache_dir=cache_dir, progress=True, **options)
-    cases = embedding.find(embedder, paths or [], table, path_column=path_column, root=root)
+    columns = {"path_column": path_column, "id_column": id_column}
+    cases = embedding.find(embedder, paths or [], table, root=root, **columns)
     if dry_run or out is None:
         lines = embedding.trial(embedder, cases, out, workers, half=half, retry_failed=retry_failed)
     elif out.suffix in SUFFIXES:
@@ -455,8 +478,55 @@ def embed_command(
     else:
         how: dict[str, Any] = {"half": half, **again, "engine": engine, "ray_address": ray_address}
         lines = embedding.into_folder(embedder, cases, out, workers, **how)
-    for line in lines:
-        _say(line)
+    with each_once():
+        _say_all(lines)
+
+
+@app.command("probe")
+def probe_command(
+    labels: Annotated[Path, typer.Argument(help="Table with a row for each case: .csv, .tsv or .parquet.")],
+    column: Annotated[str, typer.Option(help="Its column of labels: two values, several, or numbers.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report and what is embedded.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="MODEL or MODEL.TAG to embed the images by, any number.")
+    ] = None,
+    features: Annotated[
+        list[Path] | None, typer.Option(help="Folder, .npz or .csv of `zoo embed`; further ones may follow it.")
+    ] = None,
+    group: Annotated[str | None, typer.Option(help="Column of what stays together: the patient.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Column of train and test (or val); default cross-validation by group.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option(help="binary, classes or numbers; default told from the column.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the table's paths; default the table's own.")] = None,
+    path_column: PathColumn = None,
+    device: Device = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of folds, draws and resamples.")] = 0,
+    no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave images out of OUT/report.html.")] = False,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Say what encoders are worth on your own labels, beside random weights and plain intensities.
+
+    Nearest neighbours and a linear probe on frozen features, with 10, 25, 50, 100 and all labels, intervals by group,
+    and paired differences: zoo probe labels.csv --column finding --group patient NAME... -o OUT
+
+    Features of names are embedded into OUT/features, and found there by the next run. OUT/report.html is for a browser,
+    OUT/report.json has everything.
+    A star marks a difference whose interval excludes 0 after Holm's correction.
+    """
+    from zoo.commands.probing import page_of, probe_into
+
+    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind, "data": data}
+    options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
+    report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
+    if as_json:
+        print(report.to_json(), end="")
+    else:
+        _say_all([*page_of(report, out)])
 
 
 @app.command("finetune", add_help_option=False, context_settings={"ignore_unknown_options": True})
@@ -492,7 +562,9 @@ def segment_command(
 
     options: dict[str, Any] = {"batch_size": batch_size, "overlap": overlap, "cache_dir": cache_dir}
     settings: dict[str, Any] = {"checkpoint": checkpoint, "num_classes": num_classes, "device": _chosen(device)}
-    segment(name, paths, out, **settings, **options, say=_say).check(out)
+    with each_once():
+        written = segment(name, paths, out, **settings, **options, say=_say)
+    written.check(out)
 
 
 @app.command("predict")
@@ -500,20 +572,19 @@ def predict_command(
     saved: Annotated[Path, typer.Argument(help="Folder that `zoo finetune` wrote, or its model.safetensors.")],
     paths: Images = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv or .tsv; of labels a folder.")
+        Path | None, typer.Option("--out", "-o", help="Table of answers, .csv, .tsv or .parquet; of labels a folder.")
     ] = None,
     table: ImageTable = None,
     path_column: PathColumn = None,
+    id_column: IdColumn = None,
     root: Root = None,
     picture: Annotated[
         bool, typer.Option("--picture", help="Draw what the network looked at, into OUT-pictures beside OUT.")
     ] = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    workers: Workers = None,
+    precision: Precision = "fp32",
     cache_dir: CacheDir = None,
 ) -> None:
     """Write what a fine-tuned network says of images: a row for each, with its probabilities or numbers.
@@ -526,10 +597,10 @@ def predict_command(
     from zoo.commands.predicting import predict
 
     options: dict[str, Any] = {"device": device, "batch_size": batch_size, "precision": precision}
-    listed: dict[str, Any] = {"path_column": path_column, "root": root}
+    listed: dict[str, Any] = {"path_column": path_column, "id_column": id_column, "root": root}
     how: dict[str, Any] = {"workers": workers, "picture": picture, "cache_dir": cache_dir}
-    for line in predict(saved, paths or [], out, table, listed, options, **how):
-        _say(line)
+    with each_once():
+        _say_all(predict(saved, paths or [], out, table, listed, options, **how))
 
 
 def _chosen(device: str) -> str:
@@ -538,6 +609,42 @@ def _chosen(device: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def overlap(
+    ids: Annotated[
+        list[Path], typer.Argument(help="A table, a .txt of one id a line, or images: files, or folders of them.")
+    ],
+    name: Annotated[str, typer.Option("--for", help="MODEL or MODEL.TAG, the weights.")],
+    column: Annotated[
+        str | None,
+        typer.Option("--column", "--path-column", help="Of the table; default path, image_path, file or id."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Table to write, .csv, a row for each id.")] = None,
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Say which of your images weights were trained on, by image and by patient.
+
+    They are looked up by their names in the published list of the training images, which is fetched and verified. A
+    name that is not of that list's form is counted as not read, never as unseen.
+
+    Exit code 0 where every id could be looked up and none was seen; 1 where some were seen, or cannot be told.
+    """
+    from zoo.commands.overlap import check_out, facts_of, page_of, read_ids, write_rows
+    from zoo.evaluation.overlap import find_overlap
+
+    check_out(out)
+    found = find_overlap(read_ids(ids, name, column), name, cache_dir=cache_dir)
+    if out is not None:
+        write_rows(found, out)
+    if as_json:
+        _print_json(facts_of(found))
+    else:
+        _say_all(page_of(found))
+    if not found.is_clean:
+        raise SystemExit(1)
 
 
 @app.command()
@@ -660,6 +767,36 @@ def _examine_cohort(
 
 
 @app.command()
+def selftest(
+    names: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, any number.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All models.")] = False,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    as_json: Json = False,
+    cache_dir: CacheDir = None,
+) -> None:
+    """Run networks here and compare each stage with stored values; exit 1, and name the first stage that differs.
+
+    So a new torch, MONAI, timm or GPU is judged in seconds. Tensors are drawn, and nothing is fetched; weights that
+    come with the package are run themselves, others are proved by their digest at each load. fp32 is without
+    TensorFloat-32.
+    """
+    from zoo.commands import selftest as tests
+
+    cases = tests.find_cases(names or [], everything=everything, cache_dir=cache_dir)
+    outcomes = []
+    for outcome in tests.run_each(cases, _chosen(device), precision, cache_dir):
+        outcomes.append(outcome)
+        if not as_json:
+            _say(tests.line_of(outcome))
+    if as_json:
+        _print_json([tests.row_of(each) for each in outcomes])
+    else:
+        _say_all(tests.summary_of(outcomes))
+    tests.check(outcomes)
+
+
+@app.command()
 def demo(
     image: Annotated[Path | None, typer.Argument(help="A chest radiograph; default a drawn phantom.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Picture to write.")] = Path("zoo-demo.png"),
@@ -679,7 +816,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         _say(line)
 
 
-def _say_all(lines: Sequence[str]) -> None:
+def _say_all(lines: Iterable[str]) -> None:
     for line in lines:
         _say(line)
 

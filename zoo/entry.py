@@ -328,6 +328,8 @@ class Entry:
     """Changes the values that `reset_parameters` gave one module that the file lacks, as the network's library does."""
     complete: Callable[[State], State] | None = None
     """Adds neutral values for what was removed from the plain library class; None where nothing was."""
+    takes_positions: bool = False
+    """Whether the network takes, beside images, the position of each in an atlas, `(N, 3)` in [-1, 1]."""
     parts: Callable[[nn.Module, Transform, int | None, str | Path | None], Callable[[Any], Parts]] | None = None
     """How `zoo embed` cuts images into parts; None where each is one part, or a slice is, as its transform makes them.
 
@@ -423,6 +425,6 @@ class ModelInfo:
     md5: str | None = None
     git_blob: str | None = None
     training_ids: Mapping[str, Any] = field(default_factory=dict)
-    """Published list of the training images, as in a record."""
+    """What is published of the training images, as in a record."""
     assets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Files that belong to the weights, such as landmarks: sources, bytes and sha256 of each by name."""

@@ -1,11 +1,13 @@
 """Refuses weights whose licences do not allow the use that `ZOO_POLICY` names.
 
 Weights on record are held against it where a name is resolved, before anything is fetched; a user's file where it is
-opened. The random weights of `pretrained=False` are nobody's, so they pass; a file that a run began from them does not.
+opened. The random weights of `pretrained=False` are nobody's, so they pass. So does what a run of the user's began from
+them: nothing pre-trained is in it, and the terms of the user's own data, which alone count, are the user's to know.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +21,8 @@ from zoo.settings import policy
 
 if TYPE_CHECKING:
     from zoo.record import WeightsFile
+
+log = logging.getLogger("zoo")
 
 _USES = {"commercial": "commercial use", "redistribute": "redistribution"}
 _lifted: ContextVar[bool] = ContextVar("lifted", default=False)
@@ -46,7 +50,7 @@ def in_force() -> str:
 def refuses(record: WeightsFile) -> bool:
     """Whether the policy in force refuses the weights of a record."""
     use = in_force()
-    return bool(use) and not record.allows(use)
+    return bool(use) and not record.allows(use) and not _is_own(record)
 
 
 def check_record(request: str, record: WeightsFile) -> None:
@@ -61,6 +65,8 @@ def check_record(request: str, record: WeightsFile) -> None:
     """
     if refuses(record):
         raise _refused(f"{request} ({record.tag})" if record.tag not in request else request, record.licences)
+    if in_force() and _is_own(record):
+        _say_own(request)
 
 
 def check_base(path: Path, base: Mapping[str, Any]) -> None:
@@ -80,12 +86,43 @@ def check_base(path: Path, base: Mapping[str, Any]) -> None:
     for licences in stated:
         if in_the_way(licences, use):
             raise _refused(f"{path}, by the weights that it began with", licences)
-    if not stated:
+    if began_at_random(base):
+        _say_own(path)
+    elif not stated:
         raise PolicyError(
             f"ZOO_POLICY={use} refuses {path}: a file that states the licences of its code, weights and training data "
             "is expected, and its header states none. Import it under a tag on record if it is the file of one (`zoo "
             "import MODEL.TAG FILE`), give it a record with licences in ZOO_MANIFEST, or unset ZOO_POLICY"
         )
+
+
+def began_at_random(base: Any) -> bool:
+    """Whether nothing pre-trained is in weights that began with `base`: that, or the base below it, was random.
+
+    A base that states licences, or does not say what it began with, is taken for pre-trained.
+    """
+    from zoo.formats import RANDOM
+
+    while isinstance(base, Mapping) and not base.get("licences"):
+        if base.get("source") == RANDOM["source"] and "sha256" not in base:  # a file may have this name
+            return True
+        base = base.get("base")
+    return False
+
+
+def _is_own(record: WeightsFile) -> bool:
+    """Whether weights on record are the user's alone: imported, and with nothing pre-trained in them."""
+    is_users = record.trained_by == "user" and not record.licences
+    return is_users and began_at_random(record.provenance.get("base"))
+
+
+def _say_own(request: str | Path) -> None:
+    log.warning(
+        "ZOO_POLICY=%s lets %s pass: it began with random weights, so that the terms of the data that it was trained "
+        "on alone count, and those are yours to know",
+        in_force(),
+        printable(str(request)),
+    )
 
 
 def _stated(base: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -27,10 +27,11 @@ _MADE = ("model", "input", "options", "format")
 def base_of(report: LoadReport, cache_dir: str | Path | None = None) -> dict[str, Any]:
     """The weights of a network, by its report: model, tag, source, sha256, trained_by, licences.
 
-    The user's file has the facts of the record that has its digest; else, where a recipe wrote it, the
-    licences of the weights that it began with, which stand under `base`. Of its path the name alone is kept.
+    The user's file has the facts of the record that has its digest; else, where a recipe wrote it, the licences of
+    the weights that it began with, which stand under `base`, as they do of an import. Of its path the name alone is
+    kept.
     """
-    if report.source == RANDOM["source"]:
+    if report.is_random:
         return {"model": report.model, **RANDOM}
     if report.tag:
         record = record_with_tag(report.model, report.tag, cache_dir)
@@ -83,11 +84,13 @@ def _learnt(record: WeightsFile) -> dict[str, str]:
 
 
 def _facts(model: str, record: WeightsFile) -> dict[str, Any]:
+    below = record.provenance.get("base") if record.trained_by == "user" else None  # of ours its licences say all
     return {
         "model": model,
         "tag": record.tag,
         "trained_by": record.trained_by,
         "licences": dict(record.licences),
+        **({"base": below} if below else {}),
     }
 
 

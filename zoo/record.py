@@ -70,7 +70,7 @@ class WeightsFile(RemoteFile):
     input: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     training_ids: Mapping[str, Any] = field(default_factory=dict)
-    """Published list of the training images: where it is, its column of ids, and the rule that makes a name an id."""
+    """What is published of the training images, see `zoo.evaluation.training_ids`: cohorts, and a list of images."""
     notes: str = ""
 
     def allows(self, use: str) -> bool:
@@ -146,6 +146,7 @@ def _record(raw: Any, path: Path, *, default: bool) -> WeightsFile:
             f"record {raw['tag']!r} of {path}: input has {printable(', '.join(strays))}, which is not one of its "
             f"models: fields are expected, or the fields of one of {printable(', '.join(raw['models']))} under its name"
         )
+    _check_types(raw.get("training_ids", {}), f"training_ids of record {raw['tag']!r} of {path}")
     base = path.resolve().parent
     assets = {}
     for name, asset in raw.get("assets", {}).items():

@@ -19,6 +19,8 @@ from zoo.messages import first_names, printable, reason_of
 log = logging.getLogger("zoo")
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
+EMPTY = ("", "na", "n/a", "nan", "null", "unknown")
+"""Cells without a value, in lower case and without blanks around them; "none" is a class in many tables."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,12 @@ def arrow_type(column: Sequence[Any]) -> Any:
     """Return the type that a table's column has in Parquet: its own, or text."""
     arrow, _ = import_pyarrow()
     return column.array.type if isinstance(column, ArrowColumn) else arrow.string()
+
+
+def arrow_array(column: Sequence[Any]) -> Any:
+    """Return a table's column as Parquet takes it, of the type of `arrow_type`."""
+    arrow, _ = import_pyarrow()
+    return column.array if isinstance(column, ArrowColumn) else arrow.array(column, arrow.string())
 
 
 def column_names(path: Path) -> list[str]:

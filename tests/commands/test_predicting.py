@@ -46,6 +46,7 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
     code, said, error = zoo("predict", run, films, "-o", out, "--device", "cpu", "--workers", 0)
     assert code == 1
     assert f"{out}: answers for 2 image(s)" in said
+    assert "labels hold from these probabilities on: =effusion 0, pneumonia 1" in said
     assert "1a.png" in error
     rows = table_of(out)
     columns = [f"{what}_{name}" for what in ("probability", "predicted") for name in NAMES]
@@ -60,6 +61,20 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
         assert (row[f"predicted_{NAMES[0]}"], row[f"predicted_{NAMES[1]}"]) == ("1", "0")
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_warning_that_holds_of_each_image_is_said_once(zoo, run, tmp_path, caplog, workers):
+    """By `predict` and `embed`, whoever reads the images."""
+    for i in range(3):
+        Image.fromarray(chest_phantom(96, seed=i) // 20).save(tmp_path / f"{i}.png")
+    for command in (("predict", run), ("embed", CAID)):
+        caplog.clear()
+        code, _, error = zoo(*command, tmp_path, "-o", tmp_path / "out.csv", "--device", "cpu", "--workers", workers)
+        assert code == 0, error
+        said = [r.getMessage() for r in caplog.records if "hardly any contrast" in r.getMessage()]
+        assert len(said) == (2 if workers == 0 else 1)  # what another process says is on the screen alone
+        assert said[-1].startswith("3 images have this warning (--debug names each), the first is ")
+
+
 def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     """Ids, the label that is already known under its own name, and a cell that a spreadsheet would run."""
     listed, out = tmp_path / "list.csv", tmp_path / "out.tsv"
@@ -70,6 +85,23 @@ def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     assert list(rows[0])[:4] == ["id", "path", "pneumonia", "note"]
     assert [(row["id"], row["pneumonia"], row["note"]) for row in rows] == [("a", "1", "'=1+1"), ("b", "0", "")]
     assert rows[0]["path"] == str(films / "0.png")
+
+
+def test_the_column_of_ids_may_have_any_name(zoo, run, films, tmp_path):
+    """The name goes by that column then; without --list the option has no meaning, and a wrong one is named."""
+    listed, out = tmp_path / "list.csv", tmp_path / "out.csv"
+    listed.write_text("file,patient\n0.png,a\n1.png,b\n")
+    words = ("predict", run, "--list", listed, "--root", films, "-o", out, "--device", "cpu", "--id-column")
+    code, _, error = zoo(*words, "patient")
+    assert code == 0, error
+    assert [(row["id"], row["path"]) for row in table_of(out)] == [
+        ("a", str(films / "0.png")),
+        ("b", str(films / "1.png")),
+    ]
+    code, _, error = zoo(*words, "person")
+    assert (code, "no column 'person' with the ids" in error, "--id-column" in error) == (2, True, True), error
+    code, _, error = zoo("predict", run, films, "-o", out, "--id-column", "patient")
+    assert (code, "--id-column without --list" in error) == (2, True), error
 
 
 def test_the_table_of_images_is_not_replaced(zoo, run, films, tmp_path):
@@ -92,6 +124,42 @@ def test_a_number_of_the_list_keeps_all_its_digits(zoo, run, films, tmp_path):
     assert [row["patient"] for row in table_of(out)] == ["12345678.0", ""]
 
 
+def test_a_table_in_parquet_has_the_columns_of_the_csv(zoo, run, films, tmp_path):
+    """Read by plain pandas: numbers are numbers, a gap is null, and columns of the list keep their types."""
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pandas = pytest.importorskip("pandas")
+    cells = {"path": ["0.png", "1a.png", "1.png"], "id": ["007", "=8", "9"], "dose": [1.5, None, 2.5]}
+    parquet.write_table(arrow.table(cells), tmp_path / "list.parquet")
+    for suffix in ("csv", "parquet"):
+        words = ("--list", tmp_path / "list.parquet", "--root", films, "-o", tmp_path / f"out.{suffix}")
+        assert zoo("predict", run, *words, "--device", "cpu")[0] == 1
+    frame, rows = pandas.read_parquet(tmp_path / "out.parquet"), table_of(tmp_path / "out.csv")
+    assert list(frame) == list(rows[0])
+    assert frame["id"].tolist() == ["007", "=8", "9"]
+    assert frame["dose"].tolist()[::2] == [1.5, 2.5]
+    assert frame["error"].isna().tolist() == [True, False, True]
+    for name in NAMES:
+        found = frame[f"probability_{name}"]
+        assert found.dtype == "float64"
+        assert found.isna().tolist() == [False, True, False]
+        assert found.tolist()[::2] == pytest.approx([float(rows[i][f"probability_{name}"]) for i in (0, 2)], rel=1e-5)
+    alone = ("predict", run, films / "1a.png", "-o", tmp_path / "none.parquet", "--device", "cpu")
+    assert zoo(*alone)[0] == 1
+    types = parquet.read_schema(tmp_path / "none.parquet")
+    assert {str(types.field(f"predicted_{name}").type) for name in NAMES} == {"int64"}
+    assert str(types.field("error").type) == "string"
+
+
+def test_a_name_that_parquet_cannot_hold_is_refused_at_once(zoo, run, films, tmp_path, monkeypatch):
+    """Names of files are bytes; hours later, the whole table could not be written."""
+    pytest.importorskip("pyarrow")
+    odd = tmp_path / "odd\udcff.png"
+    odd.write_bytes((films / "0.png").read_bytes())
+    monkeypatch.setattr("zoo.commands.predicting.embed_each", None)
+    code, _, error = zoo("predict", run, odd, "-o", tmp_path / "out.parquet", "--device", "cpu")
+    assert (code, "is no text in UTF-8" in error) == (2, True), error
+
+
 def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
     """One of them would be lost."""
     listed = tmp_path / "list.csv"
@@ -103,7 +171,13 @@ def test_a_column_called_like_an_answer_is_refused(zoo, run, films, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "said"), [(None, "no OUT"), ("out.json", ".csv or .tsv"), ("nowhere/out.csv", "folder does not exist")]
+    ("out", "said"),
+    [
+        (None, "no OUT"),
+        ("out.json", ".csv, .tsv, .parquet"),
+        (".", ".csv, .tsv, .parquet"),
+        ("nowhere/out.csv", "folder does not exist"),
+    ],
 )
 def test_what_cannot_be_written_is_refused_at_once(zoo, run, films, tmp_path, monkeypatch, out, said):
     """Before the network is loaded."""
@@ -120,7 +194,7 @@ def test_an_earlier_table_stays_where_a_run_fails(zoo, run, films, tmp_path, mon
 
     out = tmp_path / "out.csv"
     out.write_text("before")
-    monkeypatch.setattr(predicting, "_cell", lambda value: 1 / 0)
+    monkeypatch.setattr(predicting, "_answer", lambda value: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         list(predicting.predict(run, [films], out, None, {}, {"device": "cpu"}, workers=0))
     assert out.read_text() == "before"
@@ -184,6 +258,16 @@ def test_info_says_what_a_file_is(zoo, run):
     facts = json.loads(zoo("info", run / "model.safetensors", "--json")[1])
     assert facts["outputs"] == [{"name": NAMES[0], "threshold": 0.0}, {"name": NAMES[1], "threshold": 1.0}]
     assert facts["base"]["licences"] == json.loads(json.dumps(known.licences))
+
+
+def test_info_says_whose_input_it_shows(zoo, run, tmp_path):
+    """That of the model, where a file says nothing, may be another than the images had that it was trained on."""
+    assert "from: this file" in zoo("info", run)[1]
+    silent = rewritten(run / "model.safetensors", tmp_path / "silent.safetensors", input=None)
+    out = zoo("info", silent)[1]
+    assert "from: the model's own: this file does not say" in out
+    assert "size: 224, 224" in out
+    assert json.loads(zoo("info", silent, "--json")[1])["input_from"] == "model"
 
 
 def test_info_of_a_published_run_says_that_it_does_not_predict(zoo, run, tmp_path):

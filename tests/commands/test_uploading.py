@@ -1,6 +1,7 @@
 """`zoo export --to-hub`: what huggingface_hub sends to a hub on loopback, and what comes back from there."""
 
 import json
+import shutil
 
 import huggingface_hub
 import pytest
@@ -24,6 +25,7 @@ def run(scratch):
     out = scratch / "upload"
     save(with_head(GLCL, NAMES), out, GLCL, labels(0.25, 0.5), NAMES, scale='{"by": 3}')
     results = {"test": {"auroc": 0.71}, "warnings": ["few cases"], "arguments": {"data": "/home/me/patients"}}
+    results["weights"] = {"model.safetensors": sha256((out / "model.safetensors").read_bytes())}
     (out / "results.json").write_text(json.dumps(results))
     return out
 
@@ -89,6 +91,18 @@ def test_the_page_says_whose_it_is_and_from_what(hub, run, zoo):
     assert "/home/me" not in page
 
 
+@pytest.mark.parametrize("text", ['{"test": {"auroc": 0.71}}', '{"test": {"auroc": 0.71}, "weights": {"x": "0"}}', "{"])
+def test_results_of_another_file_stay_here(hub, run, zoo, tmp_path, caplog, text):
+    """A file that was copied beside them, or a run that was killed before it wrote its own, must not have them."""
+    file = shutil.copy(run / "model.safetensors", tmp_path)
+    (tmp_path / "results.json").write_text(text)
+    assert zoo("export", file, "--to-hub", REPO)[0] == 0
+    page = hub.repos[REPO].commits[hub.repos[REPO].branches["main"]]["README.md"].decode()
+    assert "0.71" not in page
+    assert "## Results" not in page
+    assert "does not name the sha256 of model.safetensors" in caplog.text
+
+
 def test_a_branch_and_a_private_repository(hub, run, zoo):
     """Made where they lack; the branch alone has the file."""
     code, out, err = zoo("export", run, "--to-hub", REPO, "--private", "--revision", "v2")
@@ -129,9 +143,12 @@ def test_what_nobody_knows_is_warned_of(hub, run, zoo, tmp_path, caplog):
     assert "the weights of glcl-encoder.phantom may be passed on is unknown: no licence is stated" in caplog.text
     assert "the data of glcl-encoder.phantom may be passed on is no: by approval" in caplog.text
     caplog.clear()
-    file = with_base(run, tmp_path / "b", licences={}, source="random")
+    (tmp_path / "b").mkdir()
+    file = rewritten(run / "model.safetensors", tmp_path / "b" / "model.safetensors", base='{"source": "random"}')
     assert zoo("export", file, "--to-hub", REPO)[0] == 0
     assert "passed on" not in caplog.text
+    page = hub.repos[REPO].commits[hub.repos[REPO].branches["main"]]["README.md"].decode()
+    assert "It began with random weights: the terms of the data that it was trained on alone count." in page
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,16 @@ def test_pipes_and_devices_are_not_opened(tmp_path, name):
     assert find_images([tmp_path / name], volumes=False) == [tmp_path / name]
 
 
+def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch):
+    """`zoo.embed` and whoever else looks for images would take all that lies there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "film.png").touch()
+    for paths in ("", [""]):
+        with pytest.raises(OptionError, match="is not a path: it is empty"):
+            find_images(paths, volumes=False)
+    assert find_images(["."], volumes=False) == [Path("film.png")]
+
+
 def test_an_empty_or_forbidden_file_is_said(tmp_path):
     """And a name that no file system takes."""
     (tmp_path / "empty.png").touch()

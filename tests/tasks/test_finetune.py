@@ -3,23 +3,33 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
+from dataclasses import fields, replace
 
 import gloo
+import nibabel
+import numpy as np
 import planted
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import zoo as package
 from zoo.checkpoint import load_report
 from zoo.commands.finetuning import finetune
 from zoo.errors import InputContractError, OptionError, PolicyError
+from zoo.fetching import hash_file
 from zoo.stopping import Stopped
+from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.arms import Arm, arguments_of, command_for
+from zoo.tasks.classify import threshold_of
 from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
+from zoo.training.args import flag_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
@@ -64,6 +74,8 @@ def test_results_are_json_with_intervals_of_every_measure(run):
     assert set(said["test"]["sites"]) == {"north", "south"}
     assert sum(site["cases"] for site in said["test"]["sites"].values()) == said["test"]["cases"]
     assert [line for line in said["warnings"] if "fewer than 10" in line]
+    state = sum(file.stat().st_size for file in out.rglob("*.pt"))
+    assert f"last.pt and best.pt, {state / 1e6:.0f} MB in {out}, are for --resume" in (out / "run.log").read_text()
     assert said["cases"]["train"]["positives"] == {"disc": said["cases"]["train"]["cases"] // 2}
 
 
@@ -79,6 +91,30 @@ def test_the_pair_says_better_only_beyond_its_interval(run):
     assert [row["id"] for row in tables[0]] == [row["id"] for row in tables[1]]
     report = load_report(package.load_model(MODEL, checkpoint=out / "random" / "model.safetensors"))
     assert not report.fresh
+
+
+def test_the_command_of_the_twin_trains_it_again(run, films, tmp_path):
+    """Alone: with the input of the weights that it is compared with, and the same draws."""
+    twin = read_saved(run[0] / "random")
+    said = shlex.split(twin.header["command"])
+    assert said[:5] == ["python", "-m", "zoo", "finetune", MODEL]
+    assert "--from-scratch" in said
+    assert "--pair" not in said
+    files = {"labels.csv": str(films / "labels.csv"), "random": str(tmp_path / "again")}
+    finetune([files.get(word, word) for word in said[4:]] + ["--data", str(films / "images")])
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "again", run[0] / "random"))
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_the_twin_is_the_network_of_its_weights(tmp_path):
+    """A plain name's own defaults would be another network: the twin would not differ in its weights alone."""
+    args = FinetuneArgs(model="fmcib-resnet50", task="classify", table="t.csv", label="a", out=str(tmp_path), pair=True)
+    twin = arguments_of(args, Arm(tmp_path / "random", {}, is_twin=True))
+    assert (twin.model, twin.from_scratch, twin.pair) == (package.model_info("fmcib-resnet50").name, True, False)
+    own = replace(args, checkpoint="mine.safetensors")
+    beside = command_for(own, Arm(tmp_path / "random", {}, is_twin=True))
+    assert "--checkpoint mine.safetensors --pair" in beside
+    assert "--from-scratch" not in beside
 
 
 def test_the_saved_network_gives_the_predictions(run, films):
@@ -109,6 +145,36 @@ def test_the_header_says_what_the_network_is(run):
     assert json.loads(saved.header["input"])["size"] == [64, 64]
     assert saved.header["command"].startswith(f"python -m zoo finetune {MODEL} --")
     assert "--task classify --table labels.csv --label disc --group patient" in saved.header["command"]
+
+
+def test_best_pt_predicts_what_the_saved_network_does(run, films, tmp_path, zoo):
+    """Its header has the thresholds, and its outputs are without what balancing added; `results.json` names both."""
+    out, results = run
+    for name, target in (("best.pt", "best.csv"), ("", "saved.csv")):
+        code, _, err = zoo("predict", out / name, films / "images", "-o", tmp_path / target)
+        assert code == 0, err
+    assert rows_of(tmp_path / "best.csv") == rows_of(tmp_path / "saved.csv")
+    assert results["weights"] == {name: hash_file(out / name) for name in ("model.safetensors", "best.pt")}
+
+
+def test_a_decision_is_shown_with_its_threshold(films, tmp_path, capsys, monkeypatch):
+    """Of two classes, too: "ill" beside a probability of 0.3 is a riddle, on the picture as in the results."""
+    drawn = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda self, text, **_: drawn.append(text))
+    table, rows = tmp_path / "two.csv", rows_of(films / "labels.csv")
+    planted.write_rows(
+        table, [(r["file"], r["patient"], ("well", "ill")[int(r["disc"])]) for r in rows], ("file", "patient", "state")
+    )
+    results = finetune(words(films, tmp_path / "out", *QUICK, "--table", table, label="state"))
+    (threshold,) = read_saved(tmp_path / "out").outputs.thresholds
+    assert results["test"]["classes"]["well"]["threshold"] == threshold  # classes are sorted: ill, well
+    assert results["test"]["classes"]["ill"]["threshold"] == pytest.approx(1 - threshold)
+    assert f"'well' is the answer from probability {threshold:.3g} on, else 'ill'" in capsys.readouterr().out
+    cases = [text for text in drawn if "probability" in text]
+    assert cases
+    for text in cases:
+        limit = threshold if "well: probability" in text else 1 - threshold
+        assert f"(the answer from {limit:.2f} on)" in text
 
 
 def test_no_patient_is_in_two_parts(run):
@@ -157,20 +223,91 @@ def test_folds_are_pooled(films, tmp_path):
     assert [fold["test"]["cases"] for fold in results["folds"]] == [len(rows) for rows in folds]
     for i, fold in enumerate(results["folds"]):
         outputs = read_saved(tmp_path / "out" / f"fold{i}").outputs
-        assert fold["outputs"] == {"kind": "labels", "thresholds": outputs.thresholds}
-    with pytest.raises(OptionError, match=r"out is a cross-validation, .* such as .*fold0$"):
+        assert fold["outputs"] == {"kind": "labels", "thresholds": list(outputs.thresholds)}
+        assert fold["test"]["labels"]["disc"]["threshold"] == outputs.thresholds[0]
+    with pytest.raises(OptionError, match=r"out is a cross-validation, .* such as .*fold0, or add --final"):
         read_saved(tmp_path / "out")
+    pooled = rows_of(tmp_path / "out" / "predictions.csv")
+    assert [row["id"] for row in pooled] == [f"film{i:03d}.png" for i in range(40)]
+    assert all({k: v for k, v in row.items() if k != "fold"} in folds[int(row["fold"])] for row in pooled)
     decided = [row["predicted_disc"] == "1" for rows in folds for row in rows if row["disc"] == "1"]
     assert results["test"]["labels"]["disc"]["sensitivity"]["value"] == pytest.approx(sum(decided) / len(decided))
 
 
+def test_the_final_network_learns_from_all_cases(films, tmp_path, capsys):
+    """As long as the best epochs of the folds, with thresholds of answers for cases that a network never saw."""
+    words_ = words(films, tmp_path / "out", *QUICK, "--cross-validate", 2, "--epochs", 3)
+    folds = finetune(words_)["folds"]
+    assert "--final --resume" in capsys.readouterr().err
+    final = finetune([*words_, "--final", "--resume"])["final"]
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"next: zoo predict {tmp_path / 'out' / 'final'} ")
+    log = (tmp_path / "out" / "final" / "log.jsonl").read_text().splitlines()
+    best = [fold["best"]["epoch"] for fold in folds]
+    assert final["epochs"] == len(log) == round(sum(best) / 2)
+    assert final["cases"]["cases"] == 40
+    saved = read_saved(tmp_path / "out")
+    assert saved.path == tmp_path / "out" / "final" / "model.safetensors"
+    pooled = rows_of(tmp_path / "out" / "predictions.csv")
+    truth, found = (np.array([float(row[name]) for row in pooled]) for name in ("disc", "probability_disc"))
+    assert saved.outputs.thresholds[0] == pytest.approx(threshold_of(truth, found), abs=1e-5)
+    first, own = (load_file(tmp_path / "out" / name / "model.safetensors") for name in ("fold0", "final"))
+    assert not torch.equal(first["fc.weight"], own["fc.weight"])
+    with pytest.raises(OptionError, match="--final trains on all cases after the folds of --cross-validate"):
+        finetune(words(films, tmp_path / "other", *QUICK, "--final"))
+
+
 def test_a_dry_run_touches_nothing(films, tmp_path, capsys):
-    """It says what would be trained on what."""
+    """It says what would be trained on what, in how many pixels."""
     found = finetune(words(films, tmp_path / "out", "--dry-run"))
+    assert "input: films resized to 73 pixels along the shorter side" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert (found["cases"]["train"]["cases"], found["epochs"], found["batch_size"]) == (26, 60, 3)
     assert found["seconds_per_step"] > 0
+    finetune(words(films, tmp_path / "out", "--dry-run"))
     assert "train: 26 cases, 13 groups (disc 13)" in capsys.readouterr().err
+
+
+def test_films_much_larger_than_the_input_are_warned_of_once(tmp_path, capsys, caplog):
+    """The weights that ship take 64 pixels: of a film of 2000 little is left, which no figure would show."""
+    planted.write_films(tmp_path, side=200)
+    flags = (*QUICK, "--freeze", "--epochs", 1)
+    results = finetune(words(tmp_path, tmp_path / "out", *flags))
+    (line,) = [line for line in results["warnings"] if "small findings are lost" in line]
+    assert "40 of 40 films have more than 2 times the pixels a side" in line
+    assert "200 x 200 for 64 x 64" in line
+    assert "--size 224, for example" in line
+    assert caplog.text.count("small findings are lost") == 1
+    assert "input: films resized to 73 pixels" in capsys.readouterr().err
+    results = finetune(words(tmp_path, tmp_path / "larger", *flags, "--size", 128))
+    assert not [line for line in results["warnings"] if "small findings are lost" in line]
+    assert package.load_predictor(tmp_path / "larger").input.size == (128, 128)
+    assert "cases of 128 x 128 pixels" in capsys.readouterr().err
+
+
+def test_images_of_another_kind_are_refused_before_anything_is_written(films, tmp_path):
+    """Scans for a network of films, found by their headers and counted, with nothing left; a dry run says so too."""
+    folder = tmp_path / "images"
+    shutil.copytree(films / "images", folder)
+    for name in ("film003.png", "film004.png"):
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.eye(4)), tmp_path / "scan.nii")
+        (tmp_path / "scan.nii").rename(folder / name)
+    (folder / "film005.png").write_bytes(b"no picture")
+    for flags in ((), ("--dry-run",)):
+        with pytest.raises(InputContractError, match=r"(?s)3 of 40 images cannot be used.*takes films") as caught:
+            finetune(words(films, tmp_path / "out", *QUICK, "--data", folder, *flags))
+        assert "2 volume (NIfTI): " in str(caught.value)
+        assert "1 unreadable: " in str(caught.value)
+    assert list((tmp_path / "out").glob("*")) == []
+
+
+def test_images_that_the_network_refuses_one_after_the_other_end_a_run_at_once(tmp_path):
+    """Their headers are right and their values are not, as those of an MRI for a network of CT."""
+    planted.write_films(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        Image.fromarray(np.zeros((20, 20), np.uint8)).save(path)  # fewer pixels than a film can have
+    with pytest.raises(InputContractError, match=r"(?s)3 of 40 images were tried, and .* cannot use any.*film000"):
+        finetune(words(tmp_path, tmp_path / "out", *QUICK))
+    assert not (tmp_path / "out" / "splits.csv").exists()
 
 
 def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkeypatch):
@@ -185,6 +322,7 @@ def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkey
     ("flags", "message"),
     [
         (("--label", "shape"), "--label shape: the table has no such column; it has patient, disc"),
+        (("--uncertain", "maybe"), "ignore, positive, negative are known"),
         (("--label", "age"), "give --task regress"),
         (("--label", "kind", "--task", "regress"), "40 of 40 cells are no numbers, .*'left'.* --task classify"),
         (("--split", "site"), "none of train, val and test"),
@@ -194,6 +332,8 @@ def test_a_policy_is_held_against_what_a_run_starts_from(films, tmp_path, monkey
         (("--data", "nowhere"), "nowhere is no folder"),
         (("--data", ""), "40 of 40 paths do not exist.* or from --data where it is given"),
         (("--model", "caid-resnet50-unet"), "no pooled features for --task classify .* caid-resnet50"),
+        (("--size", 16), "--size must be at least 32"),
+        (("--size", 64, "--model", "ct-fm-segresenc"), "--size is of films"),
         (("--batch-size", 100), "--batch-size 100 is more than the 26 cases"),
     ],
 )
@@ -204,13 +344,35 @@ def test_wrong_use_is_one_line_before_anything_is_written(films, tmp_path, flags
     assert not (tmp_path / "out").exists()
 
 
+def test_the_help_begins_with_what_a_user_needs(capsys):
+    """Not with the factor of a schedule; the model is the first word, not a flag."""
+    with pytest.raises(SystemExit):
+        finetune(["--help"])
+    said = capsys.readouterr().out
+    places = [said.index(f"\n  {flag} ") for flag in ("--table", "--group", "--task", "--out", "--momentum")]
+    assert places == sorted(places)
+    assert said.index("\nyour data:") < places[0]
+    assert places[-2] < said.index("\ntraining loop:") < places[-1]
+    assert "--model" not in said
+    flags = {flag_of(field.name) for field in fields(FinetuneArgs)} - {"--model"}
+    assert [flag for flag in sorted(flags) if f"\n  {flag}" not in said] == []
+
+
+def test_a_command_without_a_model_says_where_it_stands(tmp_path):
+    """`--model` is no flag that the help has."""
+    with pytest.raises(OptionError, match="no model: its NAME comes first"):
+        finetune(["--task", "classify", "-o", str(tmp_path / "out")])
+
+
 def test_a_missing_flag_is_told_in_few_lines(films, tmp_path, capsys):
     """Below thirty lines of all flags, by names that the examples do not use, nobody would see it."""
     with pytest.raises(SystemExit):
-        finetune([MODEL, "--task", "classify", "-o", str(tmp_path / "out")])
+        finetune([MODEL, "--task", "classify"])
     usage, error = capsys.readouterr().err.splitlines()
     assert "zoo finetune NAME --task" in usage
-    assert error.endswith("required: --table")
+    assert error.endswith("required: --out")
+    with pytest.raises(OptionError, match=r"^--task classify needs --label, .*; --task classify needs --table"):
+        finetune([MODEL, "--task", "classify", "-o", str(tmp_path / "out")])
 
 
 def test_one_class_alone_is_refused(films, tmp_path):

@@ -12,7 +12,7 @@ import zoo as package
 from zoo.commands.finetuning import finetune
 from zoo.tasks.data import Images
 from zoo.tasks.labelled import read_cohort
-from zoo.tasks.table import classes_or_labels
+from zoo.tasks.labels import classes_or_labels
 
 pytestmark = pytest.mark.slow
 

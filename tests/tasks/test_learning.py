@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.checkpoint import LoadReport
 from zoo.embedding import Cases
 from zoo.entry import Parts
 from zoo.registry import get_entry
@@ -19,9 +20,10 @@ NAN = math.nan
 class Linear(nn.Module):
     """An encoder without a body: the mean over space of each channel, and a head called as CAiD's is."""
 
-    def __init__(self, outputs: int, channels: int = 3) -> None:
+    def __init__(self, outputs: int, channels: int = 3, fresh: tuple[str, ...] = ("fc.weight", "fc.bias")) -> None:
         super().__init__()
         self.fc = nn.Linear(channels, outputs)
+        self.zoo_report = LoadReport("caid-resnet50", fresh=dict.fromkeys(fresh, "made"))
 
     def forward(self, x):
         return self.fc(x.flatten(2).mean(2))
@@ -75,10 +77,9 @@ def test_balancing_counts_rare_and_frequent_alike():
 
 
 def test_probabilities_are_those_of_the_cohort_though_balancing_shifts_them():
-    """A constant network that is trained with weights says 1/2 for a finding of one in ten; the saved one says 0.1."""
+    """A constant network that is trained with weights says 0.1 for a finding of one in ten, in each file of its run."""
     labels = torch.tensor([[1.0], *[[0.0]] * 9])
     for kind, outputs in (("labels", 1), ("classes", 2)):
-        importance = importance_of(kind, labels, balanced=True)
         constant = torch.zeros(outputs, requires_grad=True)
         method = learner(kind, labels.tolist(), outputs=outputs, balanced=True)
         optimizer = torch.optim.LBFGS([constant], max_iter=50)
@@ -90,9 +91,20 @@ def test_probabilities_are_those_of_the_cohort_though_balancing_shifts_them():
             return loss
 
         optimizer.step(step)
-        found = constant.detach() - prior_of(kind, importance)
+        found = constant.detach()
         probability = found.sigmoid()[0] if kind == "labels" else found.softmax(0)[1]
         assert probability.item() == pytest.approx(0.1, abs=1e-3)
+
+
+def test_balancing_leaves_a_head_of_the_users_alone():
+    """A fresh head begins where it was initialised, for the balanced loss; one from a file says what it said before."""
+    labels = torch.tensor([[1.0], *[[0.0]] * 9])
+    prior = prior_of("labels", importance_of("labels", labels, balanced=True))
+    for fresh, shift in ((("fc.weight", "fc.bias"), prior), ((), 0)):
+        network = Linear(1, fresh=fresh)
+        before = network.fc.bias.detach().clone()
+        method = Learner(network, "labels", labels, balanced=True, frozen=False)
+        assert torch.equal(method.state()["fc.bias"], before - shift)
 
 
 def test_a_frozen_network_keeps_its_statistics():

@@ -15,7 +15,7 @@ from zoo.images import read_label_picture, write_label_picture
 from zoo.registry import get_entry
 from zoo.tasks.crops import Crops, box_around, filled_up
 from zoo.tasks.masked import MaskedImages, place_pair
-from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
+from zoo.tasks.masks import Classes, all_values, classes_of, find_pairs, pair_masks
 from zoo.transforms import build_transform
 
 TURNED = np.array([[0, 0, 3.0, 4], [-1.2, 0, 0, 5], [0, 1.1, 0, 6], [0, 0, 0, 1]])
@@ -60,6 +60,25 @@ def test_images_without_one_mask_are_named(images, masks, message, tmp_path):
     folder, other = touched(tmp_path / "images", images), touched(tmp_path / "masks", masks)
     with pytest.raises(OptionError, match=message):
         pair_masks(cases_of(folder, images), str(folder), str(other), films=True)
+
+
+def test_a_folder_and_its_masks_need_no_table(tmp_path, caplog):
+    """Pairs by their names; what lacks the other is left out, counted both ways. Masks may lie below the images."""
+    images = touched(tmp_path / "all", ["a/img.nii.gz", "b/img.nii.gz", "c.nii.gz", "d.nii.gz"])
+    masks = touched(tmp_path / "all" / "masks", ["a/img.nii", "c.nii.gz", "x.nii", "y.nii"])
+    cases, found = find_pairs(str(images), str(masks), films=False)
+    assert list(cases.ids) == ["a/img.nii.gz", "c.nii.gz"]
+    assert list(cases.paths) == [str(images / name) for name in cases.ids]
+    assert [str(path.relative_to(masks)) for path in found] == ["a/img.nii", "c.nii.gz"]
+    said = caplog.text
+    assert "2 images of " in said
+    assert "left out are 2 images without one (b/img.nii.gz, d.nii.gz) and 2 masks without an image" in said
+    with pytest.raises(OptionError, match="2 of 2 images have no mask of their name"):
+        find_pairs(str(touched(tmp_path / "few", ["e.nii", "f.nii"])), str(masks), films=False)
+    with pytest.raises(OptionError, match="folders of their own"):
+        find_pairs(str(images), str(images), films=False)
+    with pytest.raises(OptionError, match=r"--data .*nowhere is no folder that exists"):
+        find_pairs(str(tmp_path / "nowhere"), str(masks), films=False)
 
 
 def test_an_image_is_not_its_own_mask(tmp_path):

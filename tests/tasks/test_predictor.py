@@ -62,6 +62,7 @@ def test_labels_are_the_sigmoids_of_the_network(predict, films, logits):
     probabilities = torch.tensor([[each["probabilities"][name] for name in NAMES] for each in found])
     torch.testing.assert_close(probabilities.double(), logits.sigmoid(), **CLOSE)
     assert all(each["labels"] == {"effusion": True, "pneumonia": False} for each in found)
+    assert all(each["thresholds"] == {"effusion": 0.0, "pneumonia": 1.0} for each in found)
     assert {each["task"] for each in found} == {"classify"}
     assert probabilities.std(0).min() > 1e-3, "the films are told apart"
 
@@ -81,6 +82,13 @@ def test_what_the_file_says_can_be_asked_for(predict):
     assert predict.outputs.thresholds == (0.0, 1.0)
     assert predict.input == zoo.load_transform(CAID).preprocessing
     assert json.loads(predict.header["base"])["sha256"] == zoo.model_info(CAID).sha256
+
+
+def test_a_predictor_is_shown_in_one_line(predict):
+    """A notebook prints it at the end of a cell: its whole header is a page."""
+    said = "caid-resnet50, classify: effusion, pneumonia, films resized to 73 pixels along the shorter side"
+    assert repr(predict).startswith(f"Predictor({said}")
+    assert len(repr(predict)) < 200
 
 
 def test_it_is_sent_to_other_processes_without_its_network(predict, films):

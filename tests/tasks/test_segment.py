@@ -3,7 +3,10 @@
 import csv
 import json
 import pickle
+from dataclasses import replace
+from types import SimpleNamespace
 
+import gloo
 import nibabel
 import numpy as np
 import pytest
@@ -21,11 +24,12 @@ from zoo.formats import open_checkpoint
 from zoo.images import read_label_picture
 from zoo.registry import entries
 from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.first_look import check_size
 from zoo.tasks.saved import read_saved
 from zoo.tasks.segment import middle_of, segment
-from zoo.tasks.segment_trial import check_window
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.sliding import find_logits
+from zoo.training.distributed import Processes
 from zoo.training.metrics import count_overlap
 from zoo.training.run import Run
 
@@ -53,6 +57,7 @@ def words(folder, out, *more, model="anatomix-unet"):
 
 
 FROM_SCRATCH = ("--from-scratch", *WINDOW, "--parts", "1", "--batch-size", "2", "--lr", "1e-2")
+SHORT = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "1")
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +136,27 @@ def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
     assert [path.name for path in (tmp_path / "more").iterdir()] == ["scan9_labels.nii.gz"]
 
 
-def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
+def test_best_pt_predicts_what_the_saved_network_does(run, scans):
+    """It says its windows, and a file of the middle of an epoch would say nothing of outputs."""
+    out, _ = run
+    saved, best = read_saved(out), read_saved(out / "best.pt")
+    assert (best.outputs, best.classes, best.header) == (saved.outputs, saved.classes, saved.header)
+    scan = scans / "images" / "scan4.nii.gz"
+    answers = [package.load_predictor(path, device="cpu")(scan) for path in (out, out / "best.pt")]
+    assert answers[0]["labels"].any()
+    assert np.array_equal(answers[0]["labels"], answers[1]["labels"])
+
+
+@pytest.fixture(scope="module")
+def whole(scans, tmp_path_factory):
+    """Folder of a run of two steps."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    finetune(words(scans, out, *SHORT))
+    return out
+
+
+def test_a_killed_run_ends_with_the_same_weights(scans, whole, tmp_path, monkeypatch):
     """Crops and their changes follow from seed, pass and index; the test part is judged once, at the end."""
-    options = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "1")
-    finetune(words(scans, tmp_path / "whole", *options))
     finish = Run.finish_epoch
 
     def die(self, *arguments):
@@ -144,14 +166,67 @@ def test_a_killed_run_ends_with_the_same_weights(scans, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Run, "finish_epoch", die)
         with pytest.raises(ZeroDivisionError):
-            finetune(words(scans, tmp_path / "killed", *options))
+            finetune(words(scans, tmp_path / "killed", *SHORT))
     assert not (tmp_path / "killed" / "model.safetensors").exists()
-    finetune(words(scans, tmp_path / "killed", *options, "--resume"))
-    folders = [tmp_path / "whole", tmp_path / "killed"]
-    whole, killed = (load_file(folder / "model.safetensors") for folder in folders)
-    assert [name for name, tensor in whole.items() if not torch.equal(tensor, killed[name])] == []
+    finetune(words(scans, tmp_path / "killed", *SHORT, "--resume"))
+    folders = [whole, tmp_path / "killed"]
+    assert are_equal(*folders)
     results = [json.loads((folder / "results.json").read_text("utf-8"))["test"] for folder in folders]
     assert results[0] == results[1]
+
+
+def are_equal(*folders):
+    """Whether two runs ended with the same weights."""
+    one, other = (load_file(folder / "model.safetensors") for folder in folders)
+    return [name for name, tensor in one.items() if not torch.equal(tensor, other[name])] == []
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path):
+    """Each sees one of the two cases of a step; norms are frozen, whose statistics would be each process's own."""
+    write_volumes(tmp_path, 5, (34, 30, 20), OBLIQUE)
+    flags = (*SHORT, "--freeze")
+    finetune(words(tmp_path, tmp_path / "one", *flags))
+    gloo.run(_finetuned, 2, tmp_path / "group", words(tmp_path, tmp_path / "two", *flags))
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    torch.manual_seed(0)
+    start = package.load_model("anatomix-unet", pretrained=False, num_classes=2).state_dict()
+    head = entries()["anatomix-unet"].head
+    for name, tensor in one.items():
+        # The order of a sum of two gradients differs: rounding of float32, through two steps of Adam.
+        near = {"rtol": 1e-3, "atol": 1e-5} if name.startswith(head) else {"rtol": 0, "atol": 0}
+        torch.testing.assert_close(two[name], tensor, **near)
+        assert torch.equal(tensor, start[name]) != name.startswith(head), name
+    assert (tmp_path / "one" / "splits.csv").read_bytes() == (tmp_path / "two" / "splits.csv").read_bytes()
+    results = [json.loads((tmp_path / name / "results.json").read_text("utf-8")) for name in ("one", "two")]
+    assert results[0]["test"]["dice"] == pytest.approx(results[1]["test"]["dice"], abs=1e-3)
+
+
+def _finetuned(argv):
+    finetune(argv)
+    return {}
+
+
+def test_images_are_made_anew_where_the_disk_has_no_room(scans, whole, tmp_path, monkeypatch, capsys):
+    """The run would end with a full disk after hours of preparing; it must learn the same without what is kept."""
+    monkeypatch.setattr("zoo.tasks.data.shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    monkeypatch.setattr("zoo.tasks.segment.prepare_all", None)
+    finetune(words(scans, tmp_path / "out", *SHORT))
+    assert "GB: they are made anew each time" in capsys.readouterr().err
+    assert are_equal(whole, tmp_path / "out")
+
+
+def test_images_are_kept_once_for_all_folds(tmp_path):
+    """In the folder of the run, from which they go at its end; in that of a fold they would stay for ever."""
+    write_volumes(tmp_path, 2, (34, 30, 20), OBLIQUE)
+    task = read(tmp_path, "cross_validate", 2, "window", "32,32,32")
+    network = package.load_model("anatomix-unet", pretrained=False, num_classes=2)
+    for fold in ("fold0", "fold1"):
+        args = replace(task.args, out=str(tmp_path / "out" / fold), batch_size=1)
+        (tmp_path / "out" / fold).mkdir(parents=True)
+        task.begin(network, args, {"train": [0], "val": [1]}, Processes(0, 1, torch.device("cpu")))
+    assert [folder.relative_to(tmp_path).parts for folder in tmp_path.rglob("prepared")] == [("out", "prepared")]
+    assert len(list((tmp_path / "out" / "prepared").glob("*.json"))) == 2
 
 
 def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):
@@ -222,6 +297,21 @@ def read(folder, *more, model="anatomix-unet"):
     return segment(args)
 
 
+def test_two_folders_are_a_whole_data_set(tmp_path):
+    """No table is written for what the names say; what only a table has cannot be asked for."""
+    write_films(tmp_path, 12)
+    (tmp_path / "cases.csv").unlink()
+    (tmp_path / "masks" / "film3.png").unlink()
+    folders = ("--data", str(tmp_path / "images"), "--masks", str(tmp_path / "masks"))
+    command = ["caid-resnet50-unet", "--task", "segment", *folders, "--device", "cpu", "-o", str(tmp_path / "out")]
+    found = finetune([*command, "--dry-run"])
+    assert sum(part["cases"] for part in found["cases"].values()) == 11
+    with pytest.raises(OptionError, match="--group and --split without --table: they name its columns"):
+        finetune([*command, "--group", "patient", "--split", "split"])
+    with pytest.raises(OptionError, match="--task segment needs --table, that of the cases, or --data"):
+        finetune([*command[:3], *folders[2:], "-o", str(tmp_path / "out")])
+
+
 def test_a_value_that_the_training_part_lacks_is_refused(scans, tmp_path):
     """It could not be learnt; nor can a named class that no training mask has."""
     write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))
@@ -262,9 +352,19 @@ def test_a_window_that_the_network_does_not_take_is_refused(name):
     network = on_meta(name, num_classes=2)
     entry = entries()[name]
     own = entry.windows.size
-    check_window(network, entry, own, "own")
-    with pytest.raises(OptionError, match="--window odd: the network does not take such windows"):
-        check_window(network, entry, tuple(side - 3 for side in own), "odd")
+    check_size(network, entry, own, "--window own")
+    with pytest.raises(OptionError, match="--window odd: the network does not take inputs of "):
+        check_size(network, entry, tuple(side - 3 for side in own), "--window odd")
+
+
+def test_a_size_that_the_network_does_not_take_is_refused():
+    """Of patches of 14 pixels, and not after all films were prepared. CAiD's networks take any."""
+    vit, entry = on_meta("rad-dino-vitb14", num_classes=2), entries()["rad-dino-vitb14"]
+    check_size(vit, entry, (140, 140), "--size 140")
+    with pytest.raises(OptionError, match="--size 130: the network does not take inputs of 130 x 130"):
+        check_size(vit, entry, (130, 130), "--size 130")
+    for name in ("caid-resnet50", "caid-resnet50-unet"):
+        check_size(on_meta(name, num_classes=2), entries()[name], (90, 90), "--size 90")
 
 
 def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):

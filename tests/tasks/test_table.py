@@ -7,7 +7,8 @@ import pytest
 from zoo.embedding import Cases
 from zoo.errors import OptionError
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.table import classes_or_labels, groups_of, numbers_in, read_cases, with_labels
+from zoo.tasks.labels import classes_or_labels, numbers_in, with_labels
+from zoo.tasks.table import groups_of, read_cases
 
 
 def cases(**columns):
@@ -52,7 +53,8 @@ def test_whole_numbers_are_classes_in_their_own_order():
     ("columns", "words"),
     [
         ({"a": ["0.5", "1.5", "2.5", "0.5"]}, "--task regress"),
-        ({"a": ["0", "1", "1"], "b": ["0", "-1", "1"]}, "b has '-1'"),
+        ({"a": ["0", "1", "1"], "b": ["0", "2", "1"]}, "b has '2'"),
+        ({"a": ["well", "left  lung", "Left lung"] * 3}, "'Left lung' and 'left  lung'"),
         ({"a": [f"name {i}" for i in range(8)]}, "8 classes for 8 cases"),
         ({"a": ["yes", "no", "Yes", "NO"] * 3}, "'NO' and 'no', 'Yes' and 'yes'"),
     ],
@@ -61,6 +63,53 @@ def test_what_cannot_be_classes_is_refused(columns, words):
     """Measured numbers, uncertain findings, texts that are different in each row, and words in two spellings."""
     with pytest.raises(OptionError, match=words):
         classes_or_labels(cases(**columns), tuple(columns))
+
+
+@pytest.mark.parametrize(
+    "columns", [{"a": ["0", "-1.0", "1", ""]}, {"a": ["1", "1", "0", "0"], "b": ["1", "-1", "", "1"]}]
+)
+def test_uncertain_labels_need_a_word(columns, caplog):
+    """CheXpert's -1 as a third class, or as a second one where a column lacks 0, is learnt as a finding of its own."""
+    name = tuple(columns)[-1]
+    with pytest.raises(OptionError, match=f"--label {name} is -1 in 1, .*--uncertain ignore .*positive .*negative"):
+        classes_or_labels(cases(**columns), tuple(columns))
+    row = 1
+    for word, label in (("ignore", np.nan), ("positive", 1), ("negative", 0)):
+        found = classes_or_labels(cases(**columns), tuple(columns), word)
+        assert found.kind == "labels"
+        np.testing.assert_array_equal(found.values[row, -1], label)
+    with_labels(cases(**columns), tuple(columns), "positive")
+    assert f"--label {name}: 1 cells are -1 and count as 1, by --uncertain" in caplog.text
+
+
+def test_a_case_whose_labels_are_all_uncertain_is_left_out(caplog):
+    """It would be a case of which nothing is known."""
+    table = cases(a=["1", "-1", "0"], b=["", "-1", "-1"])
+    assert with_labels(table, ("a", "b"), "ignore").ids == ("film0.png", "film2.png")
+    assert len(with_labels(table, ("a", "b"), "negative")) == 3
+    with_labels(cases(a=["0", "1"]), ("a",), "ignore")
+    assert "--uncertain ignore: no cell of --label a is -1" in caplog.text
+
+
+def test_minus_one_among_other_numbers_is_a_class(caplog):
+    """Grades may begin below 0."""
+    assert classes_or_labels(cases(a=["-1", "0", "1", "2"] * 2), ("a",)).names == ("-1", "0", "1", "2")
+
+
+def test_words_that_count_as_no_label_are_counted(caplog):
+    """`unknown` learnt as a class would say of a new patient that nothing is known; `none` may be a finding."""
+    kept = with_labels(cases(a=["1", "NA", " n/a ", "nan", "Unknown", "null", "", "0", "NA"]), ("a",))
+    assert kept.ids == ("film0.png", "film7.png")
+    assert "--label a: 6 cells count as no label: 2 'NA', 1 'n/a', 1 'nan', 1 'Unknown', 1 'null'" in caplog.text
+    assert classes_or_labels(cases(a=["none", "some"] * 3), ("a",)).names == ("none", "some")
+
+
+@pytest.mark.parametrize("who", [["p1", "P1", "p2"], ["p 1", "p1", "p2"]])
+def test_groups_that_differ_in_spelling_are_pointed_out(who, caplog):
+    """One patient would be both learnt from and tested."""
+    assert groups_of(cases(y=["0", "1", "1"], who=who), arguments(group="who")) == who
+    assert "--group who has values that differ in capitals or blanks alone" in caplog.text
+    assert f"{who[0]!r} and {who[1]!r}" in caplog.text
 
 
 def test_text_where_numbers_are_due_is_named():

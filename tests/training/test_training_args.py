@@ -21,7 +21,7 @@ from zoo.entries.glcl import pretrain as glcl_pretrain
 from zoo.entries.monai_ssl import finetune as monai_ssl_finetune
 from zoo.entries.monai_ssl import pretrain as monai_ssl_pretrain
 from zoo.errors import OptionError
-from zoo.training.args import TrainArgs, arg, build_from, default, facts_of, flag_of, parse_args, run_command
+from zoo.training.args import TrainArgs, arg, build_from, default, facts_of_args, flag_of, parse_args, run_command
 from zoo.training.optim import Plateau, build_optimizer, lr_factor
 from zoo.training.resuming import changes_of
 
@@ -67,9 +67,9 @@ def test_another_default_leaves_the_rest_of_an_argument():
         patience: int = arg("stop early", 5)
 
     assert (Middle(data="d", out="o").mode, Last(data="d", out="o").mode) == ("right", "left")
-    assert facts_of(Last)["mode"] == facts_of(Args)["mode"]
-    assert facts_of(Middle)["patience"] == facts_of(TrainArgs)["patience"]
-    assert (facts_of(Last)["patience"]["help"], facts_of(Last)["patience"]["free"]) == ("stop early", True)
+    assert facts_of_args(Last)["mode"] == facts_of_args(Args)["mode"]
+    assert facts_of_args(Middle)["patience"] == facts_of_args(TrainArgs)["patience"]
+    assert (facts_of_args(Last)["patience"]["help"], facts_of_args(Last)["patience"]["free"]) == ("stop early", True)
     with pytest.raises(OptionError, match="--mode must be one of left, right, not 'up'"):
         Last(data="d", out="o", mode="up").check()
 
@@ -114,7 +114,7 @@ def test_a_run_of_the_release_before_goes_on(tmp_path):
 def test_recipes_know_their_flags_by_their_old_names(kind, old, new, capsys):
     """For this release; `--help` names the new ones alone."""
     needed = [f.name for f in fields(kind) if f.default is MISSING and f.name != new]
-    words = [word for name in needed for word in (flag_of(name), (facts_of(kind)[name]["choices"] or "x")[0])]
+    words = [word for name in needed for word in (flag_of(name), (facts_of_args(kind)[name]["choices"] or "x")[0])]
     value = "32"  # as a size and as a name
     assert str(getattr(parse_args(kind, [*words, flag_of(old), value]), new)) == value
     with pytest.raises(SystemExit, match="0"):
@@ -211,7 +211,7 @@ def test_wrong_flags_exit_with_argparse_words(flags, message, capsys):
 def test_all_wrong_values_are_named_at_once():
     """One error lists every problem, so nobody fixes them one run at a time."""
     args = Args(
-        data="d",
+        data="",
         out="o",
         epochs=0,
         batch_size=-1,
@@ -224,6 +224,7 @@ def test_all_wrong_values_are_named_at_once():
     with pytest.raises(OptionError) as error:
         args.check()
     for words in (
+        "--data is empty",
         "--epochs must be at least 1, not 0",
         "--batch-size must be at least 1, not -1",
         "--lr must be positive, not 0.0",

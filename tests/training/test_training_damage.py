@@ -297,7 +297,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
     assert read_state(tmp_path / "run" / "last.pt")["epoch"] == 1
     assert [f.name for f in (tmp_path / "run").glob(".*")] == []
     values = {"validate": lambda _, epoch: {"a": 1.0 - epoch}, "epochs": 3, "monitor": "val_a"}
-    assert run(Scripted(), tmp_path / "run", resume=True, **values)["epoch"] == 2
+    assert run(Scripted(), tmp_path / "run", resume=True, **values)["epoch"] == 3
 
 
 # Two runs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import gloo
@@ -18,6 +19,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import Batches
 from zoo.training.loop import fit, mean_losses
 from zoo.training.runlog import read_log
+from zoo.training.saving import read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -93,7 +95,7 @@ def test_parameter_groups_keep_their_own_rate(tmp_path):
 
 @pytest.mark.parametrize("monitor", ["loss", "+score"])
 def test_plateau_shrinks_the_rate(tmp_path, monitor):
-    """Epochs 1 to 3 do not improve on epoch 0: with patience 1 the rate halves after the second of them.
+    """Epochs 2 to 4 do not improve on the first: with patience 1 the rate halves after the second of them.
 
     A metric whose larger values are the better ones was taken for a smaller one.
     """
@@ -105,11 +107,23 @@ def test_patience_stops_and_stays_stopped(tmp_path):
     """Two epochs without improvement end the run, and resuming it trains no further."""
     losses = [3, 2, 2, 2, 1, 1]
     metrics = run(Scripted(losses), tmp_path, epochs=6, patience=2)
-    assert [line["epoch"] for line in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3]
-    assert (metrics["epoch"], metrics["loss"]) == (1, 2)
+    assert [line["epoch"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
+    assert (metrics["epoch"], metrics["loss"]) == (2, 2)
     again = run(Scripted(losses[4:]), tmp_path, epochs=6, patience=2, resume=True)
-    assert [line["epoch"] for line in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3]
+    assert [line["epoch"] for line in read_log(tmp_path / "log.jsonl")] == [1, 2, 3, 4]
     assert again == metrics
+
+
+def test_a_run_that_counted_epochs_from_0_goes_on(tmp_path):
+    """Its best epoch would be told one too low, or its log be called damaged."""
+    metrics = run(Scripted([3, 1, 2]), tmp_path, epochs=3)
+    log, last = tmp_path / "log.jsonl", read_state(tmp_path / "last.pt")
+    assert last.pop("epochs_from_one")
+    write_state(tmp_path / "last.pt", last | {"metrics": metrics | {"epoch": 1}})
+    log.write_text("".join(json.dumps({**line, "epoch": line["epoch"] - 1}) + "\n" for line in read_log(log)))
+    again = run(Scripted([4]), tmp_path, epochs=4, resume=True, schedule="constant")
+    assert again == metrics
+    assert [line["epoch"] for line in read_log(log)] == [1, 2, 3, 4]
 
 
 def test_monitor_chooses_the_best_epoch(tmp_path):
@@ -118,7 +132,7 @@ def test_monitor_chooses_the_best_epoch(tmp_path):
     for monitor, best in (("loss", 1), ("+loss", 0), ("+score", 1), ("score", 0)):
         out = tmp_path / monitor
         metrics = run(Scripted(losses), out, epochs=3, monitor=monitor)
-        assert (metrics["epoch"], metrics["loss"]) == (best, losses[best])
+        assert (metrics["epoch"], metrics["loss"]) == (best + 1, losses[best])
         kept, last = (torch.load(out / name, weights_only=True) for name in ("best.pt", "last.pt"))
         assert kept["model"]["weight"][0].item() == pytest.approx(-0.1 * (best + 1))
         assert kept["metrics"] == metrics == last["metrics"]
@@ -154,12 +168,12 @@ def test_validation_is_in_eval_mode_without_gradient_and_logged(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_step(tmp_path, value):
     """Epoch, step and process are named, and where the last good weights are; those are still the good ones."""
-    with pytest.raises(FloatingPointError, match=r"epoch 1, step 1 \(process 0\); the weights .*last\.pt"):
+    with pytest.raises(FloatingPointError, match=r"epoch 2, step 2 \(process 0\); the weights .*last\.pt"):
         run(Scripted([1, 1, 1, value]), tmp_path / "later", epochs=3, steps_per_epoch=2)
     last = torch.load(tmp_path / "later" / "last.pt", weights_only=True)
     assert last["epoch"] == 1
     assert last["model"]["weight"][0].item() == pytest.approx(-0.2)
-    with pytest.raises(FloatingPointError, match=r"epoch 0, step 0 .*nothing is saved yet"):
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step 1 .*nothing is saved yet"):
         run(Scripted([value]), tmp_path / "first")
 
 
@@ -167,8 +181,8 @@ def test_an_epoch_whose_metric_is_nan_is_never_the_best(tmp_path, caplog):
     """Batch statistics of few steps can make a validation overflow: the run warns and goes on."""
     values = [math.nan, 2.0, math.nan, 3.0]
     metrics = run(Scripted(), tmp_path / "a", lambda method, epoch: {"a": values[epoch]}, epochs=4, monitor="val_a")
-    assert metrics["epoch"] == 1
-    assert [r.getMessage() for r in caplog.records] == [f"val_a is NaN after epoch {epoch}" for epoch in (0, 2)]
+    assert metrics["epoch"] == 2
+    assert [r.getMessage() for r in caplog.records] == [f"val_a is NaN after epoch {epoch}" for epoch in (1, 3)]
     with pytest.raises(FloatingPointError, match="--monitor val_a was not finite after any epoch"):
         run(Scripted(), tmp_path / "b", lambda method, epoch: {"a": math.nan}, epochs=2, monitor="val_a")
 
@@ -263,7 +277,7 @@ def test_processes_agree_on_the_metric_that_decides(tmp_path):
 
     first, second = gloo.run(work, 2, tmp_path / "group")
     assert first == second
-    assert [line["epoch"] for line in read_log(tmp_path / "run" / "log.jsonl")] == [0, 1]
+    assert [line["epoch"] for line in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2]
 
 
 def test_processes_start_with_the_same_buffers(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from zoo.progress import duration, follow, recording, say
 from zoo.training.args import run_command
 from zoo.training.failures import in_one_line
 from zoo.training.finetune import write_results
-from zoo.training.pace import base_of, size_of
+from zoo.training.pace import base_in_words, size_of
 
 
 def test_a_run_without_a_terminal_speaks_before_its_first_epoch_ends(tmp_path, monkeypatch, capsys):
@@ -33,10 +34,10 @@ def test_a_run_without_a_terminal_speaks_before_its_first_epoch_ends(tmp_path, m
     lines = printed.err.splitlines()
     assert printed.out == ""
     assert lines[0] == "training: 28 cases of 8 x 8 pixels, 2 epochs of 4 steps of 8 cases, cpu, from random weights"
-    assert lines[1].startswith("epoch 0 (the last is 1), step 1 of 4: loss ")
-    assert lines[1].partition(" cases/s, at most ")[2] == "0 s left"
-    assert lines[5].startswith("epoch 0: loss ")
-    assert lines[6].startswith("epoch 1 (the last is 1), step 1 of 4: loss ")
+    assert lines[1].startswith("epoch 1 of 2, step 1 of 4: loss ")
+    assert re.fullmatch(r"\d+ s left", lines[1].partition(" cases/s, at most ")[2])
+    assert lines[5].startswith("epoch 1: loss ")
+    assert lines[6].startswith("epoch 2 of 2, step 1 of 4: loss ")
     assert [line[20:] for line in (tmp_path / "run.log").read_text().splitlines()] == lines
 
 
@@ -85,13 +86,13 @@ def test_what_is_said_of_images_and_weights():
     assert size_of([torch.zeros(2, 1, 8, 9, 10)], deep) == " of 8 x 9 x 10 voxels"
     assert size_of(torch.tensor(1.0), flat) == ""
     method = nn.Sequential(flat, deep)
-    assert base_of(method) == "random weights"
-    setattr(deep, ATTRIBUTE, LoadReport("m", source="random"))
-    assert base_of(method) == "random weights"
+    assert base_in_words(method) == "random weights"
+    setattr(deep, ATTRIBUTE, LoadReport("m", source="random", fresh={"weight": "random"}))
+    assert base_in_words(method) == "random weights"
     setattr(deep, ATTRIBUTE, LoadReport("m", source="a.pt"))
-    assert base_of(method) == "a.pt"
+    assert base_in_words(method) == "a.pt"
     setattr(deep, ATTRIBUTE, LoadReport("m", tag="t", source="https://a"))
-    assert base_of(method) == "m.t"
+    assert base_in_words(method) == "m.t"
 
 
 def test_results_are_five_lines_at_most(tmp_path, capsys):

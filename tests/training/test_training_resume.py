@@ -46,7 +46,7 @@ def test_kill_9_in_an_epoch_then_resume_ends_with_the_same_weights(tmp_path, wor
     assert state_of(tmp_path / "cut")["epoch"] < 4
     toy_run.main(toy(tmp_path / "cut", *flags, "--resume"))
     assert_identical(state_of(tmp_path / "whole"), state_of(tmp_path / "cut"))
-    assert epochs_in(tmp_path / "cut") == [0, 1, 2, 3]
+    assert epochs_in(tmp_path / "cut") == [1, 2, 3, 4]
 
 
 def test_clean_stop_then_resume_ends_with_the_same_weights(tmp_path):
@@ -86,7 +86,7 @@ def test_two_processes_resume_after_one_was_killed_in_an_epoch(tmp_path, whole_o
     gloo.run(toy_run.main, 2, tmp_path / "again", toy(tmp_path / "cut", "--resume"))
     for rank in (0, 1):
         assert_identical(state_of(whole_on_two, rank), state_of(tmp_path / "cut", rank))
-    assert epochs_in(tmp_path / "cut") == [0, 1, 2, 3]
+    assert epochs_in(tmp_path / "cut") == [1, 2, 3, 4]
 
 
 def test_two_processes_resume_after_a_kill_halfway_through_a_save(tmp_path, whole_on_two):
@@ -96,12 +96,12 @@ def test_two_processes_resume_after_a_kill_halfway_through_a_save(tmp_path, whol
     assert state_of(tmp_path / "cut")["epoch"] == 2
     files = sorted(file.name for file in (tmp_path / "cut" / "ranks").iterdir())
     assert files == ["epoch2-rank1.pt", "epoch3-rank1.pt"]
-    assert epochs_in(tmp_path / "cut") == [0, 1, 2]
+    assert epochs_in(tmp_path / "cut") == [1, 2, 3]
     assert torch.load(tmp_path / "cut" / "best.pt")["epoch"] <= 2  # never of what last.pt does not know
     gloo.run(toy_run.main, 2, tmp_path / "again", toy(tmp_path / "cut", "--resume"))
     for rank in (0, 1):
         assert_identical(state_of(whole_on_two, rank), state_of(tmp_path / "cut", rank))
-    assert epochs_in(tmp_path / "cut") == [0, 1, 2, 3]
+    assert epochs_in(tmp_path / "cut") == [1, 2, 3, 4]
     assert [f.name for f in (tmp_path / "cut").glob(".*")] == []
 
 
@@ -116,7 +116,7 @@ def test_torchrun_runs_the_same_file(tmp_path, whole_on_two):
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert_identical(state_of(whole_on_two, rank), state_of(tmp_path / "run", rank))
-    assert epochs_in(tmp_path / "run") == [0, 1, 2, 3]
+    assert epochs_in(tmp_path / "run") == [1, 2, 3, 4]
 
 
 def test_a_run_cannot_be_resumed_in_another_way(tmp_path, whole_on_two):

@@ -24,18 +24,22 @@ def test_a_run_leaves_its_record(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == files
 
 
-def test_a_log_that_a_kill_cut_short_is_taken_up(tmp_path):
-    """A half line and the lines of epochs that are done again are dropped; no epoch stands twice."""
-    text = "".join(json.dumps({"epoch": i, "loss": float(i)}) + "\n" for i in range(4))
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_log_that_a_kill_cut_short_is_taken_up(tmp_path, first):
+    """A half line and the lines of epochs that are done again are dropped; no epoch stands twice.
+
+    Older runs called the first epoch 0: their lines get the numbers of the later ones.
+    """
+    text = "".join(json.dumps({"epoch": i + first, "loss": float(i)}) + "\n" for i in range(4))
     (tmp_path / "log.jsonl").write_text(text + '{"epoch": 4, "lo')
     assert len(read_log(tmp_path / "log.jsonl")) == 4
     log = RunLog(tmp_path, first_epoch=3, enabled=True, tensorboard=False)
-    log.write({"epoch": 3, "loss": 9.0, "seconds": 1.0})
+    log.write({"epoch": 4, "loss": 9.0, "seconds": 1.0})
     assert [(line["epoch"], line["loss"]) for line in read_log(tmp_path / "log.jsonl")] == [
-        (0, 0),
-        (1, 1),
-        (2, 2),
-        (3, 9),
+        (1, 0),
+        (2, 1),
+        (3, 2),
+        (4, 9),
     ]
     assert read_log(tmp_path / "absent.jsonl") == []
 
@@ -55,7 +59,7 @@ def test_tensorboard_events_are_written_once_an_epoch(tmp_path):
         run(Scripted([5, 4, 3] if not resume else [3]), tmp_path, epochs=epochs, resume=resume, tensorboard=True)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(0, 5), (1, 4), (2, 3)]
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 5), (2, 4), (3, 3)]
 
 
 def test_a_missing_package_is_named_before_the_run(tmp_path, monkeypatch):

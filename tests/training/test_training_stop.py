@@ -89,7 +89,7 @@ def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number):
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (75, "")
     assert [line for line in err.splitlines() if not line.startswith("training: ")] == [
-        f"stopped by {number.name} after step 2 of epoch 1, saved in {tmp_path / 'run' / 'last.pt'}: the same command "
+        f"stopped by {number.name} after step 2 of epoch 2, saved in {tmp_path / 'run' / 'last.pt'}: the same command "
         "with --resume goes on"
     ]
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
@@ -185,6 +185,6 @@ def test_what_changed_by_leave_is_recorded(tmp_path):
     toy_run.main(toy(tmp_path, *flags, "--resume", "--lr", 0.01, "--allow-changes", "lr"))
     args = json.loads((tmp_path / "args.json").read_text())
     assert args["lr"] == 0.01
-    assert args["changes"] == [{"epoch": 1, "step": 2, "lr": [0.1, 0.01]}]
+    assert args["changes"] == [{"epoch": 2, "step": 2, "lr": [0.1, 0.01]}]
     toy_run.main(toy(tmp_path, *flags[:2], "--resume", "--lr", 0.01, "--epochs", 3))
     assert json.loads((tmp_path / "args.json").read_text())["changes"] == args["changes"]

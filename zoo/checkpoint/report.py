@@ -72,6 +72,11 @@ class LoadReport:
         """The model's name with its tag."""
         return f"{self.model}.{self.tag}" if self.tag else self.model
 
+    @property
+    def is_random(self) -> bool:
+        """Whether nothing is from a file; one may be called as `source` then says."""
+        return self.source == "random" and bool(self.fresh) and not self.loaded and not self.adapted
+
     def __str__(self) -> str:
         digest = f" (sha256 {self.sha256[:12]}…)" if self.sha256 else ""
         lines = [f"{self.name} from {self.source or 'a state dict'}{digest}", *_table(self)]

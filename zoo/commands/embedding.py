@@ -53,7 +53,8 @@ def find_named(
         return find_cases(paths, volumes=volumes, lesions=lesions)
     if paths:
         raise OptionError(f"both paths ({paths[0]}) and --list {table}: one of the two is expected")
-    return read_list(table, volumes=volumes, lesions=lesions, **options)
+    given = {name: value for name, value in options.items() if value is not None}
+    return read_list(table, volumes=volumes, lesions=lesions, **given)
 
 
 def into_file(embedder: Embedder, cases: Cases, out: Path, workers: int | None) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.commands.facts import Fact, look_at_picture, look_at_volume
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError
+from zoo.files import user_path
 from zoo.images import Volume
 from zoo.loading import input_of
 from zoo.registry import resolve
@@ -64,7 +65,7 @@ def examine(
     """
     wanted = resolve(name, cache_dir)
     model = f"{wanted.entry.name}.{wanted.record.tag}" if wanted.record and checkpoint is None else name
-    return hold_against(Path(path), input_of(name, checkpoint, cache_dir), model)
+    return hold_against(user_path(path), input_of(name, checkpoint, cache_dir), model)
 
 
 def hold_against(path: Path, contract: Preprocessing, model: str, read: Volume | None = None) -> Examination:

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from zoo.checkpoint import Inputs
     from zoo.entry import Preprocessing
 
-_LOCATIONS = "drasclr-cnn3d"
-"""The network that takes, beside each image, where in the chest it is."""
-
 
 def asked_for(name: str, checkpoint: Path | None, cache_dir: Path | None = None) -> tuple[str, str | Path | None]:
     """Return the model and the file that a request is for, where a file, or a run's folder, may stand for both.
@@ -142,7 +139,7 @@ def _drawn(name: str, network: nn.Module, contract: Preprocessing, sides: tuple[
         draws = torch.Generator().manual_seed(count)
         drawn = low + (high - low) * torch.rand(count, channels, *sides, generator=draws)
         images = (drawn - shift) / scale
-        return (images, torch.rand(count, 3, generator=draws) * 2 - 1) if entry.name == _LOCATIONS else (images,)
+        return (images, torch.rand(count, 3, generator=draws) * 2 - 1) if entry.takes_positions else (images,)
 
     return inputs
 

@@ -8,22 +8,26 @@ r"""Fine-tune a model of the zoo on your own images and labels, and test it.
 
 classify learns columns of 0 and 1, each with a probability of its own, or one column of classes; regress learns
 numbers; segment learns label maps, each called like its image, in crops of which a step has --parts of each volume, and
-tells Dice and Hausdorff distances of each structure. Cases are divided at random by --group, a fifth for the test,
-unless --split names a column of train, val and test. The best epoch of the validation part is tested, with the
-thresholds that have the largest sum of sensitivity and specificity there, of two classes too. What 0 or nothing
-stands for is chosen from the number of cases.
+tells Dice and Hausdorff distances of each structure; without --table it takes all images of --data with a mask. Cells
+that are empty, NA, N/A, nan, null or unknown are no label. Cases are divided at random by --group, a fifth for the
+test, unless --split names a column of train, val and test. The best epoch of the validation part is tested, with the
+thresholds that have the largest sum of sensitivity and specificity there, of two classes too. What 0 or nothing stands
+for is chosen from the number of cases.
 
 OUT then has `model.safetensors`, which `zoo predict` and `zoo.load_model(NAME, checkpoint=...)` take, `results.json`
 with 95 % intervals by group, `splits.csv`, `predictions.csv` of the test part, pictures, and what a run needs to go on
-with --resume.
+with --resume. After --cross-validate it has a folder for each fold, `predictions.csv` of all cases, and with --final
+the folder final, whose network learnt from all cases for as many epochs as the best ones of the folds, by their median.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from zoo.errors import OptionError, ZooError
 from zoo.messages import printable
+from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.task import Task
@@ -33,6 +37,15 @@ from zoo.training.metrics import Results
 
 _USAGE = "zoo finetune NAME --task {classify,regress,segment} --table TABLE -o OUT [options]; --help has them all"
 _SHORT = {"-o": "--out"}
+_PANELS = {
+    "your data": ("table", "data", "path_column", "label", "uncertain", "group", "split", "site", "masks", "classes"),
+    "task and model": ("task", "size", "window", "checkpoint", "from_scratch", "freeze"),
+    "the run": (
+        *("out", "dry_run", "resume", "pair", "cross_validate", "final", "epochs", "batch_size", "lr", "patience"),
+        *("device", "precision", "workers", "seed"),
+    ),
+}
+"""What most users need; the rest of the flags come behind it."""
 
 
 def finetune(words: Sequence[str]) -> Results:
@@ -46,11 +59,13 @@ def finetune(words: Sequence[str]) -> Results:
     from zoo.tasks.run import finetune as run
     from zoo.tasks.trying import lines_of, try_run
 
-    args = parse_args(FinetuneArgs, _flags(words), __doc__, prog="zoo finetune", usage=_USAGE)
+    shown: dict[str, Any] = {"panels": _PANELS, "rest": "training loop", "hidden": ("model",)}
+    args = parse_args(FinetuneArgs, _flags(words), __doc__, prog="zoo finetune", usage=_USAGE, **shown)
     try:
         if not args.dry_run:
             return run(args, reader_of(args.task))
-        found = try_run(args, reader_of(args.task))
+        with each_once():
+            found = try_run(args, reader_of(args.task))
         for text in lines_of(found):
             say(text)
         return found
@@ -81,4 +96,8 @@ def reader_of(task: str) -> Callable[[FinetuneArgs], Task]:
 def _flags(words: Sequence[str]) -> list[str]:
     """The words with the model behind its flag, and short flags in full."""
     given = [_SHORT.get(word, word) for word in words]
-    return ["--model", *given] if given and not given[0].startswith("-") else given
+    if given and not given[0].startswith("-"):
+        return ["--model", *given]
+    if not any(word in ("-h", "--help") or word.startswith("--model") for word in given):
+        raise OptionError(f"no model: its NAME comes first, see `zoo list`; usage: {_USAGE}")
+    return given

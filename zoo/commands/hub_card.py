@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from zoo.commands.printing import fact_lines, input_facts
 from zoo.entry import Preprocessing
+from zoo.fetching import hash_file
 from zoo.files import read_text
 from zoo.messages import printable
+from zoo.policy import began_at_random
 from zoo.registry import get_entry
+
+log = logging.getLogger("zoo")
 
 _OPEN = ("Apache-2.0", "MIT", "BSD-3-Clause", "CC-BY-4.0", "CC-BY-SA-4.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-4.0")
 """Licences that the hub has an identifier for, the strictest last."""
@@ -50,9 +55,7 @@ def card_of(repo: str, facts: Mapping[str, Any], results: Mapping[str, Any]) -> 
         "## What it began with",
         *_list(fact_lines({key: value for key, value in facts["base"].items() if key != "licences"})),
         "## Licences",
-        "Those of the code, the weights and the training data that it began with. What it learnt from since may have "
-        "its own.",
-        *_list([_in_words(layer, licences[layer]) for layer in _LAYERS if layer in licences] or ["none is stated"]),
+        *_licences(facts["base"], licences),
     ]
     if results:
         lines += ["## Results", "As the run that trained it measured them, on its own data:"]
@@ -60,6 +63,16 @@ def card_of(repo: str, facts: Mapping[str, Any], results: Mapping[str, Any]) -> 
     if facts["command"]:
         lines += ["## Training", f"`{printable(facts['command'])}`, zoo {printable(facts['version'] or '?')}"]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(lines) + "\n"))
+
+
+def _licences(base: Mapping[str, Any], licences: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    if began_at_random(base):
+        return ["It began with random weights: the terms of the data that it was trained on alone count."]
+    return [
+        "Those of the code, the weights and the training data that it began with. What it learnt from since may have "
+        "its own.",
+        *_list([_in_words(layer, licences[layer]) for layer in _LAYERS if layer in licences] or ["none is stated"]),
+    ]
 
 
 def licences_of(base: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -76,12 +89,22 @@ def hub_licence(licences: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def results_beside(file: Path) -> dict[str, Any]:
-    """What `results.json` in the folder of a file says of the test; empty where there is none that can be read."""
-    try:
-        found = json.loads(read_text(file.parent / "results.json"))
-    except (OSError, ValueError, RecursionError):
+    """What `results.json` in the folder of a file says of the test, where it is of this very file; else empty.
+
+    A run writes the digests of its weights into it. One that has another digest, or none, is left out with a warning.
+    """
+    beside = file.parent / "results.json"
+    if not beside.exists():
         return {}
-    return {key: found[key] for key in _RESULTS if key in found} if isinstance(found, dict) else {}
+    try:
+        found = json.loads(read_text(beside))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    weights = found.get("weights") if isinstance(found, dict) else None
+    if isinstance(weights, dict) and hash_file(file) in weights.values():
+        return {key: found[key] for key in _RESULTS if key in found}
+    log.warning("%s does not name the sha256 of %s under `weights`: its results are left out", beside, file.name)
+    return {}
 
 
 def _load(repo: str, facts: Mapping[str, Any]) -> list[str]:

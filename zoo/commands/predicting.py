@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,24 +10,25 @@ from typing import TYPE_CHECKING, Any
 from zoo.commands.embedding import find, find_named
 from zoo.commands.printing import raise_for_failed
 from zoo.commands.segmenting import label_writer, write_each
-from zoo.embedding import Cases, embed_each, reason
+from zoo.embedding import Cases, embed_each, is_utf8, reason
 from zoo.errors import OptionError, PathNotFoundError
+from zoo.features import import_pyarrow
 from zoo.files import write_atomically
 from zoo.images import names_of
-from zoo.messages import csv_cell, first_names, printable
+from zoo.messages import first_names, printable
 from zoo.progress import follow
-from zoo.tables import ArrowColumn
+from zoo.tables import SUFFIXES, ArrowColumn, arrow_array
 from zoo.tasks.explain import draw, draw_found
 from zoo.tasks.outputs import column_names_of, columns_of
 from zoo.tasks.predictor import Predictor, load_predictor
+from zoo.training.table import write_table
 from zoo.transforms import ImageTransform
 
 if TYPE_CHECKING:
     from zoo.entry import Labels
     from zoo.tasks.segmenting import SegmentPredictor
 
-SUFFIXES = {".csv": ",", ".tsv": "\t"}
-"""Ends of the name of a table of answers, and what separates its cells."""
+PARQUET = ".parquet"
 ERROR = "error"
 
 
@@ -63,7 +63,7 @@ def predict(
         CheckpointFormatError: `saved` does not say how its outputs become answers.
     """
     if out is None:
-        raise OptionError("no OUT: name a table, a file .csv or .tsv, by -o; for labels of voxels a folder")
+        raise OptionError("no OUT: name a table, a file .csv, .tsv or .parquet, by -o; for labels of voxels a folder")
     predictor = load_predictor(saved, cache_dir=cache_dir, **options)
     pictures = out.with_name(f"{out.stem}-pictures") if picture else None
     if isinstance(predictor, Predictor):
@@ -79,10 +79,12 @@ def check_table(out: Path, table: Path | None = None) -> None:
     """Raise `OptionError` where a table of answers cannot be written, or would replace that of the images."""
     if table is not None and out.resolve() == table.resolve():
         raise OptionError(f"-o {out} is the table of --list, which the answers would replace: give another name")
-    if out.suffix not in SUFFIXES:
+    if out.suffix not in SUFFIXES or out.is_dir():
         raise OptionError(
-            f"-o {out}: a name that ends in {' or '.join(SUFFIXES)} is expected, for a row for each image"
+            f"-o {out}: a file is expected whose name ends in {', '.join(SUFFIXES)}, for a row for each image"
         )
+    if out.suffix == PARQUET:
+        import_pyarrow()
     if not out.absolute().parent.is_dir():
         raise PathNotFoundError(f"-o {out}: its folder does not exist; make it first")
 
@@ -102,6 +104,14 @@ def check_columns(predictor: Predictor, cases: Cases) -> None:
         raise OptionError(
             f"the table of --list has columns called {first_names(map(repr, taken))}, as the answers of "
             f"{predictor.saved.path} are: rename them in the table"
+        )
+
+
+def check_texts(out: Path, cases: Cases) -> None:
+    """Raise `OptionError` where a path or an id is no text that Parquet takes: a name in other bytes than UTF-8."""
+    if out.suffix == PARQUET and (odd := [text for text in (*cases.ids, *cases.paths) if not is_utf8(text)]):
+        raise OptionError(
+            f"-o {out}: {printable(odd[0])} is no text in UTF-8, as Parquet has it. Rename it, or take .csv"
         )
 
 
@@ -128,20 +138,24 @@ def into_table(
     import numpy as np
 
     check_columns(predictor, cases)
+    check_texts(out, cases)
     if pictures is not None:
         picture_names(cases)  # refused before hours are spent
     found = embed_each(predictor.embedder, cases, workers=workers)
     values = [each.features[0] for each in found if each.features is not None]
-    answers = columns_of(predictor.outputs, predictor.classes, np.array(values).reshape(-1, len(predictor.classes)))
+    outputs, classes = predictor.outputs, predictor.classes
+    answers = columns_of(outputs, classes, np.array(values).reshape(-1, len(classes)))
     good = [each.case for each in found if each.features is not None]
     at = {case: row for row, case in enumerate(good)}
     columns: dict[str, Sequence[Any]] = {"id": cases.ids} if cases.have_ids else {}
     columns |= {"path": cases.paths, **cases.carried}
-    for name, cells in answers.items():
-        columns[name] = [_answer(cells[at[i]]) if i in at else "" for i in range(len(cases))]
-    columns[ERROR] = [each.problem for each in found]
-    write_table(out, columns)
+    given = {name: [cells[at[i]] if i in at else None for i in range(len(cases))] for name, cells in answers.items()}
+    given[ERROR] = [each.problem or None for each in found]
+    kinds = {name: type(cells[0]) for name, cells in columns_of(outputs, classes, np.zeros((1, len(classes)))).items()}
+    write_answers(out, columns, given, kinds | {ERROR: str})
     yield f"{out}: answers for {len(good)} image(s), by {predictor.saved.path}"
+    if good and (rule := predictor.outputs.rule(predictor.classes)):
+        yield rule
     failed = [reason(cases, each) for each in found if each.features is None]
     if pictures is not None:
         yield from draw_each(predictor, cases, good, pictures)
@@ -176,25 +190,34 @@ def into_folder(predictor: SegmentPredictor, cases: Cases, out: Path, pictures: 
     written.check(out)
 
 
-def write_table(out: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns as a table, whole or not at all; no cell is one that a spreadsheet takes for a formula.
+def write_answers(
+    out: Path,
+    listed: Mapping[str, Sequence[Any]],
+    given: Mapping[str, Sequence[Any]],
+    kinds: Mapping[str, type],
+) -> None:
+    """Write a table, whole or not at all; in Parquet numbers are numbers with all their digits, and gaps are null.
+
+    Args:
+        out: The table.
+        listed: Columns of the list of cases. A table of text has their cells as they are; those of Parquet keep types.
+        given: Columns of the answers, None where there is none.
+        kinds: Of the answers of each column, `float`, `int` or `str`: a column may have none.
 
     Raises:
         OSError: It cannot be written.
     """
-    rows = zip(*(list(c) if isinstance(c, ArrowColumn) else c for c in columns.values()), strict=True)
-
-    def write(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter=SUFFIXES[out.suffix])
-            writer.writerow(map(csv_cell, columns))
-            writer.writerows(map(_cell, row) for row in rows)
-
-    write_atomically(out, write)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else csv_cell(value)
+    if out.suffix != PARQUET:
+        rounded = {name: map(_answer, cells) for name, cells in given.items()}
+        columns = {name: list(c) if isinstance(c, ArrowColumn) else c for name, c in listed.items()} | rounded
+        write_table(out, list(columns), zip(*columns.values(), strict=True))
+        return
+    arrow, parquet = import_pyarrow()
+    types = {float: arrow.float64(), int: arrow.int64(), str: arrow.string()}
+    cells = {name: arrow_array(column) for name, column in listed.items()}
+    cells |= {name: arrow.array(column, types[kinds[name]]) for name, column in given.items()}
+    table = arrow.table(cells)
+    write_atomically(out, lambda path: parquet.write_table(table, path, write_page_checksum=True))
 
 
 def _answer(value: Any) -> Any:

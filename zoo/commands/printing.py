@@ -93,6 +93,27 @@ def input_facts(contract: Preprocessing) -> dict[str, Any]:
     return facts
 
 
+def training_facts(training_ids: Mapping[str, Any]) -> dict[str, Any] | str:
+    """What is on record of the training images, as `zoo info` shows it: the list, if there is one, and cohorts."""
+    if not training_ids:
+        return "no list of the training images is on record"
+    sources, ids = training_ids.get("sources"), training_ids.get("ids", ())
+    digest = training_ids.get("sha256") or "not known"
+    listed = f"{sources[0]} (sha256 {digest})" if sources else f"{len(ids)} patients, in the record" if ids else "none"
+    return {
+        "list": listed,
+        "cohorts": "; ".join(_cohort_words(cohort) for cohort in training_ids.get("cohorts", ())),
+        "note": training_ids.get("note"),
+        "use": "`zoo overlap IDS --for NAME` says which of your images were trained on",
+    }
+
+
+def _cohort_words(cohort: Mapping[str, Any]) -> str:
+    counts = [f"{cohort[what]} {what}" for what in ("images", "patients") if cohort.get(what)]
+    whole = ", all of it" if cohort.get("all") else ""
+    return f"{cohort['name']}{f' ({size})' if (size := ' of '.join(counts)) else ''}{whole}"
+
+
 def _under(key: str, value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{printable(key)}:", *(f"  {line}" for line in fact_lines(value))]

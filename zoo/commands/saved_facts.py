@@ -23,6 +23,12 @@ _KINDS = {
 }
 
 
+_INPUT_FROM = {
+    "file": "this file, of the images that it was trained on",
+    "model": "the model's own: this file does not say what it was trained on",
+}
+
+
 def is_saved(name: str) -> bool:
     """Whether what stands in the place of a model's name is a file, there or not, a run's folder, or an address."""
     is_file = name.endswith((".safetensors", ".pt")) or Path(name).is_file()
@@ -57,6 +63,7 @@ def facts_of(path: str | Path, cache_dir: str | Path | None = None) -> dict[str,
         "kind": kind,
         "outputs": outputs,
         "input": asdict(input_of(header["model"], file, cache_dir)),
+        "input_from": "file" if told(header, "input", dict, file) else "model",
         "options": told(header, "options", dict, file),
         "base": told(header, "base", dict, file),
         "recipe": header["recipe"],
@@ -73,10 +80,10 @@ def page_of(facts: Mapping[str, Any]) -> list[str]:
     shown: dict[str, Any] = dict(facts) | {
         "task": f"{facts['task']}: {_KINDS[kind]}" if kind else facts["task"],
         "outputs": [_in_words(each, kind) for each in facts["outputs"]],
-        "input": input_facts(Preprocessing(**facts["input"])),
+        "input": {"from": _INPUT_FROM[facts["input_from"]], **input_facts(Preprocessing(**facts["input"]))},
         "version": f"zoo {facts['version']}" if facts["version"] else None,
     }
-    del shown["kind"]
+    del shown["kind"], shown["input_from"]
     if not kind:
         shown["predict"] = "no: it does not say how its outputs become answers, as files of `zoo finetune` do"
     width = max(map(len, shown))

@@ -16,6 +16,7 @@ from zoo.errors import OfflineError, OptionError, ZooError
 from zoo.fetching import hash_file, local_file
 from zoo.loading import load_model
 from zoo.messages import printable, reason_of
+from zoo.policy import began_at_random
 from zoo.provenance import header_of_export
 from zoo.registry import get_entry
 from zoo.settings import hugging_face, is_offline
@@ -88,9 +89,10 @@ def _token(repo: str) -> str:
 def _check_licences(repo: str, base: Mapping[str, Any]) -> None:
     """Refuse where the licence of the code or weights that a network began with forbids to pass them on.
 
-    The data themselves are not passed on: what their terms say of it is a warning, as is what nobody knows.
+    The data themselves are not passed on: what their terms say of it is a warning, as is what nobody knows. Where
+    nothing pre-trained is in it, there is no such licence; the page says so.
     """
-    if base.get("source") == "random":
+    if began_at_random(base):
         return
     licences = licences_of(base)
     for layer in ("code", "weights", "data"):

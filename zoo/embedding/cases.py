@@ -157,7 +157,7 @@ def _id_column(table: Path, names: Sequence[str], asked: str) -> str | None:
         return None
     raise OptionError(
         f"{printable(table)} has no column {printable(repr(asked))} with the ids; its columns are {_quoted(names)}: "
-        "name one of them by id_column="
+        "name one of them by --id-column, in Python id_column="
     )
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.arguments import Precision
 from zoo.embedding.cases import Cases, find_cases
 from zoo.embedding.dataset import FeatureFolder, describe, opening
-from zoo.embedding.embedder import Embedded, Embedder, Precision, reason
+from zoo.embedding.embedder import Embedded, Embedder, reason
 from zoo.embedding.reading import Units, workers_for
 from zoo.embedding.reserving import log_of
 from zoo.embedding.shares import Share, this_share

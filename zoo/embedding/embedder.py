@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoo.arguments import check_device
+from zoo.arguments import Precision, check_device, check_precision
 from zoo.checkpoint import load_report
 from zoo.embedding.cases import Cases
 from zoo.embedding.heads import check_head, head_outputs
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from torch import Tensor, nn
-
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
-PRECISIONS = ("fp32", "bf16", "fp16")
 
 _IMAGES_AT_ONCE, _VOLUMES_AT_ONCE = 32, 4
 _VOLUMES_OF_PARTS = 4
@@ -433,8 +430,7 @@ def _check(entry: Entry, batch_size: int | None, precision: str, layer: int | No
         raise OptionError(f"{entry.name!r} has no pooled features: {entry.summary}. {way}")
     if batch_size is not None and batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: at least 1 is expected")
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision={precision!r}: {', '.join(PRECISIONS)} are known")
+    check_precision(precision)
     if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
         raise OptionError(f"layer={layer!r}: a whole number is expected, the position of a stage; -1 is the last")
 

@@ -19,7 +19,7 @@ from zoo.errors import OptionError
 from zoo.features import import_pyarrow
 from zoo.files import write_atomically
 from zoo.messages import first_names, printable, reason_of
-from zoo.tables import ArrowColumn
+from zoo.tables import arrow_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -258,12 +258,8 @@ def _table(columns: Mapping[str, Any], rows: Sequence[Embedded], group: range, f
 
 def _columns(cases: Cases, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The columns beside the features, a cell for each case; those of a Parquet table as they are there."""
-    arrow, _ = import_pyarrow()
     columns = {"id": cases.ids} if facts["key"] == "id" else {}
-    return {
-        name: column.array if isinstance(column, ArrowColumn) else arrow.array(column, arrow.string())
-        for name, column in {**columns, "path": cases.paths, **cases.carried}.items()
-    }
+    return {name: arrow_array(column) for name, column in {**columns, "path": cases.paths, **cases.carried}.items()}
 
 
 def is_utf8(text: str) -> bool:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo.entry import State
 
 
-def base_of(tensor: Tensor) -> Tensor:
+def viewed(tensor: Tensor) -> Tensor:
     """The tensor that a view is of; any other tensor itself."""
     return tensor if tensor._base is None else tensor._base
 

@@ -8,7 +8,7 @@ safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.s
     input     JSON: fields of `Preprocessing`; of one model alone under its name
     options   JSON: the entry's options that names and shapes do not tell (`Entry.settled`)
     classes   JSON: names of the outputs in their order, background included; none for pre-training
-    outputs   JSON: how they become answers, fields of `zoo.tasks.outputs.Outputs`; `zoo finetune` alone writes it
+    outputs   JSON: how they become answers, fields of `zoo.tasks.outputs.Outputs`; `zoo predict` asks for it
     base      JSON: the weights that the run began with
     recipe    module that trained the network
     command   the whole command
@@ -66,7 +66,8 @@ def make_header(
         options: The entry's that names and shapes do not tell; of a network from `load_model` they are in its report.
         base: From `base_of`, or `RANDOM`.
         classes: Names of the outputs, in their order.
-        outputs: How they become answers, from `Outputs.as_header`; none for pre-training and the published runs.
+        outputs: How they become answers, from `Outputs.as_header`; none for pre-training, and for published runs that
+            choose no thresholds.
     """
     words = command.split()
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from zoo.formats.floats import base_of
+from zoo.formats.floats import viewed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def origins_of(tensor: Tensor) -> tuple[Tensor, ...]:
     """The tensors that one may be, in the file that `convert` took it from: itself, what it views, what it joins."""
-    return tensor, base_of(tensor), *parts_of(tensor)
+    return tensor, viewed(tensor), *parts_of(tensor)
 
 
 def take_apart(wanted: State) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.formats.containers import find_tensors
-from zoo.formats.floats import as_float32, base_of, other_float, widened
+from zoo.formats.floats import as_float32, other_float, viewed, widened
 from zoo.formats.header import told
 from zoo.formats.joining import parts_of, put_together, take_apart
 from zoo.formats.sniffing import SAFETENSORS
@@ -187,7 +187,7 @@ class StoredBundle(StoredState):
             CheckpointFormatError: One of them cannot be read, or its checksum is wrong.
         """
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
-        views = {name: (origin.get(id(base_of(tensor))), wanted.pop(name)) for name, tensor in list(wanted.items())}
+        views = {name: (origin.get(id(viewed(tensor))), wanted.pop(name)) for name, tensor in list(wanted.items())}
         return {name: widened(name, self._values(stored, view)) for name, (stored, view) in views.items()}
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
@@ -215,4 +215,4 @@ class StoredBundle(StoredState):
 def _records_of(tensor: Tensor, origin: Mapping[int, Any]) -> set[Any]:
     """Keys of the records that a tensor's values are in; None among them where that is not known."""
     each = parts_of(tensor) or (tensor,)
-    return {origin.get(id(one), origin.get(id(base_of(one)))) for one in each}
+    return {origin.get(id(one), origin.get(id(viewed(one)))) for one in each}

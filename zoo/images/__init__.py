@@ -7,6 +7,7 @@ from zoo.images.films import FILM
 from zoo.images.finding import find_images, holds_series, names_of
 from zoo.images.grids import Grid, check_grid, voxel_sizes
 from zoo.images.itk import from_itk, import_itk, to_itk
+from zoo.images.kinds import Kind, kind_of
 from zoo.images.labels import MOST_CLASSES, read_label_picture, read_labels, write_label_picture, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
@@ -24,6 +25,7 @@ __all__ = [
     "SCANNER",
     "SMALLEST_SIDES",
     "Grid",
+    "Kind",
     "Volume",
     "VolumeInput",
     "affine_in",
@@ -36,6 +38,7 @@ __all__ = [
     "holds_series",
     "import_itk",
     "is_dicom",
+    "kind_of",
     "names_of",
     "pil_pixels",
     "plain_tensor",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,10 @@ from zoo.images.dicom_bounds import decode_pixels
 from zoo.images.dicom_frames import Plane
 from zoo.images.reading import MOST_VOXELS, check_count
 from zoo.messages import printable
+from zoo.oddities import warn_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-log = logging.getLogger("zoo")
 
 AIR = -1024.0
 """HU written where a CT is padded, and below which nothing is told apart: air is -1000, and 12 bits begin at -1024."""
@@ -48,7 +46,7 @@ def check_scale(planes: Sequence[Plane], source: str) -> None:
             "same scan that is in HU"
         )
     if kinds:
-        log.warning("%s is a CT whose RescaleType is %s, not HU", source, ", ".join(sorted(kinds)))
+        warn_of(source, f"{source} is a CT whose RescaleType is {', '.join(sorted(kinds))}, not HU")
 
 
 def values_of(planes: Sequence[Plane], source: str) -> NDArray[Any]:
@@ -82,7 +80,7 @@ def values_of(planes: Sequence[Plane], source: str) -> NDArray[Any]:
             continue
         is_padding[:, :, index] = ((stored >= padding[0]) & (stored <= padding[1])).T
     if ignored:
-        log.warning("%s: its PixelPaddingValue lies among the HU of tissue and is not taken for padding", source)
+        warn_of(source, f"{source}: its PixelPaddingValue lies among the HU of tissue and is not taken for padding")
     return values if is_padding is None else _filled(values, is_padding, is_ct)
 
 

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 
 from zoo.errors import InputContractError, OptionError, PathNotFoundError
+from zoo.files import user_path
 from zoo.images.dicom_files import INDEX
 from zoo.images.pictures import is_dicom
 from zoo.messages import first_names, printable
@@ -41,9 +42,9 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool, quiet: bool = Fal
 
     Raises:
         PathNotFoundError: A path does not exist; ten are named.
-        OptionError: A folder has nothing of the kind in it, or cannot be listed.
+        OptionError: A folder has nothing of the kind in it, or cannot be listed; or a path is an empty text.
     """
-    given = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
+    given = [user_path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
         raise PathNotFoundError(
             f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, _MOST_NAMED)}"

@@ -5,7 +5,6 @@ It decodes and applies the grey scale of a file's header; `zoo.transforms.greys`
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,11 @@ from zoo.images.films import check_film
 from zoo.images.nifti import is_nifti, read_header
 from zoo.images.reading import MOST_PIXELS, check_count, refused, start_of
 from zoo.images.whole import check_file, check_jpeg, check_jpeg2000, check_png
+from zoo.oddities import warn_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
-
-log = logging.getLogger("zoo")
 
 _MOST_FRAMES = 100
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
@@ -153,7 +151,7 @@ def _film(dataset: Any, path: Path, window: bool) -> NDArray[Any]:
     if "PixelData" not in dataset:
         raise InputContractError(f"{path} is DICOM without an image: modality {dataset.get('Modality', 'not given')}")
     for line in check_film(path, dataset):
-        log.warning("%s", line)
+        warn_of(path, line)
     if frames > 1:
         raise InputContractError(
             f"{path} holds {frames} frames, one image is expected: choose a frame of "
@@ -161,7 +159,7 @@ def _film(dataset: Any, path: Path, window: bool) -> NDArray[Any]:
         )
     stored = decode_pixels(dataset, path, most=MOST_PIXELS)
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
-        log.warning("%s is raw detector output (FOR PROCESSING): its contrast is not that of a film", path)
+        warn_of(path, f"{path} is raw detector output (FOR PROCESSING): its contrast is not that of a film")
     with refused(f"{path}: the grey scale in its DICOM header has no meaning"):
         _drop_empty(dataset)
         return _dicom_fractions(stored, dataset) if window else _unwindowed(stored, dataset)

@@ -13,8 +13,11 @@ from typing import TypeVar
 
 from zoo.errors import OptionError
 from zoo.training.args import TrainArgs, arg, command_of, default, flag_of, names_in
+from zoo.transforms import SMALLEST_SIDE
 
 TASKS = ("classify", "regress", "segment")
+UNCERTAIN = {"ignore": "", "positive": "1", "negative": "0"}
+"""Words of `--uncertain` -> the label that a cell of -1 is then taken for, empty for none."""
 RUN = "zoo finetune"
 PARTS = 4
 """Slices or crops of a volume that a step is given of it."""
@@ -36,9 +39,10 @@ class FinetuneArgs(TrainArgs):
 
     model: str = arg("MODEL or MODEL.TAG to start from")
     task: str = arg("what it learns", choices=TASKS)
-    table: str = arg("table of the cases: CSV, TSV or Parquet")
-    data: str = arg("folder from which the table's paths lead; default the table's own", "")
+    table: str = arg("table of the cases, CSV, TSV or Parquet; to segment --data and --masks can do", "")
+    data: str = arg("folder from which the table's paths lead, default the table's own; or that of the images", "")
     label: str = arg("columns of the labels: one, or several with commas; of segmentation none", "")
+    uncertain: str = arg(f"classify: what cells of -1 are, beside 0 and 1: {', '.join(UNCERTAIN)}", "")
     masks: str = arg("segment: folder of the label maps, each called like its image", "")
     classes: str = arg("segment: names of the labels 0, 1, ... with commas, the background first", "")
     window: str = arg("segment: voxels of crops and windows along each axis, as 96,96,96; default the model's", "")
@@ -50,6 +54,7 @@ class FinetuneArgs(TrainArgs):
     )
     checkpoint: str = arg("your own file to start from, instead of the published weights", "")
     from_scratch: bool = arg("start from random weights", False)
+    size: int = arg("pixels a side that films are brought to; 0 for those of the weights", 0)
     freeze: bool = arg("train the head alone", False)
     head_epochs: int = arg("epochs at first in which the head alone learns, beside pre-trained weights", 1)
     layer_decay: float = arg("factor on the learning rate for each stage further from the head", 0.75)
@@ -58,6 +63,7 @@ class FinetuneArgs(TrainArgs):
     parts: int = arg("parts of a volume that a step is given of it; 0 for 4 slices or crops, or 2 windows", 0)
     pair: bool = arg("also train the same network from random weights, and compare", False, free=True)
     cross_validate: int = arg("folds by group, each of which is tested once; 0 for one split", 0)
+    final: bool = arg("after the folds train a network on all cases, in OUT/final: the one to use", False, free=True)
     dry_run: bool = arg("say what would be trained on what, and how long a step takes; write nothing", False, free=True)
     epochs: int = arg("length of the run; 0 for about 600 steps", 0, free=True)
     batch_size: int = arg("cases per step; 0 for up to 16 films, 4 volumes or 2 in windows, to segment 8 or 1", 0)
@@ -80,23 +86,26 @@ class FinetuneArgs(TrainArgs):
             problems.append(f"--head-epochs must be at least 0, not {self.head_epochs}")
         if not 0 < self.layer_decay <= 1:
             problems.append(f"--layer-decay must lie in (0, 1], not {self.layer_decay}")
+        if self.size and self.size < SMALLEST_SIDE:
+            problems.append(f"--size must be at least {SMALLEST_SIDE}, not {self.size}")
         if self.parts < 0:
             problems.append(f"--parts must be at least 0, not {self.parts}")
         if self.cross_validate < 0 or self.cross_validate == 1:
             problems.append(f"--cross-validate must be at least 2 folds, not {self.cross_validate}")
         if self.cross_validate and self.split:
             problems.append(f"--cross-validate draws its own parts, and --split {self.split} gives them: drop one")
+        if self.final and not self.cross_validate:
+            problems.append("--final trains on all cases after the folds of --cross-validate: give that too")
         if self.pair and self.from_scratch:
             problems.append("--pair compares with random weights, and --from-scratch starts from them: drop one")
         if self.checkpoint and self.from_scratch:
             problems.append(f"--checkpoint {self.checkpoint} and --from-scratch exclude each other: drop one")
-        if self.task == "segment" and not self.masks:
-            problems.append("--task segment needs --masks, the folder of the label maps")
+        problems += self._lacking()
         of_others = ("label", "site") if self.task == "segment" else ("masks", "classes")
         if said := [flag_of(name) for name in of_others if getattr(self, name)]:
             problems.append(f"{' and '.join(said)} mean nothing to --task {self.task}: drop them")
-        if self.task in ("classify", "regress") and not self.label:
-            problems.append(f"--task {self.task} needs --label, the column of the labels")
+        if self.uncertain and (self.uncertain not in UNCERTAIN or self.task != "classify"):
+            problems.append(f"--uncertain {self.uncertain}: of --task classify, {', '.join(UNCERTAIN)} are known")
         if twice := [column for column, n in Counter(self.columns()).items() if n > 1]:
             problems.append(f"--label {self.label} names {', '.join(twice)} more than once: name each column once")
         if self.window and (self.task != "segment" or self.sides() is None):
@@ -104,6 +113,23 @@ class FinetuneArgs(TrainArgs):
         if problems:
             raise OptionError("; ".join(problems))
         TrainArgs.check(_as_chosen(self))
+
+    def _lacking(self) -> list[str]:
+        """What is needed to find the cases and their labels, and is not there."""
+        problems = []
+        if self.task == "segment" and not self.masks:
+            problems.append("--task segment needs --masks, the folder of the label maps")
+        if self.task in ("classify", "regress") and not self.label:
+            problems.append(f"--task {self.task} needs --label, the column of the labels")
+        if self.table:
+            return problems
+        if self.task != "segment" or not self.data:
+            segments = ", or --data, the folder of the images" if self.task == "segment" else ""
+            problems.append(f"--task {self.task} needs --table, that of the cases{segments}")
+        of_tables = [flag_of(name) for name in ("path_column", "group", "split") if getattr(self, name)]
+        if of_tables:
+            problems.append(f"{' and '.join(of_tables)} without --table: they name its columns")
+        return problems
 
     def sides(self) -> tuple[int, ...] | None:
         """Sides of a window, empty where none are given; None where they are no numbers above 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zoo.formats import Task as TaskName
 from zoo.messages import first_names
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.labelled import Cohort, ImageTrial, read_cohort
+from zoo.tasks.labels import classes_or_labels
 from zoo.tasks.measures import (
     FEW,
     Measure,
@@ -29,18 +31,20 @@ from zoo.tasks.measures import (
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.pictures import draw_cases, draw_reliability
 from zoo.tasks.splits import Split
-from zoo.tasks.table import classes_or_labels
 from zoo.tasks.task import Answers, Trial
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Array, Floats, Results
 from zoo.training.runlog import Metrics
 
-PROBABILITY, DECIDED = "probability", "decided"
+PROBABILITY, DECIDED, THRESHOLD = "probability", "decided", "threshold"
 _ROUNDS_OF_SITES = 500
 
 
 class Classify:
-    """The task, as `zoo.tasks.task.Task`. Answers are `probability` `(N, K)` and `decided`, 0 or 1 of each output."""
+    """The task, as `zoo.tasks.task.Task`.
+
+    Answers are, of each output, `probability` `(N, K)`, `decided`, 0 or 1, and `threshold`, as `Outputs.limits` has it.
+    """
 
     name: TaskName = "classify"
 
@@ -120,12 +124,13 @@ class Classify:
         return Outputs("classes", (threshold_of(truth[:, 1], probability[:, 1]),) if len(self.names) == 2 else ())
 
     def answers(self, found: Tensor, outputs: Outputs) -> Answers:
-        """Return `probability` and `decided`."""
+        """Return `probability`, `decided` and `threshold`."""
         probability = outputs.answers(found.numpy())
         decided = outputs.decisions(probability)
         if self.kind == "classes":
             decided = decided[:, None] == np.arange(len(self.names))
-        return {PROBABILITY: probability, DECIDED: decided.astype(bool)}
+        limits = np.broadcast_to(outputs.limits(len(self.names)), probability.shape)
+        return {PROBABILITY: probability, DECIDED: decided.astype(bool), THRESHOLD: limits}
 
     def judge(self, rows: Sequence[int], answers: Answers) -> Results:
         """Return mean AUROC and average precision, all measures of each output, and of each site, with intervals."""
@@ -150,6 +155,7 @@ class Classify:
             each[name] = {
                 "positives": int(truth[known, k].sum()),
                 "negatives": int((truth[known, k] == 0).sum()),
+                **_thresholds_in(answers[THRESHOLD][:, k]),
                 **all_with_intervals(measures, own, rounds=rounds),
             }
         auroc = with_interval(self._mean_auroc(truth, probability), groups, rounds=rounds)
@@ -165,14 +171,15 @@ class Classify:
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
         return {"of": "AUROC", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
-    def write(self, rows: Sequence[int], answers: Answers, out: Path) -> None:
+    def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""
         columns: list[Any] = [[f"{p:.6f}" for p in column] for column in answers[PROBABILITY].T]
         if self.kind == "labels":
             columns += [column.astype(int).tolist() for column in answers[DECIDED].T]
         else:
             columns.append([self.names[i] for i in answers[DECIDED].argmax(1)])
-        self.cohort.write(rows, Outputs("labels" if self.kind == "labels" else "classes"), columns, out)
+        outputs = Outputs("labels" if self.kind == "labels" else "classes")
+        self.cohort.write(rows, outputs, columns, out, folds=folds)
 
     def draw(self, trial: Trial, rows: Sequence[int], answers: Answers, out: Path) -> None:
         """Draw the reliability diagram, and the surest right and wrong cases."""
@@ -193,7 +200,7 @@ class Classify:
 
 def classify(args: FinetuneArgs) -> Classify:
     """Read the task of a run."""
-    return Classify(read_cohort(args, classes_or_labels))
+    return Classify(read_cohort(args, partial(classes_or_labels, uncertain=args.uncertain)))
 
 
 def _in_words(counts: Mapping[str, tuple[int, int]]) -> str:
@@ -226,6 +233,12 @@ def _measures(truth: Array, probability: Array, decided: Array) -> dict[str, Mea
         "specificity": share_of(~decided, ~positive),
         "calibration_error": calibration_error_of(truth, probability),
     }
+
+
+def _thresholds_in(column: Array) -> Results:
+    """The threshold by which an output was decided on, or those of several folds; nothing where there is none."""
+    found = np.unique(column[np.isfinite(column)]).tolist()
+    return {"threshold": found[0]} if len(found) == 1 else {"thresholds": found} if found else {}
 
 
 def _where_known(of: Any, truth: Array, scores: Array) -> Measure:

@@ -182,14 +182,28 @@ def kept_in(out: Path, images: Images, *, workers: int, device: torch.device = _
     Raises:
         InputContractError: Some cannot be what the network takes; the message names them all.
     """
-    size = _size_of(images)
-    if distributed.any_of(size * _SHARE_OF_DISK > shutil.disk_usage(out).free, device):
-        say(f"the images as the network takes them need {size / 1e9:.3g} GB: they are made anew each time")
+    if not has_room(out, _size_of(images), device):
         return images
     (out / KEPT).mkdir(exist_ok=True)
     kept = Images(images.cases, images.contract, images.reader, out / KEPT)
     prepare_all(out / KEPT, range(len(images.cases)), kept.keep, workers=workers, what="images")
     return kept
+
+
+def has_room(out: Path, size: int, device: torch.device) -> bool:
+    """Whether the images of a run may be kept in OUT, by the free disk; where not, that is said.
+
+    Called by all processes, which get the same answer.
+
+    Args:
+        out: Folder of the run.
+        size: Bytes of all its images.
+        device: Where processes talk to each other.
+    """
+    if not distributed.any_of(size * _SHARE_OF_DISK > shutil.disk_usage(out).free, device):
+        return True
+    say(f"the images as the network takes them need {size / 1e9:.3g} GB: they are made anew each time")
+    return False
 
 
 def _size_of(images: Images) -> int:

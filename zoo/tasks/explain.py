@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from zoo.files import write_atomically
 from zoo.images import read_volume, voxel_sizes
 from zoo.messages import printable
 from zoo.tasks.occlusion import Occlusion, occlude
-from zoo.tasks.panels import draw_panels, label_colours, planes_at, shades, with_heat, with_labels
+from zoo.tasks.panels import draw_panels, label_colours, overlaid, planes_at, shades, with_heat
 from zoo.tasks.predictor import Predictor
 from zoo.transforms import ImageTransform
 
@@ -59,7 +59,8 @@ def draw(predictor: Predictor, image: Any, file: Path, *, title: str) -> Path:
     for target in targets:
         found = occlude(predictor, parts, target.number)
         panels += _panels(predictor, image, found, target)
-    picture = draw_panels(panels, f"{printable(title)}\n{_legend(predictor)}")
+    lines = [printable(title), _legend(predictor), _rule(predictor, targets)]
+    picture = draw_panels(panels, "\n".join(filter(None, lines)))
     write_atomically(file, lambda temporary: picture.save(temporary, format="PNG"))
     return file
 
@@ -160,6 +161,16 @@ def _legend(predictor: Predictor) -> str:
     return f"Occlusion: the {score} falls where red is hidden, which speaks for the answer, and rises where blue is."
 
 
+def _rule(predictor: Predictor, targets: Sequence[Target]) -> str:
+    """How probabilities become decisions; of many labels, for those that are drawn."""
+    outputs = predictor.outputs
+    if outputs.kind != "labels":
+        return outputs.rule(predictor.classes)
+    drawn = [target.number for target in targets]
+    of_drawn = replace(outputs, thresholds=tuple(outputs.thresholds[i] for i in drawn))
+    return of_drawn.rule([predictor.classes[i] for i in drawn])
+
+
 def _score_name(predictor: Predictor) -> str:
     return "number" if predictor.outputs.kind == "numbers" else "logit"
 
@@ -186,7 +197,7 @@ def draw_found(
     if labels.ndim == 2:
         placed: Any = transform
         grey = _stretched(shades(placed.place(image)[0][0].numpy()), labels.shape)
-        panels = [("Image", _size(labels), with_labels(grey, 0 * labels)), ("Labels", "", with_labels(grey, labels))]
+        panels = [("Image", _size(labels), overlaid(grey, 0 * labels)), ("Labels", "", overlaid(grey, labels))]
     else:
         panels = _labelled_planes(shades(read_volume(image, least=(1, 1, 1)).values), labels, affine)
     drawn = draw_panels(panels, printable(title), legend=label_colours(list(map(printable, classes))[1:]))
@@ -205,7 +216,7 @@ def _labelled_planes(grey: NDArray[Any], labels: NDArray[Any], affine: NDArray[A
     pairs = zip(planes_at(grey, point, *lie), planes_at(labels, point, *lie), strict=True)
     title = "Labels" if labels.any() else "Nothing but background"
     return [
-        ("" if number else title, name, with_labels(*_enlarged(plane, below)))
+        ("" if number else title, name, overlaid(*_enlarged(plane, below)))
         for number, ((name, plane), (_, below)) in enumerate(pairs)
     ]
 

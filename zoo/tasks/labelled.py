@@ -20,12 +20,14 @@ from zoo.policy import lifted
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
+from zoo.tasks.first_look import check_size, input_of_run
+from zoo.tasks.labels import Columns, with_labels
 from zoo.tasks.method import Learner
 from zoo.tasks.outputs import Kind, Outputs, column_names_of
-from zoo.tasks.splits import Split
-from zoo.tasks.table import Columns, column_of, groups_of, read_cases, text_of, with_labels
+from zoo.tasks.splits import FOLD, Split
+from zoo.tasks.table import column_of, groups_of, read_cases, say_alike, text_of
 from zoo.training.distributed import Processes
-from zoo.training.finetune import collect, starting_input
+from zoo.training.finetune import collect
 from zoo.training.metrics import Floats, Results
 from zoo.training.table import write_table
 from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
@@ -97,6 +99,8 @@ class Cohort:
     ) -> ImageTrial:
         """Make a trial of a network; the images are made and kept for the first one."""
         if self.images is None:
+            if args.size:
+                check_size(network, self.entry, self.contract.size, f"--size {args.size}")
             self.images = self._images(network)
         images = self.images
         if args.dry_run is False and images.folder is None:
@@ -122,11 +126,19 @@ class Cohort:
         embedder.transform, embedder.network = build_transform(self.contract), network
         return Images(self.cases, self.contract, embedder.reader)
 
-    def write(self, rows: Sequence[int], outputs: Outputs, columns: Sequence[Sequence[Any]], out: Path) -> None:
+    def write(
+        self,
+        rows: Sequence[int],
+        outputs: Outputs,
+        columns: Sequence[Sequence[Any]],
+        out: Path,
+        *,
+        folds: Sequence[int] = (),
+    ) -> None:
         """Write the labels of some cases and their answers, the columns of `column_names_of`, as a table."""
         truth = [*zip(*(self._cells(row) for row in rows), strict=True)]
-        own = [[self.cases.ids[i] for i in rows], self.own_groups(rows)]
-        names = _columns_of(self.args, outputs.kind, self.columns.names)
+        own = [[self.cases.ids[i] for i in rows], self.own_groups(rows), *([folds] if folds else [])]
+        names = _columns_of(self.args, outputs.kind, self.columns.names, of_folds=bool(folds))
         write_table(out / PREDICTIONS, names, zip(*own, *truth, *columns, strict=True))
 
     def _cells(self, row: int) -> list[str]:
@@ -171,26 +183,27 @@ def read_cohort(args: FinetuneArgs, read: Any) -> Cohort:
     """
     entry = get_entry(args.model)
     _check_encoder(entry, args)
-    contract = starting_input(args)
+    contract = input_of_run(args)
     transform = build_transform(contract)
     cases = read_cases(
         args, volumes=not isinstance(transform, ImageTransform), lesions=isinstance(transform, CropTransform)
     )
-    cases = with_labels(cases, args.columns())
+    cases = with_labels(cases, args.columns(), args.uncertain)
     sites = [text_of(cell) or "unknown" for cell in column_of(cases, args.site, "--site")] if args.site else []
+    say_alike(sites, f"--site {args.site}")
     columns = read(cases, args.columns())
     _check_columns(args, columns)
     return Cohort(args, entry, contract, cases, groups_of(cases, args), sites, columns)
 
 
-def _columns_of(args: FinetuneArgs, kind: Kind, names: Sequence[str]) -> list[str]:
-    """Columns of `predictions.csv`."""
-    return ["id", "group", *args.columns(), *column_names_of(Outputs(kind), names)]
+def _columns_of(args: FinetuneArgs, kind: Kind, names: Sequence[str], *, of_folds: bool) -> list[str]:
+    """Columns of `predictions.csv`, of one network or of all folds together."""
+    return ["id", "group", *([FOLD] if of_folds else []), *args.columns(), *column_names_of(Outputs(kind), names)]
 
 
 def _check_columns(args: FinetuneArgs, columns: Columns) -> None:
     """Raise `OptionError` where two columns of `predictions.csv` would have one name, which nothing reads back."""
-    found = Counter(_columns_of(args, columns.kind, columns.names))
+    found = Counter(_columns_of(args, columns.kind, columns.names, of_folds=bool(args.cross_validate)))
     if twice := [name for name, count in found.items() if count > 1]:
         raise OptionError(
             f"--label {printable(args.label)}: {PREDICTIONS} would have several columns called "

@@ -64,6 +64,14 @@ class MaskedImages:
         """Whether the network takes slices of volumes whole."""
         return isinstance(self.transform, SliceTransform)
 
+    def size(self) -> int:
+        """Return the bytes of all cases, were they all as large as the first one."""
+        try:
+            arrays, _ = self._packed(0)
+        except InputContractError:  # it is named with the others that cannot be used
+            return 0
+        return sum(array.nbytes for array in arrays.values()) * len(self.images)
+
     def keep(self, index: int) -> None:
         """Make a case, where it is not kept yet.
 

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ log = logging.getLogger("zoo")
 BACKGROUND = 0
 """Value of what belongs to no structure, in every mask."""
 _MOST_NAMED = 10
+_CALLED = "A mask is called like its image, as scan.nii.gz for scan.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,79 @@ def pair_masks(cases: Cases, data: str, masks: str, *, films: bool) -> list[Path
     Raises:
         OptionError: There is no such folder, images have no mask or several, or the folder is that of the images.
     """
-    if not Path(masks).is_dir():
-        raise OptionError(f"--masks {masks} is no folder that exists: give the one that holds the label maps")
+    paired = _pair(cases, data, masks, films=films)
+    if paired.lacking or paired.unclear:
+        raise OptionError(f"--masks {masks}: {paired.said_of_rest(len(cases))}. {_CALLED}")
+    _check_apart(cases, paired.masks, masks)
+    if paired.spare:
+        log.warning("%s has %d masks of no image in the table, which are left out", masks, paired.spare)
+    return paired.masks
+
+
+def find_pairs(data: str, masks: str, *, films: bool) -> tuple[Cases, list[Path]]:
+    """Return the images of a folder that have a mask, called by their paths in it, and the mask of each.
+
+    Images without a mask, and masks without an image, are left out and counted.
+
+    Args:
+        data: Folder of the images; that of the masks may lie in it.
+        masks: Folder of the masks.
+        films: Whether images and masks are pictures, not volumes.
+
+    Raises:
+        OptionError: There is no such folder, it is one for both, no image has a mask, or one has several.
+    """
+    _check_folder("--data", data, "images")
+    _check_folder("--masks", masks, "label maps")
+    inside = Path(masks).resolve()
+    if Path(data).resolve().is_relative_to(inside):
+        raise OptionError(f"--data {data} lies in --masks {masks}: give images and masks folders of their own")
+    found = find_images([data], volumes=not films, quiet=True)
+    paths = [path for path in found if not path.resolve().is_relative_to(inside)]
+    every = Cases([str(path.relative_to(data)) for path in paths], [str(path) for path in paths], {}, None)
+    paired = _pair(every, data, masks, films=films)
+    if paired.unclear or not paired.masks:
+        said = paired.said_of_rest(len(every)) or f"there is no image in {data} beside them"
+        raise OptionError(f"--masks {masks}: {said}. {_CALLED}")
+    if paired.lacking or paired.spare:
+        log.warning(
+            "%d images of %s have a mask in %s; left out are %d images without one (%s) and %d masks without an image",
+            *(len(paired.masks), data, masks, len(paired.lacking), first_names(paired.lacking), paired.spare),
+        )
+    lacking = set(paired.lacking)
+    cases = every.take([i for i, id in enumerate(every.ids) if id not in lacking])
+    _check_apart(cases, paired.masks, masks)
+    return cases, paired.masks
+
+
+class _Paired(NamedTuple):
+    """What was found of the masks of some cases."""
+
+    masks: list[Path]
+    """Of the cases that have one, in their order."""
+    lacking: list[str]
+    unclear: list[str]
+    """Cases with several."""
+    spare: int
+    """Masks of none of the cases."""
+
+    def said_of_rest(self, count: int) -> str:
+        """How many of so many images have no mask, or several; empty where each has one."""
+        return "; ".join(
+            f"{len(ids)} of {count} images have {what}: {first_names(map(printable, ids), _MOST_NAMED)}"
+            for ids, what in ((self.lacking, "no mask of their name"), (self.unclear, "several masks of their name"))
+            if ids
+        )
+
+
+def _check_folder(flag: str, folder: str, holds: str) -> None:
+    if not Path(folder).is_dir():
+        raise OptionError(f"{flag} {folder} is no folder that exists: give the one that holds the {holds}")
+
+
+def _pair(cases: Cases, data: str, masks: str, *, films: bool) -> _Paired:
+    """Look for the mask of each case, see `pair_masks`."""
+    _check_folder("--masks", masks, "label maps")
     by_path, by_name = defaultdict[str, list[Path]](list), defaultdict[str, list[Path]](list)
     for path in find_images([masks], volumes=not films, quiet=True):
         by_path[_stem(path.relative_to(masks))].append(path)
@@ -83,20 +156,8 @@ def pair_masks(cases: Cases, data: str, masks: str, *, films: bool) -> list[Path
             found.append(fitting[0])
         else:
             (unclear if fitting else lacking).append(id)
-    if lacking or unclear:
-        said = [
-            f"{len(ids)} of {len(cases)} images have {what}: {first_names(map(printable, ids), _MOST_NAMED)}"
-            for ids, what in ((lacking, "no mask of their name"), (unclear, "several masks of their name"))
-            if ids
-        ]
-        raise OptionError(
-            f"--masks {masks}: {'; '.join(said)}. A mask is called like its image, as scan.nii.gz for scan.nii.gz"
-        )
-    _check_apart(cases, found, masks)
-    others = len({path for paths in by_name.values() for path in paths} - set(found))
-    if others:
-        log.warning("%s has %d masks of no image in the table, which are left out", masks, others)
-    return found
+    spare = {path for paths in by_name.values() for path in paths} - set(found)
+    return _Paired(found, lacking, unclear, len(spare))
 
 
 def _folders(files: Iterable[Path]) -> dict[Path, set[str]]:

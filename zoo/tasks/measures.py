@@ -1,21 +1,22 @@
 """Measures of answers under weights of the cases, so that the same code gives a value and its bootstrap interval.
 
-Each function takes what is fixed and returns a measure: from weights `(cases,)`, how often each case was drawn, to a
-number, NaN where it is not defined.
+Each function takes what is fixed and returns a measure: from weights `(..., cases)`, how often each case was drawn, to
+a number for each row of weights, NaN where it is not defined. All draws of a bootstrap are one call.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from zoo.training.evaluate import bootstrap_by_group
 from zoo.training.metrics import Array, Floats, Results, or_none
 
-Measure: TypeAlias = Callable[[Floats], float]
+Measure: TypeAlias = Callable[[Floats], Any]
+"""The result is a float of one row of weights `(cases,)`, else an array of floats."""
 
 BINS = 10
 """Bins of equal width of the expected calibration error, and of the reliability diagram."""
@@ -29,47 +30,39 @@ FEWEST_GROUPS = 4
 
 def auroc_of(truth: Array, scores: Array) -> Measure:
     """Area under the ROC curve of labels of 0 and 1; ties count half."""
-    positive, tied = truth == 1, _tied(scores)
+    positive, by_score = truth == 1, _Ties(scores)
 
-    def measure(weights: Floats) -> float:
-        won = np.bincount(tied, weights * positive)
-        lost = np.bincount(tied, weights * ~positive)
-        return _ratio(float((won * (np.cumsum(lost) - lost / 2)).sum()), float(won.sum() * lost.sum()))
+    def measure(weights: Floats) -> Any:
+        won = by_score.sums(weights * positive)
+        lost = by_score.sums(weights * ~positive)
+        return _ratio((won * (np.cumsum(lost, -1) - lost / 2)).sum(-1), won.sum(-1) * lost.sum(-1))
 
     return measure
 
 
 def average_precision_of(truth: Array, scores: Array) -> Measure:
     """Mean of the precision over the positive cases, from the highest score down, as scikit-learn has it."""
-    positive, tied = truth == 1, _tied(-scores)
+    positive, by_score = truth == 1, _Ties(-scores)
 
-    def measure(weights: Floats) -> float:
-        found = np.bincount(tied, weights * positive)
-        all_found, taken = np.cumsum(found), np.cumsum(np.bincount(tied, weights))
+    def measure(weights: Floats) -> Any:
+        found = by_score.sums(weights * positive)
+        all_found, taken = np.cumsum(found, -1), np.cumsum(by_score.sums(weights), -1)
         precision = np.divide(all_found, taken, out=np.zeros_like(taken), where=taken > 0)
-        return _ratio(float((precision * found).sum()), float(found.sum()))
+        return _ratio((precision * found).sum(-1), found.sum(-1))
 
     return measure
 
 
 def share_of(held: Array, among: Array) -> Measure:
     """Share of the cases `among` that are `held`: sensitivity among the positive ones, for example."""
-    both = (held & among).astype(float)
-
-    def measure(weights: Floats) -> float:
-        return _ratio(float(weights @ both), float(weights @ among))
-
-    return measure
+    both, all_of_them = (held & among).astype(float), among.astype(float)
+    return lambda weights: _ratio(weights @ both, weights @ all_of_them)
 
 
 def calibration_error_of(truth: Array, probabilities: Array) -> Measure:
     """Expected calibration error: the mean over bins of |share of positives - mean probability|, by their cases."""
-    bins = bins_of(probabilities)
-
-    def measure(weights: Floats) -> float:
-        return _ratio(float(np.abs(np.bincount(bins, weights * (truth - probabilities))).sum()), float(weights.sum()))
-
-    return measure
+    by_bin, apart = _Ties(bins_of(probabilities)), truth - probabilities
+    return lambda weights: _ratio(np.abs(by_bin.sums(weights * apart)).sum(-1), weights.sum(-1))
 
 
 def bins_of(probabilities: Array) -> Array:
@@ -80,10 +73,12 @@ def bins_of(probabilities: Array) -> Array:
 
 def r2_of(truth: Array, found: Array) -> Measure:
     """Share of the variance of the truth that is explained; below 0 for what the mean would beat."""
+    apart = truth - truth.mean() if truth.size else truth  # squares of numbers far from 0 would lose their digits
+    least = 1e-12 * float(np.max(apart**2, initial=0))  # what rounding leaves where all drawn cases are alike
 
-    def measure(weights: Floats) -> float:
-        mean = _ratio(float(weights @ truth), float(weights.sum()))
-        return 1 - _ratio(float(weights @ (truth - found) ** 2), float(weights @ (truth - mean) ** 2))
+    def measure(weights: Floats) -> Any:
+        spread = weights @ apart**2 - weights.sum(-1) * _ratio(weights @ apart, weights.sum(-1)) ** 2
+        return 1 - _ratio(weights @ (truth - found) ** 2, np.where(spread > least, spread, 0))
 
     return measure
 
@@ -91,20 +86,21 @@ def r2_of(truth: Array, found: Array) -> Measure:
 def mean_error_of(truth: Array, found: Array) -> Measure:
     """Mean absolute error, in units of the truth."""
     errors = np.abs(truth - found)
-    return lambda weights: _ratio(float(weights @ errors), float(weights.sum()))
+    return lambda weights: _ratio(weights @ errors, weights.sum(-1))
 
 
 def rank_correlation_of(truth: Array, found: Array) -> Measure:
     """Spearman's rank correlation; tied values share their mean rank."""
-    tied = [_tied(values) for values in (truth, found)]
+    both = [_Ties(values) for values in (truth, found)]
 
-    def measure(weights: Floats) -> float:
+    def measure(weights: Floats) -> Any:
         ranks = []
-        for own in tied:
-            counts = np.bincount(own, weights)
-            ranks.append((np.cumsum(counts) - counts / 2)[own])
-        a, b = (rank - np.average(rank, weights=weights) for rank in ranks)
-        return _ratio(float(weights @ (a * b)), float(np.sqrt((weights @ a**2) * (weights @ b**2))))
+        for own in both:
+            counts = own.sums(weights)
+            ranks.append((np.cumsum(counts, -1) - counts / 2)[..., own.rank])
+        means = [np.asarray(_ratio((weights * rank).sum(-1), weights.sum(-1))) for rank in ranks]
+        a, b = (rank - mean[..., None] for rank, mean in zip(ranks, means, strict=True))
+        return _ratio((weights * a * b).sum(-1), np.sqrt((weights * a**2).sum(-1) * (weights * b**2).sum(-1)))
 
     return measure
 
@@ -112,10 +108,10 @@ def rank_correlation_of(truth: Array, found: Array) -> Measure:
 def mean_of(measures: Sequence[Measure]) -> Measure:
     """Mean of several measures, of those that are defined."""
 
-    def measure(weights: Floats) -> float:
-        values = [each(weights) for each in measures]
-        defined = [value for value in values if value == value]
-        return sum(defined) / len(defined) if defined else float("nan")
+    def measure(weights: Floats) -> Any:
+        values = np.array([each(weights) for each in measures])
+        is_defined = ~np.isnan(values)
+        return _ratio(np.where(is_defined, values, 0).sum(0), is_defined.sum(0))
 
     return measure
 
@@ -161,11 +157,22 @@ def said_of_pair(pair: Results) -> Results:
     return {**pair, "said": f"{pair['of']}: gain over random weights {pair['gain']:+.3f}{interval}: {verdict}"}
 
 
-def _tied(values: Array) -> Array:
-    """The rank of each value among the distinct ones."""
-    found: Array = np.unique(values, return_inverse=True)[1]
-    return found
+class _Ties:
+    """Values in their order, those that are equal together."""
+
+    def __init__(self, values: Array) -> None:
+        self.rank: Array = np.unique(values, return_inverse=True)[1]
+        """Of each value among the distinct ones."""
+        self._order = np.argsort(self.rank, kind="stable")
+        self._starts = np.flatnonzero(np.diff(self.rank[self._order], prepend=-1))
+
+    def sums(self, weights: Floats) -> Floats:
+        """Return the sum of the weights `(..., cases)` of each distinct value, in their order."""
+        ordered: Floats = weights[..., self._order]
+        return ordered if len(self._starts) == len(self._order) else np.add.reduceat(ordered, self._starts, -1)
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else float("nan")
+def _ratio(part: Any, whole: Any) -> Any:
+    """A quotient, NaN where the whole is not above 0."""
+    found = np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=np.asarray(whole) > 0)
+    return float(found) if found.ndim == 0 else found

@@ -19,7 +19,8 @@ class Learner(nn.Module):
     """Method of `zoo.training.loop.fit`: `forward` takes `inputs`, `weights` and `label`, and returns the loss.
 
     The loss is a mean over the cases of a batch, so that several processes learn as one. A label that a case lacks
-    counts nothing, and the others of its column the more.
+    counts nothing, and the others of its column the more. What balancing adds to outputs, `prior`, is added inside the
+    loss alone: at any time the network's own outputs, and so every file of the run, are without it.
 
     Args:
         network: An encoder with a head, from `load_model`.
@@ -38,6 +39,10 @@ class Learner(nn.Module):
         importance = importance_of(kind, labels, balanced=balanced)
         self.register_buffer("importance", importance, persistent=False)
         self.register_buffer("prior", prior_of(kind, importance), persistent=False)
+        bias = head_bias(network)
+        if bias in load_report(network).fresh:  # the balanced outputs begin where the head was initialised
+            with torch.no_grad():
+                network.get_parameter(bias).sub_(self.prior)
 
     def train(self, mode: bool = True) -> Learner:
         """Switch modes; a frozen network stays in eval mode."""
@@ -54,7 +59,8 @@ class Learner(nn.Module):
         return {"loss": self.loss(outputs.view(*weights.shape[:2], -1).sum(1), batch["label"])}
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean over cases of the loss of outputs `(N, K)`."""
+        """Return the mean over cases of the loss of the network's outputs `(N, K)`."""
+        outputs = outputs + self.prior
         if self.kind == "classes":
             found = labels[:, 0].long()
             return (F.cross_entropy(outputs, found, reduction="none") * self.importance[found]).mean()
@@ -68,7 +74,7 @@ class Learner(nn.Module):
         return (each * there).mean()
 
     def outputs(self, batch: dict[str, Any], at_once: int) -> Tensor:
-        """Return the outputs of whole images `(N, K)` in float64, without what balancing added.
+        """Return the network's outputs for whole images `(N, K)` in float64.
 
         Args:
             batch: `inputs` and `weights`, each `(N, n, ...)`.
@@ -78,13 +84,11 @@ class Learner(nn.Module):
         flat, counting = [x.flatten(0, 1) for x in batch["inputs"]], weights.flatten(0, 1)
         pieces = [slice(first, first + at_once) for first in range(0, len(counting), at_once)]
         found = torch.cat([head_outputs(self.network, [x[own] for x in flat], counting[own]) for own in pieces])
-        return found.double().view(*weights.shape[:2], -1).sum(1) - self.prior.double()
+        return found.double().view(*weights.shape[:2], -1).sum(1)
 
     def state(self) -> State:
-        """Return the network's tensors, with a head whose outputs are those of `outputs`."""
-        state = {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
-        state[head_bias(self.network)] -= self.prior.to(state[head_bias(self.network)])
-        return state
+        """Return the network's tensors as they are saved."""
+        return {name: tensor.detach().clone() for name, tensor in self.network.state_dict().items()}
 
 
 def head_bias(network: nn.Module) -> str:

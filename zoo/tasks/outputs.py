@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -33,6 +33,26 @@ class Outputs:
     """Of `numbers`, those of the training part: an answer is output x deviation + mean."""
     window: tuple[int, ...] = ()
     """Of `voxels`, sides of the windows that the network learnt from; empty where it takes slices whole."""
+
+    def limits(self, count: int) -> list[float]:
+        """Return from which probability on each of `count` outputs is the answer; NaN where the largest one is.
+
+        Of two classes with a threshold the first is the answer above 1 less that of the second.
+        """
+        if self.kind == "classes" and self.thresholds:
+            return [1 - self.thresholds[0], self.thresholds[0]]
+        return list(self.thresholds) or [nan] * count
+
+    def rule(self, names: Sequence[str]) -> str:
+        """Return in words how probabilities become decisions; empty where nothing is decided on them."""
+        if self.kind == "labels":
+            pairs = zip(map(printable, names), self.thresholds, strict=True)
+            return "labels hold from these probabilities on: " + ", ".join(f"{name} {t:.3g}" for name, t in pairs)
+        if self.kind != "classes":
+            return ""
+        if self.thresholds:
+            return f"{names[1]!r} is the answer from probability {self.thresholds[0]:.3g} on, else {names[0]!r}"
+        return "the class with the largest probability is the answer"
 
     def as_header(self) -> dict[str, Any]:
         """Return what `make_header` takes; `read_outputs` reads it back."""

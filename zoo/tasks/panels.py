@@ -74,7 +74,7 @@ def draw_panels(panels: Sequence[Panel], footer: str, legend: Sequence[tuple[str
 
 
 def label_colours(names: Sequence[str]) -> list[tuple[str, Colour]]:
-    """Return the legend of labels 1, 2, ... by their names, in the colours of `with_labels`."""
+    """Return the legend of labels 1, 2, ... by their names, in the colours of `overlaid`."""
     return [(name, _COLOURS[i % len(_COLOURS)]) for i, name in enumerate(names)]
 
 
@@ -100,7 +100,7 @@ def with_heat(grey: NDArray[Any], heat: NDArray[Any]) -> Pixels:
     return _mixed(grey, colour, _STRONGEST * np.abs(heat).clip(0, 1))
 
 
-def with_labels(grey: NDArray[Any], labels: NDArray[Any]) -> Pixels:
+def overlaid(grey: NDArray[Any], labels: NDArray[Any]) -> Pixels:
     """Return an image `(H, W)` from 0 to 1 in colours `(H, W, 3)`, one for each label; 0 has none."""
     import numpy as np
 

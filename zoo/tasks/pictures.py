@@ -76,14 +76,14 @@ def draw_cases(
     *,
     plane: tuple[int, int] = (0, 1),
 ) -> None:
-    """Draw the surest right cases above the surest wrong ones, each with its probability and its truth.
+    """Draw the surest right cases above the surest wrong ones, each with probability, threshold and truth.
 
     Args:
         path: The file.
         images: Data set of the cases, `zoo.tasks.data.WholeImages`; of a volume its middle slice is shown.
         ids: What the cases are called.
         truth: `(N, K)`, 1, 0, or NaN where it is not known.
-        answers: `probability` `(N, K)` and `decided` `(N, K)`.
+        answers: `probability` `(N, K)`, `decided` `(N, K)`, and `threshold` `(N, K)`, NaN where the largest decides.
         names: Of the outputs; of several labels each case is shown for the one that is surest.
         plane: The axes of volumes that a slice across the body has.
     """
@@ -97,15 +97,19 @@ def draw_cases(
             axes.set_axis_off()
         for axes, (i, k) in zip(row[: len(cases)], cases, strict=True):
             axes.imshow(_picture(images[(0, i)]["inputs"][0], plane), cmap="gray")
-            probability, held = answers["probability"][i, k], bool(truth[i, k] == 1)
-            is_or_not = names[k] if held else f"not {names[k]}"
-            name = Path(ids[i]).name
-            said = f"{name[-28:]}\n{names[k]}: probability {probability:.2f}\n{title}, truth: {is_or_not}"
-            axes.set_title(said, fontsize=7)
+            said = said_of_case(names[k], answers["probability"][i, k], answers["threshold"][i, k])
+            is_or_not = names[k] if truth[i, k] == 1 else f"not {names[k]}"
+            axes.set_title(f"{Path(ids[i]).name[-28:]}\n{said}\n{title}, truth: {is_or_not}", fontsize=7)
         if not cases:
             row[0].text(0, 0.5, f"no case is {title}", fontsize=9)
     figure.suptitle("surest of the test part: right above, wrong below", fontsize=9)
     _save(figure, path)
+
+
+def said_of_case(name: str, probability: float, threshold: float) -> str:
+    """The probability of an output, and the one from which on it is the answer; two lines for a title."""
+    rule = "the largest is the answer" if np.isnan(threshold) else f"the answer from {threshold:.2f} on"
+    return f"{name}: probability {probability:.2f}\n({rule})"
 
 
 def surest(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.embedding import Embedder
 from zoo.errors import InputContractError
-from zoo.tasks.outputs import Outputs
-from zoo.tasks.saved import SavedModel, read_saved
+from zoo.tasks.inputs import in_words
+from zoo.tasks.saved import OfSaved, read_saved
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from zoo.embedding import Precision
+    from zoo.arguments import Precision
     from zoo.entry import Preprocessing
     from zoo.tasks.segmenting import SegmentPredictor
 
@@ -34,7 +33,8 @@ def load_predictor(
     Example:
         >>> predict = zoo.load_predictor("run")
         >>> predict("film.png")
-        {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True}}
+        {'task': 'classify', 'probabilities': {'pneumonia': 0.83}, 'labels': {'pneumonia': True},
+         'thresholds': {'pneumonia': 0.41}}
 
     A network that segments gives `labels`, uint8 on the image's own grid, with `affine` and `classes`, see
     `SegmentPredictor`; of the others a call of `Predictor` says what it returns.
@@ -64,39 +64,26 @@ def load_predictor(
     return Predictor(saved, embedder)
 
 
-@dataclass(frozen=True, eq=False)
-class Predictor:
+@dataclass(frozen=True, eq=False, repr=False)
+class Predictor(OfSaved):
     """Answers of a fine-tuned network for images; it can be pickled, and each process loads the network by itself."""
 
-    saved: SavedModel
-    """What the file says."""
     embedder: Embedder
     """What makes the outputs of the head of images."""
 
     @property
-    def task(self) -> str:
-        """`classify` or `regress`."""
-        return self.saved.task
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the outputs."""
-        return self.saved.classes
-
-    @property
-    def outputs(self) -> Outputs:
-        """How the outputs become answers: kind, thresholds, means and deviations."""
-        return self.saved.outputs
+    def thresholds(self) -> dict[str, float]:
+        """By name the probability from which on a label, or the second of two classes, is the answer."""
+        found = self.outputs.thresholds
+        return dict(zip(self.classes[-len(found) :], found, strict=True)) if found else {}
 
     @property
     def input(self) -> Preprocessing:
         """What images must be."""
         return self.embedder.transform.preprocessing
 
-    @property
-    def header(self) -> Mapping[str, str]:
-        """All that the file says of the network, as text: base weights, licences, command."""
-        return self.saved.header
+    def __repr__(self) -> str:
+        return f"Predictor({self.in_a_line()}, {in_words(self.input)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the answer for an image, or a list of them for a list of images.
@@ -107,8 +94,8 @@ class Predictor:
 
         Returns:
             `task`, and of labels or classes `probabilities` by name. `labels` says by the thresholds whether each
-            holds; of classes, `label` is the name of the one that does. Of numbers `values` by name, in the units of
-            the table.
+            holds; of classes, `label` is the name of the one that does. `thresholds` has them by name; of classes
+            without one the most probable holds. Of numbers `values` by name, in the units of the table.
 
         Raises:
             InputContractError: An image cannot be what the network was trained on, or cannot be read.
@@ -128,9 +115,10 @@ class Predictor:
             return {"task": self.task, "values": named}
         held = self.outputs.decisions(found)
         if self.outputs.kind == "classes":
-            return {"task": self.task, "probabilities": named, "label": self.classes[int(held[0])]}
+            named_label = {"label": self.classes[int(held[0])]}
+            return {"task": self.task, "probabilities": named, **named_label, "thresholds": self.thresholds}
         labels = dict(zip(self.classes, map(bool, held[0]), strict=True))
-        return {"task": self.task, "probabilities": named, "labels": labels}
+        return {"task": self.task, "probabilities": named, "labels": labels, "thresholds": self.thresholds}
 
     def _values(self, images: list[Any]) -> list[NDArray[Any]]:
         """Outputs `(K,)` of each image."""

@@ -14,6 +14,7 @@ from zoo.errors import OptionError
 from zoo.formats import Task as TaskName
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.labelled import Cohort, ImageTrial, read_cohort
+from zoo.tasks.labels import numbers_in
 from zoo.tasks.measures import (
     FEW,
     Measure,
@@ -27,7 +28,6 @@ from zoo.tasks.measures import (
 )
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.splits import Split
-from zoo.tasks.table import numbers_in
 from zoo.tasks.task import Answers, Trial
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Floats, Results, or_none
@@ -145,10 +145,10 @@ class Regress:
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
         return {"of": "R2", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
-    def write(self, rows: Sequence[int], answers: Answers, out: Path) -> None:
+    def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""
         columns = [[f"{value:.6g}" for value in column] for column in answers[NUMBER].T]
-        self.cohort.write(rows, Outputs("numbers"), columns, out)
+        self.cohort.write(rows, Outputs("numbers"), columns, out, folds=folds)
 
     def draw(self, trial: Trial, rows: Sequence[int], answers: Answers, out: Path) -> None:
         """Draw what was found against the truth."""

@@ -12,7 +12,7 @@ from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, Un
 from zoo.fetching import is_hub, local_file
 from zoo.files import user_path
 from zoo.formats import open_checkpoint, told
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 from zoo.registry import get_entry
 from zoo.tasks.outputs import Outputs, read_outputs
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 """Name of the file in the folder of a run."""
+FINAL = "final"
+"""Folder of the network that learnt from all cases, in that of a cross-validation."""
 _TASKS = {"labels": "classify", "classes": "classify", "numbers": "regress", "voxels": "segment"}
 
 
@@ -38,6 +40,38 @@ class SavedModel:
     """Names of the outputs."""
     header: Mapping[str, str]
     """The whole of its header, see `zoo.formats.header`."""
+
+
+@dataclass(frozen=True, eq=False)
+class OfSaved:
+    """What every predictor tells of the file that it is made of."""
+
+    saved: SavedModel
+    """What the file says."""
+
+    @property
+    def task(self) -> str:
+        """`classify`, `regress` or `segment`."""
+        return self.saved.task
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs; of labels of voxels the background first."""
+        return self.saved.classes
+
+    @property
+    def outputs(self) -> Outputs:
+        """How the outputs become answers: kind, thresholds, means and deviations, windows."""
+        return self.saved.outputs
+
+    @property
+    def header(self) -> Mapping[str, str]:
+        """All that the file says of the network, as text: base weights, licences, command."""
+        return self.saved.header
+
+    def in_a_line(self) -> str:
+        """The model, the task and the first of the names, for people."""
+        return f"{self.saved.model}, {self.task}: {first_names(self.classes, 10)}"
 
 
 def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str | Path) -> Path:
@@ -77,6 +111,8 @@ def read_saved(path: str | Path, cache_dir: str | Path | None = None) -> SavedMo
 def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     """Return the file that the path of a run's folder, or of a file, stands for; its content is not looked at.
 
+    Of a cross-validation it is that of the network that learnt from all cases, where there is one.
+
     An address of the hub is fetched into the cache.
 
     Raises:
@@ -92,9 +128,12 @@ def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
         return path
     if (file := path / WEIGHTS).is_file():
         return file
+    if (final := path / FINAL / WEIGHTS).is_file():
+        return final
     if (fold := path / "fold0" / WEIGHTS).is_file():
         raise OptionError(
-            f"{path} is a cross-validation, which has a network of each fold alone: give one, such as {fold.parent}"
+            f"{path} is a cross-validation, which has a network of each fold alone: give one, such as {fold.parent}, "
+            "or add --final --resume to its command, which trains one on all cases"
         )
     began = (path / "last.pt").is_file()
     way = "its run has not come to its end: the same command with --resume goes on" if began else "no run wrote to it"

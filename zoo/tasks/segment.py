@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,19 @@ from zoo.formats import Task as TaskName
 from zoo.messages import first_names
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.data import KEPT
+from zoo.tasks.data import KEPT, has_room
+from zoo.tasks.first_look import check_size, input_of_run
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
-from zoo.tasks.masks import Classes, all_values, classes_of, pair_masks
+from zoo.tasks.masks import Classes, all_values, classes_of, find_pairs, pair_masks
 from zoo.tasks.measures import FEW, Measure, difference_of, with_interval
 from zoo.tasks.outputs import Outputs
-from zoo.tasks.segment_trial import SegmentTrial, check_window
-from zoo.tasks.splits import Split
+from zoo.tasks.segment_trial import SegmentTrial
+from zoo.tasks.splits import FOLD, Split
 from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
 from zoo.training.args import names_in
 from zoo.training.distributed import Processes
-from zoo.training.finetune import starting_input
 from zoo.training.metrics import Floats, Results, dice, or_none
 from zoo.training.pictures import draw_labels
 from zoo.training.prepared import prepare_all
@@ -113,18 +114,24 @@ class Segment:
         """Make a trial of a network; images and masks are brought to its grid for the first one, and kept."""
         of_slices = isinstance(self.transform, SliceTransform)
         windows = None if of_slices else windows_of(self.entry, network, self.transform, window=self.args.sides() or ())
-        if windows and self.args.window:
-            check_window(network, self.entry, windows.size, self.args.window)
+        if windows and (args.window or args.size):
+            asked = f"--window {args.window}" if args.window else f"--size {args.size}"
+            check_size(network, self.entry, windows.size, asked)
         if self.images is None:
-            folder = None if args.dry_run else Path(self.args.out) / KEPT
-            paths = [Path(path) for path in self.cases.paths]
-            margin = windows.margin if windows else 0
-            self.images = MaskedImages(paths, self.masks, self.transform, self.classes, margin, folder)
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-                prepare_all(folder, range(len(paths)), self.images.keep, workers=args.workers, what="images")
+            self.images = self._images(windows.margin if windows else 0, args, processes)
         self.windows = windows
         return SegmentTrial(self.entry, self.images, network, args, split, processes, windows)
+
+    def _images(self, margin: int, args: FinetuneArgs, processes: Processes) -> MaskedImages:
+        """Images with their masks; kept in OUT where the disk has room, else made anew each time."""
+        paths, out = [Path(path) for path in self.cases.paths], Path(self.args.out)
+        images = MaskedImages(paths, self.masks, self.transform, self.classes, margin)
+        if args.dry_run or not has_room(out, images.size(), processes.device):
+            return images
+        images, folder = replace(images, folder=out / KEPT), out / KEPT
+        folder.mkdir(exist_ok=True)
+        prepare_all(folder, range(len(paths)), images.keep, workers=args.workers, what="images")
+        return images
 
     def metrics(self, rows: Rows, found: Tensor) -> Metrics:
         """Return the mean `loss` of cases, and their mean `dice`, which stays 0 while the loss already falls."""
@@ -176,11 +183,13 @@ class Segment:
         gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])
         return {"of": "Dice", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
-    def write(self, rows: Rows, answers: Answers, out: Path) -> None:
+    def write(self, rows: Rows, answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`: Dice and distances of each case, empty where there is none."""
         by_case = self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))
-        columns = [[self.cases.ids[i] for i in rows], [self.groups[i] for i in rows]]
+        columns: list[Sequence[object]] = [[self.cases.ids[i] for i in rows], [self.groups[i] for i in rows]]
         names = ["id", "group"]
+        if folds:
+            names, columns = [*names, FOLD], [*columns, folds]
         for k, name in enumerate(self.names[1:]):
             names += [f"dice_{name}", f"hausdorff95_{name}"]
             columns += [_cells(by_case[:, k]), _cells(answers[DISTANCES][:, 0, k])]
@@ -215,14 +224,17 @@ def segment(args: FinetuneArgs) -> Segment:
     if not entry.segments:
         others = [name for name, other in entries().items() if other.segments]
         raise OptionError(f"{args.model} does not segment: {entry.summary}. Take {first_names(others, 20)}")
-    contract = starting_input(args)
+    contract = input_of_run(args)
     transform = build_transform(contract)
     films, sides = isinstance(transform, ImageTransform), args.sides()
     if sides and (isinstance(transform, SliceTransform) or len(sides) != entry.dimension):
         takes = "slices whole" if isinstance(transform, SliceTransform) else f"windows of {entry.dimension} sides"
         raise OptionError(f"--window {args.window}: {args.model} takes {takes}")
-    cases = read_cases(args, volumes=not films, lesions=False)
-    masks = pair_masks(cases, args.data, args.masks, films=films)
+    if args.table:
+        cases = read_cases(args, volumes=not films, lesions=False)
+        masks = pair_masks(cases, args.data, args.masks, films=films)
+    else:
+        cases, masks = find_pairs(args.data, args.masks, films=films)
     values = all_values(masks, films=films)
     return Segment(args, entry, contract, cases, masks, values, classes_of(values, names_in(args.classes)))
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from zoo.entry import Entry, State, Windows
-from zoo.errors import InputContractError, OptionError
 from zoo.images import read_label_picture, read_labels
 from zoo.tasks.args import PARTS, FinetuneArgs
 from zoo.tasks.crops import Crops, Positions, Whole
@@ -22,7 +21,6 @@ from zoo.tasks.panels import planes_at, shades
 from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.splits import Split
 from zoo.training.distributed import Processes
-from zoo.training.evaluate import judging
 from zoo.training.finetune import collect
 from zoo.training.metrics import Array, count_overlap, surface_distances
 from zoo.transforms import ImageTransform
@@ -49,7 +47,9 @@ class SegmentTrial:
         augment = entry.augment if args.augment else None
         size = windows.size if windows else ()
         train = Crops(self.images, split["train"], size=size, count=count, augment=augment, seed=args.seed)
-        self.data: Mapping[str, Dataset[Any]] = {"train": train, "val": Whole(self.images, split["val"])}
+        self.data: Mapping[str, Dataset[Any]] = {"train": train}
+        if "val" in split:
+            self.data = {**self.data, "val": Whole(self.images, split["val"])}
         if "test" in split:
             self.data = {**self.data, "test": Positions(split["test"])}
 
@@ -95,17 +95,6 @@ class SegmentTrial:
             distances = surface_distances(*pair, self.num_classes, spacing)
             rows.append(torch.cat([count_overlap(*pair, self.num_classes).flatten(), distances.flatten()]))
         return torch.stack(rows).to(batch["row"].device)
-
-
-def check_window(network: nn.Module, entry: Entry, size: tuple[int, ...], asked: str) -> None:
-    """Raise `OptionError` where a network does not take the windows that are asked for: before images are prepared."""
-    state = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
-    window = torch.empty((2, state[entry.stem].shape[entry.stem_axis], *size), device="meta")
-    try:
-        with judging(network):
-            torch.func.functional_call(network, state, window)
-    except (InputContractError, RuntimeError) as error:
-        raise OptionError(f"--window {asked}: the network does not take such windows: {error}") from error
 
 
 def read_truth(images: MaskedImages, row: int) -> tuple[Array, Sequence[float]]:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from zoo.embedding import Precision, check_head
+from zoo.arguments import Precision, check_precision
+from zoo.embedding import check_head
 from zoo.entry import Entry, Labels, Preprocessing, Transform
 from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
 from zoo.registry import get_entry
 from zoo.settings import local_rank
+from zoo.tasks.inputs import in_words
 from zoo.tasks.labelling import label_image
-from zoo.tasks.outputs import Outputs
-from zoo.tasks.saved import SavedModel
+from zoo.tasks.saved import OfSaved
 from zoo.training.loop import autocast
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@dataclass(frozen=True, eq=False)
-class SegmentPredictor:
+@dataclass(frozen=True, eq=False, repr=False)
+class SegmentPredictor(OfSaved):
     """Labels of images by a fine-tuned network; it can be pickled, and each process loads the network by itself."""
 
-    saved: SavedModel
-    """What the file says."""
     device: str | torch.device = "auto"
     """Where the network runs; `"auto"` for the GPU of this process, if there is one."""
     batch_size: int | None = None
@@ -43,8 +41,7 @@ class SegmentPredictor:
 
     def __post_init__(self) -> None:
         """Refuse the file of another task, and what is out of its range."""
-        if self.precision not in get_args(Precision):
-            raise OptionError(f"precision={self.precision!r}: {', '.join(get_args(Precision))} are known")
+        check_precision(self.precision)
         if self.batch_size is not None and self.batch_size < 1:
             raise OptionError(f"batch_size={self.batch_size}: at least 1 is expected")
         if self.saved.outputs.kind != "voxels":
@@ -53,6 +50,9 @@ class SegmentPredictor:
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what each process makes by itself."""
         return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
+
+    def __repr__(self) -> str:
+        return f"SegmentPredictor({self.in_a_line()}, {in_words(self.input, is_cut=False)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the labels of an image, or a list of answers for a list of images.
@@ -107,26 +107,6 @@ class SegmentPredictor:
         return get_entry(self.saved.model)
 
     @property
-    def task(self) -> str:
-        """Always `segment`."""
-        return self.saved.task
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the labels, background first."""
-        return self.saved.classes
-
-    @property
-    def outputs(self) -> Outputs:
-        """How the outputs become answers."""
-        return self.saved.outputs
-
-    @property
     def input(self) -> Preprocessing:
         """What images must be."""
         return self.transform.preprocessing
-
-    @property
-    def header(self) -> Mapping[str, str]:
-        """All that the file says of the network, as text."""
-        return self.saved.header

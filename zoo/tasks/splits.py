@@ -17,6 +17,8 @@ from zoo.training.table import read_table, write_table
 PARTS = ("train", "val", "test")
 SPLITS = "splits.csv"
 """File in OUT that says which case is in which part."""
+FOLD = "fold"
+"""Column of tables of a cross-validation: the fold in which a case is tested, from 0."""
 _LABELS = "labels"
 
 Split: TypeAlias = Mapping[str, Sequence[int]]
@@ -121,7 +123,7 @@ def check_kept(out: Path, ids: Sequence[str], labels: Sequence[str], splits: Seq
 
 
 def _column(splits: Sequence[Split]) -> str:
-    return "split" if len(splits) == 1 else "fold"
+    return "split" if len(splits) == 1 else FOLD
 
 
 def _parts_of(splits: Sequence[Split]) -> list[tuple[int, object]]:

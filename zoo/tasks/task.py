@@ -85,8 +85,8 @@ class Task(Protocol):
     def compare(self, rows: Rows, answers: Answers, twin: Answers) -> Results:
         """Return the paired gain over the same training from random weights: `of` what, `gain`, `low` and `high`."""
 
-    def write(self, rows: Rows, answers: Answers, out: Path) -> None:
-        """Write the predictions of the test part into a folder."""
+    def write(self, rows: Rows, answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
+        """Write the predictions for test cases into a folder, of a cross-validation with the fold of each."""
 
     def draw(self, trial: Trial, rows: Rows, answers: Answers, out: Path) -> None:
         """Draw pictures of the test part into a folder."""

@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 
 from zoo.progress import duration
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.run import Arm, arguments_of, groups_of, plan, warnings_of
+from zoo.tasks.arms import Arm, arguments_of, groups_of
+from zoo.tasks.first_look import look_at
+from zoo.tasks.run import plan, warnings_of
 from zoo.tasks.task import Task
 from zoo.training import distributed
 from zoo.training.data import Batches, build_loader, length_of, to_device
@@ -34,11 +36,13 @@ def try_run(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Results
         InputContractError: One of the images that were tried cannot be what the network takes.
     """
     task, arms, args = plan(args, read, 1)
-    warnings = warnings_of(task, arms, args)
+    seen = look_at(task.cases, task.contract, args)
+    warnings = warnings_of(task, arms, args, seen)
     return {
         "task": task.name,
         "outputs": list(task.names),
-        "trainings": len(arms),
+        "input": seen.input,
+        "trainings": len(arms) + args.final,
         "cases": {part: task.count(rows) for part, rows in arms[0].split.items()},
         **_try(args, task, arms[0], distributed.start(args.device)),
         "warnings": warnings,
@@ -53,6 +57,7 @@ def lines_of(found: Results) -> list[str]:
     most = found["trainings"] * steps * seconds
     return [
         f"{found['task']}: {', '.join(found['outputs'])}",
+        f"  input: {found['input']}",
         *parts,
         f"  {trainings}{found['epochs']} epochs of {found['steps_per_epoch']} steps of {found['batch_size']} cases",
         f"  {found['parameters']} parameters learn; a step takes {seconds:.3g} s here, images included: at most "

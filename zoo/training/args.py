@@ -15,8 +15,10 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from zoo.arguments import PRECISIONS
 from zoo.errors import OptionError
 from zoo.messages import escaped
 from zoo.settings import processors
@@ -38,7 +40,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("zoo")
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("cosine", "cosine-per-step", "constant", "plateau")
 
@@ -69,7 +70,7 @@ def default(value: Any) -> Any:
     return field(default=value, metadata={})
 
 
-def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
+def facts_of_args(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
     """What the last `arg` of each field says, by name; a field that is `free` in one class stays free."""
     found: dict[str, dict[str, Any]] = {}
     for base in filter(dataclasses.is_dataclass, reversed(kind.__mro__)):
@@ -82,7 +83,7 @@ def facts_of(kind: type[Arguments]) -> dict[str, dict[str, Any]]:
 
 def renamed(kind: type[Arguments]) -> dict[str, str]:
     """Names of renamed fields: the name in the release before -> the name now."""
-    return {facts["was"]: name for name, facts in facts_of(kind).items() if facts["was"]}
+    return {facts["was"]: name for name, facts in facts_of_args(kind).items() if facts["was"]}
 
 
 def build_from(args: object, kind: Callable[..., T], *given: Any, **others: Any) -> T:
@@ -138,10 +139,12 @@ class TrainArgs:
     def check(self) -> None:
         """Raise one `OptionError` that names everything wrong with the values."""
         problems = []
-        for name, facts in facts_of(type(self)).items():
+        for name, facts in facts_of_args(type(self)).items():
             legal, value = facts["choices"], getattr(self, name)
             if legal and value not in legal:
                 problems.append(f"{flag_of(name)} must be one of {', '.join(legal)}, not {value!r}")
+        needed = [f.name for f in fields(self) if f.default is dataclasses.MISSING]
+        problems += [f"{flag_of(name)} is empty" for name in needed if getattr(self, name) == ""]
         for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 problems.append(f"{flag_of(name)} must be at least 1, not {getattr(self, name)}")
@@ -172,19 +175,34 @@ def parse_args(
     *,
     prog: str | None = None,
     usage: str | None = None,
+    panels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    rest: str = "",
+    hidden: Sequence[str] = (),
 ) -> A:
     """Build an arguments object from the command line: one flag for each field, with the field's default.
 
-    `usage` stands for the list of all flags in the help and above errors; None for that list.
     The default of `--workers` is at most the number of processors.
+
+    Args:
+        cls: Its dataclass.
+        argv: The words; None for those that Python was started with.
+        description: Of the command, for its help.
+        prog: What the command is called; None for the name of the program.
+        usage: Stands for the list of all flags in the help and above errors; None for that list.
+        panels: Fields by the titles of the panels in which the help shows their flags, in this order.
+        rest: Title of the last panel, of all other fields; empty for no panels.
+        hidden: Fields whose flags the help leaves out.
 
     Raises:
         OptionError: A value is out of its range.
         SystemExit: The flags themselves are wrong (argparse prints why).
     """
     parser = argparse.ArgumentParser(prog, usage, description=description, formatter_class=_Help)
-    types, facts = typing.get_type_hints(cls), facts_of(cls)
-    for f in fields(cls):
+    types, facts = typing.get_type_hints(cls), facts_of_args(cls)
+    groups = {name: parser.add_argument_group(title) for title, names in panels.items() for name in names}
+    others: Any = parser.add_argument_group(rest) if rest else parser
+    by_name = {f.name: f for f in fields(cls)}
+    for f in [by_name[name] for name in dict.fromkeys([*groups, *by_name])]:
         required = f.default is dataclasses.MISSING
         options: dict[str, Any] = {"dest": f.name, "help": facts[f.name]["help"], "required": required}
         options["default"] = argparse.SUPPRESS  # for a required flag, so that the help names no default
@@ -195,7 +213,9 @@ def parse_args(
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= {"type": types[f.name], "choices": facts[f.name]["choices"]}
-        parser.add_argument(flag_of(f.name), **options)
+        if f.name in hidden:
+            options["help"] = argparse.SUPPRESS
+        groups.get(f.name, others).add_argument(flag_of(f.name), **options)
     now = {flag_of(old): flag_of(name) for old, name in renamed(cls).items()}
     args = cls(**vars(parser.parse_args(in_new_words(argv, now))))
     args.check()

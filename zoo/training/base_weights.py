@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from torch import nn
@@ -23,11 +23,9 @@ from zoo.registry import entries, get_entry, resolve, split_name
 
 log = logging.getLogger("zoo")
 
-COMPARED = (
-    *("size", "resize", "spacing", "affine", "orientation", "units", "value_range", "window", "mean", "std"),
-    "normalise",
-)
-"""Fields of an input contract in which a run is compared with the weights that it begins with."""
+NOT_COMPARED = ("thickness",)
+"""Fields of an input contract that may differ between a run and the weights that it begins with: `thickness` says which
+volumes are let in, not how one becomes an input."""
 SAME = 0.01
 """Relative difference of two numbers that is not worth a warning: less than between volumes of one scanner."""
 
@@ -135,18 +133,19 @@ def warn_of_other_input(weights: BaseWeights, model: str, changed: Mapping[str, 
     Args:
         weights: The weights.
         model: Entry of the encoder.
-        changed: The fields that the run changed, as for `begin`.
+        changed: The fields that the run changed, as for `start_from_init`.
     """
     ours = get_entry(model).preprocessing.override(input_for(model, changed))
     theirs, is_said = weights.input(model)
-    other = [name for name in COMPARED if not _alike(getattr(ours, name), getattr(theirs, name))]
+    compared = [field.name for field in fields(Preprocessing) if field.name not in NOT_COMPARED]
+    other = [name for name in compared if not _alike(getattr(ours, name), getattr(theirs, name))]
     if not other:
         return
     there, here = (", ".join(f"{name} {_text(getattr(each, name))}" for name in other) for each in (theirs, ours))
     origin = "was trained with" if is_said else f"does not say its input; that of {model} has"
     log.warning(
-        "%s %s %s, but this run has %s: what it learnt is seen in another size or intensity. Give the run the same "
-        "input, unless that is intended",
+        "%s %s %s, but this run has %s: the images that it learnt from were others. Give the run the same input, "
+        "unless that is intended",
         weights.name,
         origin,
         there,

@@ -91,7 +91,7 @@ def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[A
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2 or size < 2 * len(classes):
         raise OptionError(f"{size} of {len(labels)} labels cannot hold 2 of each class; classes have {counts.tolist()}")
-    shares = _shares(size, counts)
+    shares = shares_of(size, counts)
     members = [np.flatnonzero(labels == c) for c in classes]
     return [
         np.concatenate([rng.choice(m, n, replace=False) for m, n in zip(members, shares, strict=True)])
@@ -99,7 +99,7 @@ def label_subsets(labels: Array, size: int, count: int, seed: int = 0) -> list[A
     ]
 
 
-def _shares(size: int, counts: Array) -> Array:
+def shares_of(size: int, counts: Array) -> Array:
     """Divide `size` in proportion to the counts of the classes (C,): at least 2 of each, at most its count.
 
     What rounding leaves over goes to, or is taken from, the class that is farthest from its exact share; of several

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +18,7 @@ from zoo import loading
 from zoo.checkpoint import is_counter, load_report
 from zoo.entry import Preprocessing
 from zoo.errors import OptionError
+from zoo.fetching import hash_file
 from zoo.files import write_text
 from zoo.formats import Task, make_header
 from zoo.messages import first_names
@@ -120,7 +122,13 @@ def origin_of(network: nn.Module) -> Results:
 
 
 def finetuning_header(
-    network: nn.Module, task: Task, command: str, *, input: Preprocessing, classes: Sequence[str] = ()
+    network: nn.Module,
+    task: Task,
+    command: str,
+    *,
+    input: Preprocessing,
+    classes: Sequence[str] = (),
+    outputs: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, str]:
     """The header of what a fine-tuning run saves.
 
@@ -130,6 +138,7 @@ def finetuning_header(
         command: From `zoo.training.args.command_of`.
         input: Input contract of the run's images or volumes.
         classes: Names of the outputs, in their order.
+        outputs: How they become answers, as for `make_header`, where that is known before the training.
     """
     report = load_report(network)
     return make_header(
@@ -140,6 +149,7 @@ def finetuning_header(
         options=report.options,
         base=base_of(report),
         classes=classes,
+        outputs=outputs,
     )
 
 
@@ -163,7 +173,12 @@ def load_network(args: Start, num_classes: int) -> nn.Module:
     )
 
 
-def write_results(results: Results, out: str | Path, *, hint: str | None = None) -> None:
+def digests_of(*files: Path) -> dict[str, str]:
+    """The sha256 of files by name, for `weights` of results: it tells which file a folder's results are of."""
+    return {file.name: hash_file(file) for file in files}
+
+
+def write_results(results: Results, out: str | Path, *, hint: str | None = None, rules: Sequence[str] = ()) -> None:
     """Write `results.json` into a folder, whole or not at all.
 
     Args:
@@ -171,6 +186,7 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
         out: The folder.
         hint: What to do next, said after the results are printed in a few lines; may be empty. None for a part of a
             run, which prints nothing.
+        rules: Lines to print below the results: how what was found became decisions.
 
     Raises:
         OSError: The file cannot be written.
@@ -179,7 +195,7 @@ def write_results(results: Results, out: str | Path, *, hint: str | None = None)
     with writing(file):
         write_text(file, json.dumps(results, indent=2))
     if hint is not None:
-        print("\n".join([*in_lines(results), f"results: {file}"]), flush=True)
+        print("\n".join([*in_lines(results), *rules, f"results: {file}"]), flush=True)
     if hint:
         say(hint)
 

@@ -36,7 +36,7 @@ from zoo.training.args import TrainArgs
 from zoo.training.data import Batches, batch_size_of, build_loader, length_of, seed_of, to_device
 from zoo.training.distributed import Processes
 from zoo.training.optim import lr_factor
-from zoo.training.pace import Pace, base_of, begin
+from zoo.training.pace import Pace, base_in_words, begin_pace
 from zoo.training.run import Run
 from zoo.training.runlog import Metrics, RunLog
 from zoo.training.session import at_work
@@ -53,6 +53,7 @@ def fit(
     validate: Validate | None = None,
     params: Iterable[nn.Parameter] | list[dict[str, Any]] | None = None,
     header: Mapping[str, str] = MappingProxyType({}),
+    validated: Mapping[str, str] = MappingProxyType({}),
     base: str = "",
 ) -> Metrics:
     """Train `method` on `dataset` as `args` say and return the metrics of the best epoch.
@@ -63,11 +64,14 @@ def fit(
             `zoo.training.data.Order`, it says which samples make up a step; else each pass is shuffled.
         args: The run.
         processes: From `zoo.training.distributed.start`.
-        validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode; the mean of its
-            metrics over the processes is logged as `val_<name>`.
+        validate: Called after each epoch on every process as `validate(method, epoch)` in eval mode, the first epoch is
+            0 here and 1 in all that is written and said; the mean of its metrics over the processes is logged as
+            `val_<name>`.
         params: Parameters or parameter groups to train; default all that require a gradient. A group's `from_epoch` is
             the first epoch in which it learns.
         header: Header of `best.pt` and `last.pt`, from `zoo.formats.header`; it is not checked.
+        validated: What the header says besides of weights at the end of an epoch. `validate` fills it anew each time,
+            as with thresholds that it has chosen.
         base: Name of the weights that the run starts from, for its first line; default those that the zoo loaded into
             the method.
 
@@ -88,7 +92,7 @@ def fit(
         run.begin()
         record = RunLog(run.out, first_epoch=run.epoch, enabled=processes.is_main, tensorboard=args.tensorboard)
         loader = build_loader(dataset, args.workers, batch_sampler=batches)
-        pace = begin(run, dataset, batches, base or base_of(method))
+        pace = begin_pace(run, dataset, batches, base or base_in_words(method))
         for epoch in range(run.epoch, args.epochs):
             if run.is_exhausted():
                 break
@@ -98,8 +102,8 @@ def fit(
             if validate is not None:
                 metrics |= {f"val_{k}": v for k, v in _validate(run, validate, epoch).items()}
             run.check_folder()
-            record.write({"epoch": epoch, **metrics, "seconds": time.perf_counter() - started})
-            run.finish_epoch(epoch, metrics)
+            record.write({"epoch": epoch + 1, **metrics, "seconds": time.perf_counter() - started})
+            run.finish_epoch(epoch, metrics, validated)
             run.stop_if_asked()
         record.close()
         run.stop_if_asked()
@@ -114,7 +118,7 @@ def train_epoch(run: Run, loader: Iterable[Any], epoch: int, pace: Pace) -> Metr
     parts, steps, done = run.args.accumulate, pace.steps, run.step
     shown = follow(
         loader,
-        f"epoch {epoch}",
+        f"epoch {epoch + 1}",
         steps * parts,
         done=done * parts,
         line=partial(pace.line, run, epoch),
@@ -149,7 +153,7 @@ def _check_finite(run: Run, loss: Tensor, epoch: int, step: int) -> None:
         last = run.out / "last.pt"
         kept = f"the weights that were saved before are in {last}" if last.exists() else "nothing is saved yet"
         raise FloatingPointError(
-            f"the loss is {loss.item()} at epoch {epoch}, step {step} (process {run.processes.rank}); {kept}. "
+            f"the loss is {loss.item()} at epoch {epoch + 1}, step {step + 1} (process {run.processes.rank}); {kept}. "
             f"A smaller --lr or --clip-grad 1 may help."
         )
 

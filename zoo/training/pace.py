@@ -29,19 +29,19 @@ class Pace:
         left = f", at most {duration((args.epochs * self.steps - done) / rate)} left" if rate else ""
         loss = run.sums["loss"].item() / parts
         return (
-            f"epoch {epoch} (the last is {args.epochs - 1}), step {step} of {self.steps}: loss {loss:.4g}, "
+            f"epoch {epoch + 1} of {args.epochs}, step {step} of {self.steps}: loss {loss:.4g}, "
             f"{rate * args.batch_size:.3g} cases/s{left}"
         )
 
 
-def begin(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> Pace:
+def begin_pace(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> Pace:
     """Say on how much data, where and from which weights a run trains; return its pace from here on."""
     if run.processes.is_main:
         args, epoch = run.args, min(run.epoch, run.args.epochs - 1)
         batches.set_epoch(epoch)
         size = size_of(dataset[next(iter(batches))[0]], run.method)
         where = f"{run.processes.world} processes on {run.processes.device.type}" if run.processes.world > 1 else ""
-        on = f"going on with epoch {run.epoch}, step {run.step}" if run.epoch or run.step else f"from {base}"
+        on = f"going on with epoch {run.epoch + 1}, step {run.step + 1}" if run.epoch or run.step else f"from {base}"
         say(
             f"training: {run.samples} cases{size}, {args.epochs} epochs of {batches.steps} steps of {args.batch_size} "
             f"cases, {where or run.processes.device.type}, {on}"
@@ -57,9 +57,9 @@ def size_of(sample: Any, method: nn.Module) -> str:
     return f" of {' x '.join(map(str, sides))} {unit}" if sides else ""
 
 
-def base_of(method: nn.Module) -> str:
+def base_in_words(method: nn.Module) -> str:
     """The weights that the zoo loaded into a method, in words."""
     reports: Iterator[LoadReport] = (vars(m)[ATTRIBUTE] for m in method.modules() if ATTRIBUTE in vars(m))
-    if not (report := next(reports, None)) or report.source == "random":
+    if not (report := next(reports, None)) or report.is_random:
         return "random weights"
     return f"{report.model}.{report.tag}" if report.tag else report.source

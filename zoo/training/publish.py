@@ -125,8 +125,7 @@ def publish(
         "format": "safetensors",
         "fingerprint": {name: fingerprint(get_entry(name).convert(dict(kept))[0]) for name in models},
         "input": json.loads(header["input"]),
-        "provenance": {"command": header["command"], "metrics": dict(metrics)}
-        | ({} if base == RANDOM else {"base": base}),
+        "provenance": {"command": header["command"], "metrics": dict(metrics), "base": base},
     } | ({"licences": licences} if licences else {})
     with writing(out / RECORD):
         write_text(out / RECORD, json.dumps(record, indent=2))

@@ -18,7 +18,7 @@ from zoo.errors import CheckpointFormatError, IntegrityError, OptionError, Unsaf
 from zoo.files import write_text
 from zoo.formats import KEY, RANDOM, told
 from zoo.messages import first_names, printable
-from zoo.training.args import TrainArgs, facts_of, renamed
+from zoo.training.args import TrainArgs, facts_of_args, renamed
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_finished
 from zoo.training.saving import check_seal, read_state, writing
@@ -103,7 +103,7 @@ def take_up(run: Resumable) -> list[Any]:
     history: list[Any] = began.get(HISTORY, [])
     if changed:
         log.warning("the run goes on with other arguments than it began with: %s", ", ".join(changed))
-        history = [*history, {"epoch": state["epoch"], "step": state["step"], **changed}]
+        history = [*history, {"epoch": state["epoch"] + 1, "step": state["step"], **changed}]
     return history
 
 
@@ -190,7 +190,7 @@ def write_args(file: Path, args: TrainArgs, history: list[Any]) -> None:
 
 def free_names(args: TrainArgs) -> set[str]:
     """Arguments that a resumed run may change: no number that it computes depends on them."""
-    free = {name for name, facts in facts_of(type(args)).items() if facts["free"]}
+    free = {name for name, facts in facts_of_args(type(args)).items() if facts["free"]}
     # The rates of a cosine depend on its length.
     return free - {"epochs"} if args.schedule.startswith("cosine") else free
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from zoo.training.saving import write_state
 
 log = logging.getLogger("zoo")
 
+_FROM_ONE = "epochs_from_one"
+"""Key of `last.pt`: the first epoch is called 1. Runs that began before that call it 0."""
+
 
 class Run:
     """The method, its optimiser and how far they got: what `last.pt` holds."""
@@ -42,7 +46,7 @@ class Run:
         samples: int = 0,
     ) -> None:
         self.args, self.processes, self.out, self.samples = args, processes, Path(args.out), samples
-        self.header = dict(header)
+        self.header, self.validated = dict(header), dict[str, str]()
         is_3d = any(p.ndim == 5 for p in method.parameters())
         if args.channels_last and is_3d:
             raise OptionError("--channels-last is for 2D networks; this one has 3D convolutions")
@@ -96,19 +100,20 @@ class Run:
             write_args(self.out / "args.json", self.args, self.history)
         distributed.barrier()
 
-    def finish_epoch(self, epoch: int, metrics: Metrics) -> None:
-        """Note the result of an epoch, then save."""
+    def finish_epoch(self, epoch: int, metrics: Metrics, validated: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Note the result of an epoch, from 0, and what the header says of its weights alone; then save."""
+        self.validated = dict(validated)
         name, sign = self.args.monitor.lstrip("+"), -1.0 if self.args.monitor.startswith("+") else 1.0
         if name not in metrics:
             raise OptionError(f"--monitor {name}: no such metric; there are {', '.join(metrics)}")
         value = sign * metrics[name]
         if math.isnan(value):
-            log.warning("%s is NaN after epoch %d", name, epoch)
+            log.warning("%s is NaN after epoch %d", name, epoch + 1)
         improved = value < self.best
         self.waited = 0 if improved else self.waited + 1
         self.plateau.observe(value)
         if improved:
-            self.best, self.best_metrics = value, {"epoch": epoch, **metrics}
+            self.best, self.best_metrics = value, {"epoch": epoch + 1, **metrics}
         self.epoch, self.step, self.sums = epoch + 1, 0, {}
         self._save()
 
@@ -123,7 +128,7 @@ class Run:
         if self.step:
             self.check_folder()
             self._save()
-        where = f"step {self.step} of epoch {self.epoch}" if self.step else f"epoch {self.epoch - 1}"
+        where = f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
         raise Stopped(
             f"stopped by {stopping.asked_by() or 'a signal to another process'} after {where}, saved "
             f"in {self.out / 'last.pt'}: the same command with --resume goes on"
@@ -150,7 +155,9 @@ class Run:
 
     def _weights(self) -> dict[str, Any]:
         weights = {"epoch": self.epoch, "model": self.method.state_dict(), "metrics": self.best_metrics}
-        return weights | ({KEY: self.header} if self.header else {})
+        # What an epoch's validation chose is not of weights that have learnt on since.
+        header = self.header | ({} if self.step else self.validated)
+        return weights | ({KEY: header} if header else {})
 
     def _save(self) -> None:
         # last.pt is the commit: it says which files of the other processes belong to it. best.pt comes after it, and is
@@ -171,7 +178,7 @@ class Run:
 
     def _is_best(self) -> bool:
         """Whether the weights are those of the best epoch."""
-        return self.step == 0 and self.best_metrics.get("epoch") == self.epoch - 1
+        return self.step == 0 and self.best_metrics.get("epoch") == self.epoch
 
     def _resume_state(self) -> dict[str, Any]:
         return {
@@ -184,6 +191,7 @@ class Run:
             "waited": self.waited,
             "best": self.best,
             "world": self.processes.world,
+            _FROM_ONE: True,
         }
 
     def fill(self, state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -198,7 +206,11 @@ class Run:
             self.scaler.load_state_dict(state["scaler"])
         self.plateau.load_state_dict(state["plateau"])
         self.epoch, self.step, self.waited, self.best = (state[k] for k in ("epoch", "step", "waited", "best"))
-        self.best_metrics = state["metrics"]
+        self.best_metrics = dict(state["metrics"])
+        if "epoch" in self.best_metrics and _FROM_ONE not in state:
+            self.best_metrics["epoch"] += 1
+        noted = {} if self.step else state.get(KEY, {})
+        self.validated = {key: text for key, text in noted.items() if key not in self.header}
         sums = own["sums"] if own else state["sums"]
         self.sums = {name: value.to(self.processes.device) for name, value in sums.items()}
         if own:

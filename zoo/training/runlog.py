@@ -37,7 +37,7 @@ class RunLog:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch)
+            self.writer = SummaryWriter(str(out / "tensorboard"), purge_step=first_epoch + 1)
 
     def write(self, line: dict[str, Any]) -> None:
         """Add one epoch to the file, before `last.pt` says that it is done, and say it."""
@@ -78,6 +78,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
     """Read the lines of the epochs that a run has finished; lines behind them are of an epoch that is done again.
 
+    Epochs are counted from 1; lines of runs that counted from 0 come with the present numbers.
+
     Raises:
         CheckpointFormatError: A line is missing or damaged.
     """
@@ -86,16 +88,18 @@ def read_finished(path: Path, epochs: int) -> list[dict[str, Any]]:
     except OSError as error:
         raise CheckpointFormatError(f"{path} cannot be read; a line for each of {epochs} epochs is expected") from error
     lines: list[dict[str, Any]] = []
-    for epoch in range(epochs):
+    first = 1
+    for number in range(1, epochs + 1):
         try:
-            line = json.loads(texts[epoch])
+            line = json.loads(texts[number - 1])
         except (ValueError, IndexError):
             line = None
-        if not isinstance(line, dict) or line.get("epoch") != epoch:
-            raise CheckpointFormatError(
-                f"{path}, line {epoch + 1}: the metrics of epoch {epoch} are missing or damaged"
-            )
-        lines.append(line)
+        found = line.get("epoch") if isinstance(line, dict) else None
+        if number == 1 and found == 0:
+            first = 0
+        if found != number - 1 + first:
+            raise CheckpointFormatError(f"{path}, line {number}: the metrics of epoch {number} are missing or damaged")
+        lines.append({**line, "epoch": number})
     return lines
 
 

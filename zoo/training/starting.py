@@ -75,7 +75,7 @@ def same_names(prefixes: Sequence[str], inside: str = "") -> dict[str, str]:
     return {prefix: f"{inside}{prefix}" for prefix in prefixes}
 
 
-def begin(
+def start_from_init(
     method: nn.Module,
     args: Starting,
     parts: Sequence[Part],
@@ -117,7 +117,7 @@ def begin(
         lacking |= fill_own(method, weights, own, lacking)
         base = base_of(weights.report)
     if distributed.rank() == 0:
-        say(in_words(weights, parts, own, lacking))
+        say(start_in_words(weights, parts, own, lacking))
         warn_of_other_input(weights, parts[0].model, input)
     return base
 
@@ -235,7 +235,7 @@ def _copy(values: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
             tensors[name].copy_(value)
 
 
-def in_words(weights: BaseWeights, parts: Sequence[Part], own: Sequence[Own], lacking: Mapping[str, str]) -> str:
+def start_in_words(weights: BaseWeights, parts: Sequence[Part], own: Sequence[Own], lacking: Mapping[str, str]) -> str:
     """The line that says what was loaded, what is fresh, and why."""
     labels = [part.label for part in parts] + [each.label for each in own]
     loaded = [label for label in labels if label not in lacking]

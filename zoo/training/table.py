@@ -11,9 +11,6 @@ from zoo.files import write_atomically
 from zoo.messages import csv_cell
 from zoo.tables import read_text_table
 
-EMPTY = ("", "nan", "na", "n/a")
-"""Cells without a value, in lower case; "none" is a class in many tables."""
-
 
 def read_table(path: Path) -> list[dict[str, str]]:
     """Read the rows of a table; a cell that a row lacks is empty.
@@ -40,10 +37,15 @@ def check_columns(rows: Sequence[dict[str, str]], wanted: Sequence[str], path: P
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV, whole or not at all, and its folder; each cell is as `messages.csv_cell` writes it."""
+    """Write a CSV, or TSV where its name ends with .tsv, whole or not at all, and its folder.
+
+    Each cell is as `messages.csv_cell` writes it; None is an empty one.
+    """
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([csv_cell(cell) for cell in row] for row in (columns, *rows))
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerow(map(csv_cell, columns))
+            writer.writerows(["" if cell is None else csv_cell(cell) for cell in row] for row in rows)
 
     write_atomically(path, write)

@@ -5,7 +5,6 @@ What cannot be right raises `InputContractError`, what is merely odd is logged a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,7 @@ from zoo.entry import SEED_POINT, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import AIR, Volume, VolumeInput
 from zoo.messages import in_steps
+from zoo.oddities import warn_of
 from zoo.transforms.hounsfield import HOUNSFIELD, drop_padding
 from zoo.transforms.points import Convention, PointInput, find_points
 from zoo.transforms.upright import UprightGrid, sample, upright_grid
@@ -22,8 +22,6 @@ from zoo.transforms.volume import admit, are_axes, odd_slices, read_input
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-log = logging.getLogger("zoo")
 
 NEEDS = (
     "a seed point beside the file, the middle of the lesion in LPS mm: in Python transform((FILE, (x, y, z))), for "
@@ -120,7 +118,7 @@ class CropTransform:
         _, odd = admit(read, self.preprocessing)
         odd = [*odd, *odd_slices(read.source, read.grid.affine, self.preprocessing)]
         for line in odd:
-            log.warning("%s", line)
+            warn_of(read.source, line)
         return drop_padding(read)
 
     def _around(self, point: NDArray[Any], volume: Volume) -> NDArray[Any]:
@@ -208,13 +206,13 @@ def _warn_of_border(point: NDArray[Any], volume: Volume, margins: Sequence[tuple
     x, y, z = point.tolist()
     at = f"({-x:g}, {-y:g}, {z:g})"
     if lacking := [before + after for before, after in margins if before + after]:
-        log.warning(
-            "the seed point %s in LPS mm lies near the border of %s: of the box's sides %s voxels are beyond it, and "
-            "the point is not in the middle of what the network gets",
-            at,
+        warn_of(
             volume.source,
-            ", ".join(map(str, lacking)),
+            f"the seed point {at} in LPS mm lies near the border of {volume.source}: of the box's sides "
+            f"{', '.join(map(str, lacking))} voxels are beyond it, and the point is not in the middle of what the "
+            "network gets",
         )
     elif inside < 1:
         share = 100 * (1 - inside)
-        log.warning("%.1f %% of the box around the seed point %s in LPS mm is outside %s", share, at, volume.source)
+        said = f"{share:.1f} % of the box around the seed point {at} in LPS mm is outside {volume.source}"
+        warn_of(volume.source, said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError
 from zoo.images import FILM, check_array, describe_array, is_dicom, pil_pixels, plain_tensor, read_dicom, read_picture
+from zoo.oddities import warn_of
 from zoo.transforms.levels import stretch
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ImageInput: TypeAlias = "str | PathLike[str] | Image.Image | NDArray[Any] | Tensor"
-
-log = logging.getLogger("zoo")
 
 SMALLEST_SIDE = 32
 _COLOUR_TOLERANCE = 2.5 / 255  # what JPEG compression adds to a grey film that was stored as colour
@@ -180,7 +178,7 @@ def _to_grey(fraction: Tensor, source: str) -> Tensor:
     if spread == 0:
         return fraction[:1]
     if spread > _COLOUR_TOLERANCE:
-        log.warning("%s is a colour image (channels differ by up to %.2f): its luminance is taken", source, spread)
+        warn_of(source, f"{source} is a colour image (channels differ by up to {spread:.2f}): its luminance is taken")
     red, green, blue = fraction
     luminance: Tensor = 0.299 * red + 0.587 * green + 0.114 * blue
     return luminance[None]

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputContractError
 from zoo.images import MNI152, MOST_VOXELS, SCANNER, Volume, check_count, voxel_sizes
+from zoo.oddities import warn_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-log = logging.getLogger("zoo")
 
 _WHOLE = 1e-3  # voxels that a corner may be off and still be on the grid: float32 headers round to 1e-5
 _RIGHT_ANGLES = 0.999  # of a box's volume is left after a shear of 2.5 degrees
@@ -155,11 +153,11 @@ def warn_of_spacing(volume: Volume, spacing: Sequence[float] | NDArray[Any]) -> 
     if volume.affine is not None:
         ratio = np.sort(voxel_sizes(volume.affine)) / np.sort(spacing)
         if ratio.max() > COARSE or ratio.min() < 1 / COARSE:
-            log.warning(
-                "%s has voxels of %s mm, far from the %s mm that the network knows: its output may mean little",
+            known = " x ".join(f"{size:.3g}" for size in spacing)
+            warn_of(
                 volume.source,
-                _sizes(volume.affine),
-                " x ".join(f"{size:.3g}" for size in spacing),
+                f"{volume.source} has voxels of {_sizes(volume.affine)} mm, far from the {known} mm that the network "
+                "knows: its output may mean little",
             )
 
 
@@ -206,4 +204,5 @@ def _warn_of_cuts(values: NDArray[Any], to_target: NDArray[Any], shape: tuple[in
         if is_inside and np.take(values, side, axis).max() > _TISSUE
     ]
     if cuts:
-        log.warning("%s ends inside the brain at the %s: the field of view is too small", source, ", ".join(cuts))
+        where = ", ".join(cuts)
+        warn_of(source, f"{source} ends inside the brain at the {where}: the field of view is too small")

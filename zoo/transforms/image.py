@@ -7,7 +7,6 @@ detectors keep their grey levels; where a network knows films of 8 bits alone, s
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from zoo.entry import BICUBIC, MIN_MAX, PERCENTILES, Preprocessing
 from zoo.errors import OptionError
 from zoo.images import FILM
 from zoo.messages import in_steps
+from zoo.oddities import warn_of
 from zoo.transforms.crops import CropTransform, build_crop_transform
 from zoo.transforms.greys import ImageInput, describe, grey_fractions
 from zoo.transforms.levels import fit_levels
@@ -24,8 +24,6 @@ from zoo.transforms.volume import VolumeTransform, build_volume_transform
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = logging.getLogger("zoo")
 
 _FAINT = 0.1
 _ELONGATED = 2.5
@@ -145,19 +143,18 @@ def _warn_if_odd(grey: Tensor, contract: Preprocessing, source: str, *, is_cut: 
     """Log what a network will accept and a radiologist would not."""
     lowest, highest = map(float, grey.detach().aminmax())
     if lowest == highest:
-        log.warning("%s is constant (%.3g everywhere): its features carry no information", source, highest)
+        warn_of(source, f"{source} is constant ({highest:.3g} everywhere): its features carry no information")
     elif highest - lowest < _FAINT:
-        log.warning(
-            "%s has hardly any contrast: it spans %.3g to %.3g of the full scale. Unwindowed, 12-bit data in a 16-bit "
-            "type, or divided twice? Scale it by its true maximum or window and pass floats in the declared range",
+        warn_of(
             source,
-            lowest,
-            highest,
+            f"{source} has hardly any contrast: it spans {lowest:.3g} to {highest:.3g} of the full scale. Unwindowed, "
+            "12-bit data in a 16-bit type, or divided twice? Scale it by its true maximum or window and pass floats in "
+            "the declared range",
         )
     height, width = grey.shape[1:]
     short, long = sorted((height, width))
     if is_cut and contract.resize is not None and long > _ELONGATED * short:
-        log.warning("%s is %d x %d: the centre crop discards more than half of it", source, height, width)
+        warn_of(source, f"{source} is {height} x {width}: the centre crop discards more than half of it")
 
 
 def _fit(grey: Tensor, contract: Preprocessing, source: str) -> Tensor:

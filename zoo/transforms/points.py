@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from zoo.errors import InputContractError, OptionError
 from zoo.images import Volume, VolumeInput, read_volume
+from zoo.oddities import warn_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-log = logging.getLogger("zoo")
 
 Convention: TypeAlias = Literal["LPS", "RAS"]
 PointInput: TypeAlias = "Sequence[float] | Sequence[Sequence[float]] | ArrayLike | VolumeInput"
@@ -95,9 +93,8 @@ def _check_mask(mask: Volume, inside: NDArray[Any]) -> None:
             "Of several lesions pass one at a time, for example labels == 1"
         )
     if (parts := ndimage.label(values != 0, structure=np.ones((3, 3, 3)))[1]) > 1:
-        log.warning(
-            "the mask %s has %d parts that do not touch: the seed point is the centre of all, which may lie in none. "
-            "Of several lesions pass one at a time",
+        warn_of(
             mask.source,
-            parts,
+            f"the mask {mask.source} has {parts} parts that do not touch: the seed point is the centre of all, which "
+            "may lie in none. Of several lesions pass one at a time",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,12 +9,11 @@ from zoo.entry import AREA, MIN_MAX, NONZERO, TRILINEAR, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import VolumeInput, read_volume
 from zoo.messages import in_steps
+from zoo.oddities import warn_of
 from zoo.transforms.brain import BRAIN, WAY, admit_brain
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-log = logging.getLogger("zoo")
 
 INTERPOLATIONS = (TRILINEAR, AREA)
 CORNER = 16
@@ -84,7 +82,7 @@ class ResizedTransform:
         else:
             output = (resized - resized.min()) / (resized.max() - resized.min())
         for line in odd:  # only now that nothing refused the volume
-            log.warning("%s", line)
+            warn_of(found.source, line)
         return output[None].to(volume.device) if isinstance(volume, torch.Tensor) else output[None]
 
     def __repr__(self) -> str:

@@ -5,7 +5,6 @@ Its three steps are functions of their own, for those who prepare training data.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from zoo.entry import PERCENTILES, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import MOST_VOXELS, Volume, VolumeInput, check_count, plain_tensor, read_volume, voxel_sizes
 from zoo.messages import in_steps
+from zoo.oddities import warn_of
 from zoo.transforms.grid import COARSE
 from zoo.transforms.kinds import check_labels, refuse_mask
 from zoo.transforms.stacks import check_stack, turn_slices
@@ -20,8 +20,6 @@ from zoo.transforms.stacks import check_stack, turn_slices
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-log = logging.getLogger("zoo")
 
 LOW, HIGH = 1, 99
 """Percentiles of the volume that come to lie at 0 and 1."""
@@ -124,7 +122,7 @@ class SliceTransform:
         values = self._resampled(turned)
         fitted = crop_or_pad(values, self.preprocessing.size)
         for line in odd:  # only now that nothing refused the volume
-            log.warning("%s", line)
+            warn_of(found.source, line)
         slices = torch.from_numpy(np.ascontiguousarray(np.moveaxis(fitted, 2, 0), np.float32))[:, None]
         return PlacedSlices(slices, _sides(turned.values), _sides(values)[:2], back)
 
@@ -145,13 +143,10 @@ class SliceTransform:
         resampled = (round(slices.shape[0] * factors[0]), round(slices.shape[1] * factors[1]), slices.shape[2])
         check_count(resampled, MOST_VOXELS, f"{found.source}, resampled as the network needs it,", unit="voxels")
         if max(*factors, *(1 / factor for factor in factors)) > COARSE:
-            log.warning(
-                "%s has pixels of %.3g x %.3g mm, far from the %.3g x %.3g mm that the network knows",
+            warn_of(
                 found.source,
-                sizes[0],
-                sizes[1],
-                target[0],
-                target[1],
+                f"{found.source} has pixels of {sizes[0]:.3g} x {sizes[1]:.3g} mm, far from the {target[0]:.3g} x "
+                f"{target[1]:.3g} mm that the network knows",
             )
         return resample_in_plane(slices, factors)
 

@@ -5,7 +5,6 @@ What cannot be right raises `InputContractError`, what is merely odd is logged a
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,7 @@ from zoo.entry import MIN_MAX, Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import SMALLEST_SIDES, Volume, VolumeInput, is_dicom, read_volume, voxel_sizes, z_score
 from zoo.messages import in_steps
+from zoo.oddities import warn_of
 from zoo.transforms.grey_matter import CAT12, GREY_MATTER, check_density, check_placed
 from zoo.transforms.grid import to_atlas, to_spacing
 from zoo.transforms.hounsfield import HOUNSFIELD, check_hounsfield, fill_padding
@@ -24,8 +24,6 @@ from zoo.transforms.kinds import check_finite, check_kind, check_labels, refuse_
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
-
-log = logging.getLogger("zoo")
 
 _UNITS = (GREY_MATTER, HOUNSFIELD, INTENSITIES)
 
@@ -135,7 +133,7 @@ class VolumeTransform:
             odd += check_placed(placed, contract, found.source) if contract.units == GREY_MATTER else []
         if not self.quiet:  # only now that nothing refused the volume
             for line in [*odd, *odd_slices(found.source, found.affine, contract)]:
-                log.warning("%s", line)
+                warn_of(found.source, line)
         output = torch.from_numpy(np.ascontiguousarray(_scale(placed, contract)))[None]
         return output.to(volume.device) if isinstance(volume, torch.Tensor) else output
 

@@ -29,6 +29,7 @@ from zoo.checkpoint.export import fingerprint
 from zoo.checkpoint.settling import silences
 from zoo.entries.fmcib.model import FMCIBResNet
 from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
+from zoo.evaluation.training_ids import training_ids_of
 from zoo.formats import open_checkpoint
 from zoo.loading import full_state
 from zoo.manifest import records
@@ -294,8 +295,8 @@ def test_the_record_is_of_this_network():
     assert weights.options == {"stride": 2}
     assert weights.sources == ("zenodo:10528450/model_weights.torch",)
     assert not weights.allows("commercial")
-    rule = re.compile(weights.training_ids["rule"])
-    assert rule.match("000003_01_01_004-028.nii.gz")[1] == "000003"
+    cohort, name = training_ids_of(weights).read("000003_01_01_004-028.nii.gz")
+    assert (cohort.name, name.image, name.patient) == ("DeepLesion", "000003_01_01", "000003")
 
 
 def test_published_weights_need_no_warning_of_their_stride():

@@ -348,7 +348,7 @@ def cohort(tmp_path, monkeypatch):
 
     def load(name, **_):
         model = Sums()
-        setattr(model, ATTRIBUTE, LoadReport(NAME, source="random"))
+        setattr(model, ATTRIBUTE, LoadReport(NAME, source="random", fresh={"weight": "random"}))
         return model
 
     monkeypatch.setattr(embedder, "load_model", load)

@@ -331,6 +331,10 @@ def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):
     cases = [case for case in find_cases(cohort, DATASETS["acdc"]) if case.name in ("004", "005")]
     images = [str(case.image) for case in cases]
     files = segment.main(["--image", *images, "--checkpoint", str(file), "--out", str(tmp_path), "--device", "cpu"])
+    answers = zoo.load_predictor(file, device="cpu")(images)
+    for answer, labels in zip(answers, files, strict=True):
+        assert answer["classes"] == ["background", *STRUCTURES]
+        assert np.array_equal(answer["labels"], np.asarray(_load(labels)))
     for case, labels in zip(cases, files, strict=True):
         found, truth = (torch.from_numpy(np.asarray(_load(path))) for path in (labels, case.mask))
         expected = dice(count_overlap(found, truth, 4), dim=0)[1:].tolist()

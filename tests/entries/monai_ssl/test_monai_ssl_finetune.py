@@ -35,6 +35,7 @@ from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
 from zoo.entries.monai_ssl.windows import segment
 from zoo.errors import InputContractError, OptionError
 from zoo.fetching.cache import hash_file
+from zoo.tasks.outputs import Outputs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -127,7 +128,7 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     assert written["val"]["dice"] == written["best"]["val_dice"]
     assert written["val"]["dice_per_class"].keys() == {"cube", "slab"}
     assert (out / "prediction.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["epoch"] == 1
+    assert json.loads((out / "log.jsonl").read_text().splitlines()[-1])["epoch"] == 2
 
     for name in ("best.pt", "last.pt"):
         said = header_of(out / name)
@@ -140,6 +141,7 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     tuned = zoo.load_model("monai-ssl-unetr", checkpoint=out / "best.pt")
     item = WholeVolumes(stored["test"])[0, 0]
     found, truth = segment(tuned, item["image"]), item["label"][0]
+    assert zoo.load_predictor(out / "best.pt", device="cpu").outputs == Outputs("voxels", window=(SIZE,) * 3)
     expected = [
         (2 * ((found == c) & (truth == c)).sum() / ((found == c).sum() + (truth == c).sum())).item() for c in (1, 2)
     ]

@@ -29,7 +29,7 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import class_codes, group_by_subject, make_splits, site_folds, stratified_folds
-from zoo.entries.yaware.task import begin, check_steps, read_task
+from zoo.entries.yaware.task import begin_run, check_steps, read_task
 from zoo.errors import OptionError
 from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
@@ -140,6 +140,10 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
         assert (transform.preprocessing.size, transform.preprocessing.affine) == ((SIDE,) * 3, None)
         values = np.load(folder / "maps.npy")[cohort.names.index(row["volume"]), 0]
         torch.testing.assert_close(transform(values), volume)
+        answer = zoo.load_predictor(out / "fold0-draw0" / name, device="cpu")(values)
+        assert answer["probabilities"] == pytest.approx(
+            dict(zip(("control", "patient"), stored, strict=True)), abs=2e-6
+        )
 
     started = json.loads((out / "args.json").read_text())
     assert (started["start"], started["start_sha256"]) == ("checkpoint", hash_file(checkpoint))
@@ -259,7 +263,7 @@ class Pair(torch.utils.data.Dataset):
         return {"image": torch.zeros(1)}
 
 
-@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 0), ("last.pt", "last", 2), ("", "best", 0)])
+@pytest.mark.parametrize(("judged", "key", "epoch"), [("best.pt", "best", 1), ("last.pt", "last", 3), ("", "best", 1)])
 def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, epoch):
     """The last epoch is not called the best where the loss grew; where a recipe says nothing, the best is tested."""
     args = arguments(tmp_path, out=str(tmp_path), epochs=3, batch_size=2, optimizer="sgd", lr=2.0, monitor="loss")
@@ -270,7 +274,7 @@ def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, ep
     losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert losses == sorted(losses)
     assert results.keys() == {key, "test"}
-    assert results[key] == {"epoch": epoch, "loss": losses[epoch], "lr": pytest.approx(2.0)}
+    assert results[key] == {"epoch": epoch, "loss": losses[epoch - 1], "lr": pytest.approx(2.0)}
     assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / f"{key}.pt")["model"]["weight"].item())
 
 
@@ -367,20 +371,20 @@ def test_a_run_begins_with_weights_that_are_noted(folder, weights, checkpoint, t
     noted = tmp_path / "run" / "args.json"
     for digest in (hash_file(checkpoint), None):
         weights(sha256=digest)
-        begin(arguments(folder, out=str(noted.parent), model=f"{MODEL}.mine"), CPU)
+        begin_run(arguments(folder, out=str(noted.parent), model=f"{MODEL}.mine"), CPU)
         started = json.loads(noted.read_text())
         assert (started["start"], started["start_sha256"]) == (f"{MODEL}.mine", hash_file(checkpoint))
     (tmp_path / "own.pt").write_bytes(b"one")
     own = arguments(folder, out=str(noted.parent), checkpoint=str(tmp_path / "own.pt"), resume=True)
-    begin(own, CPU)
+    begin_run(own, CPU)
     (noted.parent / "fold0").mkdir()
     (noted.parent / "fold0" / "results.json").write_text("{}")
-    begin(own, CPU)
+    begin_run(own, CPU)
     (tmp_path / "own.pt").write_bytes(b"another")
     with pytest.raises(OptionError, match=r"other arguments \(start_sha256 '.{64}', now '.{64}'\)"):
-        begin(own, CPU)
+        begin_run(own, CPU)
     with pytest.raises(OptionError, match="there is no such file"):
-        begin(replace(own, checkpoint="absent.pt"), CPU)
+        begin_run(replace(own, checkpoint="absent.pt"), CPU)
 
 
 def test_the_arguments_of_another_recipe_are_kept(folder, tmp_path):
@@ -389,7 +393,7 @@ def test_the_arguments_of_another_recipe_are_kept(folder, tmp_path):
     (tmp_path / "args.json").write_text(before)
     for resume in (False, True):
         with pytest.raises(OptionError, match=r"args.json is not of a run of zoo.entries.yaware.finetune"):
-            begin(arguments(folder, out=str(tmp_path), from_scratch=True, resume=resume), CPU)
+            begin_run(arguments(folder, out=str(tmp_path), from_scratch=True, resume=resume), CPU)
     assert (tmp_path / "args.json").read_text() == before
 
 

@@ -89,7 +89,7 @@ def test_the_run_trains_validates_and_logs(run):
     out, metrics, _ = run
     lines = read_log(out / "log.jsonl")
     names = {"loss", "accuracy", "excess"}
-    assert [line["epoch"] for line in lines] == [0, 1]
+    assert [line["epoch"] for line in lines] == [1, 2]
     for line in lines:
         assert names | {f"val_{name}" for name in names} | {"lr", "epoch", "seconds"} == set(line)
         assert all(np.isfinite(value) for value in line.values())

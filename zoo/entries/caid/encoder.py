@@ -22,12 +22,7 @@ class ResetClassifier:
     def __call__(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one with random weights; a projection head goes, too. The report says so.
 
-        Args:
-            num_classes: Outputs; 0 for no head, with which `forward` returns features.
-            global_pool: timm's word for how features are pooled; None for no change.
-
-        Raises:
-            OptionError: The network cannot have so many outputs.
+        `num_classes` and `global_pool` are timm's; what is raised is as of `Vocabulary.reset_classifier`.
         """
         network: Any = self._network()
         with resetting(network, num_classes, "fc"):

@@ -53,6 +53,7 @@ from zoo.training.data import length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     collect,
+    digests_of,
     finetuning_header,
     how_to_load,
     load_network,
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> Results:
         results = {"task": task, **results, "arguments": asdict(args)}
         if processes.is_main:
             said = {"num_classes": 1} if task == "segment" else {}  # its logits, not the reconstruction's sigmoid
-            write_results(results, args.out, hint=how_to_load(args.model, Path(args.out) / "best.pt", **said))
+            best = Path(args.out) / "best.pt"
+            results |= {"weights": digests_of(best)}
+            write_results(results, args.out, hint=how_to_load(args.model, best, **said))
     return results
 
 

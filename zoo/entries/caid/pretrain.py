@@ -35,7 +35,7 @@ from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
-from zoo.training.starting import Own, Part, begin, init_arg, same_names
+from zoo.training.starting import Own, Part, init_arg, same_names, start_from_init
 
 NETWORKS = ("encoder_q.", "encoder_k.")
 """The network that is trained, and its momentum copy."""
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         method = build_method(args)
         command, models = command_of(args, "zoo.entries.caid.pretrain"), models_of(args)
         changed = changed_input(args)
-        base = begin(method, args, parts_of(args), networks=NETWORKS, input=changed, own=OWN)
+        base = start_from_init(method, args, parts_of(args), networks=NETWORKS, input=changed, own=OWN)
         header = pretraining_header(models[-1], command, input=changed, base=base)
         views, validate = build_views(args, args.table, args.split), validation(args, processes)
         best = fit(method, views, args, processes=processes, validate=validate, header=header, base=args.init)

@@ -120,6 +120,7 @@ ENTRIES = (
         stages=_STAGES,
         preprocessing=PREPROCESSING,
         augment=Augment(plane=(1, 2)),
+        takes_positions=True,
         parts=parts,
         preparation=preparation,
         batch_size=16,

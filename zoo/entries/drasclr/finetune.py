@@ -32,10 +32,11 @@ from zoo.entries.drasclr.finetune_method import (
     read_target,
 )
 from zoo.errors import OptionError
+from zoo.tables import EMPTY
 from zoo.training.args import arg, parse_args, run_command
 from zoo.training.finetune import write_results
 from zoo.training.metrics import Results
-from zoo.training.table import EMPTY, check_columns, read_table, write_table
+from zoo.training.table import check_columns, read_table, write_table
 
 log = logging.getLogger("zoo")
 

@@ -42,7 +42,7 @@ from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.resuming import read_json
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
-from zoo.training.starting import Own, Part, begin, init_arg, same_names
+from zoo.training.starting import Own, Part, init_arg, same_names, start_from_init
 
 log = logging.getLogger("zoo")
 
@@ -156,7 +156,7 @@ def build_method(args: Args, landmarks: Indices, table: Indices, locations: Sequ
 
 
 def start(method: DrasCLR, args: Args, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill a method with the weights of `--init`; returns the base of the header, see `zoo.training.starting.begin`.
+    """Fill a method with the weights of `--init`; returns the base of the header, see `start_from_init`.
 
     Queues are of one run's landmarks: they are taken from `best.pt` or `last.pt` beside the same table alone.
     """
@@ -169,7 +169,7 @@ def start(method: DrasCLR, args: Args, record: Mapping[str, Any]) -> dict[str, A
     refused = "" if is_same else f"no {TABLE} beside the file says that they are of the same landmarks"
     queues = Own("queues", ("queue", "queue_ptr"), needs=parts[-1].label, refused=refused)
     networks = ("encoder_q.", "encoder_k.")
-    return begin(method, args, parts, networks=networks, input={}, own=(queues,), decided=arguments_of)
+    return start_from_init(method, args, parts, networks=networks, input={}, own=(queues,), decided=arguments_of)
 
 
 def arguments_of(facts: Config) -> dict[str, int]:

@@ -48,11 +48,13 @@ from zoo.entries.glcl.segment import UNET, command_for
 from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
+from zoo.tasks.outputs import Outputs
 from zoo.training.args import arg, command_of, default, parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     check_start,
     collect,
+    digests_of,
     finetuning_header,
     load_network,
     origin_of,
@@ -127,7 +129,10 @@ def main(argv: Sequence[str] | None = None) -> Results:
         command = command_of(args, "zoo.entries.glcl.finetune")
         seen = get_entry(UNET).preprocessing.override(grid_facts(volumes, parts["train"]))
         classes = ("background", *volumes.structures)
-        header = finetuning_header(method.network, "segment", command, input=seen, classes=classes)
+        # `zoo predict` corrects no bias field and takes no channel of a fourth axis: it must not have such a network.
+        is_plain = not args.n4 and volumes.channel is None
+        outputs = Outputs("voxels").as_header() if is_plain else {}
+        header = finetuning_header(method.network, "segment", command, input=seen, classes=classes, outputs=outputs)
         results: Results = {
             "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
             **origin,
@@ -138,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> Results:
         if processes.is_main:
             if "test" in parts:
                 draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
-            write_results(results, args.out, hint=next_steps(args, export_best(args, header)))
+            file = export_best(args, header)
+            results |= {"weights": digests_of(file, file.with_name("best.pt"))}
+            write_results(results, args.out, hint=next_steps(args, file))
     return results
 
 

@@ -62,7 +62,7 @@ from zoo.training.loop import fit
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
-from zoo.training.starting import Own, Part, begin, init_arg, same_names
+from zoo.training.starting import Own, Part, init_arg, same_names, start_from_init
 
 STAGES = ("encoder", "decoder")
 MODELS = {"encoder": ("glcl-encoder",), "decoder": ("glcl-encoder", "glcl-unet")}
@@ -213,10 +213,10 @@ def build_method(args: Args) -> GlobalMethod | LocalMethod:
 
 
 def start(method: GlobalMethod | LocalMethod, args: Args, grid: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill a method with the weights of `--init`; returns the base of the header, see `zoo.training.starting.begin`."""
+    """Fill a method with the weights of `--init`; returns the base of the header, see `start_from_init`."""
     local = tuple(name for name in method.state_dict() if name.startswith(LOCAL) and not is_counter(name))
     own = (Own("head of the local loss", local),) if local else ()
-    base = begin(method, args, parts_of(args), networks=(NETWORK,), input=grid, own=own)
+    base = start_from_init(method, args, parts_of(args), networks=(NETWORK,), input=grid, own=own)
     if args.stage == "decoder" and args.reset_averages:
         forget_averages(method)
     return base

@@ -43,12 +43,14 @@ from zoo.errors import OptionError
 from zoo.networks.swin_unetr import SWIN_STEP
 from zoo.networks.vit_names import PATCH
 from zoo.registry import get_entry
+from zoo.tasks.outputs import Outputs
 from zoo.training.args import TrainArgs, arg, command_of, default, parse_args, run_command
 from zoo.training.data import Batches, length_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     check_start,
     collect,
+    digests_of,
     finetuning_header,
     how_to_load,
     origin_of,
@@ -145,10 +147,12 @@ def main(argv: Sequence[str] | None = None) -> Results:
         method = Segmenter(network, args.num_classes, window, freeze=args.freeze)
         command = command_of(args, "zoo.entries.monai_ssl.finetune")
         seen = store.transform.preprocessing
-        header = finetuning_header(network, "segment", command, input=seen, classes=names)
+        outputs = Outputs("voxels", window=(window,) * 3).as_header()
+        header = finetuning_header(network, "segment", command, input=seen, classes=names, outputs=outputs)
         results = tune(method, train, judged, names, args, processes, header)
         results |= {"classes": names, "arguments": asdict(args)}
         if processes.is_main:
+            results |= {"weights": digests_of(Path(args.out) / "best.pt")}
             write_results(results, args.out, hint=next_steps(args))
     return results
 
@@ -229,7 +233,7 @@ def next_steps(args: Args) -> str:
     command = f"python -m zoo.entries.monai_ssl.segment segment --image CT --out labels --checkpoint {best}"
     if args.is_swin:
         command += f" --model {SWIN}"
-    if args.is_swin and args.size:  # no file says the windows of a Swin UNETR
+    if args.is_swin and args.size:  # this command does not read them in the file's header
         command += f" --window {args.size}"
     return f"{how_to_load(args.model, best)}, or for whole volumes `{command}`"
 

@@ -51,7 +51,7 @@ from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
-from zoo.training.starting import Part, begin, init_arg, same_names
+from zoo.training.starting import Part, init_arg, same_names, start_from_init
 
 log = logging.getLogger("zoo")
 
@@ -117,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         check_share(args, processes.world)
         torch.manual_seed(args.seed)
         method = build_method(args)
-        base = begin(method, args, parts(), networks=("network.",), input=changed_input(args), decided=arguments_of)
+        base = start_from_init(
+            method, args, parts(), networks=("network.",), input=changed_input(args), decided=arguments_of
+        )
         training, validation = read_volumes(args, processes)
         train, val = build_crops(args, training, validation)
         validate = validation_of(args, val, processes)

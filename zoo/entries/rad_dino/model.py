@@ -106,12 +106,7 @@ class RadDinoViT(VisionTransformer):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a new one with random weights, as timm's method; the report says so.
 
-        Args:
-            num_classes: Outputs; 0 for no head, with which `forward` returns features.
-            global_pool: timm's word for how features are pooled; None for no change.
-
-        Raises:
-            OptionError: The network cannot have so many outputs.
+        `num_classes` and `global_pool` are timm's; what is raised is as of `Vocabulary.reset_classifier`.
         """
         with resetting(self, num_classes, "head"):
             super().reset_classifier(num_classes, global_pool)

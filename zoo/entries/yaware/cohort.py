@@ -23,20 +23,21 @@ from torch import Tensor
 from zoo.entries.yaware import PREPROCESSING
 from zoo.entries.yaware.files import (
     Row,
+    affine_in_words,
     build_transform,
     check_array,
     check_order,
     conditions,
     find_files,
     identify,
-    in_words,
     is_same_place,
     open_array,
 )
 from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import read_volume, z_score
-from zoo.training.table import EMPTY, check_columns, read_table
+from zoo.tables import EMPTY
+from zoo.training.table import check_columns, read_table
 from zoo.transforms import VolumeTransform, build_volume_transform
 
 Voxels = npt.NDArray[np.float32]
@@ -97,8 +98,8 @@ class Cohort:
             found = read_volume(origin)
             if found.values.shape != self.shape or not is_same_place(found.affine, self.affine):
                 raise InputContractError(
-                    f"{origin.name} has {found.values.shape} voxels, {in_words(found.affine)}: {self.shape}, "
-                    f"{in_words(self.affine)} are expected, as the first volume of the cohort has"
+                    f"{origin.name} has {found.values.shape} voxels, {affine_in_words(found.affine)}: {self.shape}, "
+                    f"{affine_in_words(self.affine)} are expected, as the first volume of the cohort has"
                 )
             return z_score(found.values[None])
         except InputContractError as error:

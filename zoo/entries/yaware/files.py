@@ -17,8 +17,8 @@ from zoo.entry import Preprocessing
 from zoo.errors import InputContractError, OptionError
 from zoo.images import voxel_sizes
 from zoo.messages import lengths
+from zoo.tables import EMPTY
 from zoo.training.arrays import read_array
-from zoo.training.table import EMPTY
 from zoo.transforms import VolumeTransform, build_volume_transform
 
 Row = dict[str, str]
@@ -204,7 +204,7 @@ def is_same_place(one: npt.NDArray[np.float64] | None, other: npt.NDArray[np.flo
     return bool(np.abs(one - other).max() <= SAME_PLACE)
 
 
-def in_words(affine: npt.NDArray[np.float64] | None) -> str:
+def affine_in_words(affine: npt.NDArray[np.float64] | None) -> str:
     """Directions of the axes, size of the voxels and origin of a voxel-to-world matrix, for messages."""
     import nibabel
 

@@ -45,14 +45,16 @@ from zoo.entries.yaware.finetune_method import (
     write_predictions,
 )
 from zoo.entries.yaware.splits import Split
-from zoo.entries.yaware.task import RECIPE, Task, begin, check_probes, check_steps, read_task
+from zoo.entries.yaware.task import RECIPE, Task, begin_run, check_probes, check_steps, read_task
 from zoo.progress import say
+from zoo.tasks.outputs import Outputs
 from zoo.training import distributed
 from zoo.training.args import command_of, parse_args, run_command
 from zoo.training.data import seed_of
 from zoo.training.distributed import Processes
 from zoo.training.finetune import (
     collect,
+    digests_of,
     finetuning_header,
     how_to_load,
     load_network,
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
             check_probes(task)
         else:
             check_steps(args, task, processes)
-        begin(args, processes)
+        begin_run(args, processes)
         features = cache(lambda: frozen_features(args, task, processes))
         runs = [run_split(args, task, split, features, processes) for split in task.splits]
         results = {"label": args.label, "classes": list(task.classes), **summarise([run["test"] for run in runs])}
@@ -133,6 +135,8 @@ def run_split(
     else:
         results |= tune_split(args, task, split, processes)
     if processes.is_main:
+        if not args.freeze:
+            results |= {"weights": digests_of(folder / judged_of(args))}
         write_results(results, folder)
     return results
 
@@ -162,7 +166,10 @@ def tune_split(args: Args, task: Task, split: Split, processes: Processes) -> Re
             write_predictions(folder / PREDICTIONS, data[part], task.classes, scores)
         return class_metrics(data[part].codes, scores)
 
-    header = finetuning_header(method.network, "classify", command, input=task.input, classes=task.classes)
+    outputs = Outputs("classes").as_header()
+    header = finetuning_header(
+        method.network, "classify", command, input=task.input, classes=task.classes, outputs=outputs
+    )
     tested = train_and_test(method, data, evaluate, args, processes, header=header, judged=judged_of(args))
     return origin_of(method.network) | tested
 

@@ -35,7 +35,7 @@ from zoo.training.loop import Validate, fit, mean_losses
 from zoo.training.publish import pretraining_header, publish_run
 from zoo.training.runlog import Metrics
 from zoo.training.session import running
-from zoo.training.starting import Part, begin, init_arg, same_names
+from zoo.training.starting import Part, init_arg, same_names, start_from_init
 
 
 @dataclass(kw_only=True)
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> Metrics:
         validate = validation(args, volumes.cohort, processes)
         command = command_of(args, "zoo.entries.yaware.pretrain")
         changed = volumes.cohort.differences()
-        base = begin(method, args, parts(), networks=("network.",), input=changed)
+        base = start_from_init(method, args, parts(), networks=("network.",), input=changed)
         header = pretraining_header(MODEL, command, input=changed, base=base)
         best = fit(method, volumes, args, processes=processes, validate=validate, header=header, base=args.init)
         judged = best if validate else None  # without validation the last, as published

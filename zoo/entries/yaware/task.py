@@ -12,7 +12,7 @@ import numpy as np
 import zoo
 from zoo.entries.yaware.args import Args
 from zoo.entries.yaware.cohort import Cohort, read_cohort
-from zoo.entries.yaware.files import in_words, is_same_place
+from zoo.entries.yaware.files import affine_in_words, is_same_place
 from zoo.entries.yaware.splits import (
     Indices,
     Split,
@@ -105,8 +105,8 @@ def warn_of_grid(cohort: Cohort, known: Preprocessing) -> None:
             "the volumes of %s lie elsewhere than those of the weights' training: %s, there %s; if an axis points the "
             "other way, the brain is mirrored",
             cohort.source,
-            in_words(cohort.affine),
-            in_words(np.array(known.affine)),
+            affine_in_words(cohort.affine),
+            affine_in_words(np.array(known.affine)),
         )
 
 
@@ -138,7 +138,7 @@ def check_probes(task: Task) -> None:
             )
 
 
-def begin(args: Args, processes: Processes) -> None:
+def begin_run(args: Args, processes: Processes) -> None:
     """Note the arguments in OUT, or compare them with those of the run there.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import nibabel
@@ -14,9 +13,8 @@ from scipy import ndimage
 from zoo.entries.drasclr.ct.scan import Scan, sides
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
+from zoo.oddities import warn_of
 from zoo.transforms import reorient, resample
-
-log = logging.getLogger("zoo")
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -132,7 +130,8 @@ def _warn_of_cuts(labels: Labels, affine: Any, source: str) -> None:
         if np.count_nonzero(np.take(labels, end, axis)) * np.delete(sizes, axis).prod() > _CUT
     ]
     if cuts:
-        log.warning("%s ends inside a lung at the %s: patches there will show padding", source, " and the ".join(cuts))
+        where = " and the ".join(cuts)
+        warn_of(source, f"{source} ends inside a lung at the {where}: patches there will show padding")
 
 
 def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:

@@ -21,6 +21,7 @@ from zoo.entries.drasclr.ct.lung_masks import LUNGS
 from zoo.entries.drasclr.ct.scan import Matrix
 from zoo.errors import InputContractError, OptionError
 from zoo.messages import install_hint
+from zoo.oddities import warn_of
 
 log = logging.getLogger("zoo")
 
@@ -128,6 +129,5 @@ def check_overlap(found: dict[str, float], source: str) -> None:
             "whole lungs: look at both, and give a mask of the lungs"
         )
     if min(found.values()) < _USUAL_OVERLAP:
-        log.warning(
-            "%s, where at least %g is usual: patches may show other places than the atlas'", said, _USUAL_OVERLAP
-        )
+        usual = f"where at least {_USUAL_OVERLAP:g} is usual"
+        warn_of(source, f"{said}, {usual}: patches may show other places than the atlas'")

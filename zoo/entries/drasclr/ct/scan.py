@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,8 @@ from zoo import images
 from zoo.entries.drasclr.contract import PREPROCESSING, WINDOW
 from zoo.errors import InputContractError
 from zoo.images import Volume, from_itk, to_itk, voxel_sizes
+from zoo.oddities import warn_of
 from zoo.transforms import admit, check_right_angles, reorient, warn_of_spacing
-
-log = logging.getLogger("zoo")
 
 Matrix = npt.NDArray[np.float64]
 
@@ -71,7 +69,7 @@ def place_scan(volume: Volume, atlas_affine: Matrix) -> Scan:
             "int16: HU are expected. Look at the rescale slope and intercept of its header"
         )
     for line in odd:  # only now that the scan has passed all checks
-        log.warning("%s", line)
+        warn_of(volume.source, line)
     values, affine = reorient(whole.astype(np.int16), volume.affine, nibabel.io_orientation(atlas_affine))
     return Scan(np.ascontiguousarray(values), affine, volume.source)
 

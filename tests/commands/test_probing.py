@@ -1,0 +1,141 @@
+"""`zoo probe`: a report and a page in a folder, baselines beside every encoder, and what is refused."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from zoo.evaluation import probes
+from zoo.evaluation.report import ProbeReport
+
+MODEL = "caid-resnet50.chestxray14-800"
+PATIENTS = 16
+COLUMNS = ("--column", "ill", "--group", "patient", "--split", "part")
+
+
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch):
+    """Most of the time would go into the choice among them."""
+    monkeypatch.setattr(probes, "PENALTIES", (1e-2,))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Two noisy films of each patient, those of ill ones brighter: their mean alone tells."""
+    folder = tmp_path_factory.mktemp("probed")
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(2 * PATIENTS):
+        ill = i // 2 % 2
+        pixels = rng.normal(100 + 60 * ill + 10 * rng.normal(), 30, (64, 64)).clip(0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"film{i:02}.png")
+        rows.append(
+            {
+                "file": f"film{i:02}.png",
+                "patient": f"p{i // 2}",
+                "ill": "ny"[ill],
+                "part": "test" if i % 8 < 4 else "train",
+            }
+        )
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(films):
+    """Features of some model of which nothing is known."""
+    table = pd.read_csv(films / "labels.csv")
+    values = np.random.default_rng(1).standard_normal((len(table), 6)).astype(np.float32)
+    file = films / "features.csv"
+    pd.DataFrame({"path": table["file"], **{f"f{i}": values[:, i] for i in range(6)}}).to_csv(file, index=False)
+    return file
+
+
+def asked(films, *more):
+    return ["probe", films / "labels.csv", *COLUMNS, "--device", "cpu", *more]
+
+
+def test_a_name_is_embedded_and_has_its_baselines(zoo, films, tmp_path):
+    """The random twin of three seeds and plain intensities; a second run embeds nothing again and finds the same."""
+    out = tmp_path / "out"
+    command = asked(films, MODEL, "-o", out, "--workers", 0)
+    code, said, _ = zoo(*command)
+    assert code == 0
+    report = ProbeReport.read(out / "report.json")
+    assert [each.role for each in report.encoders] == ["encoder", "random", "intensities"]
+    encoder, random, plain = report.encoders
+    assert (encoder.name, encoder.twin) == (MODEL, random.name)
+    assert random.facts["seeds"] == [0, 1, 2]
+    assert plain.dimensions == 16 * 16 + 16
+    assert plain.measures["linear"]["auroc"].value > 0.9
+    linear = {each.to: each.name for each in encoder.differences if each.probe == "linear"}
+    assert linear == {"random": random.name, "intensities": plain.name}
+    assert report.shown[0].path == str(films / "film00.png")
+    assert [each.encoder for each in report.overlaps] == [MODEL]
+    assert report.repeat.command.startswith(f"zoo probe {films / 'labels.csv'} {MODEL} --column ill --group patient")
+    for text in (*report.verdict, MODEL, random.name, plain.name, str(out / "report.json")):
+        assert text in said
+    assert "<table" in (out / "report.html").read_text()
+    assert "probing" in (out / "probe.log").read_text()
+    parts = {path: path.stat().st_mtime_ns for path in out.glob("features/*/part-*")}
+    assert len(parts) == 4
+    code, said, _ = zoo(*command, "--json")
+    again = json.loads(said)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("features/*/part-*")} == parts
+    assert again["encoders"] == json.loads((out / "report.json").read_text())["encoders"]
+    assert ProbeReport.from_json(said).encoders == report.encoders
+
+
+def test_features_alone_have_plain_intensities_where_the_images_are(zoo, films, features, tmp_path):
+    """The table lies beside its films; a file that does not say its network has no random twin, which is said."""
+    code, said, _ = zoo(*asked(films, "--features", features, "-o", tmp_path / "out"))
+    assert code == 0
+    report = ProbeReport.read(tmp_path / "out" / "report.json")
+    assert [each.role for each in report.encoders] == ["encoder", "intensities"]
+    assert "no random weights beside features.csv" in said
+
+
+def test_features_without_images_say_what_to_give(zoo, films, features, tmp_path):
+    """A table elsewhere."""
+    table = tmp_path / "labels.csv"
+    table.write_text((films / "labels.csv").read_text())
+    command = ["probe", table, *COLUMNS, "--features", features, "-o", tmp_path / "out"]
+    code, said, _ = zoo(*command)
+    assert code == 0
+    assert "note: There are no baselines" in said
+    assert "--data FOLDER" in said
+    code, said, _ = zoo(*command, "--data", films)
+    assert "no baselines" not in said
+    assert "plain intensities" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["caid-resnet51"], 2, "caid-resnet51"),
+        (["--features", "nowhere.npz"], 1, "no features at nowhere.npz"),
+        ([], 2, "nothing to probe"),
+        ([MODEL, MODEL], 2, "asked for twice"),
+        ([MODEL, "--kind", "ordinal"], 2, "binary, classes, numbers"),
+        ([MODEL, "--split", "side"], 2, "no such column"),
+        (["caid-resnet50-unet"], 2, "no pooled features"),
+    ],
+)
+def test_wrong_use_is_said(zoo, films, tmp_path, more, code, said):
+    """Before anything is embedded."""
+    found, _, error = zoo(*asked(films, *more, "-o", tmp_path / "out"))
+    assert (found, said in error) == (code, True), error
+
+
+def test_a_folder_of_something_else_is_left_alone(zoo, films, features):
+    """`-o .` among images."""
+    code, _, error = zoo(*asked(films, "--features", features, "-o", films))
+    assert code == 2
+    assert "give a new folder" in error
+    assert not (films / "report.json").exists()

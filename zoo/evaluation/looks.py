@@ -1,0 +1,79 @@
+"""What a reader looks at beside the numbers: a map of the cases, and the nearest neighbours of a few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from zoo.evaluation.matching import FeatureSet
+from zoo.evaluation.probes import MOST_KEPT, directions
+from zoo.evaluation.report import Map, Neighbour, Query
+from zoo.evaluation.splits import Fold
+from zoo.training.metrics import Array
+
+QUERIES, NEIGHBOURS = 6, 5
+MOST_MAPPED = 2000
+"""Cases of a map; of more, as many are drawn."""
+
+
+def pick_mapped(count: int, seed: int) -> Array:
+    """Return which of some cases a map shows."""
+    if count <= MOST_MAPPED:
+        return np.arange(count)
+    return np.sort(np.random.default_rng([seed, count]).choice(count, MOST_MAPPED, replace=False))
+
+
+def pick_queries(fold: Fold, strata: Array, seed: int) -> list[int]:
+    """Return six tested cases, one of each stratum after the other."""
+    rng = np.random.default_rng([seed, QUERIES])
+    members = [rng.permutation(fold.test[strata[fold.test] == s]).tolist() for s in np.unique(strata[fold.test])]
+    found: list[int] = []
+    while len(found) < QUERIES and any(members):
+        for own in members:
+            if own and len(found) < QUERIES:
+                found.append(own.pop())
+    return found
+
+
+def map_of(features: FeatureSet, mapped: Sequence[int], position: dict[int, int], seed: int) -> Map:
+    """Return the first two principal components of the standardised features of all cases."""
+    from sklearn.decomposition import PCA
+
+    values = features.values.astype(np.float64)
+    deviation = values.std(0)
+    values = (values - values.mean(0)) / np.where(deviation > 1e-12, deviation, 1)
+    count = min(2, *values.shape)
+    pca = PCA(count, svd_solver="randomized", random_state=seed).fit(values)
+    points = np.zeros((len(mapped), 2))
+    points[:, :count] = pca.transform(values[list(mapped)])
+    shares = np.zeros(2)
+    shares[:count] = np.nan_to_num(pca.explained_variance_ratio_)
+    return Map(
+        tuple(position[i] for i in mapped),
+        tuple(round(x, 5) for x in points[:, 0].tolist()),
+        tuple(round(y, 5) for y in points[:, 1].tolist()),
+        (float(shares[0]), float(shares[1])),
+    )
+
+
+def nearest_of(features: FeatureSet, fold: Fold, queries: Sequence[int]) -> list[tuple[int, list[tuple[int, float]]]]:
+    """Return the training cases that are nearest to each of some tested ones, with their cosines."""
+    train = fold.train
+    if len(train) > MOST_KEPT:
+        train = np.sort(np.random.default_rng(MOST_KEPT).choice(train, MOST_KEPT, replace=False))
+    mean = features.values[train].mean(0, dtype=np.float64)
+    similarity = directions(features.values[list(queries)], mean) @ directions(features.values[train], mean).T
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
+    return [
+        (query, [(int(train[j]), float(similarity[row, j].clip(-1, 1))) for j in order[row]])
+        for row, query in enumerate(queries)
+    ]
+
+
+def queries_of(found: Sequence[tuple[int, list[tuple[int, float]]]], position: dict[int, int]) -> tuple[Query, ...]:
+    """Return rows of neighbours as the report has them."""
+    return tuple(
+        Query(position[query], tuple(Neighbour(position[case], round(cosine, 6)) for case, cosine in near))
+        for query, near in found
+    )

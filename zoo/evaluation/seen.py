@@ -1,0 +1,64 @@
+"""Looks up, unasked, which cases of a probe the weights of its encoders were trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from zoo.errors import UnknownModelError, ZooError
+from zoo.evaluation.overlap import Overlap as Found
+from zoo.evaluation.overlap import find_overlap, has_training_ids
+from zoo.evaluation.report import Overlap
+from zoo.evaluation.sources import Contender
+from zoo.messages import reason_of
+from zoo.training.metrics import Array
+
+log = logging.getLogger("zoo")
+
+
+def look_up(
+    contenders: Sequence[Contender], names: Sequence[str], tested: Array, cache_dir: str | Path | None = None
+) -> Iterator[Overlap]:
+    """Yield what was found for each encoder of published weights of which something is on record.
+
+    A list that cannot be had now, as without a connection, is said in the notes: nothing is then known of any case.
+
+    Args:
+        contenders: What is compared.
+        names: Of the images, or the ids, of the cases.
+        tested: Positions of the cases that are tested.
+        cache_dir: Cache folder.
+    """
+    for contender in contenders:
+        facts = contender.sets[0].facts
+        if contender.role != "encoder" or not facts.get("tag"):  # weights of the user's own have no list
+            continue
+        model = str(facts["model"])
+        try:
+            if not has_training_ids(model, cache_dir):
+                continue
+            found = find_overlap(names, model, cache_dir=cache_dir)
+        except UnknownModelError:  # of a manifest that is not here
+            continue
+        except (ZooError, OSError) as error:
+            why = f"the list could not be had: {reason_of(error)}"
+            log.warning("%s: whether it was trained on these cases is not known: %s", model, why)
+            yield Overlap(contender.name, why, len(names), 0, 0, 0, 0)
+            continue
+        yield _as_reported(contender.name, found, tested)
+
+
+def _as_reported(name: str, found: Found, tested: Array) -> Overlap:
+    is_tested = {*tested.tolist()}
+    seen = [i for i, row in enumerate(found.rows) if row.is_seen]
+    return Overlap(
+        name,
+        found.source or found.note or "the record of the weights",
+        len(found.rows),
+        found.readable,
+        found.seen_images,
+        found.seen_by_patient,
+        sum(i in is_tested for i in seen),
+        found.warnings,
+    )

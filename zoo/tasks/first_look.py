@@ -1,0 +1,134 @@
+"""A first look at the images of a run, before anything is written: what they are, and what the network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.embedding import Cases
+from zoo.entry import Entry, Preprocessing
+from zoo.errors import InputContractError, OptionError
+from zoo.images import Kind, kind_of
+from zoo.messages import lengths, listed, printable, problem_of, with_path
+from zoo.registry import get_entry
+from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.inputs import in_words
+from zoo.training.evaluate import judging
+from zoo.training.finetune import starting_input
+from zoo.transforms import ImageTransform, build_transform
+
+_MOST = 500
+"""Headers that are read, evenly apart among all: some seconds, even on a network's disk."""
+_MUCH_LARGER = 2
+"""A film of more than so many times the pixels a side loses small findings."""
+
+
+@dataclass(frozen=True)
+class FirstLook:
+    """What was seen."""
+
+    input: str
+    """What the network takes, in words."""
+    warnings: tuple[str, ...]
+
+
+def input_of_run(args: FinetuneArgs) -> Preprocessing:
+    """Return the input of a run's network: that of the weights it starts from, films of the size that is asked for.
+
+    Raises:
+        OptionError: `--size` means nothing to the network.
+    """
+    contract = starting_input(args)
+    if not args.size:
+        return contract
+    if not isinstance(build_transform(contract), ImageTransform):
+        raise OptionError(f"--size {args.size}: {args.model} takes {in_words(contract)}; --size is of films")
+    resize = None if contract.resize is None else round(contract.resize * args.size / max(contract.size))
+    return contract.override({"size": (args.size, args.size), "resize": resize})
+
+
+def check_size(network: nn.Module, entry: Entry, size: tuple[int, ...], asked: str) -> None:
+    """Raise `OptionError` where a network does not take inputs of the size that a flag asks for.
+
+    Nothing is computed, the values are on the meta device: this comes before images are prepared.
+    """
+    state = {name: tensor.to("meta") for name, tensor in (*network.named_parameters(), *network.named_buffers())}
+    made = torch.empty((2, state[entry.stem].shape[entry.stem_axis], *size), device="meta")
+    try:
+        with judging(network):
+            torch.func.functional_call(network, state, made)
+    except (InputContractError, RuntimeError, AssertionError) as error:
+        raise OptionError(f"{asked}: the network does not take inputs of {lengths(size)}: {error}") from error
+
+
+def look_at(cases: Cases, contract: Preprocessing, args: FinetuneArgs) -> FirstLook:
+    """Look at headers of the images of a run, and at one image as the network takes it.
+
+    Raises:
+        InputContractError: Images are of another kind than the network takes, or one after the other is refused.
+    """
+    films = isinstance(build_transform(contract), ImageTransform)
+    rows = range(0, len(cases), -(-len(cases) // _MOST))
+    kinds = {cases.paths[row]: kind_of(Path(cases.paths[row])) for row in rows}
+    _check_kinds(kinds, len(cases), args.model, films=films)
+    _try_some(cases, contract, args.model)
+    larger = _much_larger([kind.sides for kind in kinds.values()], contract, args) if films else ""
+    return FirstLook(in_words(contract, is_cut=args.task != "segment"), (larger,) if larger else ())
+
+
+def _check_kinds(kinds: dict[str, Kind], count: int, model: str, *, films: bool) -> None:
+    """Raise `InputContractError` where some are not what the network takes; each kind is counted."""
+    wrong: dict[str, list[str]] = {}
+    for path, kind in kinds.items():
+        if not (kind.is_film if films else kind.is_volume):
+            wrong.setdefault(kind.name, []).append(path)
+    if not wrong:
+        return
+    lines = [
+        f"{len(paths)} {name}: {printable(paths[0])}" if name else f"{len(paths)} unreadable: {kinds[paths[0]].problem}"
+        for name, paths in wrong.items()
+    ]
+    looked = f" (of {count}, {len(kinds)} were looked at)" if len(kinds) < count else ""
+    takes = "films: pictures, or DICOM of the chest" if films else "volumes: NIfTI, NumPy files, or DICOM series"
+    first = next(iter(wrong.values()))[0]
+    raise InputContractError(
+        f"{sum(map(len, wrong.values()))} of {len(kinds)} images cannot be used, by their headers{looked}: {model} "
+        f"takes {takes}. `zoo doctor {printable(first)}` says which models take that one:{listed(lines)}"
+    )
+
+
+def _try_some(cases: Cases, contract: Preprocessing, model: str) -> None:
+    """Raise `InputContractError` where the transform refuses one image after the other, as of another modality."""
+    transform: Any = build_transform(contract)
+    rows, problems = sorted({0, len(cases) // 2, len(cases) - 1}), list[str]()
+    for row in rows:
+        try:
+            transform(cases.case(row))
+            return
+        except InputContractError as error:
+            problems.append(with_path(cases.paths[row], problem_of(error)))
+    raise InputContractError(
+        f"{len(problems)} of {len(cases)} images were tried, and {model} cannot use any:{listed(problems)}"
+    )
+
+
+def _much_larger(sides: Sequence[tuple[int, ...]], contract: Preprocessing, args: FinetuneArgs) -> str:
+    """Say that films have many more pixels than the network takes; empty where they have not, or size is asked for."""
+    taken = contract.resize or min(contract.size)
+    large = [own for own in sides if min(own) > _MUCH_LARGER * taken]
+    if args.size or not large:
+        return ""
+    largest = max(large, key=prod)
+    own = max(get_entry(args.model).preprocessing.size)
+    return (
+        f"{len(large)} of {len(sides)} films have more than {_MUCH_LARGER} times the pixels a side that the network "
+        f"takes, up to {lengths(largest)} for {lengths(contract.size)}: small findings are lost. --size "
+        f"{own if own > max(contract.size) else 2 * max(contract.size)}, for example, trains on larger images, in more "
+        "time and memory"
+    )
