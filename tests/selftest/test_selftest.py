@@ -12,7 +12,8 @@ from torch import nn
 
 from zoo.errors import OptionError
 from zoo.registry import entries, get_entry, list_models
-from zoo.selftest import COMMAND, cases_of, drawing, run_case, running, stored_cases, streaming
+from zoo.selftest import cases_of, drawing, run_case, running, stored_cases, streaming
+from zoo.selftest.cases import COMMAND
 from zoo.selftest.stages import OUTPUT, Stage, furthest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
