@@ -68,7 +68,7 @@ def find_contenders(asked: Any, labelled: Labelled, where: Where) -> tuple[list[
         OptionError: Features cannot be found, or brought together with the table.
     """
     named = _named(asked)
-    found = [_asked_for(name, item, labelled, where) for name, item in named]
+    found = _with_names([_asked_for(name, item, labelled, where) for name, item in named], [item for _, item in named])
     paths, why_none = _images(labelled, where, found, has_names=any(isinstance(item, str) for _, item in named))
     baselines, warnings = _baselines(found, labelled, where, paths, why_none)
     kept = in_common([*found, *(each for own in baselines.values() for each in own)], labelled)
@@ -111,6 +111,23 @@ def _told_apart(found: Sequence[tuple[str | None, Any]]) -> list[tuple[str | Non
     if twice := [key for key, count in Counter(texts).items() if count > 1]:
         raise OptionError(f"{first_names(twice)} is asked for twice: name each once")
     return list(found)
+
+
+def _with_names(found: Sequence[Matched], items: Sequence[Any]) -> list[Matched]:
+    """Give features of one model from several files the files' names too: results are kept by name.
+
+    Raises:
+        OptionError: Two are still called alike.
+    """
+    given = [each.features.name for each in found]
+    counts = Counter(given)
+    names = [
+        f"{name} ({item})" if counts[name] > 1 and isinstance(item, Path) else name
+        for name, item in zip(given, items, strict=True)
+    ]
+    if twice := [name for name, count in Counter([NAME, *names]).items() if count > 1]:
+        raise OptionError(f"several features are called {first_names(twice)}: give each its own name, in a mapping")
+    return [replace(each, features=replace(each.features, name=name)) for each, name in zip(found, names, strict=True)]
 
 
 def _asked_for(name: str | None, item: Any, labelled: Labelled, where: Where) -> Matched:
