@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding import Embedder
 from zoo.errors import InputContractError
-from zoo.messages import first_names
 from zoo.tasks.inputs import in_words
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.saved import SavedModel, read_saved
@@ -108,7 +107,7 @@ class Predictor:
         return self.saved.header
 
     def __repr__(self) -> str:
-        return f"Predictor({said_of(self)}, {in_words(self.input)})"
+        return f"Predictor({self.saved.in_a_line()}, {in_words(self.input)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the answer for an image, or a list of them for a list of images.
@@ -154,8 +153,3 @@ class Predictor:
                 said = image if isinstance(image, str | Path) else "the image"
                 raise InputContractError(f"{said}: its outputs are NaN or infinite, by {self.saved.path}")
         return [each.features[0] for each in found if each.features is not None]
-
-
-def said_of(predictor: Predictor | SegmentPredictor) -> str:
-    """The model, the task and the names of a predictor's answers, in a line."""
-    return f"{predictor.saved.model}, {predictor.task}: {first_names(predictor.classes, 10)}"

@@ -12,7 +12,7 @@ from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, Un
 from zoo.fetching import is_hub, local_file
 from zoo.files import user_path
 from zoo.formats import open_checkpoint, told
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 from zoo.registry import get_entry
 from zoo.tasks.outputs import Outputs, read_outputs
 
@@ -40,6 +40,10 @@ class SavedModel:
     """Names of the outputs."""
     header: Mapping[str, str]
     """The whole of its header, see `zoo.formats.header`."""
+
+    def in_a_line(self) -> str:
+        """Return the model, the task and the names of the outputs."""
+        return f"{self.model}, {self.task}: {first_names(self.classes, 10)}"
 
 
 def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str | Path) -> Path:

@@ -19,7 +19,6 @@ from zoo.settings import local_rank
 from zoo.tasks.inputs import in_words
 from zoo.tasks.labelling import label_image
 from zoo.tasks.outputs import Outputs
-from zoo.tasks.predictor import said_of
 from zoo.tasks.saved import SavedModel
 from zoo.training.loop import autocast
 
@@ -57,7 +56,7 @@ class SegmentPredictor:
         return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
 
     def __repr__(self) -> str:
-        return f"SegmentPredictor({said_of(self)}, {in_words(self.input, is_cut=False)})"
+        return f"SegmentPredictor({self.saved.in_a_line()}, {in_words(self.input, is_cut=False)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the labels of an image, or a list of answers for a list of images.
