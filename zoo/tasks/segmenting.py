@@ -52,7 +52,7 @@ class SegmentPredictor(OfSaved):
         return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
 
     def __repr__(self) -> str:
-        return f"SegmentPredictor({self.in_a_line()}, {input_in_words(self.input, is_cut=False)})"
+        return f"SegmentPredictor({self.saved.in_a_line()}, {input_in_words(self.input, is_cut=False)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the labels of an image, or a list of answers for a list of images.
