@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ def find_contenders(asked: Any, labelled: Labelled, where: Where) -> tuple[list[
         OptionError: Features cannot be found, or brought together with the table.
     """
     named = _named(asked)
-    found = [_asked_for(name, item, labelled, where) for name, item in named]
+    found = _with_names_apart([_asked_for(name, item, labelled, where) for name, item in named], named)
     paths, why_none = _images(labelled, where, found, has_names=any(isinstance(item, str) for _, item in named))
     baselines, warnings = _baselines(found, labelled, where, paths, why_none)
     kept = in_common([*found, *(each for own in baselines.values() for each in own)], labelled)
@@ -111,6 +111,18 @@ def _told_apart(found: Sequence[tuple[str | None, Any]]) -> list[tuple[str | Non
     if twice := [key for key, count in Counter(texts).items() if count > 1]:
         raise OptionError(f"{first_names(twice)} is asked for twice: name each once")
     return list(found)
+
+
+def _with_names_apart(found: Sequence[Matched], named: Sequence[tuple[str | None, Any]]) -> list[Matched]:
+    """Give those of one name another one each, by their path or a number: results are kept by name."""
+    counts = Counter(each.features.name for each in found)
+    taken, apart = {NAME}, []
+    for each, (_, item) in zip(found, named, strict=True):
+        name = each.features.name
+        name = _free(f"{name}, {item}" if counts[name] > 1 and isinstance(item, Path) else name, taken)
+        taken.add(name)
+        apart.append(replace(each, features=replace(each.features, name=name)))
+    return apart
 
 
 def _asked_for(name: str | None, item: Any, labelled: Labelled, where: Where) -> Matched:
@@ -201,7 +213,7 @@ def _baselines(
                 "they are of, as a folder or .npz of `zoo embed` does."
             )
             continue
-        name = _free(f"{facts['network']}, random weights", made)
+        name = _free(f"{facts['network']}, random weights", {*made, *(each.features.name for each in found)})
         made[name] = [_twin(name, facts, seed, labelled, where, paths) for seed in SEEDS]
     file = where.folder(NAME)
     intensities = intensities_of(paths, labelled.ids, None if file is None else file.with_name(f"{file.name}.npz"))
@@ -209,7 +221,7 @@ def _baselines(
     return made, warnings
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
+def _free(name: str, taken: Container[str]) -> str:
     """A name that is not taken: one network can have several inputs or options."""
     return name if name not in taken else next(n for i in range(2, 1000) if (n := f"{name} ({i})") not in taken)
 
