@@ -224,7 +224,18 @@ def test_cases_that_pre_training_saw_are_a_warning(report):
     assert said in Reading(html_of(report, {})).words
     clean = tuple(replace(each, seen_test=0) for each in report.overlaps)
     assert "were seen in pre-training" not in Reading(html_of(replace(report, overlaps=clean), {})).words
-    assert "This was not looked for" in Reading(html_of(replace(report, overlaps=()), {})).text
+
+
+def test_what_nobody_knows_of_pre_training_is_said(report):
+    """Silence about an encoder without a list, or of which no name could be read, reads as if it had seen nothing."""
+    unknown = "whether their encoder has seen these cases is not known"
+    assert unknown not in Reading(html_of(report, {})).words
+    assert Reading(html_of(replace(report, overlaps=()), {})).words.count(unknown) == 2
+    assert Reading(html_of(replace(report, overlaps=report.overlaps[:1]), {})).words.count(unknown) == 1
+    unread = replace(report.overlaps[0], readable=0, seen=0, seen_subjects=0, seen_test=0)
+    words = Reading(html_of(replace(report, overlaps=(unread,)), {})).words
+    assert "nothing is known of any case" in words
+    assert "0 cases by image" not in words
 
 
 def test_one_encoder_alone_is_not_called_the_best():

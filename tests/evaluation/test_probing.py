@@ -263,3 +263,11 @@ def test_neighbours_are_training_cases_of_other_patients():
 def test_the_program_finds_it():
     """`zoo.probe` is public, and imports nothing before it is used."""
     assert zoo.probe is probing.probe
+
+
+def test_unlabelled_rows_are_in_the_table():
+    """Features of cases without a label are no strangers to a table with ids and paths."""
+    table = table_of().assign(path=lambda t: t["id"] + ".png").astype({"label": object})
+    table.loc[[3, 4], "label"] = ""
+    found = features_of(table, path=[f"/data/{name}" for name in table["path"]])
+    assert run(found, table, sizes=()).cohort.not_in_table == {}

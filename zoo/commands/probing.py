@@ -86,12 +86,13 @@ def page_of(report: ProbeReport, out: Path) -> Iterator[str]:
 def _row(result: EncoderResult, report: ProbeReport) -> dict[str, str]:
     main = report.main_measure
     few = [point for point in result.curve if point.size is not None]
+    several = len(report.asked()) > 1
     return {
         "features": result.name,
         f"{MEASURES[main]} (95 %), linear": _interval(result.measures[LINEAR][main]),
         "kNN": _number(result.measures[KNN][main].value),
         **{f"{point.size} labels": _number(point.mean) for point in few[:: max(1, len(few) - 1)]},
-        **{f"to {to}": _difference(result, to) for to in ("random", "intensities", "best")},
+        **{f"to {to}": _difference(result, to) for to in ("random", "intensities", "best")[: 2 + several]},
     }
 
 

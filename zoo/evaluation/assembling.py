@@ -147,8 +147,8 @@ def _seen(overlaps: Sequence[Overlap]) -> Iterator[str]:
             )
         if each.readable < each.ids:
             yield (
-                f"Of {each.ids - each.readable} of {each.ids} cases nothing says whether {each.encoder} was trained on "
-                "them."
+                f"For {each.ids - each.readable} of {each.ids} cases nothing says whether {each.encoder} was trained "
+                "on them."
             )
 
 

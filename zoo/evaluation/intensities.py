@@ -100,6 +100,8 @@ def _table(
 
     width = max((len(row) for row in rows), default=1)
     same = [i for i, row in enumerate(rows) if len(row) == width]
+    if others := len(rows) - len(same):
+        log.warning("no plain intensities of %d images: films and volumes cannot be compared", others)
     values = np.stack([rows[i] for i in same]) if same else np.empty((0, width), np.float32)
     ids, paths, stamps = ([good[i][k] for i in same] for k in range(3))
     facts = {"model": NAME, "version": _VERSION}
@@ -108,7 +110,7 @@ def _table(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_features(Features(values, tuple(paths), None, failed, facts, carried), file)
     frame = pandas.DataFrame({"id": ids, "path": paths})
-    frame.attrs = facts
+    frame.attrs = {**facts, "failed": list(failed.values())[:1]}
     return FeatureTable(values, frame)
 
 

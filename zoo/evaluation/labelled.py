@@ -50,6 +50,7 @@ class Labelled:
     without_split: int
     all_names: Sequence[str]
     """Ids of all rows of the table, those without a label too."""
+    all_paths: Sequence[str] | None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,6 +127,7 @@ def read_labelled(
         len(without),
         len(unplaced),
         ids,
+        paths,
     )
     _check_groups(found)
     return found

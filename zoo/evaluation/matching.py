@@ -208,8 +208,8 @@ def _mapped(
 
 
 def _all(labelled: Labelled, given: Sequence[str]) -> Sequence[str]:
-    """Names of all rows of the table; of paths where ids are others, of the labelled ones."""
-    return given if labelled.have_ids and given is not labelled.ids else labelled.all_names
+    """Paths, or ids, of all rows of the table, those without a label too."""
+    return labelled.all_paths if given is labelled.paths and labelled.all_paths is not None else labelled.all_names
 
 
 def _texts(column: Any) -> list[str]:

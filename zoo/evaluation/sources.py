@@ -217,7 +217,11 @@ def _baselines(
         made[name] = [_twin(name, facts, seed, labelled, where, paths) for seed in SEEDS]
     file = where.folder(NAME)
     intensities = intensities_of(paths, labelled.ids, None if file is None else file.with_name(f"{file.name}.npz"))
-    made[NAME] = [match(intensities, labelled, NAME, "intensities")]
+    if len(intensities.table):
+        made[NAME] = [match(intensities, labelled, NAME, "intensities")]
+    else:
+        why = first_names(intensities.table.attrs["failed"], 1)
+        warnings.append(f"There are no plain intensities: none of the {len(labelled)} images could be read, {why}.")
     return made, warnings
 
 

@@ -1,0 +1,61 @@
+"""A probe says unasked which of its cases the weights were trained on, and never takes unknown for unseen."""
+
+import pandas as pd
+import pytest
+from probed import planted, run, table_of
+
+from zoo.errors import OfflineError
+from zoo.evaluation import seen
+from zoo.evaluation.overlap import Looked, Overlap
+from zoo.features import FeatureTable
+
+MODEL = "caid-resnet50.chestxray14-800"
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """The report of published weights, with what a lookup finds or raises."""
+
+    def of(lookup):
+        monkeypatch.setattr(seen, "find_overlap", lookup)
+        table = table_of(40)
+        table["split"] = ["test" if int(name[1:]) % 5 < 2 else "train" for name in table["patient"]]
+        frame = pd.DataFrame({"id": table["id"]})
+        frame.attrs = {"model": MODEL, "tag": "chestxray14-800"}
+        return run(FeatureTable(planted(table), frame), table, split="split", sizes=())
+
+    return of
+
+
+def found(ids, name, **_):
+    """Every fourth image was seen, every eighth cannot be looked up."""
+    rows = [
+        Looked(id, "films", id, id, i % 4 == 0, i % 4 == 0) if i % 8 != 1 else Looked(id) for i, id in enumerate(ids)
+    ]
+    return Overlap(name, tuple(rows), "package:list.csv", "", 9, 9, ("films",), ("a warning",))
+
+
+def test_seen_cases_are_in_the_verdict(probed):
+    """A test part that was learnt from flatters the encoder: said in the verdict, with the number."""
+    report = probed(found)
+    (overlap,) = report.overlaps
+    assert (overlap.encoder, overlap.ids, overlap.readable, overlap.seen) == (MODEL, 80, 70, 20)
+    tested = [i for i, case in enumerate(report.shown) if case.part == "test"]
+    number = sum(i % 4 == 0 for i in tested)
+    assert overlap.seen_test == number > 0
+    assert f"{number} of them, by image or patient, are in the training list of {MODEL}" in report.verdict[1]
+    assert any(f"trained on {number} of the tested cases" in warning for warning in report.warnings)
+    assert any(f"For 10 of 80 cases nothing says whether {MODEL}" in warning for warning in report.warnings)
+
+
+def test_a_list_that_cannot_be_had_is_no_clean_result(probed, caplog):
+    """Without a connection nothing is known of any case, and the probe goes on."""
+
+    def refuse(*_, **__):
+        raise OfflineError("no connection")
+
+    report = probed(refuse)
+    assert (report.overlaps[0].readable, report.overlaps[0].seen) == (0, 0)
+    assert "no connection" in report.overlaps[0].source
+    assert any(f"For 80 of 80 cases nothing says whether {MODEL}" in warning for warning in report.warnings)
+    assert "not known" in caplog.text
