@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,7 +218,7 @@ def _baselines(
                 "they are of, as a folder or .npz of `zoo embed` does."
             )
             continue
-        name = _free(f"{facts['network']}, random weights", made)
+        name = _free(f"{facts['network']}, random weights", {*made, *(each.features.name for each in found)})
         made[name] = [_twin(name, facts, seed, labelled, where, paths) for seed in SEEDS]
     file = where.folder(NAME)
     intensities = intensities_of(paths, labelled.ids, None if file is None else file.with_name(f"{file.name}.npz"))
@@ -230,7 +230,7 @@ def _baselines(
     return made, warnings
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
+def _free(name: str, taken: Container[str]) -> str:
     """A name that is not taken: one network can have several inputs or options."""
     return name if name not in taken else next(n for i in range(2, 1000) if (n := f"{name} ({i})") not in taken)
 
