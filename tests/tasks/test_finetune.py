@@ -214,6 +214,23 @@ def test_classes_and_numbers(films, tmp_path):
     assert found == pytest.approx(sum(errors) / len(errors), rel=1e-4)
 
 
+def test_results_of_the_validation_part_are_said_to_be(films, tmp_path, caplog):
+    """Without a test part they look too good; a pair is refused: it would train twice and compare nothing."""
+    table = tmp_path / "two.csv"
+    rows = [
+        (r["file"], r["patient"], r["disc"], ("train", "val")[r["patient"] < "p05"])
+        for r in rows_of(films / "labels.csv")
+    ]
+    planted.write_rows(table, rows, ("file", "patient", "disc", "part"))
+    given = words(films, tmp_path / "out", *QUICK, "--table", table, "--split", "part")
+    with pytest.raises(OptionError, match="no case has the part test"):
+        finetune([*given, "--pair"])
+    assert not (tmp_path / "out").exists()
+    results = finetune(given)
+    assert "no case has the part test: the results are those of the validation part" in caplog.text
+    assert "look too good" in results["warnings"][-1]
+
+
 def test_folds_are_pooled(films, tmp_path):
     """Each case is tested once, by the network of its fold with the threshold of its fold."""
     results = finetune(words(films, tmp_path / "out", *QUICK, "--cross-validate", 2, "--epochs", 1))

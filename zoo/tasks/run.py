@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from zoo.errors import OptionError
 from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs, sized
@@ -91,7 +92,13 @@ def splits_of(args: FinetuneArgs, task: Task) -> list[Split]:
     if args.cross_validate:
         return draw_folds(groups, strata, args.cross_validate, args.seed)
     if args.split:
-        return [given_split(column_of(task.cases, args.split, "--split"), ids, groups, strata, args.seed)]
+        split = given_split(column_of(task.cases, args.split, "--split"), ids, groups, strata, args.seed)
+        if args.pair and "test" not in split:
+            raise OptionError(
+                f"--pair compares two networks on the test part, and no case has the {args.split} test: give it to "
+                "some, or leave out --split to have the parts drawn"
+            )
+        return [split]
     return [draw_split(groups, strata, args.seed)]
 
 
@@ -111,6 +118,11 @@ def warnings_of(task: Task, arms: Sequence[Arm], args: FinetuneArgs, seen: First
         found.append(
             "without --group each image is taken for another patient: images of one patient can be both in the "
             "training part and in the test part, and results then look too good"
+        )
+    if not any(arm.tested for arm in arms):
+        found.append(
+            f"no case has the {args.split} test: the results are those of the validation part, by which epoch and "
+            "thresholds are chosen, and look too good"
         )
     for line in found:
         log.warning("%s", line)
