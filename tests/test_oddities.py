@@ -56,6 +56,19 @@ def test_blocks_are_nested_and_end_with_an_error(caplog):
     assert log.filters == []
 
 
+def test_where_nothing_can_be_counted_all_are_said(caplog, monkeypatch):
+    """A full disk for temporary files is no reason to end a command, nor to be silent."""
+
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zoo.oddities.TemporaryDirectory", full)
+    with each_once():
+        for name in ("a.png", "b.png"):
+            warn_of(name, f"{name} is faint")
+    assert texts(caplog) == ["a.png is faint", "b.png is faint"]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that read images are forked")
 def test_processes_that_read_images_count_together(caplog):
     """Each would say it once, and the count would lack theirs."""

@@ -58,7 +58,7 @@ def test_a_workflow_runs_what_is_there(path):
                 assert (CHECKOUT / "".join(file)).is_file()
 
 
-@pytest.mark.parametrize("path", [".github/workflows/tests.yml", "Dockerfile"])
+@pytest.mark.parametrize("path", [".github/workflows/tests.yml", ".github/workflows/docs.yml", "Dockerfile"])
 def test_extras_that_are_installed_exist(path):
     """Pip installs the package without one that it does not know, and only warns."""
     found = re.findall(r"(?:\.|\})\[([a-z,]+)\]", (CHECKOUT / path).read_text("utf-8"))

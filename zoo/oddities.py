@@ -37,10 +37,11 @@ def each_once() -> Iterator[None]:
     Two warnings are one where they differ in the image's name and in numbers alone. Processes that are forked inside
     the block count as this one. Where the log shows debugging, all are said. Inside another block it does nothing.
     """
-    if any(isinstance(each, _Once) for each in log.filters):
+    temporary = None if any(isinstance(each, _Once) for each in log.filters) else _folder()
+    if temporary is None:
         yield
         return
-    with TemporaryDirectory(prefix="zoo-") as folder:
+    with temporary as folder:
         once = _Once(Path(folder))
         log.addFilter(once)
         try:
@@ -48,6 +49,14 @@ def each_once() -> Iterator[None]:
         finally:
             log.removeFilter(once)
             once.tell()
+
+
+def _folder() -> TemporaryDirectory[str] | None:
+    """Where images are counted; None where nothing can be written, and each warning is said."""
+    try:
+        return TemporaryDirectory(prefix="zoo-")
+    except OSError:
+        return None
 
 
 class _Once(logging.Filter):

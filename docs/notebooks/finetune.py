@@ -57,7 +57,7 @@ pd.DataFrame(rows).to_csv("labels.csv", index=False)
 # `run/model.safetensors` alone is enough for all that follows.
 
 # %% language="bash"
-# zoo info run/model.safetensors
+# zoo info run/model.safetensors | head -n 14
 
 # %% [markdown]
 # ## Predict

@@ -40,6 +40,8 @@ RECORD = st.fixed_dictionaries(
         "licences": st.dictionaries(st.sampled_from(["code", "weights", "data"]), JSON, max_size=3),
     },
 )
+DIGITS = st.sampled_from(sorted(DIGESTS.values())).map(lambda digits: 10 ** (digits - 1))
+"""Numbers of as many digits as a digest has."""
 FIELDS = sorted(WeightsFile.__dataclass_fields__.keys() - {"base"})
 
 
@@ -64,7 +66,7 @@ def test_a_record_is_read_as_it_is_written(record):
 
 @pytest.mark.parametrize("field", [*FIELDS, "surprise"])
 @settings(max_examples=20)
-@given(record=RECORD, value=JSON | st.integers())
+@given(record=RECORD, value=JSON | st.integers() | DIGITS)
 def test_any_value_in_any_field_is_read_or_refused(field, record, value):
     """By the zoo's own error, which names the manifest, not by one of Python's."""
     try:

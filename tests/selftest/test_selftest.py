@@ -12,7 +12,8 @@ from torch import nn
 
 from zoo.errors import OptionError
 from zoo.registry import entries, get_entry, list_models
-from zoo.selftest import COMMAND, cases_of, drawing, run_case, running, stored_cases, streaming
+from zoo.selftest import cases_of, drawing, run_case, running, stored_cases, streaming
+from zoo.selftest.cases import COMMAND
 from zoo.selftest.stages import OUTPUT, Stage, furthest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -286,6 +287,13 @@ def test_other_weights_of_the_same_tag_are_not_held_against_ours(monkeypatch, tm
     """A user's record may stand before the package's: the network is tested, its weights are not these."""
     assert [case.tag for case in cases_of("glcl-encoder.phantom")] == ["", "phantom"]
     with_record(monkeypatch, tmp_path, tag="phantom", models=["glcl-encoder"])
+    assert [case.tag for case in cases_of("glcl-encoder.phantom")] == [""]
+
+
+def test_weights_that_the_policy_refuses_are_not_run(monkeypatch):
+    """Their network is."""
+    monkeypatch.setenv("ZOO_POLICY", "commercial")
+    monkeypatch.setattr("zoo.selftest.cases.refuses", lambda record: True)
     assert [case.tag for case in cases_of("glcl-encoder.phantom")] == [""]
 
 

@@ -33,6 +33,8 @@ from zoo.training.distributed import Processes
 from zoo.training.metrics import count_overlap
 from zoo.training.run import Run
 
+pytestmark = pytest.mark.slow  # a network of full width learns for half a minute
+
 OBLIQUE = np.array([[0.2, -1.8, 0.1, 5], [1.1, 0.3, -0.2, -7], [0.1, 0.2, 2.4, 9], [0, 0, 0, 1]])
 WINDOW = ("--window", "32,32,32")
 
@@ -246,7 +248,6 @@ def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):
     assert abs(dice_of(np.asarray(found.dataobj) == 1, truth) - float(row["dice_1"])) < 1e-3
 
 
-@pytest.mark.slow
 def test_films_are_learnt_by_the_same_task(tmp_path, zoo):
     """CAiD's U-Net from the weights that ship: PNG labels of each film's own size, distances in pixels."""
     write_films(tmp_path, 5)

@@ -56,7 +56,7 @@ def row_of(outcome: Outcome) -> dict[str, Any]:
     """What a program gets of a case."""
     case, facts = outcome.case, asdict(outcome)
     return {
-        **{"model": case.model, "tag": case.tag, "options": dict(case.options), "ok": outcome.ok},
+        **{"model": case.model, "tag": case.tag, "options": dict(case.options), "what": case.what, "ok": outcome.ok},
         **{name: value for name, value in facts.items() if name not in ("case", "differences")},
         "largest": outcome.largest,
         "first": asdict(outcome.first) if outcome.first else None,

@@ -68,7 +68,7 @@ def find_contenders(asked: Any, labelled: Labelled, where: Where) -> tuple[list[
         OptionError: Features cannot be found, or brought together with the table.
     """
     named = _named(asked)
-    found = _with_names_apart([_asked_for(name, item, labelled, where) for name, item in named], named)
+    found = _with_names([_asked_for(name, item, labelled, where) for name, item in named], [item for _, item in named])
     paths, why_none = _images(labelled, where, found, has_names=any(isinstance(item, str) for _, item in named))
     baselines, warnings = _baselines(found, labelled, where, paths, why_none)
     kept = in_common([*found, *(each for own in baselines.values() for each in own)], labelled)
@@ -113,16 +113,21 @@ def _told_apart(found: Sequence[tuple[str | None, Any]]) -> list[tuple[str | Non
     return list(found)
 
 
-def _with_names_apart(found: Sequence[Matched], named: Sequence[tuple[str | None, Any]]) -> list[Matched]:
-    """Give those of one name another one each, by their path or a number: results are kept by name."""
-    counts = Counter(each.features.name for each in found)
-    taken, apart = {NAME}, []
-    for each, (_, item) in zip(found, named, strict=True):
-        name = each.features.name
-        name = _free(f"{name}, {item}" if counts[name] > 1 and isinstance(item, Path) else name, taken)
-        taken.add(name)
-        apart.append(replace(each, features=replace(each.features, name=name)))
-    return apart
+def _with_names(found: Sequence[Matched], items: Sequence[Any]) -> list[Matched]:
+    """Give features of one model from several files the files' names too: results are kept by name.
+
+    Raises:
+        OptionError: Two are still called alike.
+    """
+    given = [each.features.name for each in found]
+    counts = Counter(given)
+    names = [
+        f"{name} ({item})" if counts[name] > 1 and isinstance(item, Path) else name
+        for name, item in zip(given, items, strict=True)
+    ]
+    if twice := [name for name, count in Counter([NAME, *names]).items() if count > 1]:
+        raise OptionError(f"several features are called {first_names(twice)}: give each its own name, in a mapping")
+    return [replace(each, features=replace(each.features, name=name)) for each, name in zip(found, names, strict=True)]
 
 
 def _asked_for(name: str | None, item: Any, labelled: Labelled, where: Where) -> Matched:

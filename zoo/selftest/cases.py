@@ -13,6 +13,7 @@ from zoo.entry import Entry
 from zoo.errors import OptionError
 from zoo.files import read_text
 from zoo.manifest import record_with_tag, records
+from zoo.policy import refuses
 from zoo.record import WeightsFile
 from zoo.registry import get_entry, resolve
 from zoo.selftest.stages import Stage
@@ -67,7 +68,8 @@ def _case(raw: Mapping[str, Any]) -> Case:
 def cases_of(name: str, cache_dir: str | Path | None = None) -> list[Case]:
     """Return what is tested under a name: of a model all that is stored, of a tag the network that its weights need.
 
-    Weights that come with the package are run themselves. Those of other tags are proved by their digests at each load.
+    Weights that come with the package are run themselves, unless `ZOO_POLICY` refuses them. Those of other tags are
+    proved by their digests at each load.
 
     Args:
         name: `MODEL` or `MODEL.TAG`.
@@ -79,7 +81,7 @@ def cases_of(name: str, cache_dir: str | Path | None = None) -> list[Case]:
     """
     found = resolve(name, cache_dir)
     entry = found.entry
-    own = [case for case in stored_cases() if case.model == entry.name and _is_on_record(case, cache_dir)]
+    own = [case for case in stored_cases() if case.model == entry.name and _can_be_run(case, cache_dir)]
     options = own_options(entry, found.record.options) if found.tag and found.record else {}
     if found.tag:
         own = [case for case in own if (case.tag == found.tag if case.tag else dict(case.options) == options)]
@@ -96,10 +98,10 @@ def _way_out(entry: Entry, tag: str) -> str:
     return f"`zoo selftest {entry.name}` tests the published one" if tag else f"store them: {COMMAND} {entry.name}"
 
 
-def _is_on_record(case: Case, cache_dir: str | Path | None) -> bool:
-    """Whether a case's weights, if it has any, are those that a user's name still stands for."""
+def _can_be_run(case: Case, cache_dir: str | Path | None) -> bool:
+    """Whether a case's weights, if it has any, are those of this name here, and `ZOO_POLICY` does not refuse them."""
     record = record_with_tag(case.model, case.tag, cache_dir) if case.tag else None
-    return not case.tag or (record is not None and record.sha256 == case.sha256)
+    return not case.tag or (record is not None and record.sha256 == case.sha256 and not refuses(record))
 
 
 def own_options(entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:

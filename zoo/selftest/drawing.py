@@ -74,8 +74,8 @@ def _values(name: str, shape: tuple[int, ...], low: float, high: float) -> NDArr
     import numpy as np
 
     count, start = prod(shape), crc32(name.encode()) % _LENGTH
-    cycle = (low + (high - low) * np.roll(_fractions(), -start)).astype(np.float32)
-    return np.resize(cycle, shape) if count > _LENGTH else cycle[:count].reshape(shape).copy()
+    drawn = np.take(_fractions(), np.arange(start, start + min(count, _LENGTH)), mode="wrap")
+    return np.resize((low + (high - low) * drawn).astype(np.float32), shape)
 
 
 @cache

@@ -36,7 +36,7 @@ for 1e-5); the other formula of GELU makes 4e-4, one bias drawn anew 0.03 or mor
 Half precisions find such gross errors alone: their rounding grows with depth.
 """
 _OF_DEVICES = 5
-"""Times as much is allowed in fp32 on other devices, whose kernels may sum in fewer steps. None was there."""
+"""Times as much is allowed in fp32 on other devices, whose kernels sum otherwise. None was there to measure."""
 
 
 _LIBRARIES = ("torch", "timm", "monai", "segmentation-models-pytorch", "numpy")
@@ -109,9 +109,15 @@ def run_case(
         differences, problem = compare(case, stages)
     except Exception as error:  # whatever a library's new release raises is what the test is for
         log.debug("%s", case.what, exc_info=True)
-        problem = f"{type(error).__name__}: {reason_of(error)}"
+        problem = _named(error)
     seconds = time.perf_counter() - began
     return Outcome(case, str(found_device), precision, tolerance, seconds, differences, problem)
+
+
+def _named(error: Exception) -> str:
+    """The kind of an error, which says much of a library's, and its message in one line."""
+    kind, reason = type(error).__name__, reason_of(error)
+    return reason if reason.startswith(kind) else f"{kind}: {reason}"
 
 
 def measure_case(

@@ -91,7 +91,7 @@ def fit_arm(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes, *, c
     network = load_network(args, len(task.names))
     origin = origin_of(network)
     header = finetuning_header(network, task.name, command, input=task.contract, classes=task.names)
-    params = groups_of(network, args)
+    params = learning_groups(network, args)
     trial, chosen = task.begin(network, args, arm.split, processes), dict[str, str]()
 
     def validate(_: nn.Module, epoch: int) -> Metrics:
@@ -132,7 +132,7 @@ def command_for(args: FinetuneArgs, arm: Arm) -> str:
     return finetune_command(args if arm.is_twin and args.checkpoint else arguments_of(args, arm))
 
 
-def groups_of(network: nn.Module, args: FinetuneArgs) -> list[dict[str, Any]]:
+def learning_groups(network: nn.Module, args: FinetuneArgs) -> list[dict[str, Any]]:
     """Parameter groups: the head at the full rate, stages before it at less; at first the head alone learns.
 
     All of a network with random weights is fresh, and learns from the first epoch on.

@@ -18,7 +18,7 @@ from zoo.images import Kind, kind_of
 from zoo.messages import lengths, listed, printable, problem_of, with_path
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.inputs import in_words
+from zoo.tasks.inputs import input_in_words
 from zoo.training.evaluate import judging
 from zoo.training.finetune import starting_input
 from zoo.transforms import ImageTransform, build_transform
@@ -48,7 +48,7 @@ def input_of_run(args: FinetuneArgs) -> Preprocessing:
     if not args.size:
         return contract
     if not isinstance(build_transform(contract), ImageTransform):
-        raise OptionError(f"--size {args.size}: {args.model} takes {in_words(contract)}; --size is of films")
+        raise OptionError(f"--size {args.size}: {args.model} takes {input_in_words(contract)}; --size is of films")
     resize = None if contract.resize is None else round(contract.resize * args.size / max(contract.size))
     return contract.override({"size": (args.size, args.size), "resize": resize})
 
@@ -79,7 +79,7 @@ def look_at(cases: Cases, contract: Preprocessing, args: FinetuneArgs) -> FirstL
     _check_kinds(kinds, len(cases), args.model, films=films)
     _try_some(cases, contract, args.model)
     larger = _much_larger([kind.sides for kind in kinds.values()], contract, args) if films else ""
-    return FirstLook(in_words(contract, is_cut=args.task != "segment"), (larger,) if larger else ())
+    return FirstLook(input_in_words(contract, is_cut=args.task != "segment"), (larger,) if larger else ())
 
 
 def _check_kinds(kinds: dict[str, Kind], count: int, model: str, *, films: bool) -> None:

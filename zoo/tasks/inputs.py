@@ -7,7 +7,7 @@ from zoo.messages import lengths
 from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_transform
 
 
-def in_words(contract: Preprocessing, *, is_cut: bool = True) -> str:
+def input_in_words(contract: Preprocessing, *, is_cut: bool = True) -> str:
     """Return what a network takes of images, in a few words.
 
     Args:

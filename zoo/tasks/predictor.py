@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.embedding import Embedder
 from zoo.errors import InputContractError
-from zoo.tasks.inputs import in_words
+from zoo.tasks.inputs import input_in_words
 from zoo.tasks.saved import OfSaved, read_saved
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Predictor(OfSaved):
         return self.embedder.transform.preprocessing
 
     def __repr__(self) -> str:
-        return f"Predictor({self.in_a_line()}, {in_words(self.input)})"
+        return f"Predictor({self.saved.in_a_line()}, {input_in_words(self.input)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the answer for an image, or a list of them for a list of images.

@@ -41,6 +41,10 @@ class SavedModel:
     header: Mapping[str, str]
     """The whole of its header, see `zoo.formats.header`."""
 
+    def in_a_line(self) -> str:
+        """Return the model, the task and the names of the outputs."""
+        return f"{self.model}, {self.task}: {first_names(self.classes, 10)}"
+
 
 @dataclass(frozen=True, eq=False)
 class OfSaved:
@@ -68,10 +72,6 @@ class OfSaved:
     def header(self) -> Mapping[str, str]:
         """All that the file says of the network, as text: base weights, licences, command."""
         return self.saved.header
-
-    def in_a_line(self) -> str:
-        """The model, the task and the first of the names, for people."""
-        return f"{self.saved.model}, {self.task}: {first_names(self.classes, 10)}"
 
 
 def write_model(state: Mapping[str, Tensor], header: Mapping[str, str], out: str | Path) -> Path:

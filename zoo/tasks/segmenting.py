@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.loading import input_of, load_model
 from zoo.registry import get_entry
 from zoo.settings import local_rank
-from zoo.tasks.inputs import in_words
+from zoo.tasks.inputs import input_in_words
 from zoo.tasks.labelling import label_image
 from zoo.tasks.saved import OfSaved
 from zoo.training.loop import autocast
@@ -52,7 +52,7 @@ class SegmentPredictor(OfSaved):
         return {name: value for name, value in vars(self).items() if name not in ("network", "transform")}
 
     def __repr__(self) -> str:
-        return f"SegmentPredictor({self.in_a_line()}, {in_words(self.input, is_cut=False)})"
+        return f"SegmentPredictor({self.saved.in_a_line()}, {input_in_words(self.input, is_cut=False)})"
 
     def __call__(self, image: Any) -> Any:
         """Return the labels of an image, or a list of answers for a list of images.

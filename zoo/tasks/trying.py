@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from zoo.progress import duration
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.arms import Arm, arguments_of, groups_of
+from zoo.tasks.arms import Arm, arguments_of, learning_groups
 from zoo.tasks.first_look import look_at
 from zoo.tasks.run import plan, warnings_of
 from zoo.tasks.task import Task
@@ -77,7 +77,7 @@ def _try(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Resu
     args = arguments_of(args, arm)
     torch.manual_seed(args.seed)
     network = load_network(args, len(task.names))
-    groups = groups_of(network, args)
+    groups = learning_groups(network, args)
     trial = task.begin(network, args, arm.split, processes)
     method, data = trial.method.to(processes.device).train(), trial.data["train"]
     batches = Batches(length_of(data), args, processes, getattr(data, "order", None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def _prepare(app: Sphinx) -> None:
     pages.write(Path(app.srcdir))
     os.environ["ZOO_HOME"] = str(homes / "zoo-of-notebooks")
     _prepare_notebooks()
+    _keep_lines_whole()
 
 
 def _prepare_notebooks() -> None:
@@ -51,6 +53,13 @@ def _prepare_notebooks() -> None:
     before = {"PYTHONPATH": str(CHECKOUT), "PATH": str(Path(sys.executable).parent)}
     for name, first in before.items():
         os.environ[name] = os.pathsep.join(filter(None, [first, os.environ.get(name, "")]))
+
+
+def _keep_lines_whole() -> None:
+    """Join what commands print in pieces as it was printed: MyST-NB alone would end a line behind each piece."""
+    from nbclient import NotebookClient
+
+    NotebookClient.__init__ = partialmethod(NotebookClient.__init__, coalesce_streams=True)  # type: ignore[assignment]
 
 
 def _mark_code(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

@@ -117,14 +117,15 @@ def _code(lines: Iterable[str]) -> str:
 def _licences(item: Item) -> str:
     record = item.record
     said = [f"- {words.licence(record.licences, use, record.verdict(use))}" for use in words.USES]
-    head = ["| | licence | commercial use | passing on | |", "|---|---|---|---|---|"]
+    head = ["| | commercial use | passing on | licence |", "|---|---|---|---|"]
     rows = [_licence_row(layer, record.licences.get(layer, {})) for layer in LAYERS]
     return "\n".join(["## Licences", "", *said, "", *head, *rows, "", "Not legal advice: read the licences.", ""])
 
 
 def _licence_row(layer: str, terms: Mapping[str, Any]) -> str:
     verdicts = (words.VERDICTS[terms.get(use, "unknown")] for use in words.USES)
-    cells = [_linked(terms.get("licence", "not stated")), *verdicts, _linked(terms.get("note", ""))]
+    words_of = filter(None, (terms.get("licence", "not stated"), terms.get("note")))
+    cells = [*verdicts, "<br>".join(map(_linked, words_of))]
     return f"| {words.LAYER_NAMES[layer]} | {' | '.join(map(_cell, cells))} |"
 
 

@@ -308,3 +308,17 @@ def test_unlabelled_rows_are_in_the_table():
     table.loc[[3, 4], "label"] = ""
     found = features_of(table, path=[f"/data/{name}" for name in table["path"]])
     assert run(found, table, sizes=()).cohort.not_in_table == {}
+
+
+def test_features_of_one_model_are_told_apart(tmp_path):
+    """Two files of it under one name would be one result without a word."""
+    table = table_of()
+    for name, values in (("a", planted(table)), ("b", noise(table))):
+        facts = np.array('{"model": "caid-resnet50.mine"}')
+        np.savez(tmp_path / f"{name}.npz", features=values, paths=table["id"].to_numpy(str), zoo=facts)
+    report = run([tmp_path / "a.npz", tmp_path / "b.npz"], table, sizes=())
+    assert [each.name for each in report.encoders] == [f"caid-resnet50.mine ({tmp_path / f'{x}.npz'})" for x in "ab"]
+    assert report.best.endswith("a.npz)")
+    found = features_of(table, id=table["id"])
+    with pytest.raises(OptionError, match=r"several features are called caid-resnet50\.mine"):
+        run([found, found], table)
