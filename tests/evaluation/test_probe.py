@@ -10,9 +10,8 @@ from probed import noise, planted, probed, run, table_of
 import zoo
 from zoo.errors import InputContractError, OptionError
 from zoo.evaluation import fitting, probing
-from zoo.evaluation.intensities import NAME
 from zoo.evaluation.labelled import read_labelled
-from zoo.features import Features, FeatureTable, write_features
+from zoo.features import FeatureTable
 
 
 def split_in(table):
@@ -199,26 +198,6 @@ def test_features_are_matched_and_both_differences_counted():
     assert report.encoders[0].name == "caid-resnet50.mine"
     assert (report.cohort.cases, report.cohort.without_features) == (119, 1)
     assert report.cohort.not_in_table == {"caid-resnet50.mine": 2}
-
-
-def test_features_of_one_name_have_results_of_their_own(tmp_path):
-    """Two arrays, two folders of one model, and a name that is the baseline's: the last would stand for all of them."""
-    table = table_of()
-    good, bad = planted(table, 3), noise(table)
-    report = run([good, bad], table, sizes=())
-    assert [each.name for each in report.encoders] == ["features", "features (2)"]
-    assert [each.measures for each in report.encoders] == [
-        run(x, table, sizes=()).encoders[0].measures for x in (good, bad)
-    ]
-    files = [tmp_path / name / "features.npz" for name in ("a", "b")]
-    for file, values in zip(files, (good, bad), strict=True):
-        file.parent.mkdir()
-        paths = tuple(f"/none/{id}.png" for id in table["id"])
-        write_features(Features(values, paths, None, {}, {"model": "m.t"}, {}), file)
-    report = run(files, table, sizes=())
-    assert [each.name for each in report.encoders] == [f"m.t, {file}" for file in files]
-    assert report.best == f"m.t, {files[0]}"
-    assert run({NAME: good}, table, sizes=()).encoders[0].name == f"{NAME} (2)"
 
 
 def test_matching_goes_to_the_right_case():
