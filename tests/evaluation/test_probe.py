@@ -10,6 +10,7 @@ from probed import noise, planted, probed, run, table_of
 import zoo
 from zoo.errors import InputContractError, OptionError
 from zoo.evaluation import fitting, probing
+from zoo.evaluation.intensities import NAME
 from zoo.evaluation.labelled import read_labelled
 from zoo.features import FeatureTable
 
@@ -198,6 +199,15 @@ def test_features_are_matched_and_both_differences_counted():
     assert report.encoders[0].name == "caid-resnet50.mine"
     assert (report.cohort.cases, report.cohort.without_features) == (119, 1)
     assert report.cohort.not_in_table == {"caid-resnet50.mine": 2}
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_features_of_one_name_are_refused(by_name):
+    """Two arrays without names, or a name that is the baseline's: the last would stand for all of them."""
+    table = table_of()
+    good, bad = planted(table, 3), noise(table)
+    with pytest.raises(OptionError, match=f"called {NAME if by_name else 'features'}: give each its own name"):
+        run({NAME: good} if by_name else [good, bad], table, sizes=())
 
 
 def test_matching_goes_to_the_right_case():
