@@ -501,9 +501,7 @@ def probe_command(
     data: Annotated[Path | None, typer.Option(help="Folder of the table's paths; default the table's own.")] = None,
     path_column: PathColumn = None,
     device: Device = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read images; default one less than processors, at most 8.")
-    ] = None,
+    workers: Workers = None,
     seed: Annotated[int, typer.Option(help="Of folds, draws and resamples.")] = 0,
     no_pictures: Annotated[bool, typer.Option("--no-pictures", help="Leave images out of OUT/report.html.")] = False,
     as_json: Json = False,
@@ -771,7 +769,7 @@ def selftest(
     names: Annotated[list[str] | None, typer.Argument(help="MODEL or MODEL.TAG, any number.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All models.")] = False,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Precision = "fp32",
     as_json: Json = False,
     cache_dir: CacheDir = None,
 ) -> None:

@@ -11,6 +11,7 @@ import zoo
 from zoo.errors import InputContractError, OptionError
 from zoo.evaluation import fitting, probing
 from zoo.evaluation.intensities import NAME
+from zoo.evaluation.labelled import read_labelled
 from zoo.features import FeatureTable
 
 
@@ -85,6 +86,42 @@ def test_rows_without_ids_are_shuffled_too():
     one, other = run(features, table), run(features[order], table.iloc[order])
     assert one.encoders[0].measures == other.encoders[0].measures
     assert one.encoders[0].curve == other.encoders[0].curve
+
+
+def test_rows_that_nothing_names_are_shuffled_too():
+    """Cases that are groups of their own, called by their rows: numbers of rows must not order the folds."""
+    table = table_of()[["label"]]
+    features = planted(table, 0.5)
+    order = np.random.default_rng(3).permutation(len(table))
+    one, other = run(features, table, group=None), run(features[order], table.iloc[order], group=None)
+    assert one.encoders[0].measures == other.encoders[0].measures
+    assert one.encoders[0].curve == other.encoders[0].curve
+
+
+def test_the_best_of_several_is_corrected_for_being_picked():
+    """As one of all pairs: the largest of four differs from the least by chance, as no pair named before would."""
+    table = table_of()
+    report = run({str(seed): noise(table, seed=seed) for seed in range(4)}, table, sizes=())
+    found = [d for each in report.encoders for d in each.differences if (d.to, d.probe) == ("best", "linear")]
+    least = min(found, key=lambda d: d.p)
+    assert len(found) == 3
+    assert least.p_holm == min(1, 6 * least.p)
+
+
+def test_few_tested_groups_are_said():
+    """A hundred images of few patients are few pieces of evidence, of a class and in all."""
+    table = table_of(18)
+    said = " ".join(run(noise(table), table, sizes=()).warnings)
+    assert "Fewer than 10 tested groups are of 0 and 1" in said or "Fewer than 10 tested groups are of 0, 1" in said
+    assert "Only 18 groups are tested" in said
+    assert not any("groups are" in line for line in run(noise(table_of()), table_of(), sizes=()).warnings)
+
+
+def test_training_lists_are_asked_by_paths():
+    """CheXpert's and MIMIC's folders name the patient; names of files alone are nobody's."""
+    paths = [f"train/patient{i:05}/study1/view1_frontal.jpg" for i in range(4)]
+    table = pd.DataFrame({"path": paths, "label": [0, 1, 0, 1]})
+    assert list(probing.image_names(read_labelled(table, "label"))) == paths
 
 
 def test_draws_of_few_labels_are_the_same_for_each_encoder(monkeypatch):

@@ -135,6 +135,7 @@ def test_holm_as_in_a_textbook():
     """Sorted 0.01, 0.02, 0.03: times 3, 2 and 1, never below the one before; what is not known is not counted."""
     assert holm([0.03, None, 0.01, 0.02]) == pytest.approx([0.04, None, 0.03, 0.04], nan_ok=True)
     assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([0.02, 0.01], of=6) == pytest.approx([0.1, 0.06])  # of six tests, the others of which are larger
 
 
 def test_better_needs_the_interval_and_the_correction():

@@ -153,13 +153,18 @@ def p_value(differences: Floats) -> float:
     return min(1.0, 2 * (1 + fewer) / (1 + len(drawn)))
 
 
-def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """Return p-values after Holm's correction for all that are known, in their order."""
+def holm(ps: Sequence[float | None], *, of: int = 0) -> list[float | None]:
+    """Return p-values after Holm's correction for all that are known, in their order.
+
+    Args:
+        ps: None where nothing is known.
+        of: Tests that these were picked from; 0 for themselves alone.
+    """
     order = sorted((i for i, p in enumerate(ps) if p is not None), key=lambda i: float(ps[i] or 0))
     found: list[float | None] = [None] * len(ps)
-    largest = 0.0
+    count, largest = max(of, len(order)), 0.0
     for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * float(ps[i] or 0)))
+        largest = max(largest, min(1.0, (count - rank) * float(ps[i] or 0)))
         found[i] = largest
     return found
 

@@ -163,7 +163,8 @@ def make_plan(
     target, labels = read_target(labelled.texts, column, kind)
     strata = strata_of(target, labels)
     names = target.classes or [f"quarter {i + 1}" for i in range(int(strata.max()) + 1)]
-    groups = np.unique(np.array(labelled.groups, dtype=object), return_inverse=True)[1]
+    number = {name: i for i, name in enumerate(dict.fromkeys(labelled.groups))}  # by name, rows would have an order
+    groups = np.array([number[name] for name in labelled.groups])
     if labelled.parts is not None:
         folds = given_fold(labelled.parts)
     else:
@@ -207,8 +208,8 @@ def _copies(features: FeatureSet, labelled: Labelled) -> Iterator[tuple[int, int
 
 
 def image_names(labelled: Labelled) -> Sequence[str]:
-    """Names of the cases by which training lists tell images: those of files, else ids."""
-    return labelled.ids if labelled.paths is None else [Path(path).name for path in labelled.paths]
+    """Names of the cases by which training lists tell images: paths, as some tell patients by folders, else ids."""
+    return labelled.ids if labelled.paths is None else labelled.paths
 
 
 def _ordered(labelled: Labelled, contenders: Sequence[Contender]) -> tuple[Labelled, list[Contender]]:

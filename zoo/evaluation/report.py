@@ -135,7 +135,7 @@ class Difference:
     p: float | None
     """Two-sided, from the resamples, without correction."""
     p_holm: float | None
-    """The same after Holm's correction over the encoders that were asked about."""
+    """The same after Holm's correction over the encoders that were asked about; to the best, over all pairs of them."""
     verdict: Verdict
 
 

@@ -54,7 +54,7 @@ class Outcome:
     """In standard deviations of a stage."""
     seconds: float
     differences: tuple[Difference, ...] = ()
-    """The largest of each stage, from input to output, to the first stage that is not as stored."""
+    """The largest of each stage, from input to output, up to the first that has another name or shape."""
     problem: str = ""
     """Why the network could not be run or compared; empty where it was."""
 
