@@ -299,3 +299,13 @@ def test_optimizers_get_the_run_s_settings(name, kind):
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.25, 0.25]
     assert optimizer.param_groups[0].get("momentum", 0.75) == 0.75
     assert isinstance(optimizer, torch.optim.Optimizer)
+
+
+def test_the_help_names_each_panel_once_with_all_its_flags(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(Args, ["--help"], panels={"first panel": ("seed", "workers")}, rest="all others")
+    said = capsys.readouterr().out
+    assert said.count("first panel:") == 1
+    first = said[said.index("first panel:") : said.index("all others:")]
+    assert "--seed" in first
+    assert "--workers" in first

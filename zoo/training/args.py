@@ -199,7 +199,8 @@ def parse_args(
     """
     parser = argparse.ArgumentParser(prog, usage, description=description, formatter_class=_Help)
     types, facts = typing.get_type_hints(cls), facts_of_args(cls)
-    groups = {name: parser.add_argument_group(title) for title, names in panels.items() for name in names}
+    by_title = {title: parser.add_argument_group(title) for title in panels}
+    groups = {name: by_title[title] for title, names in panels.items() for name in names}
     others: Any = parser.add_argument_group(rest) if rest else parser
     by_name = {f.name: f for f in fields(cls)}
     for f in [by_name[name] for name in dict.fromkeys([*groups, *by_name])]:
