@@ -236,8 +236,25 @@ def _read_whole_csv(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, 
     if not numbers:
         raise InputContractError(f"{out} has no columns f0, f1, ...: a file that `zoo embed` wrote is expected")
     kinds = {name: np.float32 if name in numbers else _KINDS.get(name, str) for name in names}
-    frame = pandas.read_csv(out, dtype=kinds, keep_default_na=False)
+    try:
+        frame = pandas.read_csv(out, dtype=kinds, keep_default_na=False)
+    except ValueError as error:
+        raise InputContractError(f"cannot read {out} as features: {_no_number(out, numbers) or error}") from error
     return frame[numbers].to_numpy(np.float32), frame.drop(columns=numbers), {}
+
+
+def _no_number(out: Path, numbers: Sequence[str]) -> str:
+    """Say which cell of a `.csv` is no number; empty where all are."""
+    pandas = _import_pandas()
+    cells = pandas.read_csv(out, dtype=str, keep_default_na=False)[numbers]
+    for name in numbers:
+        if (bad := pandas.to_numeric(cells[name], errors="coerce").isna()).any():
+            row = int(bad.to_numpy().argmax())
+            return (
+                f"{name} of row {row + 1} is {printable(repr(cells[name][row]))}, and {int(bad.sum())} cells of that "
+                "column are no numbers. Embed these cases again, or drop their rows"
+            )
+    return ""
 
 
 def _import_pandas() -> Any:

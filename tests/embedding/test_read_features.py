@@ -221,6 +221,16 @@ def test_nothing_in_a_csv_is_a_formula(tmp_path):
     assert third.split(",")[:2] == ["b", "-2"]
 
 
+def test_a_cell_that_is_no_number_is_named(tmp_path):
+    """By column, row and what stands there: a spreadsheet left it."""
+    write_features(features_of(["a", "b"]), tmp_path / "f.csv")
+    lines = (tmp_path / "f.csv").read_text().splitlines()
+    cut = [*lines[:2], lines[2].rpartition(",")[0] + ","]
+    (tmp_path / "f.csv").write_text("\n".join(cut))
+    with pytest.raises(InputContractError, match=r"f\d+ of row 2 is '', and 1 cells of that column are no numbers"):
+        read_features(tmp_path / "f.csv")
+
+
 def test_cells_of_parquet_lists_are_kept_in_npz(tmp_path):
     """Numbers as numbers, a null as an empty text, not as the word None."""
     wrote = features_of(["a", "b"], age=[3, 4], word=["x", None], day=[datetime.date(2020, 1, 2), None])

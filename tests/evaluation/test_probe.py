@@ -201,6 +201,15 @@ def test_features_are_matched_and_both_differences_counted():
     assert report.cohort.not_in_table == {"caid-resnet50.mine": 2}
 
 
+def test_a_few_columns_that_agree_are_no_copies():
+    """Of grades from 0 to 4 many cases have the same; a table without rows is called so."""
+    table = table_of()
+    grades = (np.arange(len(table)) % 5).astype(np.float32)[:, None]
+    assert run(grades, table, sizes=()).encoders[0].name == "features"
+    with pytest.raises(OptionError, match="the table has no rows"):
+        run(grades[:0], table[:0], sizes=())
+
+
 @pytest.mark.parametrize("by_name", [True, False])
 def test_features_of_one_name_are_refused(by_name):
     """Two arrays without names, or a name that is the baseline's: the last would stand for all of them."""

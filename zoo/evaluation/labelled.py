@@ -108,8 +108,11 @@ def read_labelled(
     unplaced = [i for i, label in enumerate(labels) if label and words is not None and not words[i]]
     left_out = {*without, *unplaced}
     kept = [i for i in range(len(labels)) if i not in left_out]
+    if not labels:
+        raise OptionError(f"{printable(path) if path else 'the table'} has no rows: one for each case is expected")
     if not kept:
-        raise OptionError(f"--column {printable(column)}: no case has a value there, or none of them a part")
+        lacking = "a value there" if split is None else f"a value there and a {printable(split)}"
+        raise OptionError(f"--column {printable(column)}: no case has {lacking}")
     _say_left_out([ids[i] for i in without], "no label", len(labels))
     _say_left_out([ids[i] for i in unplaced], "no part", len(labels))
     found = Labelled(

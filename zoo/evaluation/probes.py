@@ -109,7 +109,7 @@ def fit_linear(part: Part) -> Linear:
     Features are standardised by the part. The penalty is rotation invariant, so the fit is done in the span of the
     part's cases: the same solution, many times faster where D exceeds N.
     """
-    mean, scale = _standard(part.features)
+    mean, scale = standard_of(part.features)
     spanned, basis = _span((part.features - mean) / scale)
     solve = _logistic if part.classes else _ridge
     choices = tuple(c / len(part.labels) for c in PENALTIES) if part.classes else ALPHAS
@@ -152,8 +152,8 @@ def directions(features: Floats, mean: Floats) -> Array:
     return found
 
 
-def _standard(features: Floats) -> tuple[Floats, Floats]:
-    """Mean and deviation of each feature; 1 for those that are constant but for the rounding of float32."""
+def standard_of(features: Floats) -> tuple[Floats, Floats]:
+    """Return mean and deviation of each feature; 1 for those that are constant but for the rounding of float32."""
     mean, deviation = features.mean(0), features.std(0)
     return mean, np.where(deviation > np.maximum(1e-6 * np.abs(mean), 1e-12), deviation, 1.0)
 

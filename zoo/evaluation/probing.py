@@ -21,6 +21,7 @@ from zoo.evaluation.fitting import Plan, judge
 from zoo.evaluation.judging import ROUNDS
 from zoo.evaluation.labelled import Labelled, in_one_order, read_labelled
 from zoo.evaluation.matching import FeatureSet
+from zoo.evaluation.probes import standard_of
 from zoo.evaluation.report import ProbeReport, Repeat
 from zoo.evaluation.seen import look_up
 from zoo.evaluation.sources import Contender, Where, find_contenders
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "torch")
 _ALIKE = 1e-4
 """Largest difference of standardised features by which two images are one: batches round otherwise."""
+_TELLING = 8
+"""Fewest features by which images are told from each other."""
 
 
 def probe(
@@ -195,10 +198,15 @@ def check_images(contenders: Sequence[Contender], labelled: Labelled) -> None:
 
 
 def _copies(features: FeatureSet, labelled: Labelled) -> Iterator[tuple[int, int]]:
-    """Pairs of cases in different groups with the same features; found along one line, so in linear time."""
+    """Pairs of cases in different groups with the same features; found along one line, so in linear time.
+
+    A few columns, such as grades, may agree by chance: they tell nothing.
+    """
+    if features.values.shape[1] < _TELLING:
+        return
     values = features.values.astype(np.float64)
-    deviation = values.std(0)
-    values = (values - values.mean(0)) / np.where(deviation > 1e-12, deviation, 1)
+    mean, deviation = standard_of(values)
+    values = (values - mean) / deviation
     line = values @ np.random.default_rng(0).standard_normal(values.shape[1])
     order = np.argsort(line, kind="stable")
     for step in (1, 2, 3):

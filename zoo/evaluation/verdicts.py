@@ -70,6 +70,8 @@ def _limits(
             f"{worst.seen_test} of them, by image or patient, are in the training list of {printable(worst.encoder)}, "
             "whose result may therefore be too good"
         )
+    elif known := [each.encoder for each in overlaps if each.ids and each.readable == each.ids]:
+        said.append(f"none of them is in the training list of {first_names(known)}")
     text = "; ".join(said)
     return f"{text[0].upper()}{text[1:]}."
 

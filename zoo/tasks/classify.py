@@ -204,7 +204,7 @@ def classify(args: FinetuneArgs) -> Classify:
 
 
 def _in_words(counts: Mapping[str, tuple[int, int]]) -> str:
-    return first_names([f"{name} in {n} cases, not in {rest}" for name, (n, rest) in counts.items()])
+    return first_names([f"{name} in {n} cases and {rest} without it" for name, (n, rest) in counts.items()])
 
 
 def threshold_of(truth: Array, probability: Array) -> float:
