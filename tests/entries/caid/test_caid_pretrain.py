@@ -285,7 +285,7 @@ def test_published_weights_fill_what_they_have(images, out, monkeypatch, capsys,
     assert base["licences"] == zoo.model_info("caid-resnet50-unet.chestxray14-800").licences
     said = capsys.readouterr().err
     assert "chestxray14-800, trained by the zoo: encoder, decoder, last layer loaded; fresh: projection head" in said
-    (warning,) = (text for text in caplog.messages if "another size" in text)
+    (warning,) = (text for text in caplog.messages if "but this run has" in text)
     assert "was trained with size (64, 64), resize 73, but this run has size (32, 32), resize 37" in warning
 
 

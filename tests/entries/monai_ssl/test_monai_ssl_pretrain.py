@@ -352,10 +352,10 @@ def test_a_run_begins_with_the_weights_of_another(run, cohort, tmp_path, monkeyp
     assert are_equal(load_file(file), state, "", "network.")
     assert (base["model"], base["source"], base["base"]) == (NAME, file.name, {"source": "random"})
     assert "encoder, decoder loaded\n" in capsys.readouterr().err
-    assert not [text for text in caplog.messages if "another size" in text]
+    assert not [text for text in caplog.messages if "but this run has" in text]
     more = ("--spacing", "3", "--cache", str(tmp_path / "cache"), "--init", str(file))
     begun(pretrain, flags(cohort, tmp_path / "b", *more), monkeypatch)
-    (warning,) = (text for text in caplog.messages if "another size" in text)
+    (warning,) = (text for text in caplog.messages if "but this run has" in text)
     assert "was trained with spacing (4, 4, 4), but this run has spacing (3, 3, 3)" in warning
 
 

@@ -503,7 +503,7 @@ def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch,
     assert (base["source"], base["sha256"]) == (file.name, zoo.fetching.hash_file(file))
     assert base["base"] == {"source": "random"}
     assert "encoder, projection head loaded\n" in capsys.readouterr().err
-    assert not [text for text in caplog.messages if "another size" in text]
+    assert not [text for text in caplog.messages if "but this run has" in text]
 
 
 def test_a_file_of_the_encoder_alone_leaves_the_head_fresh(run, cohort, out, monkeypatch, capsys, caplog):
@@ -516,7 +516,7 @@ def test_a_file_of_the_encoder_alone_leaves_the_head_fresh(run, cohort, out, mon
     assert are_equal(stored, state, "features.", "network.features.")
     assert are_equal(random, state, "network.head_projection.", "network.head_projection.")
     assert "encoder loaded; fresh: projection head (not found in the file)" in capsys.readouterr().err
-    (warning,) = (text for text in caplog.messages if "another size" in text)
+    (warning,) = (text for text in caplog.messages if "but this run has" in text)
     assert f"does not say its input; that of {NAME} has size (121, 145, 121)" in warning
     assert "this run has size (31, 37, 31)" in warning
 

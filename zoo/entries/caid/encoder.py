@@ -25,8 +25,9 @@ class ResetClassifier:
         `num_classes` and `global_pool` are timm's; what is raised is as of `Vocabulary.reset_classifier`.
         """
         network: Any = self._network()
+        pooling = network.global_pool.pool_type if global_pool is None else global_pool  # timm 1.0.9 takes no None
         with resetting(network, num_classes, "fc"):
-            ResNet.reset_classifier(network, num_classes, global_pool)
+            ResNet.reset_classifier(network, num_classes, pooling)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ResetClassifier:
         """Return that of the copy, which a network that is copied notes before its attributes."""
