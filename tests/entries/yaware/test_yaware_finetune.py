@@ -150,6 +150,8 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
     (out / "fold1-draw0" / "results.json").unlink()
     (out / "fold0-draw0" / "last.pt").unlink()  # a finished fold needs none of its files
     again = main([*argv, "--resume"])
+    for run in (*again["runs"], *results["runs"]):
+        assert run.pop("weights").keys() == {"best.pt"}  # that of fold1 is written again, and names --resume
     assert again["runs"] == results["runs"]
     assert not (out / "fold0-draw0" / "last.pt").exists()
     with pytest.raises(OptionError, match=r"run; give --resume"):
