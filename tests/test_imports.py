@@ -147,7 +147,7 @@ def test_doors_offer_what_somebody_takes(room):
     offered = set(import_module(f"zoo.{room}").__all__)
     taken = {
         name.rpartition(".")[2]
-        for path in [*MODULES, *(PACKAGE.parent / "benchmarks").glob("*.py")]
+        for path in [*MODULES, *(Path(__file__).parents[1] / "benchmarks").glob("*.py")]
         if f"/zoo/{room}/" not in str(path)
         for name in imports(path)
         if name.startswith(f"zoo.{room}.")
