@@ -3,6 +3,8 @@
 import importlib
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from threading import Thread
@@ -716,3 +718,18 @@ def test_the_checkpoint_modules_import_no_torch():
         module = importlib.import_module(f"zoo.{name}")
         assert "torch" not in vars(module), name
         assert Path(module.__file__).is_file()
+
+
+@pytest.mark.parametrize("name", ["monai-ssl-vitb16", "brainiac-vitb16"])
+def test_a_fresh_process_builds_without_values(name):
+    """What MONAI's constructors import for the first time, einops and torch's compiler, is not imported in the mode.
+
+    With torch 2.6 that failed, and so did the first load of a checkpoint in every process.
+    """
+    program = (
+        "from zoo.checkpoint import build_network; from zoo.registry import get_entry; "
+        f"entry = get_entry({name!r}); network = build_network(entry, entry.config); "
+        "assert all(p.is_meta for p in network.parameters())"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

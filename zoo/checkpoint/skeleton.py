@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def _mode() -> type[TorchFunctionMode]:
     import torch
     from torch.nn import init
     from torch.overrides import TorchFunctionMode
+
+    if torch.__version__ < "2.8":  # what these compute as they are imported, by MONAI in a constructor, fails in a mode
+        import_module("torch._dynamo")
+        import_module("einops.layers.torch")
 
     meta = torch.device("meta")
     makers = {getattr(torch, name) for name in _MAKERS}
