@@ -239,7 +239,7 @@ def _read_whole_csv(out: Path) -> tuple[NDArray[Any], dict[str, Any], dict[str, 
     try:
         frame = pandas.read_csv(out, dtype=kinds, keep_default_na=False)
     except ValueError as error:
-        raise InputContractError(f"cannot read {out} as features: {_no_number(out, numbers) or error}") from error
+        raise ValueError(_no_number(out, numbers) or error) from error  # `read_features` says of which file
     return frame[numbers].to_numpy(np.float32), frame.drop(columns=numbers), {}
 
 

@@ -27,7 +27,7 @@ def test_json_and_back(report, tmp_path):
 @pytest.mark.parametrize("kind", ["binary", "classes", "numbers"])
 def test_the_schema_holds(kind):
     """What other programs rely on, for each kind of target."""
-    SCHEMA.validate(json.loads(probed(kind=kind).to_json()))
+    assert list(SCHEMA.iter_errors(json.loads(probed(kind=kind).to_json()))) == []
 
 
 def test_the_schema_has_every_field(report):

@@ -59,7 +59,7 @@ def twin_looks(count: int) -> list[Look]:
 
 def ramp() -> list[Look]:
     """The looks of five steps from small to large."""
-    return [Look(colour, marker) for colour, marker in zip(_RAMP, _MARKERS, strict=False)]
+    return [Look(colour, marker) for colour, marker in zip(_RAMP, _MARKERS[: len(_RAMP)], strict=True)]
 
 
 @dataclass(frozen=True)

@@ -158,5 +158,6 @@ def _fifths(values: Sequence[float]) -> tuple[list[tuple[Look, str]], list[int]]
     part_of = [bisect_left(tops, value) for value in values]
     pairs = list(zip(values, part_of, strict=True))
     steps = [[value for value, part in pairs if part == n] for n in range(len(tops))]
-    key = [(look, f"{min(step):g} to {max(step):g}") for look, step in zip(ramp(), steps, strict=False)]
+    shown = ramp()[: len(steps)]
+    key = [(look, f"{min(step):g} to {max(step):g}") for look, step in zip(shown, steps, strict=True)]
     return key, part_of

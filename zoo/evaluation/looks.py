@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zoo.evaluation.matching import FeatureSet
-from zoo.evaluation.probes import MOST_KEPT, directions
+from zoo.evaluation.probes import MOST_KEPT, directions, standard_of
 from zoo.evaluation.report import Map, Neighbour, Query
 from zoo.evaluation.splits import Fold
 from zoo.training.metrics import Array
@@ -41,8 +41,8 @@ def map_of(features: FeatureSet, mapped: Sequence[int], position: dict[int, int]
     from sklearn.decomposition import PCA
 
     values = features.values.astype(np.float64)
-    deviation = values.std(0)
-    values = (values - values.mean(0)) / np.where(deviation > 1e-12, deviation, 1)
+    mean, deviation = standard_of(values)
+    values = (values - mean) / deviation
     count = min(2, *values.shape)
     pca = PCA(count, svd_solver="randomized", random_state=seed).fit(values)
     points = np.zeros((len(mapped), 2))
