@@ -99,14 +99,16 @@ def test_commands_that_are_shown_take_these_options(path, command, flags):
 def test_programs_that_are_shown_run(tmp_path, monkeypatch):
     """Those of the start page and the guides, with the files that they look for."""
     chest = Image.fromarray(chest_phantom())
-    chest.save(tmp_path / "chest.png")
+    (tmp_path / "films").mkdir()
+    for place in ("chest.png", "films/chest.png"):
+        chest.save(tmp_path / place)
     save(with_head(CAID, ["pneumonia"]), tmp_path / "run", CAID, labels(0.5), ["pneumonia"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZOO_OFFLINE", "1")
     import torch
 
     torch.save(zoo.load_model(CAID).state_dict(), "best_checkpoint.pth")
-    zoo.embedding.embed_cohort(zoo.Embedder(CAID), zoo.embedding.find_cases(["chest.png"], volumes=False), "features")
+    zoo.embedding.embed_cohort(zoo.Embedder(CAID), zoo.embedding.find_cases(["films"], volumes=False), "features")
     ran = 0
     for path in sorted(path for path in all_pages() if path == "index.md" or path.startswith("guides/")):
         session = {}
