@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -101,6 +102,28 @@ def test_onnx_needs_packages_that_it_names(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
     with pytest.raises(OptionError, match=r"--onnx needs onnxscript.*: pip install"):
         export_onnx(Other(0.0), drawn, tmp_path / "net.onnx", {})
+
+
+def refused(*_, **__):
+    """As torch's exporter where protobuf takes no boolean for an integer."""
+    try:
+        raise TypeError("Field onnx.AttributeProto.i: Expected an int, got a boolean.")
+    except TypeError as error:
+        raise torch.onnx.OnnxExporterError("a page with the graph, and how to report it") from error
+
+
+@pytest.mark.parametrize("step", ["make", "save"])
+def test_an_exporter_that_fails_is_said_with_the_versions_and_leaves_no_file(step, tmp_path, monkeypatch):
+    """Versions of torch, onnxscript and protobuf that do not fit each other gave pages of a traceback."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    program = SimpleNamespace(model=SimpleNamespace(metadata_props={}), save=refused)
+    monkeypatch.setattr(torch.onnx, "export", refused if step == "make" else lambda *_, **__: program)
+    with pytest.raises(
+        OptionError, match=rf"failed with torch {torch.__version__.split('+')[0]}.*protobuf .*boolean.*--torch-export"
+    ):
+        export_onnx(Other(0.0), drawn, tmp_path / "net.onnx", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_onnx_refuses_what_no_file_of_it_holds(tmp_path):

@@ -5,8 +5,10 @@ A file gets its name once the program in it, run on drawn images, has given what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -65,7 +67,7 @@ def export_onnx(network: nn.Module, inputs: Inputs, path: Path, metadata: Mappin
         metadata: Text by key.
 
     Raises:
-        OptionError: A package is missing, or the network is too large for one file.
+        OptionError: A package is missing, the packages do not fit each other, or the network is too large for one file.
         CheckpointMismatchError: The program does not give what the network gives; nothing is written.
         OSError: The file cannot be written.
     """
@@ -79,8 +81,7 @@ def export_onnx(network: nn.Module, inputs: Inputs, path: Path, metadata: Mappin
     import onnxruntime
     import torch
 
-    program = torch.onnx.export(_traced(network, inputs), inputs(_TRACED), dynamo=True, verbose=False)
-    assert program is not None
+    program = _onnx_program(network, inputs)
     program.model.metadata_props.update(metadata)
 
     def read(file: Path) -> Callable[..., Outputs]:
@@ -93,7 +94,42 @@ def export_onnx(network: nn.Module, inputs: Inputs, path: Path, metadata: Mappin
 
         return run
 
-    return _write(network, inputs, path, ONNX, lambda file: program.save(file, external_data=False), read)
+    def write(file: Path) -> None:
+        with _by_the_exporter():
+            program.save(file, external_data=False)
+
+    return _write(network, inputs, path, ONNX, write, read)
+
+
+def _onnx_program(network: nn.Module, inputs: Inputs) -> Any:
+    """What torch's exporter makes of a network, an `ONNXProgram`."""
+    import torch
+
+    traced = _traced(network, inputs)
+    with _by_the_exporter():
+        program = torch.onnx.export(traced, inputs(_TRACED), dynamo=True, verbose=False)
+    assert program is not None
+    return program
+
+
+@contextmanager
+def _by_the_exporter() -> Iterator[None]:
+    """Say which versions failed: torch's exporter, onnxscript and protobuf fit each other in some versions alone."""
+    try:
+        yield
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:  # torch's and onnxscript's are of these
+        packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "onnxscript", "onnx", "protobuf"))
+        raise OptionError(
+            f"{ONNX.option}: torch's exporter failed with {packages}: {_root_reason(error).rstrip('.')}. "
+            f"A newer torch knows newer packages, and an older protobuf takes more; {TORCH.option} needs none of them"
+        ) from error
+
+
+def _root_reason(error: BaseException) -> str:
+    """The reason at the root of a chain of errors; the pages that wrap it tell how to report it to torch."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return reason_of(error)
 
 
 def export_program(network: nn.Module, inputs: Inputs, path: Path, metadata: Mapping[str, str]) -> Written:
