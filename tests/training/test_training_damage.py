@@ -288,6 +288,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
     """What was saved is as it was, no temporary file is left, and once there is room the run goes on."""
     tests = Path(toy_run.__file__).parent
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests}:{Path(zoo.__file__).parents[1]}"}
+    environment.pop("COVERAGE_PROCESS_CONFIG", None)  # its own file would be refused room, too, and it would say so
     command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(room)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
