@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -145,6 +146,27 @@ def test_the_picture_is_red_where_the_signal_is(tmp_path):
     # The transform cuts 64 of 73 pixels out of the film: what lies at 20 of 64 is at 18 of 64, 44 at 46.
     assert (rows.mean() / 6, columns.mean() / 6) == pytest.approx((18.3, 45.7), abs=4)
     assert np.abs(pixels[60 : 60 + 384, 16 : 16 + 384, 0] - pixels[60 : 60 + 384, 16 : 16 + 384, 2]).max() == 0
+
+
+def test_the_picture_of_a_volume_has_three_planes_through_the_signal(tmp_path):
+    """From a NIfTI file of the patient's right, front and head to columns and rows as a radiologist looks at them."""
+    shape, voxels, centre = (48, 48, 24), (2.0, 2.0, 3.0), (24, 60, 36)  # mm to the right, front and head
+    values = np.random.default_rng(0).normal(40, 10, shape)  # water and soft tissue, in air
+    values[:3], values[-3:], values[:, :3], values[:, -3:] = -1000, -1000, -1000, -1000
+    grid = np.meshgrid(*(np.arange(n) * s for n, s in zip(shape, voxels, strict=True)), indexing="ij")
+    values[sum((g - c) ** 2 for g, c in zip(grid, centre, strict=True)) <= 10**2] = 2000
+    nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.diag([*voxels, 1])), tmp_path / "ct.nii.gz")
+    network = predictor(3, name="ct-fm-segresenc")
+    pixels = np.asarray(Image.open(draw(network, tmp_path / "ct.nii.gz", tmp_path / "ct.png", title="ct"))).astype(int)
+    found = []
+    for number in range(3):
+        panel = pixels[60 : 60 + 384, 16 + 400 * number : 16 + 400 * number + 384]
+        redness = panel[..., 0] - panel[..., 2]
+        found.append([float(where.mean()) for where in np.nonzero(redness > 0.8 * redness.max())])
+    (_, sagittal), (_, coronal), axial = found
+    # 96 mm are padded on the left and back to 128, which have 384 pixels: the ball lies 36 mm from the front, 72 from
+    # the right. Cubes of about 18 voxels are hidden at once, on two grids that lie half a cube apart.
+    assert (sagittal, coronal, *axial) == pytest.approx((3 * 36, 3 * 72, 3 * 36, 3 * 72), abs=12)
 
 
 def test_planes_lie_as_a_radiologist_looks_at_them():
