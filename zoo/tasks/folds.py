@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +23,24 @@ from zoo.training.metrics import Results
 from zoo.training.saving import read_state
 
 
-def pooled(arms: Sequence[Arm], finished: Sequence[Finished], *, of_twins: bool = False) -> tuple[Rows, Answers]:
-    """The test parts of all folds together: their cases, and the answers for them."""
+class Pooled(NamedTuple):
+    """The test parts of all trainings together."""
+
+    rows: Rows
+    answers: Answers
+    folds: list[int]
+    """In which training each case was tested, from 0."""
+
+
+def pooled(arms: Sequence[Arm], finished: Sequence[Finished], *, of_twins: bool = False) -> Pooled:
+    """The test parts of all trainings together: their cases, and the answers for them."""
     own = own_folds(arms, finished, of_twins=of_twins)
-    rows = [row for arm, _ in own for row in arm.tested]
     names = own[0][1].answers if own else ()
-    return rows, {name: np.concatenate([each.answers[name] for _, each in own]) for name in names}
+    return Pooled(
+        [row for arm, _ in own for row in arm.tested],
+        {name: np.concatenate([each.answers[name] for _, each in own]) for name in names},
+        [fold for fold, (arm, _) in enumerate(own) for _ in arm.tested],
+    )
 
 
 def own_folds(
@@ -39,8 +52,7 @@ def own_folds(
 
 def write_pooled(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], out: Path) -> None:
     """Write the predictions for all cases into one table, each by the fold that it was tested in."""
-    rows, answers = pooled(arms, finished)
-    folds = [fold for fold, (arm, _) in enumerate(own_folds(arms, finished)) for _ in arm.tested]
+    rows, answers, folds = pooled(arms, finished)
     order = np.argsort(rows, kind="stable").tolist()
     own = {name: values[order] for name, values in answers.items()}
     task.write([rows[i] for i in order], own, out, folds=[folds[i] for i in order])

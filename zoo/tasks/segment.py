@@ -149,11 +149,12 @@ class Segment:
             answers[DISTANCES] = found[:, 3 * classes :].view(len(found), 2, classes - 1).numpy()
         return answers
 
-    def judge(self, rows: Rows, answers: Answers) -> Results:
+    def judge(self, rows: Rows, answers: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the mean Dice of cases, and Dice and distances of each structure, with intervals by group.
 
-        Dice of a case is the mean over the structures that its mask or the prediction has. A structure that is
-        predicted where there is none has a Dice of 0, and no distance.
+        Each case has values of its own: in which fold it was tested does not matter. Dice of a case is the mean over
+        the structures that its mask or the prediction has. A structure that is predicted where there is none has a
+        Dice of 0, and no distance.
         """
         groups, by_case = [self.groups[i] for i in rows], self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))
         each: Results = {}
@@ -177,7 +178,7 @@ class Segment:
             results["values"] = self.classes.mapping
         return {**results, "classes": each}
 
-    def compare(self, rows: Rows, answers: Answers, twin: Answers) -> Results:
+    def compare(self, rows: Rows, answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the gain in mean Dice over the training from random weights, with its paired interval."""
         own, other = (_mean(_of_cases(self._dice(torch.from_numpy(a[OVERLAPS]).flatten(1)))) for a in (answers, twin))
         gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])
