@@ -281,6 +281,9 @@ def test_the_final_network_learns_from_all_cases(films, tmp_path, capsys):
     pooled = rows_of(tmp_path / "out" / "predictions.csv")
     truth, found = (np.array([float(row[name]) for row in pooled]) for name in ("disc", "probability_disc"))
     assert saved.outputs.thresholds[0] == pytest.approx(threshold_of(truth, found), abs=1e-5)
+    film = films / "images" / "film000.png"
+    answers = [package.load_predictor(tmp_path / "out" / "final" / name)(film) for name in ("", "best.pt", "last.pt")]
+    assert answers[0] == answers[1] == answers[2]
     first, own = (load_file(tmp_path / "out" / name / "model.safetensors") for name in ("fold0", "final"))
     assert not torch.equal(first["fc.weight"], own["fc.weight"])
     with pytest.raises(OptionError, match="--final trains on all cases after the folds of --cross-validate"):

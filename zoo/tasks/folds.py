@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,12 @@ import torch
 
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs, finetune_command
-from zoo.tasks.arms import Arm, Finished, arguments_of, fit_arm
+from zoo.tasks.arms import Arm, Finished, arguments_of, fit_arm, take_best
 from zoo.tasks.saved import FINAL, write_model
 from zoo.tasks.task import Answers, Rows, Task
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Results
-from zoo.training.saving import read_state
 
 
 class Pooled(NamedTuple):
@@ -63,22 +61,23 @@ def train_final(
 ) -> Results:
     """Train on all cases for as many epochs as the best of a fold had, the median over folds, and save the network.
 
-    No case is left to choose an epoch or thresholds by: the latter are those of the answers of all folds, each for
-    cases that its network did not learn from.
+    No case is left to choose an epoch or thresholds by: the last epoch is taken, and thresholds are those of the
+    answers of all folds, each for cases that its network did not learn from.
     """
     folds = own_folds(arms, finished)
     epochs = round(median(each.results["best"]["epoch"] for _, each in folds))
     held_out = [row for arm, _ in folds for row in arm.tested]
     arm = Arm(Path(args.out) / FINAL, {"train": sorted(held_out)})
     command = finetune_command(args)  # of the whole run: it takes the folds to know the epochs
-    args = replace(arguments_of(args, arm), epochs=epochs, monitor="loss", patience=0)
+    args = replace(arguments_of(args, arm), epochs=epochs, monitor="+epoch", patience=0)
+    found = torch.cat([each.found for _, each in folds])
+    outputs = task.outputs({**arm.split, "val": held_out}, found)
     if processes.is_main:
         say(f"{FINAL}, the network to use: {len(held_out)} cases to train on, {epochs} epochs")
-    trial, header, origin, _ = fit_arm(args, task, arm, processes, command=command)
-    trial.method.load_state_dict(read_state(arm.folder / "last.pt", mmap=True)["model"])
-    found = torch.cat([each.found for _, each in folds])
-    outputs = task.outputs({**arm.split, "val": held_out}, found).as_header()
+    trial, header, origin, *_ = fit_arm(args, task, arm, processes, command=command, outputs=outputs)
+    take_best(trial.method, arm.folder / "best.pt")
     if processes.is_main:
-        write_model(trial.state(), header | {"outputs": json.dumps(outputs)}, arm.folder)
+        write_model(trial.state(), header, arm.folder)
     distributed.barrier()
-    return {FINAL: {**origin, "epochs": epochs, "cases": task.count(arm.split["train"]), "outputs": outputs}}
+    cases = task.count(arm.split["train"])
+    return {FINAL: {**origin, "epochs": epochs, "cases": cases, "outputs": outputs.as_header()}}

@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs, sized
-from zoo.tasks.arms import Arm, Finished, train
+from zoo.tasks.arms import Arm, Finished, train_all
 from zoo.tasks.data import remove_kept
 from zoo.tasks.first_look import FirstLook, look_at
 from zoo.tasks.folds import pooled, train_final, write_pooled
@@ -61,7 +61,7 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
                 begin(args, task, arms, processes)
             if processes.is_main:
                 say(f"input: {seen.input}")
-            finished = [train(args, task, arm, processes) for arm in arms]
+            finished = train_all(args, task, arms, processes)
             final = train_final(args, task, arms, finished, processes) if args.final else {}
         results = {"task": task.name, **summary(task, arms, finished, args), **final, "warnings": warnings}
         if not args.cross_validate:

@@ -163,13 +163,14 @@ def starting_input(args: Start) -> Preprocessing:
     return loading.input_of(args.model, args.checkpoint or None)
 
 
-def load_network(args: Start, num_classes: int) -> nn.Module:
-    """The network to start from, with a head for the classes; 0 for no head."""
+def load_network(args: Start, num_classes: int, **options: Any) -> nn.Module:
+    """The network to start from, with a head for the classes; 0 for no head. Options are those of `load_model`."""
     return loading.load_model(
         args.model,
         pretrained=not args.from_scratch,
         checkpoint=args.checkpoint or None,
         num_classes=num_classes,
+        **options,
     )
 
 
