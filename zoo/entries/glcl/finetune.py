@@ -22,10 +22,12 @@ structure of each test volume; `prediction.png`, a slice beside its truth.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,7 +46,7 @@ from zoo.entries.glcl.cases import StoredCase
 from zoo.entries.glcl.cohort import DATASETS, Case
 from zoo.entries.glcl.finetune_data import DEFORMED, LabelledSlices, WholeVolumes
 from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
-from zoo.entries.glcl.segment import UNET, command_for
+from zoo.entries.glcl.segment import CHANNEL, N4, UNET, command_for
 from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
@@ -129,10 +131,11 @@ def main(argv: Sequence[str] | None = None) -> Results:
         command = command_of(args, "zoo.entries.glcl.finetune")
         seen = get_entry(UNET).preprocessing.override(grid_facts(volumes, parts["train"]))
         classes = ("background", *volumes.structures)
+        reading = reading_in(args)
         # `zoo predict` corrects no bias field and takes no channel of a fourth axis: it must not have such a network.
-        is_plain = not args.n4 and volumes.channel is None
-        outputs = Outputs("voxels").as_header() if is_plain else {}
+        outputs = {} if reading else Outputs("voxels").as_header()
         header = finetuning_header(method.network, "segment", command, input=seen, classes=classes, outputs=outputs)
+        header |= {"reading": json.dumps(reading)} if reading else {}
         results: Results = {
             "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
             **origin,
@@ -145,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
                 draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
             file = export_best(args, header)
             results |= {"weights": digests_of(file, file.with_name("best.pt"))}
-            write_results(results, args.out, hint=next_steps(args, file))
+            write_results(results, args.out, hint=next_steps(file))
     return results
 
 
@@ -156,10 +159,15 @@ def export_best(args: Args, header: Mapping[str, str]) -> Path:
     return export(best, out, header)
 
 
-def next_steps(args: Args, file: Path) -> str:
+def reading_in(args: Args) -> dict[str, Any]:
+    """What the volumes are put through before their slices are cut, for the header."""
+    channel = {} if args.volumes.channel is None else {CHANNEL: args.volumes.channel}
+    return {**({N4: True} if args.n4 else {}), **channel}
+
+
+def next_steps(file: Path) -> str:
     """The calls and commands that use the exported network."""
-    command = command_for(file, n4=args.n4, channel=args.volumes.channel)
-    return f"{how_to_take(UNET, file)}, or for whole volumes `{command}`"
+    return f"{how_to_take(UNET, file)}, or for whole volumes `{command_for(file)}`"
 
 
 def resolve(args: Args) -> Args:
