@@ -24,10 +24,10 @@ from zoo.tasks.task import Answers, Rows, Task, Trial
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import finetuning_header, load_network, origin_of, share_buffers
+from zoo.training.judged import take_weights
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results, or_none
 from zoo.training.runlog import Metrics
-from zoo.training.saving import read_state
 
 
 class Finished(NamedTuple):
@@ -159,10 +159,7 @@ def fit_arm(
 
 def take_best(method: nn.Module, file: Path) -> Outputs:
     """Fill a method with the weights of `best.pt`, in eval mode; returns how their outputs become answers."""
-    best = read_state(file, mmap=True)
-    method.load_state_dict(best["model"])
-    method.eval()
-    return read_outputs(best[KEY], file)[0]
+    return read_outputs(take_weights(method, file)[KEY], file)[0]
 
 
 def arguments_of(args: FinetuneArgs, arm: Arm) -> FinetuneArgs:

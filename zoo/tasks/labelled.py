@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +184,11 @@ class ImageTrial:
     def predict(self, part: str) -> Tensor:
         """Return the outputs for each case of a part, `(cases, K)` in float64, the same on every process."""
         # Images with several parts differ in how many, so each is a batch of its own.
-        args = replace(self.args, batch_size=self.processes.world) if self.has_parts else self.args
         data: Any = self.data[part]
         alone = data.images.parts(data.rows[0]).alone
         at_once = 1 if alone else max(1, self.args.batch_size * self.args.parts)
-        return collect(lambda batch: self.learner.outputs(batch, at_once), data, args, self.processes)
+        outputs = partial(self.learner.outputs, at_once=at_once)
+        return collect(outputs, data, self.args, self.processes, one_each=self.has_parts)
 
     def state(self) -> State:
         """Return the network's tensors as they are saved."""

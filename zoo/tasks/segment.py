@@ -31,7 +31,7 @@ from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
 from zoo.training.args import names_in
 from zoo.training.distributed import Processes
-from zoo.training.metrics import Floats, Results, dice, or_none
+from zoo.training.metrics import Floats, Results, dice, measured, or_none
 from zoo.training.pictures import draw_labels
 from zoo.training.prepared import prepare_all
 from zoo.training.runlog import Metrics
@@ -143,11 +143,9 @@ class Segment:
 
     def answers(self, found: Tensor, outputs: Outputs) -> Answers:
         """Return `overlaps`, and of the test part `distances`."""
-        classes = len(self.names)
-        answers = {OVERLAPS: found[:, : 3 * classes].view(len(found), 3, classes).numpy()}
-        if found.shape[1] > 3 * classes + 1:
-            answers[DISTANCES] = found[:, 3 * classes :].view(len(found), 2, classes - 1).numpy()
-        return answers
+        counted = 3 * len(self.names)
+        overlaps, distances = measured(found if found.shape[1] > counted + 1 else found[:, :counted], len(self.names))
+        return {OVERLAPS: overlaps.numpy()} | ({} if distances is None else {DISTANCES: distances.numpy()})
 
     def judge(self, rows: Rows, answers: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the mean Dice of cases, and Dice and distances of each structure, with intervals by group.

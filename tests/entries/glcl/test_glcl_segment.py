@@ -209,7 +209,7 @@ def test_what_scans_were_put_through_is_obeyed_or_refused(scan, weights, tmp_pat
     metadata = {"input": json.dumps(GRID), "reading": json.dumps(reading)}
     file = export_safetensors(load_file(weights), tmp_path / "n4.safetensors", metadata=metadata)
     code, _, said = zoo("segment", "glcl-unet", scan, "--checkpoint", file, "-o", tmp_path / "plain")
-    assert (code, (tmp_path / "plain").exists()) == (1, False)
+    assert (code, (tmp_path / "plain").exists()) == (2, False)
     assert "put through n4 True, channel 1" in said
     assert f"{command_for(file)} does it" in " ".join(said.split())
     given = []

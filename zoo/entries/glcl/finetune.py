@@ -63,6 +63,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.judged import judged_by_loss
 from zoo.training.metrics import Results
 from zoo.training.pictures import draw_labels
 from zoo.training.publish import export, how_to_take
@@ -175,9 +176,8 @@ def resolve(args: Args) -> Args:
     if not (args.checkpoint or args.from_scratch or split_name(args.model)[1]):
         log.warning("neither --checkpoint nor a tag of --model: the network starts from random weights")
         args = replace(args, from_scratch=True)
-    if not args.val and args.monitor.lstrip("+").startswith("val_"):
-        log.warning("without --val nothing is validated: the best epoch is that of the least training loss")
-        args = replace(args, monitor="loss")
+    if not args.val:
+        args = judged_by_loss(args, "without --val nothing is validated")
     if args.epochs * args.steps_per_epoch * args.norm_momentum < SETTLED:
         log.warning(
             "%d steps are few for norms whose averages move by %g a step: they lag behind the weights, so results are "
@@ -235,11 +235,10 @@ def tune(
         deviation=BEND * published.spacing / volumes.spacing,
         intensity=args.intensity,
     )
-    one_each = replace(args, batch_size=processes.world)  # whole volumes have several sizes
 
     def evaluate(part: str, _: int) -> Results:
         measure = method.measure_surfaces if part == "test" else method.measure
-        rows = collect(measure, data[part], one_each, processes)
+        rows = collect(measure, data[part], args, processes, one_each=True)
         return volume_metrics(rows, volumes.structures, [case.name for case in data[part].cases])
 
     return train_and_test(method, {"train": train, **data}, evaluate, args, processes, header=header)
