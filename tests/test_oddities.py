@@ -2,10 +2,12 @@
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 
-from zoo.oddities import each_once, warn_of
+from zoo.oddities import each_once, help_count, present_folder, warn_of
 
 log = logging.getLogger("zoo")
 
@@ -81,3 +83,77 @@ def test_processes_that_read_images_count_together(caplog):
         warn_of("c.png", "c.png is faint")
     (said,) = texts(caplog)
     assert said == "3 images have this warning (--debug names each), the first is a.png: is faint"
+
+
+RANK = """
+import logging, os, sys, time
+from pathlib import Path
+from zoo.oddities import each_once, warn_of
+
+logging.basicConfig(format="%(message)s", level=logging.WARNING)
+rank, log = int(os.environ["LOCAL_RANK"]), logging.getLogger("zoo")
+for block in range(2):
+    with each_once():
+        if rank:  # the others are ahead: what they have in common with the first one is not theirs to say
+            log.warning("images of one patient can be in both parts")
+            log.warning("process %d has no room", rank)
+            warn_of(f"{rank}.png", f"{rank}.png is faint")
+            warn_of(f"{rank}.png", f"{rank}.png is blue")
+            Path(sys.argv[1], f"{block}-{rank}").touch()
+        else:
+            while len(list(Path(sys.argv[1]).glob(f"{block}-*"))) < 2:
+                time.sleep(0.01)
+            log.warning("images of one patient can be in both parts")
+            warn_of("0.png", "0.png is faint")
+    if rank == 2:
+        time.sleep(0.2)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes agree on a folder by /proc")
+def test_processes_of_one_torchrun_say_a_warning_once(tmp_path):
+    """Four GPUs would say all of it four times; and the count would be of one's share of the images."""
+    (tmp_path / "run.py").write_text(RANK)
+    (tmp_path / "temporary").mkdir()
+    common = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "TORCHELASTIC_RUN_ID": "none"}
+    common |= {"WORLD_SIZE": "3", "LOCAL_WORLD_SIZE": "3"}
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path)]
+    ranks = [
+        subprocess.Popen(command, env={**common, "RANK": str(i), "LOCAL_RANK": str(i)}, stderr=subprocess.PIPE)
+        for i in range(3)
+    ]
+    said = [rank.communicate()[1].decode().splitlines() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0, 0], said
+    assert said[0][:2] == ["images of one patient can be in both parts", "0.png is faint"]
+    lines = sorted(line for own in said for line in own)
+    counts = [line for line in lines if line.startswith(("2 images", "3 images"))]
+    assert len(counts) == 4
+    assert counts[0].startswith("2 images have this warning")
+    assert counts[0].endswith(".png: is blue")
+    assert counts[2].endswith("the first is 0.png: is faint")
+    others = ["0.png is faint", "images of one patient can be in both parts"]
+    assert [line for line in lines if line not in counts] == sorted(
+        [*others, "process 1 has no room", "process 2 has no room"] * 2
+    )
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_process_of_a_cluster_counts_with_the_one_that_began(caplog):
+    """Each actor would say it for its own first image; on another machine, without the folder, it must."""
+    with each_once():
+        folder = present_folder()
+        warn_of("a.png", "a.png is faint")
+        others = log.filters[:]
+        log.filters.clear()  # another process, as it were
+        help_count(folder)
+        warn_of("b.png", "b.png is faint")
+        for _ in range(2):
+            log.warning("a process that reads images died")
+        log.filters[:] = others
+    help_count("/nowhere")
+    assert present_folder() == ""
+    assert texts(caplog) == [
+        "a.png is faint",
+        "a process that reads images died",
+        "2 images have this warning (--debug names each), the first is a.png: is faint",
+    ]

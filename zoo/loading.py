@@ -130,6 +130,7 @@ def load_model(
             _check_projection(entry, model, state)
         report = _fill(model, state, entry, stored, config, are_finite=located.are_finite)
     report = replace(report, dropped=dropped | report.dropped, options=options, said_by=said_by, **located.facts())
+    report.config = {option: config[option] for option in entry.config}  # `convert` has facts that are no options
     report.note = "; ".join(filter(None, (report.note, remark, alike)))
     warn_of_silence(report, facts)
     _announce(report, asked.get("num_classes"))
@@ -225,10 +226,11 @@ def _check_fingerprint(entry: Entry, state: State, located: Located) -> None:
 
 
 def _random(entry: Entry, named: Config, asked: Config) -> tuple[nn.Module, LoadReport]:
-    model = build_network(entry, {**entry.config, **named, **asked}, meta=False)
+    config = {**entry.config, **named, **asked}
+    model = build_network(entry, config, meta=False)
     options, said_by = settle(entry, {}, asked, named=named)
     fresh = dict.fromkeys(model.state_dict(), "random")
-    return model, LoadReport(entry.name, fresh=fresh, source="random", options=options, said_by=said_by)
+    return model, LoadReport(entry.name, fresh=fresh, source="random", options=options, said_by=said_by, config=config)
 
 
 def _check_projection(entry: Entry, model: nn.Module, state: State) -> None:

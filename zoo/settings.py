@@ -159,6 +159,11 @@ def local_rank() -> int:
     return _whole("LOCAL_RANK", 0)
 
 
+def processes_of_torchrun() -> int:
+    """Number of the processes that one torchrun started on this machine, this one among them; 1 without it."""
+    return _whole("LOCAL_WORLD_SIZE", 1) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
 def _whole(name: str, default: int) -> int:
     """A whole number that a launcher sets.
 

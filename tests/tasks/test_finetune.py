@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
 import zoo as package
 from zoo.checkpoint import load_report
@@ -53,6 +54,11 @@ def words(films, out, *flags, task="classify", label="disc", model=MODEL):
 def rows_of(path):
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def auroc_in(rows):
+    """AUROC of a table of predictions."""
+    return roc_auc_score([row["disc"] == "1" for row in rows], [float(row["probability_disc"]) for row in rows])
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +237,9 @@ def test_results_of_the_validation_part_are_said_to_be(films, tmp_path, caplog):
     assert "look too good" in results["warnings"][-1]
 
 
-def test_folds_are_pooled(films, tmp_path):
-    """Each case is tested once, by the network of its fold with the threshold of its fold."""
-    results = finetune(words(films, tmp_path / "out", *QUICK, "--cross-validate", 2, "--epochs", 1))
+def test_folds_are_joined(films, tmp_path):
+    """Each case is tested once; decisions are of its fold's threshold, and no score is held against another fold's."""
+    results = finetune(words(films, tmp_path / "out", *QUICK, "--cross-validate", 2, "--epochs", 1, "--pair"))
     folds = [rows_of(tmp_path / "out" / f"fold{i}" / "predictions.csv") for i in range(2)]
     assert sorted(row["id"] for rows in folds for row in rows) == [f"film{i:03d}.png" for i in range(40)]
     assert results["test"]["cases"] == 40
@@ -247,6 +253,14 @@ def test_folds_are_pooled(films, tmp_path):
     pooled = rows_of(tmp_path / "out" / "predictions.csv")
     assert [row["id"] for row in pooled] == [f"film{i:03d}.png" for i in range(40)]
     assert all({k: v for k, v in row.items() if k != "fold"} in folds[int(row["fold"])] for row in pooled)
+    aurocs = [fold["test"]["auroc"] for fold in results["folds"]]
+    assert results["test"]["auroc"] == pytest.approx(sum(aurocs) / 2, abs=1e-12)
+    precisions = [fold["test"]["labels"]["disc"]["average_precision"]["value"] for fold in results["folds"]]
+    assert results["test"]["labels"]["disc"]["average_precision"]["value"] == pytest.approx(sum(precisions) / 2)
+    assert results["test"]["means_of_folds"] == ["auroc", "average_precision"]
+    others = [auroc_in(rows_of(tmp_path / "out" / f"fold{i}" / "random" / "predictions.csv")) for i in range(2)]
+    assert results["pair"]["gain"] == pytest.approx(sum(aurocs) / 2 - sum(others) / 2, abs=1e-4)
+    assert results["pair"]["said"].startswith("AUROC, mean of 2 folds: gain over random weights")
     decided = [row["predicted_disc"] == "1" for rows in folds for row in rows if row["disc"] == "1"]
     assert results["test"]["labels"]["disc"]["sensitivity"]["value"] == pytest.approx(sum(decided) / len(decided))
 
@@ -267,6 +281,9 @@ def test_the_final_network_learns_from_all_cases(films, tmp_path, capsys):
     pooled = rows_of(tmp_path / "out" / "predictions.csv")
     truth, found = (np.array([float(row[name]) for row in pooled]) for name in ("disc", "probability_disc"))
     assert saved.outputs.thresholds[0] == pytest.approx(threshold_of(truth, found), abs=1e-5)
+    film = films / "images" / "film000.png"
+    answers = [package.load_predictor(tmp_path / "out" / "final" / name)(film) for name in ("", "best.pt", "last.pt")]
+    assert answers[0] == answers[1] == answers[2]
     first, own = (load_file(tmp_path / "out" / name / "model.safetensors") for name in ("fold0", "final"))
     assert not torch.equal(first["fc.weight"], own["fc.weight"])
     with pytest.raises(OptionError, match="--final trains on all cases after the folds of --cross-validate"):

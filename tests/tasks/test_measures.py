@@ -12,6 +12,8 @@ from zoo.tasks.measures import (
     calibration_error_of,
     difference_of,
     mean_of,
+    mean_over,
+    parts_of,
     r2_of,
     rank_correlation_of,
     said_of_pair,
@@ -74,6 +76,33 @@ def test_a_difference_is_paired():
     same = auroc_of(TRUTH, SCORES)
     found = with_interval(difference_of(same, same), [str(i) for i in range(80)], rounds=100)
     assert found == {"value": 0.0, "low": None, "high": None}
+
+
+def test_folds_on_other_scales_are_not_ranked_together():
+    """Networks that order their own cases well and call all of them likely, or none: ranked at once they would lose."""
+    order = np.argsort(np.argsort(SCORES + RNG.random(80) / 1e6)) / 80
+    folds = (RNG.random(80) < 0.5).astype(int)
+    scaled = np.where(folds == 0, 0.9 + order / 100, order / 100)  # each fold's own order stays as it was
+    parts = parts_of(folds, 80)
+    assert [part.sum() for part in parts] == [80 - folds.sum(), folds.sum()]
+    for of in (auroc_of, average_precision_of):
+        each = [of(TRUTH[part], scaled[part]) for part in parts]
+        joined = mean_over(parts, each)(np.ones(80))
+        assert joined == pytest.approx(np.mean([of(TRUTH[part], order[part])(np.ones(part.sum())) for part in parts]))
+        assert abs(joined - of(TRUTH, scaled)(np.ones(80))) > 0.01
+    assert [part.all() for part in parts_of((), 5)] == [True]
+
+
+def test_the_mean_over_folds_is_of_those_that_tell():
+    """A fold without a positive case has no AUROC; in a draw of groups others lack one. Weights are of all cases."""
+    parts = parts_of([0, 0, 0, 1, 1, 1], 6)
+    each = [auroc_of(np.array([0, 1, 1]), np.array([1, 0, 2])), auroc_of(np.zeros(3), np.arange(3))]
+    measure = mean_over(parts, each)
+    assert measure(np.ones(6)) == 0.5
+    assert measure(np.array([1, 0, 1, 1, 1, 1.0])) == 1.0
+    assert np.isnan(measure(np.array([0, 1, 1, 1, 1, 1.0])))
+    draws = np.array([[1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 3.0]])
+    assert measure(draws).tolist() == [0.5, 1.0]
 
 
 def test_the_threshold_lies_between_the_two_kinds():

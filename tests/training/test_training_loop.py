@@ -129,7 +129,7 @@ def test_a_run_that_counted_epochs_from_0_goes_on(tmp_path):
 def test_monitor_chooses_the_best_epoch(tmp_path):
     """Smaller is better, larger with '+'; `best.pt` holds that epoch's weights, `last.pt` the last's."""
     losses = [3, 1, 2]
-    for monitor, best in (("loss", 1), ("+loss", 0), ("+score", 1), ("score", 0)):
+    for monitor, best in (("loss", 1), ("+loss", 0), ("+score", 1), ("score", 0), ("+epoch", 2)):
         out = tmp_path / monitor
         metrics = run(Scripted(losses), out, epochs=3, monitor=monitor)
         assert (metrics["epoch"], metrics["loss"]) == (best + 1, losses[best])

@@ -66,6 +66,8 @@ class LoadReport:
     """Who said each of the options; `NOT_SAID` where nobody did."""
     note: str = ""
     """On whose word the digest is, where nobody has published one; what the file is beside what was asked for."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """All options that the network was built with, those that the file's names and shapes tell among them."""
 
     @property
     def name(self) -> str:

@@ -18,6 +18,8 @@ OUT then has `model.safetensors`, which `zoo predict` and `zoo.load_model(NAME, 
 with 95 % intervals by group, `splits.csv`, `predictions.csv` of the test part, pictures, and what a run needs to go on
 with --resume. After --cross-validate it has a folder for each fold, `predictions.csv` of all cases, and with --final
 the folder final, whose network learnt from all cases for as many epochs as the best ones of the folds, by their median.
+AUROC, average precision and rank correlation are then the means of the folds', whose scores are not on one scale; all
+other measures are of all cases, each decided at the threshold of its fold.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from zoo.loading import input_of, load_model
 from zoo.manifest import records
 from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry, resolve
-from zoo.tasks.saved import learnt_window
+from zoo.tasks.saved import learnt_reading, learnt_window
 from zoo.transforms import ImageTransform, build_transform
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def segment(
         say: Is told in a line what was written.
 
     Raises:
-        OptionError: The model does not segment, its weights have not learned to, a path does not exist, or a number is
-            out of its range.
+        OptionError: The model does not segment, its weights have not learned to, or not from scans as they are; a path
+            does not exist, or a number is out of its range.
         UnknownModelError: No such model or tag; what else `load_model` raises where there are no weights.
     """
     entry = get_entry(name)
@@ -85,6 +85,7 @@ def segment(
     from zoo.tasks.labelling import check_classes, label_image
 
     check_classes(entry, model)
+    _check_reading(name, entry, checkpoint, cache_dir)
     window = learnt_window(checkpoint, cache_dir)
 
     def find(path: Path) -> Labels:
@@ -108,6 +109,19 @@ def _check(entry: Entry, batch_size: int | None, num_classes: int | None, out: P
     if num_classes is not None and num_classes < 2:
         raise OptionError(f"num_classes={num_classes}: at least 2 are expected, the background and one more")
     check_folder(out)
+
+
+def _check_reading(name: str, entry: Entry, checkpoint: str | Path | None, cache_dir: str | Path | None) -> None:
+    """Raise `OptionError` where a network learnt from scans that were put through what is not done here."""
+    if not (reading := learnt_reading(name, checkpoint, cache_dir)):
+        return
+    said = ", ".join(f"{option} {value}" for option, value in reading.items())
+    weights = f"--model {name}" if checkpoint is None else f"--checkpoint {checkpoint}"
+    raise OptionError(
+        f"{checkpoint or name} learnt from scans that were put through {said}, as its header says, and `zoo segment` "
+        f"does not do that: its labels would be of other images. python -m zoo.entries.{entry.family}.segment "
+        f"--image SCAN --out labels {weights} does it"
+    )
 
 
 def check_folder(out: Path) -> None:

@@ -20,6 +20,7 @@ from zoo.embedding.reading import Units
 from zoo.errors import ZooError
 from zoo.features import import_pyarrow
 from zoo.messages import problem_of
+from zoo.oddities import help_count, present_folder
 from zoo.settings import defaults, those_set
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def embed_units(
     if not units:
         return
     ray = import_ray()
-    given = (pickle.dumps(embedder), torch.get_num_threads(), dict(those_set()), _folder(embedder, cases))
+    settings, folder = dict(those_set()), _folder(embedder, cases)
+    given = (pickle.dumps(embedder), torch.get_num_threads(), settings, folder, present_folder())
     done: set[int] = set()
     with defaults(_UNWATCHED), connected(ray, address), _quiet("ray.data"), told(ray):
         pool = pool_of(ray, str(embedder.device))
@@ -140,11 +142,19 @@ class _Actor:
     """
 
     def __init__(
-        self, embedder: bytes, threads: int, settings: dict[str, str], folder: str, pool: Pool, deaths: Any
+        self,
+        embedder: bytes,
+        threads: int,
+        settings: dict[str, str],
+        folder: str,
+        counting: str,
+        pool: Pool,
+        deaths: Any,
     ) -> None:
         self.given, self.threads, self.settings, self.folder, self.pool = embedder, threads, settings, folder, pool
         self.deaths = deaths
         keep_freed_memory()
+        help_count(counting)
 
     def __call__(self, table: Any) -> Iterator[Any]:
         try:

@@ -34,7 +34,7 @@ from zoo.evaluation.report import (
 from zoo.evaluation.sources import Contender
 from zoo.evaluation.splits import Draw, Fold
 from zoo.progress import follow, say
-from zoo.tasks.measures import Measure
+from zoo.tasks.measures import Measure, of_cases
 from zoo.training.metrics import Array, Floats
 
 
@@ -84,7 +84,8 @@ def judge(plan: Plan, contenders: Sequence[Contender]) -> dict[str, EncoderResul
             for d, draw in enumerate(few):
                 test = plan.folds[draw.fold].test
                 found = fit_linear(part_of(plan, values, draw.train)).scores(values[test])
-                measures[contender.name, i, size, d] = _on(test, main_of_fold(plan.labels[test], found, plan.classes))
+                measure = main_of_fold(plan.labels[test], found, plan.classes)
+                measures[contender.name, i, size, d] = of_cases(test, measure)
     say(f"drawing {plan.rounds} resamples of {len(np.unique(plan.groups[plan.tested]))} tested groups")
     drawn = resample(measures, plan.groups, plan.tested, rounds=plan.rounds, seed=plan.seed)
     by_name = {each.name: _mean_over_seeds(each, drawn) for each in contenders}
@@ -98,10 +99,6 @@ def judge(plan: Plan, contenders: Sequence[Contender]) -> dict[str, EncoderResul
 def part_of(plan: Plan, values: Floats, rows: Array) -> Part:
     """Return the cases that a probe may see."""
     return Part(values[rows], plan.labels[rows], plan.groups[rows], plan.classes, plan.seed)
-
-
-def _on(rows: Array, measure: Measure) -> Measure:
-    return lambda weights: measure(weights[..., rows])
 
 
 def _mean_over_seeds(contender: Contender, values: Mapping[tuple[Any, ...], Floats]) -> dict[tuple[Any, ...], Floats]:

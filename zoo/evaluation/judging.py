@@ -16,6 +16,8 @@ from zoo.tasks.measures import (
     average_precision_of,
     mean_error_of,
     mean_of,
+    mean_over,
+    of_cases,
     r2_of,
     rank_correlation_of,
     share_of,
@@ -38,9 +40,8 @@ def main_measure(classes: int) -> str:
 def measures_of(truth: Floats, folds: Sequence[Fold], scores: Sequence[Floats], classes: int) -> dict[str, Measure]:
     """Return the measures of a probe, each from weights of all cases.
 
-    What orders cases is measured in each fold and averaged: scores of different fits are not on one scale, and of
-    folds that are pooled chance itself would be below 0.5. Errors and shares of right answers are pooled in each
-    repeat.
+    What orders cases is measured in each fold and averaged, see `mean_over`. Errors and shares of right answers are
+    pooled in each repeat.
 
     Args:
         truth: `(cases,)`.
@@ -49,9 +50,8 @@ def measures_of(truth: Floats, folds: Sequence[Fold], scores: Sequence[Floats], 
         classes: 0 for numbers.
     """
     each = [_of_fold(truth[fold.test], own, classes) for fold, own in zip(folds, scores, strict=True)]
-    found = {
-        name: mean_of([_on(fold.test, own[name]) for fold, own in zip(folds, each, strict=True)]) for name in each[0]
-    }
+    tests = [fold.test for fold in folds]
+    found = {name: mean_over(tests, [own[name] for own in each]) for name in each[0]}
     repeats = [
         [i for i, fold in enumerate(folds) if fold.repeat == repeat]
         for repeat in dict.fromkeys(f.repeat for f in folds)
@@ -66,7 +66,7 @@ def measures_of(truth: Floats, folds: Sequence[Fold], scores: Sequence[Floats], 
             said = np.concatenate([scores[i] for i in repeat])
             own = {"r2": r2_of(truth[tested], said), "mean_absolute_error": mean_error_of(truth[tested], said)}
         for name, measure in own.items():
-            pooled.setdefault(name, []).append(_on(tested, measure))
+            pooled.setdefault(name, []).append(of_cases(tested, measure))
     found |= {name: mean_of(own) for name, own in pooled.items()}
     return found
 
@@ -93,10 +93,6 @@ def _decisions(scores: Floats, learnt: Floats, classes: int) -> Array:
 
 def _balanced_accuracy(truth: Floats, said: Array, classes: int) -> Measure:
     return mean_of([share_of(said == c, truth == c) for c in range(classes)])
-
-
-def _on(rows: Array, measure: Measure) -> Measure:
-    return lambda weights: measure(weights[..., rows])
 
 
 def resample(measures: Mapping[K, Measure], groups: Array, tested: Array, *, rounds: int, seed: int) -> dict[K, Floats]:

@@ -9,6 +9,8 @@ safetensors; `zoo export` passes it on. `StoredState.metadata` of `zoo.formats.s
     options   JSON: the entry's options that names and shapes do not tell (`Entry.settled`)
     classes   JSON: names of the outputs in their order, background included; none for pre-training
     outputs   JSON: how they become answers, fields of `zoo.tasks.outputs.Outputs`; `zoo predict` asks for it
+    reading   JSON: what scans were put through before the `input`, by options of the family's own commands; where there
+              is any, `zoo segment` and `zoo predict`, which do none of it, refuse the file
     base      JSON: the weights that the run began with
     recipe    module that trained the network
     command   the whole command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.checkpoint import load_report
+from zoo.entry import Config
 from zoo.formats import KEY
 from zoo.learning_rates import param_groups
 from zoo.registry import get_entry, model_info
@@ -22,10 +24,10 @@ from zoo.tasks.task import Answers, Rows, Task, Trial
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import finetuning_header, load_network, origin_of, share_buffers
+from zoo.training.judged import take_weights
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results, or_none
 from zoo.training.runlog import Metrics
-from zoo.training.saving import read_state
 
 
 class Finished(NamedTuple):
@@ -36,6 +38,8 @@ class Finished(NamedTuple):
     """Of the test part; empty without one."""
     found: Tensor
     """What the network made of each case of the test part; none without one."""
+    config: Config
+    """Options that the network was built with."""
 
 
 class Fitted(NamedTuple):
@@ -46,6 +50,8 @@ class Fitted(NamedTuple):
     origin: Results
     """The weights that it started from."""
     best: Metrics
+    config: Config
+    """Options that the network was built with."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,36 @@ class Arm:
         return self.split.get("test", ())
 
 
-def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Finished:
-    """Train once, choose thresholds on the validation part, and judge the test part; the network is saved."""
+def train_all(args: FinetuneArgs, task: Task, arms: Sequence[Arm], processes: Processes) -> list[Finished]:
+    """Train the networks of a run one after the other; a twin comes behind the network that it is compared with."""
+    finished: list[Finished] = []
+    for arm in arms:
+        options = twin_options(args, finished[-1].config) if arm.is_twin else {}
+        finished.append(train(args, task, arm, processes, options))
+    return finished
+
+
+def twin_options(args: FinetuneArgs, config: Config) -> Config:
+    """Return the options of the twin of a network, which from a file of the user's may have any.
+
+    Those of a tag hold by its name, also for the command that trains the twin alone.
+    """
+    return {name: value for name, value in config.items() if name != "num_classes"} if args.checkpoint else {}
+
+
+def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes, options: Config) -> Finished:
+    """Train once, choose thresholds on the validation part, and judge the test part; the network is saved.
+
+    Args:
+        args: The run.
+        task: What is learnt.
+        arm: The training.
+        processes: From `zoo.training.distributed.start`.
+        options: Of the network, beside those that follow from what it starts from.
+    """
     command = command_for(args, arm)
     args = arguments_of(args, arm)
-    trial, header, origin, best = fit_arm(args, task, arm, processes, command=command)
+    trial, header, origin, best, config = fit_arm(args, task, arm, processes, command=command, options=options)
     outputs = take_best(trial.method, arm.folder / "best.pt")
     with torch.no_grad(), autocast(args.precision, processes.device):
         found = {part: trial.predict(part) for part in ("val", "test") if part in arm.split}
@@ -82,15 +113,35 @@ def train(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes) -> Fin
             task.write(arm.tested, answers["test"], arm.folder)
             task.draw(trial, arm.tested, answers["test"], arm.folder)
     distributed.barrier()
-    return Finished(results, answers.get("test", {}), found.get("test", torch.empty(0)))
+    return Finished(results, answers.get("test", {}), found.get("test", torch.empty(0)), config)
 
 
-def fit_arm(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes, *, command: str) -> Fitted:
-    """Train a network on the training part of an arm, validated where it has another one; `last.pt` has its end."""
+def fit_arm(
+    args: FinetuneArgs,
+    task: Task,
+    arm: Arm,
+    processes: Processes,
+    *,
+    command: str,
+    options: Config | None = None,
+    outputs: Outputs | None = None,
+) -> Fitted:
+    """Train a network on the training part of an arm, validated where it has another one; `last.pt` has its end.
+
+    Args:
+        args: The run.
+        task: What is learnt.
+        arm: The training.
+        processes: From `zoo.training.distributed.start`.
+        command: That trains the network again.
+        options: Of the network, beside those that follow from what it starts from.
+        outputs: How they become answers, where no validation part says it.
+    """
     torch.manual_seed(args.seed)
-    network = load_network(args, len(task.names))
-    origin = origin_of(network)
-    header = finetuning_header(network, task.name, command, input=task.contract, classes=task.names)
+    network = load_network(args, len(task.names), **(options or {}))
+    origin, config = origin_of(network), dict(load_report(network).config)
+    said = outputs.as_header() if outputs else {}
+    header = finetuning_header(network, task.name, command, input=task.contract, classes=task.names, outputs=said)
     params = learning_groups(network, args)
     trial, chosen = task.begin(network, args, arm.split, processes), dict[str, str]()
 
@@ -103,15 +154,12 @@ def fit_arm(args: FinetuneArgs, task: Task, arm: Arm, processes: Processes, *, c
     given: dict[str, Any] = {"params": params, "header": header, "validated": chosen}
     validated = validate if "val" in arm.split else None
     best = fit(trial.method, trial.data["train"], args, processes=processes, validate=validated, **given)
-    return Fitted(trial, header, origin, best)
+    return Fitted(trial, header, origin, best, config)
 
 
 def take_best(method: nn.Module, file: Path) -> Outputs:
     """Fill a method with the weights of `best.pt`, in eval mode; returns how their outputs become answers."""
-    best = read_state(file, mmap=True)
-    method.load_state_dict(best["model"])
-    method.eval()
-    return read_outputs(best[KEY], file)[0]
+    return read_outputs(take_weights(method, file)[KEY], file)[0]
 
 
 def arguments_of(args: FinetuneArgs, arm: Arm) -> FinetuneArgs:

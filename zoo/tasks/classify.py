@@ -25,7 +25,11 @@ from zoo.tasks.measures import (
     calibration_error_of,
     difference_of,
     mean_of,
+    mean_over,
+    of_folds,
+    parts_of,
     share_of,
+    where_known,
     with_interval,
 )
 from zoo.tasks.outputs import Outputs
@@ -37,7 +41,6 @@ from zoo.training.metrics import Array, Floats, Results
 from zoo.training.runlog import Metrics
 
 PROBABILITY, DECIDED, THRESHOLD = "probability", "decided", "threshold"
-_ROUNDS_OF_SITES = 500
 
 
 class Classify:
@@ -114,7 +117,8 @@ class Classify:
         likelihood = np.where(truth == 1, probability, 1 - probability if self.kind == "labels" else 1.0)
         surprise = -np.log(np.clip(likelihood, 1e-12, 1))
         loss = float(surprise[np.isfinite(truth)].mean()) * (len(self.names) if self.kind == "classes" else 1)
-        return {"loss": loss, "auroc": self._mean_auroc(truth, probability)(np.ones(len(rows)))}
+        auroc = self._mean_auroc(truth, probability, parts_of((), len(rows)))
+        return {"loss": loss, "auroc": auroc(np.ones(len(rows)))}
 
     def outputs(self, split: Split, found: Tensor) -> Outputs:
         """Return the kind of outputs, with the threshold of each label, or of the second of two classes."""
@@ -132,44 +136,40 @@ class Classify:
         limits = np.broadcast_to(outputs.limits(len(self.names)), probability.shape)
         return {PROBABILITY: probability, DECIDED: decided.astype(bool), THRESHOLD: limits}
 
-    def judge(self, rows: Sequence[int], answers: Answers) -> Results:
-        """Return mean AUROC and average precision, all measures of each output, and of each site, with intervals."""
-        results = self._judged(rows, answers, rounds=2000)
-        if sites := self.cohort.by_site(rows):
-            results["sites"] = {
-                site: self._judged(
-                    [rows[i] for i in own], {n: a[own] for n, a in answers.items()}, rounds=_ROUNDS_OF_SITES
-                )
-                for site, own in sites.items()
-            }
-        return results
+    def judge(self, rows: Sequence[int], answers: Answers, folds: Sequence[int] = ()) -> Results:
+        """Return mean AUROC, all measures of each output, and of each site, with intervals.
 
-    def _judged(self, rows: Sequence[int], answers: Answers, *, rounds: int) -> Results:
+        Of folds what orders cases is the mean over them. All cases are judged at once by decisions, each at the
+        threshold of its fold, and by calibration: 0.8 says the same whichever network says it.
+        """
+        return self.cohort.judge(self._judged, rows, answers, folds, means_of_folds=["auroc", "average_precision"])
+
+    def _judged(self, rows: Sequence[int], answers: Answers, folds: Sequence[int], rounds: int) -> Results:
         truth, groups = self.truth(rows), self.cohort.own_groups(rows)
         probability, decided = answers[PROBABILITY], answers[DECIDED]
-        each = {}
+        parts, each = parts_of(folds, len(rows)), {}
         for k, name in enumerate(self.names):
             known = np.isfinite(truth[:, k])
             own = [group for group, is_known in zip(groups, known, strict=True) if is_known]
-            measures = _measures(truth[known, k], probability[known, k], decided[known, k])
+            measures = _measures(truth[known, k], probability[known, k], decided[known, k], [p[known] for p in parts])
             each[name] = {
                 "positives": int(truth[known, k].sum()),
                 "negatives": int((truth[known, k] == 0).sum()),
                 **_thresholds_in(answers[THRESHOLD][:, k]),
                 **all_with_intervals(measures, own, rounds=rounds),
             }
-        auroc = with_interval(self._mean_auroc(truth, probability), groups, rounds=rounds)
+        auroc = with_interval(self._mean_auroc(truth, probability, parts), groups, rounds=rounds)
         results: Results = {"cases": len(rows), "auroc": auroc.pop("value"), "auroc_interval": list(auroc.values())}
         if self.kind == "classes":
             results["accuracy"] = float((decided & (truth == 1)).any(1).mean())
         return {**results, "labels" if self.kind == "labels" else "classes": each}
 
-    def compare(self, rows: Sequence[int], answers: Answers, twin: Answers) -> Results:
+    def compare(self, rows: Sequence[int], answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the gain in mean AUROC over the training from random weights, with its paired interval."""
-        truth = self.truth(rows)
-        own, other = (self._mean_auroc(truth, each[PROBABILITY]) for each in (answers, twin))
+        truth, parts = self.truth(rows), parts_of(folds, len(rows))
+        own, other = (self._mean_auroc(truth, each[PROBABILITY], parts) for each in (answers, twin))
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
-        return {"of": "AUROC", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
+        return {"of": of_folds("AUROC", folds), "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
     def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""
@@ -192,10 +192,15 @@ class Classify:
         """Probabilities of outputs, before there are thresholds."""
         return Outputs("labels" if self.kind == "labels" else "classes").answers(found.numpy())
 
-    def _mean_auroc(self, truth: Floats, probability: Array) -> Measure:
-        """Mean AUROC over labels, or over classes against all others; of two classes that of the second."""
+    def _mean_auroc(self, truth: Floats, probability: Array, parts: Sequence[Array]) -> Measure:
+        """Mean AUROC over labels, or over classes against all others; of two classes that of the second.
+
+        It is that of each part of the cases, and their mean.
+        """
         wanted = [1] if self.kind == "classes" and len(self.names) == 2 else range(len(self.names))
-        return mean_of([_where_known(auroc_of, truth[:, k], probability[:, k]) for k in wanted])
+        return mean_over(
+            parts, [mean_of([where_known(auroc_of, truth[p, k], probability[p, k]) for k in wanted]) for p in parts]
+        )
 
 
 def classify(args: FinetuneArgs) -> Classify:
@@ -224,11 +229,11 @@ def threshold_of(truth: Array, probability: Array) -> float:
     return float(candidates[best[len(best) // 2]])
 
 
-def _measures(truth: Array, probability: Array, decided: Array) -> dict[str, Measure]:
+def _measures(truth: Array, probability: Array, decided: Array, parts: Sequence[Array]) -> dict[str, Measure]:
     positive = truth == 1
     return {
-        "auroc": auroc_of(truth, probability),
-        "average_precision": average_precision_of(truth, probability),
+        "auroc": mean_over(parts, [auroc_of(truth[p], probability[p]) for p in parts]),
+        "average_precision": mean_over(parts, [average_precision_of(truth[p], probability[p]) for p in parts]),
         "sensitivity": share_of(decided, positive),
         "specificity": share_of(~decided, ~positive),
         "calibration_error": calibration_error_of(truth, probability),
@@ -239,10 +244,3 @@ def _thresholds_in(column: Array) -> Results:
     """The threshold by which an output was decided on, or those of several folds; nothing where there is none."""
     found = np.unique(column[np.isfinite(column)]).tolist()
     return {"threshold": found[0]} if len(found) == 1 else {"thresholds": found} if found else {}
-
-
-def _where_known(of: Any, truth: Array, scores: Array) -> Measure:
-    """A measure of the cases whose label is known, from weights of all cases."""
-    known = np.isfinite(truth)
-    measure: Measure = of(truth[known], scores[known])
-    return lambda weights: measure(weights[known])

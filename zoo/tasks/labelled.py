@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from zoo.tasks.method import Learner
 from zoo.tasks.outputs import Kind, Outputs, column_names_of
 from zoo.tasks.splits import FOLD, Split
 from zoo.tasks.table import column_of, groups_of, read_cases, say_alike, text_of
+from zoo.tasks.task import Answers
 from zoo.training.distributed import Processes
 from zoo.training.finetune import collect
 from zoo.training.metrics import Floats, Results
@@ -34,6 +36,7 @@ from zoo.transforms import CropTransform, ImageTransform, SliceTransform, build_
 
 PREDICTIONS = "predictions.csv"
 _MOST_FILMS, _MOST_VOLUMES, _MOST_IN_WINDOWS = 16, 4, 2
+_ROUNDS, _ROUNDS_OF_SITES = 2000, 500
 _WINDOWS = 2
 """Windows of a volume that a step is given of it: with two volumes four, each of 96 voxels a side."""
 
@@ -93,6 +96,27 @@ class Cohort:
         for position, row in enumerate(rows) if self.sites else ():
             found.setdefault(self.sites[row], []).append(position)
         return dict(sorted(found.items()))
+
+    def judge(
+        self, judged: Callable[..., Results], rows: Sequence[int], answers: Answers, folds: Sequence[int], **said: Any
+    ) -> Results:
+        """Results of some cases, and under `sites` those of each site's.
+
+        Args:
+            judged: From cases, their answers, their folds and the number of draws to results with intervals.
+            rows: The cases.
+            answers: Arrays by name, a row for each case.
+            folds: In which fold each was tested; empty where there are none.
+            **said: What the results of folds say besides.
+        """
+        results = judged(rows, answers, folds, _ROUNDS)
+        if sites := self.by_site(rows):
+            results["sites"] = {}
+            for site, own in sites.items():
+                part = {name: values[own] for name, values in answers.items()}
+                own_folds = [folds[i] for i in own] if folds else ()
+                results["sites"][site] = judged([rows[i] for i in own], part, own_folds, _ROUNDS_OF_SITES)
+        return results | (said if folds else {})
 
     def begin(
         self, network: nn.Module, args: FinetuneArgs, split: Split, processes: Processes, *, labels: Floats
@@ -160,11 +184,11 @@ class ImageTrial:
     def predict(self, part: str) -> Tensor:
         """Return the outputs for each case of a part, `(cases, K)` in float64, the same on every process."""
         # Images with several parts differ in how many, so each is a batch of its own.
-        args = replace(self.args, batch_size=self.processes.world) if self.has_parts else self.args
         data: Any = self.data[part]
         alone = data.images.parts(data.rows[0]).alone
         at_once = 1 if alone else max(1, self.args.batch_size * self.args.parts)
-        return collect(lambda batch: self.learner.outputs(batch, at_once), data, args, self.processes)
+        outputs = partial(self.learner.outputs, at_once=at_once)
+        return collect(outputs, data, self.args, self.processes, one_each=self.has_parts)
 
     def state(self) -> State:
         """Return the network's tensors as they are saved."""

@@ -116,6 +116,42 @@ def mean_of(measures: Sequence[Measure]) -> Measure:
     return measure
 
 
+def of_cases(rows: Array, measure: Measure) -> Measure:
+    """A measure of some cases, by positions or a mask, that is given the weights of all."""
+    return lambda weights: measure(weights[..., rows])
+
+
+def where_known(of: Callable[[Array, Array], Measure], truth: Array, found: Array) -> Measure:
+    """A measure of the cases whose truth is no NaN, that is given the weights of all."""
+    known = np.isfinite(truth)
+    return of_cases(known, of(truth[known], found[known]))
+
+
+def mean_over(parts: Sequence[Array], measures: Sequence[Measure]) -> Measure:
+    """Mean over parts of the cases, such as folds, of what orders cases in each; from weights of all cases.
+
+    Scores of networks that were trained apart are not on one scale: an order of all cases together would judge the
+    scales, too, and of folds that are pooled chance itself would be below 0.5. A part where a measure is not defined
+    does not count.
+
+    Args:
+        parts: Positions or masks of the cases of each.
+        measures: One of each, from the weights of its cases.
+    """
+    return mean_of([of_cases(rows, measure) for rows, measure in zip(parts, measures, strict=True)])
+
+
+def parts_of(folds: Sequence[int], count: int) -> list[Array]:
+    """Return a mask of the cases of each fold, for `mean_over`; without folds all of them are one part."""
+    numbers = np.asarray(folds if len(folds) else np.zeros(count, int))
+    return [numbers == fold for fold in np.unique(numbers)]
+
+
+def of_folds(name: str, folds: Sequence[int]) -> str:
+    """The name of a measure, with the number of the folds that it is the mean of, where there are any."""
+    return f"{name}, mean of {len(set(folds))} folds" if folds else name
+
+
 def difference_of(one: Measure, other: Measure) -> Measure:
     """Difference of two measures of the same cases, whose interval is then a paired one."""
     return lambda weights: one(weights) - other(weights)

@@ -22,8 +22,11 @@ from zoo.tasks.measures import (
     difference_of,
     mean_error_of,
     mean_of,
+    mean_over,
+    parts_of,
     r2_of,
     rank_correlation_of,
+    where_known,
     with_interval,
 )
 from zoo.tasks.outputs import Outputs
@@ -112,33 +115,32 @@ class Regress:
         """Return `number`."""
         return {NUMBER: outputs.answers(found.numpy())}
 
-    def judge(self, rows: Sequence[int], answers: Answers) -> Results:
-        """Return mean R2, and R2, mean absolute error and rank correlation of each number, with intervals."""
-        results = self._judged(rows, answers[NUMBER], rounds=2000)
-        if sites := self.cohort.by_site(rows):
-            results["sites"] = {
-                site: self._judged([rows[i] for i in own], answers[NUMBER][own], rounds=500)
-                for site, own in sites.items()
-            }
-        return results
+    def judge(self, rows: Sequence[int], answers: Answers, folds: Sequence[int] = ()) -> Results:
+        """Return mean R2, and R2, mean absolute error and rank correlation of each number, with intervals.
 
-    def _judged(self, rows: Sequence[int], found: NDArray[Any], *, rounds: int) -> Results:
-        truth, groups = self.cohort.truth(rows), self.cohort.own_groups(rows)
-        each = {}
+        Numbers of all folds have the table's unit: their errors are judged at once. The rank correlation, which sees
+        the order alone, is the mean over folds.
+        """
+        return self.cohort.judge(self._judged, rows, answers, folds, means_of_folds=["rank_correlation"])
+
+    def _judged(self, rows: Sequence[int], answers: Answers, folds: Sequence[int], rounds: int) -> Results:
+        truth, groups, found = self.cohort.truth(rows), self.cohort.own_groups(rows), answers[NUMBER]
+        parts, each = parts_of(folds, len(rows)), {}
         for k, name in enumerate(self.names):
             known = np.isfinite(truth[:, k])
             own = [group for group, is_known in zip(groups, known, strict=True) if is_known]
-            pair = truth[known, k], found[known, k]
+            is_true, is_said, own_parts = truth[known, k], found[known, k], [part[known] for part in parts]
+            ranks = [rank_correlation_of(is_true[part], is_said[part]) for part in own_parts]
             measures = {
-                "r2": r2_of(*pair),
-                "mean_absolute_error": mean_error_of(*pair),
-                "rank_correlation": rank_correlation_of(*pair),
+                "r2": r2_of(is_true, is_said),
+                "mean_absolute_error": mean_error_of(is_true, is_said),
+                "rank_correlation": mean_over(own_parts, ranks),
             }
             each[name] = {"known": int(known.sum()), **all_with_intervals(measures, own, rounds=rounds)}
         r2 = with_interval(self._mean_r2(truth, found), groups, rounds=rounds)
         return {"cases": len(rows), "r2": r2["value"], "r2_interval": [r2["low"], r2["high"]], "numbers": each}
 
-    def compare(self, rows: Sequence[int], answers: Answers, twin: Answers) -> Results:
+    def compare(self, rows: Sequence[int], answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the gain in mean R2 over the training from random weights, with its paired interval."""
         truth = self.cohort.truth(rows)
         own, other = (self._mean_r2(truth, each[NUMBER]) for each in (answers, twin))
@@ -161,12 +163,7 @@ class Regress:
         return np.nanmean(values, 0), np.nanstd(values, 0)
 
     def _mean_r2(self, truth: Floats, found: NDArray[Any]) -> Measure:
-        measures = []
-        for k in range(len(self.names)):
-            known = np.isfinite(truth[:, k])
-            own = r2_of(truth[known, k], found[known, k])
-            measures.append(lambda weights, own=own, known=known: own(weights[known]))
-        return mean_of(measures)
+        return mean_of([where_known(r2_of, *pair) for pair in zip(truth.T, found.T, strict=True)])
 
 
 def regress(args: FinetuneArgs) -> Regress:

@@ -16,7 +16,7 @@ from zoo.errors import OptionError
 from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs, sized
-from zoo.tasks.arms import Arm, Finished, train
+from zoo.tasks.arms import Arm, Finished, train_all
 from zoo.tasks.data import remove_kept
 from zoo.tasks.first_look import FirstLook, look_at
 from zoo.tasks.folds import pooled, train_final, write_pooled
@@ -61,7 +61,7 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
                 begin(args, task, arms, processes)
             if processes.is_main:
                 say(f"input: {seen.input}")
-            finished = [train(args, task, arm, processes) for arm in arms]
+            finished = train_all(args, task, arms, processes)
             final = train_final(args, task, arms, finished, processes) if args.final else {}
         results = {"task": task.name, **summary(task, arms, finished, args), **final, "warnings": warnings}
         if not args.cross_validate:
@@ -143,17 +143,19 @@ def begin(args: FinetuneArgs, task: Task, arms: Sequence[Arm], processes: Proces
 
 
 def summary(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], args: FinetuneArgs) -> Results:
-    """The results of a run: those of its training; with folds, those of all test parts together and of each."""
-    rows, answers = pooled(arms, finished)
+    """The results of a run: those of its training; with folds, those of all test parts and of each."""
+    rows, answers, folds = pooled(arms, finished)
+    folds = folds if args.cross_validate else []
     if args.cross_validate:
-        folds = [each.results for arm, each in zip(arms, finished, strict=True) if not arm.is_twin]
-        results: Results = {"cases": {"test": task.count(rows)}, "test": task.judge(rows, answers), "folds": folds}
+        each_fold = [each.results for arm, each in zip(arms, finished, strict=True) if not arm.is_twin]
+        test = task.judge(rows, answers, folds)
+        results: Results = {"cases": {"test": task.count(rows)}, "test": test, "folds": each_fold}
     else:
         results = {"cases": {part: task.count(own) for part, own in arms[0].split.items()}, **finished[0].results}
     if args.pair and rows:
-        _, other = pooled(arms, finished, of_twins=True)
-        results["random"] = {"test": task.judge(rows, other)}
-        results["pair"] = said_of_pair(task.compare(rows, answers, other))
+        other = pooled(arms, finished, of_twins=True).answers
+        results["random"] = {"test": task.judge(rows, other, folds)}
+        results["pair"] = said_of_pair(task.compare(rows, answers, other, folds))
     return results
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.checkpoint import export_safetensors
 from zoo.errors import CheckpointFormatError, OptionError, PathNotFoundError, UnknownModelError
-from zoo.fetching import is_hub, local_file
+from zoo.fetching import file_path, is_hub, local_file
 from zoo.files import user_path
 from zoo.formats import open_checkpoint, told
 from zoo.messages import first_names, printable
-from zoo.registry import get_entry
+from zoo.registry import get_entry, resolve
 from zoo.tasks.outputs import Outputs, read_outputs
 
 if TYPE_CHECKING:
@@ -154,6 +154,28 @@ def learnt_window(checkpoint: str | Path | None, cache_dir: str | Path | None = 
         return ()
     stored = open_checkpoint(local_file(checkpoint, cache_dir))
     return read_outputs(stored.metadata, stored.path)[0].window if "outputs" in stored.metadata else ()
+
+
+def learnt_reading(name: str, checkpoint: str | Path | None, cache_dir: str | Path | None = None) -> Mapping[str, Any]:
+    """Return what scans were put through before the input of a network, as its file says; empty where nothing was.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`.
+        checkpoint: The file, or its address; None for the weights that the name stands for, as far as they are here.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        CheckpointFormatError: The file cannot be read, or says what cannot be.
+    """
+    if checkpoint is not None:
+        path = local_file(checkpoint, cache_dir)
+    else:
+        record = resolve(name, cache_dir).record
+        path = Path() if record is None else file_path(record, cache_dir)
+    if not path.is_file():
+        return {}
+    stored = open_checkpoint(path)
+    return told(stored.metadata, "reading", dict, stored.path)
 
 
 def _read(header: Mapping[str, str], file: Path) -> SavedModel:

@@ -31,7 +31,7 @@ from zoo.tasks.table import groups_of, read_cases
 from zoo.tasks.task import Answers, Rows
 from zoo.training.args import names_in
 from zoo.training.distributed import Processes
-from zoo.training.metrics import Floats, Results, dice, or_none
+from zoo.training.metrics import Floats, Results, dice, measured, or_none
 from zoo.training.pictures import draw_labels
 from zoo.training.prepared import prepare_all
 from zoo.training.runlog import Metrics
@@ -143,17 +143,16 @@ class Segment:
 
     def answers(self, found: Tensor, outputs: Outputs) -> Answers:
         """Return `overlaps`, and of the test part `distances`."""
-        classes = len(self.names)
-        answers = {OVERLAPS: found[:, : 3 * classes].view(len(found), 3, classes).numpy()}
-        if found.shape[1] > 3 * classes + 1:
-            answers[DISTANCES] = found[:, 3 * classes :].view(len(found), 2, classes - 1).numpy()
-        return answers
+        counted = 3 * len(self.names)
+        overlaps, distances = measured(found if found.shape[1] > counted + 1 else found[:, :counted], len(self.names))
+        return {OVERLAPS: overlaps.numpy()} | ({} if distances is None else {DISTANCES: distances.numpy()})
 
-    def judge(self, rows: Rows, answers: Answers) -> Results:
+    def judge(self, rows: Rows, answers: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the mean Dice of cases, and Dice and distances of each structure, with intervals by group.
 
-        Dice of a case is the mean over the structures that its mask or the prediction has. A structure that is
-        predicted where there is none has a Dice of 0, and no distance.
+        Each case has values of its own: in which fold it was tested does not matter. Dice of a case is the mean over
+        the structures that its mask or the prediction has. A structure that is predicted where there is none has a
+        Dice of 0, and no distance.
         """
         groups, by_case = [self.groups[i] for i in rows], self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))
         each: Results = {}
@@ -177,7 +176,7 @@ class Segment:
             results["values"] = self.classes.mapping
         return {**results, "classes": each}
 
-    def compare(self, rows: Rows, answers: Answers, twin: Answers) -> Results:
+    def compare(self, rows: Rows, answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the gain in mean Dice over the training from random weights, with its paired interval."""
         own, other = (_mean(_of_cases(self._dice(torch.from_numpy(a[OVERLAPS]).flatten(1)))) for a in (answers, twin))
         gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])

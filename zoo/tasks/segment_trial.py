@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from zoo.tasks.segmenter import Segmenter
 from zoo.tasks.splits import Split
 from zoo.training.distributed import Processes
 from zoo.training.finetune import collect
-from zoo.training.metrics import Array, count_overlap, surface_distances
+from zoo.training.metrics import Array, measure_labels
 from zoo.transforms import ImageTransform
 
 
@@ -56,8 +55,7 @@ class SegmentTrial:
     def predict(self, part: str) -> Tensor:
         """Return what is found of each case of a part, see `Segment`; of the test part on the images' own grids."""
         measure = self._on_own_grid if part == "test" else self.segmenter.measure
-        one_each = replace(self.args, batch_size=self.processes.world)  # whole images have several sizes
-        return collect(measure, self.data[part], one_each, self.processes)
+        return collect(measure, self.data[part], self.args, self.processes, one_each=True)
 
     def state(self) -> State:
         """Return the network's tensors as they are saved."""
@@ -92,8 +90,7 @@ class SegmentTrial:
             labels, _ = label_image(self.entry, network, self.images.transform, path, window=size)
             truth, spacing = read_truth(self.images, row)
             pair = torch.from_numpy(labels), torch.from_numpy(truth)
-            distances = surface_distances(*pair, self.num_classes, spacing)
-            rows.append(torch.cat([count_overlap(*pair, self.num_classes).flatten(), distances.flatten()]))
+            rows.append(measure_labels(*pair, self.num_classes, spacing))
         return torch.stack(rows).to(batch["row"].device)
 
 

@@ -79,10 +79,10 @@ class Task(Protocol):
     def answers(self, found: Tensor, outputs: Outputs) -> Answers:
         """Return the answers for some cases."""
 
-    def judge(self, rows: Rows, answers: Answers) -> Results:
-        """Return the results of a part, with intervals."""
+    def judge(self, rows: Rows, answers: Answers, folds: Sequence[int] = ()) -> Results:
+        """Return the results of a part, with intervals; of a cross-validation with the fold that tested each case."""
 
-    def compare(self, rows: Rows, answers: Answers, twin: Answers) -> Results:
+    def compare(self, rows: Rows, answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the paired gain over the same training from random weights: `of` what, `gain`, `low` and `high`."""
 
     def write(self, rows: Rows, answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:

@@ -122,7 +122,8 @@ class TrainArgs:
     channels_last: bool = arg("NHWC memory layout for 2D networks, faster on most machines", False)
     sync_bn: bool = arg("batch statistics over all processes (GPU only)", False)
     monitor: str = arg(
-        "metric that decides which checkpoint is best; smaller is better unless it begins with '+'", "loss"
+        "metric by which a checkpoint is the best, smaller is better unless it begins with '+'; +epoch: the last",
+        "loss",
     )
     patience: int = arg("stop after this many epochs without improvement; 0 for never", 0, free=True)
     seed: int = arg("seed of every draw", 0)

@@ -29,10 +29,11 @@ from zoo.training import distributed
 from zoo.training.args import TrainArgs
 from zoo.training.data import build_loader, length_of, to_device
 from zoo.training.distributed import Processes
+from zoo.training.judged import take_weights
 from zoo.training.loop import autocast, fit
 from zoo.training.metrics import Results
 from zoo.training.runlog import Metrics, in_words, last_metrics
-from zoo.training.saving import read_state, writing
+from zoo.training.saving import writing
 
 
 class Start(Protocol):
@@ -108,8 +109,7 @@ def train_and_test(
     )
     results: Results = {"best": best} if judged == "best.pt" else {"last": last_metrics(Path(args.out))}
     if "test" in data:
-        method.load_state_dict(read_state(Path(args.out) / judged, mmap=True)["model"])
-        method.eval()
+        take_weights(method, Path(args.out) / judged)
         with torch.no_grad(), autocast(args.precision, processes.device):
             results["test"] = evaluate("test", 0)
     return results
@@ -163,13 +163,14 @@ def starting_input(args: Start) -> Preprocessing:
     return loading.input_of(args.model, args.checkpoint or None)
 
 
-def load_network(args: Start, num_classes: int) -> nn.Module:
-    """The network to start from, with a head for the classes; 0 for no head."""
+def load_network(args: Start, num_classes: int, **options: Any) -> nn.Module:
+    """The network to start from, with a head for the classes; 0 for no head. Options are those of `load_model`."""
     return loading.load_model(
         args.model,
         pretrained=not args.from_scratch,
         checkpoint=args.checkpoint or None,
         num_classes=num_classes,
+        **options,
     )
 
 
@@ -222,6 +223,8 @@ def collect(
     args: TrainArgs,
     processes: Processes,
     data_pass: int = 0,
+    *,
+    one_each: bool = False,
 ) -> Tensor:
     """Apply `rows` to a whole data set, each process taking its share.
 
@@ -231,6 +234,7 @@ def collect(
         args: Batch size, workers, memory layout.
         processes: From `zoo.training.distributed.start`.
         data_pass: Pass that the samples are drawn from.
+        one_each: Whether a batch is one sample, as of whole volumes, which have several sizes.
 
     Returns:
         (len(dataset), K) on the CPU, in the data set's order, the same on every process.
@@ -238,7 +242,8 @@ def collect(
     count, world = length_of(dataset), processes.world
     share = math.ceil(count / world)  # equal shares, so that they can be gathered: the last rows may be done twice
     keys = [(data_pass, (processes.rank + world * i) % count) for i in range(share)]
-    loader = build_loader(dataset, args.workers, batch_size=max(1, args.batch_size // world), sampler=keys)
+    batch_size = 1 if one_each else max(1, args.batch_size // world)
+    loader = build_loader(dataset, args.workers, batch_size=batch_size, sampler=keys)
     batches = follow(loader, "evaluating, batch", len(loader), is_shown=distributed.rank() == 0)
     own = torch.cat([rows(to_device(batch, processes.device, channels_last=args.channels_last)) for batch in batches])
     everyone: Tensor = distributed.gather(own).view(world, share, -1)

@@ -99,6 +99,19 @@ def surface_distances(found: Tensor, truth: Tensor, num_classes: int, spacing: S
     return torch.from_numpy(distances).to(found.device)
 
 
+def measure_labels(found: Tensor, truth: Tensor, num_classes: int, spacing: Sequence[float]) -> Tensor:
+    """`count_overlap` and `surface_distances` of labels, flat (5 C - 2), float64; `measured` takes them apart."""
+    distances = surface_distances(found, truth, num_classes, spacing)
+    return torch.cat([count_overlap(found, truth, num_classes).flatten(), distances.flatten()])
+
+
+def measured(rows: Tensor, num_classes: int) -> tuple[Tensor, Tensor | None]:
+    """Overlaps (N, 3, C) and distances (N, 2, C - 1) of images from `measure_labels`; of overlaps alone these."""
+    overlaps, distances = rows[:, : 3 * num_classes], rows[:, 3 * num_classes :]
+    apart = distances.view(len(rows), 2, num_classes - 1) if distances.shape[1] else None
+    return overlaps.view(len(rows), 3, num_classes), apart
+
+
 def or_none(value: float) -> float | None:
     """A number for JSON, which has no NaN: None stands for it."""
     return None if math.isnan(value) else value

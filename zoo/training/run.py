@@ -104,16 +104,17 @@ class Run:
         """Note the result of an epoch, from 0, and what the header says of its weights alone; then save."""
         self.validated = dict(validated)
         name, sign = self.args.monitor.lstrip("+"), -1.0 if self.args.monitor.startswith("+") else 1.0
-        if name not in metrics:
+        noted = {"epoch": epoch + 1, **metrics}
+        if name not in noted:
             raise OptionError(f"--monitor {name}: no such metric; there are {', '.join(metrics)}")
-        value = sign * metrics[name]
+        value = sign * noted[name]
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d", name, epoch + 1)
         improved = value < self.best
         self.waited = 0 if improved else self.waited + 1
         self.plateau.observe(value)
         if improved:
-            self.best, self.best_metrics = value, {"epoch": epoch + 1, **metrics}
+            self.best, self.best_metrics = value, noted
         self.epoch, self.step, self.sums = epoch + 1, 0, {}
         self._save()
 

@@ -27,7 +27,7 @@ from zoo.entries.glcl import finetune, segment
 from zoo.entries.glcl.args import CohortArgs, set_momentum, warn_of_other_pixels
 from zoo.entries.glcl.cases import CaseStore
 from zoo.entries.glcl.cohort import DATASETS, find_cases
-from zoo.entries.glcl.finetune import Args, choose_parts, resolve
+from zoo.entries.glcl.finetune import Args, choose_parts, reading_in, resolve
 from zoo.entries.glcl.finetune_data import WholeVolumes
 from zoo.entries.glcl.finetune_method import Segmenter, soft_dice, volume_metrics
 from zoo.errors import InputContractError, OptionError
@@ -316,6 +316,13 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, tmp_
             assert (found.size, found.spacing) == ((32, 32), (2.5, 2.5))
 
 
+def test_what_volumes_are_put_through_goes_into_the_header():
+    """N4, and the channel of data sets whose files have several: no input contract says it."""
+    assert reading_in(Args(data="hearts", out="run")) == {}
+    assert reading_in(Args(data="hearts", out="run", n4=True)) == {"n4": True}
+    assert reading_in(Args(data="glands", out="run", dataset="prostate")) == {"channel": 0}
+
+
 def test_a_file_without_a_header_is_warned_of(run, tmp_path, caplog):
     """As earlier versions wrote `best.pt`: its pixels are not known."""
     old = without_header(run[0] / "best.pt", tmp_path / "best.pt")
@@ -327,7 +334,7 @@ def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):
     """By the command that the run ends with: labels in files have the Dice of `results.json`, to the voxel."""
     out, results, _ = run
     file = out / f"{UNET}.first.safetensors"
-    assert str(file) in finetune.next_steps(Args(data=str(cohort), out=str(out)), file)
+    assert str(file) in finetune.next_steps(file)
     cases = [case for case in find_cases(cohort, DATASETS["acdc"]) if case.name in ("004", "005")]
     images = [str(case.image) for case in cases]
     files = segment.main(["--image", *images, "--checkpoint", str(file), "--out", str(tmp_path), "--device", "cpu"])

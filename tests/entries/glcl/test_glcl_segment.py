@@ -8,6 +8,7 @@ import pytest
 import torch
 from glcl_files import Bright, filled, stage_two, write_bundle
 from glcl_volumes import SHAPE, draw, save, write_subject
+from safetensors.torch import load_file
 
 import zoo
 from zoo.checkpoint.export import export_safetensors
@@ -202,8 +203,25 @@ def test_wrong_use_is_refused_at_once(scan, weights, tmp_path):
         segment(weights, tmp_path, tmp_path)
 
 
-def test_the_command_can_be_named(tmp_path):
-    """With what the file does not say of its training."""
-    start = f"python -m zoo.entries.glcl.segment --image SCAN --out labels --checkpoint {tmp_path}"
-    assert command_for(tmp_path, n4=False, channel=None) == start
-    assert command_for(tmp_path, n4=True, channel=0) == f"{start} --n4 --channel 0"
+def test_what_scans_were_put_through_is_obeyed_or_refused(scan, weights, tmp_path, monkeypatch, zoo):
+    """Without a word of it, labels would be of images that the network never saw: a bias field, or another channel."""
+    reading = {"n4": True, "channel": 1}
+    metadata = {"input": json.dumps(GRID), "reading": json.dumps(reading)}
+    file = export_safetensors(load_file(weights), tmp_path / "n4.safetensors", metadata=metadata)
+    code, _, said = zoo("segment", "glcl-unet", scan, "--checkpoint", file, "-o", tmp_path / "plain")
+    assert (code, (tmp_path / "plain").exists()) == (2, False)
+    assert "put through n4 True, channel 1" in said
+    assert f"{command_for(file)} does it" in " ".join(said.split())
+    given = []
+
+    def note(model, transform, path, *, n4, channel):
+        given.append((n4, channel))
+        return np.zeros(SHAPE, np.uint8), np.eye(4)
+
+    monkeypatch.setattr("zoo.entries.glcl.segment.label_volume", note)
+    segment(file, tmp_path / "out", scan)
+    segment(weights, tmp_path / "out", scan, more=("--channel", "2"))
+    segment(weights, tmp_path / "out", scan)
+    assert given == [(True, 1), (False, 2), (False, None)]
+    with pytest.raises(OptionError, match="--channel 0: by their header the weights learnt from channel 1"):
+        segment(file, tmp_path / "out", scan, more=("--channel", "0"))

@@ -20,7 +20,6 @@ Files in OUT beside the loop's: `results.json`, and `predictions.csv` of the tes
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -62,10 +61,9 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.judged import judged_by_loss
 from zoo.training.metrics import Results
 from zoo.training.session import running
-
-log = logging.getLogger("zoo")
 
 T = TypeVar("T", bound="FinetuneArgs")
 
@@ -104,10 +102,7 @@ def resolve(args: T) -> T:
         raise OptionError(f"--model {args.model}: this task starts from {expected} or {expected}.TAG")
     if not args.size:
         args = replace(args, size=starting_input(args).size[0])
-    if not args.val_table and args.monitor.lstrip("+").startswith("val_"):
-        log.warning("without --val-table nothing is validated: the best epoch is that of the least training loss")
-        args = replace(args, monitor="loss")
-    return args
+    return args if args.val_table else judged_by_loss(args, "without --val-table nothing is validated")
 
 
 def classify(args: ClassifyArgs, processes: Processes) -> Results:

@@ -22,10 +22,12 @@ structure of each test volume; `prediction.png`, a slice beside its truth.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,7 +46,7 @@ from zoo.entries.glcl.cases import StoredCase
 from zoo.entries.glcl.cohort import DATASETS, Case
 from zoo.entries.glcl.finetune_data import DEFORMED, LabelledSlices, WholeVolumes
 from zoo.entries.glcl.finetune_method import LOSSES, Segmenter, volume_metrics
-from zoo.entries.glcl.segment import UNET, command_for
+from zoo.entries.glcl.segment import CHANNEL, N4, UNET, command_for
 from zoo.entries.glcl.splits import Split, split
 from zoo.errors import OptionError
 from zoo.registry import get_entry, split_name
@@ -61,6 +63,7 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.judged import judged_by_loss
 from zoo.training.metrics import Results
 from zoo.training.pictures import draw_labels
 from zoo.training.publish import export, how_to_take
@@ -129,10 +132,11 @@ def main(argv: Sequence[str] | None = None) -> Results:
         command = command_of(args, "zoo.entries.glcl.finetune")
         seen = get_entry(UNET).preprocessing.override(grid_facts(volumes, parts["train"]))
         classes = ("background", *volumes.structures)
+        reading = reading_in(args)
         # `zoo predict` corrects no bias field and takes no channel of a fourth axis: it must not have such a network.
-        is_plain = not args.n4 and volumes.channel is None
-        outputs = Outputs("voxels").as_header() if is_plain else {}
+        outputs = {} if reading else Outputs("voxels").as_header()
         header = finetuning_header(method.network, "segment", command, input=seen, classes=classes, outputs=outputs)
+        header |= {"reading": json.dumps(reading)} if reading else {}
         results: Results = {
             "volumes": {part: [case.name for case in cases] for part, cases in parts.items()},
             **origin,
@@ -145,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
                 draw_case(method, parts["test"][0], volumes.structures, Path(args.out) / "prediction.png")
             file = export_best(args, header)
             results |= {"weights": digests_of(file, file.with_name("best.pt"))}
-            write_results(results, args.out, hint=next_steps(args, file))
+            write_results(results, args.out, hint=next_steps(file))
     return results
 
 
@@ -156,10 +160,15 @@ def export_best(args: Args, header: Mapping[str, str]) -> Path:
     return export(best, out, header)
 
 
-def next_steps(args: Args, file: Path) -> str:
+def reading_in(args: Args) -> dict[str, Any]:
+    """What the volumes are put through before their slices are cut, for the header."""
+    channel = {} if args.volumes.channel is None else {CHANNEL: args.volumes.channel}
+    return {**({N4: True} if args.n4 else {}), **channel}
+
+
+def next_steps(file: Path) -> str:
     """The calls and commands that use the exported network."""
-    command = command_for(file, n4=args.n4, channel=args.volumes.channel)
-    return f"{how_to_take(UNET, file)}, or for whole volumes `{command}`"
+    return f"{how_to_take(UNET, file)}, or for whole volumes `{command_for(file)}`"
 
 
 def resolve(args: Args) -> Args:
@@ -167,9 +176,8 @@ def resolve(args: Args) -> Args:
     if not (args.checkpoint or args.from_scratch or split_name(args.model)[1]):
         log.warning("neither --checkpoint nor a tag of --model: the network starts from random weights")
         args = replace(args, from_scratch=True)
-    if not args.val and args.monitor.lstrip("+").startswith("val_"):
-        log.warning("without --val nothing is validated: the best epoch is that of the least training loss")
-        args = replace(args, monitor="loss")
+    if not args.val:
+        args = judged_by_loss(args, "without --val nothing is validated")
     if args.epochs * args.steps_per_epoch * args.norm_momentum < SETTLED:
         log.warning(
             "%d steps are few for norms whose averages move by %g a step: they lag behind the weights, so results are "
@@ -227,11 +235,10 @@ def tune(
         deviation=BEND * published.spacing / volumes.spacing,
         intensity=args.intensity,
     )
-    one_each = replace(args, batch_size=processes.world)  # whole volumes have several sizes
 
     def evaluate(part: str, _: int) -> Results:
         measure = method.measure_surfaces if part == "test" else method.measure
-        rows = collect(measure, data[part], one_each, processes)
+        rows = collect(measure, data[part], args, processes, one_each=True)
         return volume_metrics(rows, volumes.structures, [case.name for case in data[part].cases])
 
     return train_and_test(method, {"train": train, **data}, evaluate, args, processes, header=header)

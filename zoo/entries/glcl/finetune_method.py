@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.errors import OptionError
 from zoo.tasks.labelling import classes_of_slices
-from zoo.training.metrics import Results, count_overlap, dice, or_none, surface_distances
+from zoo.training.metrics import Results, count_overlap, dice, measure_labels, measured, or_none
 
 LOSSES = ("dice", "dice-foreground", "cross-entropy")
 SMOOTH = 1.0
@@ -73,11 +73,10 @@ class Segmenter(nn.Module):
         return torch.stack([count_overlap(found, truth, self.num_classes).flatten() for found, truth in pairs])
 
     def measure_surfaces(self, batch: dict[str, Tensor]) -> Tensor:
-        """The numbers of `measure`, then `surface_distances` (2 (C - 1)): (N, 5 C - 2)."""
+        """Per volume `measure_labels`: the numbers of `measure`, then distances of surfaces, (N, 5 C - 2)."""
         rows = []
         for found, truth, spacing in zip(self.segment(batch), batch["truth"], batch["spacing"], strict=True):
-            distances = surface_distances(found, truth, self.num_classes, spacing.tolist())
-            rows.append(torch.cat([count_overlap(found, truth, self.num_classes).flatten(), distances.flatten()]))
+            rows.append(measure_labels(found, truth, self.num_classes, spacing.tolist()))
         return torch.stack(rows)
 
 
@@ -100,10 +99,10 @@ def volume_metrics(rows: Tensor, structures: Sequence[str], names: Sequence[str]
         `<measure>_per_structure`: means over the volumes that have a value. `cases`: name -> structure -> measure; None
         where there is no value. For rows of `measure`, Dice is the only measure.
     """
-    classes = len(structures) + 1
-    values = {MEASURES[0]: dice(rows[:, : 3 * classes].view(len(rows), 3, classes), dim=1)[:, 1:]}
-    if rows.shape[1] > 3 * classes:
-        values |= dict(zip(MEASURES[1:], rows[:, 3 * classes :].view(len(rows), 2, classes - 1).unbind(1), strict=True))
+    overlaps, distances = measured(rows, len(structures) + 1)
+    values = {MEASURES[0]: dice(overlaps, dim=1)[:, 1:]}
+    if distances is not None:
+        values |= dict(zip(MEASURES[1:], distances.unbind(1), strict=True))
     cases = {
         name: {
             structure: {measure: or_none(values[measure][i, j].item()) for measure in values}

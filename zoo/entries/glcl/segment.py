@@ -5,7 +5,8 @@
 
 An image is a NIfTI file, a folder with one DICOM series of MR, or a folder of images. Size and pixels of the slices are
 those of the weights (`zoo.load_transform`): with `--checkpoint` those of the file's header, which fine-tuning writes,
-else those of the model or tag. `--n4` and `--channel` must be as in training; no file says them.
+else those of the model or tag. So are `--n4` and `--channel`; for a file that does not say them they must be as in
+training.
 
 Files in OUT: `<name>_labels.nii.gz`, uint8, with the scan's header: 0 and the ranks of the structures; for volumes that
 share a name, as 001/img.nii.gz and 002/img.nii.gz, `<folder>_<name>_labels.nii.gz`. A volume that cannot be segmented
@@ -34,11 +35,14 @@ from zoo.loading import input_of
 from zoo.progress import say
 from zoo.registry import get_entry
 from zoo.tasks.labelling import label_slices
+from zoo.tasks.saved import learnt_reading
 from zoo.training import distributed
 from zoo.training.args import run_command
 from zoo.transforms import SliceTransform, build_slice_transform
 
 UNET = "glcl-unet"
+N4, CHANNEL = "n4", "channel"
+"""What a header's `reading` says, see `zoo.formats.header`."""
 
 
 def segment_volume(
@@ -100,9 +104,10 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     volumes, out = names_of(find_images(args.image, volumes=True)), Path(args.out)
     processes = distributed.start(args.device)
     transform = build_slice_transform(input_of(args.model, args.checkpoint))
+    n4, channel = reading_of(args)
     model = load_segmenter(args.model, args.checkpoint, processes.device)
     mine = dict(list(volumes.items())[processes.rank :: processes.world])
-    find = partial(label_volume, model, transform, n4=args.n4, channel=args.channel)
+    find = partial(label_volume, model, transform, n4=n4, channel=channel)
     written = write_each(mine, find, label_writer(out), bar=processes.is_main)
     distributed.barrier()  # torchrun ends the others with the first that fails
     distributed.stop()
@@ -110,6 +115,19 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         say(what_was_written(out, len(written.files), model, transform.preprocessing))
     written.check(out)
     return [*written.files]
+
+
+def reading_of(args: argparse.Namespace) -> tuple[bool, int | None]:
+    """Whether to correct the bias field, and the channel to take: what the weights say, and what is asked for.
+
+    Raises:
+        OptionError: A channel is asked for that is not the weights'.
+    """
+    learnt = learnt_reading(args.model, args.checkpoint)
+    channel = learnt.get(CHANNEL, args.channel)
+    if args.channel not in (None, channel):
+        raise OptionError(f"--channel {args.channel}: by their header the weights learnt from channel {channel}")
+    return args.n4 or bool(learnt.get(N4)), channel
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -128,14 +146,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def command_for(file: Path, *, n4: bool, channel: int | None) -> str:
-    """The command that segments volumes with a file of weights."""
-    command = f"python -m zoo.entries.glcl.segment --image SCAN --out labels --checkpoint {file}"
-    if n4:
-        command += " --n4"
-    if channel is not None:
-        command += f" --channel {channel}"
-    return command
+def command_for(file: Path) -> str:
+    """The command that segments volumes with a file that fine-tuning wrote."""
+    return f"python -m zoo.entries.glcl.segment --image SCAN --out labels --checkpoint {file}"
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ on the network's grid; runs may share it.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +57,11 @@ from zoo.training.finetune import (
     train_and_test,
     write_results,
 )
+from zoo.training.judged import judged_by_loss, take_weights
 from zoo.training.loop import autocast
 from zoo.training.metrics import Results
 from zoo.training.pictures import draw_labels
-from zoo.training.saving import read_state
 from zoo.training.session import running
-
-log = logging.getLogger("zoo")
 
 WIDTHS = ("hidden_size", "mlp_dim", "num_heads", "feature_size")
 
@@ -159,10 +156,7 @@ def main(argv: Sequence[str] | None = None) -> Results:
 
 def resolve(args: Args, *, has_validation: bool) -> Args:
     """Fill in the arguments that depend on the list."""
-    if has_validation or not args.monitor.lstrip("+").startswith("val_"):
-        return args
-    log.warning("the list has no section 'validation': the best epoch is that of the least training loss")
-    return replace(args, monitor="loss")
+    return args if has_validation else judged_by_loss(args, "the list has no section 'validation'")
 
 
 def build_network(args: Args) -> nn.Module:
@@ -206,10 +200,9 @@ def tune(
         The weights that it began with, `best` and `test` of `train_and_test`, `val`, and the number of `volumes`.
     """
     data = {"train": train, **judged}
-    one_each = replace(args, batch_size=processes.world)  # whole volumes have several sizes
 
     def evaluate(part: str, _: int) -> Results:
-        overlaps = collect(method.overlaps, data[part], one_each, processes)
+        overlaps = collect(method.overlaps, data[part], args, processes, one_each=True)
         return dice_metrics(overlaps, names, upstream=args.upstream_dice)
 
     results = {
@@ -217,8 +210,7 @@ def tune(
         **origin_of(method.network),
         **train_and_test(method, data, evaluate, args, processes, header=header),
     }
-    method.load_state_dict(read_state(Path(args.out) / "best.pt", mmap=True)["model"])
-    method.eval()
+    take_weights(method, Path(args.out) / "best.pt")
     with torch.no_grad(), autocast(args.precision, processes.device):
         if "val" in judged:
             results["val"] = evaluate("val", 0)
