@@ -498,6 +498,9 @@ def probe_command(
         str | None, typer.Option(help="Column of train and test (or val); default cross-validation by group.")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="binary, classes or numbers; default told from the column.")] = None,
+    uncertain: Annotated[
+        str | None, typer.Option(help="What labels of -1 are beside 0 and 1: ignore, positive or negative.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the table's paths; default the table's own.")] = None,
     path_column: PathColumn = None,
     device: Device = "auto",
@@ -518,7 +521,8 @@ def probe_command(
     """
     from zoo.commands.probing import page_of, probe_into
 
-    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind, "data": data}
+    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind}
+    options |= {"uncertain": uncertain, "data": data}
     options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
     report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
     if as_json:

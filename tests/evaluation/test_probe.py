@@ -183,6 +183,14 @@ def test_cases_without_a_label_are_left_out_and_counted(caplog):
     assert any("3 of 120 cases were left out" in warning for warning in report.warnings)
 
 
+def test_labels_of_shown_cases_are_classes():
+    """A column with gaps is of floats: 1.0 would be none of the classes that the map tells apart, but class 1 is."""
+    table = table_of().astype({"label": float})
+    table.loc[3, "label"] = np.nan
+    report = run(noise(table), table, sizes=())
+    assert {case.label for case in report.shown} == set(report.target.classes) == {"0", "1"}
+
+
 def features_of(table, **columns):
     """What `zoo.read_features` returns."""
     frame = pd.DataFrame(columns)

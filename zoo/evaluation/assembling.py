@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo.evaluation.fitting import Plan
 from zoo.evaluation.judging import main_measure
-from zoo.evaluation.labelled import TEST, Labelled
+from zoo.evaluation.labelled import TEST
 from zoo.evaluation.looks import map_of, nearest_of, pick_mapped, pick_queries, queries_of
 from zoo.evaluation.report import (
     LINEAR,
@@ -90,7 +90,7 @@ def _with_looks(
     cases = sorted({*mapped, *queries, *near})
     position = {case: i for i, case in enumerate(cases)}
     images = _images_of(contenders)
-    shown = tuple(_shown(plan.labelled, case, images[case]) for case in cases)
+    shown = tuple(_shown(plan, case, images[case]) for case in cases)
     found = dict(results)
     for each in encoders:
         drawn = map_of(each.sets[0], mapped, position, plan.seed)
@@ -108,9 +108,11 @@ def _images_of(contenders: Sequence[Contender]) -> list[str | None]:
     return found
 
 
-def _shown(labelled: Labelled, case: int, image: str | None) -> Shown:
-    part = "both" if labelled.parts is None else "test" if labelled.parts[case] == TEST else "train"
-    return Shown(labelled.ids[case], image, labelled.texts[case], labelled.groups[case], part)  # type: ignore[arg-type]
+def _shown(plan: Plan, case: int, image: str | None) -> Shown:
+    own, classes = plan.labelled, plan.target.classes
+    label = classes[int(plan.labels[case])] if classes else own.texts[case]  # 1.0 of a table is class 1
+    part = "both" if own.parts is None else "test" if own.parts[case] == TEST else "train"
+    return Shown(own.ids[case], image, label, own.groups[case], part)  # type: ignore[arg-type]
 
 
 def _cohort(plan: Plan, without_features: int, spare: Mapping[str, int]) -> Cohort:

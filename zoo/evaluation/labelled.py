@@ -13,7 +13,8 @@ import numpy as np
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tables import read_columns
-from zoo.tasks.table import check_files, series_in, text_of
+from zoo.tasks.cells import UNCERTAIN, certain, say_alike, text_of
+from zoo.tasks.table import check_files, series_in
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,6 +85,7 @@ def read_labelled(
     group: str | None = None,
     split: str | None = None,
     path_column: str | None = None,
+    uncertain: str | None = None,
 ) -> Labelled:
     """Return the cases of a table that have a label, and a part where parts are asked for.
 
@@ -93,13 +95,14 @@ def read_labelled(
         group: Column of what each case must stay together with, the patient; None for each case alone.
         split: Column of train, val and test. Cases of `val` are tested where there is no `test`, else learnt from.
         path_column: Column of paths; None for the first of `PATH_COLUMNS`.
+        uncertain: One of `UNCERTAIN`, what a label of -1 is; None to leave it as it is.
 
     Raises:
         OptionError: A column or row is not there or cannot be used, an id is there twice, a case has no group, or a
             file or a group is on both sides.
     """
     columns, path = _columns_of(table)
-    labels = [text_of(cell) for cell in _cells(columns, column, "--column", path)]
+    labels = _labels(columns, column, uncertain, path)
     paths = _paths(columns, path_column, path)
     ids = _ids(columns, paths, len(labels), path)
     words = None if split is None else [text_of(cell).lower() for cell in _cells(columns, split, "--split", path)]
@@ -149,6 +152,12 @@ def _cells(columns: Mapping[str, Sequence[Any]], name: str, flag: str, path: Pat
     raise OptionError(f"{flag} {printable(name)}: {where} has no such column; it has {first_names(columns, 20)}")
 
 
+def _labels(columns: Mapping[str, Sequence[Any]], name: str, uncertain: str | None, path: Path | None) -> list[str]:
+    if uncertain is not None and uncertain not in UNCERTAIN:
+        raise OptionError(f"--uncertain {printable(uncertain)}: {', '.join(UNCERTAIN)} are known")
+    return certain(map(text_of, _cells(columns, name, "--column", path)), uncertain or "")
+
+
 def _paths(columns: Mapping[str, Sequence[Any]], asked: str | None, path: Path | None) -> list[str] | None:
     name = asked or next((name for name in PATH_COLUMNS if name in columns), None)
     return None if name is None else [str(cell) for cell in _cells(columns, name, "--path-column", path)]
@@ -177,6 +186,7 @@ def _groups(columns: Mapping[str, Sequence[Any]], name: str, ids: Sequence[str],
             f"--group {printable(name)}: {len(blank)} cases have no group, {first_names(blank, 10)}. Fill them in, or "
             "drop these rows"
         )
+    say_alike(cells, f"--group {printable(name)}")
     return cells
 
 

@@ -48,6 +48,7 @@ def probe(
     group: str | None = None,
     split: str | None = None,
     kind: str | None = None,
+    uncertain: str | None = None,
     data: str | Path | None = None,
     path_column: str | None = None,
     out: str | Path | None = None,
@@ -77,6 +78,7 @@ def probe(
         group: Column of what stays together, the patient; None for each case alone.
         split: Column of `train` and `test` (or `val`); None for repeated cross-validation by group.
         kind: `binary`, `classes` or `numbers`; None to tell it from the column.
+        uncertain: What a label of -1 is beside 0 and 1: `ignore`, `positive` or `negative`.
         data: Folder from which the table's paths lead; None for the table's own.
         path_column: Column of paths; None for `path`, `image_path` or `file`.
         out: Folder in which features are kept, and found by the next call; None to keep none.
@@ -97,7 +99,7 @@ def probe(
     began, date = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     check_installed()
     check_counts(seed=seed, rounds=rounds, repeats=repeats, draws=draws)
-    labelled = read_labelled(table, column, group=group, split=split, path_column=path_column)
+    labelled = read_labelled(table, column, group=group, split=split, path_column=path_column, uncertain=uncertain)
     read_target(labelled.texts, column, kind)  # refused before images are embedded
     options = {"device": device, "workers": workers, "cache_dir": None if cache_dir is None else Path(cache_dir)}
     where = Where(_path(data), path_column, _path(out), **options)  # type: ignore[arg-type]
@@ -111,7 +113,7 @@ def probe(
     overlaps = tuple(look_up(contenders, image_names(labelled), plan.tested, cache_dir))
     report = assemble(plan, contenders, results, spare, warnings, overlaps)
     repeat = Repeat(
-        command or _call(contenders, labelled, column, group, split, kind, seed),
+        command or _call(contenders, labelled, column, group, split, kind, uncertain, seed),
         seed,
         rounds,
         str(labelled.table) if labelled.table else "a table in memory",
@@ -126,7 +128,7 @@ def probe(
 def _call(contenders: Sequence[Contender], labelled: Labelled, column: str, *more: Any) -> str:
     """How a program called it."""
     names = [each.name for each in contenders if each.role == "encoder"]
-    given = dict(zip(("group", "split", "kind", "seed"), more, strict=True))
+    given = dict(zip(("group", "split", "kind", "uncertain", "seed"), more, strict=True))
     said = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
     table = "table" if labelled.table is None else repr(str(labelled.table))
     return f"zoo.probe([{', '.join(map(repr, names))}], {table}, column={column!r}{said})"

@@ -207,7 +207,7 @@ class Shown:
     path: str | None
     """The image, None where no image is known."""
     label: str
-    """As the table has it."""
+    """Its class, as `Target.classes` has it; a number as the table has it."""
     group: str
     part: Literal["train", "test", "both"]
     """`both` of a cross-validation."""
