@@ -240,6 +240,7 @@ def verify(
     cache_dir: CacheDir = None,
 ) -> None:
     """Hash downloaded files again; exit 1 and name every file that has another digest than it must have."""
+    from zoo.commands.carrying import files_of
     from zoo.fetching import verify_file
     from zoo.manifest import records, tagged_record
     from zoo.registry import get_entry, list_models, split_name
@@ -250,7 +251,7 @@ def verify(
         model, tag = split_name(name)
         get_entry(name)
         for record in (tagged_record(model, tag, cache_dir),) if tag else records(model, cache_dir):
-            for file in (record, *record.assets.values()):
+            for file in files_of(record).values():
                 result = verify_file(file, cache_dir=cache_dir)
                 problems += result.problems
                 verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"
@@ -278,7 +279,7 @@ def manifest(
     form: Annotated[str, typer.Option("--as", help="json, csv, curl or sha256sum.")] = "json",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Print where weights and their assets are, with sizes and digests, for machines without connections.
+    """Print where weights, their assets and lists of training images are, with sizes and digests, to carry them.
 
     `--as curl` prints commands that fetch them into a folder, `--as sha256sum` the lines that `sha256sum -c` checks
     there. On the other machine ZOO_MIRROR=FOLDER or `zoo import FOLDER` takes the folder. No connection is opened.

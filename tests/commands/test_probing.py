@@ -131,6 +131,20 @@ def test_wrong_use_is_said(zoo, films, tmp_path, more, code, said):
     """Before anything is embedded."""
     found, _, error = zoo(*asked(films, *more, "-o", tmp_path / "out"))
     assert (found, said in error) == (code, True), error
+    assert not (tmp_path / "out").exists(), "a refused probe leaves an empty folder"
+
+
+def test_a_refused_probe_leaves_nothing(zoo, films, features, tmp_path):
+    """Refused late, once features are read, also below folders that were made for it; what was there stays."""
+    out = tmp_path / "deep" / "out"
+    lines = (films / "labels.csv").read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(lines[:5]))
+    command = ["probe", tmp_path / "one.csv", *COLUMNS[:4], "--features", features, "-o"]
+    assert zoo(*command, out)[0] == 2
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    assert zoo(*command, out)[0] == 2
+    assert list(out.iterdir()) == []
 
 
 def test_a_folder_of_something_else_is_left_alone(zoo, films, features):
@@ -139,3 +153,19 @@ def test_a_folder_of_something_else_is_left_alone(zoo, films, features):
     assert code == 2
     assert "give a new folder" in error
     assert not (films / "report.json").exists()
+
+
+def test_a_folder_called_features_makes_no_report_of_its_neighbours(zoo, films, features, tmp_path):
+    """A project's own folder of that name, beside its code."""
+    (tmp_path / "features").mkdir()
+    (tmp_path / "code.py").touch()
+    code, _, error = zoo(*asked(films, "--features", features, "-o", tmp_path))
+    assert (code, "holds code.py and no report" in error) == (2, True)
+
+
+def test_a_report_answers_nothing(zoo, tmp_path):
+    """`zoo predict OUT` of a probe: who takes it for a training learns what does train."""
+    (tmp_path / "report.json").write_text("{}")
+    code, _, error = zoo("predict", tmp_path, tmp_path, "-o", tmp_path / "answers.csv")
+    assert code == 2
+    assert "it holds a report of `zoo probe`, which keeps no network that answers" in error

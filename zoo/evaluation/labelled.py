@@ -8,12 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tables import read_columns
-from zoo.tasks.cells import UNCERTAIN, certain, say_alike, text_of
+from zoo.tasks.cells import certain, say_alike, text_of
 from zoo.tasks.table import check_files, series_in
 
 if TYPE_CHECKING:
@@ -95,14 +93,14 @@ def read_labelled(
         group: Column of what each case must stay together with, the patient; None for each case alone.
         split: Column of train, val and test. Cases of `val` are tested where there is no `test`, else learnt from.
         path_column: Column of paths; None for the first of `PATH_COLUMNS`.
-        uncertain: One of `UNCERTAIN`, what a label of -1 is; None to leave it as it is.
+        uncertain: What a label of -1 is, as `zoo.tasks.cells.certain` takes it; None to leave it as it is.
 
     Raises:
         OptionError: A column or row is not there or cannot be used, an id is there twice, a case has no group, or a
             file or a group is on both sides.
     """
     columns, path = _columns_of(table)
-    labels = _labels(columns, column, uncertain, path)
+    labels = certain(map(text_of, _cells(columns, column, "--column", path)), uncertain or "")
     paths = _paths(columns, path_column, path)
     ids = _ids(columns, paths, len(labels), path)
     words = None if split is None else [text_of(cell).lower() for cell in _cells(columns, split, "--split", path)]
@@ -150,12 +148,6 @@ def _cells(columns: Mapping[str, Sequence[Any]], name: str, flag: str, path: Pat
         return columns[name]
     where = printable(path) if path else "the table"
     raise OptionError(f"{flag} {printable(name)}: {where} has no such column; it has {first_names(columns, 20)}")
-
-
-def _labels(columns: Mapping[str, Sequence[Any]], name: str, uncertain: str | None, path: Path | None) -> list[str]:
-    if uncertain is not None and uncertain not in UNCERTAIN:
-        raise OptionError(f"--uncertain {printable(uncertain)}: {', '.join(UNCERTAIN)} are known")
-    return certain(map(text_of, _cells(columns, name, "--column", path)), uncertain or "")
 
 
 def _paths(columns: Mapping[str, Sequence[Any]], asked: str | None, path: Path | None) -> list[str] | None:
@@ -253,15 +245,3 @@ def _check_apart(groups: Sequence[str], parts: Sequence[str]) -> None:
 def _say_left_out(ids: Sequence[str], why: str, rows: int) -> None:
     if ids:
         log.warning("%d of %d cases have %s and are left out: %s", len(ids), rows, why, first_names(ids))
-
-
-def in_one_order(labelled: Labelled, tie_break: Sequence[str] | None = None) -> list[int]:
-    """Return the positions of the cases in an order that does not depend on that of the table's rows.
-
-    Args:
-        labelled: The cases.
-        tie_break: What to order cases by whose ids say only in which row they are.
-    """
-    keys = labelled.ids if labelled.have_ids or labelled.paths is not None or tie_break is None else tie_break
-    order: list[int] = np.argsort(np.array(keys, dtype=object), kind="stable").tolist()
-    return order

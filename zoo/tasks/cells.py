@@ -69,7 +69,13 @@ def is_doubtful(text: str) -> bool:
 
 
 def certain(texts: Iterable[str], uncertain: str) -> list[str]:
-    """Labels with those of -1 as one of `UNCERTAIN` has them; as they are where it is empty."""
+    """Return labels with those of -1 as one of `UNCERTAIN` has them; as they are where it is empty.
+
+    Raises:
+        OptionError: There is no such word.
+    """
+    if uncertain and uncertain not in UNCERTAIN:
+        raise OptionError(f"--uncertain {printable(uncertain)}: {', '.join(UNCERTAIN)} are known")
     return [UNCERTAIN[uncertain] if uncertain and is_doubtful(text) else text for text in texts]
 
 

@@ -153,7 +153,7 @@ def summary(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], args:
     if args.pair and rows:
         _, other = pooled(arms, finished, of_twins=True)
         results["random"] = {"test": task.judge(rows, other)}
-        results["pair"] = said_of_pair(task.compare(rows, answers, other))
+        results["pair"] = said_of_pair(task.compare(rows, answers, other), len({task.groups[i] for i in rows}))
     return results
 
 
