@@ -525,7 +525,8 @@ def probe_command(
     options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind}
     options |= {"uncertain": uncertain, "data": data}
     options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
-    report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
+    with each_once():
+        report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
     if as_json:
         print(report.to_json(), end="")
     else:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -99,6 +100,18 @@ def test_features_alone_have_plain_intensities_where_the_images_are(zoo, films, 
     report = ProbeReport.read(tmp_path / "out" / "report.json")
     assert [each.role for each in report.encoders] == ["encoder", "intensities"]
     assert "no random weights beside features.csv" in said
+
+
+def test_a_baseline_takes_no_cases_from_the_encoders(zoo, films, features, tmp_path):
+    """Where every eighth image cannot be read for plain intensities, these are left out, not the cases."""
+    copy = tmp_path / "films"
+    shutil.copytree(films, copy)
+    for i in range(0, 2 * PATIENTS, 8):
+        (copy / f"film{i:02}.png").write_text("no image")
+    code, said, _ = zoo(*asked(copy, "--features", features, "-o", tmp_path / "out"))
+    report = ProbeReport.read(tmp_path / "out" / "report.json")
+    assert (code, report.cohort.cases, [each.role for each in report.encoders]) == (0, 2 * PATIENTS, ["encoder"])
+    assert f"There are no plain intensities: of 4 of {2 * PATIENTS} images they could not be computed" in said
 
 
 def test_features_without_images_say_what_to_give(zoo, films, features, tmp_path):

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zoo")
 
+MOST_UNREAD = 0.05
+"""Share of the cases that may lack plain intensities, and so be lost to all encoders, before these are left out."""
+
 
 @dataclass(frozen=True)
 class Where:
@@ -220,11 +223,14 @@ def _baselines(
     }
     file = where.folder(NAME)
     intensities = intensities_of(paths, labelled.ids, None if file is None else file.with_name(f"{file.name}.npz"))
-    if len(intensities.table):
-        made[NAME] = [match(intensities, labelled, NAME, "intensities")]
-    else:
+    unread, count = len(labelled) - len(intensities.table), len(labelled)
+    if unread > MOST_UNREAD * count:
         why = first_names(intensities.table.attrs["failed"], 1)
-        warnings.append(f"There are no plain intensities: none of the {len(labelled)} images could be read, {why}.")
+        warnings.append(
+            f"There are no plain intensities: of {unread} of {count} images they could not be computed, {why}."
+        )
+    else:
+        made[NAME] = [match(intensities, labelled, NAME, "intensities")]
     return made, warnings
 
 
