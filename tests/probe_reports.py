@@ -62,7 +62,7 @@ def made_report(
             range=None if classes else (20.5, 99.5),
         ),
         cohort=Cohort(640, 600, 310, "patient", 20, 0, 20, {name: 3 for name in names}),
-        split=Split("column", "split", TRAINED, 205, TESTED, 105, 1, 1),
+        split=Split("column", "split", TRAINED, 205, TESTED, 105, 1, 1, TRAINED),
         main_measure=measures[0],
         best=best,
         encoders=tuple(results),

@@ -240,6 +240,7 @@ def verify(
     cache_dir: CacheDir = None,
 ) -> None:
     """Hash downloaded files again; exit 1 and name every file that has another digest than it must have."""
+    from zoo.commands.carrying import files_of
     from zoo.fetching import verify_file
     from zoo.manifest import records, tagged_record
     from zoo.registry import get_entry, list_models, split_name
@@ -250,7 +251,7 @@ def verify(
         model, tag = split_name(name)
         get_entry(name)
         for record in (tagged_record(model, tag, cache_dir),) if tag else records(model, cache_dir):
-            for file in (record, *record.assets.values()):
+            for file in files_of(record).values():
                 result = verify_file(file, cache_dir=cache_dir)
                 problems += result.problems
                 verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"
@@ -278,7 +279,7 @@ def manifest(
     form: Annotated[str, typer.Option("--as", help="json, csv, curl or sha256sum.")] = "json",
     cache_dir: CacheDir = None,
 ) -> None:
-    """Print where weights and their assets are, with sizes and digests, for machines without connections.
+    """Print where weights, their assets and lists of training images are, with sizes and digests, to carry them.
 
     `--as curl` prints commands that fetch them into a folder, `--as sha256sum` the lines that `sha256sum -c` checks
     there. On the other machine ZOO_MIRROR=FOLDER or `zoo import FOLDER` takes the folder. No connection is opened.
@@ -498,6 +499,9 @@ def probe_command(
         str | None, typer.Option(help="Column of train and test (or val); default cross-validation by group.")
     ] = None,
     kind: Annotated[str | None, typer.Option(help="binary, classes or numbers; default told from the column.")] = None,
+    uncertain: Annotated[
+        str | None, typer.Option(help="What labels of -1 are beside 0 and 1: ignore, positive or negative.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the table's paths; default the table's own.")] = None,
     path_column: PathColumn = None,
     device: Device = "auto",
@@ -518,9 +522,11 @@ def probe_command(
     """
     from zoo.commands.probing import page_of, probe_into
 
-    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind, "data": data}
+    options: dict[str, Any] = {"column": column, "group": group, "split": split, "kind": kind}
+    options |= {"uncertain": uncertain, "data": data}
     options |= {"path_column": path_column, "device": device, "workers": workers, "seed": seed, "cache_dir": cache_dir}
-    report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
+    with each_once():
+        report = probe_into(labels, features or [], names or [], out, pictures=not no_pictures, **options)
     if as_json:
         print(report.to_json(), end="")
     else:

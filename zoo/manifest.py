@@ -167,9 +167,9 @@ def tagged_record(model: str, tag: str, cache_dir: str | Path | None = None) -> 
         return record
     tags = [record.tag for record in records(model, cache_dir)]
     near = get_close_matches(tag, tags, n=2)
-    hint = f"did you mean {printable(' or '.join(map(repr, near)))}? " if near else ""
+    hint = f"; did you mean {printable(' or '.join(map(repr, near)))}?" if near else "."
     raise UnknownModelError(
-        f"{model!r} has no weights with the tag {tag!r}; {hint}Its tags are: {printable(', '.join(tags) or 'none')}"
+        f"{model!r} has no weights with the tag {tag!r}{hint} Its tags are: {printable(', '.join(tags) or 'none')}"
     )
 
 

@@ -45,6 +45,16 @@ def _is_number(text: str) -> bool:
     return text.isprintable()
 
 
+def decimal(value: float, form: str = ".3f") -> str:
+    """A number for readers, with the minus sign of print rather than a hyphen.
+
+    Args:
+        value: The number.
+        form: As `format` takes it, `+.3f` with a plus before what is above 0.
+    """
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
+
+
 def lengths(sizes: Iterable[float]) -> str:
     """Sizes along the axes, in mm or voxels, as messages and tables name them: `0.7 x 0.7 x 5`."""
     return " x ".join(f"{size:.4g}" for size in sizes)

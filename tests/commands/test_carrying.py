@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from zoo.commands.addresses import FOLDER, list_addresses
 from zoo.errors import OfflineError
 from zoo.fetching.cache import file_path, hash_file
 from zoo.manifest import find_asset, published_records
+from zoo.record import RemoteFile
 
 MODEL = "glcl-encoder"
 HOUSE, SECOND = f"{MODEL}.house", f"{MODEL}.second"
@@ -189,9 +191,9 @@ def test_the_manifest_has_every_file_on_record_once(zoo):
 
 def test_withdrawn_weights_are_tried_where_their_tag_is_named():
     """And a name without a tag stands for what it loads."""
-    (named,) = list_addresses(["monai-ssl-unetr.tcia-covid19"])
+    named, _ = list_addresses(["monai-ssl-unetr.tcia-covid19"])
     assert len(named.addresses) == 1
-    (plain,) = list_addresses(["monai-ssl-unetr"])
+    plain, _ = list_addresses(["monai-ssl-unetr"])
     assert (plain.addresses, plain.note) == (
         (),
         "monai-ssl-unetr loads nothing without a tag: name monai-ssl-unetr.tcia-covid19",
@@ -340,3 +342,68 @@ def test_offline_goes_with_names_alone(zoo, tmp_path):
     assert zoo("doctor", "--offline", "--for", MODEL)[0] == 2
     assert zoo("doctor", "--offline", "no-such-model")[0] == 2
     assert zoo("doctor", tmp_path, tmp_path)[0] == 2
+
+
+# --- lists of training images -----------------------------------------------------------------------------------------
+
+LIST = b"00000001_000.png\n00000002_000.png\n"
+
+
+@pytest.fixture
+def listed(on_record, tmp_path):
+    """The record `house` with a list of its training images, of one name a line."""
+    path = tmp_path / "house.json"
+    house = json.loads(path.read_text())
+    cohorts = [{"name": "films", "rules": [r"(?P<image>(?P<patient>\d{8})_\d{3})"], "images": 2}]
+    source = {"sources": ["http://127.0.0.1:9/train.txt"], "bytes": len(LIST), "sha256": digest(LIST)}
+    house["weights"][0]["training_ids"] = {**source, "cohorts": cohorts}
+    path.write_text(json.dumps(house))
+
+
+def test_training_lists_are_carried_too(files, listed, no_sockets, tmp_path, monkeypatch, zoo):
+    """A machine without connections could not say what the weights have seen."""
+    ids = tmp_path / "ids.txt"
+    ids.write_text("00000001_000.png\n00000003_000.png\n")
+    (row,) = (each for each in json.loads(zoo("manifest", HOUSE)[1]) if each["what"] == "training list")
+    assert (row["names"], row["sha256"], row["destination"]) == ([HOUSE], digest(LIST), f"files/{digest(LIST)}")
+    assert f"{HOUSE}: training list" in zoo("manifest", HOUSE, "--as", "curl")[1]
+    assert f"{digest(LIST)}  " in zoo("manifest", HOUSE, "--as", "sha256sum")[1]
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "other-machine"))
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    (stick / "weights").write_bytes(files["house"])
+    (stick / "patches").write_bytes(ASSET)
+    assert zoo("import", stick)[0] == 0
+    code, out, _ = zoo("doctor", "--offline", HOUSE)
+    assert code == 0, "the weights load without their list"
+    assert "training list, train.txt" in out
+    assert "no: only `zoo overlap` and `zoo probe` look cases up in it" in out
+    assert zoo("overlap", ids, "--for", HOUSE)[0] == 1
+    (stick / "train").write_bytes(LIST)
+    assert f"{HOUSE}: training list" in zoo("import", stick)[1]
+    rows = json.loads(zoo("doctor", "--offline", HOUSE, "--json")[1])
+    assert {row["what"]: row["here"] for row in rows} == {"weights": True, "patches": True, "training list": True}
+    code, out, _ = zoo("overlap", ids, "--for", HOUSE)
+    assert f"{HOUSE} saw 1 of the 2 ids in training" in out
+
+
+def test_a_damaged_list_is_told(listed, tmp_path, zoo):
+    """By `zoo verify` and `zoo doctor`, as of weights: it would call seen cases unseen."""
+    path = tmp_path / "list"
+    path.write_bytes(LIST)
+    stick = tmp_path / "stick"
+    stick.mkdir()
+    path.rename(stick / "train.txt")
+    assert zoo("import", stick)[0] == 0
+    assert zoo("verify", HOUSE)[0] == 0
+    file_path(RemoteFile(("x",), None, digest(LIST), base=tmp_path)).write_bytes(LIST[:-4] + b"xxx\n")
+    code, out, _ = zoo("verify", HOUSE)
+    assert code == 1
+    assert f"{HOUSE}  train.txt  BAD" in out
+    assert re.search(rf"PROBLEM +{HOUSE} ", zoo("doctor")[1])
+
+
+def test_a_list_without_a_digest_says_where_it_goes(zoo):
+    """`zoo import` proves by digests and would call it unknown; by its name in the cache it is found."""
+    (row,) = (each for each in json.loads(zoo("manifest", "rad-dino-vitb14")[1]) if each["what"] == "training list")
+    assert row["note"] == f"nobody has published a digest: copy it to {row['destination']} in $ZOO_HOME"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,18 @@ def test_features_alone_have_plain_intensities_where_the_images_are(zoo, films, 
     assert "no random weights beside features.csv" in said
 
 
+def test_a_baseline_takes_no_cases_from_the_encoders(zoo, films, features, tmp_path):
+    """Where every eighth image cannot be read for plain intensities, these are left out, not the cases."""
+    copy = tmp_path / "films"
+    shutil.copytree(films, copy)
+    for i in range(0, 2 * PATIENTS, 8):
+        (copy / f"film{i:02}.png").write_text("no image")
+    code, said, _ = zoo(*asked(copy, "--features", features, "-o", tmp_path / "out"))
+    report = ProbeReport.read(tmp_path / "out" / "report.json")
+    assert (code, report.cohort.cases, [each.role for each in report.encoders]) == (0, 2 * PATIENTS, ["encoder"])
+    assert f"There are no plain intensities: of 4 of {2 * PATIENTS} images they could not be computed" in said
+
+
 def test_features_without_images_say_what_to_give(zoo, films, features, tmp_path):
     """A table elsewhere."""
     table = tmp_path / "labels.csv"
@@ -131,6 +144,20 @@ def test_wrong_use_is_said(zoo, films, tmp_path, more, code, said):
     """Before anything is embedded."""
     found, _, error = zoo(*asked(films, *more, "-o", tmp_path / "out"))
     assert (found, said in error) == (code, True), error
+    assert not (tmp_path / "out").exists(), "a refused probe leaves an empty folder"
+
+
+def test_a_refused_probe_leaves_nothing(zoo, films, features, tmp_path):
+    """Refused late, once features are read, also below folders that were made for it; what was there stays."""
+    out = tmp_path / "deep" / "out"
+    lines = (films / "labels.csv").read_text().splitlines()
+    (tmp_path / "one.csv").write_text("\n".join(lines[:5]))
+    command = ["probe", tmp_path / "one.csv", *COLUMNS[:4], "--features", features, "-o"]
+    assert zoo(*command, out)[0] == 2
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    assert zoo(*command, out)[0] == 2
+    assert list(out.iterdir()) == []
 
 
 def test_a_folder_of_something_else_is_left_alone(zoo, films, features):
@@ -139,3 +166,19 @@ def test_a_folder_of_something_else_is_left_alone(zoo, films, features):
     assert code == 2
     assert "give a new folder" in error
     assert not (films / "report.json").exists()
+
+
+def test_a_folder_called_features_makes_no_report_of_its_neighbours(zoo, films, features, tmp_path):
+    """A project's own folder of that name, beside its code."""
+    (tmp_path / "features").mkdir()
+    (tmp_path / "code.py").touch()
+    code, _, error = zoo(*asked(films, "--features", features, "-o", tmp_path))
+    assert (code, "holds code.py and no report" in error) == (2, True)
+
+
+def test_a_report_answers_nothing(zoo, tmp_path):
+    """`zoo predict OUT` of a probe: who takes it for a training learns what does train."""
+    (tmp_path / "report.json").write_text("{}")
+    code, _, error = zoo("predict", tmp_path, tmp_path, "-o", tmp_path / "answers.csv")
+    assert code == 2
+    assert "it holds a report of `zoo probe`, which keeps no network that answers" in error

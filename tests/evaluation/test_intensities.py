@@ -33,6 +33,16 @@ def test_a_volume_is_its_grid_and_its_histogram(tmp_path):
     assert found[512:].tolist() == [0.5, *[0] * (BINS - 2), 0.5, 0, 700]
 
 
+def test_a_stack_of_few_slices_has_its_grid_too(tmp_path):
+    """Networks of slices take it: without intensities the case would be lost to them."""
+    values = np.zeros((16, 16, 3), np.float32)
+    values[..., 2] = 700
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii.gz")
+    grid = volume_intensities(tmp_path / "a.nii.gz")[:512].reshape(8, 8, 8)
+    assert (grid[..., 0] == 0).all()
+    assert (grid[..., -1] == 700).all()
+
+
 def test_images_are_read_once_until_they_change(tmp_path, monkeypatch):
     """A folder of ten thousand volumes is not read again for another column of labels."""
     paths = []

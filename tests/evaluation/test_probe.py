@@ -1,6 +1,7 @@
 """`zoo.probe`: honest on noise, on a planted signal and on patients that are there twice."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ from probed import noise, planted, probed, run, table_of
 
 import zoo
 from zoo.errors import InputContractError, OptionError
-from zoo.evaluation import fitting, probing
+from zoo.evaluation import assembling, fitting, looks, probes, probing
+from zoo.evaluation.embedding import twins_of
 from zoo.evaluation.intensities import NAME
 from zoo.evaluation.labelled import read_labelled
+from zoo.evaluation.page import html_of
 from zoo.features import FeatureTable
 
 
@@ -114,7 +117,86 @@ def test_few_tested_groups_are_said():
     said = " ".join(run(noise(table), table, sizes=()).warnings)
     assert "Fewer than 10 tested groups are of 0 and 1" in said or "Fewer than 10 tested groups are of 0, 1" in said
     assert "Only 18 groups are tested" in said
+    assert "nothing is called better" in said
     assert not any("groups are" in line for line in run(noise(table_of()), table_of(), sizes=()).warnings)
+
+
+def test_verdicts_of_few_groups_say_so():
+    """A planted signal among 18 patients is not called better, though its interval excludes 0; among 24 it is."""
+    verdicts = {}
+    for patients in (18, 24):
+        table = table_of(patients)
+        features = {"planted": planted(table, 3), "noise": noise(table)}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fitting, "compare", as_baseline(fitting.compare))
+            report = run(features, table, sizes=())
+        (found,) = [d for d in report.result("planted").differences if (d.to, d.probe) == ("random", "linear")]
+        assert found.difference.low > 0
+        verdicts[patients] = found.verdict, *report.verdict
+    assert verdicts[24][0] == "better"
+    assert "it is better than its network with random weights (+" in verdicts[24][1]
+    assert verdicts[18][0] == "too few groups"
+    said = " ".join(verdicts[18][1:])
+    assert "18 groups are too few to tell it from its network with random weights (+" in said
+    assert "95 % interval +" in said
+    assert "So few groups cannot tell it from noise" in said
+    assert "better" not in said
+
+
+def as_baseline(compare):
+    """`compare`, with noise also in the part of the random weights."""
+
+    def compared(plan, contenders, values):
+        return compare(plan, [dataclasses.replace(each, twin="noise") for each in contenders], values)
+
+    return compared
+
+
+def test_neighbours_of_many_cases_are_a_draw_that_is_said(monkeypatch):
+    """Of 84 000 films as many as 5000 are looked at: whoever reads the number must know."""
+    table = table_of()
+    assert run(noise(table), table, sizes=()).split.neighbour_cases == 96
+    for module in (probes, looks, assembling):
+        monkeypatch.setattr(module, "MOST_KEPT", 50)
+    report = run(noise(table), table, sizes=())
+    assert report.split.neighbour_cases == 50
+    said = "Nearest neighbours are looked for among 50 of 96 training cases, drawn at random"
+    assert any(said in warning for warning in report.warnings)
+    page = html_of(report, {})
+    assert said in page
+    assert "neighbours among\n50 training cases" in page
+
+
+def test_the_curve_of_numbers_ends_in_the_table():
+    """Each draw by the variance of all tested cases: with nearly all labels it comes to the R2 of the table."""
+    table = table_of(60, "numbers")
+    report = run(planted(table, 3), table, sizes=(94,), draws=10)
+    few, whole = report.encoders[0].curve
+    assert few.mean == pytest.approx(whole.mean, abs=0.02)
+    assert whole.mean == report.encoders[0].measures["linear"]["r2"].value
+
+
+def test_copies_that_cannot_be_found_are_said():
+    """Features of few numbers agree by chance; a reader who knows of no search may think that there was one."""
+    table = table_of()
+    grades = (np.arange(len(table)) % 5).astype(np.float32)[:, None]
+    said = "Whether an image is there twice, in two groups, was not looked for"
+    assert any(said in warning for warning in run(grades, table, sizes=()).warnings)
+    both = run({"grades": grades, "noise": noise(table)}, table, sizes=())
+    assert not any(said in warning for warning in both.warnings)
+
+
+def test_random_weights_are_called_by_what_they_belong_to():
+    """By a number they would change their name with the order in which encoders are named."""
+
+    def found(name, **facts):
+        return SimpleNamespace(name=name, facts={"network": "net", "input": {"size": 1}, **facts})
+
+    one, two, same = found("net.one"), found("net.two", layer=3), found("net.same")
+    assert set(twins_of([one])) == set(twins_of([one, same])) == {"net, random weights"}
+    expected = {"net, random weights as net.one and net.same", "net, random weights as net.two"}
+    assert set(twins_of([one, two, same])) == set(twins_of([same, two, one])) == expected
+    assert set(twins_of([found("net, random weights")])) == {"net, random weights as net, random weights"}
 
 
 def test_training_lists_are_asked_by_paths():
@@ -181,6 +263,14 @@ def test_cases_without_a_label_are_left_out_and_counted(caplog):
     assert (report.cohort.rows, report.cohort.cases, report.cohort.without_label) == (120, 117, 3)
     assert "3 of 120 cases have no label" in caplog.text
     assert any("3 of 120 cases were left out" in warning for warning in report.warnings)
+
+
+def test_labels_of_shown_cases_are_classes():
+    """A column with gaps is of floats: 1.0 would be none of the classes that the map tells apart, but class 1 is."""
+    table = table_of().astype({"label": float})
+    table.loc[3, "label"] = np.nan
+    report = run(noise(table), table, sizes=())
+    assert {case.label for case in report.shown} == set(report.target.classes) == {"0", "1"}
 
 
 def features_of(table, **columns):

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from zoo.evaluation import probes
-from zoo.evaluation.judging import holm, p_value, resample, verdict_of
+from zoo.evaluation.judging import estimate, holm, p_value, resample, verdict_of
 from zoo.evaluation.probes import ALPHAS, FITS, Part, fit_linear, fit_nearest
 from zoo.evaluation.report import Estimate
 from zoo.tasks.measures import auroc_of
@@ -141,11 +141,27 @@ def test_holm_as_in_a_textbook():
 def test_better_needs_the_interval_and_the_correction():
     """Of 20 encoders one is above the others by chance."""
     above = Estimate(0.1, 0.01, 0.2)
-    assert verdict_of(above, 0.04) == "better"
-    assert verdict_of(above, 0.06) == "not told apart"
-    assert verdict_of(Estimate(0.1, -0.01, 0.2), 0.04) == "not told apart"
-    assert verdict_of(Estimate(-0.1, -0.2, -0.01), 0.04) == "worse"
-    assert verdict_of(Estimate(0.1), None) == "unknown"
+    assert verdict_of(above, 0.04, 20) == "better"
+    assert verdict_of(above, 0.06, 20) == "not told apart"
+    assert verdict_of(Estimate(0.1, -0.01, 0.2), 0.04, 20) == "not told apart"
+    assert verdict_of(Estimate(-0.1, -0.2, -0.01), 0.04, 20) == "worse"
+    assert verdict_of(Estimate(0.1), None, 20) == "unknown"
+
+
+@pytest.mark.parametrize("groups", [4, 10, 19])
+def test_of_few_groups_nothing_is_better(groups):
+    """Two encoders that differ by chance alone: the intervals of 4 groups would call a fifth of cohorts better."""
+    rng = np.random.default_rng(groups)
+    apart = rng.normal(size=(200, groups))
+    weights = rng.multinomial(groups, np.full(groups, 1 / groups), size=400)
+    verdicts, excluded = set(), 0
+    for own in apart:
+        found = estimate(np.concatenate([[own.mean()], weights @ own / groups]), groups)
+        p = p_value(np.concatenate([[own.mean()], weights @ own / groups]))
+        verdicts.add(verdict_of(found, p, groups))
+        excluded += not found.low <= 0 <= found.high
+    assert verdicts == {"too few groups"}
+    assert excluded > 0.06 * len(apart), "else the intervals are wide enough and may be trusted"
 
 
 def test_a_p_value_is_never_0():

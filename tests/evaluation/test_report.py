@@ -1,6 +1,7 @@
 """The report as JSON: what is read back is what was written, and nothing else is taken for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ def test_json_and_back(report, tmp_path):
     """Nested facts too, as the dataclasses have them."""
     report.write(tmp_path / "report.json")
     assert ProbeReport.read(tmp_path / "report.json") == report
+
+
+def test_names_that_are_no_utf8_are_written(report, tmp_path):
+    """A folder of features whose name another system wrote, as Python has its bytes: they come back as they were."""
+    odd = replace(report, best="caf\udce9 ²")
+    odd.write(tmp_path / "report.json")
+    assert ProbeReport.read(tmp_path / "report.json") == odd
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes", "numbers"])

@@ -37,7 +37,7 @@ def test_the_user_can_say_otherwise():
         (["1", "1"], None, "'1' in all cases"),
         (["a", "b", "c", "a", "b", "c"], "binary", "has 3 values"),
         (["1", "2", "old"], "numbers", "1 of 3 cells"),
-        (["Yes", "yes", "no", "no"], None, "capitals alone"),
+        (["Yes", "yes", "no", "no"], None, "capitals or blanks alone"),
         ([f"name {i}" for i in range(9)], None, "9 classes for 9 cases"),
         (["1", "2"], "ordinal", "binary, classes, numbers are known"),
     ],

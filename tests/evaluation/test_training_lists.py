@@ -111,6 +111,14 @@ def test_each_form_of_list_gives_the_same(text, facts, house):
     assert (found.images, found.patients, found.sha256) == (3, 2, sha256(text.encode()))
 
 
+@pytest.mark.parametrize("facts", [{"form": "hashed"}, {"form": "table", "column": "patient"}])
+def test_a_row_of_a_list_without_its_cell_is_named(facts, house):
+    """It was a traceback of a hashed list; of a table the row was passed over, and its image called unseen."""
+    house("image,patient\n0001_1,0001_1\n0002_1\n", **facts)
+    with pytest.raises(ZooError, match=r", line 3: a cell in each of the columns .*'patient' is expected.* has 1"):
+        find_overlap(["0001_1"], NAME)
+
+
 def test_ids_in_the_record_need_no_file(house):
     """By patient, as their rule has no image."""
     cohort = {"rules": [r"(?P<patient>\d{4})_\d"], "images": None}

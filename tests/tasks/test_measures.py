@@ -15,6 +15,7 @@ from zoo.tasks.measures import (
     mean_over,
     parts_of,
     r2_of,
+    r2_of_part,
     rank_correlation_of,
     said_of_pair,
     share_of,
@@ -126,9 +127,28 @@ def test_the_threshold_lies_between_the_two_kinds():
 )
 def test_better_is_said_only_beyond_the_interval(low, high, verdict):
     """A gain of +0.1 whose interval holds 0 is what people publish by mistake."""
-    said = said_of_pair({"of": "AUROC", "gain": 0.1, "low": low, "high": high})["said"]
+    pair = {"of": "AUROC", "gain": 0.1, "low": low, "high": high}
+    said = said_of_pair(pair, 20)["said"]
     assert verdict in said
     assert ("better than" in said) == (verdict == "better")
+    assert "-" not in said
+    few = said_of_pair(pair, 19)["said"]
+    assert "better than" not in few
+    assert "worse than" not in few
+    assert ("19 tested groups are too few to tell" in few) == (low is not None)
+
+
+def test_parts_of_one_size_have_the_r2_of_all():
+    """The curve of few labels tests a fold at a time; by its own variance each fold would have another R2."""
+    truth, found = NUMBERS + 50, FOUND + 50
+    parts = np.split(RNG.permutation(80)[:60], 3)
+    among = np.concatenate(parts)
+    ones = np.ones(80)
+    each = [r2_of_part(truth, rows, found[rows], among)(ones) for rows in parts]
+    assert np.mean(each) == pytest.approx(r2_of(truth[among], found[among])(ones[among]))
+    (alone,) = [r2_of_part(truth, among, found[among], among)(np.stack([ones, DRAWS[0]]))]
+    assert alone == pytest.approx(r2_of(truth[among], found[among])(np.stack([ones, DRAWS[0]])[:, among]))
+    assert np.isnan(r2_of_part(truth, among, found[among], among)(np.zeros(80)))
 
 
 def test_what_a_bootstrap_cannot_tell_has_no_interval():

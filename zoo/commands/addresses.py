@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.commands.carrying import NeededFile, find_needed
+from zoo.commands.carrying import LIST, NeededFile, find_needed
 from zoo.errors import OptionError
 from zoo.fetching import file_path, plain_addresses
 from zoo.messages import csv_cell, printable
@@ -42,7 +42,7 @@ class Address:
 
     names: tuple[str, ...]
     what: str
-    """`weights`, or the name of an asset."""
+    """`weights`, `training list`, or the name of an asset."""
     filename: str
     bytes: int | None
     sha256: str | None
@@ -97,9 +97,11 @@ def _address(needed: NeededFile, cache_dir: str | Path | None) -> Address:
     file = needed.file
     packaged = any(source.startswith("package:") for source in file.sources)
     note = needed.obstacle or (_IN_PACKAGE if packaged else "")
+    destination = f"files/{file_path(file, cache_dir).name}" if (file.sources or file.digests) and not packaged else ""
     if not note and not file.digests:
-        note = f"nobody has published a digest: hand it over by `zoo import {needed.names[0]} FILE`"
-    has_path = bool(file.sources or file.digests) and not packaged
+        by_import = f"hand it over by `zoo import {needed.names[0]} FILE`"
+        way = f"copy it to {destination} in $ZOO_HOME" if needed.what == LIST else by_import
+        note = f"nobody has published a digest: {way}"
     return Address(
         names=needed.names,
         what=needed.what,
@@ -109,7 +111,7 @@ def _address(needed: NeededFile, cache_dir: str | Path | None) -> Address:
         md5=file.md5,
         git_blob=file.git_blob,
         addresses=() if packaged or needed.obstacle else plain_addresses(file),
-        destination=f"files/{file_path(file, cache_dir).name}" if has_path else "",
+        destination=destination,
         note=note,
     )
 

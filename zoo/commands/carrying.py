@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zoo.evaluation.training_ids import training_ids_of
 from zoo.fetching import file_path
 from zoo.manifest import record_with_tag, records
 from zoo.policy import in_force, refuses
 from zoo.record import RemoteFile, WeightsFile
 from zoo.registry import list_models, resolve
+
+WEIGHTS, LIST = "weights", "training list"
+"""What files are, beside assets by their names. Networks load without a list, in which `zoo overlap` looks ids up."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class NeededFile:
     names: tuple[str, ...]
     """The weights, as MODEL.TAG."""
     what: str
-    """`weights`, or the name of an asset."""
+    """`WEIGHTS`, `LIST`, or the name of an asset."""
     obstacle: str
     """Why it cannot be fetched and loaded without further ado; empty where it can."""
     is_barred: bool
@@ -30,13 +34,24 @@ class NeededFile:
     @property
     def title(self) -> str:
         """What it is, for tables and messages."""
-        return ", ".join(self.names) if self.what == "weights" else f"{', '.join(self.names)}: {self.what}"
+        return ", ".join(self.names) if self.what == WEIGHTS else f"{', '.join(self.names)}: {self.what}"
+
+
+def files_of(record: WeightsFile) -> dict[str, RemoteFile]:
+    """Return the files that belong to a record, by what they are: weights, assets, and the list of training images.
+
+    Raises:
+        OptionError: What it says of its training images, in a manifest of the user's, has another form.
+    """
+    published = training_ids_of(record)
+    listed = {LIST: published.file} if published and published.file else {}
+    return {WEIGHTS: record, **record.assets, **listed}
 
 
 def find_needed(
     names: Sequence[str] = (), cache_dir: str | Path | None = None, *, imported: bool = True
 ) -> list[NeededFile]:
-    """Return the files that weights need, each once, with those of their assets.
+    """Return the files that weights need, each once, with those of their assets and their lists of training images.
 
     Args:
         names: MODEL for what it loads without a tag, MODEL.TAG for certain weights; none for all on record.
@@ -45,20 +60,23 @@ def find_needed(
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
+        OptionError: As of `files_of`.
     """
     found: dict[Path, NeededFile] = {}
     for model, record, named in _chosen(names, cache_dir, imported):
         full_name = f"{model}.{record.tag}"
         bar = _bar(full_name, record, named) or ("" if imported else _home_bar(model, record, cache_dir))
         obstacle = bar or _obstacle(full_name, record, named)
-        for what, file in {"weights": record, **record.assets}.items():
+        for what, file in files_of(record).items():
+            # A list is free where weights are gated, withdrawn or refused.
+            own, is_barred = ("", False) if what == LIST else (obstacle, bool(bar))
             path = file_path(file, cache_dir) if file.digests or file.sources else Path(model, record.tag, what)
             known = found.get(path)
             full_names = tuple(dict.fromkeys((*(known.names if known else ()), full_name)))
             if known and not known.obstacle:
                 found[path] = replace(known, names=full_names)
             else:
-                found[path] = NeededFile(file, full_names, what, obstacle, bool(bar))
+                found[path] = NeededFile(file, full_names, what, own, is_barred)
     return list(found.values())
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo.commands.carrying import files_of
 from zoo.errors import DownloadError, OptionError, ZooError
 from zoo.fetching import is_ready_offline, state_of, verify_file
 from zoo.manifest import manifests, records
@@ -137,7 +138,7 @@ def _weights(home: Path, online: bool) -> list[Check]:
     checks = []
     for model in list_models():
         for record in records(model, home):
-            files = (record, *record.assets.values())
+            files = files_of(record).values()
             problems = [problem for file in files for problem in verify_file(file, cache_dir=home).problems]
             found = "; ".join(problems) or _prospects(record, home, online)
             checks.append(Check(f"{model}.{record.tag}", not problems, found))

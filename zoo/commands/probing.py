@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from zoo.errors import OptionError
 from zoo.evaluation.page import write_page
 from zoo.evaluation.probing import probe
 from zoo.evaluation.report import KNN, LINEAR, MEASURES, EncoderResult, Estimate, ProbeReport
-from zoo.messages import printable
+from zoo.messages import decimal, printable
 from zoo.progress import recording, warnings_in
 
 REPORT = "report.json"
@@ -42,13 +43,35 @@ def probe_into(
     if not features and not names:
         raise OptionError("nothing to probe: give files or folders of features by --features, or names of models")
     check_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with warnings_in(out / LOG), recording(out / LOG):
+    with _folder(out), warnings_in(out / LOG), recording(out / LOG):
         command = command_of(labels, features, names, out, options)
         report = probe([*features, *names], labels, out=out / FEATURES, command=command, **options)
         report.write(out / REPORT)
         write_page(report, out / PAGE, images=pictures)
     return report
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Make a folder, and leave nothing new in it where the block is refused before anything is embedded."""
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    is_first = not (out / LOG).exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        inside = list((out / FEATURES).rglob("*"))
+        if is_first and all(path.is_dir() for path in inside):
+            (out / LOG).unlink(missing_ok=True)
+            _drop_empty([*sorted(inside, reverse=True), out / FEATURES, *made])
+        raise
+
+
+def _drop_empty(folders: Sequence[Path]) -> None:
+    """Remove folders in this order, as far as they are there and nothing is in them."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def command_of(
@@ -67,8 +90,9 @@ def check_folder(out: Path) -> None:
     if out.is_file():
         raise OptionError(f"-o {out} is a file: a folder for the report is expected")
     strange = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
-    if strange and not _OURS.intersection(strange):
-        raise OptionError(f"-o {out} holds {printable(strange[0])} and no report: give a new folder")
+    others = [name for name in strange if name not in _OURS]
+    if others and not {REPORT, LOG}.intersection(strange):  # `features` may be another's
+        raise OptionError(f"-o {out} holds {printable(others[0])} and no report: give a new folder")
 
 
 def page_of(report: ProbeReport, out: Path) -> Iterator[str]:
@@ -101,12 +125,12 @@ def _difference(result: EncoderResult, to: str) -> str:
     found = next((each for each in result.differences if each.probe == LINEAR and each.to == to), None)
     if found is None:
         return "-"
-    return _number(found.difference.value, "+") + ("*" if found.verdict in ("better", "worse") else "")
+    return _number(found.difference.value, "+.3f") + ("*" if found.verdict in ("better", "worse") else "")
 
 
 def _interval(found: Estimate) -> str:
     return _number(found.value) + ("" if found.low is None else f" ({_number(found.low)} to {_number(found.high)})")
 
 
-def _number(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.3f}"
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else decimal(value, form)

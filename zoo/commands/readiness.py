@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.commands.carrying import find_needed
+from zoo.commands.carrying import LIST, find_needed
 from zoo.fetching import is_ready_offline
 from zoo.messages import first_names, printable
+
+_LOOKED_UP = "only `zoo overlap` and `zoo probe` look cases up in it"
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Ready:
     names: tuple[str, ...]
     """The weights that need it, as MODEL.TAG."""
     what: str
-    """`weights`, or the name of an asset."""
+    """`weights`, `training list`, or the name of an asset."""
     filename: str
     bytes: int | None
     here: bool
@@ -51,13 +53,15 @@ def find_ready(names: Sequence[str] = (), cache_dir: str | Path | None = None) -
     Files in the cache, in the package, and in folders that ZOO_MIRROR or a record names count.
 
     Args:
-        names: As for `find_needed`. What is named must be here; of all weights, what everybody can fetch.
+        names: As for `find_needed`. What is named must be here; of all weights, what everybody can fetch. Lists of
+            training images need not: networks load without them.
         cache_dir: Cache folder; default `$ZOO_HOME`.
     """
     found = []
     for needed in find_needed(names, cache_dir):
         here = not needed.is_barred and is_ready_offline(needed.file, cache_dir)
-        asked = not here and (bool(names) or not needed.obstacle)
+        is_list = needed.what == LIST
+        asked = not here and not is_list and (bool(names) or not needed.obstacle)
         found.append(
             Ready(
                 names=needed.names,
@@ -67,7 +71,7 @@ def find_ready(names: Sequence[str] = (), cache_dir: str | Path | None = None) -
                 here=here,
                 is_missing=asked and not needed.is_barred,
                 is_barred=asked and needed.is_barred,
-                why="" if here else needed.obstacle,
+                why="" if here else _LOOKED_UP if is_list else needed.obstacle,
             )
         )
     return found

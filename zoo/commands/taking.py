@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.commands.carrying import NeededFile, find_needed
+from zoo.commands.carrying import LIST, NeededFile, find_needed
 from zoo.errors import CheckpointFormatError, ZooError
 from zoo.fetching import clear_leftovers, difference, digests_of, file_path, is_ready_offline, take
 
@@ -28,7 +28,8 @@ class Found:
 def import_folder(folder: str | Path, cache_dir: str | Path | None = None) -> list[Found]:
     """Take every file in a folder, and in those below it, whose sha256, md5 or git blob a record states.
 
-    Names play no part. Files of weights and assets alike get into the cache as a download does; no record changes.
+    Names play no part. Weights, assets and lists of training images get into the cache as a download does; no record
+    changes.
 
     Args:
         folder: Which folder. Its files stay where they are.
@@ -88,6 +89,6 @@ def _explained(path: Path, known: Sequence[NeededFile], digests: dict[str, str])
             problem = difference(file.digests, digests)
             return Found(path, DAMAGED, f"it has the {'name' if named else 'size'} of {each.title}, but its {problem}")
         if file.sources and not file.digests and path.name in (target.name, file.filename):
-            way = f"`zoo import {each.names[0]} FILE` takes it"
+            way = f"copy it to {target}" if each.what == LIST else f"`zoo import {each.names[0]} FILE` takes it"
             return Found(path, UNKNOWN, f"perhaps {each.title}, of which nobody has published a digest: {way}")
     return Found(path, UNKNOWN, "no record has its digest")

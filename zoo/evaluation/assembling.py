@@ -10,8 +10,9 @@ import numpy as np
 
 from zoo.evaluation.fitting import Plan
 from zoo.evaluation.judging import main_measure
-from zoo.evaluation.labelled import TEST, Labelled
+from zoo.evaluation.labelled import TEST
 from zoo.evaluation.looks import map_of, nearest_of, pick_mapped, pick_queries, queries_of
+from zoo.evaluation.probes import MOST_KEPT
 from zoo.evaluation.report import (
     LINEAR,
     Cohort,
@@ -25,11 +26,7 @@ from zoo.evaluation.report import (
 from zoo.evaluation.sources import Contender
 from zoo.evaluation.verdicts import verdict
 from zoo.messages import first_names
-from zoo.tasks.measures import FEW
-
-_FEWEST_TOLD = 20
-"""Tested groups below which resampling makes intervals too narrow: without any difference they exclude 0 in 8 of 100
-cohorts of 20 normal groups, in 10 of 10, and in 18 of 4."""
+from zoo.tasks.measures import FEW, FEWEST_TOLD
 
 
 def assemble(
@@ -90,7 +87,7 @@ def _with_looks(
     cases = sorted({*mapped, *queries, *near})
     position = {case: i for i, case in enumerate(cases)}
     images = _images_of(contenders)
-    shown = tuple(_shown(plan.labelled, case, images[case]) for case in cases)
+    shown = tuple(_shown(plan, case, images[case]) for case in cases)
     found = dict(results)
     for each in encoders:
         drawn = map_of(each.sets[0], mapped, position, plan.seed)
@@ -108,9 +105,11 @@ def _images_of(contenders: Sequence[Contender]) -> list[str | None]:
     return found
 
 
-def _shown(labelled: Labelled, case: int, image: str | None) -> Shown:
-    part = "both" if labelled.parts is None else "test" if labelled.parts[case] == TEST else "train"
-    return Shown(labelled.ids[case], image, labelled.texts[case], labelled.groups[case], part)  # type: ignore[arg-type]
+def _shown(plan: Plan, case: int, image: str | None) -> Shown:
+    own, classes = plan.labelled, plan.target.classes
+    label = classes[int(plan.labels[case])] if classes else own.texts[case]  # 1.0 of a table is class 1
+    part = "both" if own.parts is None else "test" if own.parts[case] == TEST else "train"
+    return Shown(own.ids[case], image, label, own.groups[case], part)  # type: ignore[arg-type]
 
 
 def _cohort(plan: Plan, without_features: int, spare: Mapping[str, int]) -> Cohort:
@@ -139,6 +138,7 @@ def _split(plan: Plan) -> Split:
         len(np.unique(plan.groups[plan.tested])),
         len(plan.folds) // repeats,
         repeats,
+        min(MOST_KEPT, max(len(rows) for rows in trained)),
     )
 
 
@@ -173,10 +173,15 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
         few = [name for name, n in zip(plan.target.classes, counts, strict=True) if n < FEW]
         if few:
             yield f"Fewer than {FEW} tested {what} are of {first_names(few)}: that tells little."
-    if split.test_groups < _FEWEST_TOLD:
+    if split.test_groups < FEWEST_TOLD:
         yield (
-            f"Only {split.test_groups} {what} are tested: intervals of fewer than {_FEWEST_TOLD} are too narrow, and a "
-            "difference is called real by chance more often than once in 20 times."
+            f"Only {split.test_groups} {what} are tested: intervals of fewer than {FEWEST_TOLD} are too narrow, so "
+            "that nothing is called better or worse."
+        )
+    if (learnt := max(len(fold.train) for fold in plan.folds)) > split.neighbour_cases:
+        yield (
+            f"Nearest neighbours are looked for among {split.neighbour_cases:,} of {learnt:,} training cases, drawn at "
+            "random; the linear probe learns from all."
         )
     if not plan.draws:
         yield "There is no curve of few labels: the training part is too small for it."

@@ -128,14 +128,21 @@ def _map(name: str, found: Map, key: Sequence[tuple[Look, str]], part_of: Sequen
     points: list[list[tuple[float, float]]] = [[] for _ in key]
     for case, x, y in zip(found.cases, found.x, found.y, strict=True):
         points[part_of[case]].append((x, y))
-    first, second = (f"{100 * share:.0f} % of variance" for share in found.explained)
+    x_label, y_label = _axes_of(found)
     svg = cloud(
-        f"Map of {len(found.cases)} cases by the features of {name}, drawn by label",
+        f"Map of {len(found.cases)} cases by the features of {name}, by {found.method}, drawn by label",
         [(look, each) for (look, _), each in zip(key, points, strict=True)],
-        x_label=f"first component ({first})",
-        y_label=f"second component ({second})",
+        x_label=x_label,
+        y_label=y_label,
     )
     return Panel(name, svg, tuple((dot(look), label) for look, label in key))
+
+
+def _axes_of(found: Map) -> tuple[str, str]:
+    if found.explained is None:
+        return "first axis of UMAP", "second axis of UMAP"
+    first, second = (f"{100 * share:.0f} % of variance" for share in found.explained)
+    return f"first component ({first})", f"second component ({second})"
 
 
 def _parts(report: ProbeReport) -> tuple[list[tuple[Look, str]], list[int]]:

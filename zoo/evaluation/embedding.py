@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.embedding import Cases, Embedder, embed_all, embed_cohort, read_list
 from zoo.errors import InputContractError
+from zoo.evaluation.matching import FeatureSet
 from zoo.features import FeatureTable, read_features
 from zoo.loading import load_model
 from zoo.messages import first_names
@@ -74,6 +76,32 @@ def twin_key(facts: Mapping[str, Any]) -> str | None:
     if not facts.get("network") or not facts.get("input"):
         return None
     return repr([facts[key] for key in ("network", "input")] + [facts.get(key) for key in ("options", *_SETTINGS)])
+
+
+def twins_of(encoders: Sequence[FeatureSet]) -> dict[str, Mapping[str, Any]]:
+    """Return the random weights that are needed, by name, with the facts of an encoder that they belong to.
+
+    A network with several inputs or options has several, each called by the encoders that have these.
+    """
+    of = dict[str, list[FeatureSet]]()
+    for each in encoders:
+        if (key := twin_key(each.facts)) is not None:
+            of.setdefault(key, []).append(each)
+    networks = Counter(str(own[0].facts["network"]) for own in of.values())
+    taken, twins = {each.name for each in encoders}, dict[str, Mapping[str, Any]]()
+    for own in of.values():
+        network = str(own[0].facts["network"])
+        name = f"{network}, random weights"
+        if networks[network] > 1 or name in taken:
+            name = f"{name} as {' and '.join(sorted(each.name for each in own))}"
+        twins[name] = own[0].facts
+    return twins
+
+
+def facts_of_twin(found: FeatureTable, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return facts of a twin, with the input and options of its encoder, by which the two find each other."""
+    same = {key: facts.get(key) for key in ("network", "input", "options", "precision", "layer")}
+    return {**found.table.attrs, **same}
 
 
 def twin_of(facts: Mapping[str, Any], seed: int, *, device: str, cache_dir: Path | None = None) -> Embedder:

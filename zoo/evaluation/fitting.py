@@ -13,7 +13,7 @@ from zoo.evaluation.judging import (
     estimate,
     holm,
     main_measure,
-    main_of_fold,
+    main_of_draw,
     measures_of,
     p_value,
     resample,
@@ -34,7 +34,7 @@ from zoo.evaluation.report import (
 from zoo.evaluation.sources import Contender
 from zoo.evaluation.splits import Draw, Fold
 from zoo.progress import follow, say
-from zoo.tasks.measures import Measure, of_cases
+from zoo.tasks.measures import Measure
 from zoo.training.metrics import Array, Floats
 
 
@@ -84,8 +84,7 @@ def judge(plan: Plan, contenders: Sequence[Contender]) -> dict[str, EncoderResul
             for d, draw in enumerate(few):
                 test = plan.folds[draw.fold].test
                 found = fit_linear(part_of(plan, values, draw.train)).scores(values[test])
-                measure = main_of_fold(plan.labels[test], found, plan.classes)
-                measures[contender.name, i, size, d] = of_cases(test, measure)
+                measures[contender.name, i, size, d] = main_of_draw(plan.labels, test, found, plan.classes, plan.tested)
     say(f"drawing {plan.rounds} resamples of {len(np.unique(plan.groups[plan.tested]))} tested groups")
     drawn = resample(measures, plan.groups, plan.tested, rounds=plan.rounds, seed=plan.seed)
     by_name = {each.name: _mean_over_seeds(each, drawn) for each in contenders}
@@ -134,7 +133,7 @@ def compare(
             for (own, other), e, p, corrected in zip(
                 known, estimates, ps, holm(ps, of=picked_from.get(to, 0)), strict=True
             ):
-                said = verdict_of(e, corrected)
+                said = verdict_of(e, corrected, tested)
                 found[own].append(Difference(to, other, name, main, e, p, corrected, said))  # type: ignore[arg-type]
     return {name: tuple(own) for name, own in found.items()}
 

@@ -28,6 +28,9 @@ BINS = 16
 _EDGES = (0.5, 99.5)
 """Percentiles of a volume between which its histogram lies; they are features, too: volumes have no common range."""
 _VERSION = 1
+_MIXED = "films and volumes cannot be compared"
+_ANY_SIDES = (1, 1, 1)
+"""A stack of few slices is a volume to networks that take slices: a grid finer than it has equal neighbours."""
 _VOLUMES = (".nii", ".nii.gz", ".hdr", ".npy")
 
 
@@ -53,7 +56,7 @@ def volume_intensities(path: str | Path) -> NDArray[np.float32]:
     Raises:
         InputContractError: It cannot be read.
     """
-    values = read_volume(path).values
+    values = read_volume(path, least=_ANY_SIDES).values
     low, high = np.percentile(values, _EDGES)
     counts = np.histogram(values.clip(low, high), BINS, (low, max(high, low + 1e-6)))[0]
     return np.concatenate([_joined(values, SIDE_3D, counts), np.array([low, high], np.float32)])
@@ -100,8 +103,10 @@ def _table(
 
     width = max((len(row) for row in rows), default=1)
     same = [i for i, row in enumerate(rows) if len(row) == width]
+    problems = list(failed.values())
     if others := len(rows) - len(same):
-        log.warning("no plain intensities of %d images: films and volumes cannot be compared", others)
+        log.warning("no plain intensities of %d images: %s", others, _MIXED)
+        problems.append(_MIXED)
     values = np.stack([rows[i] for i in same]) if same else np.empty((0, width), np.float32)
     ids, paths, stamps = ([good[i][k] for i in same] for k in range(3))
     facts = {"model": NAME, "version": _VERSION}
@@ -110,7 +115,7 @@ def _table(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_features(Features(values, tuple(paths), None, failed, facts, carried), file)
     frame = pandas.DataFrame({"id": ids, "path": paths})
-    frame.attrs = {**facts, "failed": list(failed.values())[:1]}
+    frame.attrs = {**facts, "failed": problems[:1]}
     return FeatureTable(values, frame)
 
 

@@ -12,6 +12,7 @@ from zoo.evaluation.report import Estimate, Verdict
 from zoo.evaluation.splits import Fold
 from zoo.tasks.measures import (
     FEWEST_GROUPS,
+    FEWEST_TOLD,
     Measure,
     average_precision_of,
     mean_error_of,
@@ -19,6 +20,7 @@ from zoo.tasks.measures import (
     mean_over,
     of_cases,
     r2_of,
+    r2_of_part,
     rank_correlation_of,
     share_of,
 )
@@ -71,9 +73,21 @@ def measures_of(truth: Floats, folds: Sequence[Fold], scores: Sequence[Floats], 
     return found
 
 
-def main_of_fold(truth: Floats, scores: Floats, classes: int) -> Measure:
-    """Return the measure that decides, of some tested cases."""
-    return class_aurocs(truth, scores, classes) if classes else r2_of(truth, scores)
+def main_of_draw(truth: Floats, test: Array, scores: Floats, classes: int, tested: Array) -> Measure:
+    """Return the measure that decides, of the tested cases of one fold, from weights of all cases.
+
+    It is that of `measures_of`: errors of numbers stand beside the variance of all tested cases, as of pooled folds.
+
+    Args:
+        truth: Of all cases.
+        test: Positions of the fold's tested cases.
+        scores: Of these.
+        classes: 0 for numbers.
+        tested: Positions of the tested cases of all folds.
+    """
+    if not classes:
+        return r2_of_part(truth, test, scores, tested)
+    return of_cases(test, class_aurocs(truth[test], scores, classes))
 
 
 def _of_fold(truth: Floats, scores: Floats, classes: int) -> dict[str, Measure]:
@@ -165,10 +179,12 @@ def holm(ps: Sequence[float | None], *, of: int = 0) -> list[float | None]:
     return found
 
 
-def verdict_of(difference: Estimate, p_holm: float | None) -> Verdict:
-    """Return what may be said of a difference."""
+def verdict_of(difference: Estimate, p_holm: float | None, groups: int) -> Verdict:
+    """Return what may be said of a difference between results on some tested groups."""
     if difference.low is None or difference.high is None or p_holm is None:
         return "unknown"
+    if groups < FEWEST_TOLD:
+        return "too few groups"
     if p_holm >= LEVEL or difference.low <= 0 <= difference.high:
         return "not told apart"
     return "better" if difference.low > 0 else "worse"

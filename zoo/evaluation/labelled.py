@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tables import read_columns
-from zoo.tasks.table import check_files, series_in, text_of
+from zoo.tasks.cells import certain, say_alike, text_of
+from zoo.tasks.table import check_files, series_in
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,6 +83,7 @@ def read_labelled(
     group: str | None = None,
     split: str | None = None,
     path_column: str | None = None,
+    uncertain: str | None = None,
 ) -> Labelled:
     """Return the cases of a table that have a label, and a part where parts are asked for.
 
@@ -93,13 +93,14 @@ def read_labelled(
         group: Column of what each case must stay together with, the patient; None for each case alone.
         split: Column of train, val and test. Cases of `val` are tested where there is no `test`, else learnt from.
         path_column: Column of paths; None for the first of `PATH_COLUMNS`.
+        uncertain: What a label of -1 is, as `zoo.tasks.cells.certain` takes it; None to leave it as it is.
 
     Raises:
         OptionError: A column or row is not there or cannot be used, an id is there twice, a case has no group, or a
             file or a group is on both sides.
     """
     columns, path = _columns_of(table)
-    labels = [text_of(cell) for cell in _cells(columns, column, "--column", path)]
+    labels = certain(map(text_of, _cells(columns, column, "--column", path)), uncertain or "")
     paths = _paths(columns, path_column, path)
     ids = _ids(columns, paths, len(labels), path)
     words = None if split is None else [text_of(cell).lower() for cell in _cells(columns, split, "--split", path)]
@@ -177,6 +178,7 @@ def _groups(columns: Mapping[str, Sequence[Any]], name: str, ids: Sequence[str],
             f"--group {printable(name)}: {len(blank)} cases have no group, {first_names(blank, 10)}. Fill them in, or "
             "drop these rows"
         )
+    say_alike(cells, f"--group {printable(name)}")
     return cells
 
 
@@ -243,15 +245,3 @@ def _check_apart(groups: Sequence[str], parts: Sequence[str]) -> None:
 def _say_left_out(ids: Sequence[str], why: str, rows: int) -> None:
     if ids:
         log.warning("%d of %d cases have %s and are left out: %s", len(ids), rows, why, first_names(ids))
-
-
-def in_one_order(labelled: Labelled, tie_break: Sequence[str] | None = None) -> list[int]:
-    """Return the positions of the cases in an order that does not depend on that of the table's rows.
-
-    Args:
-        labelled: The cases.
-        tie_break: What to order cases by whose ids say only in which row they are.
-    """
-    keys = labelled.ids if labelled.have_ids or labelled.paths is not None or tie_break is None else tie_break
-    order: list[int] = np.argsort(np.array(keys, dtype=object), kind="stable").tolist()
-    return order

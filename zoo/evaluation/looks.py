@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 
@@ -10,11 +12,14 @@ from zoo.evaluation.matching import FeatureSet
 from zoo.evaluation.probes import MOST_KEPT, directions, standard_of
 from zoo.evaluation.report import Map, Neighbour, Query
 from zoo.evaluation.splits import Fold
-from zoo.training.metrics import Array
+from zoo.training.metrics import Array, Floats
 
 QUERIES, NEIGHBOURS = 6, 5
 MOST_MAPPED = 2000
 """Cases of a map; of more, as many are drawn."""
+NEIGHBOURS_BY_UMAP = 15
+FEWEST_BY_UMAP = 2 * NEIGHBOURS_BY_UMAP
+"""Cases below which its neighbourhoods would be most of the cohort."""
 
 
 def pick_mapped(count: int, seed: int) -> Array:
@@ -37,24 +42,44 @@ def pick_queries(fold: Fold, strata: Array, seed: int) -> list[int]:
 
 
 def map_of(features: FeatureSet, mapped: Sequence[int], position: dict[int, int], seed: int) -> Map:
-    """Return the first two principal components of the standardised features of all cases."""
-    from sklearn.decomposition import PCA
+    """Return some cases in two dimensions, of the standardised features of all.
 
+    By UMAP where the package `umap` is installed and there are cases enough for its neighbourhoods, else by PCA.
+    """
     values = features.values.astype(np.float64)
     mean, deviation = standard_of(values)
     values = (values - mean) / deviation
-    count = min(2, *values.shape)
-    pca = PCA(count, svd_solver="randomized", random_state=seed).fit(values)
-    points = np.zeros((len(mapped), 2))
-    points[:, :count] = pca.transform(values[list(mapped)])
-    shares = np.zeros(2)
-    shares[:count] = np.nan_to_num(pca.explained_variance_ratio_)
+    by_umap = len(mapped) >= FEWEST_BY_UMAP and find_spec("umap") is not None
+    points, explained = (_by_umap if by_umap else _by_pca)(values, list(mapped), seed)
     return Map(
         tuple(position[i] for i in mapped),
         tuple(round(x, 5) for x in points[:, 0].tolist()),
         tuple(round(y, 5) for y in points[:, 1].tolist()),
-        (float(shares[0]), float(shares[1])),
+        explained,
+        "UMAP" if by_umap else "PCA",
     )
+
+
+def _by_pca(values: Floats, mapped: Sequence[int], seed: int) -> tuple[Floats, tuple[float, float]]:
+    """The first two principal components of all cases, and their shares of the variance."""
+    from sklearn.decomposition import PCA
+
+    count = min(2, *values.shape)
+    pca = PCA(count, svd_solver="randomized", random_state=seed).fit(values)
+    points, shares = np.zeros((len(mapped), 2)), np.zeros(2)
+    points[:, :count] = pca.transform(values[mapped])
+    shares[:count] = np.nan_to_num(pca.explained_variance_ratio_)
+    return points, (float(shares[0]), float(shares[1]))
+
+
+def _by_umap(values: Floats, mapped: Sequence[int], seed: int) -> tuple[Floats, None]:
+    """UMAP of the mapped cases alone, with a fixed seed."""
+    import umap
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that one thread is used, which the seed asks for
+        points = umap.UMAP(n_neighbors=NEIGHBOURS_BY_UMAP, random_state=seed, n_jobs=1).fit_transform(values[mapped])
+    return np.asarray(points, np.float64), None
 
 
 def nearest_of(features: FeatureSet, fold: Fold, queries: Sequence[int]) -> list[tuple[int, list[tuple[int, float]]]]:

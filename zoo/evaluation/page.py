@@ -20,6 +20,7 @@ from zoo.evaluation.wording import FILTERS, shown
 from zoo.files import write_text
 from zoo.messages import first_names, problem_of
 from zoo.progress import follow
+from zoo.tasks.measures import FEWEST_TOLD
 
 _TEMPLATE = "page.html.jinja"
 _PROBES = {LINEAR: "Linear probe", KNN: "Nearest neighbours"}
@@ -29,7 +30,7 @@ _MEANINGS = {
     "1 is perfect.",
     "r2": "It is the share of the variance that is explained: 0 is no better than the mean, 1 is perfect.",
 }
-_SIGNS = {"better": "▲", "worse": "▼", "not told apart": "=", "unknown": "?"}
+_SIGNS = {"better": "▲", "worse": "▼", "not told apart": "=", "too few groups": "?", "unknown": "?"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def html_of(report: ProbeReport, pictures: Mapping[int, Picture]) -> str:
         meanings=_MEANINGS,
         guessing=GUESSING.get(report.main_measure),
         measures=MEASURES,
+        fewest_told=FEWEST_TOLD,
         probes=_PROBES,
         signs=_SIGNS,
         least=LEAST.get(report.main_measure),
@@ -95,6 +97,7 @@ def html_of(report: ProbeReport, pictures: Mapping[int, Picture]) -> str:
         difference_bars=difference_bars_of(report),
         charts=curves_of(report),
         maps=maps_of(report),
+        by_umap=any(each.map is not None and each.map.method == "UMAP" for each in report.encoders),
         queries=_queries(report, pictures),
         missing=_missing(report, pictures),
     )

@@ -17,27 +17,22 @@ import numpy as np
 
 from zoo.errors import OptionError
 from zoo.evaluation.assembling import assemble
+from zoo.evaluation.copies import check_images
 from zoo.evaluation.fitting import Plan, judge
 from zoo.evaluation.judging import ROUNDS
-from zoo.evaluation.labelled import Labelled, in_one_order, read_labelled
-from zoo.evaluation.matching import FeatureSet
-from zoo.evaluation.probes import standard_of
+from zoo.evaluation.labelled import Labelled, read_labelled
 from zoo.evaluation.report import ProbeReport, Repeat
 from zoo.evaluation.seen import look_up
 from zoo.evaluation.sources import Contender, Where, find_contenders
 from zoo.evaluation.splits import DRAWS, REPEATS, SIZES, check_parts, draw_folds, draw_labels, given_fold
 from zoo.evaluation.target import read_target, strata_of
-from zoo.messages import first_names, install_hint
+from zoo.messages import install_hint
 from zoo.version import __version__
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 _PACKAGES = ("numpy", "scikit-learn", "scipy", "torch")
-_ALIKE = 1e-4
-"""Largest difference of standardised features by which two images are one: batches round otherwise."""
-_TELLING = 8
-"""Fewest features by which images are told from each other."""
 
 
 def probe(
@@ -48,6 +43,7 @@ def probe(
     group: str | None = None,
     split: str | None = None,
     kind: str | None = None,
+    uncertain: str | None = None,
     data: str | Path | None = None,
     path_column: str | None = None,
     out: str | Path | None = None,
@@ -77,6 +73,7 @@ def probe(
         group: Column of what stays together, the patient; None for each case alone.
         split: Column of `train` and `test` (or `val`); None for repeated cross-validation by group.
         kind: `binary`, `classes` or `numbers`; None to tell it from the column.
+        uncertain: What a label of -1 is beside 0 and 1: `ignore`, `positive` or `negative`.
         data: Folder from which the table's paths lead; None for the table's own.
         path_column: Column of paths; None for `path`, `image_path` or `file`.
         out: Folder in which features are kept, and found by the next call; None to keep none.
@@ -97,7 +94,7 @@ def probe(
     began, date = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     check_installed()
     check_counts(seed=seed, rounds=rounds, repeats=repeats, draws=draws)
-    labelled = read_labelled(table, column, group=group, split=split, path_column=path_column)
+    labelled = read_labelled(table, column, group=group, split=split, path_column=path_column, uncertain=uncertain)
     read_target(labelled.texts, column, kind)  # refused before images are embedded
     options = {"device": device, "workers": workers, "cache_dir": None if cache_dir is None else Path(cache_dir)}
     where = Where(_path(data), path_column, _path(out), **options)  # type: ignore[arg-type]
@@ -106,17 +103,17 @@ def probe(
     spare = len(labelled) - len(kept)
     labelled, contenders = _ordered(labelled.take(kept), contenders)
     plan = make_plan(labelled, column, kind, seed=seed, rounds=rounds, repeats=repeats, sizes=sizes, draws=draws)
-    check_images(contenders, labelled)
+    warnings += check_images(contenders, labelled)
     results = judge(plan, contenders)
     overlaps = tuple(look_up(contenders, image_names(labelled), plan.tested, cache_dir))
     report = assemble(plan, contenders, results, spare, warnings, overlaps)
     repeat = Repeat(
-        command or _call(contenders, labelled, column, group, split, kind, seed),
+        command or _call(contenders, labelled, column, group, split, kind, uncertain, seed),
         seed,
         rounds,
         str(labelled.table) if labelled.table else "a table in memory",
         _table_digest(table),
-        {"zoo": __version__, "python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        {"zoo": __version__, "python": platform.python_version(), **{name: _version(name) for name in _packages()}},
         date,
         round(time.monotonic() - began - embedding, 3),
     )
@@ -126,7 +123,7 @@ def probe(
 def _call(contenders: Sequence[Contender], labelled: Labelled, column: str, *more: Any) -> str:
     """How a program called it."""
     names = [each.name for each in contenders if each.role == "encoder"]
-    given = dict(zip(("group", "split", "kind", "seed"), more, strict=True))
+    given = dict(zip(("group", "split", "kind", "uncertain", "seed"), more, strict=True))
     said = "".join(f", {key}={value!r}" for key, value in given.items() if value is not None)
     table = "table" if labelled.table is None else repr(str(labelled.table))
     return f"zoo.probe([{', '.join(map(repr, names))}], {table}, column={column!r}{said})"
@@ -177,44 +174,6 @@ def make_plan(
     return Plan(target, labelled, labels, groups, strata, folds, few, seed, rounds)
 
 
-def check_images(contenders: Sequence[Contender], labelled: Labelled) -> None:
-    """Raise `OptionError` where one image is there twice, in two groups, by its features.
-
-    A copy under another name, or of a patient who has two numbers, would be learnt from and tested.
-    """
-    for contender in contenders:
-        if contender.role != "encoder":
-            continue
-        if twice := list(_copies(contender.sets[0], labelled)):
-            pairs = [
-                f"{labelled.ids[a]} ({labelled.groups[a]}) and {labelled.ids[b]} ({labelled.groups[b]})"
-                for a, b in twice
-            ]
-            raise OptionError(
-                f"{len(twice)} pairs of cases in different groups have the same features by {contender.name}: "
-                f"{first_names(pairs, 5)}. The same image would be learnt from and tested: give both one group by "
-                "--group, or drop one of them"
-            )
-
-
-def _copies(features: FeatureSet, labelled: Labelled) -> Iterator[tuple[int, int]]:
-    """Pairs of cases in different groups with the same features; found along one line, so in linear time.
-
-    A few columns, such as grades, may agree by chance: they tell nothing.
-    """
-    if features.values.shape[1] < _TELLING:
-        return
-    values = features.values.astype(np.float64)
-    mean, deviation = standard_of(values)
-    values = (values - mean) / deviation
-    line = values @ np.random.default_rng(0).standard_normal(values.shape[1])
-    order = np.argsort(line, kind="stable")
-    for step in (1, 2, 3):
-        for a, b in zip(order[:-step].tolist(), order[step:].tolist(), strict=True):
-            if labelled.groups[a] != labelled.groups[b] and np.abs(values[a] - values[b]).max() <= _ALIKE:
-                yield min(a, b), max(a, b)
-
-
 def image_names(labelled: Labelled) -> Sequence[str]:
     """Names of the cases by which training lists tell images: paths, as some tell patients by folders, else ids."""
     return labelled.ids if labelled.paths is None else labelled.paths
@@ -228,6 +187,18 @@ def _ordered(labelled: Labelled, contenders: Sequence[Contender]) -> tuple[Label
     return labelled.take(order), [each.take(order) for each in contenders]
 
 
+def in_one_order(labelled: Labelled, tie_break: Sequence[str] | None = None) -> list[int]:
+    """Return the positions of the cases in an order that does not depend on that of the table's rows.
+
+    Args:
+        labelled: The cases.
+        tie_break: What to order cases by whose ids say only in which row they are.
+    """
+    keys = labelled.ids if labelled.have_ids or labelled.paths is not None or tie_break is None else tie_break
+    order: list[int] = np.argsort(np.array(keys, dtype=object), kind="stable").tolist()
+    return order
+
+
 def _path(path: str | Path | None) -> Path | None:
     return None if path is None else Path(path)
 
@@ -237,6 +208,12 @@ def _table_digest(table: Any) -> str:
         with Path(table).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def _packages() -> Iterator[str]:
+    yield from _PACKAGES
+    if find_spec("umap") is not None:  # else maps are by PCA
+        yield "umap-learn"
 
 
 def _version(package: str) -> str:

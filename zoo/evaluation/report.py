@@ -23,9 +23,10 @@ TargetKind: TypeAlias = Literal["binary", "classes", "numbers"]
 """Two values, several, or measured numbers."""
 Role: TypeAlias = Literal["encoder", "random", "intensities"]
 """What a set of features is: one that the user asked about, its network with random weights, or plain intensities."""
-Verdict: TypeAlias = Literal["better", "worse", "not told apart", "unknown"]
-"""Of a difference. "better" and "worse" only where its interval excludes 0 and the corrected p is below 0.05; "unknown"
-where no interval can be given."""
+Verdict: TypeAlias = Literal["better", "worse", "not told apart", "too few groups", "unknown"]
+"""Of a difference. "better" and "worse" only where its interval excludes 0, the corrected p is below 0.05 and at least
+`FEWEST_TOLD` groups are tested; "too few groups" below that, where intervals are too narrow; "unknown" where there are
+none."""
 
 KNN, LINEAR = "knn", "linear"
 PROBES = (KNN, LINEAR)
@@ -104,6 +105,8 @@ class Split:
     """1 for a column."""
     repeats: int
     """Times that each group was tested."""
+    neighbour_cases: int
+    """Training cases among which neighbours are looked for, most of all folds: of many, as many are drawn."""
 
 
 @dataclass(frozen=True)
@@ -160,15 +163,15 @@ class Query:
 
 @dataclass(frozen=True)
 class Map:
-    """The first two principal components of some cases, standardised features of all cases."""
+    """Some cases in two dimensions, of standardised features: by UMAP, or their first two principal components."""
 
     cases: tuple[int, ...]
     """Positions in `ProbeReport.shown`."""
     x: tuple[float, ...]
     y: tuple[float, ...]
-    explained: tuple[float, float]
-    """Share of the variance of each axis, 0 to 1."""
-    method: Literal["PCA"] = "PCA"
+    explained: tuple[float, float] | None
+    """Share of the variance of each axis, 0 to 1; None of UMAP."""
+    method: Literal["PCA", "UMAP"] = "PCA"
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class Shown:
     path: str | None
     """The image, None where no image is known."""
     label: str
-    """As the table has it."""
+    """Its class, as `Target.classes` has it; a number as the table has it."""
     group: str
     part: Literal["train", "test", "both"]
     """`both` of a cross-validation."""
@@ -277,7 +280,11 @@ class ProbeReport:
 
     def to_json(self) -> str:
         """Return the report as JSON, as `tests/evaluation/report.schema.json` has it."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        found = asdict(self)
+        text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        if any("\ud800" <= character <= "\udfff" for character in text):  # of a name of a file that is no UTF-8
+            text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+        return text
 
     @classmethod
     def from_json(cls, text: str) -> ProbeReport:

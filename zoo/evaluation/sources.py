@@ -6,7 +6,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from zoo.embedding import Cases, Embedder
 from zoo.errors import OptionError, PathNotFoundError
-from zoo.evaluation.embedding import SEEDS, cases_for, embed_by, twin_key, twin_of
+from zoo.evaluation.embedding import SEEDS, cases_for, embed_by, facts_of_twin, twin_key, twin_of, twins_of
 from zoo.evaluation.intensities import NAME, intensities_of
 from zoo.evaluation.labelled import Labelled
 from zoo.evaluation.matching import FeatureSet, Matched, align, in_common, match
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from zoo.evaluation.report import Role
 
 log = logging.getLogger("zoo")
+
+MOST_UNREAD = 0.05
+"""Share of the cases that may lack plain intensities, and so be lost to all encoders, before these are left out."""
 
 
 @dataclass(frozen=True)
@@ -208,31 +211,27 @@ def _baselines(
     """Random weights and plain intensities by name, and what is missing of them."""
     if paths is None:
         return {}, [f"There are no baselines, random weights and plain intensities: {why_none}."]
-    made: dict[str, list[Matched]] = {}
     warnings = []
-    for key, facts in {twin_key(each.features.facts): each.features.facts for each in found}.items():
-        if key is None:
-            lacking = [e.features.name for e in found if twin_key(e.features.facts) is None]
-            warnings.append(
-                f"There are no random weights beside {first_names(lacking)}: the features do not say which network "
-                "they are of, as a folder or .npz of `zoo embed` does."
-            )
-            continue
-        name = _free(f"{facts['network']}, random weights", {*made, *(each.features.name for each in found)})
-        made[name] = [_twin(name, facts, seed, labelled, where, paths) for seed in SEEDS]
+    if lacking := [each.features.name for each in found if twin_key(each.features.facts) is None]:
+        warnings.append(
+            f"There are no random weights beside {first_names(lacking)}: the features do not say which network "
+            "they are of, as a folder or .npz of `zoo embed` does."
+        )
+    made = {
+        name: [_twin(name, facts, seed, labelled, where, paths) for seed in SEEDS]
+        for name, facts in twins_of([each.features for each in found]).items()
+    }
     file = where.folder(NAME)
     intensities = intensities_of(paths, labelled.ids, None if file is None else file.with_name(f"{file.name}.npz"))
-    if len(intensities.table):
-        made[NAME] = [match(intensities, labelled, NAME, "intensities")]
-    else:
+    unread, count = len(labelled) - len(intensities.table), len(labelled)
+    if unread > MOST_UNREAD * count:
         why = first_names(intensities.table.attrs["failed"], 1)
-        warnings.append(f"There are no plain intensities: none of the {len(labelled)} images could be read, {why}.")
+        warnings.append(
+            f"There are no plain intensities: of {unread} of {count} images they could not be computed, {why}."
+        )
+    else:
+        made[NAME] = [match(intensities, labelled, NAME, "intensities")]
     return made, warnings
-
-
-def _free(name: str, taken: Container[str]) -> str:
-    """A name that is not taken: one network can have several inputs or options."""
-    return name if name not in taken else next(n for i in range(2, 1000) if (n := f"{name} ({i})") not in taken)
 
 
 def _twin(
@@ -248,9 +247,3 @@ def _twin(
     if not np.isfinite(values[matched.has]).all():
         raise OptionError(f"{name}, seed {seed}: features are not finite")
     return replace(matched, features=replace(matched.features, facts={**facts_of_twin(found, facts), "seed": seed}))
-
-
-def facts_of_twin(found: FeatureTable, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of a twin, with the input and options of its encoder, by which the two find each other."""
-    same = {key: facts.get(key) for key in ("network", "input", "options", "precision", "layer")}
-    return {**found.table.attrs, **same}

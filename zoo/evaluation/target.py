@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -11,14 +10,13 @@ import numpy as np
 
 from zoo.errors import OptionError
 from zoo.evaluation.report import Target, TargetKind
-from zoo.messages import first_names, printable
+from zoo.messages import printable
+from zoo.tasks.cells import check_certain, number_of, read_classes, read_numbers, values_of
 from zoo.training.metrics import Array, Floats
 
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 _MOST_WHOLE = 10
 """Different whole numbers up to which a column is taken for classes, as grades are; of more it is measured."""
-_MOST_CLASSES = 100
-"""Classes that a column may have before it is taken for something else, as names or dates."""
 _STRATA = 4
 """Parts of equal size that measured numbers are divided into, so that folds and draws have some of each."""
 
@@ -33,19 +31,20 @@ def read_target(texts: Sequence[str], column: str, kind: str | None = None) -> t
             or up to ten whole ones.
 
     Raises:
-        OptionError: The cells cannot be of that kind, or of any.
+        OptionError: The cells cannot be of that kind, or of any; -1 stands beside 0 and 1.
     """
     if kind is not None and kind not in KINDS:
         raise OptionError(f"--kind {printable(kind)}: {', '.join(KINDS)} are known")
-    numbers = [_number(text) for text in texts]
-    found: Any = kind or _kind_of(texts, numbers)
+    found: Any = kind or _kind_of(texts)
     said_by: Literal["column", "user"] = "user" if kind else "column"
+    what = f"column {printable(column)}"
     if found == "numbers":
-        values = _numbers(texts, numbers, column)
+        values = _numbers(texts, what)
         return Target(column, "numbers", said_by, (), {}, (float(values.min()), float(values.max()))), values
-    names, classes = _classes(texts, numbers, column)
+    check_certain(texts, what)
+    names, classes = read_classes(texts, what, "For measured numbers give --kind numbers")
     if found == "binary" and len(classes) != 2:
-        raise OptionError(f"--kind binary: column {printable(column)} has {len(classes)} values, {_values(classes)}")
+        raise OptionError(f"--kind binary: {what} has {len(classes)} values, {values_of(classes)}")
     counts = Counter(names)
     position = {name: i for i, name in enumerate(classes)}
     target = Target(column, found, said_by, classes, {name: counts[name] for name in classes}, None)
@@ -61,65 +60,18 @@ def strata_of(target: Target, values: Floats) -> Array:
     return found
 
 
-def _kind_of(texts: Sequence[str], numbers: Sequence[float | None]) -> TargetKind:
-    distinct = set(texts) if None in numbers else set(numbers)
-    if len(distinct) == 2:
+def _kind_of(texts: Sequence[str]) -> TargetKind:
+    numbers = {number_of(text) for text in texts}
+    if len(set(texts) if None in numbers else numbers) == 2:
         return "binary"
     if None in numbers:
         return "classes"
-    are_whole = all(number is not None and number.is_integer() for number in distinct)  # type: ignore[union-attr]
-    return "classes" if are_whole and len(distinct) <= _MOST_WHOLE else "numbers"
+    are_whole = all(number is not None and number.is_integer() for number in numbers)
+    return "classes" if are_whole and len(numbers) <= _MOST_WHOLE else "numbers"
 
 
-def _numbers(texts: Sequence[str], numbers: Sequence[float | None], column: str) -> Floats:
-    if odd := [text for text, number in zip(texts, numbers, strict=True) if number is None or math.isinf(number)]:
-        raise OptionError(
-            f"--kind numbers: {len(odd)} of {len(texts)} cells of column {printable(column)} are no numbers, "
-            f"{_values(odd)}"
-        )
-    values = np.array(numbers, np.float64)
+def _numbers(texts: Sequence[str], what: str) -> Floats:
+    values = np.array(read_numbers(texts, f"--kind numbers: {what}", "For classes leave --kind out"), np.float64)
     if values.min() == values.max():
-        raise OptionError(f"column {printable(column)} is {values[0]:g} in all cases: there is nothing to tell apart")
+        raise OptionError(f"{what} is {values[0]:g} in all cases: there is nothing to tell apart")
     return values
-
-
-def _classes(
-    texts: Sequence[str], numbers: Sequence[float | None], column: str
-) -> tuple[Sequence[str], tuple[str, ...]]:
-    """The class of each case, and all classes in order: of numbers by value, so that 0 and 0.0 are one."""
-    if None not in numbers:
-        texts = [f"{number:.17g}" for number in numbers]
-        classes = tuple(sorted(set(texts), key=float))
-    else:
-        classes = tuple(sorted(set(texts)))
-    if len(classes) < 2:
-        raise OptionError(
-            f"column {printable(column)} is {printable(repr(classes[0]))} in all cases: there is nothing to tell apart"
-        )
-    alike = Counter(name.casefold() for name in classes)
-    if several := [repr(name) for name in classes if alike[name.casefold()] > 1]:
-        raise OptionError(
-            f"column {printable(column)} has classes that differ in capitals alone: {first_names(several, 6)}. Write "
-            "each class in one way"
-        )
-    if len(classes) > min(_MOST_CLASSES, len(texts) // 2):
-        raise OptionError(
-            f"column {printable(column)} has {len(classes)} classes for {len(texts)} cases, {_values(texts)}: a class "
-            "needs several cases. For measured numbers give --kind numbers"
-        )
-    return texts, classes
-
-
-def _number(text: str) -> float | None:
-    """A text as a number; None where it is none."""
-    if "_" in text:  # Python takes 1_0 for 10; in a table it is a name
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(number) else number
-
-
-def _values(texts: Sequence[str]) -> str:
-    return first_names([repr(text) for text in dict.fromkeys(texts)], 5)

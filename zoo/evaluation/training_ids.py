@@ -241,8 +241,14 @@ def _rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[list[str]]:
                     f"the list of training images {path} has no column {first_names(map(repr, missing))}; its columns "
                     f"are {first_names(map(repr, header), 20)}"
                 )
-            at = [header.index(column) for column in columns] or range(len(header))
-            yield from ([row[i] for i in at if i < len(row)] for row in reader if row)
+            at = [header.index(column) for column in columns]
+            for row in filter(None, reader):
+                if at and len(row) <= max(at):
+                    raise ZooError(
+                        f"the list of training images {path}, line {reader.line_num}: a cell in each of the columns "
+                        f"{first_names(map(repr, columns))} is expected, the row has {len(row)} in all"
+                    )
+                yield [row[i] for i in at] if at else row[: len(header)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _misread(path, "a table", error) from error
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoo.evaluation.report import LINEAR, MEASURES, Cohort, Difference, EncoderResult, Overlap, Split
-from zoo.messages import first_names, printable
+from zoo.evaluation.report import LINEAR, MEASURES, Cohort, Difference, EncoderResult, Overlap, Split, Verdict
+from zoo.messages import decimal, first_names, printable
+from zoo.tasks.measures import FEWEST_TOLD
 
 _WORDS = {"random": "its network with random weights", "intensities": "plain intensities of the images"}
 _SAID = {
@@ -14,6 +15,8 @@ _SAID = {
     "not told apart": "not told apart from",
     "unknown": "not compared, for want of an interval, with",
 }
+
+_TOO_FEW: Verdict = "too few groups"
 
 
 def verdict(
@@ -30,27 +33,35 @@ def verdict(
         overlaps: What was seen in pre-training.
     """
     leader = next(each for each in encoders if each.name == best)
-    return _gain(leader, encoders, main), _limits(leader, encoders, split, cohort, overlaps)
+    tested = f"{split.test_groups} {'groups' if cohort.group_column else 'cases'}"
+    return _gain(leader, encoders, main, tested), _limits(leader, encoders, split, cohort, overlaps)
 
 
-def _gain(leader: EncoderResult, encoders: Sequence[EncoderResult], main: str) -> str:
+def _gain(leader: EncoderResult, encoders: Sequence[EncoderResult], main: str, tested: str) -> str:
     value = leader.measures[LINEAR][main].value
-    known = "undefined" if value is None else f"{value:.3f}"
+    known = "undefined" if value is None else decimal(value)
     only = len(encoders) == 1
     has = f"has {MEASURES[main]}" if only else f"has the largest {MEASURES[main]} of the {len(encoders)} encoders,"
     start = f"By a linear probe {printable(leader.name)} {has} {known}"
     against = {d.to: d for d in leader.differences if d.probe == LINEAR and d.to in _WORDS}
     if not against:
         return f"{start}; there is no baseline beside it, so that nothing says whether its pre-training helps."
-    return f"{start}: it is {' and '.join(_compared(d) for d in against.values())}."
+    few = [_valued(d) for d in against.values() if d.verdict == _TOO_FEW]
+    told = [f"{_SAID[d.verdict]} {_valued(d)}" for d in against.values() if d.verdict != _TOO_FEW]
+    said = [f"it is {' and '.join(told)}"] if told else []
+    if few:
+        said.append(f"{tested} are too few to tell it from {' and from '.join(few)}, at least {FEWEST_TOLD} are needed")
+    return f"{start}: {'; '.join(said)}."
 
 
-def _compared(difference: Difference) -> str:
-    found = difference.difference
+def _valued(difference: Difference) -> str:
+    """What an encoder is compared with, and the difference."""
+    found, said = difference.difference, _WORDS[difference.to]
     if found.value is None:
-        return f"{_SAID[difference.verdict]} {_WORDS[difference.to]}"
-    interval = "" if found.low is None else f", 95 % interval {found.low:+.3f} to {found.high:+.3f}"
-    return f"{_SAID[difference.verdict]} {_WORDS[difference.to]} ({found.value:+.3f}{interval})"
+        return said
+    ends = [] if found.low is None or found.high is None else [found.low, found.high]
+    interval = f", 95 % interval {' to '.join(decimal(end, '+.3f') for end in ends)}" if ends else ""
+    return f"{said} ({decimal(found.value, '+.3f')}{interval})"
 
 
 def _limits(
@@ -82,7 +93,9 @@ def _among(leader: EncoderResult, encoders: Sequence[EncoderResult]) -> str:
         each.name: d.verdict for each in encoders for d in each.differences if d.probe == LINEAR and d.to == "best"
     }
     worse = [name for name, said in to_best.items() if said == "worse"]
-    alike = [name for name, said in to_best.items() if said != "worse"]
+    few = [name for name, said in to_best.items() if said == _TOO_FEW]
+    alike = [name for name, said in to_best.items() if said not in ("worse", _TOO_FEW)]
     parts = [f"it is better than {first_names(worse)}"] if worse else []
     parts += [f"it is not told apart from {first_names(alike)}"] if alike else []
+    parts += [f"so few groups cannot tell it from {first_names(few)}"] if few else []
     return " and ".join(parts) or f"{printable(leader.name)} has nothing beside it"

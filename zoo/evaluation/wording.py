@@ -8,10 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from zoo.evaluation.report import Estimate, Point
-from zoo.messages import printable
+from zoo.messages import decimal, printable
 from zoo.progress import duration
 
-_MINUS = "\N{MINUS SIGN}"
 _LEAST_P = 0.001
 
 
@@ -31,8 +30,7 @@ def number(value: float | None, measure: str = "", *, sign: bool = False) -> str
     if value is None:
         return "not defined"
     plus = "+" if sign else ""
-    text = f"{value:{plus}.3g}" if measure == "mean_absolute_error" else f"{value:{plus}.3f}"
-    return text.replace("-", _MINUS)
+    return decimal(value, f"{plus}.3g" if measure == "mean_absolute_error" else f"{plus}.3f")
 
 
 def interval(estimate: Estimate | Point, measure: str = "", *, sign: bool = False) -> str:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from zoo.errors import OptionError
+from zoo.tasks.cells import UNCERTAIN
 from zoo.training.args import TrainArgs, arg, command_of, default, flag_of, names_in
 from zoo.transforms import SMALLEST_SIDE
 
 TASKS = ("classify", "regress", "segment")
-UNCERTAIN = {"ignore": "", "positive": "1", "negative": "0"}
-"""Words of `--uncertain` -> the label that a cell of -1 is then taken for, empty for none."""
 RUN = "zoo finetune"
 PARTS = 4
 """Slices or crops of a volume that a step is given of it."""

@@ -20,13 +20,14 @@ from zoo.messages import first_names, printable
 from zoo.policy import lifted
 from zoo.registry import entries, get_entry
 from zoo.tasks.args import PARTS, FinetuneArgs
+from zoo.tasks.cells import say_alike, text_of
 from zoo.tasks.data import Images, TrainingImages, WholeImages, kept_in
 from zoo.tasks.first_look import check_size, input_of_run
 from zoo.tasks.labels import Columns, with_labels
 from zoo.tasks.method import Learner
 from zoo.tasks.outputs import Kind, Outputs, column_names_of
 from zoo.tasks.splits import FOLD, Split
-from zoo.tasks.table import column_of, groups_of, read_cases, say_alike, text_of
+from zoo.tasks.table import column_of, groups_of, read_cases
 from zoo.tasks.task import Answers
 from zoo.training.distributed import Processes
 from zoo.training.finetune import collect

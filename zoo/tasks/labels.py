@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,17 +12,22 @@ from numpy.typing import NDArray
 
 from zoo.embedding import Cases
 from zoo.errors import OptionError
-from zoo.messages import first_names
-from zoo.tasks.args import UNCERTAIN
+from zoo.messages import first_names, printable
+from zoo.tasks.cells import (
+    UNCERTAIN,
+    certain,
+    check_certain,
+    is_doubtful,
+    number_of,
+    read_classes,
+    read_numbers,
+    text_of,
+    values_of,
+)
 from zoo.tasks.outputs import Kind
-from zoo.tasks.table import alike, column_of, text_of
+from zoo.tasks.table import column_of
 
 log = logging.getLogger("zoo")
-
-_MOST_CLASSES = 100
-"""Classes that a column of text may have before it is taken for something else, as names or dates."""
-_DOUBTFUL = -1
-"""An uncertain label, in tables such as CheXpert's."""
 
 
 class Columns(NamedTuple):
@@ -67,7 +71,7 @@ def _say_cells(cells: Sequence[Any], column: str, uncertain: str) -> int:
     if words:
         said = first_names([f"{count} {word!r}" for word, count in words.most_common()], 10)
         log.warning("--label %s: %d cells count as no label: %s", column, words.total(), said)
-    doubtful = sum(_number(text_of(cell)) == _DOUBTFUL for cell in cells)
+    doubtful = sum(is_doubtful(text_of(cell)) for cell in cells)
     if doubtful and uncertain:
         means = UNCERTAIN[uncertain] or "no label"
         log.warning("--label %s: %d cells are -1 and count as %s, by --uncertain", column, doubtful, means)
@@ -85,19 +89,7 @@ def labels_in(cases: Cases, column: str, uncertain: str = "") -> list[str]:
     Raises:
         OptionError: There is no such column.
     """
-    texts = [text_of(cell) for cell in column_of(cases, column, "--label")]
-    return [UNCERTAIN[uncertain] if uncertain and _number(text) == _DOUBTFUL else text for text in texts]
-
-
-def _check_certain(texts: Sequence[str], column: str) -> None:
-    """Raise `OptionError` where -1 stands beside 0 or 1: as a class it would be learnt as a third finding."""
-    counts = Counter(_number(text) for text in texts if text)
-    if _DOUBTFUL in counts and len(counts) > 1 and set(counts) <= {_DOUBTFUL, 0, 1}:
-        said = ", ".join(f"{int(value)} in {counts[value]}" for value in (_DOUBTFUL, 0, 1) if value in counts)
-        raise OptionError(
-            f"--label {column} is {said} cells: tables such as CheXpert's have -1 for an uncertain label. Say what it "
-            "is by --uncertain ignore (no label), positive (1) or negative (0); where -1 is a class, write it as a word"
-        )
+    return certain(map(text_of, column_of(cases, column, "--label")), uncertain)
 
 
 def classes_or_labels(cases: Cases, columns: Sequence[str], uncertain: str = "") -> Columns:
@@ -113,50 +105,24 @@ def classes_or_labels(cases: Cases, columns: Sequence[str], uncertain: str = "")
     """
     texts = [labels_in(cases, column, uncertain) for column in columns]
     for name, own in zip(columns, texts, strict=True):
-        _check_certain(own, name)
-    numbers = [[_number(text) for text in column] for column in texts]
-    are_binary = [all(n in (0, 1) or (n is not None and math.isnan(n)) for n in column) for column in numbers]
-    if all(are_binary):
-        values = np.array([[np.nan if n is None else n for n in column] for column in numbers], np.float64).T
-        return Columns("labels", tuple(columns), values)
+        check_certain(own, f"--label {printable(name)}")
+    odd = [[text for text in own if text and number_of(text) not in (0, 1)] for own in texts]
+    if not any(odd):
+        values = [[np.nan if (n := number_of(text)) is None else n for text in own] for own in texts]
+        return Columns("labels", tuple(columns), np.array(values, np.float64).T)
     if len(columns) > 1:
-        column = next(i for i, is_binary in enumerate(are_binary) if not is_binary)
-        odd = [text for text, n in zip(texts[column], numbers[column], strict=True) if text and n not in (0, 1)]
+        column = next(i for i, own in enumerate(odd) if own)
         raise OptionError(
             f"--label {', '.join(columns)}: of several columns each holds 0, 1 or nothing, but {columns[column]} has "
-            f"{_values(odd)}. Name one column of classes, or write 0 and 1"
+            f"{values_of(odd[column])}. Name one column of classes, or write 0 and 1"
         )
     return _classes(texts[0], columns[0])
 
 
 def _classes(texts: Sequence[str], column: str) -> Columns:
-    numbers = [_number(text) for text in texts]
-    distinct = sorted(set(texts))
-    if not any(n is None or math.isnan(n) for n in numbers):
-        if odd := [text for text, n in zip(texts, numbers, strict=True) if n is not None and not float(n).is_integer()]:
-            raise OptionError(
-                f"--label {column}: {len(odd)} cells are no whole numbers, such as {odd[0]}: for measured numbers give "
-                "--task regress"
-            )
-        texts = [str(int(n)) for n in numbers if n is not None]
-        distinct = sorted(set(texts), key=int)
-    _check_spelling(distinct, column)
-    if len(distinct) > min(_MOST_CLASSES, len(texts) // 2):
-        raise OptionError(
-            f"--label {column} has {len(distinct)} classes for {len(texts)} cases, {_values(texts)}: a class needs "
-            "several cases. For measured numbers give --task regress"
-        )
-    position = {name: i for i, name in enumerate(distinct)}
-    return Columns("classes", tuple(distinct), np.array([[position[text]] for text in texts], np.float64))
-
-
-def _check_spelling(names: Sequence[str], column: str) -> None:
-    """Raise `OptionError` where classes differ in capitals or blanks alone: they would be learnt as opposites."""
-    if several := alike(names):
-        raise OptionError(
-            f"--label {column} has classes that differ in capitals or blanks alone: {first_names(several, 5)}. Write "
-            "each class in one way"
-        )
+    names, classes = read_classes(texts, f"--label {printable(column)}", "For measured numbers give --task regress")
+    position = {name: i for i, name in enumerate(classes)}
+    return Columns("classes", classes, np.array([[position[name]] for name in names], np.float64))
 
 
 def numbers_in(cases: Cases, columns: Sequence[str]) -> Columns:
@@ -168,25 +134,5 @@ def numbers_in(cases: Cases, columns: Sequence[str]) -> Columns:
     found = []
     for column in columns:
         texts = [text_of(cell) for cell in column_of(cases, column, "--label")]
-        numbers = [_number(text) for text in texts]
-        if odd := [text for text, n in zip(texts, numbers, strict=True) if n is None or math.isinf(n)]:
-            raise OptionError(
-                f"--label {column}: {len(odd)} of {len(texts)} cells are no numbers, {_values(odd)}. For classes give "
-                "--task classify"
-            )
-        found.append(numbers)
+        found.append(read_numbers(texts, f"--label {printable(column)}", "For classes give --task classify"))
     return Columns("numbers", tuple(columns), np.array(found, np.float64).T)
-
-
-def _number(text: str) -> float | None:
-    """A text as a number, NaN for an empty one; None where it is none."""
-    if "_" in text:  # Python takes 1_0 for 10; in a table it is a name
-        return None
-    try:
-        return float(text) if text else math.nan
-    except ValueError:
-        return None
-
-
-def _values(texts: Sequence[str]) -> str:
-    return first_names([repr(text) for text in dict.fromkeys(texts)], 5)

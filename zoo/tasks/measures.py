@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from zoo.messages import decimal
 from zoo.training.evaluate import bootstrap_by_group
 from zoo.training.metrics import Array, Floats, Results, or_none
 
@@ -26,6 +27,9 @@ FEW = 10
 
 FEWEST_GROUPS = 4
 """Groups from which on draws with replacement differ enough for an interval."""
+FEWEST_TOLD = 20
+"""Groups below which nothing is called better: resampling makes intervals too narrow. Without any difference they
+exclude 0 in 8 of 100 cohorts of 20 normal groups, in 10 of 10, and in 18 of 4."""
 
 
 def auroc_of(truth: Array, scores: Array) -> Measure:
@@ -73,12 +77,38 @@ def bins_of(probabilities: Array) -> Array:
 
 def r2_of(truth: Array, found: Array) -> Measure:
     """Share of the variance of the truth that is explained; below 0 for what the mean would beat."""
+    spread = _squares_of(truth)
+    return lambda weights: 1 - _ratio(weights @ (truth - found) ** 2, spread(weights))
+
+
+def r2_of_part(truth: Array, rows: Array, found: Array, among: Array) -> Measure:
+    """R2 of a part of the cases, beside the variance of all that are tested: a part's own would differ by the part.
+
+    Of parts of one size that make up all, the mean is the R2 of all, `r2_of`.
+
+    Args:
+        truth: Of all cases; the measure takes weights of all.
+        rows: Positions of the part's cases.
+        found: What is said of these.
+        among: Positions of all that are tested.
+    """
+    squares, spread = (truth[rows] - found) ** 2, _squares_of(truth[among])
+
+    def measure(weights: Floats) -> Any:
+        own, tested = weights[..., rows], weights[..., among]
+        return 1 - _ratio(_ratio(own @ squares, own.sum(-1)) * tested.sum(-1), spread(tested))
+
+    return measure
+
+
+def _squares_of(truth: Array) -> Measure:
+    """Sum of the squares around the mean; 0 where all drawn cases are alike."""
     apart = truth - truth.mean() if truth.size else truth  # squares of numbers far from 0 would lose their digits
-    least = 1e-12 * float(np.max(apart**2, initial=0))  # what rounding leaves where all drawn cases are alike
+    least = 1e-12 * float(np.max(apart**2, initial=0))  # what rounding leaves
 
     def measure(weights: Floats) -> Any:
         spread = weights @ apart**2 - weights.sum(-1) * _ratio(weights @ apart, weights.sum(-1)) ** 2
-        return 1 - _ratio(weights @ (truth - found) ** 2, np.where(spread > least, spread, 0))
+        return np.where(spread > least, spread, 0)
 
     return measure
 
@@ -178,19 +208,28 @@ def all_with_intervals(measures: Mapping[str, Measure], groups: Sequence[str], *
     return {name: with_interval(measure, groups, rounds=rounds) for name, measure in measures.items()}
 
 
-def said_of_pair(pair: Results) -> Results:
-    """The paired gain with a sentence, which says "better" or "worse" only where the interval is all on one side."""
+def said_of_pair(pair: Results, groups: int) -> Results:
+    """The paired gain with a sentence, which says "better" or "worse" only where the interval is all on one side.
+
+    Args:
+        pair: Of `Task.compare`.
+        groups: That were tested; of fewer than `FEWEST_TOLD` neither word is said.
+    """
     low, high = pair["low"], pair["high"]
     if low is None or high is None:
         verdict = "no interval can be given, so nothing is said of which is better"
+    elif groups < FEWEST_TOLD:
+        verdict = f"{groups} tested groups are too few to tell, at least {FEWEST_TOLD} are needed"
     elif low > 0:
         verdict = "better than random weights"
     elif high < 0:
         verdict = "worse than random weights"
     else:
         verdict = "the interval holds 0, so these cases do not tell the two apart"
-    interval = "" if low is None else f" (95 % interval {low:+.3f} to {high:+.3f}, by group)"
-    return {**pair, "said": f"{pair['of']}: gain over random weights {pair['gain']:+.3f}{interval}: {verdict}"}
+    ends = [] if low is None or high is None else [decimal(low, "+.3f"), decimal(high, "+.3f")]
+    interval = f" (95 % interval {' to '.join(ends)}, by group)" if ends else ""
+    gain = "undefined" if pair["gain"] is None else decimal(pair["gain"], "+.3f")
+    return {**pair, "said": f"{pair['of']}: gain over random weights {gain}{interval}: {verdict}"}
 
 
 class _Ties:

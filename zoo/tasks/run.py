@@ -155,7 +155,8 @@ def summary(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], args:
     if args.pair and rows:
         other = pooled(arms, finished, of_twins=True).answers
         results["random"] = {"test": task.judge(rows, other, folds)}
-        results["pair"] = said_of_pair(task.compare(rows, answers, other, folds))
+        pair = task.compare(rows, answers, other, folds)
+        results["pair"] = said_of_pair(pair, len({task.groups[i] for i in rows}))
     return results
 
 

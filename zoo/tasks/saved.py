@@ -137,6 +137,8 @@ def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
         )
     began = (path / "last.pt").is_file()
     way = "its run has not come to its end: the same command with --resume goes on" if began else "no run wrote to it"
+    if (path / "report.json").is_file():
+        way = "it holds a report of `zoo probe`, which keeps no network that answers; train one by `zoo finetune`"
     raise OptionError(f"{path} has no {WEIGHTS}, which `zoo finetune` writes into its OUT: {way}")
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.embedding import Cases, find_cases, read_list
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
-from zoo.tables import EMPTY
 from zoo.tasks.args import FinetuneArgs
+from zoo.tasks.cells import say_alike, text_of
 
 log = logging.getLogger("zoo")
 
@@ -99,24 +98,6 @@ def groups_of(cases: Cases, args: FinetuneArgs) -> list[str]:
     return cells
 
 
-def say_alike(texts: Iterable[str], flag: str) -> None:
-    """Warn of texts that count as different and differ in capitals or blanks alone."""
-    if pairs := alike(dict.fromkeys(texts)):
-        log.warning(
-            "%s has values that differ in capitals or blanks alone and count as different: %s. Write each in one way",
-            flag,
-            first_names(pairs, 10),
-        )
-
-
-def alike(texts: Iterable[str]) -> list[str]:
-    """Texts that differ in capitals or blanks alone, those of each spelling together."""
-    spelt = dict[str, list[str]]()
-    for text in texts:
-        spelt.setdefault("".join(text.casefold().split()), []).append(text)
-    return [" and ".join(map(repr, own)) for own in spelt.values() if len(own) > 1]
-
-
 def check_files(paths: Sequence[str], groups: Sequence[str], column: str) -> None:
     """Raise `OptionError` where a file of several cases is in two groups: both sides of a split would have it."""
     first = dict[Path, str]()
@@ -140,13 +121,3 @@ def series_in(paths: Sequence[str]) -> list[str]:
     shared = [stem for stem, own in zip(stems, before, strict=True) if counts[own] > 1]
     # All images of `film_1, film_2, ...` share their beginning: that says nothing of patients.
     return shared if len(counts) > 2 and 10 * len(shared) >= len(stems) else []
-
-
-def text_of(cell: object) -> str:
-    """A cell as text, empty where it says nothing."""
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        return ""
-    if isinstance(cell, bool):
-        return str(int(cell))
-    text = str(cell).strip()
-    return "" if text.lower() in EMPTY else text

@@ -1,0 +1,177 @@
+"""What the cells of a user's table mean, as texts, numbers and classes: one rule for probes and for fine-tuning."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from zoo.errors import OptionError
+from zoo.messages import first_names, printable
+from zoo.tables import EMPTY
+
+log = logging.getLogger("zoo")
+
+UNCERTAIN = {"ignore": "", "positive": "1", "negative": "0"}
+"""Words of `--uncertain` -> the label that a cell of -1 is then taken for, empty for none."""
+
+_MOST_CLASSES = 100
+"""Classes that a column may have before it is taken for something else, as names or dates."""
+_DOUBTFUL = -1
+"""An uncertain label, in tables such as CheXpert's."""
+_COMMA = re.compile(r"[+-]?\d+,\d+")
+"""A number with a decimal comma; of a CSV such a cell stands in quotes."""
+_NONE_OF_PANDAS = ("NAType", "NaTType")
+"""Types of cells without a value that compare with nothing."""
+
+
+def text_of(cell: object) -> str:
+    """A cell as text, empty where it says nothing."""
+    if cell is None or (isinstance(cell, float) and math.isnan(cell)) or type(cell).__name__ in _NONE_OF_PANDAS:
+        return ""
+    if isinstance(cell, bool):
+        return str(int(cell))
+    text = str(cell).strip()
+    return "" if text.lower() in EMPTY else text
+
+
+def number_of(text: str) -> float | None:
+    """A text as a finite number; None where it is none, as an empty one."""
+    if "_" in text:  # Python takes 1_0 for 10; in a table it is a name
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number + 0.0 if math.isfinite(number) else None  # -0 is 0
+
+
+def alike(texts: Iterable[str]) -> list[str]:
+    """Texts that differ in capitals or blanks alone, those of each spelling together."""
+    return _of_one_key(texts, _spelling)
+
+
+def say_alike(texts: Iterable[str], flag: str) -> None:
+    """Warn of texts that count as different and differ in capitals or blanks alone."""
+    if pairs := alike(dict.fromkeys(texts)):
+        log.warning(
+            "%s has values that differ in capitals or blanks alone and count as different: %s. Write each in one way",
+            flag,
+            first_names(pairs, 10),
+        )
+
+
+def is_doubtful(text: str) -> bool:
+    """Whether a cell is an uncertain label, -1."""
+    return number_of(text) == _DOUBTFUL
+
+
+def certain(texts: Iterable[str], uncertain: str) -> list[str]:
+    """Return labels with those of -1 as one of `UNCERTAIN` has them; as they are where it is empty.
+
+    Raises:
+        OptionError: There is no such word.
+    """
+    if uncertain and uncertain not in UNCERTAIN:
+        raise OptionError(f"--uncertain {printable(uncertain)}: {', '.join(UNCERTAIN)} are known")
+    return [UNCERTAIN[uncertain] if uncertain and is_doubtful(text) else text for text in texts]
+
+
+def check_certain(texts: Sequence[str], what: str) -> None:
+    """Raise `OptionError` where -1 stands beside 0 or 1: as a class it would be learnt as a third finding.
+
+    Args:
+        texts: Cells of a column, empty ones too.
+        what: The column, as messages name it.
+    """
+    counts = Counter(number_of(text) for text in texts if text)
+    if _DOUBTFUL in counts and len(counts) > 1 and set(counts) <= {_DOUBTFUL, 0, 1}:
+        said = ", ".join(f"{value} in {counts[value]}" for value in (_DOUBTFUL, 0, 1) if value in counts)
+        raise OptionError(
+            f"{what} is {said} cells: tables such as CheXpert's have -1 for an uncertain label. Say what it is by "
+            "--uncertain ignore (no label), positive (1) or negative (0); where -1 is a class, write it as a word"
+        )
+
+
+def read_numbers(texts: Sequence[str], what: str, otherwise: str) -> list[float]:
+    """Return cells as numbers, NaN for empty ones.
+
+    Args:
+        texts: Cells of a column.
+        what: The column, as messages name it.
+        otherwise: What to do where it has classes, for messages.
+
+    Raises:
+        OptionError: A cell is no finite number.
+    """
+    numbers = [number_of(text) for text in texts]
+    if odd := [text for text, number in zip(texts, numbers, strict=True) if text and number is None]:
+        raise OptionError(
+            f"{what}: {len(odd)} of {len(texts)} cells are no numbers, {values_of(odd)}. {_with_points(odd)}{otherwise}"
+        )
+    return [math.nan if number is None else number for number in numbers]
+
+
+def read_classes(texts: Sequence[str], what: str, otherwise: str) -> tuple[list[str], tuple[str, ...]]:
+    """Return the class of each case, and all classes in order: of numbers by value, so that 0 and 0.0 are one.
+
+    Args:
+        texts: Cells of a column, none of them empty.
+        what: The column, as messages name it.
+        otherwise: What to do where it has measured numbers, for messages.
+
+    Raises:
+        OptionError: All are of one class, there are too many classes, or a class is written in several ways.
+    """
+    numbers = [number for text in texts if (number := number_of(text)) is not None]
+    if len(numbers) == len(texts):
+        names = [f"{number:.17g}" if number.is_integer() else repr(number) for number in numbers]
+        classes = tuple(sorted(set(names), key=float))
+    else:
+        names = list(texts)
+        classes = tuple(sorted(set(names)))
+    if len(classes) < 2:
+        raise OptionError(f"{what} is {printable(repr(classes[0]))} in all cases: there is nothing to tell apart")
+    if several := _of_one_key(classes, lambda name: _spelling(name) if (n := number_of(name)) is None else n):
+        raise OptionError(
+            f"{what} has classes that differ in capitals or blanks alone, or are one number: {first_names(several)}. "
+            "Write each class in one way"
+        )
+    if len(classes) > min(_MOST_CLASSES, len(texts) // 2):
+        raise OptionError(
+            f"{what} has {len(classes)} classes for {len(texts)} cases, {values_of(texts)}: a class needs several "
+            f"cases. {_almost_numbers(texts)}{otherwise}"
+        )
+    return names, classes
+
+
+def values_of(texts: Iterable[str]) -> str:
+    """Some of the cells, each once, for messages."""
+    return first_names([repr(text) for text in dict.fromkeys(texts)])
+
+
+def _spelling(text: str) -> str:
+    return "".join(text.casefold().split())
+
+
+def _of_one_key(texts: Iterable[str], key: Callable[[str], Hashable]) -> list[str]:
+    by_key = dict[Hashable, list[str]]()
+    for text in texts:
+        by_key.setdefault(key(text), []).append(text)
+    return [" and ".join(map(repr, own)) for own in by_key.values() if len(own) > 1]
+
+
+def _with_points(odd: Iterable[str]) -> str:
+    return "Write a point for the decimal comma. " if any(map(_COMMA.fullmatch, odd)) else ""
+
+
+def _almost_numbers(texts: Sequence[str]) -> str:
+    """What keeps most cells of a column from being read as numbers; empty where most are none."""
+    odd = [text for text in texts if number_of(text) is None]
+    others = [text for text in odd if not _COMMA.fullmatch(text)]
+    if not odd or 2 * len(others) > len(texts):
+        return ""
+    said = f"{len(others)} cells are no numbers, {values_of(others)}: correct them or leave them empty. "
+    return f"{_with_points(odd)}{said if others else ''}"
