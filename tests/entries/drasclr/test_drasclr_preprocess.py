@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -458,6 +459,17 @@ def test_exchanged_lungs_are_refused():
     """Lungs do not cross: labels or header are mirrored."""
     with pytest.raises(InputContractError, match=r"the lung labelled right lies \d+ mm to the left"):
         check_lungs(patient(lambda points: (3 - labels_at(points)) % 3, dtype=np.uint8), "mirrored")
+
+
+def test_the_check_of_lungs_takes_no_arrays_of_real_numbers():
+    """Real numbers of a CT's size for a lung's centre would be a gigabyte of a scan of 512 x 512 x 300."""
+    lungs = patient(labels_at, *upright((2.0, 2.0, 2.0)), dtype=np.uint8)
+    voxels = np.asarray(lungs.dataobj).size
+    tracemalloc.start()
+    check_lungs(lungs, "fine")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 * voxels
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PIR"])

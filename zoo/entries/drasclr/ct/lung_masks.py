@@ -8,9 +8,8 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
-from scipy import ndimage
 
-from zoo.entries.drasclr.ct.scan import Scan, sides
+from zoo.entries.drasclr.ct.scan import Matrix, Scan, sides
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
 from zoo.oddities import warn_of
@@ -109,7 +108,7 @@ def check_lungs(lungs: Nifti1Image, source: str) -> dict[str, float]:
             f"{source} misses the {' and the '.join(missing)} lung ({sizes} were found): at least {LEAST_ML:.0f} ml "
             "of each are expected, as the atlas has both. Look at the scan; if both lungs are there, give their mask"
         )
-    centres = np.array(ndimage.center_of_mass(labels, labels, (RIGHT, LEFT)))
+    centres = np.array([_centre(labels == lung) for lung in (RIGHT, LEFT)])
     right, left = nibabel.affines.apply_affine(lungs.affine, centres)[:, 0]
     if right < left:
         raise InputContractError(
@@ -118,6 +117,12 @@ def check_lungs(lungs: Nifti1Image, source: str) -> dict[str, float]:
         )
     _warn_of_cuts(labels, lungs.affine, source)
     return volumes
+
+
+def _centre(lung: Mask) -> Matrix:
+    """Mean position of a lung's voxels, `(3,)`: counts of whole planes tell it, and need no arrays of the CT's size."""
+    counts = [lung.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+    return np.array([np.average(np.arange(len(count)), weights=count) for count in counts])
 
 
 def _warn_of_cuts(labels: Labels, affine: Any, source: str) -> None:
