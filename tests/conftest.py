@@ -33,12 +33,41 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def short_caid():
+    """Have `caid-resnet50` stand for a network with a fiftieth of its parameters, from the file that ships."""
+    from short_caid import short_caid as shortened
+
+    with shortened():
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leave the figures of this test's runs empty files: to draw them takes longer than a run of a few steps."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: Path(path).touch())
+
+
 @pytest.fixture(autouse=True)
 def empty_home(monkeypatch, tmp_path):
     """Keep the user's settings out of every test, and every test out of the user's cache."""
     for name in [name for name in os.environ if name.startswith(SETTINGS)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "zoo-home"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def common_home(scratch):
+    """The cache of fixtures that several tests share, which are made before any test has its own."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ZOO_HOME", str(scratch / "zoo-home"))
+        yield scratch / "zoo-home"
+
+
+@pytest.fixture
+def warm_home(empty_home, common_home, monkeypatch):
+    """That cache for a test that puts nothing else there: the weights that ship are hashed and converted once."""
+    monkeypatch.setenv("ZOO_HOME", str(common_home))
 
 
 @pytest.fixture
@@ -92,6 +121,17 @@ def unet_file(scratch, unet_state):
 
     path = scratch / "best_checkpoint.pth"
     torch.save(unet_state, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def short_file(scratch):
+    """What it has of the network that `short_caid` makes, 2 MB, in the same form."""
+    import torch
+    from short_caid import short_state
+
+    path = scratch / "short.pth"
+    torch.save(short_state(), path)
     return path
 
 

@@ -221,6 +221,7 @@ def test_debug_shows_the_traceback(tmp_path):
     assert "UnknownModelError" in done.stderr
 
 
+@pytest.mark.slow
 def test_light_commands_import_no_torch(tmp_path, in_house):
     """`list`, `info`, `download`, `verify` and `manifest` load neither torch nor numpy."""
     commands = (["list"], ["info", "caid-resnet50"], ["download", "caid-resnet50.in-house"], ["verify"], ["manifest"])
@@ -279,6 +280,7 @@ def test_inspect_of_a_file_that_cannot_be_read(zoo, tmp_path):
     assert "notes.txt" in out
 
 
+@pytest.mark.slow
 def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
     """After `zoo import` the full name loads the user's file, checked and under its digest; the plain one does not."""
     import zoo as package
@@ -295,6 +297,7 @@ def test_import_gives_a_file_a_name(zoo, unet_file, tmp_path):
     assert report.tag == "imported"
 
 
+@pytest.mark.slow
 def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_file, unet_safetensors):
     """With `--default` it moves to the import and back; the list marks it; the user's own file stays."""
     from zoo.manifest import records
@@ -334,6 +337,7 @@ def test_import_says_what_the_plain_name_means_and_remove_undoes_it(zoo, unet_fi
         assert "nothing was imported as" in err
 
 
+@pytest.mark.slow
 def test_import_replaces_an_earlier_one_of_the_same_tag(zoo, unet_file, unet_safetensors):
     """The tag stands for the file imported last."""
     from zoo.manifest import records
@@ -344,6 +348,7 @@ def test_import_replaces_an_earlier_one_of_the_same_tag(zoo, unet_file, unet_saf
     assert [r.sha256 for r in mine] == [hashlib.sha256(unet_safetensors.read_bytes()).hexdigest()]
 
 
+@pytest.mark.slow
 def test_import_knows_the_input_of_the_file(zoo, unet_file, unet_state, tmp_path):
     """`--size`, or what the recipes write into the header, is what `load_transform` then makes of an image."""
     from safetensors.torch import save_file

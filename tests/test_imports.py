@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def name_of(path):
 NAMES = {name_of(path) for path in MODULES}
 
 
+@cache
 def imports(path, *, top_level=False):
     """Modules that a file imports: all of them, or those that importing the file itself imports."""
     found = set()

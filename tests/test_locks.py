@@ -40,6 +40,7 @@ def test_one_process_at_a_time(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["number"]
 
 
+@pytest.mark.slow
 def test_a_killed_holder_holds_nothing(tmp_path):
     """Several find its lock at once, and still one at a time comes in."""
     lock, inside = tmp_path / "lock", tmp_path / "inside"

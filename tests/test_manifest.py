@@ -119,6 +119,7 @@ def test_the_users_manifest_follows_the_cache(tmp_path):
     assert "mine" not in [weights.tag for weights in records("caid-resnet50")]
 
 
+@pytest.mark.slow
 def test_what_was_imported_is_no_default_until_somebody_says_so(tmp_path, monkeypatch):
     """A record that says nothing, as those of 0.1.0 do, leaves the plain name as it is, with its input and options."""
     before = zoo.model_info("glcl-encoder")
@@ -271,6 +272,7 @@ def test_digests_are_compared_in_lower_case(tmp_path):
     assert read_manifest(tmp_path / "m.json")[0].sha256 == "ab" * 32
 
 
+@pytest.mark.slow
 def test_what_ships_fills_its_models():
     """The packaged weights fill every model of their record; the plain name stands for those that are a default."""
     shipped = [r for r in read_manifest(packaged_manifest()) if any(s.startswith("package:") for s in r.sources)]

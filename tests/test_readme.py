@@ -17,6 +17,7 @@ CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_programs_run_one_after_the_other(tmp_path, monkeypatch):
     """Every block of Python, in one session, with a film and a run where they look for one, and no connection."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -156,6 +156,7 @@ def test_the_larger_input_shows_the_same_part_of_the_film():
     assert difference.mean() < 2  # two ways to average a smooth film; another crop differs by tens
 
 
+@pytest.mark.slow
 def test_the_demo_runs_offline_from_shipped_weights(tmp_path, monkeypatch):
     """`run_demo` prints both load reports and the feature, opens no socket, and writes a picture of four panels."""
 

@@ -48,6 +48,7 @@ def run_pt2(file, keys):
     return torch.export.load(file, extra_files=said).module(), said
 
 
+@pytest.mark.slow
 @PROGRAMS
 def test_a_program_gives_the_networks_numbers_and_its_header(zoo, run, tmp_path, option, suffix):
     """For numbers of images that it was neither made from nor tried with; the file of the run names its model."""
@@ -82,6 +83,7 @@ def drawn(count):
     return (torch.rand(count, 1, 4, 4, generator=torch.Generator().manual_seed(count)),)
 
 
+@pytest.mark.slow
 @EXPORTS
 @pytest.mark.parametrize("by", [1e-3, float("nan")])
 def test_a_program_that_differs_is_not_kept(tmp_path, export, by):

@@ -113,6 +113,7 @@ def test_a_series_is_one_volume(zoo, tmp_path):
     assert any(line.startswith("  monai-ssl-vitb16") for line in page)
 
 
+@pytest.mark.slow
 def test_a_cohort_is_counted_and_its_odd_images_are_named(zoo, tmp_path):
     """One with an axis turned, one on another grid, one that is no CT; the model is the one that most of them fit."""
     for i in range(8):
@@ -134,6 +135,7 @@ def test_a_cohort_is_counted_and_its_odd_images_are_named(zoo, tmp_path):
     assert found["values"]["axes to"] == {"LPS": 10, "RPS": 1}
 
 
+@pytest.mark.slow
 def test_films_are_a_cohort_of_films(zoo, tmp_path):
     """As pictures and as DICOM, each an image of its own."""
     assert zoo("doctor", films(tmp_path / "pictures"))[1].startswith("3 of 3 images fit caid-resnet50")

@@ -23,6 +23,8 @@ from zoo.record import RemoteFile
 from zoo.registry import resolve
 from zoo.settings import cache_home
 
+pytestmark = pytest.mark.usefixtures("short_caid")
+
 ENCODER = "caid-resnet50"
 FULL = f"{NAME}.copdgene"
 
@@ -33,8 +35,8 @@ def authors(saved):
     return saved(training_checkpoint(training_state(filled_encoder())))
 
 
-@pytest.fixture(scope="session")
-def classifier(scratch):
+@pytest.fixture(scope="module")
+def classifier(short_caid, scratch):
     """CAiD's encoder with a head of three classes, as fine-tuning saves it."""
     model = zoo.load_model(f"{ENCODER}.chestxray14-800", num_classes=3)
     path = scratch / "classifier.pth"
@@ -85,6 +87,7 @@ def test_the_advice_is_to_import_under_the_tag_on_record():
         zoo.load_model(NAME, offline=True)
 
 
+@pytest.mark.slow
 def test_another_file_of_an_unpublished_digest_is_refused_once_one_is_kept(authors, saved):
     """The first that was imported, or downloaded, counts until the user takes it back."""
     first = import_weights(FULL, authors)
@@ -95,6 +98,7 @@ def test_another_file_of_an_unpublished_digest_is_refused_once_one_is_kept(autho
     assert import_weights(FULL, other).sha256 == hash_file(other)
 
 
+@pytest.mark.slow
 def test_a_file_of_other_names_is_not_what_is_on_record(classifier):
     """A fine-tuned network loads, but cannot be the authors' file."""
     with pytest.raises(CheckpointMismatchError, match=f"the file loads, but is not {ENCODER}.chestxray14"):
@@ -147,33 +151,34 @@ def test_assets_that_lie_beside_the_file_come_with_it(authors, tmp_path, monkeyp
     assert "landmarks" not in caplog.text
 
 
-def test_a_task_head_never_becomes_an_encoders_default(classifier, unet_file):
+def test_a_task_head_never_becomes_an_encoders_default(classifier, short_file):
     """A second fine-tuning run would start from the classes and the test patients of the first."""
     import_weights(f"{ENCODER}.tuned", classifier)
     assert resolve(ENCODER).weights.tag == "chestxray14-800"
     with pytest.raises(OptionError, match="a task head of 3 outputs"):
         import_weights(f"{ENCODER}.tuned", classifier, default=True)
     assert resolve(ENCODER).weights.tag == "chestxray14-800"
-    import_weights(f"{ENCODER}.mine", unet_file, default=True)
+    import_weights(f"{ENCODER}.mine", short_file, default=True)
     assert resolve(ENCODER).weights.tag == "mine"
     with pytest.raises(OptionError, match="a task head of 3 outputs"):
         import_weights(f"{ENCODER}.mine", classifier)
 
 
-def test_an_import_again_keeps_or_changes_what_was_said_of_the_file(unet_file, unet_safetensors):
+@pytest.mark.slow
+def test_an_import_again_keeps_or_changes_what_was_said_of_the_file(short_file, unet_file):
     """`--size` counts on a file that is known; without it the size of before stays, and so does the plain name."""
-    import_weights(f"{ENCODER}.mine", unet_file, default=True)
-    import_weights(f"{ENCODER}.mine", unet_file, size=64)
+    import_weights(f"{ENCODER}.mine", short_file, default=True)
+    import_weights(f"{ENCODER}.mine", short_file, size=64)
     assert zoo.load_transform(f"{ENCODER}.mine").preprocessing.size == (64, 64)
-    assert import_weights(f"{ENCODER}.mine", unet_file).input["size"] == [64, 64]
+    assert import_weights(f"{ENCODER}.mine", short_file).input["size"] == [64, 64]
     assert resolve(ENCODER).weights.tag == "mine"
-    import_weights(f"{ENCODER}.other", unet_safetensors, default=True)
-    import_weights(f"{ENCODER}.mine", unet_file, size=96)
+    import_weights(f"{ENCODER}.other", unet_file, default=True)
+    import_weights(f"{ENCODER}.mine", short_file, size=96)
     assert resolve(ENCODER).weights.tag == "other"
     assert import_weights(f"{ENCODER}.chestxray14", unet_file, size=96).input["size"] == [96, 96]
 
 
-def test_an_import_that_is_refused_leaves_nothing(unet_file, classifier):
+def test_an_import_that_is_refused_leaves_nothing(short_file, classifier):
     """Neither a record nor a copy that no record stands for."""
     for wrong in ({"size": 0}, {"default": True}):
         with pytest.raises(OptionError):
@@ -181,13 +186,13 @@ def test_an_import_that_is_refused_leaves_nothing(unet_file, classifier):
     assert not [path for path in cache_home().rglob("*") if path.is_file()]
 
 
-def test_a_tag_of_a_further_manifest_is_not_taken_over(unet_file, tmp_path, monkeypatch):
+def test_a_tag_of_a_further_manifest_is_not_taken_over(short_file, tmp_path, monkeypatch):
     """Its record comes first, so that an import would be reported and never loaded."""
     record = {"tag": "house", "models": [ENCODER], "state": "hosted", "sources": ["file:w"], "bytes": None}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record | {"sha256": None}]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
     with pytest.raises(OptionError, match="on record in ZOO_MANIFEST"):
-        import_weights(f"{ENCODER}.house", unet_file)
+        import_weights(f"{ENCODER}.house", short_file)
 
 
 def test_many_imports_at_once_lose_no_record(tmp_path):
@@ -237,7 +242,7 @@ def download_what_is_there(file):
 
 @pytest.mark.parametrize("step", ["zoo.fetching.download.copy_file", "zoo.locate.export_safetensors"])
 @pytest.mark.parametrize("then", [import_again, convert_another, download_what_is_there, fetch_another])
-def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, unet_file, monkeypatch):
+def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, short_file, monkeypatch):
     """Of the copy and of the conversion, which are as long as the file; a fetch clears the folder that it writes to."""
 
     def killed(*arguments, **named):
@@ -251,7 +256,7 @@ def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, unet_f
     def child():
         with monkeypatch.context() as patch:
             patch.setattr(step, killed)
-            import_weights(f"{ENCODER}.mine", unet_file)
+            import_weights(f"{ENCODER}.mine", short_file)
             zoo.load_model(f"{ENCODER}.mine")
 
     process = fork(child)
@@ -259,5 +264,5 @@ def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, unet_f
     assert process.exitcode == -signal.SIGKILL
     left = [path for path in cache_home().rglob("*") if path.is_file() and path.read_bytes() == b"half"]
     assert len(left) == 1
-    then(unet_file)
+    then(short_file)
     assert left[0].exists() == (then is fetch_another and left[0].parent.name == "converted")

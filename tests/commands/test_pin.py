@@ -179,6 +179,7 @@ def test_info_says_who_stated_a_digest_that_no_record_has(zoo, hub, tmp_path, mo
         monkeypatch.delenv("ZOO_OFFLINE")
 
 
+@pytest.mark.slow
 def test_an_import_under_a_tag_must_have_the_digests_on_record(zoo, tmp_path, unet_file, unet_safetensors, monkeypatch):
     """A git blob proves it as the authors' where no sha256 is published; another file is refused."""
     known = digests_of(unet_file, ["git_blob"])

@@ -14,6 +14,8 @@ import zoo as package
 from zoo.commands.phantom import chest_phantom
 from zoo.tasks.outputs import Outputs
 
+pytestmark = pytest.mark.usefixtures("short_caid", "warm_home")
+
 NAMES = ("=effusion", "pneumonia")
 """The first would be a formula as the head of a column, were it not for the word before it."""
 

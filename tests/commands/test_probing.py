@@ -12,6 +12,8 @@ from PIL import Image
 from zoo.evaluation import probes
 from zoo.evaluation.report import ProbeReport
 
+pytestmark = pytest.mark.usefixtures("short_caid", "warm_home")
+
 MODEL = "caid-resnet50.chestxray14-800"
 PATIENTS = 16
 COLUMNS = ("--column", "ill", "--group", "patient", "--split", "part")
@@ -62,6 +64,7 @@ def asked(films, *more):
     return ["probe", films / "labels.csv", *COLUMNS, "--device", "cpu", *more]
 
 
+@pytest.mark.slow
 def test_a_name_is_embedded_and_has_its_baselines(zoo, films, tmp_path):
     """The random twin of three seeds and plain intensities; a second run embeds nothing again and finds the same."""
     out = tmp_path / "out"

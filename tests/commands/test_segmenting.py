@@ -109,6 +109,7 @@ def test_what_the_network_sees_is_said(scans, slices_weights, cts, ct_weights, t
     assert "in voxels of 1.5 x 1.5 x 2 mm" in said
 
 
+@pytest.mark.slow
 def test_parts_at_once_and_overlap_reach_the_network(ct_weights, tmp_path, zoo):
     """A CT of several windows: other overlaps give other labels, other batches the same."""
     values = np.random.default_rng(0).normal(40, 60, (70, 24, 12)).astype(np.float32)

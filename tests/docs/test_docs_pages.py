@@ -96,6 +96,7 @@ def test_commands_that_are_shown_take_these_options(path, command, flags):
     assert flags <= set(re.findall(r"--[\w-]+", part)) | OF_TYPER, f"{path} shows zoo {command} {' '.join(flags)}"
 
 
+@pytest.mark.slow
 def test_programs_that_are_shown_run(tmp_path, monkeypatch):
     """Those of the start page and the guides, with the files that they look for."""
     chest = Image.fromarray(chest_phantom())

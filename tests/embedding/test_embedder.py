@@ -15,6 +15,8 @@ from zoo.entry import Parts
 from zoo.errors import OptionError
 from zoo.networks.windows import cut_windows, pool_over
 
+pytestmark = pytest.mark.usefixtures("warm_home")
+
 NAME = "caid-resnet50.chestxray14-800"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 """Batches of other sizes sum in another order, some 1e-6; other images differ by more than 0.01."""

@@ -31,6 +31,8 @@ from zoo.images.finding import find_images
 from zoo.loading import input_of
 from zoo.transforms.image import ImageTransform
 
+pytestmark = pytest.mark.usefixtures("warm_home")
+
 NAME = "caid-resnet50.chestxray14-800"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 """Batches of other sizes sum in another order, some 1e-6; other images differ by more than 0.01."""
@@ -94,6 +96,7 @@ def test_rows_are_the_networks_own_features(zoo, films, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".tmp")] == []
 
 
+@pytest.mark.slow
 def test_csv_has_the_same_numbers(zoo, films, tmp_path):
     """To the last bit, read by loader processes or here, with exit code 0 where every file is good."""
     good = [films / "b.png", films / "a.png"]
@@ -405,6 +408,7 @@ def test_one_bad_image_ends_no_run(films, monkeypatch):
     assert "named pipe" in said["pipe.png"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_dies_ends_no_run(films, monkeypatch):
     """A loader process killed by a decoder or for want of memory costs the one image that it was at."""
     for i in range(3):

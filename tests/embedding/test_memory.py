@@ -56,6 +56,7 @@ print(gc.get_freeze_count())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are not forked, or their pages not counted")
 def test_a_collection_of_garbage_leaves_pages_shared_with_loaders():
     """It writes to each of 300 000 lists, 25 MB, of which the loader would keep its own copy; all is as before then."""

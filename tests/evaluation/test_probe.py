@@ -56,6 +56,7 @@ def test_noise_twice_is_not_told_apart():
     assert "is better" not in " ".join(report.verdict)
 
 
+@pytest.mark.slow
 def test_intervals_of_noise_hold_chance():
     """Scores of all folds in one list would be below it: where a fold tests more of a class, it learnt fewer of it.
 
@@ -206,6 +207,7 @@ def test_training_lists_are_asked_by_paths():
     assert list(probing.image_names(read_labelled(table, "label"))) == paths
 
 
+@pytest.mark.slow
 def test_draws_of_few_labels_are_the_same_for_each_encoder(monkeypatch):
     """Two encoders that were given other patients would differ by the draw."""
     asked = []

@@ -573,6 +573,7 @@ def test_kill_9_during_the_download_and_again(home, known):
     assert leftovers(home) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_eight_processes_at_once(home, known):
     """Eight processes that all have begun before any may end: each ends well, with one right file and nothing else."""

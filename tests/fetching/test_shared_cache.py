@@ -13,6 +13,8 @@ from zoo.commands.importing import import_weights
 from zoo.manifest import user_manifest
 from zoo.settings import cache_home
 
+pytestmark = pytest.mark.usefixtures("short_caid")
+
 MODEL = "caid-resnet50.chestxray14-800"
 NOBODY = 65534
 PRIVATE = 77
@@ -39,10 +41,10 @@ def strict():
 
 
 @pytest.mark.parametrize(("mode", "folder", "file"), [(0o2775, 0o2775, 0o664), (0o700, 0o700, 0o600)])
-def test_what_is_put_into_a_cache_is_as_open_as_the_cache(shared, strict, unet_file, mode, folder, file):
+def test_what_is_put_into_a_cache_is_as_open_as_the_cache(shared, strict, short_file, mode, folder, file):
     """Copies, conversions, stamps and the manifest, whatever the umask; a private cache stays private."""
     shared.chmod(mode)
-    import_weights("caid-resnet50.mine", unet_file)
+    import_weights("caid-resnet50.mine", short_file)
     zoo.load_model("caid-resnet50.mine")
     zoo.load_model(MODEL)
     found = list(shared.rglob("*"))
@@ -80,18 +82,18 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 @needs_root
-def test_another_user_loads_what_the_first_put_there(shared, strict, unet_file):
+def test_another_user_loads_what_the_first_put_there(shared, strict, short_file):
     """From a cache that is open to all, with a manifest and files written under a strict umask."""
     shared.chmod(0o755)
-    import_weights("caid-resnet50.mine", unet_file)
+    import_weights("caid-resnet50.mine", short_file)
     assert as_nobody(lambda: zoo.load_model("caid-resnet50.mine", offline=True)) == 0
 
 
 @needs_root
 @pytest.mark.parametrize("where", ["home", "within"])
-def test_what_cannot_be_read_counts_as_absent(shared, unet_file, where, caplog):
+def test_what_cannot_be_read_counts_as_absent(shared, short_file, where, caplog):
     """Private stamps, copies, folders and manifest of another user: what ships with the package loads even so."""
-    import_weights("caid-resnet50.mine", unet_file, default=True)
+    import_weights("caid-resnet50.mine", short_file, default=True)
     zoo.load_model(MODEL)
     zoo.load_model("caid-resnet50.mine")
     if where == "home":
@@ -108,12 +110,12 @@ def test_what_cannot_be_read_counts_as_absent(shared, unet_file, where, caplog):
 
 
 @needs_root
-def test_a_private_stamp_or_file_does_not_stop_another_user(shared, unet_file):
+def test_a_private_stamp_or_file_does_not_stop_another_user(shared, short_file):
     """Each file alone: it is hashed anew, converted anew, or fetched anew from where it came."""
-    import_weights("caid-resnet50.mine", unet_file)
+    import_weights("caid-resnet50.mine", short_file)
     zoo.load_model("caid-resnet50.mine")
-    os.chmod(unet_file, 0o644)
-    os.chmod(unet_file.parent, 0o755)
+    os.chmod(short_file, 0o644)
+    os.chmod(short_file.parent, 0o755)
     private = [path for path in shared.rglob("*") if path.is_file() and path != user_manifest()]
     assert len(private) == 4
     for path in private:
@@ -124,9 +126,9 @@ def test_a_private_stamp_or_file_does_not_stop_another_user(shared, unet_file):
         assert as_nobody(lambda: zoo.load_model("caid-resnet50.mine", offline=True)) == 0, path
 
 
-def test_a_stamp_of_absurd_depth_counts_as_none(unet_file):
+def test_a_stamp_of_absurd_depth_counts_as_none(short_file):
     """It only means that the file is hashed again."""
-    import_weights("caid-resnet50.mine", unet_file)
+    import_weights("caid-resnet50.mine", short_file)
     for stamp in cache_home().glob("files/*.json"):
         stamp.write_text("[" * 100_000)
     assert zoo.load_report(zoo.load_model("caid-resnet50.mine")).tag == "mine"

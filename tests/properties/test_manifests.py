@@ -53,6 +53,7 @@ def read(*weights):
         return read_manifest(path)
 
 
+@pytest.mark.slow
 @given(record=RECORD)
 def test_a_record_is_read_as_it_is_written(record):
     """Digests in small letters, lists as tuples, all else as it stands."""

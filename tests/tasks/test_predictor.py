@@ -20,6 +20,8 @@ from zoo.tasks.outputs import Outputs, columns_of
 from zoo.tasks.predictor import Predictor
 from zoo.tasks.saved import read_saved, write_model
 
+pytestmark = pytest.mark.usefixtures("short_caid", "warm_home")
+
 NAMES = ("effusion", "pneumonia")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 """Batches of other sizes sum in another order, some 1e-6; other images differ by more than 0.01."""
@@ -241,6 +243,7 @@ def test_what_is_written_can_be_read(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_other_commands_take_the_file(run, tmp_path, films, zoo):
     """Exported, it predicts the same; inspected, embedded and imported, it is what any file of the model is."""
     from zoo import load_model, load_predictor, model_info

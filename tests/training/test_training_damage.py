@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
+import resource
 import shutil
-import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 import toy_run
@@ -19,12 +22,14 @@ from scripted import ONE, Numbers, Scripted, run
 from torch import nn
 from toy_run import assert_identical, toy
 
-import zoo
 from zoo.errors import CheckpointFormatError, IntegrityError, OptionError
+from zoo.files import this_process
 from zoo.training.args import TrainArgs, arg, run_command
-from zoo.training.lock import LOCK
+from zoo.training.lock import LOCK, holding
 from zoo.training.loop import fit
 from zoo.training.saving import check_seal, read_state, write_state
+
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 EPOCHS = ["--epochs", 2, "--schedule", "constant"]
 
@@ -272,27 +277,27 @@ def test_a_folder_that_is_removed_ends_the_run(tmp_path, monkeypatch):
     assert not out.exists()
 
 
-FULL = """
-import resource, sys, toy_run, scripted
-from zoo.training.args import run_command
-def validate(method, epoch):
-    if epoch:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-    return {"a": 1.0 - epoch}
-run_command(lambda: scripted.run(scripted.Scripted(), sys.argv[1], validate, epochs=3, monitor="val_a"))
-"""
-
-
 @pytest.mark.parametrize("room", [0, 300, 1000])
 def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
     """What was saved is as it was, no temporary file is left, and once there is room the run goes on."""
-    tests = Path(toy_run.__file__).parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests}:{Path(zoo.__file__).parents[1]}"}
-    environment.pop("COVERAGE_PROCESS_CONFIG", None)  # its own file would be refused room, too, and it would say so
-    command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(room)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def validate(_: nn.Module, epoch: int) -> dict[str, float]:
+        if epoch:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        return {"a": 1.0 - epoch}
+
+    def bounded() -> None:
+        """In a process of its own, whose files alone are bounded, that of what it says among them."""
+        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), pytest.raises(SystemExit) as stopped:
+            run_command(lambda: run(Scripted(), tmp_path / "run", validate, epochs=3, monitor="val_a"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)  # what coverage writes at the end has room
+        said.send(str(stopped.value.code))
+
+    heard, said = multiprocessing.Pipe(duplex=False)
+    assert forked.wait(forked.start(bounded)) == 0
+    last = heard.recv()
     assert last.startswith("OSError: ")
     assert "cannot be written: File too large. What was saved before stays" in last
     assert read_state(tmp_path / "run" / "last.pt")["epoch"] == 1
@@ -306,27 +311,34 @@ def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
 
 def test_a_second_run_in_a_folder_is_refused(tmp_path, monkeypatch):
     """While the first is at work, and not when it is over; the first is not disturbed."""
-    command = [sys.executable, toy_run.__file__, *toy(tmp_path, *EPOCHS, "--pause", 0.3)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    first = subprocess.Popen(command, env=environment)
-    while not (tmp_path / LOCK).exists():
-        assert first.poll() is None
+    out, plain = tmp_path / "run", toy_run.Toy.forward
+
+    def waiting(self, batch):
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        return plain(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(toy_run.Toy, "forward", waiting)
+        first = forked.start(toy_run.main, toy(out, *EPOCHS))
+    while not (out / LOCK).exists():
+        assert first.exitcode is None
+        time.sleep(0.01)
     for flags in ([], ["--resume"]):
-        with pytest.raises(OptionError, match=rf"at work in --out {tmp_path} \(process {first.pid} on "):
-            toy_run.main(toy(tmp_path, *EPOCHS, *flags))
-    assert first.wait(60) == 0
-    assert not (tmp_path / LOCK).exists()
-    toy_run.main(toy(tmp_path, *EPOCHS, "--resume"))
+        with pytest.raises(OptionError, match=rf"at work in --out {out} \(process {first.pid} on "):
+            toy_run.main(toy(out, *EPOCHS, *flags))
+    (tmp_path / "go").touch()
+    assert forked.wait(first) == 0
+    assert not (out / LOCK).exists()
+    toy_run.main(toy(out, *EPOCHS, "--resume"))
 
 
 def test_a_dead_run_holds_nothing(tmp_path):
     """After kill -9 the lock stays, and is taken over with what its holder had half written; so is an empty one."""
-    dead = subprocess.Popen(
-        [sys.executable, "-c", "from zoo.files import this_process; print(this_process())"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    name = dead.communicate()[0].strip()
+    heard, said = multiprocessing.Pipe(duplex=False)
+    dead = forked.start(lambda: said.send(this_process()))
+    assert forked.wait(dead) == 0
+    name = heard.recv()
     (tmp_path / LOCK).write_text(f"{name} process {dead.pid} on here")
     (tmp_path / f".last.pt.{name}.01234567.tmp").write_text("half")
     start(tmp_path)
@@ -353,23 +365,25 @@ def test_a_run_of_another_machine_is_at_work_while_it_writes(tmp_path):
 
 def test_of_many_that_take_over_a_dead_run_one_is_left(tmp_path):
     """They begin at once, on the same lock."""
-    code = (
-        "import os, sys, time; from pathlib import Path; from zoo.training.lock import holding\n"
-        "out = Path(sys.argv[1])\n"
-        "(out / f'ready{os.getpid()}').touch()\n"
-        "while not (out / 'go').exists(): pass\n"
-        "try:\n  with holding(out):\n    while not (out / 'stop').exists(): time.sleep(0.01)\n"
-        "except Exception as error: sys.exit(3 if type(error).__name__ == 'OptionError' else 4)"
-    )
     (tmp_path / LOCK).write_text("0123456789ab-1-1 process 1 on elsewhere")
     os.utime(tmp_path / LOCK, (1, 1))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    many = [subprocess.Popen(command, env=environment) for _ in range(6)]
+
+    def take_over() -> None:
+        (tmp_path / f"ready{os.getpid()}").touch()
+        while not (tmp_path / "go").exists():
+            pass
+        try:
+            with holding(tmp_path):
+                while not (tmp_path / "stop").exists():
+                    time.sleep(0.01)
+        except OptionError:
+            sys.exit(3)
+
+    many = [forked.start(take_over) for _ in range(6)]
     while len(list(tmp_path.glob("ready*"))) < len(many):
         time.sleep(0.01)
     (tmp_path / "go").touch()
-    while sum(process.poll() is None for process in many) > 1:
+    while sum(process.exitcode is None for process in many) > 1:
         time.sleep(0.01)
     (tmp_path / "stop").touch()
-    assert sorted(process.wait(60) for process in many) == [0, 3, 3, 3, 3, 3]
+    assert sorted(map(forked.wait, many)) == [0, 3, 3, 3, 3, 3]

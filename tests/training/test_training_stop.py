@@ -9,8 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import forked
 import gloo
 import pytest
 import torch
@@ -20,19 +22,18 @@ from toy_run import assert_identical, state_of, toy
 import zoo
 from zoo import stopping
 from zoo.stopping import Stopped, deferring, heeding_signals
+from zoo.training.args import run_command
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 FLAGS = ["--validate", "--schedule", "cosine-per-step", "--accumulate", 2]
 STEPS = 16
 
 
-def start(out: Path, *flags: object) -> subprocess.Popen[str]:
-    """A process of its own, as a scheduler starts it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    command = [sys.executable, toy_run.__file__, *toy(out, *flags)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def start(out: Path, *flags: object) -> BaseProcess:
+    """The command in a process of its own, as a scheduler starts it, without the imports."""
+    return forked.start(run_command, lambda: toy_run.main(toy(out, *flags)))
 
 
 def assert_same_run(first: Path, second: Path) -> None:
@@ -63,6 +64,7 @@ def whole(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_ten_random_signals_then_resume_ends_with_the_same_weights(tmp_path, whole):
     """Each ends the run at another step, by another signal, kill -9 among them; of an epoch nothing is done twice."""
     rng = random.Random(7)
@@ -83,11 +85,11 @@ def test_ten_random_signals_then_resume_ends_with_the_same_weights(tmp_path, who
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number):
+def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number, capfd):
     """One line says how to go on; last.pt is of the step that was computed, best.pt is not; the folder is free."""
     process = start(tmp_path / "run", "--kill-step", 6, "--kill-signal", int(number), "--workers", 1)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (75, "")
+    code, (out, err) = forked.wait(process), capfd.readouterr()
+    assert (code, out) == (75, "")
     assert [line for line in err.splitlines() if not line.startswith("training: ")] == [
         f"stopped by {number.name} after step 2 of epoch 2, saved in {tmp_path / 'run' / 'last.pt'}: the same command "
         "with --resume goes on"
@@ -105,21 +107,23 @@ def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number):
     ]
 
 
+@pytest.mark.slow
 def test_a_scheduler_s_signal_to_all_processes_ends_the_run_as_well(tmp_path, whole):
     """Loader processes that died of it would take the step, and what is to be saved, with them."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    command = [sys.executable, toy_run.__file__, *toy(tmp_path, *FLAGS, "--workers", 2, "--pause", 0.2)]
+    command = [sys.executable, toy_run.__file__, *toy(tmp_path, *FLAGS, "--workers", 2, "--pause", 0.1)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not (tmp_path / "run.log").exists():
+    while not (tmp_path / "last.pt").exists():
+        assert process.poll() is None
         time.sleep(0.05)
-    time.sleep(1.0)
-    os.killpg(process.pid, signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # in the second epoch, of 0.8 seconds
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
     toy_run.main(toy(tmp_path, *FLAGS, "--resume"))
     assert_same_run(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_at_one_step(tmp_path):
     """The signal reaches one of them alone; both save the same step, and go on to the weights of an unbroken run."""
     flags = ["--epochs", 2, "--schedule", "constant"]

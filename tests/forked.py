@@ -1,0 +1,39 @@
+"""A function in a process of its own, as a scheduler starts it: forked, so that it has the imports and the patches."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+
+def start(function: Callable[..., object], *args: Any) -> BaseProcess:
+    """Start it as the first process of a group; what it writes goes where this process's output goes."""
+    process = multiprocessing.get_context("fork").Process(target=_alone, args=(function, args))
+    process.start()
+    return process
+
+
+def wait(process: BaseProcess, seconds: float = 60) -> int:
+    """The exit code of a process, which has some time to end."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise AssertionError(f"a process did not end in {seconds} seconds")
+    return process.exitcode
+
+
+def _alone(function: Callable[..., object], args: tuple[Any, ...]) -> None:
+    os.setsid()
+    code: Any = 0
+    try:
+        function(*args)
+    except SystemExit as end:
+        code = end.code
+    gc.collect()  # loaders that the exception held end their processes, which heed no signal
+    sys.exit(code)
