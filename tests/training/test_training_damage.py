@@ -280,7 +280,6 @@ def test_a_folder_that_is_removed_ends_the_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("room", [0, 300, 1000])
 def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
     """What was saved is as it was, no temporary file is left, and once there is room the run goes on."""
-
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def validate(_: nn.Module, epoch: int) -> dict[str, float]:
