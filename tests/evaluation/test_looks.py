@@ -1,6 +1,5 @@
 """Maps of features: by UMAP where it is installed, by PCA elsewhere."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -14,19 +13,18 @@ from zoo.evaluation import looks
 from zoo.evaluation.page import html_of
 
 SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text())
-HAS_UMAP = importlib.util.find_spec("umap") is not None
 
 
 def test_without_umap_the_map_is_by_pca(monkeypatch):
     """The axes say their share of the variance."""
-    monkeypatch.setattr(looks, "find_spec", lambda name: None)
+    monkeypatch.setattr(looks, "has_umap", lambda: False)
     report = run(planted(table_of()), table_of(), sizes=())
     assert report.encoders[0].map.method == "PCA"
     assert 0 < report.encoders[0].map.explained[1] <= report.encoders[0].map.explained[0]
     assert "at its first two principal components" in html_of(report, {})
 
 
-@pytest.mark.skipif(not HAS_UMAP, reason="umap-learn is not installed")
+@pytest.mark.skipif(not looks.has_umap(), reason="umap-learn is not installed")
 def test_with_umap_the_map_is_by_it(monkeypatch):
     """The same at every run; the page says the method and the seed, and no share of a variance."""
     table = table_of()

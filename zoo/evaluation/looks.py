@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib import metadata
 
 import numpy as np
 
@@ -44,12 +44,12 @@ def pick_queries(fold: Fold, strata: Array, seed: int) -> list[int]:
 def map_of(features: FeatureSet, mapped: Sequence[int], position: dict[int, int], seed: int) -> Map:
     """Return some cases in two dimensions, of the standardised features of all.
 
-    By UMAP where the package `umap` is installed and there are cases enough for its neighbourhoods, else by PCA.
+    By UMAP where umap-learn is installed and there are cases enough for its neighbourhoods, else by PCA.
     """
     values = features.values.astype(np.float64)
     mean, deviation = standard_of(values)
     values = (values - mean) / deviation
-    by_umap = len(mapped) >= FEWEST_BY_UMAP and find_spec("umap") is not None
+    by_umap = len(mapped) >= FEWEST_BY_UMAP and has_umap()
     points, explained = (_by_umap if by_umap else _by_pca)(values, list(mapped), seed)
     return Map(
         tuple(position[i] for i in mapped),
@@ -58,6 +58,15 @@ def map_of(features: FeatureSet, mapped: Sequence[int], position: dict[int, int]
         explained,
         "UMAP" if by_umap else "PCA",
     )
+
+
+def has_umap() -> bool:
+    """Whether umap-learn is installed; another package has the name `umap`."""
+    try:
+        metadata.version("umap-learn")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _by_pca(values: Floats, mapped: Sequence[int], seed: int) -> tuple[Floats, tuple[float, float]]:

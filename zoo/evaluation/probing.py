@@ -21,6 +21,7 @@ from zoo.evaluation.copies import check_images
 from zoo.evaluation.fitting import Plan, judge
 from zoo.evaluation.judging import ROUNDS
 from zoo.evaluation.labelled import Labelled, read_labelled
+from zoo.evaluation.looks import has_umap
 from zoo.evaluation.report import ProbeReport, Repeat
 from zoo.evaluation.seen import look_up
 from zoo.evaluation.sources import Contender, Where, find_contenders
@@ -212,7 +213,7 @@ def _table_digest(table: Any) -> str:
 
 def _packages() -> Iterator[str]:
     yield from _PACKAGES
-    if find_spec("umap") is not None:  # else maps are by PCA
+    if has_umap():  # else maps are by PCA
         yield "umap-learn"
 
 
