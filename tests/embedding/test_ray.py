@@ -119,6 +119,7 @@ def workers_of(process):
     return [child for child in alive if "MapWorker" in "".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_the_local_engine_though_a_worker_is_killed(alone, films, tmp_path, monkeypatch):
     """To the bit, in the same columns, none lost or doubled; a film that kills its reader costs itself alone."""
     embedder = FatalEmbedder(NAME, device="cpu", batch_size=1)
@@ -148,6 +149,7 @@ def test_rows_are_those_of_the_local_engine_though_a_worker_is_killed(alone, fil
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_a_unit_that_kills_every_actor_is_given_up(alone, films, tmp_path):
     """After three; Ray would start actors for it without end. All others are embedded."""
     embedder = FatalNetwork(NAME, device="cpu", batch_size=1)
@@ -157,6 +159,7 @@ def test_a_unit_that_kills_every_actor_is_given_up(alone, films, tmp_path):
     assert sorted(read_features(tmp_path / "out").table.id) == ["0.png", "1.png"]
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_between_units_is_held_against_none(films):
     """Only units that were begun and not ended count, and two deaths are not yet too many."""
     cases, deaths = read_list(films, volumes=False).take([0, 1, 2]), _Deaths()
@@ -172,6 +175,7 @@ def test_an_actor_that_dies_between_units_is_held_against_none(films):
         deaths.begin(8)
 
 
+@pytest.mark.slow
 def test_a_signal_keeps_what_is_done_and_leaves_no_process(alone, films, tmp_path):
     """Exit code 75 for SIGTERM, for which Ray has a handler of its own; the cluster that was started ends too."""
     listed = write_list(tmp_path / "many.csv", [(str(i), "films/0.png", "") for i in range(20_000)])

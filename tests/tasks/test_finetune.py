@@ -32,9 +32,9 @@ from zoo.tasks.outputs import columns_of
 from zoo.tasks.saved import read_saved
 from zoo.training.args import flag_of
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("one_thread", "short_caid", "undrawn", "warm_home"), pytest.mark.slow]
 
-QUICK = ("--epochs", 2, "--steps-per-epoch", 2, "--batch-size", 4)
+QUICK = ("--epochs", 2, "--steps-per-epoch", 2, "--batch-size", 4, "--seed", 1)
 MODEL = "caid-resnet50.chestxray14-800"
 
 

@@ -23,6 +23,7 @@ def batch_of(name, seeds, shape):
     return {"image": image[None], "label": label[None]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SEGMENTING if name not in ALIKE])
 def test_a_network_learns_to_segment(name):
     """The loss falls, a ball that it has not seen is found, and no parameter is left out, as plain DDP needs it."""

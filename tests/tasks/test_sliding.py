@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
 from PIL import Image
+from safetensors.torch import save_file
 from torch import nn
 
 import zoo as package
@@ -194,22 +195,22 @@ def test_one_logit_is_that_of_a_structure(tmp_path):
     assert 0.1 < labels.mean() < 0.9
 
 
+@pytest.mark.slow
 def test_segment_writes_labels_of_films(tmp_path, zoo):
     """`zoo segment` with a U-Net for films: PNG of each film's own size; of one that restores films, none."""
     torch.manual_seed(0)
     model = package.load_model("caid-resnet50-unet", pretrained=False, num_classes=3)
-    torch.save(model.state_dict(), tmp_path / "w.pt")
+    weights = tmp_path / "w.safetensors"
+    save_file(model.state_dict(), weights, metadata={"input": '{"size": [64, 64], "resize": 73}'})
     rng = np.random.default_rng(0)
     for name in ("a", "b"):
-        Image.fromarray(rng.integers(0, 256, (260, 300), dtype=np.uint8)).save(tmp_path / f"{name}.png")
-    code, said, err = zoo(
-        "segment", "caid-resnet50-unet", tmp_path, "--checkpoint", tmp_path / "w.pt", "-o", tmp_path / "out"
-    )
+        Image.fromarray(rng.integers(0, 256, (80, 90), dtype=np.uint8)).save(tmp_path / f"{name}.png")
+    code, said, err = zoo("segment", "caid-resnet50-unet", tmp_path, "--checkpoint", weights, "-o", tmp_path / "out")
     assert code == 0, err
     assert "labels of 2 film(s)" in said
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a_labels.png", "b_labels.png"]
     labels = read_label_picture(tmp_path / "out" / "a_labels.png")
-    transform = package.load_transform("caid-resnet50-unet", checkpoint=tmp_path / "w.pt")
+    transform = package.load_transform("caid-resnet50-unet", checkpoint=weights)
     expected = label_image(get_entry("caid-resnet50-unet"), model, transform, tmp_path / "a.png")[0]
     assert np.array_equal(labels, expected)
     code, _, err = zoo("segment", "caid-resnet50-unet", tmp_path / "a.png", "-o", tmp_path / "none")

@@ -21,7 +21,7 @@ from zoo.training.loop import fit, mean_losses
 from zoo.training.runlog import read_log
 from zoo.training.saving import read_state, write_state
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 
 @pytest.mark.parametrize(("accumulate", "precision"), [(1, "fp32"), (4, "fp32"), (1, "fp16")])

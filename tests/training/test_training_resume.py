@@ -21,13 +21,14 @@ from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 
 def epochs_in(out: Path) -> list[int]:
     return [line["epoch"] for line in read_log(out / "log.jsonl")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_kill_9_in_an_epoch_then_resume_ends_with_the_same_weights(tmp_path, workers):
     """A run killed at an arbitrary moment ends bit for bit as an uninterrupted one, optimiser and log too."""
@@ -77,6 +78,7 @@ def test_state_differs_between_the_processes(whole_on_two):
     assert not torch.equal(first["memory"], second["memory"])
 
 
+@pytest.mark.slow
 def test_two_processes_resume_after_one_was_killed_in_an_epoch(tmp_path, whole_on_two):
     """Process 1 dies in epoch 2 (its 10th of 16 steps), the other with it; both go on to the same weights each."""
     codes = gloo.wait(gloo.start(toy_run.main, 2, tmp_path / "group", toy(tmp_path / "cut", "--kill-step", 10)))
@@ -89,6 +91,7 @@ def test_two_processes_resume_after_one_was_killed_in_an_epoch(tmp_path, whole_o
     assert epochs_in(tmp_path / "cut") == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_two_processes_resume_after_a_kill_halfway_through_a_save(tmp_path, whole_on_two):
     """The other process's file is an epoch ahead of last.pt then; the end is the same."""
     codes = gloo.wait(gloo.start(toy_run.main, 2, tmp_path / "group", toy(tmp_path / "cut", "--kill-save", 3)))
