@@ -293,8 +293,9 @@ CHECKS = {
 
 
 def takes_long(name, capability):
-    """Graphs are made of thousands of operations, one by one; those of a Swin transformer lay its windows too."""
-    return capability == "ONNX" or (capability == "batch" and "swin" in name)
+    """Graphs are made of thousands of operations, one by one: more for open sides, of decoders, and of windows."""
+    is_long = "swin" in name or "unet" in name
+    return capability in ("ONNX", "sizes") or (is_long and capability in ("batch", "compile"))
 
 
 CELLS = [
