@@ -56,8 +56,8 @@ def _read(file: FileIO, start: int, layout: Tensor) -> Tensor:
     steps = zip(layout.size(), layout.stride(), strict=True)
     count = 1 + sum((side - 1) * stride for side, stride in steps) if layout.numel() else 0
     flat = torch.empty(count, dtype=layout.dtype, device="cpu")
-    file.seek(start + layout.storage_offset() * layout.itemsize)
-    memory = memoryview(flat.view(torch.uint8).numpy())
+    file.seek(start + int(layout.storage_offset()) * layout.itemsize)
+    memory = flat.view(torch.uint8).numpy().data
     while memory:
         if not (length := file.readinto(memory)):
             raise ZipProblem("it was cut short while it was read")
