@@ -33,6 +33,8 @@ class Small:
     """Of the entries that are made for several."""
     shorten: Callable[[nn.Module], None] = lambda network: None
     """Takes layers out of a network that has several of a kind in a row."""
+    narrow: int = 1
+    """What the channels are divided by, of entries that are made for one width; `cheap` alone."""
     cheap: bool = False
     """Whether values are given to the layers that are left alone, each of which can start by itself."""
 
@@ -68,6 +70,12 @@ class _Widen(nn.Module):
         return torch.cat([x, copies[:, : self.added]], 1)
 
 
+def _two_of_twelve_blocks(network: nn.Module) -> None:
+    """Keep the first and the last block of a UNETR's ViT, whose decoder counts twelve."""
+    for i in range(1, len(network.vit.blocks) - 1):
+        network.vit.blocks[i] = nn.Identity()
+
+
 def _two_dense_layers(network: nn.Module) -> None:
     """Keep two of the 6 to 24 layers of each block: graphs are made of a network layer by layer."""
     for block in (module for name, module in network.features.named_children() if name.startswith("denseblock")):
@@ -81,7 +89,7 @@ def _two_dense_layers(network: nn.Module) -> None:
 def _small_windows(network: nn.Module) -> None:
     """Have a Swin transformer attend to 3 voxels a side instead of 7: masks of 343 x 343 take its export half a minute.
 
-    The maps of 16, 8 and 4 voxels a side are padded and shifted all the same.
+    The maps of 16 voxels a side are padded and shifted all the same.
     """
     from monai.networks.nets.swin_unetr import BasicLayer, SwinTransformerBlock, WindowAttention
 
@@ -94,6 +102,29 @@ def _small_windows(network: nn.Module) -> None:
             module.attn = WindowAttention(old.dim, old.num_heads, module.window_size, qkv_bias=old.qkv.bias is not None)
 
 
+class _Merge(nn.Module):
+    """What is left of a stage of a Swin transformer without its blocks: half the sides, twice the channels."""
+
+    def __init__(self, merging: nn.Module) -> None:
+        super().__init__()
+        self.merging = merging
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.merging(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _small_swin(network: nn.Module) -> None:
+    """Keep the blocks of the first stage, which pads and shifts its windows, and of the last, which is one window.
+
+    Masks are laid part by part, in hundreds of operations for each stage.
+    """
+    transformer = getattr(network, "swinViT", network)
+    for stages in (transformer.layers2, transformer.layers3):
+        stages[0] = _Merge(stages[0].downsample)
+    transformer.layers4[0].blocks = transformer.layers4[0].blocks[:1]
+    _small_windows(network)
+
+
 def _one_bottleneck_in_encoder(network: nn.Module) -> None:
     _one_bottleneck(network.encoder)
 
@@ -101,24 +132,26 @@ def _one_bottleneck_in_encoder(network: nn.Module) -> None:
 SMALL = {
     "anatomix-unet": Small((1, 32, 32, 48), 16, options={"width": 4}),
     "brainiac-vitb16": Small((1, 96, 96, 96), 16, shorten=_two_blocks),
-    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, cheap=True),
-    "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck, cheap=True),
-    "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder, cheap=True),
-    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block, cheap=True),
-    "ct-fm-segresnet": Small((1, 32, 48, 32), 16, shorten=_one_residual_block, cheap=True),
+    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, narrow=4, cheap=True),
+    "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck, narrow=4, cheap=True),
+    "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder, narrow=4, cheap=True),
+    "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block, narrow=4, cheap=True),
+    "ct-fm-segresnet": Small(
+        (1, 32, 48, 32), 16, options={"num_classes": 2}, shorten=_one_residual_block, narrow=4, cheap=True
+    ),
     "drasclr-cnn3d": Small((1, 32, 32, 32), 32, options={"experts": 2}),
-    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, cheap=True),
-    "genesis-encoder": Small((1, 16, 24, 16), 8),
-    "genesis-unet3d": Small((1, 16, 24, 16), 8),
+    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, narrow=8, cheap=True),
+    "genesis-encoder": Small((1, 16, 24, 16), 8, narrow=4, cheap=True),
+    "genesis-unet3d": Small((1, 16, 24, 16), 8, narrow=4, cheap=True),
     "glcl-encoder": Small((1, 64, 96), 32),
     "glcl-unet": Small((1, 64, 96), 32),
     "monai-ssl-vitb16": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
     "monai-ssl-vitautoenc": Small((1, 48, 32, 32), 16, options=_VIT | {"num_layers": 2}),
-    "monai-ssl-unetr": Small((1, 48, 32, 32), 16, options=_VIT | {"feature_size": 4}),
+    "monai-ssl-unetr": Small((1, 48, 32, 32), 16, options=_VIT | {"feature_size": 4}, shorten=_two_of_twelve_blocks),
     "rad-dino-vitb14": Small((3, 28, 42), 14, shorten=_two_of_timms_blocks),
-    "voco-swinvit-b": Small((1, 32, 32, 32), 32, width=_NARROW, shorten=_small_windows),
-    "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW, shorten=_small_windows),
-    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61, shorten=_two_dense_layers),
+    "voco-swinvit-b": Small((1, 32, 32, 32), 32, width=_NARROW, shorten=_small_swin),
+    "voco-swinunetr-b": Small((1, 64, 32, 32), 32, width=_NARROW, shorten=_small_swin),
+    "yaware-densenet121": Small((1, 64, 64, 64), 1, least=61, shorten=_two_dense_layers, narrow=4, cheap=True),
 }
 ALIKE = {
     f"{name}-swin{part}{size}": f"voco-swin{part}-b"
@@ -135,12 +168,34 @@ def build_small(name: str, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     if small.cheap:
         network = build_network(entry, config)
+        _narrow(network, small.narrow)
         small.shorten(network)
         _start(network)
     else:
         network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
         small.shorten(network)
     return network.eval()
+
+
+def _narrow(network: nn.Module, by: int) -> None:
+    """Divide all channels of a network without values, but those of images and of outputs, which are fewer than 16."""
+    for module in network.modules():
+        for count in ("in_channels", "out_channels", "in_features", "out_features", "num_features"):
+            if isinstance(found := getattr(module, count, None), int):
+                setattr(module, count, _fewer(found, by))
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(_corner(parameter, by)))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, _corner(buffer, by))
+
+
+def _fewer(channels: int, by: int) -> int:
+    return channels // by if channels >= 16 else channels
+
+
+def _corner(tensor: torch.Tensor, by: int) -> torch.Tensor:
+    """Of layers, whose first two axes are channels."""
+    return tensor.detach()[tuple(slice(_fewer(side, by)) for side in tensor.shape[:2])]
 
 
 def _start(network: nn.Module) -> None:

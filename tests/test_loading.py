@@ -132,6 +132,7 @@ def test_the_users_default_dtype_does_not_matter(unet_safetensors):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_training_leaves_the_file_alone(tmp_path, unet_state):
     """Mapped tensors are private: a step of SGD changes the network and not a byte of the file."""
     for path, save in ((tmp_path / "x.safetensors", save_file), (tmp_path / "x.pth", torch.save)):
@@ -223,6 +224,7 @@ def test_the_report_prints_as_a_table(unet_file):
     ]
 
 
+@pytest.mark.slow
 def test_the_report_survives_wrapping_and_copying(unet_safetensors):
     """DDP's and the compiler's wrappers are looked through; a copy keeps its report; other networks have none."""
     model = zoo.load_model("caid-resnet50", checkpoint=unet_safetensors)
@@ -303,6 +305,7 @@ def test_the_log_says_which_weights_they_are(trained_by, level, text, manifest, 
     assert str(report).startswith(f"caid-resnet50.mine from file:{unet_safetensors} (sha256 {report.sha256[:12]}…)")
 
 
+@pytest.mark.slow
 def test_a_pickle_is_converted_once(manifest, unet_file, monkeypatch):
     """The second load reads the safetensors copy; outputs and report stay the same."""
     manifest(record(unet_file))
@@ -324,6 +327,7 @@ def test_a_pickle_is_converted_once(manifest, unet_file, monkeypatch):
     assert len(zoo.load_report(second).dropped) == 62
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["bytes", "another version", "no stamp"])
 def test_a_copy_that_cannot_be_trusted_is_made_again(damage, manifest, unet_file, monkeypatch):
     """Damaged, written by another version of the package, or without a stamp to prove it."""
@@ -365,6 +369,7 @@ def test_safetensors_are_read_as_they_are(manifest, unet_safetensors):
     assert not (cache_home() / "converted").exists()
 
 
+@pytest.mark.slow
 def test_tags_choose_among_weights(manifest, tmp_path, unet_state):
     """The first hosted default without a tag; the others by name; demonstrations never by accident."""
     paths = {}
@@ -460,6 +465,7 @@ def test_the_transform_follows_a_file_of_ones_own(manifest, unet_safetensors, un
 # --- looking into files -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inspection_says_what_a_file_is_and_fits(tmp_path, unet_state):
     """Format, containers, prefixes, types, the models it fits and how to load it: both as fields and as a page."""
     path = tmp_path / "training.pth"
@@ -551,6 +557,7 @@ def test_impossible_rates_are_refused(wrong):
         zoo.param_groups(model, **wrong)
 
 
+@pytest.mark.slow
 def test_a_loaded_file_may_be_saved_over(unet_file, tmp_path):
     """The user's own file is read, not mapped: writing the network back over it harms neither."""
     path = tmp_path / "mine.pth"

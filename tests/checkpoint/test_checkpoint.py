@@ -720,6 +720,7 @@ def test_the_checkpoint_modules_import_no_torch():
         assert Path(module.__file__).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["monai-ssl-vitb16", "brainiac-vitb16"])
 def test_a_fresh_process_builds_without_values(name):
     """What MONAI's constructors import for the first time, einops and torch's compiler, is not imported in the mode.

@@ -40,6 +40,7 @@ def relatives():
                 yield entry, other.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [0, 5])
 def test_an_encoder_says_of_a_segmenter_s_file_that_it_has_a_decoder(classes):
     """Of every family, with an output head or without; of the networks as published only that of labels."""

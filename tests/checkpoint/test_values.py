@@ -49,6 +49,7 @@ def write(state, path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_a_file_with_nan_is_refused_by_name(suffix, weights, tmp_path):
     """By a load, mapped or not, by an import and by inspect."""
@@ -93,6 +94,7 @@ def recorded(weights, tmp_path, monkeypatch):
     return record
 
 
+@pytest.mark.slow
 def test_a_conversion_reads_the_values_and_the_records(weights, recorded):
     """The copy in the cache is not made of weights with NaN, and later loads read none of it again."""
     recorded(weights | {"bn1.bias": torch.full((64,), float("inf"))}, "bad.pth")

@@ -148,6 +148,7 @@ def test_a_strangers_note_is_no_copy_s(tmp_path, classifier, text):
 # --- obeying
 
 
+@pytest.mark.slow
 def test_a_run_s_input_is_that_of_its_files(zoo, tuned, tmp_path):
     """By load_transform, embed, doctor, import and export; pixels and normalisation."""
     film = np.random.default_rng(0).integers(0, 255, (90, 120), dtype=np.uint8)
@@ -220,6 +221,7 @@ def test_the_encoder_of_a_tuned_network_sees_what_that_saw(tmp_path):
 # --- one output
 
 
+@pytest.mark.slow
 def test_a_segmentation_of_one_class_has_logits(tmp_path, one_channel, caplog, zoo):
     """Where the header says so; the reconstruction has its sigmoid, and where nothing says it, that is told."""
     image, said = torch.rand(1, 3, 32, 32), {"segment": {"num_classes": 1}, "pretrain": {"num_classes": None}}
@@ -273,6 +275,7 @@ def metadata(file):
         return opened.metadata()
 
 
+@pytest.mark.slow
 def test_an_export_passes_the_header_on(tuned, tmp_path, zoo):
     """All of it, by a name that it was imported under too; an export of weights on record says what is on record."""
     said = made()
@@ -293,6 +296,7 @@ def test_an_export_passes_the_header_on(tuned, tmp_path, zoo):
     out.unlink()
 
 
+@pytest.mark.slow
 def test_an_export_of_another_network_has_not_its_classes(tmp_path, one_channel, zoo):
     """The encoder of a network that segments; where it is from stays."""
     file = as_run(
@@ -308,6 +312,7 @@ def test_an_export_of_another_network_has_not_its_classes(tmp_path, one_channel,
     file.unlink()
 
 
+@pytest.mark.slow
 def test_licences_follow_the_weights(tuned, classifier, tmp_path):
     """From weights on record into a run, and from its file into the next; of a path the name alone is kept."""
     name = f"{ENCODER}.chestxray14-800"
@@ -321,6 +326,7 @@ def test_licences_follow_the_weights(tuned, classifier, tmp_path):
     assert base_of(package.load_report(package.load_model(ENCODER, pretrained=False))) == {"model": ENCODER} | RANDOM
 
 
+@pytest.mark.slow
 def test_the_record_of_an_import_has_what_its_header_says(zoo, classifier, tmp_path, monkeypatch):
     """Classes and their number, base weights and their licences: `zoo info` shows them without opening the file."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))

@@ -221,6 +221,7 @@ def test_a_flipped_bit_in_a_value_is_found(prefix, small):
     assert np.array_equal(bundle.read("a/kernel"), small["a/kernel"])
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_the_index_is_found_or_harmless(prefix, small):
     """The checksums of its blocks, its footer, its magic: an error that names it, or the same content as before."""
     index, content = index_of(prefix), index_of(prefix).read_bytes()
@@ -404,6 +405,7 @@ PAIRS = sorted(
 BLOCKS = [len(block(PAIRS[:20])), len(block(PAIRS[20:]))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seal", [False, True], ids=["as it is", "checksums set right"])
 def test_damaged_indexes_never_do_worse_than_an_error(tmp_path, seal):
     """Random flips, cuts and insertions: an error of the zoo or a bundle, at once, and no huge memory."""

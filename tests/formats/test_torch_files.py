@@ -132,9 +132,12 @@ def test_every_container_gives_the_values_of_torch(form, mmap, tmp_path):
         assert torch.equal(values, wanted), name
 
 
+@pytest.mark.slow
 def test_a_network_loads_from_an_archive_that_was_packed_again(tmp_path):
     """From the file to the features, as from the file that torch wrote."""
     network = zoo.load_model("caid-resnet50", pretrained=False)
+    for number, parameter in enumerate(network.parameters()):
+        nn.init.constant_(parameter, number)  # packed in no time
     torch.save(network.state_dict(), tmp_path / "a.pth")
     with (
         zipfile.ZipFile(tmp_path / "a.pth") as old,
@@ -208,19 +211,15 @@ def flip(path, key="5"):
         file.write(bytes([byte ^ 1]))  # the last bit of a mantissa: a finite value still
 
 
-def test_one_flipped_bit_is_refused(network_file, tmp_path):
+def test_one_flipped_bit_is_refused(network_file, tmp_path, request):
     """By a load that reads, an import and inspect, each naming the record; only a mapped load does not look."""
+    command = request.getfixturevalue("zoo")
     flip(network_file)
     with pytest.raises(CheckpointFormatError, match=r"record net/data/5 is damaged: Bad CRC-32"):
         zoo.load_model("caid-resnet50", checkpoint=network_file)
-    done = subprocess.run(
-        [sys.executable, "-m", "zoo", "import", "caid-resnet50.flipped", network_file, "--cache-dir", tmp_path / "c"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "net/data/5 is damaged" in done.stderr
+    code, _, said = command("import", "caid-resnet50.flipped", network_file, "--cache-dir", tmp_path / "c")
+    assert code == 1
+    assert "net/data/5 is damaged" in said
     assert "net/data/5 is damaged" in zoo.inspect_checkpoint(network_file).problem
     zoo.load_model("caid-resnet50", checkpoint=network_file, mmap=True)
 
@@ -358,6 +357,7 @@ def test_only_plain_and_aligned_records_are_mapped(tmp_path):
         assert torch.equal(open_checkpoint(tmp_path / "b.pth").tensors["a"], values)
 
 
+@pytest.mark.slow
 def test_changed_bytes_never_give_other_values_in_silence(tmp_path):
     """300 draws: an archive with changed bytes is refused, or gives what was written."""
     good = torch.load(io.BytesIO(saved := _bytes_of({"a": torch.randn(300), "b": torch.randn(40)})), weights_only=True)
@@ -492,6 +492,7 @@ def as_legacy(pickled, path):
     path.write_bytes(b"".join([*parts, pickled, pickle.dumps(["0"], 2), struct.pack("<q", 4), bytes(16)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [as_zip, as_legacy, lambda pickled, path: path.write_bytes(pickled)])
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_is_refused_before_it_goes_off(bomb, write, tmp_path, untouched):
@@ -507,6 +508,7 @@ def test_a_bomb_is_refused_before_it_goes_off(bomb, write, tmp_path, untouched):
     assert "weights_only" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_bombs_need_no_memory(tmp_path):
     """The pickles above in one process that may have no gigabyte more than torch takes."""
     for name, pickled in BOMBS.items():
@@ -535,6 +537,7 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.pth")):
     assert done.returncode == 0, done.stderr[-500:]
 
 
+@pytest.mark.slow
 def test_drawn_pickles_are_no_surprise(tmp_path):
     """Pieces of the pickles above in any order, and real ones with changed bytes: refused or read, soon."""
     draw, pieces, path = (

@@ -322,6 +322,7 @@ def test_pairs(tmp_path):
         read_volume(tmp_path / "pair.img.gz")
 
 
+@pytest.mark.slow
 def test_a_damaged_gzip_never_gives_another_image(tmp_path):
     """One byte changed at 300 places: nibabel, which does not read the checksum, gives a wrong image for a third."""
     content, expected = nifti(tmp_path, name="scan.nii.gz").read_bytes(), np.asarray(scan().dataobj)
@@ -538,6 +539,7 @@ def test_a_tiff_without_its_tags_is_no_negative(tmp_path):
         read_picture(path)
 
 
+@pytest.mark.slow
 def test_damaged_pictures_are_refused_or_read(tmp_path):
     """Bytes changed or cut in every format: a picture or one sentence, never another error."""
     film = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8))
@@ -559,6 +561,7 @@ def test_damaged_pictures_are_refused_or_read(tmp_path):
 # DICOM
 
 
+@pytest.mark.slow
 def test_a_deflated_bomb_is_not_inflated(tmp_path, little_memory):
     """Half a megabyte that unpacks to 512; one that is honest is read."""
     path = write_dicom(tmp_path / "a.dcm", np.arange(1024, dtype=np.uint16).reshape(32, 32), bits=16)
@@ -747,6 +750,7 @@ def test_reasons_are_short_and_of_one_line():
     assert reason_of(ValueError("a\nb\x1b")) == "a b\\x1b"
 
 
+@pytest.mark.slow
 def test_the_command_line_has_no_traceback(tmp_path):
     """From a fresh process, as a user has it: MINC, a bomb of holes, a pointer, a pipe."""
     (tmp_path / "a.mnc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(512))

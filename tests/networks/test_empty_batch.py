@@ -2,40 +2,33 @@
 
 import pytest
 import torch
+from small_networks import ALIKE, SMALL, build_small, inputs_of
 
 from zoo.loading import load_model
 from zoo.registry import get_entry, list_models
 
-SIDES = {
-    "brainiac-vitb16": (96, 96, 96),
-    "drasclr-cnn3d": (32, 32, 32),
-    "glcl-encoder": (192, 192),
-    "glcl-unet": (192, 192),
-    "rad-dino-vitb14": (56, 56),
-}
-"""Pixels or voxels along each side, where not of any size."""
-ALIKE = [name for name in list_models() if not name.endswith(("-l", "-h"))]  # wider ones of the same class
+NAMES = [name for name in list_models() if not name.endswith(("-l", "-h"))]  # wider ones of the same class
 
 
-def empty(name):
-    """A batch of no images; DrasCLR's patches come with their locations."""
-    entry = get_entry(name)
-    sides = SIDES.get(name, (32, 32, 64)[-entry.dimension :])
-    images = torch.zeros(0, entry.config["in_channels"], *sides)
-    return (images, torch.zeros(0, 3)) if entry.family == "drasclr" else (images,)
+def build(name):
+    """A small one, or as narrow as its options allow."""
+    if name in ALIKE:
+        return load_model(name, pretrained=False, feature_size=12)
+    return build_small(name)
 
 
-@pytest.mark.parametrize("name", ALIKE)
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_no_image_gives_no_row(name):
     """Of the width that an image gives, pooled and as a map: a job may have fewer images than processes."""
-    model, entry, given = load_model(name, pretrained=False), get_entry(name), empty(name)
+    model, entry, given = build(name), get_entry(name), inputs_of(name, 0)
     found = model(*given)
     if entry.is_encoder:
-        assert found.shape == (0, entry.num_features)
+        assert found.shape == (0, model.num_features)
     else:
+        config = entry.config | (SMALL[name].options if name in SMALL else {})
         assert (len(found), found.shape[2:]) == (0, given[0].shape[2:])
-        assert found.shape[1] == (entry.config["num_classes"] or entry.config.get("outputs", 1))
+        assert found.shape[1] == (config["num_classes"] or config.get("outputs", 1))
     if hasattr(model, "forward_features"):
         last = model.forward_features(*given)
         assert (len(last), last.ndim) == (0, entry.dimension + 2)

@@ -124,6 +124,7 @@ def test_published_files_compute_what_the_authors_networks_do(published):
         assert relative_error(found, arrays["map"]) > 0.1
 
 
+@pytest.mark.slow
 def test_the_heads_of_today_s_pre_training_are_no_part_of_it(saved):
     """`SSLHead` of the authors' code: the same transformer under MONAI's names, beside other heads."""
     alone, whole = filled_form("ct5050"), saved(FORMS["ct5050"](filled_form("ct5050")))
@@ -177,6 +178,7 @@ def test_the_authors_names_say_their_merging(form, state, saved, caplog):
         load(path, merging="complete")
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_say_its_merging_is_warned_of(state, saved, caplog):
     """It is built as the published ones are, which the report says; what the user says is taken without a word."""
     path = saved(state)
@@ -315,6 +317,7 @@ def test_records_say_what_names_do_not():
 # --- the first layer, and what is no part of the network --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_network_of_the_paper_is_built(state, saved, tmp_path):
     """Its first layer is in no class of MONAI's: for other channels it is adapted, and no plain class is promised."""
     path = saved(paper_swin(state))
@@ -371,6 +374,7 @@ def test_a_voco_file_is_refused_by_name(saved):
         assert shapes["swinViT.patch_embed.proj.weight"].shape[0] == width
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "stray"),
     [

@@ -10,9 +10,9 @@ from zoo.registry import entries
 from zoo.tasks.segmenter import Segmenter
 
 SEGMENTING = [name for name, entry in entries().items() if entry.segments]
-STEPS = {"ct-fm-segresnet": 6, "genesis-unet3d": 10, "voco-swinunetr-b": 4}
+STEPS = {"genesis-unet3d": 10, "voco-swinunetr-b": 4}
 SIDES = {"ct-fm-segresnet": (32, 32, 32), "glcl-unet": (64, 64), "caid-resnet50-unet": (64, 64)}
-RATES = {"caid-resnet50-unet": 1e-3, "ct-fm-segresnet": 3e-4}
+RATES = {"caid-resnet50-unet": 1e-3}
 
 
 def batch_of(name, seeds, shape):

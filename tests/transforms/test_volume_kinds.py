@@ -283,6 +283,7 @@ def test_brains_in_the_right_order_pass(values):
     assert build_transform(CUBE)(np.float32(values)).shape == (1, *CUBE.size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [np.s_[:60], np.s_[60:], np.s_[:, :70], np.s_[:, :, :60], np.s_[30:60, 40:90, 40:80]])
 def test_the_atlas_itself_passes_with_any_part_missing(part):
     """Grey matter of ICBM152: whole, a hemisphere, a half, a lesion, smoothed, turned; not when swapped."""
@@ -299,6 +300,7 @@ def test_the_atlas_itself_passes_with_any_part_missing(part):
         transform(np.ascontiguousarray(whole.transpose(2, 1, 0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0, 3, 6, -5])
 def test_a_brain_off_the_centre_of_its_grid_is_told_by_its_own_centre(shift, caplog):
     """4.5 and 9 mm to one side: silent in the right order, refused in the order of SimpleITK."""

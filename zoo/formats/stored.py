@@ -7,21 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.formats.containers import find_tensors
 from zoo.formats.floats import as_float32, other_float, viewed, widened
 from zoo.formats.header import told
 from zoo.formats.joining import parts_of, put_together, take_apart
 from zoo.formats.sniffing import SAFETENSORS
 from zoo.formats.tensorflow_bundle import Bundle
-from zoo.formats.torch_files import damage, load_torch
+from zoo.formats.torch_files import damage
+from zoo.formats.torch_records import Place, place_of, read_tensors
 from zoo.formats.torch_zip import TorchZip, ZipProblem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from zoo.entry import State
-
-_CHUNK = 8 << 20
 
 
 @dataclass
@@ -101,12 +99,12 @@ class StoredState:
     def _read(self, wanted: State, parts: Collection[str]) -> State:
         """Read what is wanted; of it `parts` are let go soon, so that they are not mapped beside the whole."""
         origin = {id(tensor): name for name, tensor in self.tensors.items()}
-        stored = {name: (origin[id(t)], t.nbytes) for name, t in wanted.items() if id(t) in origin}
+        stored = {name: origin[id(t)] for name, t in wanted.items() if id(t) in origin}
         copied = {name: where for name, where in stored.items() if self._must_copy(wanted[name], name in parts)}
+        keys = self.archive.outline.storage_keys(self.containers) if self.archive else {}
+        places = {name: place_of(wanted.pop(name), keys.get(stored)) for name, stored in copied.items()}
         self.tensors = {}
-        for name in copied:
-            del wanted[name]
-        return as_float32(wanted) | dict(self._copies(copied))
+        return as_float32(wanted) | dict(self._copies(copied, places))
 
     def values(self) -> Iterator[tuple[str, Tensor]]:
         """Yield the tensors that can be read, with their values, as they are stored.
@@ -143,22 +141,19 @@ class StoredState:
         """Whether values are read anew instead of through the mapping, the pages of which count as memory."""
         return not self.in_memory and (not self.mapped or is_part or bool(other_float(tensor)))
 
-    def _copies(self, wanted: Mapping[str, tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
-        """Yield names with tensors in memory; `wanted` has the name in the file and the bytes of each."""
+    def _copies(self, names: Mapping[str, str], places: Mapping[str, Place]) -> Iterator[tuple[str, Tensor]]:
+        """Yield names with tensors in memory; `names` has those in the file, `places` where a PyTorch zip has them."""
         if self.format == SAFETENSORS:
             from safetensors import safe_open
 
             with safe_open(self.path, framework="pt", backend="pread") as file:
-                yield from ((name, widened(name, file.get_tensor(stored))) for name, (stored, _) in wanted.items())
+                yield from ((name, widened(name, file.get_tensor(stored))) for name, stored in names.items())
+        if self.archive is None:  # nor is there anything to copy of other formats, which are in memory
             return
-        tensors: State = {}
-        most = max(_CHUNK, sum(size for _, size in wanted.values()) // 10)  # opening takes time, mapped pages memory
-        used = most
-        for name, (stored, size) in wanted.items():
-            if used + size > most:  # a new mapping in place of one whose pages count as memory by now
-                tensors, used = find_tensors(load_torch(self.path, self.format, mapped=True), self.path)[0], 0
-            used += size
-            yield name, widened(name, tensors[stored]) if other_float(tensors[stored]) else tensors[stored].clone()
+        try:
+            yield from ((name, widened(name, tensor)) for name, tensor in read_tensors(self.archive, places))
+        except ZipProblem as problem:
+            raise damage(self.path, self.format, problem) from None
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -50,7 +51,7 @@ class TorchZip:
     """By the keys of the storages that they hold."""
     outline: Outline
     can_be_mapped: bool
-    """Whether the bytes of all storages lie in the file as they are."""
+    """Whether the bytes of all storages lie in the file as they are in memory."""
 
     def check(self, keys: Iterable[str | int] | None = None) -> None:
         """Read records and compare them with their CRC.
@@ -88,9 +89,9 @@ def open_torch_zip(path: Path) -> TorchZip:
         made = outline(io.BytesIO(_read(archive, pickled)), size)
         records = {key: _record(found, storage) for key, storage in made.storages.items()}
         _check_inflated([*records.values(), pickled], size)
-        end = archive.start_dir
-    mapped = all(record.compress_type == ZIP_STORED for record in records.values())
-    return TorchZip(path, records, made, mapped and _lie_apart(path, records, made.storages, end))
+        is_native, end = _is_native(archive, found), archive.start_dir
+    stored = all(record.compress_type == ZIP_STORED for record in records.values())
+    return TorchZip(path, records, made, stored and _lie_apart(path, records, made.storages, end) and is_native)
 
 
 class _SmallReads(io.BufferedReader):
@@ -151,6 +152,12 @@ def _record(found: Mapping[str, ZipInfo], storage: Storage) -> ZipInfo:
     return record
 
 
+def _is_native(archive: zipfile.ZipFile, found: Mapping[str, ZipInfo]) -> bool:
+    """Whether the bytes of a number are in the order of this machine, as without a record that says their order."""
+    order = found.get("byteorder")
+    return order is None or (order.file_size < 9 and _read(archive, order) == sys.byteorder.encode())
+
+
 def _most_inflated(size: int) -> int:
     return max(_MOST_INFLATED, _MOST_RATIO * size)
 
@@ -169,7 +176,7 @@ def _lie_apart(
     aligned, last = True, 0
     with path.open("rb") as file:
         for key, record in sorted(records.items(), key=lambda item: item[1].header_offset):
-            start = _data_offset(file, record)
+            start = data_offset(file, record)
             if record.header_offset < last or start + record.compress_size > end:
                 raise ZipProblem(f"its record {printable(record.filename)} lies over another")
             last = start + record.compress_size
@@ -177,8 +184,12 @@ def _lie_apart(
     return aligned
 
 
-def _data_offset(file: io.BufferedReader, record: ZipInfo) -> int:
-    """Where the bytes of a record begin, by the header in front of them."""
+def data_offset(file: io.BufferedReader | io.FileIO, record: ZipInfo) -> int:
+    """Return where the bytes of a record begin, by the header in front of them.
+
+    Raises:
+        ZipProblem: There is no such header.
+    """
     file.seek(record.header_offset)
     header = file.read(_LOCAL.size)
     if len(header) < _LOCAL.size or not header.startswith(b"PK\3\4"):

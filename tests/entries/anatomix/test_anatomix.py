@@ -133,6 +133,7 @@ def test_outputs_are_the_authors(model):
     assert torch.equal(model.forward_features(reference_input()), features)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_of_dev_are_the_authors(dev):
     """The wide network, with other norms, poolings and interpolation, which its file does not tell.
@@ -150,6 +151,7 @@ def test_another_choice_is_another_function(wrong, published):
     assert error(load(published, **wrong)) > WRONG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"eps": 1e-5}, {"pooling": "max"}])
 def test_another_choice_is_another_function_of_dev(wrong, dev, dev_file):
     """Seen below all poolings, where the right one is the authors'."""
@@ -180,6 +182,7 @@ def test_training_mode_is_another_function_of_anatomix_alone(model, tiny):
     assert torch.equal(tiny(volumes(2)), copy.deepcopy(tiny).train()(volumes(2)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_features_do_not_depend_on_neighbours(model, tiny):
     """Of a volume in any batch, and of other values beside it; sums in another order differ by some 1e-6."""
@@ -317,6 +320,7 @@ def test_a_file_that_does_not_say_is_warned_of(published, caplog):
     assert settled.model[1].eps == 1e-3
 
 
+@pytest.mark.slow
 def test_a_tag_of_this_form_says_it(dev, dev_file, caplog):
     """Then nothing is assumed, and nothing warned of."""
     named = zoo.load_model(DEV, checkpoint=dev_file, mmap=True)

@@ -111,6 +111,7 @@ def test_outputs_of_version_2_are_the_authors(vit):
     assert report.options == {"pooling": "first"}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_feature_does_not_depend_on_the_neighbours_in_the_batch(vit, resnet):
     """Alone and beside another, of both versions."""
@@ -119,6 +120,7 @@ def test_a_feature_does_not_depend_on_the_neighbours_in_the_batch(vit, resnet):
         assert relative_error(model(x[:1]), together[:1].numpy()) < TOLERANCE
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_of_version_1_are_the_authors(resnet):
     """Map and pooled features, of volumes that are no cube; with MONAI's own first stride they are others."""
@@ -170,6 +172,7 @@ def test_every_form_of_version_1_holds_the_same(form, resnet_state):
     assert ("stride" in facts.get("remark", "")) == (form == "bare")
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_file_brings_its_classifier_and_says_what_it_is(vit_state, saved, zoo):
     """Two copies of everything: one is kept, and the report says that the features are not the published ones."""
     import zoo as package
@@ -194,6 +197,7 @@ def test_a_fine_tuned_file_brings_its_classifier_and_says_what_it_is(vit_state, 
     assert [line.split(":")[0].split()[-1] for line in out.splitlines() if " tensors" in line and "of" in line] == [VIT]
 
 
+@pytest.mark.slow
 def test_the_copy_in_the_cache_keeps_the_remark(vit_state, saved, zoo, caplog):
     """An imported fine-tuned file is converted once, and its report says what it is each time."""
     import zoo as package
@@ -303,6 +307,7 @@ def test_inspection_names_the_right_model_and_no_other(vit_file, resnet_state, s
 # --- the networks -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_heads_of_96_voxels_go_in(vit):
     """The positions are tied to them: other sizes are not interpolated, unlike in MONAI SSL's network."""
     for shape, problem in (
@@ -333,6 +338,7 @@ def test_a_new_classifier_is_fresh_and_channels_are_adapted(vit_file, vit_state)
     assert relative_error(model.state_dict()[stem].sum(1, keepdim=True), vit_state[stem].numpy()) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_monais_plain_classes_load_a_full_export(vit, resnet):
     """Strictly: the ViT with the norms that MONAI has and never uses, the ResNet as it is."""
     with torch.device("meta"):  # values that would be drawn only to be replaced
@@ -348,6 +354,7 @@ def test_monais_plain_classes_load_a_full_export(vit, resnet):
         assert torch.equal(other.eval()(x), resnet(x))
 
 
+@pytest.mark.slow
 def test_an_export_keeps_its_pooling(resnet_state, vit_state, tmp_path):
     """The header says it, since names and shapes do not; who asks for another gets that."""
     path = tmp_path / "mean.safetensors"

@@ -71,6 +71,7 @@ def test_version_2_is_resized_and_then_scaled(tmp_path, caplog):
         assert np.abs(x[0].numpy() - wrong).max() / top > 0.1
 
 
+@pytest.mark.slow
 def test_version_1_is_resized_by_areas_and_then_stretched(tmp_path, caplog):
     """Each new voxel is the mean of those that it covers; the background counts among the values."""
     values = brain((256, 128, 192))
@@ -224,6 +225,7 @@ def test_resizing_and_scoring_are_as_worked_out_by_hand():
     assert VERSION_1.size == (128, 128, 128)
 
 
+@pytest.mark.slow
 def test_embed_goes_from_files_to_features(tmp_path, monkeypatch):
     """Two brains, and a CT that gives a reason instead of a row; the ResNet on a smaller grid, for time."""
     torch.manual_seed(0)

@@ -61,6 +61,7 @@ def proved(unet_safetensors):
     return encoder, unet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", UNET_FORMS)
 def test_every_form_of_the_unet_gives_the_authors_outputs(form, unet_state, saved, proved):
     """Encoder and U-Net from the same file, whatever it wraps around the names."""
@@ -75,6 +76,7 @@ def test_every_form_of_the_unet_gives_the_authors_outputs(form, unet_state, save
     assert not zoo.load_report(unet).fresh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", RESNET_FORMS)
 def test_every_form_of_the_resnet_gives_the_authors_outputs(form, unet_state, saved, proved):
     """The encoder from files that never held a decoder."""
@@ -83,6 +85,7 @@ def test_every_form_of_the_resnet_gives_the_authors_outputs(form, unet_state, sa
     assert not zoo.load_report(model).fresh
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["unet_safetensors", "unet_file"])
 @pytest.mark.parametrize("mmap", [True, False])
 def test_mapping_or_reading_gives_the_same(fixture, mmap, request, proved):
@@ -100,6 +103,7 @@ def test_the_format_of_before_2020_gives_the_authors_outputs(unet_state, tmp_pat
     path.unlink()
 
 
+@pytest.mark.slow
 def test_a_loaded_network_equals_one_built_the_classic_way(unet_state, unet_file):
     """Bit for bit: building on the meta device and assigning changes nothing."""
     classic = Unet("resnet50", encoder_weights=None, classes=1, activation="sigmoid").eval()
@@ -134,6 +138,7 @@ def test_timm_describes_one_channel_too(unet_file):
     assert (data["input_size"], data["mean"], data["std"]) == ((1, 224, 224), (0.0,), (1.0,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caid-resnet50", "caid-resnet50-unet"])
 def test_one_channel_equals_a_repeated_grey_image(name, unet_file):
     """The summed stem answers a grey image as the published one answers it three times over."""
@@ -146,6 +151,7 @@ def test_one_channel_equals_a_repeated_grey_image(name, unet_file):
     assert zoo.load_report(model).adapted == {stem: "3 input channels summed to 1"}
 
 
+@pytest.mark.slow
 def test_more_channels_keep_the_response_to_grey(unet_file):
     """Six channels that hold the same image give what three gave: each filter twice, at half the weight."""
     grey = reference_input()[:, :1]
@@ -156,6 +162,7 @@ def test_more_channels_keep_the_response_to_grey(unet_file):
     assert zoo.load_report(model).adapted == {"conv1.weight": "3 input channels repeated to 6"}
 
 
+@pytest.mark.slow
 def test_a_network_of_one_channel_loads_again(unet_file, saved):
     """What was saved with one channel comes back with one, and can be widened to three."""
     grey = reference_input()[:, :1]
@@ -183,6 +190,7 @@ def test_a_new_classifier_is_fresh(unet_file):
         assert model(reference_input()).shape == (2, 14)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_classifier_loads_with_its_head(unet_file, saved):
     """Saved under DDP and loaded again, with and without num_classes."""
     tuned = zoo.load_model("caid-resnet50", checkpoint=unet_file, num_classes=14)
@@ -194,6 +202,7 @@ def test_a_fine_tuned_classifier_loads_with_its_head(unet_file, saved):
         assert not zoo.load_report(model).dropped
 
 
+@pytest.mark.slow
 def test_a_classifier_that_does_not_fit_is_dropped(unet_file, saved, caplog):
     """Another number of classes: a fresh head, a warning, a line in the report."""
     tuned = zoo.load_model("caid-resnet50", checkpoint=unet_file, num_classes=14)
@@ -206,6 +215,7 @@ def test_a_classifier_that_does_not_fit_is_dropped(unet_file, saved, caplog):
     assert any("head was dropped" in text and "14x2048" in text for text in warnings)
 
 
+@pytest.mark.slow
 def test_no_classes_asks_for_no_head(unet_file, saved, caplog):
     """num_classes=0 on a classifier: features, no warning, the dropped head in the report."""
     tuned = zoo.load_model("caid-resnet50", checkpoint=unet_file, num_classes=14)
@@ -223,6 +233,7 @@ def test_a_head_of_another_width_is_a_mismatch(unet_state, saved):
         zoo.load_model("caid-resnet50", checkpoint=path)
 
 
+@pytest.mark.slow
 def test_the_projection_head(unet_state, saved):
     """projection=True returns what the authors' head makes of the pooled features; else the head is left out."""
     path = saved(training_checkpoint(training_state(unet_state)))
@@ -240,6 +251,7 @@ def test_the_projection_head(unet_state, saved):
     assert sum(why == "key network" for why in plain.dropped.values()) == 384
 
 
+@pytest.mark.slow
 def test_a_projection_head_of_one_layer(unet_state, saved):
     """Training without --mlp leaves `fc.weight`, which only beside a query network means a projection."""
     head = {"fc.weight": torch.randn(128, 2048), "fc.bias": torch.randn(128)}
@@ -262,6 +274,7 @@ def test_no_projection_head_in_the_file(unet_file):
         zoo.load_model("caid-resnet50", checkpoint=unet_file, projection=True, num_classes=14)
 
 
+@pytest.mark.slow
 def test_the_unet_for_segmentation(unet_file, caplog):
     """num_classes gives logits from a fresh head; one class fits the file's head and keeps it, without the sigmoid."""
     model = zoo.load_model("caid-resnet50-unet", checkpoint=unet_file, num_classes=3)
@@ -289,6 +302,7 @@ def test_the_unet_without_a_head(unet_file):
     assert set(zoo.load_report(model).dropped) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_unet_loads_with_its_classes(unet_file, saved):
     """What is saved with three classes comes back with three, and as logits."""
     tuned = zoo.load_model("caid-resnet50-unet", checkpoint=unet_file, num_classes=3)
@@ -299,6 +313,7 @@ def test_a_fine_tuned_unet_loads_with_its_classes(unet_file, saved):
     assert not zoo.load_report(again).fresh
 
 
+@pytest.mark.slow
 def test_plain_library_classes_take_and_give_our_files(unet_file, tmp_path):
     """Names are timm's and smp's own: our state loads strictly there, and theirs loads here."""
     encoder = zoo.load_model("caid-resnet50", checkpoint=unet_file)
@@ -325,6 +340,7 @@ def test_an_encoder_alone_does_not_make_a_unet(unet_state, saved):
     assert f"load_model('caid-resnet50', checkpoint='{path}')" in message
 
 
+@pytest.mark.slow
 def test_random_weights_start_as_the_authors_network_does():
     """No zero-initialised residual branches, as torchvision's ResNet has none; draws differ from call to call."""
     torch.manual_seed(0)

@@ -110,6 +110,7 @@ def read_csv(path):
 # Whole runs
 
 
+@pytest.mark.slow
 def test_classification_from_a_checkpoint(task, checkpoint, out, capsys):
     """A run ends with results, predictions of the test list, and a file that gives the same predictions again."""
     argv = [*command(task, out, "train", "val", "test"), "--checkpoint", str(checkpoint), "--label", "left,upper"]
@@ -154,6 +155,7 @@ def test_classification_from_a_checkpoint(task, checkpoint, out, capsys):
     torch.testing.assert_close(stored, expected, atol=2e-6, rtol=0)  # six digits are written
 
 
+@pytest.mark.slow
 def test_linear_probe_from_scratch(task, out):
     """A frozen run without validation trains the head alone, batch statistics included."""
     results = main([*command(task, out, "train"), "--from-scratch", "--freeze", "--optimizer", "sgd", "--lr", "0.1"])
@@ -168,6 +170,7 @@ def test_linear_probe_from_scratch(task, out):
     assert changed == {"fc.weight", "fc.bias"}
 
 
+@pytest.mark.slow
 def test_segmentation_from_a_checkpoint(task, checkpoint, out, capsys):
     """A run starts from encoder and decoder, ends with Dice of the test list, and its file gives that Dice again."""
     argv = command(task, out, "train", "val", "test", kind="segment")
@@ -199,6 +202,7 @@ def test_segmentation_from_a_checkpoint(task, checkpoint, out, capsys):
     assert results["test"]["dice_per_image"] == pytest.approx((2 * both / either).mean().item(), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_segmentation_from_scratch(task, out):
     """Random weights are said to be random; a finished run that is resumed is only evaluated, to the same results."""
     argv = command(task, out, "train", "val", "test", kind="segment")
@@ -570,6 +574,7 @@ def test_a_frozen_network_trains_its_head_alone():
     assert not method.network.norm.running_mean.any()
 
 
+@pytest.mark.slow
 def test_the_loss_falls_where_there_is_something_to_learn(task, tmp_path):
     """Which side the bright square is on: a linear layer on 16 mean values tells it, without mirrored views."""
     samples, _ = read_labelled(task.images, task.lists["train"])

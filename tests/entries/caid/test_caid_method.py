@@ -74,6 +74,7 @@ def freeze_statistics(method):
             module.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "loss_error", "gradient_error", "sum_error"),
     [(torch.float64, 1e-5, 1e-3, 1e-4), (torch.float32, 5e-5, 3e-3, 1e-3)],
@@ -253,6 +254,7 @@ def test_other_keys_of_the_step_can_be_negatives(method):
     assert method(views(1))["nce"] == alone
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_process_on_the_whole_batch(method, filled, tmp_path):
     """Batch norm in eval mode: same losses, gradients, queue and key network, keys shuffled between the processes.
 
@@ -298,6 +300,7 @@ def test_two_processes_are_one_process_on_the_whole_batch(method, filled, tmp_pa
     assert sum(again.item() for *_, again in results) / 2 == pytest.approx(second, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_uneven_validation_shares_do_not_wait_for_each_other(method, tmp_path):
     """Three images on two processes: two batches of one here, one there, and the mean is that of one process."""
     batch = views(3)
@@ -315,6 +318,7 @@ def test_uneven_validation_shares_do_not_wait_for_each_other(method, tmp_path):
         assert result == pytest.approx(whole, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_zero_init_residual_starts_blocks_as_the_identity():
     """The last batch norm of every block starts at zero in both networks, and only when asked for."""
     for asked in (False, True):

@@ -62,6 +62,7 @@ def out(tmp_path):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_two_steps_train_validate_and_export(run):
     """Losses and their validation twins are logged; the best epoch is by the validation loss."""
     out, metrics = run
@@ -75,6 +76,7 @@ def test_two_steps_train_validate_and_export(run):
     assert json.loads((out / "args.json").read_text())["key_batches"] == 2
 
 
+@pytest.mark.slow
 def test_the_checkpoint_has_the_authors_names_and_loads(run):
     """`best.pt` is a checkpoint in the authors' form, and the exported file holds the same U-Net and nothing else."""
     out, _ = run
@@ -95,6 +97,7 @@ def test_the_checkpoint_has_the_authors_names_and_loads(run):
     assert torch.equal(encoder.state_dict()[name.removeprefix("encoder.")], trained)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, images, out, capsys):
     """Not the last one; the header has size, command and what the one output is, in each file that is saved."""
     copy_of(run[0], out)
@@ -115,6 +118,7 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, images, out,
             assert zoo.load_transform(name, checkpoint=saved).preprocessing.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_epoch_is_exported(images, out):
     """Not that of the least training loss: it is low early, while the queue still holds random negatives."""
     metrics = pretrain.main(flags(images, out, "--table", str(images / "train.txt"), "--key-batches", "2"))
@@ -127,6 +131,7 @@ def test_without_validation_the_last_epoch_is_exported(images, out):
     assert not comes_from(file, out / "best.pt", "encoder_q.backbone.")
 
 
+@pytest.mark.slow
 def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, monkeypatch):
     """`--upstream` with validation: whole key network, queue moved by validation; the record is a manifest's."""
     csv = str(images / "all.csv")
@@ -151,6 +156,7 @@ def test_the_published_behaviour_runs_and_its_record_loads(images, out, capsys, 
         assert zoo.model_info(f"{model}.run").input.size == (32, 32)
 
 
+@pytest.mark.slow
 def test_mode_id_exports_the_encoder(images, out, caplog):
     """Without a decoder and without a list; the file is the ResNet-50's, and the best epoch is by the training loss.
 
@@ -195,6 +201,7 @@ def test_one_argument_speaks_for_others():
     assert models_of(Args(data="d", out="o", mode="id")) == ("caid-resnet50",)
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_method_is_a_flag():
     """Of its name and with the same default, but the length of the projection; `--momentum` is the optimiser's."""
     settings = {name: p.default for name, p in inspect.signature(CAiD).parameters.items() if name != "dim"}
@@ -241,6 +248,7 @@ def test_validation_views_are_fixed_unless_asked_otherwise(images):
         validation(fixed, Processes(0, 8, torch.device("cpu")))
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
     """A wrong folder, too few images, and a second run into the same folder."""
     with pytest.raises(OptionError, match="is not a folder; give the folder with the images"):
@@ -249,6 +257,7 @@ def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
         pretrain.main(flags(images, tmp_path / "b", "--mode", "id", "--batch-size", "16"))
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(run, images, out, monkeypatch, capsys):
     """All of `last.pt`, its queue too; the momentum copy equals the network that is trained, not the file's copy.
 
@@ -270,6 +279,7 @@ def test_a_run_begins_with_the_weights_of_another(run, images, out, monkeypatch,
     assert are_equal(state, again, "", "")
 
 
+@pytest.mark.slow
 def test_published_weights_fill_what_they_have(images, out, monkeypatch, capsys, caplog):
     """Encoder and decoder by name; head and queue are those of a run without them; the other input is warned of."""
     random, nothing = begun(pretrain, flags(images, out), monkeypatch)
@@ -289,6 +299,7 @@ def test_published_weights_fill_what_they_have(images, out, monkeypatch, capsys,
     assert "was trained with size (64, 64), resize 73, but this run has size (32, 32), resize 37" in warning
 
 
+@pytest.mark.slow
 def test_an_encoder_alone_leaves_the_decoder_fresh(run, images, out, monkeypatch, capsys):
     """Said in words; and so is a projection of other layers, whose queue then means nothing."""
     stored = torch.load(run[0] / "last.pt", weights_only=True)["model"]
@@ -304,6 +315,7 @@ def test_an_encoder_alone_leaves_the_decoder_fresh(run, images, out, monkeypatch
     assert "queue (of no use without the projection head)" in said
 
 
+@pytest.mark.slow
 def test_one_layer_projections_are_taken_too(images, out, monkeypatch):
     """The entry has them under another name than the method."""
     pretrain.main(flags(images, out, "--no-mlp", "--mode", "id"))
@@ -313,6 +325,7 @@ def test_one_layer_projections_are_taken_too(images, out, monkeypatch):
     assert are_equal(state, stored, "encoder_q.fc.", "encoder_q.fc.")
 
 
+@pytest.mark.slow
 def test_other_weights_are_refused(images, out, monkeypatch):
     """Another family's file and name, and what is neither a name nor a file."""
     file = out.with_name("densenet.pt")

@@ -79,6 +79,7 @@ def converted(name, state):
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_features_are_the_authors(encoder):
     """Last map and its mean; a maximum, a ReLU before the mean or another order of the axes are far away."""
@@ -99,6 +100,7 @@ def test_features_are_the_authors(encoder):
     assert (len(report.loaded), report.adapted, report.fresh, report.dropped) == (161, {}, {}, {})
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_logits_are_the_authors(files, segmenter):
     """Of 118 classes with four heads and of two with one, in eval mode one tensor at full size."""
@@ -110,6 +112,7 @@ def test_logits_are_the_authors(files, segmenter):
     assert relative_error(two(x)[..., ::8, ::8, ::8], theirs["logits2"]) < TOLERANCE
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_features_do_not_depend_on_the_batch(encoder):
     """Running statistics are used: alone and beside another volume the same, sums in another order."""
@@ -117,6 +120,7 @@ def test_features_do_not_depend_on_the_batch(encoder):
     assert relative_error(encoder(x[1:]), encoder(x)[1:].numpy()) < TOLERANCE
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_map_is_never_overwritten(encoder):
     """MONAI's ReLU and additions work in place: neither the input nor a map that was returned changes."""
@@ -128,12 +132,14 @@ def test_a_map_is_never_overwritten(encoder):
     assert torch.equal(last, before)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_sides_of_the_encoders_map_are_rounded_up(encoder):
     """Any size: tiles of the authors have 24 slices."""
     assert encoder.forward_features(small(1, 1, 24, 33, 16)).shape == (1, 512, 2, 3, 1)
 
 
+@pytest.mark.slow
 def test_in_training_there_is_a_list():
     """As of MONAI's class: finest first, one for each head, and of one head a tensor."""
     four = zoo.load_model(SEGMENTER, pretrained=False, num_classes=3).train()
@@ -145,6 +151,7 @@ def test_in_training_there_is_a_list():
 # --- forms of files ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ENCODER_FORMS)
 def test_every_form_of_the_encoder_is_found(form):
     """For both models: the encoder's 161 tensors alone, the segmenter's in their place."""
@@ -169,6 +176,7 @@ def test_every_form_of_the_segmenter_is_found(form):
     assert same(converted(SEGMENTER, state)[0], state)  # idempotent
 
 
+@pytest.mark.slow
 def test_the_pre_trainings_checkpoint_loads(saved):
     """With its projection head dropped, and why."""
     model = load(ENCODER, saved(lightning(filled_as())))
@@ -176,6 +184,7 @@ def test_the_pre_trainings_checkpoint_loads(saved):
     assert set(zoo.load_report(model).dropped.values()) == {"projection head of the pre-training"}
 
 
+@pytest.mark.slow
 def test_a_segmenters_encoder_is_an_encoder(files, encoder):
     """Its decoder is dropped, and said to be; names that differ between the files have values that do."""
     model = load(ENCODER, files["wholebody"])
@@ -266,6 +275,7 @@ def test_the_record_says_it_whatever_the_norms_are(files):
         load(SEGMENTER, files["segresnet"], decoder="trained")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SEGMENTER, f"{SEGMENTER}.init"])
 def test_it_segments_nothing(name, files, tmp_path, zoo):
     """`zoo segment` refuses before it reads a volume, with exit code 2, and names no recipe that is not there."""
@@ -302,6 +312,7 @@ def test_fewer_heads_can_be_asked_for(files):
             zoo.load_model(SEGMENTER, pretrained=False, dsdepth=wrong)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_without_classes_the_decoders_maps_come_back(files, segmenter, tmp_path):
     """What the head is a linear map of; MONAI's class returns them with the head that `--full` adds."""
@@ -317,6 +328,7 @@ def test_without_classes_the_decoders_maps_come_back(files, segmenter, tmp_path)
     assert "up_layers.3.head.weight" not in model.state_dict()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_encoder_that_classifies(files, saved, encoder):
     """A fresh linear layer on the features, which is loaded again, and has no place in MONAI's class."""
@@ -335,6 +347,7 @@ def test_an_encoder_that_classifies(files, saved, encoder):
     assert set(zoo.load_report(segmenter).dropped.values()) == {"head of the encoder, which classifies"}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("name", [ENCODER, SEGMENTER])
 def test_channels_are_adapted(name, files, encoder, segmenter):
@@ -355,6 +368,7 @@ def test_stages_cover_the_networks():
         assert all(n.startswith(prefixes) for n, _ in build_network(entry, dict(entry.config)).named_parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [ENCODER, SEGMENTER])
 def test_every_parameter_gets_a_gradient(name):
     """So that DistributedDataParallel works without further ado; the segmenter by all of its outputs."""
@@ -367,6 +381,7 @@ def test_every_parameter_gets_a_gradient(name):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 16, 16, 16), (1, 2, 16, 16, 16), (1, 1, 16, 24, 16), (1, 1, 16, 0, 16)])
 def test_volumes_that_the_segmenter_cannot_take(shape, segmenter):
     """By a contract error that says what is expected, not MONAI's ValueError."""
@@ -389,6 +404,7 @@ def test_other_networks_are_refused_by_name():
         converted(SEGMENTER, behind("image_encoder.", second))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [ENCODER, SEGMENTER])
 def test_files_with_a_tensor_too_much_or_too_few(name, saved):
     """Beside the network, one of the decoder or the encoder alone, and other widths: all an error, with the names."""
@@ -404,6 +420,7 @@ def test_files_with_a_tensor_too_much_or_too_few(name, saved):
             load(name, saved(wrong))
 
 
+@pytest.mark.slow
 def test_inspect_guesses_the_right_model(files):
     """The file's own model first, and no other family's; what it may be besides is of this family."""
     for kind, best in (("encoder", ENCODER), ("wholebody", SEGMENTER), ("segresnet", SEGMENTER)):

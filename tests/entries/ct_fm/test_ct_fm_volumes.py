@@ -164,6 +164,7 @@ def test_features_are_the_weighted_mean_over_tiles(narrow, monkeypatch, scan, tm
         assert relative_error(torch.from_numpy(found.values[0]), wrong) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_published_tile_is_taken(narrow, scan, tmp_path):
     """24 x 128 x 128: a small CT is one tile, filled up with air behind its ends; other numbers at once are alike."""
     model = trained(ENCODER, tmp_path / "w.safetensors")

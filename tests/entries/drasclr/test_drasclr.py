@@ -281,6 +281,7 @@ def test_parameter_groups_follow_the_stages(encoder_file):
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"num_classes": 2}, {"projection": True}])
 def test_every_parameter_gets_a_gradient(options, encoder_file):
     """Nothing lies idle, so that DistributedDataParallel works without further ado."""

@@ -208,6 +208,7 @@ def test_some_landmarks_keep_their_neighbours(cohort):
     assert origin(item["neighbours"][:, 0, 0, 0])[0].tolist() == [0, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("order", ["shuffled", "upstream"])
 def test_every_step_is_at_one_landmark_and_scored_there(cohort, workers, order):

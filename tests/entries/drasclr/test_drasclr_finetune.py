@@ -176,6 +176,7 @@ def test_no_patient_is_in_two_folds(task):
     assert [test.tolist() for _, test in other] != [test.tolist() for _, test in folds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "metric", "least"),
     [("regression", "r2", 0.95), ("classification", "auroc", 0.95), ("survival", "c_index", 0.8)],

@@ -77,6 +77,7 @@ def freeze_statistics(method):
             module.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "loss_error", "gradient_error"), [(torch.float64, 1e-6, 1e-5), (torch.float32, 1e-5, 1e-4)]
 )
@@ -122,6 +123,7 @@ def test_the_start_of_a_run():
     assert method.encoder_q.conv1.weight.shape[0] == 3
 
 
+@pytest.mark.slow
 def test_only_the_landmark_s_queue_moves(method, filled):
     """Its four first columns become the keys, which are the key network's after its momentum update; others stay."""
     _, start = filled
@@ -232,6 +234,7 @@ def test_outside_training_nothing_moves(method, filled):
     assert all(torch.equal(value, start[name]) for name, value in method.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_queue_can_be_of_half_precision(method, filled):
     """Half the bytes; keys are rounded to 11 bits as they enter, which moves losses by 1e-5 of themselves."""
     _, start = filled
@@ -287,6 +290,7 @@ def test_locations_that_are_none_are_refused():
             DrasCLR(*wrong, queue_size=2)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_process_on_the_whole_batch(method, filled, tmp_path):
     """Batch norm in eval mode: same losses, gradients, queues and key network; keys shuffled between the processes.
 

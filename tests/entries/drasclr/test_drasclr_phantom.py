@@ -50,6 +50,7 @@ def test_the_truth_is_where_the_holes_are(cohort):
     assert [file.name for file in (cohort / "truth").iterdir()] == ["phantom0001.npy"]
 
 
+@pytest.mark.slow
 def test_a_subject_follows_from_seed_and_number(cohort):
     """Alone as in its cohort, and another with another seed."""
     again = phantom.draw_subject(np.random.default_rng([0, 1]), 1)

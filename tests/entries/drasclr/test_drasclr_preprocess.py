@@ -516,6 +516,7 @@ def narrow_network(monkeypatch, tmp_path):
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "SAR"])
 def test_lungmask_is_called_with_the_ct_as_it_lies(narrow_network, codes):
     """Its labels come back on the CT's grid, whatever its axes: tissue all around, the left lung denser."""
@@ -596,6 +597,7 @@ def bent(points):
     return labels_at(points + 5 * np.sin(points[..., [1, 2, 0]] / 30)) * 50.0
 
 
+@pytest.mark.slow
 def test_both_registrations_put_the_landmarks_within_a_voxel(monkeypatch):
     """Of lungs of another shape, where the schedule says which map is found, in masks of 3 mm.
 
@@ -632,6 +634,7 @@ def lungs_under(true):
     return image((labels_at(points) * 50).astype(np.int16), affine)
 
 
+@pytest.mark.slow
 def test_a_turned_patient_is_found():
     """To half a voxel of the masks. From matched centres alone, as the authors begin, the map ends 100 mm away."""
     true = turned_far()
@@ -646,6 +649,7 @@ def test_matched_moments_are_exact_for_an_affine_map():
     assert np.linalg.norm(Affine(found, "given")(LUNG_POINTS) - true(LUNG_POINTS), axis=1).max() < 5
 
 
+@pytest.mark.slow
 def test_the_fast_registration_begins_where_the_authors_do(monkeypatch):
     """Moments only say whether the patient was lost: other ones, 9 mm beside them, change no number of the map."""
     lungs = patient(bent, *upright((4.0, 4.0, 4.0)))
@@ -657,6 +661,7 @@ def test_the_fast_registration_begins_where_the_authors_do(monkeypatch):
     assert np.array_equal(register(atlas(), lungs).matrix, found.matrix)
 
 
+@pytest.mark.slow
 def test_what_lies_outside_the_scan_is_left_out():
     """Of a scan that ends 40 mm below its top, within the lungs: neither do they go on there, nor are there none."""
     moving = patient(lambda points: labels_at(points) * 50.0, *upright((4.0, 4.0, 4.0))).slicer[..., :-10]
@@ -730,6 +735,7 @@ def done(tmp_path_factory):
     return folder, words, str(failed.value)
 
 
+@pytest.mark.slow
 def test_a_cohort_goes_on_after_failures_and_names_them(done):
     """Two of four: one without a lung, one without a file."""
     folder, _, message = done
@@ -739,6 +745,7 @@ def test_a_cohort_goes_on_after_failures_and_names_them(done):
     assert sorted(file.name for file in (folder / "out" / "patch").iterdir()) == ["a1_patch.npy", "a4_patch.npy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sid", ["a1", "a4"])
 def test_patches_lie_where_the_atlas_says(done, grid, sid):
     """With the lungs by threshold or given, corners within 4 mm, a voxel of the masks."""
@@ -760,6 +767,7 @@ def test_patches_lie_where_the_atlas_says(done, grid, sid):
     assert np.abs(world_of(indices, grid) - corners).max() <= 0.5 + 1e-4
 
 
+@pytest.mark.slow
 def test_a_cohort_resumes(done, caplog):
     """Whoever is there is not touched, whoever was done otherwise is an error, and what is lost is done again."""
     folder, words, _ = done
@@ -786,6 +794,7 @@ def test_a_cohort_resumes(done, caplog):
     assert np.array_equal(np.load(lost), patches)
 
 
+@pytest.mark.slow
 def test_a_cohort_from_before_there_were_two_registrations_goes_on(done, tmp_path):
     """Its facts name none, and it was done on the authors' schedule."""
     folder, words, _ = done
@@ -802,6 +811,7 @@ def test_a_cohort_from_before_there_were_two_registrations_goes_on(done, tmp_pat
         main(again)
 
 
+@pytest.mark.slow
 def test_a_cohort_of_an_earlier_engine_is_not_added_to(done, tmp_path):
     """The fast registration was SciPy's once, and put patches elsewhere: patients of both would be in one folder."""
     folder, words, _ = done
@@ -823,6 +833,7 @@ def kept(done):
     return folder / "out"
 
 
+@pytest.mark.slow
 def test_volumes_are_kept(kept, grid):
     """What the patches were cut from and its lungs, in the same voxels, axes (z, y, x)."""
     volume, lungs = (np.load(kept / name / "a1.npy") for name in ("volume", "lungs"))
@@ -835,6 +846,7 @@ def test_volumes_are_kept(kept, grid):
     assert min(dice(lungs == lung, expected == lung) for lung in (1, 2)) > 0.9
 
 
+@pytest.mark.slow
 def test_volumes_that_are_there_are_not_done_again(kept, done, caplog):
     """One that is lost is; but never from another image, nor otherwise than the patches."""
     folder, words, _ = done
@@ -854,6 +866,7 @@ def test_volumes_that_are_there_are_not_done_again(kept, done, caplog):
     assert lost.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_what_is_kept_can_be_mapped(kept, tmp_path):
     """By `dense`, with the lungs as its masks, at the places of the patches: thin lung is marked in front, and found.
 
@@ -886,6 +899,7 @@ def test_what_is_kept_can_be_mapped(kept, tmp_path):
     assert results["dice"]["volumes"] == 3
 
 
+@pytest.mark.slow
 def test_one_image_that_fails_ends_with_a_message(done, caplog):
     """Which makes the exit code 1 and says why, once; the subject is called by its file."""
     folder, words, _ = done

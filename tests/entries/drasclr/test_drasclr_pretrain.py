@@ -116,6 +116,7 @@ def test_the_exported_file_is_the_query_network(run):
     assert zoo.load_model(NAME, checkpoint=file, projection=True)(patches, location).shape == (2, 128)
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_exported_and_all_files_say_the_same(run, cohort, out):
     """Not the one of the least loss; the header is in each file that is saved."""
     copy_of(run[0], out)
@@ -149,6 +150,7 @@ def test_the_record_is_a_manifest_s(run, tmp_path, monkeypatch):
     check_record(record)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tmp_path):
     """Two epochs of three steps, cut within a pass, with loader processes before and without after: bit for bit."""
     settings = ["--locations", "::4", "--steps-per-epoch", "3", "--schedule", "constant", "--key-batches", "2"]
@@ -169,6 +171,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tm
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network_with_the_same_queues(cohort, out, tmp_path):
     """Each has half of every step; parameters, queues and pointers agree, batch statistics are each process's own."""
     settings = ["--locations", "1,2", "--steps-per-epoch", "2"]
@@ -303,6 +306,7 @@ def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch,
     assert "encoder, projection head, queues loaded\n" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_queues_of_other_landmarks_are_not_taken(run, cohort, out, monkeypatch, capsys):
     """As many of them, but others: their shape does not tell."""
     random, _ = begun(pretrain, flags(cohort, out, "--locations", "0,1,2,3"), monkeypatch)

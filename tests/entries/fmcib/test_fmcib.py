@@ -67,6 +67,7 @@ def on_meta():
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_are_the_authors(network):
     """Map and features; a volume's do not depend on the other one in its batch."""
@@ -82,6 +83,7 @@ def test_outputs_are_the_authors(network):
     assert torch.equal(network(x[:1]), alone)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_is_not_the_authors_function_is_told_apart(network):
     """Axes in the order (x, y, z), the maximum for the mean, no biases in the shortcuts; all from one volume."""
@@ -98,6 +100,7 @@ def test_what_is_not_the_authors_function_is_told_apart(network):
             network.get_parameter(name).copy_(values)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_other_stride_is_another_function(network):
     """Of the same tensors, so that only the option tells: 1 is far away, in shape too."""
@@ -140,6 +143,7 @@ def test_every_form_holds_the_same(form, saved, on_meta):
     assert compare(on_meta().state_dict(), state, get_entry(NAME)).complete
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_say_its_stride_gets_that_of_the_pretraining(saved, tmp_path, caplog):
     """With a warning that names the other; a header or an option says it, and a contradiction is refused."""
     path = saved({"trunk_state_dict": numbered()})
@@ -187,6 +191,7 @@ def test_a_tensor_that_the_network_does_not_have_is_refused(stray, said, saved):
         load(saved(behind("module.", numbered() | {n: torch.ones(shape) for n, shape in stray.items()})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["layer1.0.downsample.0.bias", "layer4.2.bn3.running_var", "bn1.weight"])
 def test_a_file_that_lacks_a_tensor_is_refused(lost, saved):
     """One bias of a shortcut is enough, which the authors' strict=False never notices."""
@@ -250,6 +255,7 @@ def test_heads_of_the_authors_fine_tuning_are_read(layers, on_meta):
     torch.testing.assert_close(model.fc(x), expected)
 
 
+@pytest.mark.slow
 def test_other_classes_are_fresh(saved, caplog):
     """The whole head is dropped and made anew, with its layers."""
     model = load(saved(lighter(numbered(), HEADS["two"])), num_classes=5)
@@ -258,6 +264,7 @@ def test_other_classes_are_fresh(saved, caplog):
     assert any("the head does not fit" in line for line in warnings(caplog))
 
 
+@pytest.mark.slow
 def test_channels_are_adapted(saved):
     """Three channels share the one."""
     model = load(saved(numbered()), in_channels=3)

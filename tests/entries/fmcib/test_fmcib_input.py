@@ -364,6 +364,7 @@ def write(path, *rows, columns="label,image_path,coordX,coordY,coordZ"):
     return path
 
 
+@pytest.mark.slow
 def test_lesions_of_a_table_are_embedded(cohort, transform, zoo):
     """A row for each, called by path and point, whatever the batch; what fails is named, and the others have rows."""
     points = [POINT, (38.5, 30.25, 48.0), POINT]

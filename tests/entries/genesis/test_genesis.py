@@ -93,6 +93,7 @@ def with_norm(model, norm):
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_are_the_authors_for_each_volume_alone(encoder, unet):
     """Two volumes in one batch give what the authors' code gives for each by itself: map, features, restored volume."""
@@ -108,6 +109,7 @@ def test_outputs_are_the_authors_for_each_volume_alone(encoder, unet):
     assert relative_error(encoder(x[1:]), theirs["pooled"][1:]) < TOLERANCE
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_batch_is_normalised_together_where_that_is_asked_for(published):
     """`norm="batch"` is the authors' function for a batch, and not that of each volume alone."""
@@ -142,6 +144,7 @@ def test_stored_statistics_are_those_of_a_plain_batch_norm():
         torch.testing.assert_close(ours.train(mode)(x), plain.eval()(x))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_features_do_not_depend_on_neighbours(encoder, unet):
     """Of a volume in any batch, and of other values beside it; sums in another order differ by some 1e-6."""
@@ -328,6 +331,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(lost, state, saved):
         load(UNET, saved(encoder_part(state)))
 
 
+@pytest.mark.slow
 def test_files_of_other_networks_are_called_by_their_names(saved, tmp_path):
     """nnU-Net's, in the same repository; Keras's; and one of another family, whose file is not taken for this one."""
     path = saved(nnunet())
@@ -458,6 +462,7 @@ def test_the_records_are_of_this_network(name):
         assert "norm" not in weights.input
 
 
+@pytest.mark.slow
 def test_published_weights_take_another_statistic_on_request(state, tmp_path, monkeypatch):
     """The record says the default; that is no contradiction of `norm=`, and no warning is due of either."""
     torch.save(genesis(state), tmp_path / "w.pt")

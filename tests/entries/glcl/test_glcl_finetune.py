@@ -297,6 +297,7 @@ def test_the_exported_network_brings_its_pixels(run):
     assert all(torch.equal(value, three[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, tmp_path):
     """Not the last one; the header has pixels and structures, and `load_transform` obeys that of `best.pt`, too."""
     out = copy_of(run[0], tmp_path / "run")
@@ -371,6 +372,7 @@ def decoder_file(scratch):
     return write_bundle(scratch / "train_decoder_wgts_acdc_epochs_10000.ckpt", stage_two(2))
 
 
+@pytest.mark.slow
 def test_any_file_of_the_family_is_a_start(run, cohort, decoder_file, tmp_path):
     """The authors' stage 2, and a whole U-Net of ours; its name stands in the results."""
     for file in (decoder_file, run[0] / "best.pt"):
@@ -384,6 +386,7 @@ def test_any_file_of_the_family_is_a_start(run, cohort, decoder_file, tmp_path):
             assert torch.allclose(after[f"network.{name}"], before[name], atol=1e-7)
 
 
+@pytest.mark.slow
 def test_averages_are_taken_over_or_forgotten(run, cohort, tmp_path):
     """After one step with momentum .01 they are near those of the file, or near those of a new network."""
     file, name = run[0] / "best.pt", "enc_c3_a_bn.running_var"
@@ -396,6 +399,7 @@ def test_averages_are_taken_over_or_forgotten(run, cohort, tmp_path):
         assert (after - start).norm() < 0.1 * (trained - new).norm()
 
 
+@pytest.mark.slow
 def test_without_weights_the_run_is_the_baseline(cohort, tmp_path, caplog):
     """Which is logged; with the same seed it is the run of `--from-scratch`."""
     with caplog.at_level(logging.WARNING, "zoo"):
@@ -406,6 +410,7 @@ def test_without_weights_the_run_is_the_baseline(cohort, tmp_path, caplog):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tmp_path):
     """With loader processes before and without after: bit for bit, and the same best epoch."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -419,6 +424,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tm
     assert first["best"] == second["best"]
 
 
+@pytest.mark.slow
 def test_two_processes_agree(cohort, tmp_path):
     """Each has half of a step and one test volume; both hold all results, which the first one writes."""
     out = tmp_path / "two"
@@ -454,6 +460,7 @@ def norms(network):
     return [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
 
 
+@pytest.mark.slow
 def test_without_validation_the_loss_decides(cohort, tmp_path, caplog):
     """Which is logged."""
     with caplog.at_level(logging.WARNING, "zoo"):
@@ -463,6 +470,7 @@ def test_without_validation_the_loss_decides(cohort, tmp_path, caplog):
     assert "val_dice" not in results["best"]
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run(cohort, tmp_path):
     """Where nothing improves, as a learning rate that is constant."""
     settings = ("--from-scratch", "--monitor", "lr", "--epochs", "9", "--patience", "1", "--test", "")
@@ -470,6 +478,7 @@ def test_patience_ends_a_run(cohort, tmp_path):
     assert len(read_log(tmp_path / "run" / "log.jsonl")) == 2
 
 
+@pytest.mark.slow
 def test_structures_of_your_own(cohort, tmp_path):
     """Volumes of a table with two structures."""
     rows = ["name,image,mask"]

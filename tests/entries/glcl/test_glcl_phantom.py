@@ -95,6 +95,7 @@ def test_nothing_is_written_over(hearts):
         phantom.main(["--out", str(hearts / "new"), "--subjects", "0"])
 
 
+@pytest.mark.slow
 def test_the_shipped_weights_segment_hearts_that_they_have_not_seen(hearts, caplog):
     """Theirs were drawn with another seed. The log says that they are no authors'; the plain name does not take them.
 

@@ -123,6 +123,7 @@ def test_the_exported_encoder_is_that_of_the_last_step(first, encoder):
         assert torch.equal(zoo.load_model(ENCODER, checkpoint=first[0] / "last.pt")(slices), features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "models"), [("first", [ENCODER]), ("second", [ENCODER, UNET])])
 def test_the_record_is_a_manifest_s(stage, models, request, monkeypatch):
     """It names file, digest, grid and command; pasted into a manifest it loads, and completed it is one of ours."""
@@ -145,6 +146,7 @@ def test_the_record_is_a_manifest_s(stage, models, request, monkeypatch):
         assert zoo.model_info(f"{name}.{out.name}").input.spacing == (2.5, 2.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "model"), [("first", ENCODER), ("second", UNET)])
 def test_the_last_step_is_exported_and_all_files_say_the_same(stage, model, request, cohort, encoder, tmp_path):
     """Not the best by its loss; the header has the pixels, and for stage 2 the encoder that it began with."""
@@ -230,6 +232,7 @@ def test_the_encoder_may_come_from_the_authors(cohort, tmp_path):
     assert not hasattr(decoder, "dec_dc5")
 
 
+@pytest.mark.slow
 def test_the_encoder_trains_too_where_it_is_not_frozen(cohort, encoder, tmp_path):
     """All of its convolutions move."""
     out, *_ = run_stage(
@@ -259,6 +262,7 @@ def test_every_variant_runs(cohort, encoder, tmp_path, stage, more):
     assert next(out.glob("glcl-*.safetensors")).stat().st_size > 1e6
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, encoder, tmp_path):
     """Of both stages; with loader processes before and without after: bit for bit."""
     for stage, source in (("encoder", ()), ("decoder", ("--init", encoder))):
@@ -272,6 +276,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, en
         assert all(torch.equal(value, two["model"][name]) for name, value in one["model"].items())
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_mean_of_their_batches(cohort, tmp_path):
     """One step of plain gradient descent with a batch each: as half the sum of both gradients, taken by hand.
 
@@ -477,6 +482,7 @@ pretrain.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_does_not_load_again(cohort, encoder, tmp_path):
     """Killed in the second of three epochs, and its file gone: it ends with the same weights and the same base."""

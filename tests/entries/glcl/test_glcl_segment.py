@@ -91,6 +91,7 @@ def _dice(found, truth):
     return 2 * (found.astype(bool) & truth).sum() / (found.astype(bool).sum() + truth.sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n4", [False, True])
 def test_the_network_sees_what_it_was_fine_tuned_on(tmp_path, n4):
     """The recipe's own slices, with the bias field corrected or not."""
@@ -147,6 +148,7 @@ def test_labels_are_written_with_the_scans_header(scan, weights, tmp_path, capsy
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.slow
 def test_the_input_is_that_of_the_weights(scan, weights, tmp_path, capsys):
     """Of a file that says nothing, the tag's that is named, else the model's."""
     torch.save(zoo.load_model("glcl-unet", checkpoint=weights).state_dict(), tmp_path / "best.pt")

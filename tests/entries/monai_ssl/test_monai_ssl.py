@@ -121,6 +121,7 @@ def volume(*sides, channels=1):
 # --- the outputs of MONAI 0.8.1 ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_are_those_of_the_version_that_trained_it(published):
     """Blocks 3 and 11 and the reconstruction; the encoder's features are the mean of its map."""
@@ -141,6 +142,7 @@ def test_outputs_are_those_of_the_version_that_trained_it(published):
     assert encoder.num_features == encoder(x).shape[1] == 768
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_unetr_answers_as_that_versions(published):
     """From the fine-tuned file, in which the shortcuts that nobody used still lie."""
@@ -163,6 +165,7 @@ def test_the_key_sets_are_those_of_each_version(version):
     assert tuple(sum(t.numel() for t in state.values()) for state in written) == PARAMETERS[version]
 
 
+@pytest.mark.slow
 def test_the_newest_key_set_is_the_installed_classes():
     """What this MONAI would save today, under the names and shapes of the rules."""
     with torch.device("meta"):
@@ -173,6 +176,7 @@ def test_the_newest_key_set_is_the_installed_classes():
         assert {name: tuple(tensor.shape) for name, tensor in state.items()} in shapes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("perceptron", [False, True])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_files_of_every_version_load_the_same(version, perceptron, vit_state, unetr_state, saved):
@@ -225,6 +229,7 @@ def test_a_perceptron_is_the_convolution_it_was(channels, saved):
     assert ours.patch_embedding.patch_embeddings.in_channels == channels
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_monai_saves_today_loads(saved):
     """Each of its own classes with random weights, to the bit."""
@@ -272,6 +277,7 @@ def test_the_swin_unetr_is_built_on_the_meta_device(swin_state, saved):
     assert "swinViT.layers1.0.blocks.0.attn.relative_position_index" in dict(model.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "filled"),
     [
@@ -389,6 +395,7 @@ def test_heads_follow_the_file_unless_others_are_asked_for(unetr_state, vit_stat
         load(ENCODER, path, projection=True)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_channels_are_adapted_wherever_the_volume_is_read(unetr_state, swin_state, saved):
     """A volume given several times over gives the same, and one channel of such a network is the first again."""
@@ -414,6 +421,7 @@ def test_channels_are_adapted_wherever_the_volume_is_read(unetr_state, swin_stat
     ).shape == (1, 1, 32, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes"), [(name, n) for name in NAMES for n in (None, 0, 3) if name != AUTOENCODER or n is None]
 )
@@ -482,6 +490,7 @@ def test_other_channels_are_refused(name):
         model(torch.zeros(3, *sides))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_checks_can_be_compiled():
     """In one graph, without a break: what they look at is known when the graph is made."""
@@ -628,6 +637,7 @@ def test_a_file_that_an_option_must_explain_is_inspected(saved):
 # --- the plain classes, groups, copies --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.skipif(not hasattr(ViT, "load_old_state_dict"), reason="MONAI before 1.6 builds unused cross attention")
 def test_the_full_export_is_monais_classes(vit_state, unetr_state, swin_state, saved, tmp_path):
@@ -722,6 +732,7 @@ def test_files_without_a_decoder_make_no_auto_encoder(unetr_state, saved):
     assert f"That loads with load_model('{UNETR}'" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_family_is_told_apart(vit_state, saved):
     """In both directions."""
     with pytest.raises(CheckpointMismatchError, match=r"load_model\('caid-resnet50-unet'"):

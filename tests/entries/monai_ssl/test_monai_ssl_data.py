@@ -279,6 +279,7 @@ def test_a_kill_leaves_no_broken_volume(tmp_path, folder, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {cache.path(file).name, live.name}
 
 
+@pytest.mark.slow
 def test_processes_share_the_work(tmp_path, folder):
     """Each volume is prepared by one of them, by loader processes or not; bad ones stop both."""
     files = [*files_of(folder), tmp_path / "broken.nii.gz"]

@@ -111,6 +111,7 @@ def command(cohort, out, *flags):
 # Whole runs
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     """The ViT's sizes come from its file; the best checkpoint gives the written Dice again; a picture is drawn."""
     out = tmp_path / "run"
@@ -153,6 +154,7 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
     assert (again["val"] != results["val"], again["test"] != results["test"]) == (True, True), "not of the best epoch"
 
 
+@pytest.mark.slow
 def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_path):
     """Random weights are said to be random; a frozen transformer keeps those of its file."""
     results = main(command(cohort, tmp_path / "scratch", "--from-scratch", *NETWORK, "--labelled", "2"))
@@ -169,6 +171,7 @@ def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_pat
     assert scratch.keys() == end.keys()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(cohort, tmp_path):
     """Stopped after one of two epochs; without --resume the folder is refused."""
     flags = ["--from-scratch", *NETWORK]
@@ -186,6 +189,7 @@ def run_two(cohort, out, cache):
     return {"best": results["best"], "test": results["test"]["dice"], "val": results["val"]["dice_per_case"]}
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_judge_as_one(cohort, tmp_path):
     """Each prepares its share, trains on one of two volumes, and judges its share; both know all results."""
     one = run_two(cohort, tmp_path / "one", str(tmp_path / "cache1"))
@@ -201,6 +205,7 @@ def test_two_processes_train_and_judge_as_one(cohort, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_without_validation_the_training_loss_decides(cohort, tmp_path):
     """A list of training volumes alone; its unlabelled test section is left out."""
     entries = [{"image": "1.nii", "label": "1_label.nii"}, {"image": "2.nii", "label": "2_label.nii"}]
@@ -230,6 +235,7 @@ def test_defaults_are_the_published_run():
     assert (args.model, args.monitor, args.precision) == ("monai-ssl-unetr", "+val_dice", "fp32")
 
 
+@pytest.mark.slow
 def test_a_swin_unetr_is_fine_tuned():
     """In crops of the published size if none is asked for; its transformer can be frozen."""
     network = swin_unetr(feature_size=12, num_classes=3)

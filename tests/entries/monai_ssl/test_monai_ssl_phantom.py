@@ -50,6 +50,7 @@ def patients(cohort):
     return [(image, np.asarray(image.dataobj), np.asarray(label.dataobj)) for image, label in found]
 
 
+@pytest.mark.slow
 def test_cohort_holds_what_was_asked_for(cohort):
     """Volumes of all parts, labels of those that have some, and the word that they are synthetic."""
     names = {part: [f"{part}{i:04d}.nii.gz" for i in range(count)] for part, count in COUNTS.items()}
@@ -62,6 +63,7 @@ def test_cohort_holds_what_was_asked_for(cohort):
     assert (cohort / "overview.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_lists_are_those_of_the_recipes(cohort):
     """The recipes read the lists; the short one has the first training volumes and judges on the same cases."""
     images = read_datalists(cohort / "pretrain.json", ("training", "validation"), cohort)
@@ -74,6 +76,7 @@ def test_lists_are_those_of_the_recipes(cohort):
     assert few == everything | {"train": everything["train"][:2]}
 
 
+@pytest.mark.slow
 def test_every_organ_is_in_every_volume(patients):
     """All 13, each with some voxels; nothing else is labelled."""
     for _, _, labels in patients:
@@ -84,6 +87,7 @@ def test_every_organ_is_in_every_volume(patients):
         assert counts[1:].argmax() == number("liver") - 1
 
 
+@pytest.mark.slow
 def test_organs_lie_where_they_do_in_people(patients):
     """By the file's own affine: liver right, spleen left, gullet above the pancreas, aorta left of the vena cava."""
     for image, _, labels in patients:
@@ -101,6 +105,7 @@ def test_organs_lie_where_they_do_in_people(patients):
         assert up["right kidney"] < up["liver"]
 
 
+@pytest.mark.slow
 def test_densities_are_those_of_ct(patients):
     """Air, fat, soft tissue, bone, lung, each where it must be and in HU."""
     for _, volume, labels in patients:
@@ -128,6 +133,7 @@ def best_interval_dice(volume, labels):
     return scores
 
 
+@pytest.mark.slow
 def test_density_alone_does_not_tell_an_organ(patients):
     """The best interval for each organ and volume, chosen by the truth, finds little: no rule by value finds more."""
     scores = np.array([best_interval_dice(volume, labels) for _, volume, labels in patients])
@@ -137,6 +143,7 @@ def test_density_alone_does_not_tell_an_organ(patients):
     assert scores[:, number("pancreas") - 1].max() < 0.3
 
 
+@pytest.mark.slow
 def test_organs_overlap_in_density(patients):
     """Spleen, liver, kidneys and pancreas share values: no two of them can be told apart in all patients."""
     organs = ["spleen", "liver", "left kidney", "pancreas"]
@@ -149,6 +156,7 @@ def test_organs_overlap_in_density(patients):
             assert any(max(x[0], y[0]) < min(x[1], y[1]) for x, y in ranges), (one, other)
 
 
+@pytest.mark.slow
 def test_patients_differ(patients):
     """In size of organs, place, and density."""
     sizes = np.array([[(labels == i).sum() for i in range(1, len(ORGANS))] for _, _, labels in patients])
@@ -159,6 +167,7 @@ def test_patients_differ(patients):
     assert np.ptp(medians) > 5
 
 
+@pytest.mark.slow
 def test_a_patient_follows_from_seed_part_and_index(cohort):
     """How many others there are plays no part; another number of any gives another patient."""
     again = draw_patient(np.random.default_rng([0, PARTS.index("test"), 0]))
@@ -169,6 +178,7 @@ def test_a_patient_follows_from_seed_part_and_index(cohort):
     assert all((a != b).mean() > 0.5 for i, a in enumerate(everyone) for b in everyone[:i])
 
 
+@pytest.mark.slow
 def test_version_one_stays_as_it_is(cohort):
     """A change of what is drawn is a new version; roundings of another machine are none."""
     volume = np.asarray(nib.load(cohort / "images" / "test0000.nii.gz").dataobj)
@@ -179,6 +189,7 @@ def test_version_one_stays_as_it_is(cohort):
     np.testing.assert_allclose(np.bincount(labels.ravel()), counts, atol=3)
 
 
+@pytest.mark.slow
 def test_a_patient_that_lacks_an_organ_is_drawn_anew(monkeypatch):
     """Until each has enough voxels: the first draw of this one has an organ of 8."""
     monkeypatch.setattr(phantom, "LEAST_VOXELS", 9)
@@ -280,6 +291,7 @@ def test_too_few_volumes_are_refused(tmp_path, flags):
     assert not (tmp_path / "cohort").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_files_is_refused(cohort):
     """The cohort that is there stays."""
     with pytest.raises(OptionError, match="not empty"):

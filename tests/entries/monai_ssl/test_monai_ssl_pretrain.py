@@ -109,6 +109,7 @@ def test_the_exported_file_is_the_auto_encoder(run):
     assert zoo.load_model("monai-ssl-vitb16", checkpoint=file)(crop).shape == (2, 64)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, tmp_path):
     """Not the last one; the header has the voxels of those models that saw them, in each file that is saved."""
     out = copy_of(run[0], tmp_path / "run")
@@ -166,6 +167,7 @@ def test_too_large_a_batch_is_refused_before_volumes_are_prepared(cohort, tmp_pa
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_a_small_unetr_is_filled(cohort, tmp_path):
     """With the 12 blocks that it has, the exported encoder fills it, and the decoder alone is fresh."""
     out = tmp_path / "deep"
@@ -179,6 +181,7 @@ def test_a_small_unetr_is_filled(cohort, tmp_path):
     assert not any(name.startswith("vit.") for name in report.fresh)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tmp_path):
     """Two epochs of three steps, cut within a pass, with loader processes before and without after: bit for bit."""
     settings = ["--steps-per-epoch", "3", "--batch-size", "2"]
@@ -195,6 +198,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_weights(cohort, tm
     assert len(set(lines[0])) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(cohort, tmp_path):
     """Each has half of every step and of the validation volumes, without a search for unused parameters.
 
@@ -228,6 +232,7 @@ def test_without_validation_the_last_epoch_is_exported(cohort, tmp_path):
     assert all(torch.equal(value, last[f"network.{name}"]) for name, value in exported.items())
 
 
+@pytest.mark.slow
 def test_validation_crops_are_fixed(cohort, tmp_path):
     """In every epoch the same crops and corruptions, other ones than in training; new ones with `--val-random`."""
     errors = []

@@ -132,6 +132,7 @@ def test_features_are_those_of_the_authors_networks(form, saved):
         assert relative_error(other, arrays["pooled"][1:]) > 0.1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_sizes_that_the_network_takes():
     """32 voxels a side and more, in multiples of 32 or not, as MONAI's own class; fewer are refused."""
@@ -198,6 +199,7 @@ def test_the_records_are_of_their_files():
     assert (found["ct5050"].sha256, len(found["ct5050"].sources)) == (None, 1)
 
 
+@pytest.mark.slow
 def test_a_supervised_relative_is_told_apart(state, saved, zoo):
     """SuPreM's Swin UNETR, or the file of the hub that is called 5050: it loads, and the report says what it is.
 
@@ -237,6 +239,7 @@ def test_a_supervised_relative_is_not_on_record():
     assert fingerprint(get_entry(SWIN).convert(whole)[0]) not in recorded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_out", [False, True])
 def test_suprem_s_supervised_swin_unetr_loads_and_is_called_so(with_out, state, saved, zoo):
     """Its decoder fills ours, its heads tell the merging, and a last convolution that nobody trained stays out."""
@@ -285,6 +288,7 @@ def test_a_tensor_that_the_transformer_does_not_have_is_refused(form, stray, sta
         load(saved(content))
 
 
+@pytest.mark.slow
 def test_a_classifier_is_fresh_loaded_or_left_out(small, saved):
     """`num_classes` as everywhere; the head that it saved fills it again."""
     model = load(small, num_classes=3)
@@ -299,6 +303,7 @@ def test_a_classifier_is_fresh_loaded_or_left_out(small, saved):
     assert load(path, num_classes=5).classification_head.out_features == 5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_full_export_is_monais_class(small):
     """`SwinTransformer` loads it strictly and answers alike, given the merging."""
@@ -309,6 +314,7 @@ def test_the_full_export_is_monais_class(small):
     assert torch.equal(plain.eval()(x)[-1], model.forward_features(x))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_channels_and_rates(small):
     """The first convolution answers three equal channels as one; the rate falls towards the input."""
@@ -320,6 +326,7 @@ def test_channels_and_rates(small):
     assert rates == {"patch_embed": 1e-2 / 16, **{f"layers{i}": 1e-2 / 2 ** (4 - i) for i in (1, 2, 3, 4)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("v2", [False, True])
 def test_every_parameter_gets_a_gradient(v2):
     """As plain DistributedDataParallel needs it; of a Swin v2 with VoCo's own embedding too."""
@@ -383,6 +390,7 @@ def test_what_is_no_ct_is_refused(tmp_path):
     assert not examine(tmp_path / "mr", NAME).fits
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_ct_is_embedded_window_by_window(small, tmp_path, monkeypatch):
     """A small one is one window, of which the cells that hold some of it are averaged; the recipe's command agrees."""

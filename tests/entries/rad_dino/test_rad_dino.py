@@ -66,12 +66,23 @@ def model(file):
 def outputs(model):
     """Features and maps of both films."""
     with torch.no_grad():
-        return {name: (model(reference_film(name)), model.forward_features(reference_film(name))) for name in FILMS}
+        return {name: both_outputs(model, reference_film(name)) for name in FILMS}
+
+
+def both_outputs(model, film):
+    """Features and the map. The blocks, which take seconds, run once: they take the same tokens both times."""
+    runs, run = [], model.blocks.forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.blocks, "forward", lambda tokens: runs.append((tokens, run(tokens))) or runs[-1][1])
+        features = model(film)
+        patch.setattr(model.blocks, "forward", lambda tokens: torch.equal(tokens, runs[0][0]) and runs[0][1])
+        return features, model.forward_features(film)
 
 
 # The function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("film", "step"), [("full", 9), ("small", 4)])
 def test_features_and_maps_are_those_of_the_authors_code(outputs, film, step):
     """At the size of the table, and at another, for which it is interpolated along both axes by other factors."""
@@ -82,18 +93,21 @@ def test_features_and_maps_are_those_of_the_authors_code(outputs, film, step):
     assert relative_error(maps[:, :, ::step, ::step], reference()[f"map_{film}"]) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["cls_small_timm", "cls_small_size"])
 def test_the_interpolations_of_timm_and_of_later_transformers_are_not_taken_for_it(outputs, wrong):
     """With antialiasing, or by sizes instead of factors: other features, which the tolerance must tell apart."""
     assert relative_error(outputs["small"][0], reference()[wrong]) > 100 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("film", FILMS)
 def test_the_mean_of_the_patches_is_not_taken_for_the_feature(outputs, film):
     """Nor the CLS token before the norm."""
     assert relative_error(outputs[film][1].mean((2, 3)), reference()[f"cls_{film}"]) > 0.1
 
 
+@pytest.mark.slow
 def test_the_token_before_the_norm_is_not_taken_for_the_feature(model):
     """A network that returned it would have the same shape."""
     with torch.no_grad():
@@ -103,6 +117,7 @@ def test_the_token_before_the_norm_is_not_taken_for_the_feature(model):
     assert relative_error(prefix[:, 0], reference()["cls_small"]) > 0.1
 
 
+@pytest.mark.slow
 def test_timms_own_class_takes_the_tensors_and_interpolates_otherwise(state, model):
     """It loads them strictly, and differs in nothing else; its intermediate maps are of our positions too."""
     plain = timm.create_model("vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True).eval()
@@ -151,6 +166,7 @@ def test_a_films_features_do_not_depend_on_its_neighbours(model):
     assert relative_error(together, alone.numpy()) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_another_size_may_be_set_and_gives_the_same(model, outputs):
     """The method of timm's class would leave a table behind that it interpolated its own way."""
     fixed = copy.deepcopy(model)
@@ -168,6 +184,7 @@ def test_what_is_no_film_is_refused(model, method, shape):
         getattr(model, method)(torch.zeros(shape))
 
 
+@pytest.mark.slow
 def test_a_map_is_not_taken_for_tokens(model, outputs):
     """The idiom `forward_head(forward_features(x))` would return the first channel of the map."""
     with pytest.raises(InputContractError, match="without the CLS token: call the network itself"):
@@ -189,6 +206,7 @@ READ = ("DINOv2", "a Lightning attribute")
 """Bare and wrapped: files of 350 MB, of which the names tell nothing about how they are read."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "mmap"), [*((form, True) for form in FORMS), *((form, False) for form in READ)])
 def test_every_form_of_file_loads_to_the_same_values(form, mmap, state, saved):
     """Query, key and value in their order, behind any prefix; nothing that was used is called dropped."""
@@ -232,6 +250,7 @@ def test_both_records_are_of_the_names_in_the_published_files():
     assert not zoo.model_info(f"{MODEL}.dinov2").default
 
 
+@pytest.mark.slow
 def test_a_record_is_fetched_and_loads(state, saved, tmp_path, monkeypatch):
     """From transformers' names in half precision: the copy in the cache has timm's, and says what was dropped."""
     path = saved({name: tensor.half() for name, tensor in as_transformers_4(state).items()})
@@ -245,6 +264,7 @@ def test_a_record_is_fetched_and_loads(state, saved, tmp_path, monkeypatch):
         assert zoo.load_report(network).dropped == {"embeddings.mask_token": DROPPED}
 
 
+@pytest.mark.slow
 def test_our_own_files_load_again(model, state, tmp_path):
     """Saved from the network, and exported with all that timm's class has, which is as much."""
     for content in (model.state_dict(), full_state(MODEL, model)):
@@ -269,6 +289,7 @@ def test_conversion_is_pure_and_idempotent(state):
 # Heads, channels, learning rates
 
 
+@pytest.mark.slow
 def test_a_head_is_fresh_or_the_files(model, file, tmp_path):
     """Started as timm does, on the CLS token; a file's own comes with its classes, and goes where others are asked."""
     fresh = zoo.load_model(MODEL, checkpoint=file, num_classes=5, mmap=True)
@@ -288,6 +309,7 @@ def test_a_head_is_fresh_or_the_files(model, file, tmp_path):
     path.unlink()
 
 
+@pytest.mark.slow
 def test_the_classifier_of_transformers_is_left_out_with_a_warning(state, saved, caplog):
     """It takes CLS and the mean of the patches side by side, which is no head of this network."""
     own = behind("dinov2.", as_transformers_4(state))
@@ -297,6 +319,7 @@ def test_the_classifier_of_transformers_is_left_out_with_a_warning(state, saved,
     assert "the file's head was dropped. classifier." in caplog.text
 
 
+@pytest.mark.slow
 def test_one_channel_answers_a_grey_film_as_three_do(file, model):
     """Trained on films in three equal channels: their sum is exact."""
     film = reference_film("small")
@@ -322,6 +345,7 @@ def test_it_is_built_without_memory():
     assert all(parameter.is_meta for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_gradient(file):
     """DistributedDataParallel refuses a parameter that none reaches."""
     network = zoo.load_model(MODEL, checkpoint=file, num_classes=2, mmap=False)
@@ -363,6 +387,7 @@ def test_loading_the_head_says_what_it_is(saved):
     assert inspect_checkpoint(path).matches == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ["lost", "stray"])
 @pytest.mark.parametrize("form", ["DINOv2", "transformers 4", "transformers 5"])
 def test_what_is_lost_or_stray_is_an_error(form, change, state, saved):
@@ -376,6 +401,7 @@ def test_what_is_lost_or_stray_is_an_error(form, change, state, saved):
         zoo.load_model(MODEL, checkpoint=saved(content))
 
 
+@pytest.mark.slow
 def test_a_value_of_a_query_that_is_not_finite_is_found(state, saved):
     """It is a third of a tensor of the network: said by inspection too, and refused by a load."""
     content = as_transformers_4(state)
@@ -412,6 +438,7 @@ def test_files_of_other_families_are_not_taken_for_it(name):
 # From a film to its features
 
 
+@pytest.mark.slow
 def test_a_film_is_embedded(file, model, tmp_path, monkeypatch):
     """From a file to the CLS token of what the transform makes of it, at a size that is quick."""
     contract = get_entry(MODEL).preprocessing.override({"size": [56, 70], "resize": 70})

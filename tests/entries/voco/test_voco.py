@@ -95,6 +95,7 @@ def test_the_maps_are_those_of_the_authors_network(encoder, arrays):
         assert relative_error(wrong, arrays["pooled"][1:]) > 0.02
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_with_all_eight_slices_it_is_another_network(published, arrays):
     """That of MONAI 1.6.1, to the digit, and not theirs."""
@@ -106,6 +107,7 @@ def test_with_all_eight_slices_it_is_another_network(published, arrays):
     assert relative_error(found, arrays["map"][1:]) > 0.1
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_their_own_embedding_is_five_means(published, arrays):
     """1152 numbers, made with convolutions that the file has and the plain encoder leaves out."""
@@ -122,6 +124,7 @@ def test_their_own_embedding_is_five_means(published, arrays):
         load(ENCODER, published, embedding="mean")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_swin_unetr_answers_as_the_authors(published, arrays):
     """With the decoder that the reference was made with; of the file's own tensors none is left out."""
@@ -198,6 +201,7 @@ def test_what_stands_beside_the_network_is_left_out_with_a_reason(light, saved):
     assert all(match.matched == match.needed for match in matches.values())
 
 
+@pytest.mark.slow
 def test_what_it_saves_loads_again(published, saved, tmp_path):
     """Under the names of MONAI's `SwinTransformer`, with VoCo's convolutions beside them where it has these."""
     model = load(ENCODER, published, embedding="authors", num_classes=3)
@@ -293,6 +297,7 @@ def test_a_missing_convolution_of_a_stage_is_named(light):
 # --- plain classes, channels, groups ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_full_export_is_monais_class(encoder):
     """`SwinTransformer(use_v2=True)` loads it strictly and answers alike; `SwinUNETR` has the same names and shapes."""
@@ -310,6 +315,7 @@ def test_the_full_export_is_monais_class(encoder):
     assert ours.complete(headless)["out.conv.conv.weight"].shape == (48, 48, 1, 1, 1)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_channels_and_rates(published, encoder):
     """Every convolution that reads the volume is adapted; the rate falls towards the input."""

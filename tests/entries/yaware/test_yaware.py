@@ -94,6 +94,7 @@ def small(count=2):
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_are_the_authors(encoder, encoder_file):
     """Map, pooled features and projection; pooled is the mean of the map's ReLU, to the bit."""
@@ -110,6 +111,7 @@ def test_outputs_are_the_authors(encoder, encoder_file):
     assert projecting.num_features == encoder.num_features == encoder(x).shape[1] == 1024
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_the_encoder_loads_the_same(form, encoder_state, saved):
     """All 720 tensors and the projection head under MONAI's names, whatever the file wraps around them."""
@@ -136,6 +138,7 @@ def test_the_classifier_answers_as_monais_class(classifier, classifier_state):
         assert torch.equal(classifier(small()), plain(small()))
 
 
+@pytest.mark.slow
 def test_a_name_that_says_the_other_mode_deceives_nobody(encoder_state, classifier_state, tmp_path):
     """A classifier under the published encoder's name, an encoder under a fine-tuned one's."""
     published, tuned = tmp_path / "DenseNet121_BHB-10K_yAwareContrastive.pth", tmp_path / "classifier.pth"
@@ -222,6 +225,7 @@ def test_a_norm_without_a_head(classifier_state, saved, caplog):
     assert "head was dropped" in warnings(caplog)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lost",
     ["features.conv0.weight", "features.transition3.conv.weight", "features.denseblock4.denselayer16.norm2.bias"],
@@ -308,6 +312,7 @@ def test_the_network_can_be_copied_and_pickled(encoder):
 # --- channels, groups, the plain class --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_channels_are_adapted(encoder, encoder_file, saved):
     """A map given several times over gives the same features, and one channel of such a network is the first again."""
@@ -346,6 +351,7 @@ def test_parameter_groups_follow_the_stages(encoder_file, classifier):
     assert "fresh" not in tuned
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("projection", [False, True])
 def test_the_full_export_is_monais_class(projection, encoder, encoder_file, tmp_path):
@@ -392,6 +398,7 @@ def test_the_authors_unet_is_called_by_its_name(mode, saved):
     assert zoo.inspect_checkpoint(path).matches == ()
 
 
+@pytest.mark.slow
 def test_a_file_of_another_family_is_told_apart(saved):
     """The message says which model it is."""
     path = saved(filled_unet())
@@ -404,6 +411,7 @@ def test_a_file_of_another_family_is_told_apart(saved):
         zoo.load_model("caid-resnet50", checkpoint=saved(filled_encoder()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lost", "matched"),
     [
@@ -427,6 +435,7 @@ def test_the_2d_densenet_is_refused(encoder_state, saved):
         load(saved(flat))
 
 
+@pytest.mark.slow
 def test_two_spellings_of_one_tensor_are_refused(encoder_state, saved):
     """Nothing is chosen from when a file has a layer under the authors' names and under MONAI's."""
     names = [name for name in encoder_state if ".denselayer3." in name]
@@ -472,6 +481,7 @@ def test_the_records_are_the_authors_two_files(encoder_state):
     assert file_path(newest) != file_path(oldest)
 
 
+@pytest.mark.slow
 def test_two_files_of_unknown_digest_do_not_collide(encoder_state, tmp_path, monkeypatch):
     """Each is fetched, pinned and converted for itself."""
     sources = {"first": encoder_state, "second": filled_encoder(seed=1)}

@@ -96,6 +96,7 @@ def read_csv(path):
 # Whole runs
 
 
+@pytest.mark.slow
 def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
     """Weights are loaded, each fold is trained, validated, tested and saved; a resumed run repeats what is missing."""
     argv = command(folder, out, "--checkpoint", checkpoint, "--labelled", "8", "--val-share", "0.25", "--lr", "1e-9")
@@ -160,6 +161,7 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
         main([*argv, "--resume", "--labelled", "10"])
 
 
+@pytest.mark.slow
 def test_the_network_to_use_is_trained_on_all(folder, checkpoint, out, capsys):
     """On every volume, once the folds are done, also where they were done before; it is what the last line names."""
     argv = command(folder, out, "--checkpoint", checkpoint, "--lr", "1e-9")
@@ -190,6 +192,7 @@ def test_the_network_to_use_chooses_its_epoch_where_the_folds_do(folder):
     assert (len(set(task.codes[final.val].tolist())), len(final.test)) == (2, 0)
 
 
+@pytest.mark.slow
 def test_leaving_sites_out_from_scratch(folder, out, caplog):
     """The site of patients alone has no AUROC and says so; its predictions are pooled. The last epoch is judged."""
     results = main(command(folder, out, "--from-scratch", "--splits", "leave-site-out"))
@@ -280,6 +283,7 @@ def test_metrics_are_those_of_the_epoch_that_is_tested(tmp_path, judged, key, ep
     assert results["test"]["weight"] == pytest.approx(torch.load(tmp_path / f"{key}.pt")["model"]["weight"].item())
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same(folder, frozen, tmp_path):
     """Each computes half of the features; one writes."""
     results, _, flags = frozen
@@ -292,6 +296,7 @@ def test_two_processes_find_the_same(folder, frozen, tmp_path):
     assert len(list(tmp_path.glob("run/*/predictions.csv"))) == len(results["runs"])
 
 
+@pytest.mark.slow
 def test_two_processes_fine_tune_validate_and_test_as_one(folder, checkpoint, tmp_path):
     """Both return the same metrics, which are those of the file that was saved."""
     out = tmp_path / "run"

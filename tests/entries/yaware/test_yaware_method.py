@@ -460,6 +460,7 @@ def test_what_the_method_returns(kernel, normalize):
     assert losses["excess"] > 0
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_on_the_whole_batch(method, tmp_path):
     """Batch norm in eval mode: same loss and excess, and after DDP's mean the same gradient of every parameter.
 
@@ -488,6 +489,7 @@ def test_two_processes_are_one_on_the_whole_batch(method, tmp_path):
             assert losses[name].item() == pytest.approx(whole[name].item(), rel=1e-6), name
 
 
+@pytest.mark.slow
 def test_two_processes_take_a_training_step(method, tmp_path):
     """Batch statistics are each process's own; loss and gradient are of all, so that both go on with equal weights."""
     data = batch()

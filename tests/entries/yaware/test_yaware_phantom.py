@@ -95,6 +95,7 @@ def test_the_folder_holds_maps_tables_and_facts(cohort):
     assert facts["affine"] == grid(6)[1].tolist()
 
 
+@pytest.mark.slow
 def test_the_old_name_of_the_command_still_runs_it(cohort, monkeypatch, tmp_path):
     """Scripts say `python -m zoo.entries.yaware.synthetic`."""
     arguments = ["--out", str(tmp_path / "same"), "--healthy", "5", "--clinical", "6"]
@@ -264,6 +265,7 @@ def test_ageing_lowers_the_density_faster_with_the_years(anatomy):
     assert old.sum() == pytest.approx(np.exp(-0.1) * young.sum(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_everything_follows_from_the_seed_and_the_number(cohort, tmp_path):
     """Again the same bytes; a subject does not depend on how many there are; another seed draws others."""
     main(["--out", str(tmp_path / "more"), "--healthy", "2", "--clinical", "8"])
@@ -332,6 +334,7 @@ def killed(flags):
     return [n for n in left if not n.endswith(".tmp")], parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dies_at", "whole", "part"),
     [(2, [], ".healthy.npy"), (5, ["healthy.csv", "healthy.ids.txt", "healthy.npy"], ".clinical.npy")],
@@ -353,6 +356,7 @@ def test_what_a_kill_leaves_does_not_look_finished(tmp_path, monkeypatch, dies_a
         main(flags)
 
 
+@pytest.mark.slow
 def test_a_table_is_whole_or_absent(tmp_path, monkeypatch):
     """Killed after its first row is on disk."""
 

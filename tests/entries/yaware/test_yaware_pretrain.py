@@ -100,6 +100,7 @@ def test_the_run_trains_validates_and_logs(run):
     assert json.loads((out / "args.json").read_text())["rows"] == "split=train"
 
 
+@pytest.mark.slow
 def test_the_exported_file_is_the_best_network(run, cohort):
     """Tensor for tensor, head included; `best.pt` and `last.pt` load as well, and what it computes is the same."""
     out, _, _ = run
@@ -121,6 +122,7 @@ def test_the_exported_file_is_the_best_network(run, cohort):
         assert all(torch.equal(value, epoch[f"network.{name}"]) for name, value in encoder.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, out):
     """Not the last one; the header has the size of the volumes, in each file that is saved."""
     copy_of(run[0], out)
@@ -186,6 +188,7 @@ def test_the_record_says_where_volumes_lie(cohort):
     assert elsewhere.differences()["affine"] == np.diag([1.5, 1.5, 1.5, 1]).tolist()
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, cohort, out, monkeypatch):
     """Killed while it reads the step of epoch 1; weights and optimiser end as those of the uninterrupted run.
 
@@ -223,6 +226,7 @@ def test_kill_9_in_the_second_epoch_then_resume_ends_with_the_same_weights(run, 
     ]
 
 
+@pytest.mark.slow
 def test_the_published_behaviour_runs(cohort, out):
     """`--upstream`: the authors' normalisation, whose least value is not known, on views of all kinds; in half."""
     metrics = pretrain.main(flags(cohort, out, "--upstream", "--tf", "all_tf", "--half"))
@@ -237,6 +241,7 @@ def test_the_published_behaviour_runs(cohort, out):
     )
 
 
+@pytest.mark.slow
 def test_simclr_needs_no_ages(cohort, out, tmp_path):
     """With `--kernel views` the table may be without the column; the least loss is 0."""
     table = rewrite(
@@ -246,6 +251,7 @@ def test_simclr_needs_no_ages(cohort, out, tmp_path):
     assert metrics["excess"] == pytest.approx(metrics["loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run(cohort, out, tmp_path, capfd):
     """Two subjects each for training and validation; both end with the same numbers, one of them writes."""
     argv = flags(cohort, out, "--rows", "split=train", "--val-rows", "split=val", "--batch-size", "4")
@@ -316,6 +322,7 @@ def test_one_argument_speaks_for_others():
     assert (plain.normalize, plain.val_random) == ("anchor", False)
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_method_is_a_flag():
     """Of its name, with the same default."""
     settings = {name: p.default for name, p in inspect.signature(YAware).parameters.items()}
@@ -383,6 +390,7 @@ def test_validation_has_nobody_alone(cohort):
         validation(settings, trained, Processes(0, 5, torch.device("cpu")))
 
 
+@pytest.mark.slow
 def test_validation_of_the_same_weights_is_the_same_number(cohort):
     """Through the network, in two epochs; with new views it is another."""
     torch.manual_seed(0)
@@ -506,6 +514,7 @@ def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch,
     assert not [text for text in caplog.messages if "but this run has" in text]
 
 
+@pytest.mark.slow
 def test_a_file_of_the_encoder_alone_leaves_the_head_fresh(run, cohort, out, monkeypatch, capsys, caplog):
     """As after fine-tuning; of a file without a header the published grid is what it is compared with."""
     stored = load_file(run[0] / f"{NAME}.{run[0].name}.safetensors")

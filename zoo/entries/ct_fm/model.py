@@ -117,7 +117,7 @@ class CTFMSegmenter(Vocabulary, SegResNetDS):
     def make_head(self, num_classes: int) -> None:
         """Put new convolutions of 1 x 1 x 1 in the place of those of the last `dsdepth` levels; 0 for none."""
         for level in range(DECODER_LEVELS - self.dsdepth, DECODER_LEVELS):
-            width = FILTERS * 2 ** (DECODER_LEVELS - 1 - level)
+            width = self.num_features * 2 ** (DECODER_LEVELS - 1 - level)
             head = nn.Conv3d(width, num_classes, kernel_size=1) if num_classes else nn.Identity()
             self.up_layers[level]["head"] = head  # type: ignore[operator]
 
