@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> Iterator[dict[str, object]]:
     points = apply_affine(whole.affine, load_landmarks(args.landmarks))
     fixed = coarse(whole, args.spacing)
     for index in args.patients:
-        moving = coarse(draw(whole, PATIENTS[index], index + 1), args.spacing)
+        moving = draw(whole, PATIENTS[index], index + 1, args.spacing)
         fast, fast_s = timed(fixed, moving, "fast", "auto")
         slow, slow_s = timed(fixed, moving, "published", args.engine)
         off = np.linalg.norm(fast(points) - slow(points), axis=1)
@@ -113,13 +113,18 @@ def timed(fixed: Nifti1Image, moving: Nifti1Image, registration: str, engine: st
 
 def coarse(mask: Nifti1Image, spacing: float) -> Nifti1Image:
     """The mask with every n-th voxel, so that voxels have at least about `spacing` mm."""
-    steps = [max(1, round(spacing / size)) for size in nibabel.affines.voxel_sizes(mask.affine)]
+    steps = steps_to(spacing, nibabel.affines.voxel_sizes(mask.affine))
     values = np.asarray(mask.dataobj)[tuple(slice(None, None, step) for step in steps)]
     return Nifti1Image(np.ascontiguousarray(values), mask.affine @ np.diag((*steps, 1)))
 
 
-def draw(atlas: Nifti1Image, patient: Patient, seed: int) -> Nifti1Image:
-    """The lungs of a patient, 50 and 100, whose middle lies in the middle of the grid."""
+def steps_to(spacing: float, sizes: Iterable[float]) -> list[int]:
+    """How many voxels of these sizes make about `spacing` mm, along each axis."""
+    return [max(1, round(spacing / size)) for size in sizes]
+
+
+def draw(atlas: Nifti1Image, patient: Patient, seed: int, spacing: float = 0.0) -> Nifti1Image:
+    """The lungs of a patient, 50 and 100, in the middle of the grid; its voxels as `coarse` would take them."""
     labels = np.asarray(atlas.dataobj)
     centre = apply_affine(atlas.affine, np.argwhere(labels)[::997].mean(axis=0))
     affine = np.diag((-patient.spacing[0], -patient.spacing[1], patient.spacing[2], 1.0))
@@ -129,14 +134,17 @@ def draw(atlas: Nifti1Image, patient: Patient, seed: int) -> Nifti1Image:
     rng = np.random.default_rng(seed)
     field = [ndimage.gaussian_filter(rng.normal(size=(NODES,) * 3), patient.smooth / LATTICE) for _ in range(3)]
     bends = [part * patient.bend / np.sqrt(3) / part.std() for part in field]
-    drawn = np.zeros(VOXELS, np.int16)
-    for k in range(VOXELS[2]):  # a slice at a time, for the memory
-        voxels = np.stack(np.mgrid[: VOXELS[0], : VOXELS[1], k : k + 1], axis=-1).reshape(-1, 3)
+    steps = steps_to(spacing, patient.spacing)
+    affine = affine @ np.diag((*steps, 1))
+    shape = [-(-count // step) for count, step in zip(VOXELS, steps, strict=True)]
+    drawn = np.zeros(shape, np.int16)
+    for k in range(shape[2]):  # a slice at a time, for the memory
+        voxels = np.stack(np.mgrid[: shape[0], : shape[1], k : k + 1], axis=-1).reshape(-1, 3)
         from_centre = (apply_affine(affine, voxels) - middle) @ to_atlas.T
         nodes = (from_centre / LATTICE + NODES / 2).T
         bent = [ndimage.map_coordinates(part, nodes, order=1, mode="nearest") for part in bends]
         there = apply_affine(np.linalg.inv(atlas.affine), from_centre + np.stack(bent, axis=-1) + centre)
-        drawn[:, :, k] = ndimage.map_coordinates(labels, there.T, order=0).reshape(VOXELS[:2])
+        drawn[:, :, k] = ndimage.map_coordinates(labels, there.T, order=0).reshape(shape[:2])
     return Nifti1Image(drawn, affine)
 
 
