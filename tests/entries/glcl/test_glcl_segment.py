@@ -17,7 +17,8 @@ from zoo.entries.glcl import PREPROCESSING
 from zoo.entries.glcl.cases import CaseStore
 from zoo.entries.glcl.cohort import DATASETS, find_cases
 from zoo.entries.glcl.segment import command_for, main, segment_volume
-from zoo.errors import InputContractError, OptionError
+from zoo.errors import CheckpointFormatError, InputContractError, OptionError
+from zoo.fetching import hash_file
 from zoo.transforms.slices import build_slice_transform
 
 ACDC = DATASETS["acdc"]
@@ -203,6 +204,42 @@ def test_wrong_use_is_refused_at_once(scan, weights, tmp_path):
         save(tmp_path / name, draw(0)[0])
     with pytest.raises(OptionError, match="several volumes would have labels called 001_it"):
         segment(weights, tmp_path, tmp_path)
+
+
+def test_what_a_tag_s_scans_were_put_through_is_obeyed_the_first_time_too(scan, weights, tmp_path, monkeypatch):
+    """Before its file was here the header could not be read, and the first run took scans as they are."""
+    metadata = {"input": json.dumps(GRID), "reading": json.dumps({"n4": True, "channel": 1})}
+    file = export_safetensors(load_file(weights), tmp_path / "house.safetensors", metadata=metadata)
+    record = {
+        "tag": "house",
+        "models": ["glcl-unet"],
+        "state": "hosted",
+        "sources": [f"file:{file}"],
+        "bytes": file.stat().st_size,
+        "sha256": hash_file(file),
+        "input": GRID,
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
+    monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "manifest.json"))
+    given = []
+
+    def note(model, transform, path, *, n4, channel):
+        given.append((n4, channel))
+        return np.zeros(SHAPE, np.uint8), np.eye(4)
+
+    monkeypatch.setattr("zoo.entries.glcl.segment.label_volume", note)
+    for _ in range(2):
+        main(["--image", str(scan), "--out", str(tmp_path / "out"), "--model", "glcl-unet.house", "--device", "cpu"])
+    assert given == [(True, 1), (True, 1)]
+
+
+@pytest.mark.parametrize("reading", [{"n4": "false"}, {"bias": True}, {"channel": True}])
+def test_what_is_not_known_of_the_reading_is_refused(reading, scan, weights, tmp_path):
+    """A later version may do more to scans, and text that says false is true to Python."""
+    metadata = {"input": json.dumps(GRID), "reading": json.dumps(reading)}
+    file = export_safetensors(load_file(weights), tmp_path / "later.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointFormatError, match=r"later\.safetensors says that scans were put through"):
+        segment(file, tmp_path / "out", scan)
 
 
 def test_what_scans_were_put_through_is_obeyed_or_refused(scan, weights, tmp_path, monkeypatch, zoo):

@@ -29,7 +29,7 @@ from torch import nn
 from zoo.commands.segmenting import label_writer, load_segmenter, what_was_written, write_each
 from zoo.entries.glcl.volumes import correct_bias, read_image
 from zoo.entry import Labels
-from zoo.errors import OptionError
+from zoo.errors import CheckpointFormatError, OptionError
 from zoo.images import Volume, find_images, is_dicom, names_of, read_header, read_volume
 from zoo.loading import input_of
 from zoo.progress import say
@@ -42,6 +42,7 @@ from zoo.transforms import SliceTransform, build_slice_transform
 
 UNET = "glcl-unet"
 N4, CHANNEL = "n4", "channel"
+_KNOWN = {N4: bool, CHANNEL: int}
 """What a header's `reading` says, see `zoo.formats.header`."""
 
 
@@ -104,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     volumes, out = names_of(find_images(args.image, volumes=True)), Path(args.out)
     processes = distributed.start(args.device)
     transform = build_slice_transform(input_of(args.model, args.checkpoint))
-    n4, channel = reading_of(args)
     model = load_segmenter(args.model, args.checkpoint, processes.device)
+    n4, channel = reading_of(args)  # only now the file of a tag is here
     mine = dict(list(volumes.items())[processes.rank :: processes.world])
     find = partial(label_volume, model, transform, n4=n4, channel=channel)
     written = write_each(mine, find, label_writer(out), bar=processes.is_main)
@@ -122,8 +123,14 @@ def reading_of(args: argparse.Namespace) -> tuple[bool, int | None]:
 
     Raises:
         OptionError: A channel is asked for that is not the weights'.
+        CheckpointFormatError: The weights say something that cannot be, or that this version does not know.
     """
     learnt = learnt_reading(args.model, args.checkpoint)
+    if not _KNOWN.items() >= {key: type(value) for key, value in learnt.items()}.items():
+        raise CheckpointFormatError(
+            f"{args.checkpoint or args.model} says that scans were put through {dict(learnt)}: expected {N4}, true or "
+            f"false, and {CHANNEL}, a whole number. A newer zoo may know it"
+        )
     channel = learnt.get(CHANNEL, args.channel)
     if args.channel not in (None, channel):
         raise OptionError(f"--channel {args.channel}: by their header the weights learnt from channel {channel}")
