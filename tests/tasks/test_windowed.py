@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import zoo as package
 from zoo.commands.finetuning import finetune
+from zoo.formats import open_checkpoint
 from zoo.loading import input_of
 from zoo.registry import entries, get_entry
 
@@ -115,6 +116,7 @@ def test_the_window_goes_with_the_network(name, thin, tmp_path, zoo):
     run = ("--epochs", 2, "--steps-per-epoch", 2, "--batch-size", 2, "--parts", 2, "--from-scratch")
     results = finetune(list(map(str, (name, "--task", "classify", *data, "--split", "split", "-o", tmp_path, *run))))
     saved = tmp_path / "model.safetensors"
+    assert "input" in open_checkpoint(saved).metadata, "else the model's own stands in its place"
     found = input_of(name, saved)
     assert found == entry.preprocessing
     assert found.window is not None or found.std is not None

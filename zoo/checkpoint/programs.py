@@ -121,7 +121,7 @@ def _by_the_exporter() -> Iterator[None]:
         packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "onnxscript", "onnx", "protobuf"))
         raise OptionError(
             f"{ONNX.option}: torch's exporter failed with {packages}: {_root_reason(error).rstrip('.')}. "
-            f"A newer torch knows newer packages, and an older protobuf takes more; {TORCH.option} needs none of them"
+            f"Install a newer torch, or protobuf below 7; {TORCH.option} needs neither"
         ) from error
 
 
