@@ -631,16 +631,6 @@ def test_reading_gives_the_values_as_float32(suffix, mmap, tmp_path):
     assert torch.equal(values["turned"], made["f"].T)
 
 
-def test_small_pieces_give_the_same(tmp_path, monkeypatch):
-    """A file that is mapped anew for every tensor is read right."""
-    monkeypatch.setattr("zoo.formats.stored._CHUNK", 1)
-    made = {f"t{i}": torch.randn(9, 9).half() for i in range(5)}
-    torch.save(made, tmp_path / "x.pth")
-    stored = open_checkpoint(tmp_path / "x.pth", mmap=True)
-    values = stored.read(dict(stored.tensors))
-    assert all(torch.equal(values[name], tensor.float()) for name, tensor in made.items())
-
-
 def test_network_file_systems_are_told_by_the_mount_table(tmp_path):
     """The longest mount point counts; blanks in it are escaped; no table means local."""
     table = tmp_path / "mountinfo"

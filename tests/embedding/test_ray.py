@@ -166,7 +166,7 @@ def test_an_actor_that_dies_between_units_is_held_against_none(films):
     embedder = pickle.dumps(Embedder(NAME, device="cpu", batch_size=1))
     work = pyarrow.table({"pickle": [pickle.dumps(_Stretch([range(1), range(1, 2), range(2, 3)], cases, [7, 8, 9]))]})
     for count in (0, 1, 2, 3):
-        actor = HereActor(embedder, torch.get_num_threads(), {}, "", Pool(1, 1, 0, 0), deaths)
+        actor = HereActor(embedder, torch.get_num_threads(), {}, "", "", Pool(1, 1, 0, 0), deaths)
         found = [each for table in actor(work) for unit in _objects(table) for each in unit]
         assert {each.case: each.problem for each in found if each.features is None} == (
             {8: "3 processes of Ray died at it"} if count == 3 else {}
@@ -282,7 +282,7 @@ def test_an_actor_works_where_the_run_was_begun(films, tmp_path, monkeypatch):
     cases = Cases(["films/0.png"], ["films/0.png"], {}, None)
     embedder = Embedder(NAME, device="cpu")
     assert _folder(embedder, Cases([], [str(tmp_path)], {}, None)) == ""
-    given = (pickle.dumps(embedder), 1, {"ZOO_OFFLINE": "1"}, _folder(embedder, cases), Pool(1, 1, 0, 1), _Deaths())
+    given = (pickle.dumps(embedder), 1, {"ZOO_OFFLINE": "1"}, _folder(embedder, cases), "", Pool(1, 1, 0, 1), _Deaths())
     monkeypatch.chdir("/")
     work = pyarrow.table({"pickle": [pickle.dumps(_Stretch([range(1)], cases, [7]))]})
     ((found,),) = [each for table in HereActor(*given)(work) for each in _objects(table)]
