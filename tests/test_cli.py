@@ -12,6 +12,7 @@ import pytest
 from texts import one_line
 
 from zoo.cli import main
+from zoo.messages import decimal
 
 
 @pytest.fixture
@@ -544,3 +545,21 @@ def test_an_empty_argument_is_not_the_working_directory(zoo, tmp_path, monkeypat
     assert (code, "is empty: a value is expected" in err) == (2, True), err
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_without_a_character_ends_no_command(monkeypatch, encoding):
+    """The table of `zoo probe` has the minus sign of print; hours of work would end in a UnicodeEncodeError."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for _ in range(2)]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+
+    def shown(**_):
+        print(decimal(-0.25))
+        print(decimal(-0.25), file=sys.stderr)
+
+    monkeypatch.setattr("zoo.cli.app", shown)
+    main([])
+    for stream in streams:
+        stream.flush()
+        assert stream.buffer.getvalue().split() == [b"\\u22120.250"]

@@ -14,7 +14,19 @@ import zoo
 PACKAGE = Path(zoo.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
-    ("errors", "files", "locks", "messages", "oddities", "progress", "settings", "signals", "stopping", "version"),
+    (
+        "errors",
+        "files",
+        "locks",
+        "messages",
+        "oddities",
+        "progress",
+        "settings",
+        "siblings",
+        "signals",
+        "stopping",
+        "version",
+    ),
     ("entry", "formats", "images", "manifest", "policy", "record", "tensor_names"),
     ("fetching", "registry", "transforms"),
     ("checkpoint", "networks"),

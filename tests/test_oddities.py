@@ -4,10 +4,12 @@ import logging
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from zoo.oddities import each_once, help_count, present_folder, warn_of
+from zoo.progress import warnings_in
 
 log = logging.getLogger("zoo")
 
@@ -94,7 +96,7 @@ logging.basicConfig(format="%(message)s", level=logging.WARNING)
 rank, log = int(os.environ["LOCAL_RANK"]), logging.getLogger("zoo")
 for block in range(2):
     with each_once():
-        if rank:  # the others are ahead: what they have in common with the first one is not theirs to say
+        if rank:  # the others are ahead: what of an image they have in common with the first one is not theirs to say
             log.warning("images of one patient can be in both parts")
             log.warning("process %d has no room", rank)
             warn_of(f"{rank}.png", f"{rank}.png is faint")
@@ -124,7 +126,7 @@ def test_processes_of_one_torchrun_say_a_warning_once(tmp_path):
     ]
     said = [rank.communicate()[1].decode().splitlines() for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0, 0], said
-    assert said[0][:2] == ["images of one patient can be in both parts", "0.png is faint"]
+    assert said[0][0] == "0.png is faint"
     lines = sorted(line for own in said for line in own)
     counts = [line for line in lines if line.startswith(("2 images", "3 images"))]
     assert len(counts) == 4
@@ -136,6 +138,94 @@ def test_processes_of_one_torchrun_say_a_warning_once(tmp_path):
         [*others, "process 1 has no room", "process 2 has no room"] * 2
     )
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+FAILING = """
+import logging, os, signal, sys, time
+from pathlib import Path
+from zoo.oddities import each_once, warn_of
+from zoo.progress import warnings_in
+
+logging.basicConfig(format="%(message)s", level=logging.WARNING)
+rank, log, folder = int(os.environ["LOCAL_RANK"]), logging.getLogger("zoo"), Path(sys.argv[1])
+with each_once(), warnings_in(folder / f"{rank}.log"):
+    if rank:
+        warn_of("1.png", "1.png is faint")
+        log.error("the disk is full")
+        log.warning("there is little room")
+        while sys.argv[2] == "dead" and not (folder / "killed").exists():
+            time.sleep(0.01)
+        raise ZeroDivisionError
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes agree on a folder by /proc")
+@pytest.mark.parametrize("first", ["dead", "alive"])
+def test_what_a_failing_process_has_to_say_is_not_lost_with_the_first_one(tmp_path, first):
+    """All are killed where one fails: nobody is left to tell what that one held back, its error among it."""
+    (tmp_path / "run.py").write_text(FAILING)
+    (temporary := tmp_path / "temporary").mkdir()
+    (temporary / "zoo-999999999-7-0-1").mkdir()
+    common = {**os.environ, "TMPDIR": str(temporary), "TORCHELASTIC_RUN_ID": "none"}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path), first]
+    one, other = (
+        subprocess.Popen(command, env={**common, "RANK": str(i), "LOCAL_RANK": str(i)}, stderr=subprocess.PIPE)
+        for i in range(2)
+    )
+    while len(b"".join(file.read_bytes() for file in temporary.glob("*/present")).splitlines()) < 2:
+        assert one.poll() is None
+        time.sleep(0.01)
+    if first == "dead":
+        one.kill()
+        one.wait()
+        (tmp_path / "killed").touch()
+    said = other.communicate()[1].decode().splitlines()
+    one.kill()
+    one.communicate()
+    told = said[: said.index("Traceback (most recent call last):")]
+    assert told == ["the disk is full", "there is little room", "1.png: is faint"]
+    kept = [line.split(" ", 2)[2] for line in (tmp_path / "1.log").read_text().splitlines()]
+    assert kept == ["1.png is faint", "the disk is full", "there is little room"]
+    stays = [folder.name for folder in temporary.iterdir()]
+    assert "zoo-999999999-7-0-1" not in stays, "what a run left that was killed stays behind for ever"
+    assert first == "alive" or stays == []
+
+
+def test_a_log_has_the_counts_though_it_ends_before_the_block(tmp_path, caplog):
+    """The log of a cohort said of the first image alone that it is faint, and nothing of the other thousands."""
+    with each_once():
+        with warnings_in(tmp_path / "run.log"):
+            for name in ("a.png", "b.png"):
+                warn_of(name, f"{name} is faint")
+        log.warning("of something else")
+    lines = [line.split(" ", 2)[2] for line in (tmp_path / "run.log").read_text().splitlines()]
+    assert lines == [text for text in texts(caplog) if text != "of something else"]
+    assert len(lines) == 2
+    assert log.handlers == [], "a handler is left on the log"
+
+
+def test_a_removed_log_does_not_come_back(tmp_path, caplog):
+    """A refused probe removes its folder: the counts at the end would fail, or make the file again."""
+    with each_once(), warnings_in(tmp_path / "run.log"):
+        for name in ("a.png", "b.png"):
+            warn_of(name, f"{name} is faint")
+        (tmp_path / "run.log").unlink()
+    assert len(caplog.records) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_silent_process_says_all_at_once_where_debugging(caplog, monkeypatch):
+    """And then not again at the end."""
+    caplog.set_level(logging.DEBUG, "zoo")
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("zoo.oddities.processes_of_torchrun", lambda: 1)  # the last one, which tells
+    with each_once():
+        warn_of("a.png", "a.png is faint")
+        log.warning("there is little room")
+    assert texts(caplog) == ["a.png is faint", "there is little room"]
 
 
 def test_a_process_of_a_cluster_counts_with_the_one_that_began(caplog):

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    _print_anything()
     start_log(debug)
     try:
         with ended_by_signals():
@@ -80,6 +82,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(error_text(error, as_page=sys.stderr.isatty()), file=sys.stderr)
         raise SystemExit(_exit_code(error)) from error
+
+
+def _print_anything() -> None:
+    """Have characters that a terminal's encoding lacks come out as escapes: a result is not lost for a minus sign."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -251,7 +260,13 @@ def verify(
         model, tag = split_name(name)
         get_entry(name)
         for record in (tagged_record(model, tag, cache_dir),) if tag else records(model, cache_dir):
-            for file in files_of(record).values():
+            try:
+                files = files_of(record)
+            except OptionError as error:  # its training images are said in a form that is none; others are looked at
+                problems.append(f"{model}.{record.tag}: {error}")
+                _say(f"{model}.{record.tag}  {record.filename}  PROBLEM: {error}")
+                continue
+            for file in files.values():
                 result = verify_file(file, cache_dir=cache_dir)
                 problems += result.problems
                 verdict = "BAD" if result.problems else "ok" if result.found else "not downloaded"

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from zoo.oddities import count_in
+
 T = TypeVar("T")
 
 MINUTE = 60.0
@@ -38,11 +40,15 @@ def recording(file: Path) -> Iterator[None]:
 
 @contextmanager
 def warnings_in(file: Path) -> Iterator[None]:
-    """Copy the package's warnings inside the block to a file, those of processes that begin meanwhile too."""
+    """Copy the package's warnings inside the block to a file, those of processes that begin meanwhile too.
+
+    What `zoo.oddities.each_once` around the block counts follows at its end.
+    """
     handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.setLevel(logging.WARNING)
     logging.getLogger("zoo").addHandler(handler)
+    count_in(handler)
     try:
         yield
     finally:

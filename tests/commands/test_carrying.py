@@ -407,3 +407,25 @@ def test_a_list_without_a_digest_says_where_it_goes(zoo):
     """`zoo import` proves by digests and would call it unknown; by its name in the cache it is found."""
     (row,) = (each for each in json.loads(zoo("manifest", "rad-dino-vitb14")[1]) if each["what"] == "training list")
     assert row["note"] == f"nobody has published a digest: copy it to {row['destination']} in $ZOO_HOME"
+
+
+@pytest.mark.parametrize("said", [{"cohorts": ["films"]}, {"cohorts": 5}, {"cohorts": [], "ids": 5}])
+def test_a_record_whose_training_images_are_misspelt_is_named(on_record, no_sockets, tmp_path, zoo, said):
+    """One such record in a manifest of one's own ended `zoo doctor` without a single check, and `zoo verify`."""
+    path = tmp_path / "house.json"
+    house = json.loads(path.read_text())
+    house["weights"][0]["training_ids"] = said
+    path.write_text(json.dumps(house))
+    code, out, _ = zoo("doctor")
+    rows = {line.split()[1]: line.split()[0] for line in out.splitlines()[1:] if line.startswith(("ok", "PROBLEM"))}
+    assert (code, rows[HOUSE], rows["torch"]) == (1, "PROBLEM", "ok")
+    code, out, error = zoo("verify", HOUSE, "caid-resnet50.chestxray14-800")
+    assert code == 1
+    assert HOUSE in error
+    assert "caid-resnet50.chestxray14-800" in out
+    (stick := tmp_path / "stick").mkdir()
+    (stick / "file").touch()
+    for command in (("manifest",), ("manifest", HOUSE), ("import", stick)):
+        code, _, error = zoo(*command)
+        assert code
+        assert f"{HOUSE}: training_ids of record" in error

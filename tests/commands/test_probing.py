@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from zoo.commands import probing
 from zoo.evaluation import probes
 from zoo.evaluation.report import ProbeReport
 
@@ -177,6 +178,29 @@ def test_a_folder_called_features_makes_no_report_of_its_neighbours(zoo, films, 
     (tmp_path / "code.py").touch()
     code, _, error = zoo(*asked(films, "--features", features, "-o", tmp_path))
     assert (code, "holds code.py and no report" in error) == (2, True)
+
+
+def test_a_folder_that_has_features_alone_is_anothers(zoo, films, features, tmp_path):
+    """A project's own folder of that name, with nothing beside it."""
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / "mine.txt").touch()
+    code, _, error = zoo(*asked(films, "--features", features, "-o", tmp_path))
+    assert (code, "holds features and no report" in error) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
+
+
+def test_a_probe_that_was_killed_while_embedding_is_known_by_its_log(films, features, tmp_path, monkeypatch):
+    """It has features and no report; without a log the same command would refuse its own folder."""
+
+    def killed(*_, out, **__):
+        (out / "model").mkdir(parents=True)
+        (out / "model" / "part-00000.parquet").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probing, "probe", killed)
+    with pytest.raises(KeyboardInterrupt):
+        probing.probe_into(films / "labels.csv", [features], [], tmp_path / "out")
+    probing.check_folder(tmp_path / "out")
 
 
 def test_a_report_answers_nothing(zoo, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,23 @@ def test_without_umap_the_map_is_by_pca(monkeypatch):
     assert report.encoders[0].map.method == "PCA"
     assert 0 < report.encoders[0].map.explained[1] <= report.encoders[0].map.explained[0]
     assert "at its first two principal components" in html_of(report, {})
+
+
+@pytest.mark.parametrize("error", [ImportError("numba needs NumPy 2.3 or less"), AssertionError("no cache")])
+def test_a_broken_umap_does_not_end_a_probe(monkeypatch, caplog, error):
+    """All fits are done by then; Numba raises errors of its own as it is imported."""
+
+    class Broken:
+        def find_spec(self, name, *_):
+            if name == "umap":
+                raise error
+
+    monkeypatch.setattr(looks, "has_umap", lambda: True)
+    monkeypatch.delitem(sys.modules, "umap", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    report = run(planted(table_of()), table_of(), sizes=())
+    assert report.encoders[0].map.method == "PCA"
+    assert f"UMAP fails here, so the map is by PCA: {type(error).__name__}: {error}" in caplog.messages
 
 
 @pytest.mark.skipif(not looks.has_umap(), reason="umap-learn is not installed")

@@ -145,6 +145,8 @@ def test_a_monitor_that_does_not_exist_is_named(tmp_path):
     """With the metrics that there are; at once where it is plain that there will be none."""
     with pytest.raises(OptionError, match=r"--monitor acuracy: no such metric; there are loss, score, lr"):
         run(Scripted(), tmp_path / "a", monitor="acuracy")
+    with pytest.raises(OptionError, match=r"--monitor epoch: no such metric; there are loss, score, lr, \+epoch$"):
+        run(Scripted(), tmp_path / "c", monitor="epoch")
     with pytest.raises(OptionError, match=r"--monitor \+val_auc: this run has no validation"):
         run(Scripted(), tmp_path / "b", monitor="+val_auc")
     assert not (tmp_path / "b").exists()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from zoo.errors import OptionError
 from zoo.evaluation.training_ids import training_ids_of
 from zoo.fetching import file_path
 from zoo.manifest import record_with_tag, records
@@ -60,14 +61,18 @@ def find_needed(
 
     Raises:
         UnknownModelError: No such model, or no weights with this tag.
-        OptionError: As of `files_of`.
+        OptionError: As of `files_of`; the message names the weights.
     """
     found: dict[Path, NeededFile] = {}
     for model, record, named in _chosen(names, cache_dir, imported):
         full_name = f"{model}.{record.tag}"
         bar = _bar(full_name, record, named) or ("" if imported else _home_bar(model, record, cache_dir))
         obstacle = bar or _obstacle(full_name, record, named)
-        for what, file in files_of(record).items():
+        try:
+            files = files_of(record)
+        except OptionError as error:
+            raise OptionError(f"{full_name}: {error}") from error
+        for what, file in files.items():
             # A list is free where weights are gated, withdrawn or refused.
             own, is_barred = ("", False) if what == LIST else (obstacle, bool(bar))
             path = file_path(file, cache_dir) if file.digests or file.sources else Path(model, record.tag, what)

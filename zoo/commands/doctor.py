@@ -138,7 +138,11 @@ def _weights(home: Path, online: bool) -> list[Check]:
     checks = []
     for model in list_models():
         for record in records(model, home):
-            files = files_of(record).values()
+            try:
+                files = files_of(record).values()
+            except OptionError as error:
+                checks.append(Check(f"{model}.{record.tag}", False, str(error)))
+                continue
             problems = [problem for file in files for problem in verify_file(file, cache_dir=home).problems]
             found = "; ".join(problems) or _prospects(record, home, online)
             checks.append(Check(f"{model}.{record.tag}", not problems, found))

@@ -44,6 +44,7 @@ def probe_into(
         raise OptionError("nothing to probe: give files or folders of features by --features, or names of models")
     check_folder(out)
     with _folder(out), warnings_in(out / LOG), recording(out / LOG):
+        (out / LOG).touch()  # before any features: by it the next run knows the folder as a probe's
         command = command_of(labels, features, names, out, options)
         report = probe([*features, *names], labels, out=out / FEATURES, command=command, **options)
         report.write(out / REPORT)
@@ -91,7 +92,8 @@ def check_folder(out: Path) -> None:
         raise OptionError(f"-o {out} is a file: a folder for the report is expected")
     strange = sorted(path.name for path in out.iterdir() if path.name[0] != ".") if out.is_dir() else []
     others = [name for name in strange if name not in _OURS]
-    if others and not {REPORT, LOG}.intersection(strange):  # `features` may be another's
+    others += [FEATURES] if FEATURES in strange else []  # which may be another's
+    if others and not {REPORT, LOG}.intersection(strange):
         raise OptionError(f"-o {out} holds {printable(others[0])} and no report: give a new folder")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Sequence
 from importlib import metadata
@@ -12,7 +13,10 @@ from zoo.evaluation.matching import FeatureSet
 from zoo.evaluation.probes import MOST_KEPT, directions, standard_of
 from zoo.evaluation.report import Map, Neighbour, Query
 from zoo.evaluation.splits import Fold
+from zoo.messages import reason_of
 from zoo.training.metrics import Array, Floats
+
+log = logging.getLogger("zoo")
 
 QUERIES, NEIGHBOURS = 6, 5
 MOST_MAPPED = 2000
@@ -44,13 +48,21 @@ def pick_queries(fold: Fold, strata: Array, seed: int) -> list[int]:
 def map_of(features: FeatureSet, mapped: Sequence[int], position: dict[int, int], seed: int) -> Map:
     """Return some cases in two dimensions, of the standardised features of all.
 
-    By UMAP where umap-learn is installed and there are cases enough for its neighbourhoods, else by PCA.
+    By UMAP where umap-learn is installed and there are cases enough for its neighbourhoods, else by PCA; so too where
+    UMAP fails, which is warned of.
     """
     values = features.values.astype(np.float64)
     mean, deviation = standard_of(values)
     values = (values - mean) / deviation
-    by_umap = len(mapped) >= FEWEST_BY_UMAP and has_umap()
-    points, explained = (_by_umap if by_umap else _by_pca)(values, list(mapped), seed)
+    by_umap, explained = len(mapped) >= FEWEST_BY_UMAP and has_umap(), None
+    if by_umap:
+        try:
+            points = _by_umap(values, list(mapped), seed)
+        except Exception as error:  # of any kind, as Numba's own: a picture is no reason to lose all fits
+            log.warning("UMAP fails here, so the map is by PCA: %s: %s", type(error).__name__, reason_of(error))
+            by_umap = False
+    if not by_umap:
+        points, explained = _by_pca(values, list(mapped), seed)
     return Map(
         tuple(position[i] for i in mapped),
         tuple(round(x, 5) for x in points[:, 0].tolist()),
@@ -81,14 +93,14 @@ def _by_pca(values: Floats, mapped: Sequence[int], seed: int) -> tuple[Floats, t
     return points, (float(shares[0]), float(shares[1]))
 
 
-def _by_umap(values: Floats, mapped: Sequence[int], seed: int) -> tuple[Floats, None]:
+def _by_umap(values: Floats, mapped: Sequence[int], seed: int) -> Floats:
     """UMAP of the mapped cases alone, with a fixed seed."""
     import umap
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that one thread is used, which the seed asks for
         points = umap.UMAP(n_neighbors=NEIGHBOURS_BY_UMAP, random_state=seed, n_jobs=1).fit_transform(values[mapped])
-    return np.asarray(points, np.float64), None
+    return np.asarray(points, np.float64)
 
 
 def nearest_of(features: FeatureSet, fold: Fold, queries: Sequence[int]) -> list[tuple[int, list[tuple[int, float]]]]:

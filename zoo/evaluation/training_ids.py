@@ -127,6 +127,13 @@ def training_ids_of(record: WeightsFile) -> TrainingIds | None:
     if not raw:
         return None
     what = f"training_ids of record {record.tag!r} in {record.base}"
+    try:
+        return _parsed(raw, record, what)
+    except (TypeError, AttributeError) as error:  # a number where a list or a text is due
+        raise OptionError(f"{what}: a value is of another kind than expected: {error}") from error
+
+
+def _parsed(raw: Mapping[str, Any], record: WeightsFile, what: str) -> TrainingIds:
     _check(raw, _KEYS, {"cohorts"}, what)
     cohorts = tuple(_cohort(each, what) for each in raw["cohorts"])
     form = raw.get("form", LINES)

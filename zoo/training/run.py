@@ -105,8 +105,9 @@ class Run:
         self.validated = dict(validated)
         name, sign = self.args.monitor.lstrip("+"), -1.0 if self.args.monitor.startswith("+") else 1.0
         noted = {"epoch": epoch + 1, **metrics}
-        if name not in noted:
-            raise OptionError(f"--monitor {name}: no such metric; there are {', '.join(metrics)}")
+        if name not in metrics and self.args.monitor != "+epoch":  # the smallest epoch is the first: a slip
+            known = ", ".join([*metrics, "+epoch"])
+            raise OptionError(f"--monitor {self.args.monitor}: no such metric; there are {known}")
         value = sign * noted[name]
         if math.isnan(value):
             log.warning("%s is NaN after epoch %d", name, epoch + 1)
