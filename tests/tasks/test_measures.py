@@ -106,6 +106,16 @@ def test_the_mean_over_folds_is_of_those_that_tell():
     assert measure(draws).tolist() == [0.5, 1.0]
 
 
+def test_a_fold_without_a_negative_case_has_no_average_precision():
+    """It would be 1.0, whatever the scores: a site of five cases, one per fold, whose positive ones are ranked last."""
+    truth, scores = np.array([0, 0, 0, 1, 1]), np.array([0.9, 0.8, 0.7, 0.2, 0.1])
+    parts = parts_of(range(5), 5)
+    for of in (auroc_of, average_precision_of):
+        assert np.isnan(mean_over(parts, [of(truth[part], scores[part]) for part in parts])(np.ones(5)))
+        drawn = of(truth, scores)(np.array([[1, 1, 1, 1, 1], [0, 0, 0, 2, 3], [2, 3, 0, 0, 0.0]]))
+        assert np.isnan(drawn).tolist() == [False, True, True], "a draw lacks one kind as a fold does"
+
+
 def test_the_threshold_lies_between_the_two_kinds():
     """At a probability that occurs, rounding would decide on which side its case is."""
     truth = np.array([0, 0, 1, 0, 1, 1, np.nan])
