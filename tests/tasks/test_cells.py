@@ -7,7 +7,9 @@ import pytest
 from zoo.embedding import Cases
 from zoo.errors import OptionError
 from zoo.evaluation.labelled import read_labelled
+from zoo.evaluation.probing import probe
 from zoo.evaluation.target import read_target
+from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.cells import number_of, text_of
 from zoo.tasks.labels import classes_or_labels, numbers_in, with_labels
 
@@ -81,6 +83,35 @@ def test_uncertain_labels_mean_the_same_to_both(word):
     assert str(found[2]) == {"ignore": "nan", "positive": "1", "negative": "0"}[word]
     with pytest.raises(OptionError, match="--uncertain maybe: ignore, positive, negative are known"):
         by_probe(cells, None, "maybe")
+
+
+@pytest.mark.parametrize("kind", [None, "numbers"])
+def test_uncertain_is_refused_of_measured_numbers(kind):
+    """A z-score of -1 would be learnt as 1; a fine-tuning run refuses it too."""
+    table = pd.DataFrame({"z": [-1.0, *np.linspace(-2, 2, 30)]})
+    with pytest.raises(OptionError, match=r"--uncertain positive: .*column z has measured numbers"):
+        probe(np.zeros((31, 2)), table, column="z", kind=kind, uncertain="positive")
+    with pytest.raises(OptionError, match="--uncertain positive: of --task classify"):
+        FinetuneArgs(model="caid-resnet50", task="regress", table="t", label="z", uncertain="positive", out="o").check()
+
+
+def test_a_probe_and_a_task_say_alike_what_becomes_of_cells(caplog):
+    """Whoever misses it reads a doubt as a finding; and a word for cells that are not there is a slip."""
+    for cells, word in ((["1", "0", "-1", "n/a", "1", "-1.0"], "positive"), (["1", "0", "1", "0"], "ignore")):
+        said = []
+        for read in (by_probe, by_task):
+            caplog.clear()
+            read(cells, None, word)
+            said.append([line.replace("--label", "--column") for line in caplog.messages if "of 6 cases" not in line])
+        assert said[0] == said[1]
+        assert said[0] == (
+            [
+                "--column y: 1 cells count as no label: 1 'n/a'",
+                "--column y: 2 cells are -1 and count as 1, by --uncertain",
+            ]
+            if word == "positive"
+            else ["--uncertain ignore: no cell of --column y is -1"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
@@ -77,6 +77,30 @@ def certain(texts: Iterable[str], uncertain: str) -> list[str]:
     if uncertain and uncertain not in UNCERTAIN:
         raise OptionError(f"--uncertain {printable(uncertain)}: {', '.join(UNCERTAIN)} are known")
     return [UNCERTAIN[uncertain] if uncertain and is_doubtful(text) else text for text in texts]
+
+
+def say_cells(columns: Mapping[str, Sequence[object]], flag: str, uncertain: str) -> None:
+    """Say which words count as no label, and what becomes of labels of -1; warn where none of the columns has any.
+
+    Args:
+        columns: Cells as the table has them, by column.
+        flag: That named the columns.
+        uncertain: As `certain` takes it.
+    """
+    doubtful = 0
+    for column, cells in columns.items():
+        texts = [text_of(cell) for cell in cells]
+        own = [cell for cell, text in zip(cells, texts, strict=True) if isinstance(cell, str) and not text]
+        if words := Counter(filter(None, map(str.strip, own))):
+            said = first_names([f"{count} {word!r}" for word, count in words.most_common()], 10)
+            log.warning("%s %s: %d cells count as no label: %s", flag, printable(column), words.total(), said)
+        found = sum(map(is_doubtful, texts))
+        doubtful += found
+        if found and uncertain:
+            means = UNCERTAIN[uncertain] or "no label"
+            log.warning("%s %s: %d cells are -1 and count as %s, by --uncertain", flag, printable(column), found, means)
+    if uncertain and not doubtful:
+        log.warning("--uncertain %s: no cell of %s %s is -1", uncertain, flag, printable(", ".join(columns)))
 
 
 def check_certain(texts: Sequence[str], what: str) -> None:
