@@ -12,6 +12,7 @@ from zoo.evaluation.target import read_target
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.cells import number_of, text_of
 from zoo.tasks.labels import classes_or_labels, numbers_in, with_labels
+from zoo.tasks.table import groups_of
 
 
 def by_probe(cells, kind=None, uncertain=None):
@@ -142,6 +143,27 @@ def test_a_column_of_numbers_with_one_text_says_which(odd, said):
     cells = [f"{20 + n / 3:.1f}" for n in range(40)] + [odd]
     with pytest.raises(OptionError, match=f"{said}.*--kind numbers"):
         by_probe(cells)
+
+
+def test_one_patient_in_two_spellings_of_a_number_is_refused(caplog):
+    """As two groups it could stand on both sides of a split; 007 may be another patient than 7, and is warned of."""
+
+    def by_both(groups):
+        table = {"y": [0, 1] * (len(groups) // 2), "p": groups}
+        read_labelled(pd.DataFrame(table), "y", group="p")
+        ids = [f"/{i}.png" for i in range(len(groups))]
+        args = FinetuneArgs(model="caid-resnet50", task="classify", table="t", label="y", group="p", out="o")
+        groups_of(Cases(ids, ids, table, None), args)
+
+    with pytest.raises(OptionError, match=r"--group p has groups that are one number: '7' and '7\.0'"):
+        by_both(["7", "7.0", "8", "9"])
+    args = FinetuneArgs(model="caid-resnet50", task="classify", table="t", label="y", group="p", out="o")
+    with pytest.raises(OptionError, match=r"--group p has groups that are one number: '7' and '7\.0'"):
+        groups_of(Cases(["a", "b"], ["/a", "/b"], {"p": ["7", "7.0"]}, None), args)
+    by_both(["12345678901234567890", "12345678901234567891", "1.5", "1.50"])
+    assert not caplog.messages
+    by_both(["007", "7", "8", "9"])
+    assert sum("count as different: '007' and '7'" in line for line in caplog.messages) == 2
 
 
 def test_cells_are_read_by_one_rule():

@@ -12,7 +12,7 @@ from zoo.errors import OptionError
 from zoo.evaluation.target import read_labels
 from zoo.messages import first_names, printable
 from zoo.tables import read_columns
-from zoo.tasks.cells import say_alike, text_of
+from zoo.tasks.cells import check_groups, text_of
 from zoo.tasks.table import check_files, series_in
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _groups(columns: Mapping[str, Sequence[Any]], name: str, ids: Sequence[str],
             f"--group {printable(name)}: {len(blank)} cases have no group, {first_names(blank, 10)}. Fill them in, or "
             "drop these rows"
         )
-    say_alike(cells, f"--group {printable(name)}")
+    check_groups(cells, f"--group {printable(name)}")
     return cells
 
 

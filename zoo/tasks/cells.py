@@ -23,6 +23,8 @@ _DOUBTFUL = -1
 """An uncertain label, in tables such as CheXpert's."""
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 """A number with a decimal comma; of a CSV such a cell stands in quotes."""
+_POINT = re.compile(r"(\d+)\.0*")
+"""A whole number with a point."""
 _NONE_OF_PANDAS = ("NAType", "NaTType")
 """Types of cells without a value that compare with nothing."""
 
@@ -49,18 +51,33 @@ def number_of(text: str) -> float | None:
 
 
 def alike(texts: Iterable[str]) -> list[str]:
-    """Texts that differ in capitals or blanks alone, those of each spelling together."""
-    return _of_one_key(texts, _spelling)
+    """Texts that differ in capitals or blanks alone, or are one whole number, those alike together."""
+    return _of_one_key(texts, lambda text: own.lstrip("0") if (own := _whole(text)).isdecimal() else own)
 
 
 def say_alike(texts: Iterable[str], flag: str) -> None:
-    """Warn of texts that count as different and differ in capitals or blanks alone."""
+    """Warn of texts that count as different and are `alike`."""
     if pairs := alike(dict.fromkeys(texts)):
         log.warning(
-            "%s has values that differ in capitals or blanks alone and count as different: %s. Write each in one way",
+            "%s has values that differ in capitals or blanks alone, or are one number, and count as different: %s. "
+            "Write each in one way",
             flag,
             first_names(pairs, 10),
         )
+
+
+def check_groups(texts: Sequence[str], flag: str) -> None:
+    """Check how groups are written, and warn of those that are `alike`.
+
+    Ids such as 007 and 7 may be different patients, and are warned of; 7.0 is what a column of numbers with gaps makes
+    of 7.
+
+    Raises:
+        OptionError: A whole number is written with a point and without: its cases could be on both sides of a split.
+    """
+    if several := _of_one_key(dict.fromkeys(texts), _without_point):
+        raise OptionError(f"{flag} has groups that are one number: {first_names(several, 10)}. Write each in one way")
+    say_alike(texts, flag)
 
 
 def is_doubtful(text: str) -> bool:
@@ -178,6 +195,15 @@ def values_of(texts: Iterable[str]) -> str:
 
 def _spelling(text: str) -> str:
     return "".join(text.casefold().split())
+
+
+def _whole(text: str) -> str:
+    """A whole number without its point, anything else as it is spelled; of any length, as a float would not tell."""
+    return _spelling(_without_point(text))
+
+
+def _without_point(text: str) -> str:
+    return found[1] if (found := _POINT.fullmatch(text)) else text
 
 
 def _of_one_key(texts: Iterable[str], key: Callable[[str], Hashable]) -> list[str]:
