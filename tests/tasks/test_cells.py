@@ -145,6 +145,18 @@ def test_a_column_of_numbers_with_one_text_says_which(odd, said):
         by_probe(cells)
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [[True, False, None, True, False], list(np.array([1, 0, 0, 1, 0], bool)), ["True", "False", "", "TRUE", "false"]],
+)
+def test_truth_values_are_one_and_zero_wherever_they_are_written(cells):
+    """One column, in memory, as Parquet and as CSV, would be labels here and classes False, True there."""
+    for read in (by_probe, by_task):
+        assert read(cells)[:2] == ["1", "0"]
+        assert read(cells)[3] == "1"
+    assert by_probe(["true", "false", "maybe", "maybe"] * 2)[:2] == ["true", "false"], "a word beside others is a class"
+
+
 def test_one_patient_in_two_spellings_of_a_number_is_refused(caplog):
     """As two groups it could stand on both sides of a split; 007 may be another patient than 7, and is warned of."""
 

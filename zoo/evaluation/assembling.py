@@ -168,7 +168,7 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
     for number, why in (
         (cohort.without_label, "no label"),
         (cohort.without_split, "no part"),
-        (cohort.without_features, "no features of some encoder"),
+        (cohort.without_features, "no features of some encoder or baseline"),
     ):
         if number:
             yield f"{number} of {cohort.rows} cases were left out: they have {why}."

@@ -18,7 +18,7 @@ from zoo.tasks.cells import (
     read_classes,
     read_numbers,
     say_cells,
-    text_of,
+    texts_of,
     values_of,
 )
 from zoo.training.metrics import Array, Floats
@@ -42,7 +42,7 @@ def read_labels(cells: Sequence[Any], column: str, kind: str | None, uncertain: 
     Raises:
         OptionError: The column has measured numbers, and `uncertain` is said of it; or there is no such word.
     """
-    texts = [text_of(cell) for cell in cells]
+    texts = texts_of(cells)
     labels = certain(texts, uncertain)
     if uncertain and (kind or _kind_of([text for text in texts if text])) == "numbers":
         raise OptionError(

@@ -8,6 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+import numpy as np
+
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tables import EMPTY
@@ -23,6 +25,7 @@ _DOUBTFUL = -1
 """An uncertain label, in tables such as CheXpert's."""
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 """A number with a decimal comma; of a CSV such a cell stands in quotes."""
+_TRUTH = {"true": "1", "false": "0", "": ""}
 _POINT = re.compile(r"(\d+)\.0*")
 """A whole number with a point."""
 _NONE_OF_PANDAS = ("NAType", "NaTType")
@@ -33,10 +36,20 @@ def text_of(cell: object) -> str:
     """A cell as text, empty where it says nothing."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)) or type(cell).__name__ in _NONE_OF_PANDAS:
         return ""
-    if isinstance(cell, bool):
+    if isinstance(cell, bool | np.bool_):
         return str(int(cell))
     text = str(cell).strip()
     return "" if text.lower() in EMPTY else text
+
+
+def texts_of(cells: Iterable[object]) -> list[str]:
+    """The cells of a column of labels as texts; where all are the words true and false, in any capitals, as 1 and 0.
+
+    So pandas writes truth values to CSV, which Parquet keeps as such.
+    """
+    texts = [text_of(cell) for cell in cells]
+    words = {text.lower() for text in texts if text}
+    return [_TRUTH[text.lower()] for text in texts] if words and words <= set(_TRUTH) else texts
 
 
 def number_of(text: str) -> float | None:
@@ -106,7 +119,7 @@ def say_cells(columns: Mapping[str, Sequence[object]], flag: str, uncertain: str
     """
     doubtful = 0
     for column, cells in columns.items():
-        texts = [text_of(cell) for cell in cells]
+        texts = texts_of(cells)
         own = [cell for cell, text in zip(cells, texts, strict=True) if isinstance(cell, str) and not text]
         if words := Counter(filter(None, map(str.strip, own))):
             said = first_names([f"{count} {word!r}" for word, count in words.most_common()], 10)

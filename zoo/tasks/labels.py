@@ -20,6 +20,7 @@ from zoo.tasks.cells import (
     read_numbers,
     say_cells,
     text_of,
+    texts_of,
     values_of,
 )
 from zoo.tasks.outputs import Kind
@@ -72,7 +73,7 @@ def labels_in(cases: Cases, column: str, uncertain: str = "") -> list[str]:
     Raises:
         OptionError: There is no such column.
     """
-    return certain(map(text_of, column_of(cases, column, "--label")), uncertain)
+    return certain(texts_of(column_of(cases, column, "--label")), uncertain)
 
 
 def classes_or_labels(cases: Cases, columns: Sequence[str], uncertain: str = "") -> Columns:

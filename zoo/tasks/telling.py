@@ -15,7 +15,8 @@ FEWEST_TOLD = 20
 exclude 0 in 8 % of cohorts of 20 normal groups, in 10 % of 10 groups, and in 18 % of 4."""
 FEWEST_OF_CLASS = 10
 """Groups of the rarest class below which nothing is called better: an AUROC is as sure as its rarer side. Of 50 groups
-two random orders are told apart in 17 % of cohorts with 3 positive ones, in 9 % with 5, in 8 % with 10, and in 6 % with 20."""
+two random orders are told apart in 17 % of cohorts with 3 positive ones, in 9 % with 5, in 8 % with 10, and in 6 %
+with 20."""
 
 
 class Rarest(NamedTuple):
