@@ -106,7 +106,19 @@ def test_features_alone_have_plain_intensities_where_the_images_are(zoo, films, 
     assert "no random weights beside features.csv" in said
 
 
-def test_a_baseline_takes_no_cases_from_the_encoders(zoo, films, features, tmp_path):
+def test_a_case_that_only_a_baseline_lacks_is_said_to_be_so(zoo, films, features, tmp_path):
+    """One image of 32 without plain intensities is taken from the encoders, too: the report must not blame these."""
+    copy = tmp_path / "films"
+    shutil.copytree(films, copy)
+    (copy / "film00.png").write_text("no image")
+    code, said, _ = zoo(*asked(copy, "--features", features, "-o", tmp_path / "out"))
+    report = ProbeReport.read(tmp_path / "out" / "report.json")
+    assert (code, report.cohort.cases, report.cohort.without_features) == (0, 2 * PATIENTS - 1, 1)
+    assert f"Of 1 of {2 * PATIENTS} images plain intensities could not be computed" in said
+    assert "no features of some encoder or baseline" in said
+
+
+def test_a_baseline_takes_no_more_than_a_twentieth_of_the_cases(zoo, films, features, tmp_path):
     """Where every eighth image cannot be read for plain intensities, these are left out, not the cases."""
     copy = tmp_path / "films"
     shutil.copytree(films, copy)

@@ -7,9 +7,12 @@ import pytest
 from zoo.embedding import Cases
 from zoo.errors import OptionError
 from zoo.evaluation.labelled import read_labelled
+from zoo.evaluation.probing import probe
 from zoo.evaluation.target import read_target
+from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.cells import number_of, text_of
 from zoo.tasks.labels import classes_or_labels, numbers_in, with_labels
+from zoo.tasks.table import groups_of
 
 
 def by_probe(cells, kind=None, uncertain=None):
@@ -83,6 +86,35 @@ def test_uncertain_labels_mean_the_same_to_both(word):
         by_probe(cells, None, "maybe")
 
 
+@pytest.mark.parametrize("kind", [None, "numbers"])
+def test_uncertain_is_refused_of_measured_numbers(kind):
+    """A z-score of -1 would be learnt as 1; a fine-tuning run refuses it too."""
+    table = pd.DataFrame({"z": [-1.0, *np.linspace(-2, 2, 30)]})
+    with pytest.raises(OptionError, match=r"--uncertain positive: .*column z has measured numbers"):
+        probe(np.zeros((31, 2)), table, column="z", kind=kind, uncertain="positive")
+    with pytest.raises(OptionError, match="--uncertain positive: of --task classify"):
+        FinetuneArgs(model="caid-resnet50", task="regress", table="t", label="z", uncertain="positive", out="o").check()
+
+
+def test_a_probe_and_a_task_say_alike_what_becomes_of_cells(caplog):
+    """Whoever misses it reads a doubt as a finding; and a word for cells that are not there is a slip."""
+    for cells, word in ((["1", "0", "-1", "n/a", "1", "-1.0"], "positive"), (["1", "0", "1", "0"], "ignore")):
+        said = []
+        for read in (by_probe, by_task):
+            caplog.clear()
+            read(cells, None, word)
+            said.append([line.replace("--label", "--column") for line in caplog.messages if "of 6 cases" not in line])
+        assert said[0] == said[1]
+        assert said[0] == (
+            [
+                "--column y: 1 cells count as no label: 1 'n/a'",
+                "--column y: 2 cells are -1 and count as 1, by --uncertain",
+            ]
+            if word == "positive"
+            else ["--uncertain ignore: no cell of --column y is -1"]
+        )
+
+
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
@@ -111,6 +143,39 @@ def test_a_column_of_numbers_with_one_text_says_which(odd, said):
     cells = [f"{20 + n / 3:.1f}" for n in range(40)] + [odd]
     with pytest.raises(OptionError, match=f"{said}.*--kind numbers"):
         by_probe(cells)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [[True, False, None, True, False], list(np.array([1, 0, 0, 1, 0], bool)), ["True", "False", "", "TRUE", "false"]],
+)
+def test_truth_values_are_one_and_zero_wherever_they_are_written(cells):
+    """One column, in memory, as Parquet and as CSV, would be labels here and classes False, True there."""
+    for read in (by_probe, by_task):
+        assert read(cells)[:2] == ["1", "0"]
+        assert read(cells)[3] == "1"
+    assert by_probe(["true", "false", "maybe", "maybe"] * 2)[:2] == ["true", "false"], "a word beside others is a class"
+
+
+def test_one_patient_in_two_spellings_of_a_number_is_refused(caplog):
+    """As two groups it could stand on both sides of a split; 007 may be another patient than 7, and is warned of."""
+
+    def by_both(groups):
+        table = {"y": [0, 1] * (len(groups) // 2), "p": groups}
+        read_labelled(pd.DataFrame(table), "y", group="p")
+        ids = [f"/{i}.png" for i in range(len(groups))]
+        args = FinetuneArgs(model="caid-resnet50", task="classify", table="t", label="y", group="p", out="o")
+        groups_of(Cases(ids, ids, table, None), args)
+
+    with pytest.raises(OptionError, match=r"--group p has groups that are one number: '7' and '7\.0'"):
+        by_both(["7", "7.0", "8", "9"])
+    args = FinetuneArgs(model="caid-resnet50", task="classify", table="t", label="y", group="p", out="o")
+    with pytest.raises(OptionError, match=r"--group p has groups that are one number: '7' and '7\.0'"):
+        groups_of(Cases(["a", "b"], ["/a", "/b"], {"p": ["7", "7.0"]}, None), args)
+    by_both(["12345678901234567890", "12345678901234567891", "1.5", "1.50"])
+    assert not caplog.messages
+    by_both(["007", "7", "8", "9"])
+    assert sum("count as different: '007' and '7'" in line for line in caplog.messages) == 2
 
 
 def test_cells_are_read_by_one_rule():

@@ -5,6 +5,8 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, r2_score, roc_auc_score
 
+from zoo.evaluation.judging import verdict_of
+from zoo.evaluation.report import Estimate
 from zoo.tasks.classify import threshold_of
 from zoo.tasks.measures import (
     auroc_of,
@@ -17,10 +19,10 @@ from zoo.tasks.measures import (
     r2_of,
     r2_of_part,
     rank_correlation_of,
-    said_of_pair,
     share_of,
     with_interval,
 )
+from zoo.tasks.telling import rarest_of, said_of_pair
 from zoo.training.runlog import in_words
 
 RNG = np.random.default_rng(1)
@@ -106,6 +108,16 @@ def test_the_mean_over_folds_is_of_those_that_tell():
     assert measure(draws).tolist() == [0.5, 1.0]
 
 
+def test_a_fold_without_a_negative_case_has_no_average_precision():
+    """It would be 1.0, whatever the scores: a site of five cases, one per fold, whose positive ones are ranked last."""
+    truth, scores = np.array([0, 0, 0, 1, 1]), np.array([0.9, 0.8, 0.7, 0.2, 0.1])
+    parts = parts_of(range(5), 5)
+    for of in (auroc_of, average_precision_of):
+        assert np.isnan(mean_over(parts, [of(truth[part], scores[part]) for part in parts])(np.ones(5)))
+        drawn = of(truth, scores)(np.array([[1, 1, 1, 1, 1], [0, 0, 0, 2, 3], [2, 3, 0, 0, 0.0]]))
+        assert np.isnan(drawn).tolist() == [False, True, True], "a draw lacks one kind as a fold does"
+
+
 def test_the_threshold_lies_between_the_two_kinds():
     """At a probability that occurs, rounding would decide on which side its case is."""
     truth = np.array([0, 0, 1, 0, 1, 1, np.nan])
@@ -136,6 +148,23 @@ def test_better_is_said_only_beyond_the_interval(low, high, verdict):
     assert "better than" not in few
     assert "worse than" not in few
     assert ("19 tested groups are too few to tell" in few) == (low is not None)
+
+
+def test_few_groups_of_a_class_are_too_few_among_many():
+    """Of 50 groups with 3 positive ones two random orders are told apart three times as often as 95 % says."""
+    truth, groups = (
+        np.repeat([1, 0, 1, 0], [3, 1, 6, 41]),
+        [f"p{i // 2}" for i in range(6)] + [f"q{i}" for i in range(45)],
+    )
+    rarest = rarest_of([("with x", truth == 1), ("without x", truth == 0)], groups)
+    assert rarest == ("with x", 7), "images of one patient are one group"
+    pair = {"of": "AUROC", "gain": 0.1, "low": 0.01, "high": 0.2}
+    assert (
+        "7 tested groups with x are too few to tell, at least 10 are needed" in said_of_pair(pair, 50, rarest)["said"]
+    )
+    assert "better than" in said_of_pair(pair, 50, rarest._replace(groups=10))["said"]
+    found = Estimate(0.1, 0.01, 0.2)
+    assert [verdict_of(found, 0.01, 50, each) for each in (rarest, None)] == ["too few groups", "better"]
 
 
 def test_parts_of_one_size_have_the_r2_of_all():

@@ -26,7 +26,8 @@ from zoo.evaluation.report import (
 from zoo.evaluation.sources import Contender
 from zoo.evaluation.verdicts import verdict
 from zoo.messages import first_names
-from zoo.tasks.measures import FEW, FEWEST_TOLD
+from zoo.tasks.measures import FEW
+from zoo.tasks.telling import Rarest, too_few
 
 
 def assemble(
@@ -128,6 +129,7 @@ def _cohort(plan: Plan, without_features: int, spare: Mapping[str, int]) -> Coho
 
 def _split(plan: Plan) -> Split:
     trained = [fold.train for fold in plan.folds]
+    rarest = plan.rarest
     repeats = len({fold.repeat for fold in plan.folds})
     return Split(
         "cross-validation" if plan.labelled.parts is None else "column",
@@ -139,6 +141,8 @@ def _split(plan: Plan) -> Split:
         len(plan.folds) // repeats,
         repeats,
         min(MOST_KEPT, max(len(rows) for rows in trained)),
+        None if rarest is None else rarest.named,
+        0 if rarest is None else rarest.groups,
     )
 
 
@@ -164,7 +168,7 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
     for number, why in (
         (cohort.without_label, "no label"),
         (cohort.without_split, "no part"),
-        (cohort.without_features, "no features of some encoder"),
+        (cohort.without_features, "no features of some encoder or baseline"),
     ):
         if number:
             yield f"{number} of {cohort.rows} cases were left out: they have {why}."
@@ -173,10 +177,11 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
         few = [name for name, n in zip(plan.target.classes, counts, strict=True) if n < FEW]
         if few:
             yield f"Fewer than {FEW} tested {what} are of {first_names(few)}: that tells little."
-    if split.test_groups < FEWEST_TOLD:
+    rarest = None if split.rarest is None else Rarest(split.rarest, split.rarest_groups)
+    if found := too_few(split.test_groups, rarest, what):
         yield (
-            f"Only {split.test_groups} {what} are tested: intervals of fewer than {FEWEST_TOLD} are too narrow, so "
-            "that nothing is called better or worse."
+            f"Only {found[0]} are tested: intervals of fewer than {found[1]} are too narrow, so that nothing is called "
+            "better or worse."
         )
     if (learnt := max(len(fold.train) for fold in plan.folds)) > split.neighbour_cases:
         yield (

@@ -35,6 +35,7 @@ from zoo.evaluation.sources import Contender
 from zoo.evaluation.splits import Draw, Fold
 from zoo.progress import follow, say
 from zoo.tasks.measures import Measure
+from zoo.tasks.telling import Rarest, rarest_of
 from zoo.training.metrics import Array, Floats
 
 
@@ -61,6 +62,13 @@ class Plan:
     def tested(self) -> Array:
         """Positions of all cases that are tested."""
         return np.unique(np.concatenate([fold.test for fold in self.folds]))
+
+    @property
+    def rarest(self) -> Rarest | None:
+        """The class that the fewest tested groups have; None of numbers."""
+        labels, names = self.labels[self.tested], self.target.classes
+        held = [(f"of class {name}", labels == c) for c, name in enumerate(names)]
+        return rarest_of(held, self.groups[self.tested])
 
 
 def judge(plan: Plan, contenders: Sequence[Contender]) -> dict[str, EncoderResult]:
@@ -133,7 +141,7 @@ def compare(
             for (own, other), e, p, corrected in zip(
                 known, estimates, ps, holm(ps, of=picked_from.get(to, 0)), strict=True
             ):
-                said = verdict_of(e, corrected, tested)
+                said = verdict_of(e, corrected, tested, plan.rarest)
                 found[own].append(Difference(to, other, name, main, e, p, corrected, said))  # type: ignore[arg-type]
     return {name: tuple(own) for name, own in found.items()}
 

@@ -12,7 +12,6 @@ from zoo.evaluation.report import Estimate, Verdict
 from zoo.evaluation.splits import Fold
 from zoo.tasks.measures import (
     FEWEST_GROUPS,
-    FEWEST_TOLD,
     Measure,
     average_precision_of,
     mean_error_of,
@@ -24,6 +23,7 @@ from zoo.tasks.measures import (
     rank_correlation_of,
     share_of,
 )
+from zoo.tasks.telling import Rarest, too_few
 from zoo.training.metrics import Array, Floats
 
 K = TypeVar("K", bound=Hashable)
@@ -179,11 +179,11 @@ def holm(ps: Sequence[float | None], *, of: int = 0) -> list[float | None]:
     return found
 
 
-def verdict_of(difference: Estimate, p_holm: float | None, groups: int) -> Verdict:
-    """Return what may be said of a difference between results on some tested groups."""
+def verdict_of(difference: Estimate, p_holm: float | None, groups: int, rarest: Rarest | None = None) -> Verdict:
+    """Return what may be said of a difference between results on tested groups, and of how many of the rarest class."""
     if difference.low is None or difference.high is None or p_holm is None:
         return "unknown"
-    if groups < FEWEST_TOLD:
+    if too_few(groups, rarest):
         return "too few groups"
     if p_holm >= LEVEL or difference.low <= 0 <= difference.high:
         return "not told apart"

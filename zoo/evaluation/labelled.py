@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
+from zoo.evaluation.target import read_labels
 from zoo.messages import first_names, printable
 from zoo.tables import read_columns
-from zoo.tasks.cells import certain, say_alike, text_of
+from zoo.tasks.cells import check_groups, text_of
 from zoo.tasks.table import check_files, series_in
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def read_labelled(
     group: str | None = None,
     split: str | None = None,
     path_column: str | None = None,
+    kind: str | None = None,
     uncertain: str | None = None,
 ) -> Labelled:
     """Return the cases of a table that have a label, and a part where parts are asked for.
@@ -93,6 +95,7 @@ def read_labelled(
         group: Column of what each case must stay together with, the patient; None for each case alone.
         split: Column of train, val and test. Cases of `val` are tested where there is no `test`, else learnt from.
         path_column: Column of paths; None for the first of `PATH_COLUMNS`.
+        kind: As `zoo.evaluation.target.read_target` takes it.
         uncertain: What a label of -1 is, as `zoo.tasks.cells.certain` takes it; None to leave it as it is.
 
     Raises:
@@ -100,7 +103,7 @@ def read_labelled(
             file or a group is on both sides.
     """
     columns, path = _columns_of(table)
-    labels = certain(map(text_of, _cells(columns, column, "--column", path)), uncertain or "")
+    labels = read_labels(_cells(columns, column, "--column", path), column, kind, uncertain or "")
     paths = _paths(columns, path_column, path)
     ids = _ids(columns, paths, len(labels), path)
     words = None if split is None else [text_of(cell).lower() for cell in _cells(columns, split, "--split", path)]
@@ -178,7 +181,7 @@ def _groups(columns: Mapping[str, Sequence[Any]], name: str, ids: Sequence[str],
             f"--group {printable(name)}: {len(blank)} cases have no group, {first_names(blank, 10)}. Fill them in, or "
             "drop these rows"
         )
-    say_alike(cells, f"--group {printable(name)}")
+    check_groups(cells, f"--group {printable(name)}")
     return cells
 
 

@@ -134,7 +134,7 @@ def in_common(sets: Sequence[Matched], labelled: Labelled) -> list[int]:
     if spare := len(labelled) - len(kept):
         lost = [labelled.ids[i] for i in sorted(set(range(len(labelled))) - set(kept))]
         log.warning(
-            "%d of %d cases lack features of some encoder and are left out: %s",
+            "%d of %d cases lack features of some encoder or baseline and are left out: %s",
             spare,
             len(labelled),
             first_names(lost),

@@ -20,7 +20,7 @@ from zoo.evaluation.wording import FILTERS, shown
 from zoo.files import write_text
 from zoo.messages import first_names, problem_of
 from zoo.progress import follow
-from zoo.tasks.measures import FEWEST_TOLD
+from zoo.tasks.telling import Rarest, too_few
 
 _TEMPLATE = "page.html.jinja"
 _PROBES = {LINEAR: "Linear probe", KNN: "Nearest neighbours"}
@@ -88,7 +88,7 @@ def html_of(report: ProbeReport, pictures: Mapping[int, Picture]) -> str:
         meanings=_MEANINGS,
         guessing=GUESSING.get(report.main_measure),
         measures=MEASURES,
-        fewest_told=FEWEST_TOLD,
+        too_few=_too_few(report),
         probes=_PROBES,
         signs=_SIGNS,
         least=LEAST.get(report.main_measure),
@@ -102,6 +102,13 @@ def html_of(report: ProbeReport, pictures: Mapping[int, Picture]) -> str:
         missing=_missing(report, pictures),
     )
     return page
+
+
+def _too_few(report: ProbeReport) -> tuple[str, int] | None:
+    """Which tested groups are too few to tell, and how many are needed."""
+    split, what = report.split, "groups" if report.cohort.group_column else "cases"
+    rarest = None if split.rarest is None else Rarest(split.rarest, split.rarest_groups)
+    return too_few(split.test_groups, rarest, f"tested {what}")
 
 
 def ranked(report: ProbeReport) -> list[EncoderResult]:

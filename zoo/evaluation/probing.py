@@ -95,7 +95,9 @@ def probe(
     began, date = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
     check_installed()
     check_counts(seed=seed, rounds=rounds, repeats=repeats, draws=draws)
-    labelled = read_labelled(table, column, group=group, split=split, path_column=path_column, uncertain=uncertain)
+    labelled = read_labelled(
+        table, column, group=group, split=split, path_column=path_column, kind=kind, uncertain=uncertain
+    )
     read_target(labelled.texts, column, kind)  # refused before images are embedded
     options = {"device": device, "workers": workers, "cache_dir": None if cache_dir is None else Path(cache_dir)}
     where = Where(_path(data), path_column, _path(out), **options)  # type: ignore[arg-type]

@@ -24,9 +24,9 @@ TargetKind: TypeAlias = Literal["binary", "classes", "numbers"]
 Role: TypeAlias = Literal["encoder", "random", "intensities"]
 """What a set of features is: one that the user asked about, its network with random weights, or plain intensities."""
 Verdict: TypeAlias = Literal["better", "worse", "not told apart", "too few groups", "unknown"]
-"""Of a difference. "better" and "worse" only where its interval excludes 0, the corrected p is below 0.05 and at least
-`FEWEST_TOLD` groups are tested; "too few groups" below that, where intervals are too narrow; "unknown" where there are
-none."""
+"""Of a difference. "better" and "worse" only where its interval excludes 0, the corrected p is below 0.05, and at least
+`FEWEST_TOLD` groups are tested, `FEWEST_OF_CLASS` of each class; "too few groups" below that, where intervals are too
+narrow; "unknown" where there are none."""
 
 KNN, LINEAR = "knn", "linear"
 PROBES = (KNN, LINEAR)
@@ -107,6 +107,10 @@ class Split:
     """Times that each group was tested."""
     neighbour_cases: int
     """Training cases among which neighbours are looked for, most of all folds: of many, as many are drawn."""
+    rarest: str | None = None
+    """The class that the fewest tested groups have, as `of class 1`; None of numbers."""
+    rarest_groups: int = 0
+    """Tested groups with a case of it."""
 
 
 @dataclass(frozen=True)

@@ -230,6 +230,11 @@ def _baselines(
             f"There are no plain intensities: of {unread} of {count} images they could not be computed, {why}."
         )
     else:
+        if unread:
+            why = first_names(intensities.table.attrs["failed"], 1)
+            warnings.append(
+                f"Of {unread} of {count} images plain intensities could not be computed, {why}: these are left out."
+            )
         made[NAME] = [match(intensities, labelled, NAME, "intensities")]
     return made, warnings
 

@@ -11,7 +11,16 @@ import numpy as np
 from zoo.errors import OptionError
 from zoo.evaluation.report import Target, TargetKind
 from zoo.messages import printable
-from zoo.tasks.cells import check_certain, number_of, read_classes, read_numbers, values_of
+from zoo.tasks.cells import (
+    certain,
+    check_certain,
+    number_of,
+    read_classes,
+    read_numbers,
+    say_cells,
+    texts_of,
+    values_of,
+)
 from zoo.training.metrics import Array, Floats
 
 KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
@@ -19,6 +28,29 @@ _MOST_WHOLE = 10
 """Different whole numbers up to which a column is taken for classes, as grades are; of more it is measured."""
 _STRATA = 4
 """Parts of equal size that measured numbers are divided into, so that folds and draws have some of each."""
+
+
+def read_labels(cells: Sequence[Any], column: str, kind: str | None, uncertain: str) -> list[str]:
+    """Return the labels of a column as texts, empty for none, and say what becomes of words and of -1.
+
+    Args:
+        cells: As the table has them.
+        column: Its name.
+        kind: As `read_target` takes it.
+        uncertain: What a label of -1 is, as `zoo.tasks.cells.certain` takes it.
+
+    Raises:
+        OptionError: The column has measured numbers, and `uncertain` is said of it; or there is no such word.
+    """
+    texts = texts_of(cells)
+    labels = certain(texts, uncertain)
+    if uncertain and (kind or _kind_of([text for text in texts if text])) == "numbers":
+        raise OptionError(
+            f"--uncertain {uncertain}: column {printable(column)} has measured numbers, of which -1 is one: drop it, "
+            "or give --kind classes where they are classes"
+        )
+    say_cells({column: cells}, "--column", uncertain)
+    return labels
 
 
 def read_target(texts: Sequence[str], column: str, kind: str | None = None) -> tuple[Target, Floats]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from zoo.evaluation.report import LINEAR, MEASURES, Cohort, Difference, EncoderResult, Overlap, Split, Verdict
 from zoo.messages import decimal, first_names, printable
-from zoo.tasks.measures import FEWEST_TOLD
+from zoo.tasks.telling import Rarest, too_few
 
 _WORDS = {"random": "its network with random weights", "intensities": "plain intensities of the images"}
 _SAID = {
@@ -33,11 +33,12 @@ def verdict(
         overlaps: What was seen in pre-training.
     """
     leader = next(each for each in encoders if each.name == best)
-    tested = f"{split.test_groups} {'groups' if cohort.group_column else 'cases'}"
+    rarest = None if split.rarest is None else Rarest(split.rarest, split.rarest_groups)
+    tested = too_few(split.test_groups, rarest, "groups" if cohort.group_column else "cases")
     return _gain(leader, encoders, main, tested), _limits(leader, encoders, split, cohort, overlaps)
 
 
-def _gain(leader: EncoderResult, encoders: Sequence[EncoderResult], main: str, tested: str) -> str:
+def _gain(leader: EncoderResult, encoders: Sequence[EncoderResult], main: str, tested: tuple[str, int] | None) -> str:
     value = leader.measures[LINEAR][main].value
     known = "undefined" if value is None else decimal(value)
     only = len(encoders) == 1
@@ -49,8 +50,10 @@ def _gain(leader: EncoderResult, encoders: Sequence[EncoderResult], main: str, t
     few = [_valued(d) for d in against.values() if d.verdict == _TOO_FEW]
     told = [f"{_SAID[d.verdict]} {_valued(d)}" for d in against.values() if d.verdict != _TOO_FEW]
     said = [f"it is {' and '.join(told)}"] if told else []
-    if few:
-        said.append(f"{tested} are too few to tell it from {' and from '.join(few)}, at least {FEWEST_TOLD} are needed")
+    if few and tested:
+        said.append(
+            f"{tested[0]} are too few to tell it from {' and from '.join(few)}, at least {tested[1]} are needed"
+        )
     return f"{start}: {'; '.join(said)}."
 
 

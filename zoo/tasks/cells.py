@@ -6,7 +6,9 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
 
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
@@ -23,6 +25,9 @@ _DOUBTFUL = -1
 """An uncertain label, in tables such as CheXpert's."""
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 """A number with a decimal comma; of a CSV such a cell stands in quotes."""
+_TRUTH = {"true": "1", "false": "0", "": ""}
+_POINT = re.compile(r"(\d+)\.0*")
+"""A whole number with a point."""
 _NONE_OF_PANDAS = ("NAType", "NaTType")
 """Types of cells without a value that compare with nothing."""
 
@@ -31,10 +36,20 @@ def text_of(cell: object) -> str:
     """A cell as text, empty where it says nothing."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)) or type(cell).__name__ in _NONE_OF_PANDAS:
         return ""
-    if isinstance(cell, bool):
+    if isinstance(cell, bool | np.bool_):
         return str(int(cell))
     text = str(cell).strip()
     return "" if text.lower() in EMPTY else text
+
+
+def texts_of(cells: Iterable[object]) -> list[str]:
+    """The cells of a column of labels as texts; where all are the words true and false, in any capitals, as 1 and 0.
+
+    So pandas writes truth values to CSV, which Parquet keeps as such.
+    """
+    texts = [text_of(cell) for cell in cells]
+    words = {text.lower() for text in texts if text}
+    return [_TRUTH[text.lower()] for text in texts] if words and words <= set(_TRUTH) else texts
 
 
 def number_of(text: str) -> float | None:
@@ -49,18 +64,33 @@ def number_of(text: str) -> float | None:
 
 
 def alike(texts: Iterable[str]) -> list[str]:
-    """Texts that differ in capitals or blanks alone, those of each spelling together."""
-    return _of_one_key(texts, _spelling)
+    """Texts that differ in capitals or blanks alone, or are one whole number, those alike together."""
+    return _of_one_key(texts, lambda text: own.lstrip("0") if (own := _whole(text)).isdecimal() else own)
 
 
 def say_alike(texts: Iterable[str], flag: str) -> None:
-    """Warn of texts that count as different and differ in capitals or blanks alone."""
+    """Warn of texts that count as different and are `alike`."""
     if pairs := alike(dict.fromkeys(texts)):
         log.warning(
-            "%s has values that differ in capitals or blanks alone and count as different: %s. Write each in one way",
+            "%s has values that differ in capitals or blanks alone, or are one number, and count as different: %s. "
+            "Write each in one way",
             flag,
             first_names(pairs, 10),
         )
+
+
+def check_groups(texts: Sequence[str], flag: str) -> None:
+    """Check how groups are written, and warn of those that are `alike`.
+
+    Ids such as 007 and 7 may be different patients, and are warned of; 7.0 is what a column of numbers with gaps makes
+    of 7.
+
+    Raises:
+        OptionError: A whole number is written with a point and without: its cases could be on both sides of a split.
+    """
+    if several := _of_one_key(dict.fromkeys(texts), _without_point):
+        raise OptionError(f"{flag} has groups that are one number: {first_names(several, 10)}. Write each in one way")
+    say_alike(texts, flag)
 
 
 def is_doubtful(text: str) -> bool:
@@ -77,6 +107,30 @@ def certain(texts: Iterable[str], uncertain: str) -> list[str]:
     if uncertain and uncertain not in UNCERTAIN:
         raise OptionError(f"--uncertain {printable(uncertain)}: {', '.join(UNCERTAIN)} are known")
     return [UNCERTAIN[uncertain] if uncertain and is_doubtful(text) else text for text in texts]
+
+
+def say_cells(columns: Mapping[str, Sequence[object]], flag: str, uncertain: str) -> None:
+    """Say which words count as no label, and what becomes of labels of -1; warn where none of the columns has any.
+
+    Args:
+        columns: Cells as the table has them, by column.
+        flag: That named the columns.
+        uncertain: As `certain` takes it.
+    """
+    doubtful = 0
+    for column, cells in columns.items():
+        texts = texts_of(cells)
+        own = [cell for cell, text in zip(cells, texts, strict=True) if isinstance(cell, str) and not text]
+        if words := Counter(filter(None, map(str.strip, own))):
+            said = first_names([f"{count} {word!r}" for word, count in words.most_common()], 10)
+            log.warning("%s %s: %d cells count as no label: %s", flag, printable(column), words.total(), said)
+        found = sum(map(is_doubtful, texts))
+        doubtful += found
+        if found and uncertain:
+            means = UNCERTAIN[uncertain] or "no label"
+            log.warning("%s %s: %d cells are -1 and count as %s, by --uncertain", flag, printable(column), found, means)
+    if uncertain and not doubtful:
+        log.warning("--uncertain %s: no cell of %s %s is -1", uncertain, flag, printable(", ".join(columns)))
 
 
 def check_certain(texts: Sequence[str], what: str) -> None:
@@ -154,6 +208,15 @@ def values_of(texts: Iterable[str]) -> str:
 
 def _spelling(text: str) -> str:
     return "".join(text.casefold().split())
+
+
+def _whole(text: str) -> str:
+    """A whole number without its point, anything else as it is spelled; of any length, as a float would not tell."""
+    return _spelling(_without_point(text))
+
+
+def _without_point(text: str) -> str:
+    return found[1] if (found := _POINT.fullmatch(text)) else text
 
 
 def _of_one_key(texts: Iterable[str], key: Callable[[str], Hashable]) -> list[str]:

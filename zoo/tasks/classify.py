@@ -36,6 +36,7 @@ from zoo.tasks.outputs import Outputs
 from zoo.tasks.pictures import draw_cases, draw_reliability
 from zoo.tasks.splits import Split
 from zoo.tasks.task import Answers, Trial
+from zoo.tasks.telling import Rarest, rarest_of
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Array, Floats, Results
 from zoo.training.runlog import Metrics
@@ -170,6 +171,15 @@ class Classify:
         own, other = (self._mean_auroc(truth, each[PROBABILITY], parts) for each in (answers, twin))
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
         return {"of": of_folds("AUROC", folds), "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
+
+    def rarest(self, rows: Sequence[int]) -> Rarest | None:
+        """Return the class that the fewest groups of some cases have, or a label that they have or have not."""
+        columns = list(zip(self.names, self.truth(rows).T, strict=True))
+        if self.kind == "classes":
+            held = [(f"of class {name}", own == 1) for name, own in columns]
+        else:
+            held = [(f"{word} {name}", own == v) for name, own in columns for word, v in (("with", 1), ("without", 0))]
+        return rarest_of(held, self.cohort.own_groups(rows))
 
     def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,14 @@ from zoo.embedding import Cases
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tasks.cells import (
-    UNCERTAIN,
     certain,
     check_certain,
-    is_doubtful,
     number_of,
     read_classes,
     read_numbers,
+    say_cells,
     text_of,
+    texts_of,
     values_of,
 )
 from zoo.tasks.outputs import Kind
@@ -52,10 +51,8 @@ def with_labels(cases: Cases, columns: Sequence[str], uncertain: str = "") -> Ca
     Raises:
         OptionError: There is no such column, or no case has a label.
     """
-    doubtful = [_say_cells(column_of(cases, column, "--label"), column, uncertain) for column in columns]
-    if uncertain and not any(doubtful):
-        log.warning("--uncertain %s: no cell of --label %s is -1", uncertain, ", ".join(columns))
     cells = [labels_in(cases, column, uncertain) for column in columns]
+    say_cells({column: column_of(cases, column, "--label") for column in columns}, "--label", uncertain)
     kept = [i for i, row in enumerate(zip(*cells, strict=True)) if any(row)]
     if not kept:
         raise OptionError(f"--label {', '.join(columns)}: no case has a value there")
@@ -63,19 +60,6 @@ def with_labels(cases: Cases, columns: Sequence[str], uncertain: str = "") -> Ca
         without = [cases.ids[i] for i in sorted(set(range(len(cases))) - set(kept))]
         log.warning("%d of %d cases have no label and are left out: %s", spare, len(cases), first_names(without))
     return cases.take(kept)
-
-
-def _say_cells(cells: Sequence[Any], column: str, uncertain: str) -> int:
-    """Say which words of a column count as no label, and what becomes of its uncertain labels; return their number."""
-    words = Counter(text for cell in cells if cell is not None and not text_of(cell) and (text := str(cell).strip()))
-    if words:
-        said = first_names([f"{count} {word!r}" for word, count in words.most_common()], 10)
-        log.warning("--label %s: %d cells count as no label: %s", column, words.total(), said)
-    doubtful = sum(is_doubtful(text_of(cell)) for cell in cells)
-    if doubtful and uncertain:
-        means = UNCERTAIN[uncertain] or "no label"
-        log.warning("--label %s: %d cells are -1 and count as %s, by --uncertain", column, doubtful, means)
-    return doubtful
 
 
 def labels_in(cases: Cases, column: str, uncertain: str = "") -> list[str]:
@@ -89,7 +73,7 @@ def labels_in(cases: Cases, column: str, uncertain: str = "") -> list[str]:
     Raises:
         OptionError: There is no such column.
     """
-    return certain(map(text_of, column_of(cases, column, "--label")), uncertain)
+    return certain(texts_of(column_of(cases, column, "--label")), uncertain)
 
 
 def classes_or_labels(cases: Cases, columns: Sequence[str], uncertain: str = "") -> Columns:

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from zoo.messages import decimal
 from zoo.training.evaluate import bootstrap_by_group
 from zoo.training.metrics import Array, Floats, Results, or_none
 
@@ -27,9 +26,6 @@ FEW = 10
 
 FEWEST_GROUPS = 4
 """Groups from which on draws with replacement differ enough for an interval."""
-FEWEST_TOLD = 20
-"""Groups below which nothing is called better: resampling makes intervals too narrow. Without any difference they
-exclude 0 in 8 of 100 cohorts of 20 normal groups, in 10 of 10, and in 18 of 4."""
 
 
 def auroc_of(truth: Array, scores: Array) -> Measure:
@@ -45,14 +41,20 @@ def auroc_of(truth: Array, scores: Array) -> Measure:
 
 
 def average_precision_of(truth: Array, scores: Array) -> Measure:
-    """Mean of the precision over the positive cases, from the highest score down, as scikit-learn has it."""
+    """Mean of the precision over the positive cases, from the highest score down, as scikit-learn has it.
+
+    NaN without a negative case, too, where it would be 1 whatever the scores. By chance it is above the share of
+    positive cases, the more so the fewer cases: of 10 among 50 it is 0.26 on average, and 0.37 as the mean of 5 folds
+    with 2 of them each. So it is to be read beside random weights.
+    """
     positive, by_score = truth == 1, _Ties(-scores)
 
     def measure(weights: Floats) -> Any:
         found = by_score.sums(weights * positive)
         all_found, taken = np.cumsum(found, -1), np.cumsum(by_score.sums(weights), -1)
         precision = np.divide(all_found, taken, out=np.zeros_like(taken), where=taken > 0)
-        return _ratio((precision * found).sum(-1), found.sum(-1))
+        others = (weights * ~positive).sum(-1)
+        return _ratio((precision * found).sum(-1), np.where(others > 0, found.sum(-1), 0))
 
     return measure
 
@@ -206,30 +208,6 @@ def with_interval(measure: Measure, groups: Sequence[str], *, rounds: int = 2000
 def all_with_intervals(measures: Mapping[str, Measure], groups: Sequence[str], *, rounds: int = 2000) -> Results:
     """Return each of some measures by its name, see `with_interval`."""
     return {name: with_interval(measure, groups, rounds=rounds) for name, measure in measures.items()}
-
-
-def said_of_pair(pair: Results, groups: int) -> Results:
-    """The paired gain with a sentence, which says "better" or "worse" only where the interval is all on one side.
-
-    Args:
-        pair: Of `Task.compare`.
-        groups: That were tested; of fewer than `FEWEST_TOLD` neither word is said.
-    """
-    low, high = pair["low"], pair["high"]
-    if low is None or high is None:
-        verdict = "no interval can be given, so nothing is said of which is better"
-    elif groups < FEWEST_TOLD:
-        verdict = f"{groups} tested groups are too few to tell, at least {FEWEST_TOLD} are needed"
-    elif low > 0:
-        verdict = "better than random weights"
-    elif high < 0:
-        verdict = "worse than random weights"
-    else:
-        verdict = "the interval holds 0, so these cases do not tell the two apart"
-    ends = [] if low is None or high is None else [decimal(low, "+.3f"), decimal(high, "+.3f")]
-    interval = f" (95 % interval {' to '.join(ends)}, by group)" if ends else ""
-    gain = "undefined" if pair["gain"] is None else decimal(pair["gain"], "+.3f")
-    return {**pair, "said": f"{pair['of']}: gain over random weights {gain}{interval}: {verdict}"}
 
 
 class _Ties:

@@ -147,6 +147,9 @@ class Regress:
         gain = with_interval(difference_of(own, other), self.cohort.own_groups(rows))
         return {"of": "R2", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
+    def rarest(self, rows: Sequence[int]) -> None:
+        """Return None: there are no classes of cases."""
+
     def write(self, rows: Sequence[int], answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`."""
         columns = [[f"{value:.6g}" for value in column] for column in answers[NUMBER].T]

@@ -20,12 +20,12 @@ from zoo.tasks.arms import Arm, Finished, train_all
 from zoo.tasks.data import remove_kept
 from zoo.tasks.first_look import FirstLook, look_at
 from zoo.tasks.folds import pooled, train_final, write_pooled
-from zoo.tasks.measures import said_of_pair
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.saved import FINAL, WEIGHTS
 from zoo.tasks.splits import Split, check_kept, draw_folds, draw_split, given_split, write_splits
 from zoo.tasks.table import column_of
 from zoo.tasks.task import Task
+from zoo.tasks.telling import said_of_pair
 from zoo.training import distributed
 from zoo.training.distributed import Processes
 from zoo.training.finetune import digests_of, write_results
@@ -156,7 +156,7 @@ def summary(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], args:
         other = pooled(arms, finished, of_twins=True).answers
         results["random"] = {"test": task.judge(rows, other, folds)}
         pair = task.compare(rows, answers, other, folds)
-        results["pair"] = said_of_pair(pair, len({task.groups[i] for i in rows}))
+        results["pair"] = said_of_pair(pair, len({task.groups[i] for i in rows}), task.rarest(rows))
     return results
 
 

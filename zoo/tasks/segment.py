@@ -182,6 +182,9 @@ class Segment:
         gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])
         return {"of": "Dice", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
+    def rarest(self, rows: Rows) -> None:
+        """Return None: there are no classes of cases."""
+
     def write(self, rows: Rows, answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write `predictions.csv`: Dice and distances of each case, empty where there is none."""
         by_case = self._dice(torch.from_numpy(answers[OVERLAPS]).flatten(1))

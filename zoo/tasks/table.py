@@ -13,7 +13,7 @@ from zoo.embedding import Cases, find_cases, read_list
 from zoo.errors import OptionError
 from zoo.messages import first_names, printable
 from zoo.tasks.args import FinetuneArgs
-from zoo.tasks.cells import say_alike, text_of
+from zoo.tasks.cells import check_groups, text_of
 
 log = logging.getLogger("zoo")
 
@@ -94,7 +94,7 @@ def groups_of(cases: Cases, args: FinetuneArgs) -> list[str]:
             "these rows"
         )
     check_files(cases.paths, cells, args.group)
-    say_alike(cells, f"--group {args.group}")
+    check_groups(cells, f"--group {args.group}")
     return cells
 
 

@@ -16,6 +16,7 @@ from zoo.formats import Task as TaskName
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.splits import Split
+from zoo.tasks.telling import Rarest
 from zoo.training.distributed import Processes
 from zoo.training.metrics import Results
 from zoo.training.runlog import Metrics
@@ -84,6 +85,9 @@ class Task(Protocol):
 
     def compare(self, rows: Rows, answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the paired gain over the same training from random weights: `of` what, `gain`, `low` and `high`."""
+
+    def rarest(self, rows: Rows) -> Rarest | None:
+        """Return the class that the fewest groups of some cases have; None where there are no classes."""
 
     def write(self, rows: Rows, answers: Answers, out: Path, *, folds: Sequence[int] = ()) -> None:
         """Write the predictions for test cases into a folder, of a cross-validation with the fold of each."""
