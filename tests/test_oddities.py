@@ -13,6 +13,9 @@ from zoo.progress import warnings_in
 
 log = logging.getLogger("zoo")
 
+WITH_PROC = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="only Linux says when a process began")
+"""By which the processes of one torchrun agree on a folder; elsewhere each says its own warnings."""
+
 
 def texts(caplog):
     return [record.getMessage() for record in caplog.records]
@@ -112,7 +115,7 @@ for block in range(2):
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes agree on a folder by /proc")
+@WITH_PROC
 def test_processes_of_one_torchrun_say_a_warning_once(tmp_path):
     """Four GPUs would say all of it four times; and the count would be of one's share of the images."""
     (tmp_path / "run.py").write_text(RANK)
@@ -160,7 +163,7 @@ with each_once(), warnings_in(folder / f"{rank}.log"):
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="processes agree on a folder by /proc")
+@WITH_PROC
 @pytest.mark.parametrize("first", ["dead", "alive"])
 def test_what_a_failing_process_has_to_say_is_not_lost_with_the_first_one(tmp_path, first):
     """All are killed where one fails: nobody is left to tell what that one held back, its error among it."""

@@ -27,7 +27,6 @@ from zoo.evaluation.sources import Contender
 from zoo.evaluation.verdicts import verdict
 from zoo.messages import first_names
 from zoo.tasks.measures import FEW
-from zoo.tasks.telling import Rarest, too_few
 
 
 def assemble(
@@ -177,8 +176,7 @@ def _cautions(plan: Plan, cohort: Cohort, split: Split) -> Iterator[str]:
         few = [name for name, n in zip(plan.target.classes, counts, strict=True) if n < FEW]
         if few:
             yield f"Fewer than {FEW} tested {what} are of {first_names(few)}: that tells little."
-    rarest = None if split.rarest is None else Rarest(split.rarest, split.rarest_groups)
-    if found := too_few(split.test_groups, rarest, what):
+    if found := split.too_few(what):
         yield (
             f"Only {found[0]} are tested: intervals of fewer than {found[1]} are too narrow, so that nothing is called "
             "better or worse."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,12 +59,12 @@ class Plan:
         """0 for numbers."""
         return len(self.target.classes)
 
-    @property
+    @cached_property
     def tested(self) -> Array:
         """Positions of all cases that are tested."""
         return np.unique(np.concatenate([fold.test for fold in self.folds]))
 
-    @property
+    @cached_property
     def rarest(self) -> Rarest | None:
         """The class that the fewest tested groups have; None of numbers."""
         labels, names = self.labels[self.tested], self.target.classes

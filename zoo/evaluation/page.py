@@ -20,7 +20,6 @@ from zoo.evaluation.wording import FILTERS, shown
 from zoo.files import write_text
 from zoo.messages import first_names, problem_of
 from zoo.progress import follow
-from zoo.tasks.telling import Rarest, too_few
 
 _TEMPLATE = "page.html.jinja"
 _PROBES = {LINEAR: "Linear probe", KNN: "Nearest neighbours"}
@@ -106,9 +105,7 @@ def html_of(report: ProbeReport, pictures: Mapping[int, Picture]) -> str:
 
 def _too_few(report: ProbeReport) -> tuple[str, int] | None:
     """Which tested groups are too few to tell, and how many are needed."""
-    split, what = report.split, "groups" if report.cohort.group_column else "cases"
-    rarest = None if split.rarest is None else Rarest(split.rarest, split.rarest_groups)
-    return too_few(split.test_groups, rarest, f"tested {what}")
+    return report.split.too_few(f"tested {'groups' if report.cohort.group_column else 'cases'}")
 
 
 def ranked(report: ProbeReport) -> list[EncoderResult]:

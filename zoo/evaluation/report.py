@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 from zoo.errors import InputContractError
 from zoo.files import read_text, write_text
 from zoo.messages import reason_of
+from zoo.tasks.telling import Rarest, too_few
 
 SCHEMA = 1
 
@@ -111,6 +112,11 @@ class Split:
     """The class that the fewest tested groups have, as `of class 1`; None of numbers."""
     rarest_groups: int = 0
     """Tested groups with a case of it."""
+
+    def too_few(self, what: str) -> tuple[str, int] | None:
+        """Return which of the tested groups, called `what`, are too few to tell, and how many are needed; or None."""
+        rarest = None if self.rarest is None else Rarest(self.rarest, self.rarest_groups)
+        return too_few(self.test_groups, rarest, what)
 
 
 @dataclass(frozen=True)

@@ -224,18 +224,17 @@ def _baselines(
     file = where.folder(NAME)
     intensities = intensities_of(paths, labelled.ids, None if file is None else file.with_name(f"{file.name}.npz"))
     unread, count = len(labelled) - len(intensities.table), len(labelled)
+    why = first_names(intensities.table.attrs["failed"], 1)
     if unread > MOST_UNREAD * count:
-        why = first_names(intensities.table.attrs["failed"], 1)
         warnings.append(
             f"There are no plain intensities: of {unread} of {count} images they could not be computed, {why}."
         )
-    else:
-        if unread:
-            why = first_names(intensities.table.attrs["failed"], 1)
-            warnings.append(
-                f"Of {unread} of {count} images plain intensities could not be computed, {why}: these are left out."
-            )
-        made[NAME] = [match(intensities, labelled, NAME, "intensities")]
+        return made, warnings
+    if unread:
+        warnings.append(
+            f"Of {unread} of {count} images plain intensities could not be computed, {why}: these are left out."
+        )
+    made[NAME] = [match(intensities, labelled, NAME, "intensities")]
     return made, warnings
 
 

@@ -74,13 +74,12 @@ def read_target(texts: Sequence[str], column: str, kind: str | None = None) -> t
         values = _numbers(texts, what)
         return Target(column, "numbers", said_by, (), {}, (float(values.min()), float(values.max()))), values
     check_certain(texts, what)
-    names, classes = read_classes(texts, what, "For measured numbers give --kind numbers")
+    numbers, classes = read_classes(texts, what, "For measured numbers give --kind numbers")
     if found == "binary" and len(classes) != 2:
         raise OptionError(f"--kind binary: {what} has {len(classes)} values, {values_of(classes)}")
-    counts = Counter(names)
-    position = {name: i for i, name in enumerate(classes)}
-    target = Target(column, found, said_by, classes, {name: counts[name] for name in classes}, None)
-    return target, np.array([position[name] for name in names], np.float64)
+    counts = Counter(numbers)
+    target = Target(column, found, said_by, classes, {name: counts[i] for i, name in enumerate(classes)}, None)
+    return target, np.array(numbers, np.float64)
 
 
 def strata_of(target: Target, values: Floats) -> Array:

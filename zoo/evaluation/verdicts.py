@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from zoo.evaluation.report import LINEAR, MEASURES, Cohort, Difference, EncoderResult, Overlap, Split, Verdict
 from zoo.messages import decimal, first_names, printable
-from zoo.tasks.telling import Rarest, too_few
 
 _WORDS = {"random": "its network with random weights", "intensities": "plain intensities of the images"}
 _SAID = {
@@ -33,8 +32,7 @@ def verdict(
         overlaps: What was seen in pre-training.
     """
     leader = next(each for each in encoders if each.name == best)
-    rarest = None if split.rarest is None else Rarest(split.rarest, split.rarest_groups)
-    tested = too_few(split.test_groups, rarest, "groups" if cohort.group_column else "cases")
+    tested = split.too_few("groups" if cohort.group_column else "cases")
     return _gain(leader, encoders, main, tested), _limits(leader, encoders, split, cohort, overlaps)
 
 

@@ -168,8 +168,8 @@ def read_numbers(texts: Sequence[str], what: str, otherwise: str) -> list[float]
     return [math.nan if number is None else number for number in numbers]
 
 
-def read_classes(texts: Sequence[str], what: str, otherwise: str) -> tuple[list[str], tuple[str, ...]]:
-    """Return the class of each case, and all classes in order: of numbers by value, so that 0 and 0.0 are one.
+def read_classes(texts: Sequence[str], what: str, otherwise: str) -> tuple[list[int], tuple[str, ...]]:
+    """Return the number of each case's class, and all classes in order: by value, so that 0 and 0.0 are one.
 
     Args:
         texts: Cells of a column, none of them empty.
@@ -198,7 +198,8 @@ def read_classes(texts: Sequence[str], what: str, otherwise: str) -> tuple[list[
             f"{what} has {len(classes)} classes for {len(texts)} cases, {values_of(texts)}: a class needs several "
             f"cases. {_almost_numbers(texts)}{otherwise}"
         )
-    return names, classes
+    position = {name: i for i, name in enumerate(classes)}
+    return [position[name] for name in names], classes
 
 
 def values_of(texts: Iterable[str]) -> str:

@@ -104,9 +104,8 @@ def classes_or_labels(cases: Cases, columns: Sequence[str], uncertain: str = "")
 
 
 def _classes(texts: Sequence[str], column: str) -> Columns:
-    names, classes = read_classes(texts, f"--label {printable(column)}", "For measured numbers give --task regress")
-    position = {name: i for i, name in enumerate(classes)}
-    return Columns("classes", classes, np.array([[position[name]] for name in names], np.float64))
+    numbers, classes = read_classes(texts, f"--label {printable(column)}", "For measured numbers give --task regress")
+    return Columns("classes", classes, np.array(numbers, np.float64)[:, None])
 
 
 def numbers_in(cases: Cases, columns: Sequence[str]) -> Columns:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple
 
 from zoo.messages import decimal, printable
-from zoo.training.metrics import Array, Results
+
+if TYPE_CHECKING:  # a report that is only read loads neither torch nor numpy
+    from zoo.training.metrics import Array, Results
 
 FEWEST_TOLD = 20
 """Groups below which nothing is called better: resampling makes intervals too narrow. Without any difference they
@@ -34,6 +34,8 @@ def rarest_of(held: Sequence[tuple[str, Array]], groups: Sequence[str] | Array) 
         held: Each class as it stands behind "groups", with a mask `(cases,)` of the tested cases that are of it.
         groups: Of each tested case.
     """
+    import numpy as np
+
     of_all = np.asarray(groups)
     found = [Rarest(named, len(np.unique(of_all[mask]))) for named, mask in held]
     return min(found, key=lambda each: each.groups, default=None)

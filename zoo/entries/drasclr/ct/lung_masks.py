@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.nifti1 import Nifti1Image
 
-from zoo.entries.drasclr.ct.scan import Matrix, Scan, sides
+from zoo.entries.drasclr.ct.scan import Scan, sides
 from zoo.errors import InputContractError
 from zoo.images import Volume, voxel_sizes
 from zoo.oddities import warn_of
@@ -119,8 +119,8 @@ def check_lungs(lungs: Nifti1Image, source: str) -> dict[str, float]:
     return volumes
 
 
-def _centre(lung: Mask) -> Matrix:
-    """Mean position of a lung's voxels, `(3,)`: counts of whole planes tell it, and need no arrays of the CT's size."""
+def _centre(lung: Mask) -> npt.NDArray[np.float64]:
+    """Mean position of a lung, `(3,)` in voxels: counts of whole planes tell it, without arrays of the CT's size."""
     counts = [lung.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
     return np.array([np.average(np.arange(len(count)), weights=count) for count in counts])
 
