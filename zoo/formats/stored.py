@@ -151,7 +151,10 @@ class StoredState:
         if self.archive is None:  # nor is there anything to copy of other formats, which are in memory
             return
         try:
-            yield from ((name, widened(name, tensor)) for name, tensor in read_tensors(self.archive, places))
+            for name, tensor in read_tensors(self.archive, places):
+                found = widened(name, tensor)
+                del tensor  # else it would lie beside the next one while that is read
+                yield name, found
         except ZipProblem as problem:
             raise damage(self.path, self.format, problem) from None
 
