@@ -5,7 +5,11 @@ They act at once, except inside `deferring`, where they are noted and the loop a
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,6 +19,10 @@ from zoo.signals import handling
 STOPPED = 75
 """Exit code of a stopped run that can be resumed: EX_TEMPFAIL of BSD's sysexits.h."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+
+
+_SECONDS_TO_END = 1.0
+"""What a process of a loader may still take when its parent is dead."""
 
 
 class Stopped(SystemExit):
@@ -72,9 +80,24 @@ def asked_by() -> str:
 
 
 def leave_to_parent(_: int = 0) -> None:
-    """Make a loader's process ignore signals to the whole group: the present step of its parent needs it."""
+    """Make a loader's process ignore signals to the whole group, as the present step of its parent needs it.
+
+    It ends when its parent is dead. Torch looks for that too, but not for a parent that died before the process was
+    ready: it would stay for good, with whatever files and connections of its parent it holds.
+    """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and multiprocessing.get_start_method() != "forkserver":  # there the server is the parent
+        threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
+
+
+def _end_with(parent: int | None) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)  # which `end_cleanly` heeds
+    time.sleep(_SECONDS_TO_END)
+    os._exit(1)
 
 
 def end_cleanly(_: int = 0) -> None:

@@ -1,6 +1,7 @@
 """The Ray engine: the rows of the local one, whoever dies; signals, and clusters that are not there."""
 
 import csv
+import multiprocessing
 import os
 import pickle
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -55,13 +57,34 @@ class FatalEmbedder(Embedder):
 
 
 class FatalNetwork(Embedder):
-    """Has a network that takes its process with it at one film, as want of memory does."""
+    """Has a network that takes its process with it at one film, as want of memory does.
+
+    The first time it does so while a reader of that film starts, which is left with the connections of the process.
+    """
 
     def embed_units(self, cases, units, *, workers):
+        is_fatal = any(cases.paths[case].endswith(FATAL) for unit in units for case in unit)
+        if is_fatal and not (died := Path(cases.paths[units[0][0]]).with_suffix(".died")).exists():
+            died.touch()
+            torch.multiprocessing.Process = FatalProcess
         for unit, found in zip(units, super().embed_units(cases, units, workers=workers), strict=True):
             if any(cases.paths[case].endswith(FATAL) for case in unit):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield found
+
+
+class FatalProcess(multiprocessing.Process):
+    """Ends the one that starts it before it is ready itself."""
+
+    def start(self):
+        super().start()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self):
+        parent = os.getppid()
+        while os.getppid() == parent:
+            time.sleep(0.01)
+        super().run()
 
 
 class HereActor(_Actor):
@@ -150,8 +173,14 @@ def test_rows_are_those_of_the_local_engine_though_a_worker_is_killed(alone, fil
 
 
 @pytest.mark.slow
-def test_a_unit_that_kills_every_actor_is_given_up(alone, films, tmp_path):
-    """After three; Ray would start actors for it without end. All others are embedded."""
+def test_a_unit_that_kills_every_actor_is_given_up(alone, films, tmp_path, monkeypatch):
+    """After three; Ray would start actors for it without end. All others are embedded.
+
+    A reader that outlives an actor would hide its death from Ray, which waits for the end of its connections.
+    """
+    from ray.data import DataContext
+
+    monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 120)
     embedder = FatalNetwork(NAME, device="cpu", batch_size=1)
     cases = read_list(films, volumes=False).take([0, 9, 1])
     outcome = embed_cohort(embedder, cases, tmp_path / "out", engine="ray", ray_address="local")

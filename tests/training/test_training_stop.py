@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from toy_run import assert_identical, state_of, toy
 
 import zoo
 from zoo import stopping
+from zoo.siblings import began
 from zoo.stopping import Stopped, deferring, heeding_signals
 from zoo.training.args import run_command
 from zoo.training.runlog import read_log
@@ -192,3 +195,36 @@ def test_what_changed_by_leave_is_recorded(tmp_path):
     assert args["changes"] == [{"epoch": 2, "step": 2, "lr": [0.1, 0.01]}]
     toy_run.main(toy(tmp_path, *flags[:2], "--resume", "--lr", 0.01, "--epochs", 3))
     assert json.loads((tmp_path / "args.json").read_text())["changes"] == args["changes"]
+
+
+@pytest.mark.parametrize("begin", [stopping.leave_to_parent, stopping.end_cleanly])
+def test_a_loaders_process_ends_with_a_parent_that_died_before_it_was_ready(begin, tmp_path):
+    """Torch looks for another parent than the one that it finds, which is then no longer its own."""
+    told = tmp_path / "process"
+
+    class Dying(multiprocessing.Process):
+        def start(self):
+            super().start()
+            told.write_text(str(self.pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def run(self):
+            parent = os.getppid()
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            super().run()
+
+    def load():
+        torch.multiprocessing.Process = Dying
+        next(iter(torch.utils.data.DataLoader(range(3), num_workers=1, worker_init_fn=begin)))
+
+    forked.start(load).join()
+    process = int(told.read_text())
+    try:
+        until = time.monotonic() + 20
+        while began(process):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)

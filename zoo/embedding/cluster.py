@@ -126,7 +126,10 @@ def told(ray: ModuleType) -> Iterator[None]:
     """
     try:
         yield
-    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
+    except ray.data.exceptions.ExecutionTimeoutError as error:
+        stalled = printable(str(error).strip().split("\n")[0])  # what follows are settings of Ray
+        raise ZooError(f"Ray has ended the run: {stalled} {WAY_ON}") from error
+    except ray.exceptions.RayError as error:
         last = printable(str(error).strip().split("\n")[-1].strip())  # of pages: the cause stands at the end
         if "No module named 'zoo" in last:
             raise ZooError(
