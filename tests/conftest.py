@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported anywhere
@@ -20,6 +21,19 @@ def _one_thread() -> None:
 os.register_at_fork(after_in_child=_one_thread)
 
 SETTINGS = ("ZOO_", "HF_")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers of `-n logical`: one more than processors, for tests also wait for processes that they start."""
+    from zoo.settings import processors
+
+    return processors() + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of most slow tests: a worker takes a file as a whole, and none shall have one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,17 @@ def defaults(values: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
+@contextmanager
+def without(name: str) -> Iterator[str | None]:
+    """Leave a variable, which the block is given, out of the environment inside it."""
+    value = os.environ.pop(name, None)
+    try:
+        yield value
+    finally:
+        if value is not None:
+            os.environ[name] = value
+
+
 def is_under_torchrun() -> bool:
     """Whether torchrun, or another launcher that sets WORLD_SIZE, started this process as one of several."""
     return "WORLD_SIZE" in os.environ

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from scripted import Scripted, run
@@ -67,3 +70,17 @@ def test_a_missing_package_is_named_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.training.runlog.find_spec", lambda name: None)
     with pytest.raises(OptionError, match=r"package matplotlib: pip install 'matplotlib>="):
         run(Scripted(), tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "shown"), [("of-another-environment", "False"), ("svg", "True")])
+def test_curves_are_drawn_whatever_backend_a_notebook_names(tmp_path, backend, shown):
+    """Its command inherits the variable without the package that it names; one that is here shows what follows."""
+    code = (
+        "import os, sys; from pathlib import Path; from zoo.training.runlog import plot_curves; "
+        "plot_curves([{'epoch': 1, 'loss': 2}], Path(sys.argv[1])); import matplotlib; "
+        "print(os.environ['MPLBACKEND'], dict.get(matplotlib.rcParams, 'backend') == 'svg')"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "curves.png"]
+    said = subprocess.run(command, env=os.environ | {"MPLBACKEND": backend}, check=True, capture_output=True, text=True)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert said.stdout.split() == [backend, shown]

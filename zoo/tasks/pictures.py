@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from zoo.files import write_atomically
 from zoo.tasks.measures import BINS, bins_of
+from zoo.training.pictures import new_figure
 
 _MOST = 6
 """Cases in a row of a picture, and panels of a figure."""
@@ -29,10 +30,8 @@ def draw_reliability(path: Path, truth: NDArray[Any], probability: NDArray[Any],
         probability: `(N, K)`.
         names: Of the outputs.
     """
-    from matplotlib.figure import Figure
-
     shown = names[:_MOST]
-    figure = Figure(figsize=(3.2 * len(shown), 3.6), layout="constrained")
+    figure = new_figure(3.2 * len(shown), 3.6)
     for k, axes in enumerate(figure.subplots(1, len(shown), squeeze=False)[0]):
         known = np.isfinite(truth[:, k])
         y, p = truth[known, k], probability[known, k]
@@ -52,10 +51,8 @@ def draw_reliability(path: Path, truth: NDArray[Any], probability: NDArray[Any],
 
 def draw_numbers(path: Path, truth: NDArray[Any], found: NDArray[Any], names: Sequence[str]) -> None:
     """Draw what was found against the truth, for up to six numbers `(N, K)`."""
-    from matplotlib.figure import Figure
-
     shown = names[:_MOST]
-    figure = Figure(figsize=(3.4 * len(shown), 3.6), layout="constrained")
+    figure = new_figure(3.4 * len(shown), 3.6)
     for k, axes in enumerate(figure.subplots(1, len(shown), squeeze=False)[0]):
         known = np.isfinite(truth[:, k])
         ends = [min(truth[known, k].min(), found[:, k].min()), max(truth[known, k].max(), found[:, k].max())]
@@ -87,10 +84,8 @@ def draw_cases(
         names: Of the outputs; of several labels each case is shown for the one that is surest.
         plane: The axes of volumes that a slice across the body has.
     """
-    from matplotlib.figure import Figure
-
     right, wrong = surest(truth, answers["probability"], answers["decided"])
-    figure = Figure(figsize=(_SIDE * _MOST, 2 * (_SIDE + 0.6)), layout="constrained")
+    figure = new_figure(_SIDE * _MOST, 2 * (_SIDE + 0.6))
     grid = figure.subplots(2, _MOST)
     for row, title, cases in ((grid[0], "right", right), (grid[1], "wrong", wrong)):
         for axes in row:

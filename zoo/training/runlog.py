@@ -13,6 +13,7 @@ from zoo.errors import CheckpointFormatError, OptionError
 from zoo.files import write_atomically, write_text
 from zoo.messages import install_hint
 from zoo.progress import duration, say_in_time
+from zoo.training.pictures import new_figure
 from zoo.training.saving import writing
 
 Metrics = dict[str, float]
@@ -125,13 +126,11 @@ def _interval(found: Any) -> str:
 
 def plot_curves(lines: list[dict[str, Any]], path: Path) -> None:
     """Draw every metric of a log against the epoch, training and validation in one panel."""
-    from matplotlib.figure import Figure
-
     keys = list(dict.fromkeys(key for line in lines for key in line if key not in ("epoch", "seconds")))
     names = list(dict.fromkeys(key.removeprefix("val_") for key in keys))
     if not names:
         return
-    figure = Figure(figsize=(4 * len(names), 3.2), layout="constrained")
+    figure = new_figure(4 * len(names), 3.2)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in keys:

@@ -37,6 +37,7 @@ from zoo.entries.monai_ssl.phantom_canvas import SHAPE, SPACING, Array, Canvas, 
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.training.args import run_command
+from zoo.training.pictures import new_figure
 
 VERSION = 1
 """Version of the generator; any change of its drawings gets a new one."""
@@ -193,10 +194,8 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def draw_overview(patients: Sequence[Patient], path: Path) -> None:
     """Draw an axial and a coronal slice of some patients, beside each the same with the labels in colour."""
-    from matplotlib.figure import Figure
-
     colours = {"cmap": "tab20", "vmin": 0.5, "vmax": 20.5, "alpha": 0.75, "interpolation": "nearest"}
-    figure = Figure(figsize=(13, 2.9 * len(patients)), layout="constrained")
+    figure = new_figure(13, 2.9 * len(patients))
     for row, patient in zip(figure.subplots(len(patients), 4, squeeze=False), patients, strict=True):
         pancreas = np.argwhere(patient.labels == ORGANS.index("pancreas")).mean(0).round().astype(int)
         kidneys = np.argwhere(np.isin(patient.labels, (2, 3))).mean(0).round().astype(int)
