@@ -25,10 +25,10 @@ from PIL import Image
 from zoo import read_features
 from zoo.embedding import Embedder, cluster, embed_cohort, read_list
 from zoo.embedding.cases import Cases
-from zoo.embedding.cluster import Pool, connected, pool_of
+from zoo.embedding.cluster import Pool, connected, pool_of, told
 from zoo.embedding.dataset import FeatureFolder
 from zoo.embedding.ray import _Actor, _Deaths, _folder, _objects, _Stretch
-from zoo.errors import CheckpointFormatError, OptionError
+from zoo.errors import CheckpointFormatError, OptionError, ZooError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -226,6 +226,17 @@ def test_a_signal_keeps_what_is_done_and_leaves_no_process(alone, films, tmp_pat
     assert 0 < rows < 20_000
     assert f"stopped by SIGTERM; {rows} of 20000 images have features in {out}: the same command goes on" in said
     assert not psutil.wait_procs(started, timeout=30)[1]
+
+
+def test_a_run_without_progress_is_named_and_not_ray_s_settings():
+    """What stalled stands first in Ray's words, what ended otherwise last."""
+    import ray.data
+
+    stalled = ray.data.exceptions.ExecutionTimeoutError("no progress for 1800s.\nOperators:\nor set it to -1.")
+    with pytest.raises(ZooError, match=r"Ray has ended the run: no progress for 1800s\. The same command"), told(ray):
+        raise stalled
+    with pytest.raises(ZooError, match=r"Ray has ended the run: no room\. The same command"), told(ray):
+        raise ray.exceptions.RayError("Traceback\nno room")
 
 
 def test_without_ray_the_way_to_it_is_said(tmp_path, monkeypatch):
