@@ -215,6 +215,7 @@ def test_an_error_is_a_page_for_a_reader_and_a_line_for_a_program(zoo, monkeypat
     assert "\nWhat you can do:\n  - your own file" in screen.getvalue()
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path):
     """`--debug` lets the traceback through, wherever it stands."""
     done = subprocess.run([sys.executable, "-m", "zoo", "info", "nonsense", "--debug"], capture_output=True, text=True)
@@ -255,6 +256,7 @@ def test_doctor_names_a_broken_manifest(zoo, tmp_path, monkeypatch):
     assert "broken.json" in out + err
 
 
+@pytest.mark.slow
 def test_inspect_reads_a_checkpoint(zoo, unet_safetensors):
     """`zoo inspect` says the format and which models the file fits."""
     code, out, _ = zoo("inspect", unet_safetensors)
@@ -364,6 +366,7 @@ def test_import_knows_the_input_of_the_file(zoo, unet_file, unet_state, tmp_path
     assert package.model_info("caid-resnet50.exported").input.resize == 110
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["chestxray14-800", "Bad/Tag"])
 def test_import_refuses_tags(zoo, unet_file, tag):
     """A tag of the zoo's own weights keeps meaning them, and a tag is no path."""
@@ -381,6 +384,7 @@ def test_export_refuses_what_it_would_not_write(zoo, tmp_path):
         assert str(out) in err
 
 
+@pytest.mark.slow
 def test_doctor_sees_a_cache_that_cannot_be(zoo, tmp_path, monkeypatch):
     """A file where the folder should be is a problem."""
     (tmp_path / "file").touch()
@@ -403,6 +407,7 @@ def test_import_of_a_file_that_does_not_fit(zoo, tmp_path):
     assert not user_manifest().exists()
 
 
+@pytest.mark.slow
 def test_export_writes_the_librarys_names(zoo, unet_safetensors, tmp_path):
     """`zoo export --checkpoint` writes a file that the plain library class loads strictly."""
     import timm
@@ -421,6 +426,7 @@ def test_the_version(zoo):
     assert zoo("--version") == (0, f"zoo {package.__version__}\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_ends_a_command_in_one_line(tmp_path, number, code, word):
     """With the shell's exit code, no traceback, and no temporary file, whatever was being written."""
@@ -450,6 +456,7 @@ def test_signals_are_as_before_once_a_command_is_done(zoo):
 HOSTILE = "\x1b]0;title\x07\x9b2J\u202eevil\nforged: line\udcff"
 
 
+@pytest.mark.slow
 def test_what_a_manifest_says_never_steers_the_terminal(zoo, tmp_path, monkeypatch):
     """Escapes in every text of a record are shown, by `list`, `info`, `verify`, `download` and their errors."""
     record = {

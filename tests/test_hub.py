@@ -58,6 +58,7 @@ def test_an_address_stands_for_a_model_and_its_weights(hub, runs):
     assert base["base"]["tag"] == "phantom"
 
 
+@pytest.mark.slow
 def test_segmenters_and_encoders_come_back(hub, zoo, tmp_path):
     """The head of the one with its classes, and none of the other, which `zoo export` wrote of weights on record."""
     classes = ("background", "heart")
@@ -75,6 +76,7 @@ def test_segmenters_and_encoders_come_back(hub, zoo, tmp_path):
     assert predictor.saved.path.is_relative_to(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_what_takes_a_file_takes_an_address(hub, runs, zoo, tmp_path):
     """Transform, features, inspection, facts, import, and an export with all of the header."""
     assert input_of(ADDRESS) == input_of("glcl-encoder", runs[0])

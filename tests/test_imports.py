@@ -138,6 +138,7 @@ def test_every_module_has_a_floor():
     assert {rooms_of(name) for name in NAMES if name != "zoo"} == {room for floor in FLOORS for room in floor}
 
 
+@pytest.mark.slow
 def test_no_arrow_points_upward():
     """The ground imports nothing above it, the core neither training nor recipes, and so on, floor by floor."""
     height = {room: number for number, floor in enumerate(FLOORS) for room in floor}
@@ -222,6 +223,7 @@ def test_there_is_no_import_cycle():
         visit(name, ())
 
 
+@pytest.mark.slow
 def test_nothing_of_torch_is_imported_at_top_level_by_the_core():
     """Read from the files, so that it holds for modules that no other test imports."""
     allowed = {"demo.py", "phantom.py"}  # imported by their own command alone

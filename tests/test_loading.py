@@ -83,6 +83,7 @@ def test_a_model_without_options_says_so():
         zoo.load_model("caid-resnet50-unet", projection=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_random_weights_need_no_file(name, manifest):
     """pretrained=False never looks for weights; options count; the report says random."""
@@ -148,6 +149,7 @@ def test_training_leaves_the_file_alone(tmp_path, unet_state):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_half_precision_is_widened(tmp_path, unet_state):
     """The values are those of the half-precision file; the report says so; 16 bits cost some 1e-3 of accuracy."""
     path = export_safetensors(unet_state, tmp_path / "half.safetensors", half=True)
@@ -284,6 +286,7 @@ def test_unpublished_weights_end_with_the_ways_out():
         zoo.load_model("caid-resnet50.chestxray14")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trained_by", "level", "text"),
     [
@@ -351,6 +354,7 @@ def test_a_copy_that_cannot_be_trusted_is_made_again(damage, manifest, unet_file
     assert hash_file(copy_of) == good
 
 
+@pytest.mark.slow
 def test_a_cache_that_takes_no_copy_reads_the_original(manifest, unet_file):
     """Something in the place of the folder stands for a read-only cache, which root could write to all the same."""
     manifest(record(unet_file))
@@ -361,6 +365,7 @@ def test_a_cache_that_takes_no_copy_reads_the_original(manifest, unet_file):
         assert relative_error(model(reference_input()), reference()["pooled"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_safetensors_are_read_as_they_are(manifest, unet_safetensors):
     """No copy of what is right already, and none of a user's own file."""
     manifest(record(unet_safetensors))
@@ -389,6 +394,7 @@ def test_tags_choose_among_weights(manifest, tmp_path, unet_state):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_a_record_sets_defaults_that_the_user_overrides(manifest, unet_safetensors):
     """The record's options lie between the entry's defaults and the user's."""
     manifest(record(unet_safetensors, options={"num_classes": 4}))
@@ -406,6 +412,7 @@ def test_what_a_file_says_of_its_network_wins_over_the_record(manifest, tmp_path
         assert zoo.load_model("drasclr-cnn3d.mine", **given).conv1.weight.shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_record_of_another_file_is_found_out(manifest, unet_safetensors):
     """The fingerprint on record is not the file's: said before anything is built; a user's file is not held to it."""
     manifest(record(unet_safetensors, fingerprint={"caid-resnet50": "0" * 64}))
@@ -415,6 +422,7 @@ def test_a_record_of_another_file_is_found_out(manifest, unet_safetensors):
     assert zoo.load_model("caid-resnet50", checkpoint=unet_safetensors)
 
 
+@pytest.mark.slow
 def test_a_file_that_is_not_the_one_on_record_is_refused(manifest, unet_safetensors):
     """By its digest."""
     manifest(record(unet_safetensors, sha256="1" * 64))
@@ -448,6 +456,7 @@ def test_the_transform_follows_the_record(manifest, unet_safetensors):
         zoo.load_transform("caid-resnet50.nothing")
 
 
+@pytest.mark.slow
 def test_the_transform_follows_a_file_of_ones_own(manifest, unet_safetensors, unet_state, tmp_path):
     """Its header comes first, then the tag that is named, then the model; what was imported plays no part."""
     name = "caid-resnet50"
@@ -542,6 +551,7 @@ def test_frozen_parameters_are_in_no_group(unet_safetensors):
     assert {g["name"] for g in groups} == {"fresh", "fresh, no decay"}
 
 
+@pytest.mark.slow
 def test_random_networks_learn_at_the_full_rate_everywhere():
     """Nothing is pre-trained, so nothing is held back."""
     groups = zoo.param_groups(zoo.load_model("caid-resnet50-unet", pretrained=False), 0.1, layer_decay=0.5)

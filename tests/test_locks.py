@@ -21,6 +21,7 @@ def fork(target, *arguments):
     return process
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(tmp_path):
     """Eight that each read a number, wait, and write the next one: none is lost."""
     lock, number = tmp_path / "lock", tmp_path / "number"
@@ -65,6 +66,7 @@ def test_a_killed_holder_holds_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("kind", ["held", "holding"])
 def test_a_process_killed_at_a_burial_blocks_nobody(tmp_path, monkeypatch, kind, times):

@@ -32,6 +32,7 @@ def write(path, *weights):
     return path
 
 
+@pytest.mark.slow
 def test_the_shipped_manifest_keeps_to_its_schema():
     """And the schema refuses what it must."""
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
@@ -296,6 +297,7 @@ def test_a_pipe_in_the_place_of_the_imports_is_named_and_not_waited_for(tmp_path
     assert read_stamp(tmp_path / "stamp.json") is None
 
 
+@pytest.mark.slow
 def test_two_loads_read_each_manifest_once(monkeypatch, tmp_path):
     """A load parsed its name four times and read the manifests twice; a file that changes is read again."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path))

@@ -115,6 +115,7 @@ for block in range(2):
 """
 
 
+@pytest.mark.slow
 @WITH_PROC
 def test_processes_of_one_torchrun_say_a_warning_once(tmp_path):
     """Four GPUs would say all of it four times; and the count would be of one's share of the images."""

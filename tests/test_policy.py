@@ -174,6 +174,7 @@ def test_a_file_called_random_is_not_random(monkeypatch, tmp_path, state):
     assert began_at_random(base_of(random))
 
 
+@pytest.mark.slow
 def test_an_export_says_enough(monkeypatch, tmp_path, zoo):
     """`zoo export` of allowed weights gives a file that loads under the policy, of others one that does not."""
     for name in (FREE, BOUND):
@@ -207,6 +208,7 @@ def test_an_import_keeps_the_licences_of_its_header(monkeypatch, tmp_path, state
         package.load_model(f"{MODEL}.other")
 
 
+@pytest.mark.slow
 def test_an_import_under_a_tag_on_record_has_its_licences(monkeypatch, unet_safetensors):
     """The other way out of the error: CAiD's authors allow redistribution, and no commercial use."""
     monkeypatch.setenv("ZOO_POLICY", "redistribute")

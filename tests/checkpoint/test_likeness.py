@@ -72,6 +72,7 @@ def unet(saved):
     return saved(load_model("glcl-unet", pretrained=False, num_classes=3).state_dict())
 
 
+@pytest.mark.slow
 def test_the_report_says_so_and_the_copy_in_the_cache_too(unet, zoo):
     """The copy is without the decoder."""
     expected = "the file also has a decoder and an output head of 3 classes"
@@ -190,6 +191,7 @@ def test_names_that_fit_two_families_are_said_to():
     assert doubts(ENCODER, bare, model=ENCODER) == ""
 
 
+@pytest.mark.slow
 def test_models_without_a_twin_are_not_doubted():
     """Of the whole registry; a network that the zoo does not have is named by its entry."""
     found = {name: doubts(name, on_meta(name)) for name in entries()}
@@ -197,6 +199,7 @@ def test_models_without_a_twin_are_not_doubted():
     assert doubted == {RAD_DINO: f"names and shapes do not tell it from {get_entry(RAD_DINO).namesakes[0]}"}
 
 
+@pytest.mark.slow
 def test_the_report_of_a_user_s_file_says_it_once(saved):
     """Not where the entry's own remark names the twin, and not of a file that is on record."""
     path = saved({name: torch.zeros(shape, dtype=torch.float16) for name, shape in VIT_KEYS.items()})

@@ -104,6 +104,7 @@ def test_a_conversion_reads_the_values_and_the_records(weights, recorded):
     zoo.load_model(f"{MODEL}.t")
 
 
+@pytest.mark.slow
 def test_a_verified_file_is_looked_through_once(weights, recorded, monkeypatch):
     """Its stamp says so; a changed stamp, or a bad value, and it is looked through again."""
     looked = []
@@ -120,6 +121,7 @@ def test_a_verified_file_is_looked_through_once(weights, recorded, monkeypatch):
     assert looked == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_verified_file_with_nan_is_refused(weights, recorded):
     """Each time: no stamp calls it good."""
     kept = recorded(weights | {"bn1.bias": torch.full((64,), float("nan"))}, "bad.safetensors")
@@ -129,6 +131,7 @@ def test_a_verified_file_with_nan_is_refused(weights, recorded):
     assert not json.loads(stamp_path(kept).read_text())["finite"]
 
 
+@pytest.mark.slow
 def test_a_warning_is_not_enough(weights, tmp_path, caplog):
     """Nothing is loaded, so nothing is announced."""
     path = write(weights | {"bn1.bias": torch.full((64,), float("nan"))}, tmp_path / "a.pth")

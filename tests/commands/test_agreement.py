@@ -107,6 +107,7 @@ def test_the_doctor_says_what_the_transform_does(files, caplog, model, name):
     assert set(found.warnings) == warned
 
 
+@pytest.mark.slow
 def test_the_inputs_are_of_all_kinds(files):
     """A comparison of refusals alone, or of inputs that nothing is odd about."""
     results = [examine(path, model) for path in files.values() for model in ("monai-ssl-unetr", "glcl-unet")]

@@ -360,6 +360,7 @@ def listed(on_record, tmp_path):
     path.write_text(json.dumps(house))
 
 
+@pytest.mark.slow
 def test_training_lists_are_carried_too(files, listed, no_sockets, tmp_path, monkeypatch, zoo):
     """A machine without connections could not say what the weights have seen."""
     ids = tmp_path / "ids.txt"
@@ -387,6 +388,7 @@ def test_training_lists_are_carried_too(files, listed, no_sockets, tmp_path, mon
     assert f"{HOUSE} saw 1 of the 2 ids in training" in out
 
 
+@pytest.mark.slow
 def test_a_damaged_list_is_told(listed, tmp_path, zoo):
     """By `zoo verify` and `zoo doctor`, as of weights: it would call seen cases unseen."""
     path = tmp_path / "list"
@@ -409,6 +411,7 @@ def test_a_list_without_a_digest_says_where_it_goes(zoo):
     assert row["note"] == f"nobody has published a digest: copy it to {row['destination']} in $ZOO_HOME"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [{"cohorts": ["films"]}, {"cohorts": 5}, {"cohorts": [], "ids": 5}])
 def test_a_record_whose_training_images_are_misspelt_is_named(on_record, no_sockets, tmp_path, zoo, said):
     """One such record in a manifest of one's own ended `zoo doctor` without a single check, and `zoo verify`."""

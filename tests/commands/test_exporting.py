@@ -165,6 +165,7 @@ def test_volumes_of_any_size_need_one(zoo, tmp_path, monkeypatch):
     assert "name it with --size, as 96,96,96" in err
 
 
+@pytest.mark.slow
 def test_a_file_stands_for_its_model(zoo, run, tmp_path):
     """As `NAME OUT --checkpoint FILE` does; the folder of a run, too, and all of its header goes on."""
     file = run / "model.safetensors"

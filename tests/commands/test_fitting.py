@@ -54,6 +54,7 @@ def folder(tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "modality"), [("film.png", "xray"), ("ct.nii.gz", "ct"), ("mwp1.nii.gz", "mri")])
 def test_an_image_fits_the_models_that_take_it_and_no_other(folder, file, modality):
     """As their own transforms say, each asked by itself."""
@@ -148,6 +149,7 @@ def test_films_are_a_cohort_of_films(zoo, tmp_path):
     assert zoo("doctor", tmp_path / "dicom")[1].startswith("2 of 2 images fit caid-resnet50")
 
 
+@pytest.mark.slow
 def test_a_cohort_of_two_kinds_says_what_it_left_out(zoo, tmp_path, caplog):
     """Three films checked, and not a word of the CT beside them; of both kinds looked for in turn, one is said once."""
     write_ct(films(tmp_path / "both") / "ct.nii.gz")
@@ -172,6 +174,7 @@ def test_a_folder_that_fits_nothing_or_has_nothing(zoo, tmp_path):
     assert "fit no model" in err
 
 
+@pytest.mark.slow
 def test_a_model_for_any_volume_does_not_outvote_those_for_some(zoo, tmp_path):
     """Of mostly CT or mostly MRI the networks of these are told of; of as many CT as MRI the one that takes both."""
     for folder, lowest in (("ct", (-1000, -1000, 0)), ("both", (-1000, 0, -1000, 0))):

@@ -67,6 +67,7 @@ def test_a_path_that_is_no_file_is_called_what_it_is(tmp_path, monkeypatch):
             import_weights(ENCODER, name)
 
 
+@pytest.mark.slow
 def test_a_file_of_a_tag_on_record_keeps_what_is_known_of_it(authors):
     """Licences, citation, assets, authors of the record; that the digest is on the user's word is said everywhere."""
     record = import_weights(FULL, authors)
@@ -106,6 +107,7 @@ def test_a_file_of_other_names_is_not_what_is_on_record(classifier):
     assert not user_manifest().exists()
 
 
+@pytest.mark.slow
 def test_a_file_under_any_other_tag_is_the_users(authors):
     """Even the very file that stands for the authors' under their tag."""
     import_weights(FULL, authors)
@@ -134,6 +136,7 @@ def test_a_record_that_lists_no_assets_does_not_hide_them(authors):
     assert find_asset(NAME, "landmarks").bytes == 14072
 
 
+@pytest.mark.slow
 def test_assets_that_lie_beside_the_file_come_with_it(authors, tmp_path, monkeypatch, caplog):
     """Without a connection: a right one is taken, a wrong one and a missing one are named with the way to get them."""
     content = b"\x93NUMPY landmarks"
@@ -195,6 +198,7 @@ def test_a_tag_of_a_further_manifest_is_not_taken_over(short_file, tmp_path, mon
         import_weights(f"{ENCODER}.house", short_file)
 
 
+@pytest.mark.slow
 def test_many_imports_at_once_lose_no_record(tmp_path):
     """Each process reads, adds its own and writes; and one that was killed within does not stop the others."""
     cache_home().mkdir()
@@ -240,6 +244,7 @@ def download_what_is_there(file):
     zoo.download_weights(f"{ENCODER}.chestxray14-800")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["zoo.fetching.download.copy_file", "zoo.locate.export_safetensors"])
 @pytest.mark.parametrize("then", [import_again, convert_another, download_what_is_there, fetch_another])
 def test_what_a_killed_import_left_is_cleared_by_what_is_next(step, then, short_file, monkeypatch):

@@ -63,6 +63,7 @@ def test_each_image_has_a_row_and_one_that_failed_its_reason(zoo, run, films, tm
         assert (row[f"predicted_{NAMES[0]}"], row[f"predicted_{NAMES[1]}"]) == ("1", "0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_warning_that_holds_of_each_image_is_said_once(zoo, run, tmp_path, caplog, workers):
     """By `predict` and `embed`, whoever reads the images."""
@@ -77,6 +78,7 @@ def test_a_warning_that_holds_of_each_image_is_said_once(zoo, run, tmp_path, cap
         assert said[-1].startswith("3 images have this warning (--debug names each), the first is ")
 
 
+@pytest.mark.slow
 def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     """Ids, the label that is already known under its own name, and a cell that a spreadsheet would run."""
     listed, out = tmp_path / "list.csv", tmp_path / "out.tsv"
@@ -89,6 +91,7 @@ def test_a_table_of_images_keeps_its_columns(zoo, run, films, tmp_path):
     assert rows[0]["path"] == str(films / "0.png")
 
 
+@pytest.mark.slow
 def test_the_column_of_ids_may_have_any_name(zoo, run, films, tmp_path):
     """The name goes by that column then; without --list the option has no meaning, and a wrong one is named."""
     listed, out = tmp_path / "list.csv", tmp_path / "out.csv"
@@ -116,6 +119,7 @@ def test_the_table_of_images_is_not_replaced(zoo, run, films, tmp_path):
     assert listed.read_text() == "path\n0.png\n"
 
 
+@pytest.mark.slow
 def test_a_number_of_the_list_keeps_all_its_digits(zoo, run, films, tmp_path):
     """Answers are rounded; a patient's number that Parquet has as a fraction would be another patient's."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -126,6 +130,7 @@ def test_a_number_of_the_list_keeps_all_its_digits(zoo, run, films, tmp_path):
     assert [row["patient"] for row in table_of(out)] == ["12345678.0", ""]
 
 
+@pytest.mark.slow
 def test_a_table_in_parquet_has_the_columns_of_the_csv(zoo, run, films, tmp_path):
     """Read by plain pandas: numbers are numbers, a gap is null, and columns of the list keep their types."""
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -203,6 +208,7 @@ def test_an_earlier_table_stays_where_a_run_fails(zoo, run, films, tmp_path, mon
     assert [path.name for path in tmp_path.iterdir() if "zoo-home" not in path.name] == ["out.csv"]
 
 
+@pytest.mark.slow
 def test_classes_and_numbers_have_columns_of_their_own(zoo, run, films, tmp_path):
     """The class that is decided on by its name; numbers without probabilities."""
     film, out = films / "0.png", tmp_path / "out.csv"
@@ -219,6 +225,7 @@ def test_classes_and_numbers_have_columns_of_their_own(zoo, run, films, tmp_path
     assert list(table_of(out)[0]) == ["path", "predicted_age", "predicted_height", "error"]
 
 
+@pytest.mark.slow
 def test_pictures_lie_beside_the_table(zoo, run, films, tmp_path):
     """One for each image that has answers."""
     out = tmp_path / "out.csv"
@@ -296,6 +303,7 @@ def test_info_of_a_file_without_a_header_names_inspect(zoo, tmp_path):
     assert "run.safetensors does not exist" in error
 
 
+@pytest.mark.slow
 def test_what_a_file_says_cannot_steer_a_terminal(zoo, run, tmp_path):
     """Escaped in the page, in the columns' names and in errors."""
     said = {"classes": json.dumps(["a\x1b[2J", "b\nforged"]), "command": "python -m zoo \x1b]0;x\x07"}
@@ -326,6 +334,7 @@ def segmenter(scratch):
     return out, scratch / "heart.nii.gz"
 
 
+@pytest.mark.slow
 def test_labels_go_into_a_folder_on_their_own_grid(zoo, segmenter, tmp_path):
     """As the predictor finds them, with a picture beside; what is no volume is named at the end."""
     run, volume = segmenter

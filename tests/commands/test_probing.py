@@ -97,6 +97,7 @@ def test_a_name_is_embedded_and_has_its_baselines(zoo, films, tmp_path):
     assert ProbeReport.from_json(said).encoders == report.encoders
 
 
+@pytest.mark.slow
 def test_features_alone_have_plain_intensities_where_the_images_are(zoo, films, features, tmp_path):
     """The table lies beside its films; a file that does not say its network has no random twin, which is said."""
     code, said, _ = zoo(*asked(films, "--features", features, "-o", tmp_path / "out"))
@@ -106,6 +107,7 @@ def test_features_alone_have_plain_intensities_where_the_images_are(zoo, films, 
     assert "no random weights beside features.csv" in said
 
 
+@pytest.mark.slow
 def test_a_case_that_only_a_baseline_lacks_is_said_to_be_so(zoo, films, features, tmp_path):
     """One image of 32 without plain intensities is taken from the encoders, too: the report must not blame these."""
     copy = tmp_path / "films"
@@ -118,6 +120,7 @@ def test_a_case_that_only_a_baseline_lacks_is_said_to_be_so(zoo, films, features
     assert "no features of some encoder or baseline" in said
 
 
+@pytest.mark.slow
 def test_a_baseline_takes_no_more_than_a_twentieth_of_the_cases(zoo, films, features, tmp_path):
     """Where every eighth image cannot be read for plain intensities, these are left out, not the cases."""
     copy = tmp_path / "films"
@@ -130,6 +133,7 @@ def test_a_baseline_takes_no_more_than_a_twentieth_of_the_cases(zoo, films, feat
     assert f"There are no plain intensities: of 4 of {2 * PATIENTS} images they could not be computed" in said
 
 
+@pytest.mark.slow
 def test_features_without_images_say_what_to_give(zoo, films, features, tmp_path):
     """A table elsewhere."""
     table = tmp_path / "labels.csv"

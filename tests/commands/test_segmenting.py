@@ -73,6 +73,7 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["glcl", "monai_ssl"])
 def test_the_command_writes_what_the_familys_own_does(family, request, tmp_path, zoo):
     """Bit by bit; what cannot be segmented is named at the end, by both, and all others are written."""
@@ -97,6 +98,7 @@ def test_the_command_writes_what_the_familys_own_does(family, request, tmp_path,
         assert str(folder / f"{failed}.nii.gz") in text
 
 
+@pytest.mark.slow
 def test_what_the_network_sees_is_said(scans, slices_weights, cts, ct_weights, tmp_path, zoo):
     """A file that says nothing of its input has the model's, which may not be what it was trained on."""
     arguments = ("--checkpoint", slices_weights, "-o", tmp_path, "--device", "cpu")
@@ -173,6 +175,7 @@ PUBLISHED = {
 """Weights -> their tensor names. Those of GLCL fill the network whatever they are of; its own ship."""
 
 
+@pytest.mark.slow
 def test_what_records_say_of_fresh_parts_is_what_their_files_lack():
     """A network that was pre-trained alone, listed as one that segments; or one that segments, refused."""
     told = [name for name, entry in entries().items() if entry.segments and entry.config["num_classes"]]

@@ -383,6 +383,7 @@ def calls(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 def test_many_paths_are_not_asked_for_one_by_one(many, monkeypatch):
     """On a network's disk each question takes a millisecond: folders are listed, which says what is there."""
     folder, table = many
@@ -400,6 +401,7 @@ def test_a_path_in_other_letters_is_asked_for(many, monkeypatch):
     assert len(read_list(table, volumes=False)) == 20_000
 
 
+@pytest.mark.slow
 def test_a_large_list_is_small_and_quick(many):
     """A fifth of 100 000 cases: below 1.5 MB beyond the letters of ids and paths, and a fraction of a second."""
     _, table = many

@@ -153,6 +153,7 @@ def killed_again_and_again(embedder, cases, out, kills, seed, workers, longest):
     return killed
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_unit_at_once")
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(embedder, cases, unbroken, tmp_path, monkeypatch):
     """A row lost, there twice, or of another batch; a temporary file or a lock that stays."""
@@ -169,6 +170,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(embedder, 
     assert strange == [".rank-0-of-1.done", "embed.log", "failed.csv", "zoo.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_unit_at_once")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_run_with_what_is_done(embedder, cases, unbroken, tmp_path, number, monkeypatch):
@@ -234,6 +236,7 @@ def test_an_old_signal_stops_nothing_new(embedder, cases, tmp_path, monkeypatch)
 # Several processes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_unit_at_once")
 @pytest.mark.parametrize(
     "environments",
@@ -258,6 +261,7 @@ def test_processes_share_a_cohort(embedder, cases, unbroken, tmp_path, environme
     assert ["embedding" in (out / name).read_text() for name in ("embed.log", "embed-00001.log")] == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_unit_at_once")
 def test_one_process_finishes_what_several_left(embedder, cases, unbroken, tmp_path, monkeypatch, caplog):
     """Array and torchrun together are four shares; two of them run, one of those killed; failures are all kept."""
@@ -292,6 +296,7 @@ def test_one_process_finishes_what_several_left(embedder, cases, unbroken, tmp_p
     assert not caplog.records
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_unit_at_once")
 def test_a_process_that_was_killed_goes_on_beside_the_other(embedder, cases, unbroken, tmp_path, monkeypatch):
     """It takes over its own lock and goes on with its own parts; what the other one is writing is left alone."""
@@ -746,6 +751,7 @@ def test_what_parquet_cannot_hold_fails_by_name(embedder, films, tmp_path, monke
 # What goes on meanwhile
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("each_unit_at_once")
 def test_a_reader_that_dies_while_the_network_computes_ends_no_run(embedder, cases, unbroken, tmp_path, monkeypatch):
     """Torch tells of such a death wherever the process is, so also amid the writing of rows; batches stay the same."""
@@ -860,6 +866,7 @@ def test_rows_go_only_where_one_process_runs(embedder, cases, tmp_path, monkeypa
         embed_cohort(embedder, cases, tmp_path / "out", workers=0, redo_changed=True)
 
 
+@pytest.mark.slow
 def test_a_trial_says_what_a_folder_has_and_changes_nothing_in_it(zoo, films, tmp_path, caplog):
     """Those that are done are not tried again; a folder that a run would refuse is refused with the run's error."""
     out = tmp_path / "out"

@@ -38,6 +38,7 @@ def embedder():
     return Embedder(NAME, device="cpu", batch_size=2)
 
 
+@pytest.mark.slow
 def test_a_batch_comes_back_in_columns(embedder, films):
     """Any columns are carried, features are the network's own, and a case that failed is NaN with its reason."""
     paths = [str(path) for path in sorted(films.iterdir())]

@@ -71,6 +71,7 @@ def films(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_rows_are_the_networks_own_features(zoo, films, tmp_path, monkeypatch):
     """`zoo embed` writes what model and transform give, in order; bad files are named at the end, with exit code 1."""
     monkeypatch.setattr("zoo.progress.MINUTE", math.inf)  # however busy the machine, the error alone is said
@@ -174,6 +175,7 @@ def test_every_family_has_an_encoder():
     assert {entry.family for entry in encoders} == {entry.family for entry in entries().values()} - {"anatomix"}
 
 
+@pytest.mark.slow
 def test_a_volume_of_slices_gives_a_row_for_each(tmp_path):
     """GLCL: path and slice stand beside the row, volumes may have different numbers of slices."""
     torch.manual_seed(0)
@@ -195,6 +197,7 @@ def test_a_volume_of_slices_gives_a_row_for_each(tmp_path):
     assert read(tmp_path / "f.npz")["slices"].tolist() == list(found.slices)
 
 
+@pytest.mark.slow
 def test_a_ct_is_embedded_as_by_its_familys_own_module(tmp_path):
     """MONAI SSL: a NIfTI and a DICOM series, found in a folder, give what the sliding windows of the recipe give."""
     from zoo.entries.monai_ssl import segment as sliding
@@ -239,6 +242,7 @@ def patients(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_a_patient_is_embedded_as_by_its_familys_own_module(patients, tmp_path, monkeypatch):
     """DrasCLR: patches that were cut before give the mean over the landmarks; what is wrong is said by name.
 
@@ -270,6 +274,7 @@ def note(patches, sid, **facts):
     (patches.parent / "facts" / f"{sid}.json").write_text(json.dumps(facts))
 
 
+@pytest.mark.slow
 def test_patients_cut_by_two_registrations_are_not_mixed(patients, tmp_path):
     """By name and engine: in one list, in memory or in a folder, or in a folder that a later list adds to."""
     patches, given = patients
@@ -303,6 +308,7 @@ def test_a_ct_counts_as_cut_by_the_registration_of_today(patients, tmp_path):
         embed("drasclr-cnn3d", [patches / "s0_patch.npy", tmp_path / "ct.nii.gz"], **given)
 
 
+@pytest.mark.slow
 def test_features_that_are_not_finite_are_no_features(films, tmp_path, unet_state):
     """A network whose finite weights overflow gives no row of them."""
     spoilt = {n.removeprefix("encoder."): t for n, t in unet_state.items() if n.startswith("encoder.")}
@@ -428,6 +434,7 @@ def test_a_reader_that_dies_ends_no_run(films, monkeypatch):
     assert "the process that read it died" in found.failed[str(films / "1.png")]
 
 
+@pytest.mark.slow
 def test_a_reader_that_dies_while_the_network_computes_ends_no_run(films):
     """Torch raises its error wherever the program is when the process dies, outside the code that reads too."""
     for i in range(4):

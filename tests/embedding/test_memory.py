@@ -19,6 +19,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's: elsewhere nothing is set")
 @pytest.mark.parametrize("how", ["keep_freed_memory", "keep_films"])
 def test_freed_memory_is_used_again(how):

@@ -239,6 +239,7 @@ def test_a_run_without_progress_is_named_and_not_ray_s_settings():
         raise ray.exceptions.RayError("Traceback\nno room")
 
 
+@pytest.mark.slow
 def test_without_ray_the_way_to_it_is_said(tmp_path, monkeypatch):
     """Not an ImportError; so the package itself is never needed for the local engine."""
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -314,6 +315,7 @@ def test_a_dead_cluster_of_ray_start_is_named_at_once(alone, address):
         pass
 
 
+@pytest.mark.slow
 def test_an_actor_works_where_the_run_was_begun(films, tmp_path, monkeypatch):
     """With paths from its working directory and its settings, whatever the machine's are; an error comes back whole."""
     monkeypatch.setenv("ZOO_OFFLINE", "0")

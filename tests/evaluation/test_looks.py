@@ -16,6 +16,7 @@ from zoo.evaluation.page import html_of
 SCHEMA = json.loads((Path(__file__).parent / "report.schema.json").read_text())
 
 
+@pytest.mark.slow
 def test_without_umap_the_map_is_by_pca(monkeypatch):
     """The axes say their share of the variance."""
     monkeypatch.setattr(looks, "has_umap", lambda: False)

@@ -226,6 +226,7 @@ def test_cases_that_pre_training_saw_are_a_warning(report):
     assert "were seen in pre-training" not in Reading(html_of(replace(report, overlaps=clean), {})).words
 
 
+@pytest.mark.slow
 def test_what_nobody_knows_of_pre_training_is_said(report):
     """Silence about an encoder without a list, or of which no name could be read, reads as if it had seen nothing."""
     unknown = "whether their encoder has seen these cases is not known"
@@ -345,6 +346,7 @@ def test_readers_of_screens_are_told_what_is_drawn_and_where_they_are(page, repo
     assert dict(page.elements)["html"] == {"lang": "en"}
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_of_its_report(zoo, tmp_path, monkeypatch):
     """A command that forgets the page, writes that of other numbers than the JSON beside it, or always shows images."""
     Image.fromarray(np.arange(64 * 64, dtype=np.uint8).reshape(64, 64)).save(tmp_path / "film.png")

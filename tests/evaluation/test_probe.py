@@ -47,6 +47,7 @@ def test_noise_is_worth_nothing_and_a_signal_is_found(kind, is_split):
     assert report.result("planted").differences == ()
 
 
+@pytest.mark.slow
 def test_noise_twice_is_not_told_apart():
     """The better of two draws of noise is not called better."""
     table = table_of()
@@ -71,6 +72,7 @@ def test_intervals_of_noise_hold_chance():
     assert sum(each.low <= 0.5 <= each.high for each in found) >= 9
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_changes_nothing():
     """Neither folds, nor draws, nor resamples: shuffled rows give the same report to the last digit."""
     table = table_of()
@@ -82,6 +84,7 @@ def test_the_order_of_rows_changes_nothing():
     assert same == other
 
 
+@pytest.mark.slow
 def test_rows_without_ids_are_shuffled_too():
     """An array beside a table that names no case."""
     table = table_of().drop(columns="id")
@@ -92,6 +95,7 @@ def test_rows_without_ids_are_shuffled_too():
     assert one.encoders[0].curve == other.encoders[0].curve
 
 
+@pytest.mark.slow
 def test_rows_that_nothing_names_are_shuffled_too():
     """Cases that are groups of their own, called by their rows: numbers of rows must not order the folds."""
     table = table_of()[["label"]]
@@ -102,6 +106,7 @@ def test_rows_that_nothing_names_are_shuffled_too():
     assert one.encoders[0].curve == other.encoders[0].curve
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_corrected_for_being_picked():
     """As one of all pairs: the largest of four differs from the least by chance, as no pair named before would."""
     table = table_of()
@@ -112,6 +117,7 @@ def test_the_best_of_several_is_corrected_for_being_picked():
     assert least.p_holm == min(1, 6 * least.p)
 
 
+@pytest.mark.slow
 def test_few_tested_groups_are_said():
     """A hundred images of few patients are few pieces of evidence, of a class and in all."""
     table = table_of(18)
@@ -122,6 +128,7 @@ def test_few_tested_groups_are_said():
     assert not any("groups are" in line for line in run(noise(table_of()), table_of(), sizes=()).warnings)
 
 
+@pytest.mark.slow
 def test_verdicts_of_few_groups_say_so():
     """A planted signal among 18 patients is not called better, though its interval excludes 0; among 24 it is."""
     verdicts = {}
@@ -153,6 +160,7 @@ def as_baseline(compare):
     return compared
 
 
+@pytest.mark.slow
 def test_neighbours_of_many_cases_are_a_draw_that_is_said(monkeypatch):
     """Of 84 000 films as many as 5000 are looked at: whoever reads the number must know."""
     table = table_of()
@@ -177,6 +185,7 @@ def test_the_curve_of_numbers_ends_in_the_table():
     assert whole.mean == report.encoders[0].measures["linear"]["r2"].value
 
 
+@pytest.mark.slow
 def test_copies_that_cannot_be_found_are_said():
     """Features of few numbers agree by chance; a reader who knows of no search may think that there was one."""
     table = table_of()
@@ -237,6 +246,7 @@ def test_a_patient_on_both_sides_is_refused():
         run(noise(table), table, split="split")
 
 
+@pytest.mark.slow
 def test_the_same_image_under_two_patients_is_refused():
     """A patient with two numbers, whose copies differ by what batches round."""
     table = table_of()
@@ -267,6 +277,7 @@ def test_cases_without_a_label_are_left_out_and_counted(caplog):
     assert any("3 of 120 cases were left out" in warning for warning in report.warnings)
 
 
+@pytest.mark.slow
 def test_labels_of_shown_cases_are_classes():
     """A column with gaps is of floats: 1.0 would be none of the classes that the map tells apart, but class 1 is."""
     table = table_of().astype({"label": float})
@@ -282,6 +293,7 @@ def features_of(table, **columns):
     return FeatureTable(noise(frame, seed=4), frame)
 
 
+@pytest.mark.slow
 def test_features_are_matched_and_both_differences_counted():
     """By the names of files, in another folder and another order; one film lacks features, two lack a row."""
     table = table_of().rename(columns={"id": "file"})
@@ -321,6 +333,7 @@ def test_matching_goes_to_the_right_case():
     assert report.encoders[0].measures["linear"]["auroc"].value > 0.9
 
 
+@pytest.mark.slow
 def test_slices_of_a_case_are_averaged():
     """Rows of a volume in slices are no cases of their own."""
     table = table_of()
@@ -352,6 +365,7 @@ def test_what_does_not_fit_is_refused(change, said):
         run(features, table)
 
 
+@pytest.mark.slow
 def test_missing_baselines_are_said():
     """Features alone tell nothing of whether the pre-training helped; the reader learns what to give."""
     report = probed(sizes=())
@@ -392,6 +406,7 @@ def test_the_program_finds_it():
     assert zoo.probe is probing.probe
 
 
+@pytest.mark.slow
 def test_unlabelled_rows_are_in_the_table():
     """Features of cases without a label are no strangers to a table with ids and paths."""
     table = table_of().assign(path=lambda t: t["id"] + ".png").astype({"label": object})
@@ -400,6 +415,7 @@ def test_unlabelled_rows_are_in_the_table():
     assert run(found, table, sizes=()).cohort.not_in_table == {}
 
 
+@pytest.mark.slow
 def test_features_of_one_model_are_told_apart(tmp_path):
     """Two files of it under one name would be one result without a word."""
     table = table_of()

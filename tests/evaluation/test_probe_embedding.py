@@ -27,6 +27,7 @@ def films(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_features_in_memory_are_those_of_a_folder(embedder, films, tmp_path, caplog):
     """Rows, paths and facts; a broken film is warned of by its name, in both."""
     cases = find_cases([films], volumes=False)

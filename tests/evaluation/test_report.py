@@ -32,6 +32,7 @@ def test_names_that_are_no_utf8_are_written(report, tmp_path):
     assert ProbeReport.read(tmp_path / "report.json") == odd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "classes", "numbers"])
 def test_the_schema_holds(kind):
     """What other programs rely on, for each kind of target."""

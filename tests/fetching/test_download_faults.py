@@ -520,6 +520,7 @@ def wait_for_partial(home: Path, size: int) -> Path:
     raise AssertionError(f"no partial of {size} bytes: {leftovers(home)}")
 
 
+@pytest.mark.slow
 def test_the_partial_of_a_running_process_is_left_alone(home):
     """While its writer lives nobody goes on from a partial: both processes end with the right file."""
     arrived, go_on = threading.Event(), threading.Event()
@@ -548,6 +549,7 @@ def test_a_body_is_yielded_in_whole_chunks_however_it_comes(pieces):
     assert b"".join(chunks) == DATA[: 2 * CHUNK]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False])
 def test_kill_9_during_the_download_and_again(home, known):
     """Killed twice, the final name never appears; the third process goes on from what is there, and it is right."""
@@ -640,6 +642,7 @@ def run_in_mount(home: Path, mount: str, file, check: str) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @needs_mount
 def test_a_full_file_system(home):
     """The same on a real file system of 64 kB: afterwards it is empty."""
@@ -652,6 +655,7 @@ def test_a_full_file_system(home):
     full_disk_error(done.stderr, file)
 
 
+@pytest.mark.slow
 @needs_mount
 def test_a_cache_on_a_read_only_file_system(home):
     """What is there is used, with a stamp and without; what is not there is refused with the reason."""

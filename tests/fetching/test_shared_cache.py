@@ -40,6 +40,7 @@ def strict():
     os.umask(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "folder", "file"), [(0o2775, 0o2775, 0o664), (0o700, 0o700, 0o600)])
 def test_what_is_put_into_a_cache_is_as_open_as_the_cache(shared, strict, short_file, mode, folder, file):
     """Copies, conversions, stamps and the manifest, whatever the umask; a private cache stays private."""
@@ -89,6 +90,7 @@ def test_another_user_loads_what_the_first_put_there(shared, strict, short_file)
     assert as_nobody(lambda: zoo.load_model("caid-resnet50.mine", offline=True)) == 0
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.parametrize("where", ["home", "within"])
 def test_what_cannot_be_read_counts_as_absent(shared, short_file, where, caplog):
@@ -109,6 +111,7 @@ def test_what_cannot_be_read_counts_as_absent(shared, short_file, where, caplog)
     assert as_nobody(check) == 0
 
 
+@pytest.mark.slow
 @needs_root
 def test_a_private_stamp_or_file_does_not_stop_another_user(shared, short_file):
     """Each file alone: it is hashed anew, converted anew, or fetched anew from where it came."""

@@ -113,6 +113,7 @@ def test_a_header_that_is_no_json_is_refused(tmp_path):
     assert "states its" in package.inspect_checkpoint(tmp_path / "a.pt").problem
 
 
+@pytest.mark.slow
 def test_an_option_that_cannot_be_is_refused(tmp_path, one_channel):
     """The header is a file's, and so checked like a user's argument."""
     path = as_run(tmp_path / "a.pt", one_channel, made(UNET, "segment", options={"num_classes": "many"}))
@@ -189,6 +190,7 @@ def test_a_run_that_did_not_note_its_input_is_warned_of(classifier, tmp_path, ca
     assert not caplog.messages
 
 
+@pytest.mark.slow
 def test_heads_and_windows_that_no_shape_tells_are_obeyed(tmp_path):
     """Another number of heads is another function, which is refused; windows may be asked for; a name brings both."""
     torch.manual_seed(0)
@@ -251,6 +253,7 @@ def test_a_segmentation_of_one_class_has_logits(tmp_path, one_channel, caplog, z
 # --- passing on
 
 
+@pytest.mark.slow
 def test_inspect_shows_what_a_file_says_of_itself(tuned, zoo):
     """Names of the classes among it."""
     _, out, _ = zoo("inspect", tuned)
@@ -342,6 +345,7 @@ def test_the_record_of_an_import_has_what_its_header_says(zoo, classifier, tmp_p
         assert part in out
 
 
+@pytest.mark.slow
 def test_an_import_does_not_take_a_strangers_metadata_for_a_header(classifier, tmp_path, monkeypatch):
     """Other programs write keys of the same names into safetensors."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))

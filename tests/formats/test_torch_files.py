@@ -149,6 +149,7 @@ def test_a_network_loads_from_an_archive_that_was_packed_again(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), loaded.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_what_training_scripts_store_beside_is_let_through(tmp_path):
     """Optimisers, schedulers, arguments, numbers of NumPy, sets, bytes, complex numbers, deep settings."""
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
@@ -211,6 +212,7 @@ def flip(path, key="5"):
         file.write(bytes([byte ^ 1]))  # the last bit of a mantissa: a finite value still
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_is_refused(network_file, tmp_path, request):
     """By a load that reads, an import and inspect, each naming the record; only a mapped load does not look."""
     command = request.getfixturevalue("zoo")

@@ -492,6 +492,7 @@ def many_frames(path, count):
     return path
 
 
+@pytest.mark.slow
 def test_pictures_that_declare_too_much(tmp_path, little_memory):
     """Pixels, text, frames: as small files; the warning of PIL's own bound is not another line."""
     text = b"key\0\0" + zlib.compress(bytes(2**27))
@@ -703,6 +704,7 @@ def test_dicom_that_declares_too_much(tmp_path, little_memory, caplog):
         read_dicom(path)
 
 
+@pytest.mark.slow
 def test_damaged_dicom_is_refused_or_read(tmp_path):
     """Bytes changed or cut anywhere: an image or one sentence, never another error."""
     path = write_dicom(tmp_path / "a.dcm", np.arange(1024, dtype=np.uint16).reshape(32, 32), bits=16)

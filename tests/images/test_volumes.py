@@ -166,6 +166,7 @@ def test_a_marker_lands_on_the_voxel_of_its_place(codes, voxel):
     assert np.abs(np.argwhere(result == result.max())[0] - expected).max() <= (1 if voxel > 7.5 else 0)
 
 
+@pytest.mark.slow
 def test_the_published_grid_and_a_map_of_two_millimetres(tmp_path):
     """From a right-handed file to y-Aware's left-handed grid: shape, mean, deviation, and the marker's voxel."""
     plain = np.array([[2.0, 0, 0, -90], [0, 2.0, 0, -126], [0, 0, 2.0, -72], [0, 0, 0, 1]])

@@ -264,6 +264,7 @@ def test_what_a_record_or_a_file_says_survives_the_copy_in_the_cache(
         zoo.load_model(SWIN, merging=other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, True])
 def test_an_export_says_its_merging(full, state, saved, tmp_path, zoo, caplog):
     """Where the file does. A default that was taken is not written down as a fact: it is warned of again."""
@@ -286,6 +287,7 @@ def test_no_other_merging_is_built(state, saved):
             load(saved(state), merging=wrong)
 
 
+@pytest.mark.slow
 def test_inspection_says_what_the_file_does_not(state, saved):
     """The call that it prints loads the file, but perhaps not the network that was trained."""
     for content, unsaid in ((state, ("merging",)), (bare_swin(state), ())):
@@ -347,6 +349,7 @@ def test_the_network_of_the_paper_is_converted_once(state, saved, tmp_path, monk
     assert list((tmp_path / "zoo-home").rglob(f"*{SWIN}*.safetensors"))
 
 
+@pytest.mark.slow
 def test_shortcuts_that_nobody_used_are_left_out(state, saved):
     """MONAI 0.8 made them; they are in the report with the reason, whatever the form."""
     for form in (dict, lambda names: published_swin(names)["model"]):
@@ -358,6 +361,7 @@ def test_shortcuts_that_nobody_used_are_left_out(state, saved):
         assert all(torch.equal(model.state_dict()[n], t) for n, t in state.items() if n not in OUT)
 
 
+@pytest.mark.slow
 def test_a_voco_file_is_refused_by_name(saved):
     """Its convolutions before the stages make another network; without them it would load and be wrong."""
     names = {name: torch.zeros(1) for name in swin_keys("voco_b")}

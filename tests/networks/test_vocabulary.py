@@ -334,6 +334,7 @@ def one_process(tmp_path_factory):
         kept.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(("name", "capability"), CELLS)
 def test_a_cell_of_the_table(name, capability):
@@ -457,6 +458,7 @@ def as_loaded(name, **options):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), [("caid-resnet50", "fc"), ("rad-dino-vitb14", "head")])
 def test_the_report_of_timms_networks_says_that_a_head_is_new(name, head, caplog):
     """Not that it was loaded; without a head the old one is left out, which was asked for and is no warning."""
@@ -473,6 +475,7 @@ def test_the_report_of_timms_networks_says_that_a_head_is_new(name, head, caplog
     assert "leaves out" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_copy_of_timms_network_resets_its_own_head():
     """Not that of the network which it is a copy of; and a network that is deleted is gone, without a cycle."""
     network = as_loaded("caid-resnet50", num_classes=3)

@@ -173,6 +173,7 @@ def test_tensors_under_another_name_are_found(monkeypatch):
     assert run_case(case_of(SMALL)).first.stage == "down_tr256"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("built", "stored"), [("complete", "duplicated"), ("duplicated", "complete")])
 def test_the_other_merging_of_a_swin_transformer_is_found(built, stored):
     """At the first stage that ends with one: before it both are the same network."""
@@ -191,6 +192,7 @@ def test_what_is_not_a_number_is_no_small_difference():
         assert found.what == ("mean" if came.mean != 1 else "value 2 of 2")
 
 
+@pytest.mark.slow
 def test_other_stages_are_a_problem(changed):
     """One that did not run, one of another shape, and one more."""
     case = case_of(SMALL)
@@ -214,6 +216,7 @@ def test_what_a_library_raises_is_the_result_of_one_case(changed):
     assert (outcome.ok, outcome.problem) == (False, "TypeError: forward() got an unexpected keyword")
 
 
+@pytest.mark.slow
 def test_half_precision_has_its_own_tolerance():
     """What rounding to 8 bits does is more than fp32 allows, and less than bf16 does."""
     case = case_of(SMALL)
@@ -227,6 +230,7 @@ def test_half_precision_has_its_own_tolerance():
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_tested(zoo):
     """A line for each network and for weights that come with the package; then how near they are, and with what."""
     code, out, _ = zoo("selftest", "glcl-encoder.phantom", SMALL, SMALL)
@@ -242,6 +246,7 @@ def test_the_command_says_what_was_tested(zoo):
     assert f"torch {torch.__version__.partition('+')[0]}" in lines[5]
 
 
+@pytest.mark.slow
 def test_the_command_names_the_stage_and_the_numbers(zoo, changed):
     """What was expected, what came and what is allowed; exit code 1; a program gets the same."""
 

@@ -37,6 +37,7 @@ def mean_over_folds(measure, truth, found, rows=ROWS):
     return np.mean([measure(truth[rows][of == fold], found[rows][of == fold]) for fold in range(3)])
 
 
+@pytest.mark.slow
 def test_classes_of_folds_are_ranked_within_them():
     """Of all probabilities together the AUROC is another one; decisions are counted together; sites have folds, too."""
     truth = (RNG.random((COUNT, 2)) < 0.4).astype(float)
@@ -54,6 +55,7 @@ def test_classes_of_folds_are_ranked_within_them():
     assert found["sites"]["a"]["labels"]["x"]["auroc"]["value"] == pytest.approx(own)
 
 
+@pytest.mark.slow
 def test_numbers_of_folds_have_a_unit_and_ranks_have_none():
     """R2 is of all cases; a missing number leaves its fold with fewer of them."""
     truth = RNG.normal(size=(COUNT, 1))
@@ -66,6 +68,7 @@ def test_numbers_of_folds_have_a_unit_and_ranks_have_none():
     assert found["numbers"]["age"]["rank_correlation"]["value"] == pytest.approx(ranks)
 
 
+@pytest.mark.slow
 def test_one_test_part_is_one_part():
     """Without folds nothing is averaged, and nothing is said of it."""
     truth = (RNG.random((COUNT, 1)) < 0.4).astype(float)

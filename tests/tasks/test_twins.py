@@ -35,6 +35,7 @@ def shapes(network: nn.Module):
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_the_twin_of_a_file_has_its_widths_and_settled_options(file, tmp_path):
     """With the entry's own widths and merging, the pair would compare two architectures."""
     given = {"model": MODEL, "task": "segment", "data": "scans", "masks": "labels", "out": str(tmp_path)}

@@ -6,6 +6,7 @@ import math
 from itertools import chain
 
 import gloo
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -91,6 +92,7 @@ def test_momentum_update_moves_parameters_by_name_and_leaves_buffers():
     assert average["body"].weight.grad_fn is None
 
 
+@pytest.mark.slow
 def test_shuffling_returns_each_key_to_its_row(tmp_path):
     """Without batch norm the shuffled pass of two processes is the plain pass, row for row."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
@@ -106,6 +108,7 @@ def test_shuffling_returns_each_key_to_its_row(tmp_path):
             torch.testing.assert_close(shuffled, plain)
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_mixed_between_processes(tmp_path):
     """One process holds values near 0, the other near 100: a shuffled batch has a mean between, a plain one not."""
     x = torch.cat([torch.randn(16, 1), torch.randn(16, 1) + 100])

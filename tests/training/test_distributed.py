@@ -28,6 +28,7 @@ def own_rows(x):
     return x.chunk(distributed.world())[distributed.rank()]
 
 
+@pytest.mark.slow
 def test_gather_keeps_rank_order_and_values_whatever_the_memory_layout(tmp_path):
     """Rows come in rank order; an NHWC or transposed tensor is not scrambled on the way."""
     x = torch.arange(4 * 3 * 5 * 2, dtype=torch.float32).view(4, 3, 5, 2)
@@ -41,6 +42,7 @@ def test_gather_keeps_rank_order_and_values_whatever_the_memory_layout(tmp_path)
         assert torch.equal(gathered, x)
 
 
+@pytest.mark.slow
 def test_gathered_contrastive_loss_trains_as_in_one_process(tmp_path):
     """NT-Xent over the embeddings of two processes: after DDP's mean the gradient is that of one process.
 
@@ -71,6 +73,7 @@ def test_gathered_contrastive_loss_trains_as_in_one_process(tmp_path):
         torch.testing.assert_close(result[2:], expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gather_with_gradient_leaves_the_gradient_of_other_branches_alone(tmp_path):
     """A sum hands the same gradient tensor to both its terms: adding over processes must not write into it."""
 
@@ -85,6 +88,7 @@ def test_gather_with_gradient_leaves_the_gradient_of_other_branches_alone(tmp_pa
         assert torch.equal(other, torch.full((4, 3), 2 * (rank + 1.0)))
 
 
+@pytest.mark.slow
 def test_mean_counts_each_process_by_its_samples(tmp_path):
     """3 samples with mean 1 and 1 sample with mean 5 have mean 2; broadcast gives everyone the first one's tensor."""
 
@@ -100,6 +104,7 @@ def test_mean_counts_each_process_by_its_samples(tmp_path):
         assert world == 2
 
 
+@pytest.mark.slow
 def test_a_group_ends_while_its_threads_wait_for_pythons_lock(tmp_path):
     """A run of processes on CPUs would not end: gloo's thread needs the lock to free a tensor that Python gave up."""
 
@@ -155,6 +160,7 @@ class Ones(torch.utils.data.Dataset):
         return {"image": torch.ones(1)}
 
 
+@pytest.mark.slow
 def test_what_is_judged_after_an_epoch_is_what_is_saved(tmp_path):
     """Each process judged its part of the validation set with batch statistics of its own."""
     args = TrainArgs(data="", out=str(tmp_path / "run"), epochs=1, batch_size=4, workers=0, lr=0.01)

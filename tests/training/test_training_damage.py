@@ -221,6 +221,7 @@ def test_arguments_that_change_the_result_need_leave(tmp_path, changed, words):
     assert list(json.loads((tmp_path / "args.json").read_text())["changes"][0]) == ["epoch", "step", *changed]
 
 
+@pytest.mark.slow
 def test_what_may_change_freely(tmp_path):
     """Where it is computed and kept and for how long; but the rates of a cosine follow from its length."""
     start(tmp_path)
@@ -277,6 +278,7 @@ def test_a_folder_that_is_removed_ends_the_run(tmp_path, monkeypatch):
     assert not out.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [0, 300, 1000])
 def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
     """What was saved is as it was, no temporary file is left, and once there is room the run goes on."""
@@ -308,6 +310,7 @@ def test_a_disk_that_is_full_ends_the_run_with_a_sentence(tmp_path, room):
 # Two runs
 
 
+@pytest.mark.slow
 def test_a_second_run_in_a_folder_is_refused(tmp_path, monkeypatch):
     """While the first is at work, and not when it is over; the first is not disturbed."""
     out, plain = tmp_path / "run", toy_run.Toy.forward
@@ -332,6 +335,7 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, monkeypatch):
     toy_run.main(toy(out, *EPOCHS, "--resume"))
 
 
+@pytest.mark.slow
 def test_a_dead_run_holds_nothing(tmp_path):
     """After kill -9 the lock stays, and is taken over with what its holder had half written; so is an empty one."""
     heard, said = multiprocessing.Pipe(duplex=False)
@@ -362,6 +366,7 @@ def test_a_run_of_another_machine_is_at_work_while_it_writes(tmp_path):
     start(tmp_path)
 
 
+@pytest.mark.slow
 def test_of_many_that_take_over_a_dead_run_one_is_left(tmp_path):
     """They begin at once, on the same lock."""
     (tmp_path / LOCK).write_text("0123456789ab-1-1 process 1 on elsewhere")

@@ -104,6 +104,7 @@ class Draws(Dataset):
             return torch.rand(())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_sample_s_draws_follow_from_its_key(workers):
     """Workers change nothing, the next pass draws anew, and the global generator does not move."""

@@ -50,6 +50,7 @@ def test_clipping_is_by_the_norm_of_all_tensors(tmp_path):
     assert method.other.item() == pytest.approx(-0.2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_draw_apart(tmp_path):
     """A method's draws at a step, and a validation's, are each process's own: noise of two is not one's twice."""
 
@@ -253,6 +254,7 @@ class Square(nn.Module):
         return {"loss": batch.square().mean()}
 
 
+@pytest.mark.slow
 def test_validation_means_count_every_sample_once(tmp_path):
     """Uneven last batches and uneven shares of two processes: the mean of 0, 1, 4, 9, 16 is 6 each time."""
 
@@ -266,6 +268,7 @@ def test_validation_means_count_every_sample_once(tmp_path):
         mean_losses(Square(), [], ONE)
 
 
+@pytest.mark.slow
 def test_processes_agree_on_the_metric_that_decides(tmp_path):
     """A validation that differs between processes is averaged, so both stop after the same epoch."""
 
@@ -282,6 +285,7 @@ def test_processes_agree_on_the_metric_that_decides(tmp_path):
     assert [line["epoch"] for line in read_log(tmp_path / "run" / "log.jsonl")] == [1, 2]
 
 
+@pytest.mark.slow
 def test_processes_start_with_the_same_buffers(tmp_path):
     """A queue that each process drew for itself is the first one's from the first step on."""
 

@@ -26,6 +26,7 @@ from zoo.training.finetune import write_results
 from zoo.training.pace import base_in_words, size_of
 
 
+@pytest.mark.slow
 def test_a_run_without_a_terminal_speaks_before_its_first_epoch_ends(tmp_path, monkeypatch, capsys):
     """Each step is as long as a minute here; run.log has the same lines behind the time."""
     monkeypatch.setattr(progress, "MINUTE", 0.0)
@@ -41,6 +42,7 @@ def test_a_run_without_a_terminal_speaks_before_its_first_epoch_ends(tmp_path, m
     assert [line[20:] for line in (tmp_path / "run.log").read_text().splitlines()] == lines
 
 
+@pytest.mark.slow
 def test_a_quick_run_says_one_line(tmp_path, capsys):
     """Its epochs are shorter than a minute."""
     run(Scripted([3, 2, 1]), tmp_path, epochs=3)
@@ -49,6 +51,7 @@ def test_a_quick_run_says_one_line(tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_line_is_the_mean_of_the_epoch_so_far(tmp_path, monkeypatch, capsys):
     """Of the steps before a stop, too, where the run goes on in the middle of an epoch."""
     monkeypatch.setattr(progress, "MINUTE", 0.0)

@@ -50,6 +50,7 @@ def test_kill_9_in_an_epoch_then_resume_ends_with_the_same_weights(tmp_path, wor
     assert epochs_in(tmp_path / "cut") == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_clean_stop_then_resume_ends_with_the_same_weights(tmp_path):
     """Two epochs and then two more are four epochs, with Adam, clipping, accumulation, plateau and bf16."""
     flags = ["--schedule", "plateau", "--plateau-patience", 0, "--optimizer", "adamw", "--lr", 0.01, "--clip-grad", 1]
@@ -145,6 +146,7 @@ def test_a_resumed_run_takes_its_own_learning_rate_and_decay(tmp_path):
     assert [line["lr"] for line in read_log(tmp_path / "log.jsonl")] == [0.1, 0.003]
 
 
+@pytest.mark.slow
 def test_processes_that_see_different_folders_are_told(tmp_path):
     """A folder that is not shared would resume one process and start the other afresh."""
 
@@ -180,6 +182,7 @@ def test_accumulation_equals_the_big_batch(tmp_path, plain):
     assert_close(plain, state_of(tmp_path)["model"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_two_processes_equal_one(tmp_path, plain, accumulate):
     """Two shares of 6, or six of 2, are one batch of 12: gradients are averaged, and synchronised once a step."""
@@ -195,6 +198,7 @@ def test_the_cut_into_epochs_changes_nothing(tmp_path, plain):
     assert_identical(plain, state_of(tmp_path)["model"])
 
 
+@pytest.mark.slow
 def test_validation_does_not_disturb_the_training(tmp_path):
     """With and without validation the weights are the same, draws and batch norm included."""
     for name, flags in (("with", ["--validate"]), ("without", [])):
@@ -208,6 +212,7 @@ def test_memory_layout_does_not_change_the_training(tmp_path, plain):
     assert_close(plain, state_of(tmp_path)["model"])
 
 
+@pytest.mark.slow
 def test_only_the_first_process_shows_and_writes(tmp_path, capfd):
     """One line for two processes, and nothing on stdout, which is for results."""
     gloo.run(toy_run.main, 2, tmp_path / "group", toy(tmp_path / "run", "--epochs", 2))

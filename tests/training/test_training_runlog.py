@@ -14,6 +14,7 @@ from zoo.errors import OptionError
 from zoo.training.runlog import RunLog, plot_curves, read_log
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_record(tmp_path):
     """One JSON line an epoch, the arguments, a picture of the curves, and nothing half-written."""
     run(Scripted([2, 1]), tmp_path, epochs=2, seed=3)
@@ -55,6 +56,7 @@ def test_curves_of_a_log_whose_metrics_changed(tmp_path):
     assert not (tmp_path / "none.png").exists()
 
 
+@pytest.mark.slow
 def test_tensorboard_events_are_written_once_an_epoch(tmp_path):
     """Also after a resumed run did an epoch again."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

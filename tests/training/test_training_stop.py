@@ -87,6 +87,7 @@ def test_ten_random_signals_then_resume_ends_with_the_same_weights(tmp_path, who
         assert_same_run(whole, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number, capfd):
     """One line says how to go on; last.pt is of the step that was computed, best.pt is not; the folder is free."""

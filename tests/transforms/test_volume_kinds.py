@@ -323,6 +323,7 @@ def test_an_outline_alike_above_and_below_does_not_hide_the_order():
         build_transform(facts)(np.ascontiguousarray(values.transpose(2, 1, 0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turned", [False, True])
 def test_an_order_that_cannot_be_told_is_said(turned, caplog):
     """One hemisphere, or a head tilted by 15 degrees, is no mirror image along any axis: a warning, swapped or not."""

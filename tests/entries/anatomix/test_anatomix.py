@@ -120,6 +120,7 @@ def error(model, upto=None):
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_are_the_authors(model):
     """Features of every voxel, and the map below all poolings."""
@@ -145,6 +146,7 @@ def test_outputs_of_dev_are_the_authors(dev):
     assert relative_error(features[..., ::6, ::6, ::6], theirs["features"]) < 5e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"eps": 1e-2}, {"pooling": "average"}, {"upsampling": "trilinear"}])
 def test_another_choice_is_another_function(wrong, published):
     """Each of the three that no file tells, with the same tensors."""
@@ -158,6 +160,7 @@ def test_another_choice_is_another_function_of_dev(wrong, dev, dev_file):
     assert error(load(dev_file, **wrong), upto=44) > WRONG
 
 
+@pytest.mark.slow
 def test_zeros_around_the_volume_are_another_function(model):
     """The authors reflect it at its borders, and so at those of all maps."""
     padded = copy.deepcopy(model)
@@ -175,6 +178,7 @@ def test_the_skipped_map_comes_first(model, monkeypatch):
     assert error(model) > WRONG
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_training_mode_is_another_function_of_anatomix_alone(model, tiny):
     """Its norms take the statistics of the batch there; norms of each volume compute the same in both."""
@@ -333,6 +337,7 @@ def test_a_tag_of_this_form_says_it(dev, dev_file, caplog):
     assert isinstance(named.model[9], torch.nn.AvgPool3d)
 
 
+@pytest.mark.slow
 def test_a_tag_of_another_form_is_not_believed(published, caplog):
     """`anatomix.pth` under the name of the other network is still itself, with a warning, and not a mixture of both."""
     named = zoo.load_model(DEV, checkpoint=published)
@@ -358,6 +363,7 @@ def test_a_form_that_nobody_published_is_said_to_be_one(tiny, tiny_file, caplog)
     assert len(warnings(caplog)) == 3
 
 
+@pytest.mark.slow
 def test_a_header_says_it(zoo, published, model, tmp_path, caplog):
     """`zoo export` of a file that says nothing leaves it unsaid; a header is obeyed, and not contradicted."""
     out = tmp_path / "unet.safetensors"
@@ -469,6 +475,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(lost, state, saved):
         load(path)
 
 
+@pytest.mark.slow
 def test_files_of_other_networks_are_called_by_their_names(saved):
     """The authors' transformer, and another family's network."""
     path = saved({"state_dict": behind("model.", transformer())})

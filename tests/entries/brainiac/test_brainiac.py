@@ -287,6 +287,7 @@ def test_other_networks_are_refused(vit_state):
     assert converted(VIT, wide)[0].keys() == wide.keys()
 
 
+@pytest.mark.slow
 def test_a_tensor_too_many_or_too_few_is_an_error(vit_state, saved):
     """Nothing is passed over."""
     path = saved(pretraining(vit_state | {"blocks.12.norm1.weight": torch.ones(768)}))
@@ -297,6 +298,7 @@ def test_a_tensor_too_many_or_too_few_is_an_error(vit_state, saved):
         zoo.load_model(VIT, checkpoint=path)
 
 
+@pytest.mark.slow
 def test_inspection_names_the_right_model_and_no_other(vit_file, resnet_state, saved):
     """The pre-training of either version loads as one model of the zoo."""
     for path, model in ((vit_file, VIT), (saved(behind("resnet.", resnet_state)), RESNET)):

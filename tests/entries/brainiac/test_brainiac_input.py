@@ -55,6 +55,7 @@ def z_score(values):
     return np.where(inside, (values - values[inside].mean()) / values[inside].std(), 0)
 
 
+@pytest.mark.slow
 def test_version_2_is_resized_and_then_scaled(tmp_path, caplog):
     """Against SciPy: the other order, a z-score of everything and a smoothed background are something else."""
     values = brain()
@@ -87,6 +88,7 @@ def test_version_1_is_resized_by_areas_and_then_stretched(tmp_path, caplog):
     assert (float(x.min()), float(x.max())) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_every_kind_of_input_gives_the_same(tmp_path):
     """File, image, `.npy`, array, tensor, one with a channel, and whole numbers as int16."""
     values, transform = brain(), zoo.load_transform(VIT)
@@ -170,6 +172,7 @@ def test_what_is_no_image_is_refused(tmp_path):
             transform(given)
 
 
+@pytest.mark.slow
 def test_the_doctor_agrees_with_the_transform(tmp_path):
     """Facts and verdict, of a file that fits and of one that is odd."""
     found = examine(write(tmp_path / "t1.nii.gz", brain()), VIT)

@@ -95,6 +95,7 @@ def test_mapping_or_reading_gives_the_same(fixture, mmap, request, proved):
         assert same_network(zoo.load_model(name, checkpoint=path, mmap=mmap), expected)
 
 
+@pytest.mark.slow
 def test_the_format_of_before_2020_gives_the_authors_outputs(unet_state, tmp_path, proved):
     """A plain pickle, as torch.save wrote it until 1.6, cannot be mapped and is read."""
     path = tmp_path / "legacy.pth"
@@ -226,6 +227,7 @@ def test_no_classes_asks_for_no_head(unet_file, saved, caplog):
     assert not [r for r in caplog.records if r.levelname == "WARNING"]
 
 
+@pytest.mark.slow
 def test_a_head_of_another_width_is_a_mismatch(unet_state, saved):
     """A classifier for 512 features is no matter of classes: the file is of another network."""
     path = saved(resnet(unet_state) | {"fc.weight": torch.zeros(14, 512), "fc.bias": torch.zeros(14)})
@@ -294,6 +296,7 @@ def test_the_unet_for_segmentation(unet_file, caplog):
     assert not zoo.load_report(one).fresh
 
 
+@pytest.mark.slow
 def test_the_unet_without_a_head(unet_file):
     """num_classes=0 gives the decoder's 16 maps."""
     model = zoo.load_model("caid-resnet50-unet", checkpoint=unet_file, num_classes=0)
@@ -354,6 +357,7 @@ def test_random_weights_start_as_the_authors_network_does():
     assert torch.equal(zoo.load_model("caid-resnet50", pretrained=False).conv1.weight, first.conv1.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caid-resnet50", "caid-resnet50-unet"])
 @pytest.mark.parametrize(
     "stray", ["encoder.layer1.0.se.fc.0.weight", "encoder.layer2.0.conv4.weight", "encoder.layer3.0.queue"]
@@ -367,6 +371,7 @@ def test_a_tensor_that_the_network_does_not_have_is_refused(name, stray, unet_st
         zoo.load_model(name, checkpoint=path)
 
 
+@pytest.mark.slow
 def test_a_decoder_s_own_stray_is_refused_by_the_unet_alone(unet_state, saved):
     """The encoder has nothing to do with it."""
     path = saved(unet_state | {"decoder.blocks.0.attention1.attention.weight": torch.ones(3)})

@@ -111,6 +111,7 @@ def test_swapped_pixels_are_the_same_pixels_where_patches_do_not_overlap():
     assert permutations > 0
 
 
+@pytest.mark.slow
 def test_proportions_of_the_distortions():
     """30 % inner, 5 % outer, 30 % swap, 35 % nothing, over 6000 draws.
 
@@ -157,6 +158,7 @@ def test_the_target_is_the_undistorted_query(folder, monkeypatch):
             assert not torch.equal(sample["query"], sample["key"])
 
 
+@pytest.mark.slow
 def test_the_upstream_target_is_never_mirrored(folder, monkeypatch):
     """As the authors have it: the target equals the query or its mirror image, each in about half of the samples.
 
@@ -175,6 +177,7 @@ def test_the_upstream_target_is_never_mirrored(folder, monkeypatch):
     assert abs(np.mean(mirrored) - 0.5) < 4 * 0.5 / math.sqrt(300)
 
 
+@pytest.mark.slow
 def test_the_target_follows_the_query_with_every_change_on(folder):
     """With jitter, blur and cut-outs the query still resembles its target more than the target's mirror image."""
     views = Views(read_list(folder), size=64)
@@ -204,6 +207,7 @@ def test_views_have_the_promised_form(folder):
     assert torch.equal(sample["query"][0], sample["query"][2])
 
 
+@pytest.mark.slow
 def test_jitter_blur_and_mirror_have_the_published_shares():
     """A bright left half with one black pixel shows what was done to it: mirror 0.5, no jitter 0.2, no blur 0.5.
 
@@ -271,6 +275,7 @@ def test_draws_follow_from_seed_pass_and_index(folder):
     assert same(fixed[2], fixed[2])
 
 
+@pytest.mark.slow
 def test_workers_do_not_matter(folder):
     """Two worker processes give the batches of none."""
     batches = {}

@@ -614,6 +614,7 @@ def dice_step():
     return Segmenter(tiny_unet()), {"image": torch.rand(4, 3, 8, 8), "mask": mask}
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_the_dice_of_the_whole_batch(tmp_path):
     """Gradients equal those of one process that has the whole batch."""
     method, batch = dice_step()

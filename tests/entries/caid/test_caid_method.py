@@ -124,6 +124,7 @@ def test_the_start_of_a_run(lean):
     assert start["queue_ptr"].tolist() == [0]
 
 
+@pytest.mark.slow
 def test_the_key_decoder_changes_no_loss(method, lean):
     """Without it (the default) a step has the same losses and keys: its output is never used."""
     other, start = lean
@@ -137,6 +138,7 @@ def test_the_key_decoder_changes_no_loss(method, lean):
     other.queue = start["queue"].clone()
 
 
+@pytest.mark.slow
 def test_gradient_reaches_the_query_network_alone(method):
     """Every query parameter, no key parameter; and the contrastive term alone leaves the decoder alone."""
     losses = method(views())
@@ -162,6 +164,7 @@ def test_the_loss_is_the_weighted_sum(method):
     assert math.isfinite(losses["nce"].item())
 
 
+@pytest.mark.slow
 def test_momentum_moves_the_key_parameters_and_not_its_buffers(method, filled):
     """0.999 of the key's and 0.001 of the query's parameters; batch statistics are the key's own."""
     _, start = filled
@@ -188,6 +191,7 @@ def test_validation_moves_key_network_and_queue_only_where_asked(method, filled,
     assert set(losses) == {"loss", "nce", "mse", "accuracy"}
 
 
+@pytest.mark.slow
 def test_the_queue_need_not_be_a_multiple_of_the_batch(method):
     """Queue of 6, batches of 4: the second is written round the end; a batch larger than the queue leaves its last."""
     method.queue = method.queue[:, :6].clone()
@@ -206,6 +210,7 @@ def test_the_queue_need_not_be_a_multiple_of_the_batch(method):
     assert method.queue_ptr.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_keys_can_be_run_in_parts(method):
     """With 2 parts the key network sees two batches of 2 in training, and the whole batch in validation."""
     seen = []
@@ -245,6 +250,7 @@ def test_mode_id_is_plain_instance_discrimination(identity_start):
         CAiD(mode="moco")
 
 
+@pytest.mark.slow
 def test_other_keys_of_the_step_can_be_negatives(method):
     """With one more negative for each other image the cross-entropy grows, and not for a batch of one in eval mode."""
     without = method.eval()(views())["nce"]

@@ -244,6 +244,7 @@ def new_decoder(state):
     return {name: plain[name] if name.startswith("up_layers.") else tensor for name, tensor in state.items()}
 
 
+@pytest.mark.slow
 def test_a_decoder_that_was_never_trained_is_told_by_its_norms(tmp_path, caplog):
     """Of a file that nothing is said of: the values stay, the report calls them fresh, and a line warns."""
     path = tmp_path / "init.safetensors"
@@ -291,6 +292,7 @@ def test_it_segments_nothing(name, files, tmp_path, zoo):
 # --- heads and channels -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_other_classes_have_fresh_heads(files, caplog):
     """All four, with a warning; the decoder stays."""
     model = load(SEGMENTER, files["wholebody"], num_classes=5)
@@ -389,6 +391,7 @@ def test_volumes_that_the_segmenter_cannot_take(shape, segmenter):
         segmenter(torch.zeros(shape))
 
 
+@pytest.mark.slow
 def test_other_networks_are_refused_by_name():
     """MONAI's SegResNet, a second decoder, and norms without statistics, which would compute something else."""
     other = SegResNet(blocks_down=(1, 2, 2, 4), init_filters=8).state_dict()
@@ -430,6 +433,7 @@ def test_inspect_guesses_the_right_model(files):
         assert {match.model for match in matches} == {ENCODER, SEGMENTER}
 
 
+@pytest.mark.slow
 def test_exports_say_what_the_record_says(files, tmp_path, monkeypatch):
     """Task and classes stand in the header of an export, though the published file has none."""
     record = {"tag": "totalseg", "models": [SEGMENTER], "state": "hosted", "sources": [f"file:{files['wholebody']}"]}

@@ -139,6 +139,7 @@ def test_doctor_says_what_the_transform_does(scan, zoo):
 # --- features by tiles ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_features_are_the_weighted_mean_over_tiles(narrow, monkeypatch, scan, tmp_path):
     """Computed here tile by tile with numpy; the plain mean over tiles, and the whole at once, are others."""
     monkeypatch.setattr(tiles, "TILE", (8, 16, 16))

@@ -74,6 +74,7 @@ def encoder(encoder_file):
 # --- the authors' outputs ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_outputs_are_the_authors(encoder, encoder_file):
     """Features, the map they are, and the projection; of all patches at once and of each alone."""
@@ -126,6 +127,7 @@ def test_a_head_of_one_layer(wrap, encoder, encoder_state, saved):
     assert same(zoo.load_model(NAME, checkpoint=path).state_dict(), backbone(encoder_state))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_widths_are_read_from_the_file(saved):
     """Experts, points of a location, features and both widths of the head; what is asked for otherwise is refused."""
@@ -230,6 +232,7 @@ def test_queue_and_optimiser_are_never_read(encoder_state, saved):
 # --- heads, channels, groups ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_classifier_is_fresh_and_then_loaded(encoder, encoder_file, saved, caplog):
     """A linear layer on the features; saved, it is a form of file, whose classes are kept, dropped, or left out."""
@@ -258,6 +261,7 @@ def test_one_network_has_one_head(encoder_file):
         DrasCLREncoder(projection_dims=(128,), num_classes=2)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_channels_are_adapted(encoder, encoder_file, saved):
     """They are the third axis of a weight with experts; a patch given several times over has the same features."""
@@ -387,6 +391,7 @@ def test_a_convolution_gives_what_the_plain_loop_does(arrangement, side):
     assert_same(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locations", [SPOTS[:3], SPOTS[[0, 1, 0, 1]]], ids=["all different", "in turns"])
 def test_the_network_gives_what_the_plain_loop_does(locations, monkeypatch):
     """Features in the order of the patches, and all gradients, in float64 and training mode."""
@@ -427,6 +432,7 @@ def test_no_patches_give_no_features(encoder):
     assert encoder(torch.zeros(0, 1, 32, 32, 32), torch.zeros(0, 3)).shape == (0, 128)
 
 
+@pytest.mark.slow
 def test_kernels_are_mixed_once_per_location(encoder, monkeypatch):
     """Inside `cache_kernels`: the same features, to the bit; at most `limit` locations, the latest, are kept."""
     mixed = []
@@ -590,6 +596,7 @@ def test_without_a_connection_it_says_what_to_do(monkeypatch, tmp_path):
             read(cache_dir=tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_a_download_brings_the_atlas_along(tmp_path, encoder_state, monkeypatch):
     """Weights, landmarks and mask in one go; then all of them load without a connection, though a record lists none."""
     mask = nibabel.Nifti1Image(np.full((4, 5, 6), 50, np.int16), np.diag([-1.0, 1.0, 1.0, 1.0]))

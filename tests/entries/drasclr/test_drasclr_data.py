@@ -179,6 +179,7 @@ def test_neighbours_follow_the_rule():
     assert atlas.neighbours(LANDMARKS, 2).tolist() == TABLE.tolist()
 
 
+@pytest.mark.slow
 def test_an_item_is_what_the_method_takes(cohort):
     """Shapes, types and origin of every part; the index says landmark and subject."""
     patches = Patches(cohort / "grouped", TABLE)
@@ -340,6 +341,7 @@ def state(seed):
     return np.random.RandomState(seed)
 
 
+@pytest.mark.slow
 def test_affine_is_one_map_for_all_channels_within_its_ranges():
     """Read off three ramps near the middle, where no border is seen: shift, size and turn of 120 draws.
 
@@ -410,6 +412,7 @@ def test_views_are_plain_tensors_of_either_recipe():
         Augment("afge")
 
 
+@pytest.mark.slow
 def test_draws_follow_from_seed_pass_and_index(tmp_path):
     """The same whichever process asks and in which order; the two views, passes, samples and seeds differ."""
     group(write_subjects(tmp_path / "patch", 4, textured=True), tmp_path / "out")

@@ -85,6 +85,7 @@ def spoil(array):
 # --- one patient ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_patch_is_embedded_at_its_landmark(model, patches, expected):
     """From an array of any type, a tensor, or a file; in batches of any size; a row for each landmark."""
     stored = np.load(patches / "s2_patch.npy")
@@ -217,6 +218,7 @@ def test_the_files_are_those_of_their_formats(model, patches, tmp_path):
         assert np.array_equal(table.iloc[:, 1:].to_numpy(), arrays["features"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(model, own, tmp_path):
     """What was done before stays, whatever became of its patches since; the rest is done."""
     out, calls = tmp_path / "features.npz", []
@@ -275,6 +277,7 @@ def test_a_subject_without_features_costs_itself_alone(model, own, tmp_path):
     np.testing.assert_allclose(found.values[1], mended, **CLOSE)
 
 
+@pytest.mark.slow
 def test_subjects_that_came_later_are_added(model, own, patches, expected, tmp_path):
     """Rows that are there stay, bit by bit; a run with nothing to do changes nothing."""
     out = tmp_path / "features.parquet"
@@ -305,6 +308,7 @@ def test_other_weights_and_other_places_do_not_mix(model, own, tmp_path):
         embed_cohort(other, own, tmp_path / "more.npz", locations=PLACES.flip(0), full=tmp_path / "rows")
 
 
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(model, patches, expected, tmp_path):
     """Each takes its share, the first puts them together; one of them has less to do."""
     out = tmp_path / "features.npz"

@@ -255,6 +255,7 @@ def command(folder, *flags):
     return [str(word) for word in (*given, *flags)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "task", "metric", "rows"),
     [
@@ -289,6 +290,7 @@ def test_a_probe_from_a_file_and_a_table(flags, task, metric, rows, files, caplo
         assert {row["value"] for row in predicted} == {"sick", "well"}
 
 
+@pytest.mark.slow
 def test_more_than_two_classes(files):
     """One decision for each, and the mean AUROC of each against the others."""
     text = (files / "table.csv").read_text().splitlines()

@@ -144,6 +144,7 @@ def test_only_the_landmark_s_queue_moves(method, filled):
     assert method.queue_ptr.tolist() == [4, 0, 4, 0, 0]
 
 
+@pytest.mark.slow
 def test_logits_are_with_the_queue_before_the_step(method, filled):
     """By hand from the networks' outputs: patch loss, neighbour loss by sum and by mean, accuracies."""
     _, start = filled
@@ -190,6 +191,7 @@ def test_the_neighbour_loss_is_weighted_and_can_wait(method, filled):
     assert late["neighbour"].item() == early["neighbour"].item()
 
 
+@pytest.mark.slow
 def test_gradient_reaches_the_query_network_alone(method):
     """Every parameter of it, through both losses; routing too; nothing of the key network, the queue or the places."""
     losses = method(batch())

@@ -358,6 +358,7 @@ def test_lungs_are_found_by_threshold(codes):
     assert not (found[expected == 0]).any()
 
 
+@pytest.mark.slow
 def test_finer_voxels_are_segmented_on_a_coarser_grid():
     """0.9 mm: the mask has the grid of the CT, and is off by a voxel of 2 mm at most."""
     shape, affine = upright((0.9, 1.3, 4.0), codes="LPS")
@@ -404,6 +405,7 @@ def test_a_scan_that_ends_in_a_lung_is_logged(caplog):
     assert [record.getMessage().split(":")[0] for record in caplog.records] == ["cut ends inside a lung at the top"]
 
 
+@pytest.mark.slow
 def test_volumes_of_the_lungs_are_in_ml():
     """Counted in voxels of 4 mm they are a few percent off those counted in voxels of 1 mm."""
     found = check_lungs(patient(labels_at, dtype=np.uint8), "chest")
@@ -472,6 +474,7 @@ def test_the_check_of_lungs_takes_no_arrays_of_real_numbers():
     assert most < 4 * voxels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codes", ["RAS", "PIR"])
 def test_masks_come_to_the_grid_of_1_mm(codes):
     """Each lung where it lies, whatever the mask's axes and voxels; what these lose is a shell of half a voxel."""
@@ -573,6 +576,7 @@ LUNG_POINTS = apply_affine(ATLAS_AFFINE, np.argwhere(labels_at(apply_affine(ATLA
 """Positions in the atlas of the voxels of its lungs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("registration", "engine"),
     [

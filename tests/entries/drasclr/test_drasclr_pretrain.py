@@ -94,6 +94,7 @@ def test_the_table_of_neighbours_is_in_the_record(run):
     assert "smaller index first" in record["rule"]
 
 
+@pytest.mark.slow
 def test_the_exported_file_is_the_query_network(run):
     """Of the last epoch, tensor for tensor, without queue and key network; `last.pt` and `best.pt` load as well."""
     out, _, _ = run
@@ -292,6 +293,7 @@ def test_bad_input_is_one_line(case, cohort, out):
     assert not (out / "last.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch, capsys):
     """With its queues where the landmarks are the same; the momentum copy equals the network that is trained."""
     file = run[0] / "last.pt"
@@ -316,6 +318,7 @@ def test_queues_of_other_landmarks_are_not_taken(run, cohort, out, monkeypatch, 
     assert "fresh: queues (no neighbours.json beside the file says" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_file_of_the_encoder_alone_leaves_the_rest_fresh(run, cohort, out, monkeypatch, capsys):
     """Head and queues; with one layer in the file and two in the run the head is fresh too."""
     stored = load_file(run[0] / f"{NAME}.{run[0].name}.safetensors")
@@ -331,6 +334,7 @@ def test_a_file_of_the_encoder_alone_leaves_the_rest_fresh(run, cohort, out, mon
         assert f"encoder loaded; fresh: {why}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused(run, cohort, out):
     """Of another number of experts, with the flag to give; of another family."""
     file = str(run[0] / "last.pt")

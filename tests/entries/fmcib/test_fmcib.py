@@ -112,6 +112,7 @@ def test_the_other_stride_is_another_function(network):
     assert other.conv1.stride == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_the_network_is_monais():
     """Names and shapes, with a linear head too; both ways, and with the figures of the paper's network."""
     options = {"n_input_channels": 1, "widen_factor": 2, "conv1_t_stride": 2, "bias_downsample": True}
@@ -201,6 +202,7 @@ def test_a_file_that_lacks_a_tensor_is_refused(lost, saved):
         load(saved({"trunk_state_dict": state}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -220,6 +222,7 @@ def test_other_residual_networks_are_called_by_their_names(options, said, saved)
     assert NAME not in [match.model for match in zoo.inspect_checkpoint(path).matches]
 
 
+@pytest.mark.slow
 def test_inspection_guesses_the_right_model(saved):
     """This one and no other, and it says that the stride is open."""
     matches = zoo.inspect_checkpoint(saved(FORMS["model_weights.torch"](numbered()))).matches
@@ -272,6 +275,7 @@ def test_channels_are_adapted(saved):
     torch.testing.assert_close(model.conv1.weight.sum(1, keepdim=True), numbered()["conv1.weight"])
 
 
+@pytest.mark.slow
 def test_stages_learn_the_more_slowly_the_nearer_to_the_input(saved):
     """All parameters are in a stage, in the order in which they are used; a fresh head learns at the full rate."""
     model = load(saved(numbered()), num_classes=2)

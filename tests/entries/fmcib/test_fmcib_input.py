@@ -307,6 +307,7 @@ def test_a_crop_means_nothing_for_pictures():
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_doctor_says_that_a_seed_point_is_needed(zoo, tmp_path):
     """Of a file alone, all else is examined; with `--for` and without."""
     nibabel.save(image(), tmp_path / "ct.nii.gz")

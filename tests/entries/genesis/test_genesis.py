@@ -122,6 +122,7 @@ def test_the_batch_is_normalised_together_where_that_is_asked_for(published):
     assert zoo.load_report(encoder).options == {"norm": "batch"}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_stored_statistics_and_other_axes_are_other_functions(published, encoder):
     """The buffers are decoys, and (z, y, x) is not the authors' order: neither passes for their outputs."""
@@ -227,6 +228,7 @@ def test_sizes_that_the_network_cannot_take_are_said(shape, said):
                 network.eval()(torch.empty(shape))
 
 
+@pytest.mark.slow
 def test_eights_are_enough():
     """Sizes that are no multiples of 16, which the authors ask for; of a batch of the smallest volumes in training."""
     with torch.device("meta"):
@@ -283,6 +285,7 @@ def test_own_files_load_again_and_fit_the_authors_class(unet, encoder, saved):
     assert same(load(ENCODER, saved(encoder.state_dict())).state_dict(), encoder.state_dict())
 
 
+@pytest.mark.slow
 def test_a_header_says_whose_statistics_to_take(zoo, published, tmp_path):
     """`zoo export` of a file that says nothing leaves it unsaid; a header is obeyed, and an option goes before it."""
     out = tmp_path / "encoder.safetensors"
@@ -373,6 +376,7 @@ def test_one_class_keeps_the_published_convolution(published, unet, caplog):
     assert ["num_classes=1 gives its logits" in warning for warning in warnings(caplog)] == [True]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_other_classes_are_fresh_and_return_logits(published, saved, caplog):
     """The last convolution alone is dropped, and loaded again from our own file without being asked for."""
@@ -407,6 +411,7 @@ def test_the_classifier_is_the_authors(published, encoder, saved):
     assert torch.equal(load(ENCODER, path, num_classes=0)(volumes()), pooled)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("layers", [1, 2])
 def test_fine_tuned_classifiers_of_the_authors_load(layers, state, encoder, saved):

@@ -240,6 +240,7 @@ def test_air_alone_is_refused(scan, monkeypatch):
         features(Sums(), scan(hu))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["volume", "batch"])
 def test_a_scan_is_embedded_from_end_to_end(norm, tmp_path, monkeypatch):
     """`zoo.embedding.embed` gives the mean of the encoder's own features of cubes, however many go through at once.

@@ -107,6 +107,7 @@ def test_logits_are_the_authors(unet):
     assert float(1 - overlap.mean()) == pytest.approx(float(theirs["dice_loss_with_background"]), rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_projections_are_the_authors(encoder_bundle):
     """Of the global head; the encoder's features are the mean of the map that it takes."""
@@ -121,6 +122,7 @@ def test_projections_are_the_authors(encoder_bundle):
     assert torch.equal(projecting.forward_features(slices[:2]), last)
 
 
+@pytest.mark.slow
 def test_networks_have_the_published_sizes():
     """Numbers of trained values of each stage's network."""
 
@@ -157,6 +159,7 @@ def test_even_kernels_are_padded_at_the_end():
     assert not seen["made"][:, :, :, -1].any()
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_slices_of_160_pixels(bundle):
     """The width of the projection head says the size; its weights are in the order row, column, channel."""
@@ -375,6 +378,7 @@ def test_a_channel_without_variance_is_left_alone(bundle, caplog):
 # --- files in PyTorch's form ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_loaded(unet, encoder_bundle, tmp_path):
     """Bare, behind a wrapper, from the recipes' training state; with the projection if asked."""
     path = tmp_path / "model.pth"
@@ -541,6 +545,7 @@ def test_a_partitioned_head_is_not_offered(tmp_path):
     assert "projection" not in match.call
 
 
+@pytest.mark.slow
 def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
     """Of safetensors, with averages set right, that loads by name when the bundle is gone."""
     from zoo.commands.importing import import_weights
@@ -576,6 +581,7 @@ def test_an_imported_encoder_keeps_its_projection(encoder_bundle):
     assert torch.equal(model.reg_pred.weight, torch.from_numpy(filled("encoder_pretrain", 3)["reg_pred/kernel"].T))
 
 
+@pytest.mark.slow
 def test_a_tag_says_the_classes_of_a_new_network(bundle):
     """With random values, and for a file without a head; what the file has, or the user asks for, counts more."""
     assert zoo.load_model(f"{UNET}.mmwhs", pretrained=False).num_classes == 8

@@ -262,6 +262,7 @@ def test_the_baseline_learns(run):
     assert results["arguments"]["steps_per_epoch"] == 12
 
 
+@pytest.mark.slow
 def test_the_picture_shows_a_slice_of_a_test_volume(run):
     """Beside its truth."""
     with Image.open(run[0] / "prediction.png") as picture:
@@ -331,6 +332,7 @@ def test_a_file_without_a_header_is_warned_of(run, tmp_path, caplog):
     assert f"{old} was saved by a run that did not note its input" in caplog.text
 
 
+@pytest.mark.slow
 def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):
     """By the command that the run ends with: labels in files have the Dice of `results.json`, to the voxel."""
     out, results, _ = run
@@ -349,6 +351,7 @@ def test_volumes_are_segmented_as_they_were_judged(run, cohort, tmp_path):
         assert expected == [values["dice"] for values in results["test"]["cases"][case.name].values()]
 
 
+@pytest.mark.slow
 def test_other_pixels_than_those_of_the_start_are_warned_of(run, cohort, decoder_file, tmp_path, caplog):
     """Where they are on record: in the header of a file, or by a tag; a bundle says nothing of them."""
     volumes, ours = CohortArgs(data="", out="").volumes, run[0] / f"{UNET}.first.safetensors"

@@ -489,6 +489,7 @@ def test_stage_one_is_the_loss_of_the_projections():
     assert abs(together - losses["loss"].item()) > 1e-3
 
 
+@pytest.mark.slow
 def test_stage_two_trains_the_decoder_alone():
     """Blocks, head and the regions' layer; of the encoder no parameter."""
     method, image = local_method(), slices(4, 1, 128, 128)
@@ -525,6 +526,7 @@ def test_what_the_norms_of_the_frozen_encoder_do(statistics):
     assert not any(module.training for module in method.modules())
 
 
+@pytest.mark.slow
 def test_two_processes_have_batches_of_their_own(tmp_path):
     """DDP's gradient is the mean of what each batch has alone: none is compared with another process's."""
     views = [slices(6, 1, 32, 32, seed=seed) for seed in range(2)]

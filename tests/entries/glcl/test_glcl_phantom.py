@@ -75,6 +75,7 @@ def test_labels_are_those_of_hearts(hearts):
         assert around == {phantom.LEFT_VENTRICLE, phantom.MYOCARDIUM}
 
 
+@pytest.mark.slow
 def test_a_seed_says_all_that_is_drawn(hearts, tmp_path):
     """The same seed gives the same voxels, however many subjects there are; subjects and seeds differ."""
     phantom.main(["--out", str(tmp_path / "again"), "--subjects", "1", "--seed", "1"])

@@ -210,6 +210,7 @@ def test_the_exported_decoder_fills_a_unet(second):
     }
 
 
+@pytest.mark.slow
 def test_the_encoder_may_use_or_forget_its_averages(cohort, encoder, tmp_path):
     """`running` leaves them as stage 1 did, bit for bit; `--reset-averages` begins with those of a new network."""
     before = load_file(encoder)
@@ -222,6 +223,7 @@ def test_the_encoder_may_use_or_forget_its_averages(cohort, encoder, tmp_path):
     assert torch.equal(fresh["enc_c3_a.weight"], before["enc_c3_a.weight"])
 
 
+@pytest.mark.slow
 def test_the_encoder_may_come_from_the_authors(cohort, tmp_path):
     """Their bundle of stage 1, of another size: the head of the global loss plays no part."""
     variables = filled("encoder_pretrain", 3)
@@ -244,6 +246,7 @@ def test_the_encoder_trains_too_where_it_is_not_frozen(cohort, encoder, tmp_path
     assert not any(torch.equal(before[name], after[name]) for name in kernels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "more"),
     [
@@ -341,6 +344,7 @@ def test_the_authors_calls_are_the_sets_of_d():
     assert copies_of(rows).tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
+@pytest.mark.slow
 def test_masks_play_no_part(cohort, tmp_path):
     """A volume whose mask is wrong can be pre-trained on."""
     root = write_cohort(tmp_path / "data", 4)
@@ -415,6 +419,7 @@ def test_stage_1_begins_with_the_weights_of_another(cohort, first, encoder, tmp_
     assert any("was trained with size (32, 32), but this run has size (64, 64)" in text for text in caplog.messages)
 
 
+@pytest.mark.slow
 def test_stage_2_takes_the_decoder_as_far_as_a_file_has_it(cohort, encoder, second, tmp_path, monkeypatch, capsys):
     """Of `last.pt` all, what the local loss compares too; of its export the blocks; of stage 1 the encoder alone."""
     last, exported = second[0] / "last.pt", second[0] / f"{UNET}.local.safetensors"
@@ -432,6 +437,7 @@ def test_stage_2_takes_the_decoder_as_far_as_a_file_has_it(cohort, encoder, seco
     assert (base["model"], base["base"]["source"]) == (UNET, encoder.name)
 
 
+@pytest.mark.slow
 def test_weights_of_another_family_are_refused(cohort, tmp_path):
     """By the tensors that they lack."""
     file = tmp_path / "other.pt"
@@ -447,6 +453,7 @@ def test_the_former_flag_is_known_for_a_release(caplog):
     assert "--encoder is called --init now" in caplog.text
 
 
+@pytest.mark.slow
 def test_what_a_run_began_with_is_known_of_its_file(cohort, encoder, tmp_path, zoo):
     """Header, record, `zoo inspect` and, once imported, `zoo info` name published weights and their licences."""
     import zoo as package

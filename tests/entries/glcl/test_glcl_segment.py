@@ -181,6 +181,7 @@ def test_volumes_that_cannot_be_segmented_are_named_at_the_end(scan, weights, tm
         segment(weights, tmp_path / "none", files["broken"])
 
 
+@pytest.mark.slow
 def test_weights_without_a_whole_decoder_are_refused(tmp_path):
     """Of stage 1, and of stage 2: what is fresh would give labels, too. Counters of norms are no part of it."""
     encoder = write_bundle(tmp_path / "one.ckpt", filled("encoder_pretrain", 3))

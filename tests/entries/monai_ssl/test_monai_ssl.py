@@ -311,6 +311,7 @@ def test_every_form_of_the_swin_unetr_loads(form, filled, swin_state, saved):
         assert any("head that restored" in why for why in report.dropped.values())
 
 
+@pytest.mark.slow
 def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
     """All of MONAI's class but the last convolution, 157 of 159, at the width on record."""
     weights, ct5050 = records(SWIN)
@@ -352,6 +353,7 @@ def test_a_record_with_a_digest_and_no_size_is_fetched_and_loaded(swin_state, sa
 # --- fresh parts, heads, channels -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fresh_parts_follow_the_seed_and_are_reported(vit_state, saved, caplog):
     """From an auto-encoder the decoder of a UNETR starts as MONAI starts it, the same for the same seed."""
     path = saved(vit_state)
@@ -375,6 +377,7 @@ def test_fresh_parts_follow_the_seed_and_are_reported(vit_state, saved, caplog):
     assert "untrained: encoder1.layer.conv1.conv.weight" in warnings(caplog)[0]
 
 
+@pytest.mark.slow
 def test_heads_follow_the_file_unless_others_are_asked_for(unetr_state, vit_state, saved, caplog):
     """Loaded when it fits or nothing is said, dropped with a warning when it does not, absent when 0 is asked for."""
     path = saved(unetr_state)
@@ -446,6 +449,7 @@ def test_at_the_built_size_the_positions_are_untouched(vit_state, saved):
     assert torch.equal(ours(volume(32, 32, 32)), plain(volume(32, 32, 32))[0])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_positions_are_interpolated_for_other_sizes(vit_state, unetr_state, saved):
     """Trilinearly, with the tokens' centres where they were; a map that does not vary stays as it is."""
@@ -550,6 +554,7 @@ def test_widths_come_from_the_file(saved):
     assert same(load(UNETR, saved(wide.state_dict())).state_dict(), wide.state_dict())
 
 
+@pytest.mark.slow
 def test_a_table_of_no_cube_is_what_the_user_says_it_is(saved):
     """A file holds the number of its positions alone; for a cube it needs no word, for others the size."""
     torch.manual_seed(0)
@@ -677,6 +682,7 @@ def test_parameter_groups_follow_the_blocks(vit_state, saved):
     assert sorted(listed) == sorted(id(p) for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_the_network_can_be_copied(unetr_state, saved):
     """With its report, and with its interpolation."""
     model = load(UNETR, saved(unetr_state))
@@ -687,6 +693,7 @@ def test_the_network_can_be_copied(unetr_state, saved):
         assert torch.equal(again(volume(32, 48, 32)), model(volume(32, 48, 32)))
 
 
+@pytest.mark.slow
 def test_the_hub_loads_it(vit_state, saved):
     """By the names with an underscore."""
     path = saved(vit_state)
@@ -772,6 +779,7 @@ def test_a_classifier_is_no_part_of_a_unetr(vit_state, saved):
     assert [zoo.load_report(model).dropped[name] for name in head] == ["classifier on the ViT"] * 2
 
 
+@pytest.mark.slow
 def test_a_truncated_file_is_refused(vit_state, unetr_state, saved):
     """One tensor is enough, in the ViT or inside a part of the decoder."""
     lacking = {name: t for name, t in vit_state.items() if name != "blocks.7.attn.out_proj.bias"}
@@ -782,6 +790,7 @@ def test_a_truncated_file_is_refused(vit_state, unetr_state, saved):
         load(UNETR, saved(lacking))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [ENCODER, UNETR])
 def test_inspection_names_the_models_that_a_file_fits(name, vit_state, unetr_state, saved):
     """Whatever its projection is."""

@@ -317,6 +317,7 @@ def crops_of(folder, cache, **settings):
     return Crops(files_of(folder), cache, corrupt=Corrupt(32, scale_boxes=True), **settings)
 
 
+@pytest.mark.slow
 def test_crops_are_parts_of_the_volume(folder, cache):
     """Two of each, anywhere in it; the target is as the volume is, though MONAI's transforms write into their input."""
     volumes = crops_of(folder, cache)

@@ -139,6 +139,7 @@ def memory(loss, count, length):
     return sum(kept.values()), largest.numel
 
 
+@pytest.mark.slow
 def test_memory_is_linear_in_the_batch():
     """Nothing larger than a view is made, and next to nothing kept; the broadcast form makes (2B)^2 images."""
     length = 8 * 4096
@@ -236,6 +237,7 @@ def test_settings_out_of_range_are_refused(settings, message):
         ReconstructionContrast(nn.Identity(), **settings)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_process_on_the_whole_batch(method, tmp_path):
     """Same losses and gradients, without looking for unused parameters; each by itself they have another contrast.
 

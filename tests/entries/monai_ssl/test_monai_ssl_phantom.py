@@ -228,6 +228,7 @@ def empty():
     return Canvas(np.random.default_rng(0), undeformed(), np.ones(3, np.float32) / 3)
 
 
+@pytest.mark.slow
 def test_shapes_lie_inside_their_box():
     """What is left out of the arithmetic is not part of the shape."""
     rng, shares = np.random.default_rng(3), []

@@ -226,6 +226,7 @@ def test_two_processes_train_what_one_does(cohort, tmp_path):
     assert (two / f"{NAME}.two.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_epoch_is_exported(cohort, tmp_path):
     """A list of training volumes alone; the monitored metric is the loss."""
     out = tmp_path / "run"

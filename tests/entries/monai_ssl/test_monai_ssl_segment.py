@@ -148,6 +148,7 @@ def test_a_volume_without_anything_in_the_window_is_refused(tmp_path):
 # Windows
 
 
+@pytest.mark.slow
 def test_windows_are_averaged_where_they_overlap(network):
     """Along an axis of 40 voxels, windows of 32 begin at 0 and, as the last one, at 8; along one of 32 there is one."""
     volume = torch.rand(1, 40, SIZE, SIZE)
@@ -175,6 +176,7 @@ def test_a_small_volume_is_padded(network):
     torch.testing.assert_close(slide(network, volume), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_swin_unetr_is_slid_in_the_published_window():
     """Its network is built for no size, so that the window can be chosen."""
     network = swin_unetr(feature_size=12, num_classes=2)
@@ -253,6 +255,7 @@ def test_features_are_of_an_encoder(network):
 # From file to file
 
 
+@pytest.mark.slow
 def test_a_ct_is_segmented_from_file_to_file(files, network, tmp_path):
     """The labels lie on the CT's own grid and are those of `segment`."""
     torch.save(network.state_dict(), tmp_path / "best.pt")
@@ -271,6 +274,7 @@ def test_a_ct_is_segmented_from_file_to_file(files, network, tmp_path):
     assert not np.array_equal(np.asarray(nibabel.load(coarse[0]).dataobj), expected)
 
 
+@pytest.mark.slow
 def test_heads_and_voxels_of_a_checkpoint_are_said_by_flags(files, network, tmp_path, monkeypatch):
     """Its file knows neither; what stands behind the plain name, here at 4 mm, plays no part."""
     path = tmp_path / "best.pt"
@@ -291,6 +295,7 @@ def test_heads_and_voxels_of_a_checkpoint_are_said_by_flags(files, network, tmp_
     assert not np.array_equal(expected, placed.at_home(segment(network, image).numpy()))
 
 
+@pytest.mark.slow
 def test_a_dicom_series_is_segmented(network, tmp_path):
     """The labels are called as the folder, and lie where the slices do."""
     hu = np.round(scan()[0] / 2).astype(np.int16) * 2

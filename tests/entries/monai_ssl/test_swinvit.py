@@ -229,6 +229,7 @@ def suprem(state):
     return {"net": behind("module.", behind("backbone.", state) | {n: torch.ones(s) for n, s in heads.items()})}
 
 
+@pytest.mark.slow
 def test_a_supervised_relative_is_not_on_record():
     """At the width of the published files nothing but the decoder tells them apart: names and shapes differ from it."""
     whole = on_meta(swin_shapes(48))
@@ -260,6 +261,7 @@ def test_suprem_s_supervised_swin_unetr_loads_and_is_called_so(with_out, state, 
     )
 
 
+@pytest.mark.slow
 def test_tables_of_positions_are_no_weights(state, saved):
     """One that was averaged, or filled, is refused by name; one that was cast is of another kind."""
     name = "swinViT.layers2.0.blocks.1.attn.relative_position_index"
@@ -429,6 +431,7 @@ def test_a_file_that_does_not_say_its_merging_is_warned_of(state, saved, caplog)
         load(saved(bare_swin(state)), merging="complete")
 
 
+@pytest.mark.slow
 def test_a_published_file_at_full_size_is_the_record(saved):
     """The whole file of the tag, container and all: 126 of its tensors, and their fingerprint."""
     content = FORMS["ct5050"](filled_form("ct5050"))

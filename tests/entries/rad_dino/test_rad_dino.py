@@ -156,6 +156,7 @@ def kernel(count, offset=0.1, grid=37):
     return weights
 
 
+@pytest.mark.slow
 def test_a_films_features_do_not_depend_on_its_neighbours(model):
     """Alone and in a batch; sums may be ordered otherwise."""
     torch.manual_seed(0)
@@ -191,6 +192,7 @@ def test_a_map_is_not_taken_for_tokens(model, outputs):
         model.forward_head(outputs["small"][1])
 
 
+@pytest.mark.slow
 def test_timm_describes_the_input(model, file):
     """Its tools read the size and the normalisation that the weights know, not ImageNet's."""
     data = timm.data.resolve_model_data_config(model)
@@ -222,6 +224,7 @@ def test_every_form_of_file_loads_to_the_same_values(form, mmap, state, saved):
     assert set(report.dropped) - set(masks) == {name for name in report.dropped if "_head." in name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key_file", ["raddino_keys.json", "raddino_hf_keys.json"])
 def test_the_published_files_as_safetensors(key_file, state, file, tmp_path):
     """As they are published, and exactly as many bytes as the record of the one whose size is known says."""
@@ -414,6 +417,7 @@ def test_a_value_of_a_query_that_is_not_finite_is_found(state, saved):
         zoo.load_model(MODEL, checkpoint=path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["DINOv2", "transformers 4", "transformers 5", "DINOv2's training"])
 def test_inspection_names_the_model_and_no_other(form, state, saved):
     """Complete for this one alone, and the prefix is the file's."""

@@ -187,6 +187,7 @@ def test_every_form_of_file_gives_the_same_tensors(form, light):
     assert ("merging" in facts, "unclear" in facts) == ((False, True) if form == "fine-tuned" else (True, False))
 
 
+@pytest.mark.slow
 def test_what_stands_beside_the_network_is_left_out_with_a_reason(light, saved):
     """Heads of the pre-training, the U-Net around an encoder."""
     small = {name: tensor.contiguous() for name, tensor in light.items()}

@@ -121,6 +121,7 @@ def test_every_form_of_the_encoder_loads_the_same(form, encoder_state, saved):
     assert (len(report.loaded), report.adapted, report.fresh) == (724, {}, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["training checkpoint", "MONAI", "MONAI before 0.4", "the zoo's pre-training"])
 def test_every_form_of_the_classifier_loads_the_same(form, classifier_state, saved):
     """Its mode and its classes are told by what is in the file, under each spelling of the names."""
@@ -130,6 +131,7 @@ def test_every_form_of_the_classifier_loads_the_same(form, classifier_state, sav
     assert (len(report.loaded), report.adapted, report.fresh) == (727, {}, {})
 
 
+@pytest.mark.slow
 def test_the_classifier_answers_as_monais_class(classifier, classifier_state):
     """Bit for bit; that class with these names is the authors' classifier mode."""
     plain = DenseNet121(spatial_dims=3, in_channels=1, out_channels=2).eval()
@@ -163,6 +165,7 @@ def test_conversion_is_pure_and_idempotent(encoder_state, classifier_state):
 # --- modes ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [1, 3])
 def test_a_new_classifier_has_a_fresh_norm(classes, encoder_file, caplog):
     """The encoder's file has neither norm nor head: both start as the authors start them, and the report says so."""
@@ -181,6 +184,7 @@ def test_a_new_classifier_has_a_fresh_norm(classes, encoder_file, caplog):
     assert model(small()).shape == (2, classes)
 
 
+@pytest.mark.slow
 def test_one_output_keeps_its_axis(saved):
     """The authors squeeze it away; here logits are (N, 1)."""
     model = load(saved(filled_classifier(classes=1)))
@@ -203,6 +207,7 @@ def test_other_classes_keep_the_trained_norm(classifier_file, classifier_state, 
     assert expected in warning
 
 
+@pytest.mark.slow
 def test_no_classes_asks_for_the_features_before_the_norm(classifier_file, caplog):
     """num_classes=0 on a fine-tuned file: the same features as the encoder's, norm and head dropped, no warning."""
     model = load(classifier_file, num_classes=0)
@@ -214,6 +219,7 @@ def test_no_classes_asks_for_the_features_before_the_norm(classifier_file, caplo
     assert not warnings(caplog)
 
 
+@pytest.mark.slow
 def test_a_norm_without_a_head(classifier_state, saved, caplog):
     """The norm is loaded beside a fresh head; without classes it is dropped, which is said."""
     path = saved({name: t for name, t in classifier_state.items() if not name.startswith("classifier.")})
@@ -280,6 +286,7 @@ def test_the_map_is_never_overwritten(network, request):
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_training_mode_does_not_touch_the_missing_norm(encoder, classifier):
     """The encoder's features in training are those before the norm; forward_features leaves the norm alone."""
@@ -294,6 +301,7 @@ def test_training_mode_does_not_touch_the_missing_norm(encoder, classifier):
     assert not any("norm5" in name for name, _ in first.named_modules())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"num_classes": 2}, {"projection": True}])
 def test_every_parameter_gets_a_gradient(options, encoder_file):
     """Nothing lies idle, so that DistributedDataParallel works without further ado."""
@@ -302,6 +310,7 @@ def test_every_parameter_gets_a_gradient(options, encoder_file):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.slow
 def test_the_network_can_be_copied_and_pickled(encoder):
     """With its report, as `torch.save(model)` and worker processes do."""
     again = pickle.loads(pickle.dumps(encoder))
@@ -373,12 +382,14 @@ def test_the_full_export_of_a_classifier_is_what_it_is(classifier):
     assert same(full_state(NAME, classifier), classifier.state_dict())
 
 
+@pytest.mark.slow
 def test_a_classifier_of_as_many_classes_as_features_stays_one(saved):
     """Only neutral values are taken out again."""
     model = load(saved(filled_classifier(classes=1024)))
     assert len(zoo.load_report(model).loaded) == 727
 
 
+@pytest.mark.slow
 def test_the_hub_loads_it(encoder, encoder_file):
     """By the name with an underscore."""
     repository = str(CHECKOUT)
@@ -428,6 +439,7 @@ def test_a_truncated_file_is_refused(lost, matched, encoder_state, saved):
     assert f"{matched} of the 720 required tensors of {NAME!r} match; nothing was loaded" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_2d_densenet_is_refused(encoder_state, saved):
     """The one of torchvision has the same names; the shapes that differ are listed."""
     flat = {name: tensor[..., 0] if tensor.ndim == 5 else tensor for name, tensor in features(encoder_state).items()}
@@ -498,6 +510,7 @@ def test_two_files_of_unknown_digest_do_not_collide(encoder_state, tmp_path, mon
     assert len({zoo.load_report(zoo.load_model(f"{NAME}.{tag}")).sha256 for tag in sources}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stray", ["features.norm6.weight", "features.denseblock1.denselayer1.head_projection.weight", "attention.weight"]
 )

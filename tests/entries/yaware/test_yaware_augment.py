@@ -101,6 +101,7 @@ def test_a_single_change_happens_always_and_alone(tf, of):
         assert [c for c in CHANGES if getattr(drawn, c) is not None] == ([of] if of else [])
 
 
+@pytest.mark.slow
 def test_views_of_a_sample_are_independent():
     """Two views flip together in a quarter of the samples, and their blurs are uncorrelated."""
     augment = Augment("all_tf")

@@ -240,6 +240,7 @@ def test_files_are_found_by_their_name(folder, tmp_path):
         read_cohort(data, write(tmp_path, text), grid="any")
 
 
+@pytest.mark.slow
 def test_files_of_the_published_grid_keep_its_contract(tmp_path):
     """What the transform of the entry makes of the file; what it refuses names the subject."""
     target = get_entry(MODEL).preprocessing

@@ -398,6 +398,7 @@ def batch(n=4, size=32):
     return {"image": image, "label": ages(n, columns=1), "draws": torch.arange(2 * n).view(n, 2)}
 
 
+@pytest.mark.slow
 def test_each_view_has_a_forward_pass_of_its_own(method):
     """Two passes of N, over different views made from their own seeds; each moves the batch statistics by itself."""
     seen, data = [], batch()

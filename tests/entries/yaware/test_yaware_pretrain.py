@@ -503,6 +503,7 @@ def test_classes_may_be_words(cohort):
         build_volumes(dataclasses.replace(args, kernel="gaussian"), args.data, args.table, "")
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(run, cohort, out, monkeypatch, capsys, caplog):
     """Encoder and projection head of the exported file, tensor for tensor; the same grid is no warning."""
     file = run[0] / f"{NAME}.{run[0].name}.safetensors"
@@ -530,6 +531,7 @@ def test_a_file_of_the_encoder_alone_leaves_the_head_fresh(run, cohort, out, mon
     assert "this run has size (31, 37, 31)" in warning
 
 
+@pytest.mark.slow
 def test_weights_of_another_family_are_refused(cohort, out):
     """By the tensors that they lack."""
     file = out.with_name("other.pt")
