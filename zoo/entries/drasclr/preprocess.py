@@ -5,7 +5,7 @@
 
 An image is a NIfTI file or a folder with one DICOM series; the table has columns sid, image and, where masks of the
 lungs exist, mask, with paths relative to the table's folder. With the authors' atlas this takes minutes a subject;
-`--registration published`, the authors' own schedule, adds more than nine minutes of a processor.
+`--registration published`, the authors' own schedule, adds some 25 minutes of a processor.
 
 Files in OUT: `patch/<sid>_patch.npy` (L, 32, 32, 32) int16 HU, axes (z, y, x); `patch_loc/<sid>_patch_loc.npy` (L, 3),
 their first voxels (x, y, z) in the resampled and padded CT; `facts/<sid>.json`, a record of the steps. With
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--registration",
         default="fast",
         choices=REGISTRATIONS,
-        help="fast, or published for the authors' schedule, more than nine minutes; default: %(default)s",
+        help="fast, or published for the authors' schedule, some 25 minutes; default: %(default)s",
     )
     parser.add_argument(
         "--engine",

@@ -68,8 +68,7 @@ def preprocess_ct(
         atlas_mask: The lungs of the atlas, see `atlas.atlas_mask`; None for the authors'.
         lung_mask: The lungs of the patient, see `lung_masks.read_lungs`; None to segment them.
         segmenter: "lungmask" as the authors, "threshold", or "auto", see `lungs.choose_segmenter`.
-        registration: "fast", or "published" for the authors' schedule, which takes more than nine minutes of a
-            processor.
+        registration: "fast", or "published" for the authors' schedule, which takes some 25 minutes of a processor.
         engine: Of the published registration "antspyx" as the authors, or "simpleitk"; of the fast one "simpleitk";
             or "auto", see `registration.choose_engine`.
         anchor: Point of a box that is mapped: "corner", its lower corner, as the authors and the published weights have

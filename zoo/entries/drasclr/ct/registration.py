@@ -1,8 +1,8 @@
 """Affine registration of an atlas' lungs with a patient's: which way it is done, and how well it fits.
 
 Only the masks count, with a different value in each lung. `fast` is the authors' schedule on coarse masks with fewer
-samples; `published` is that schedule on the masks as they are, which takes more than nine minutes of a processor for a
-CT of full size.
+samples; `published` is that schedule on the masks as they are, which takes some 25 minutes of a processor for a CT of
+full size.
 """
 
 from __future__ import annotations
