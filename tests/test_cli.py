@@ -238,6 +238,7 @@ def test_light_commands_import_no_torch(tmp_path, in_house):
     assert "HEAVY []" in done.stdout
 
 
+@pytest.mark.slow
 def test_doctor_finds_nothing_wrong_here(zoo):
     """A sound installation gives exit code 0 and a line for each library, manifest and weight file."""
     code, out, _ = zoo("doctor", "--json")

@@ -126,6 +126,7 @@ def test_other_bytes_than_the_hub_states_are_refused(hub, runs):
     assert package.load_report(package.load_model(ADDRESS)).loaded
 
 
+@pytest.mark.slow
 def test_offline_it_comes_from_the_cache(hub, monkeypatch):
     """By the branch and by the commit, with no request; what was never used is an error that says so."""
     model = package.load_model(ADDRESS)
@@ -162,6 +163,7 @@ def test_a_closed_repository_needs_a_token(hub, monkeypatch, status, said):
     assert package.load_report(package.load_model(ADDRESS)).loaded
 
 
+@pytest.mark.slow
 def test_a_repository_that_the_zoo_did_not_write(hub, runs, tmp_path):
     """Without the file, without a header, of another zoo: each error says how to load it all the same."""
     hub.repo("a/pickles", {"pytorch_model.bin": b"x"})

@@ -146,6 +146,7 @@ def test_no_arrow_points_upward():
     assert not up
 
 
+@pytest.mark.slow
 def test_rooms_are_entered_by_their_doors():
     """What others need of a room its `__init__` offers; they import no module of it. Commands are each called alone."""
     past = [

@@ -256,6 +256,7 @@ def test_another_familys_file_is_told_apart(tmp_path):
     assert f"`zoo inspect {tmp_path / 'dense.pth'}`" in message
 
 
+@pytest.mark.slow
 def test_a_resnet_of_other_widths_is_told_apart(tmp_path, unet_state):
     """The shapes that differ, and a guess that it is the same network otherwise."""
     narrow = {n: t[: max(1, len(t) // 2)] if t.ndim else t for n, t in resnet(unet_state).items()}
@@ -559,6 +560,7 @@ def test_random_networks_learn_at_the_full_rate_everywhere():
     assert {group["name"] for group in groups} == {"fresh", "fresh, no decay"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [{"lr": 0.0}, {"weight_decay": -1.0}, {"layer_decay": 0.0}, {"layer_decay": 1.5}])
 def test_impossible_rates_are_refused(wrong):
     """With the numbers that came."""

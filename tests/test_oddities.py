@@ -164,6 +164,7 @@ with each_once(), warnings_in(folder / f"{rank}.log"):
 """
 
 
+@pytest.mark.slow
 @WITH_PROC
 @pytest.mark.parametrize("first", ["dead", "alive"])
 def test_what_a_failing_process_has_to_say_is_not_lost_with_the_first_one(tmp_path, first):

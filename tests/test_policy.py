@@ -102,6 +102,7 @@ def test_every_way_to_weights_on_record_asks(monkeypatch, tmp_path):
                 call()
 
 
+@pytest.mark.slow
 def test_what_is_allowed_loads(monkeypatch):
     """Weights all of whose licences say yes, and random ones of any model."""
     monkeypatch.setenv("ZOO_POLICY", "commercial")
@@ -143,6 +144,7 @@ def test_a_file_is_held_against_what_its_header_says_of_its_base(monkeypatch, tm
             package.load_model(MODEL, checkpoint=file)
 
 
+@pytest.mark.slow
 def test_what_began_with_random_weights_is_the_users_own(monkeypatch, tmp_path, state, caplog):
     """Nothing pre-trained is in it: its file loads, so does what began from that, and an import."""
     first = tuned(tmp_path / "first", state, dict(RANDOM))

@@ -116,6 +116,7 @@ def on_record(unet, tmp_path, monkeypatch):
     return put
 
 
+@pytest.mark.slow
 def test_the_file_of_another_family_is_refused_by_its_digest(on_record, zoo):
     """Whatever its names fit; the message names the right model, and inspect does not say that it loads."""
     path = on_record(["brainiac-vitb16"])

@@ -68,6 +68,7 @@ def test_a_file_with_nan_is_refused_by_name(suffix, weights, tmp_path):
     assert "NaN or infinite values in layer4.2.conv3.weight" in str(match)
 
 
+@pytest.mark.slow
 def test_what_is_not_loaded_may_be_anything(weights, tmp_path):
     """A queue with NaN beside the network does no harm, and a counter is no weight."""
     beside = {"module.queue": torch.full((2, 2), float("nan"))}

@@ -137,6 +137,7 @@ def test_weights_are_carried_without_a_socket(way, files, on_record, no_sockets,
     load_both(files)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("curl") and shutil.which("sha256sum")), reason="curl or sha256sum is missing")
 def test_the_curl_commands_fill_such_a_folder(files, on_record, tmp_path, zoo):
     """From the second address where the first has nothing; once more nothing is fetched; `sha256sum -c` agrees."""
@@ -211,6 +212,7 @@ def test_an_import_is_known_to_its_own_machine_alone(files, tmp_path, zoo):
     assert zoo("doctor", "--offline", f"{MODEL}.mine", f"{MODEL}.mine")[0] == 0
 
 
+@pytest.mark.slow
 def test_the_forms_say_the_same(zoo, tmp_path):
     """CSV has the fields of JSON; in a script each file is one command or one comment, and a shell reads all of it."""
     rows = json.loads(zoo("manifest", "--as", "json")[1])
@@ -309,6 +311,7 @@ def test_a_folder_of_strangers_is_an_error(on_record, tmp_path, zoo):
 # --- zoo doctor --offline ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_cannot_be_fetched_is_missed_where_it_is_named(zoo, monkeypatch):
     """Of all weights it is not: nobody could bring it. What ZOO_POLICY refuses does not load, though it is here."""
     rows = json.loads(zoo("doctor", "--offline", "--json")[1])

@@ -25,6 +25,7 @@ def test_the_phantom_is_deterministic_and_seeded():
     assert np.corrcoef(first.ravel(), other.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [96, 256, 512])
 def test_the_phantom_has_the_grey_levels_of_a_chest(size):
     """Air outside is black, lungs dark, mediastinum and abdomen bright; the heart lies on the right of the image."""

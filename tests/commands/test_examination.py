@@ -93,6 +93,7 @@ def test_a_series_of_dicom_is_a_volume(tmp_path):
     assert "pass the folder" in examine(next(series.iterdir()), "monai-ssl-vitb16").problem
 
 
+@pytest.mark.slow
 def test_maps_of_the_brain(tmp_path):
     """A density map on a grid of MNI152 fits; a CT does not, nor what has no place."""
     nibabel.save(image(brain(), GRID, "mni"), tmp_path / "mwp1.nii")

@@ -114,6 +114,7 @@ def refused(*_, **__):
         raise torch.onnx.OnnxExporterError("a page with the graph, and how to report it") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["make", "save"])
 def test_an_exporter_that_fails_is_said_with_the_versions_and_leaves_no_file(step, tmp_path, monkeypatch):
     """Versions of torch, onnxscript and protobuf that do not fit each other gave pages of a traceback."""

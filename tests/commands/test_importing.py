@@ -154,6 +154,7 @@ def test_assets_that_lie_beside_the_file_come_with_it(authors, tmp_path, monkeyp
     assert "landmarks" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_task_head_never_becomes_an_encoders_default(classifier, short_file):
     """A second fine-tuning run would start from the classes and the test patients of the first."""
     import_weights(f"{ENCODER}.tuned", classifier)

@@ -167,6 +167,7 @@ def test_wrong_use_is_said(zoo, films, tmp_path, more, code, said):
     assert not (tmp_path / "out").exists(), "a refused probe leaves an empty folder"
 
 
+@pytest.mark.slow
 def test_a_refused_probe_leaves_nothing(zoo, films, features, tmp_path):
     """Refused late, once features are read, also below folders that were made for it; what was there stays."""
     out = tmp_path / "deep" / "out"

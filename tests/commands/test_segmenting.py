@@ -125,6 +125,7 @@ def test_parts_at_once_and_overlap_reach_the_network(ct_weights, tmp_path, zoo):
     assert not np.array_equal(labels["plain"], labels["half"])
 
 
+@pytest.mark.slow
 def test_a_series_of_mr_is_segmented_as_the_same_volume(slices_weights, tmp_path, zoo):
     """DICOM in a folder: the labels lie on its slices, and are those of the NIfTI that has its voxels."""
     write_series(tmp_path / "series", draw(1)[0].astype(np.int16) // 2 * 2, (0.0, 0.0, 8.0), Modality="MR")

@@ -218,6 +218,7 @@ def test_a_signal_while_readers_start_leaves_none(embedder, cases, tmp_path, mon
     assert not list((tmp_path / "out").glob(".*.lock"))
 
 
+@pytest.mark.slow
 def test_an_old_signal_stops_nothing_new(embedder, cases, tmp_path, monkeypatch):
     """In a program that goes on after a stopped run."""
     plain = Embedder.embed

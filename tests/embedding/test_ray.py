@@ -228,6 +228,7 @@ def test_a_signal_keeps_what_is_done_and_leaves_no_process(alone, films, tmp_pat
     assert not psutil.wait_procs(started, timeout=30)[1]
 
 
+@pytest.mark.slow
 def test_a_run_without_progress_is_named_and_not_ray_s_settings():
     """What stalled stands first in Ray's words, what ended otherwise last."""
     import ray.data

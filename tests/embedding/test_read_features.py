@@ -165,6 +165,7 @@ def test_a_run_that_fails_unmarks_what_one_before_had_finished(tmp_path):
     assert not list(out.glob(f".*{FINISHED}"))
 
 
+@pytest.mark.slow
 def test_writing_holds_a_few_row_groups_whatever_the_part(tmp_path):
     """8 MB of rows: Arrow takes below 4 MB for them, and 12 where it writes them as one group."""
     names = [f"{i}.png" for i in range(4096)]

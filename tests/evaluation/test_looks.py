@@ -26,6 +26,7 @@ def test_without_umap_the_map_is_by_pca(monkeypatch):
     assert "at its first two principal components" in html_of(report, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [ImportError("numba needs NumPy 2.3 or less"), AssertionError("no cache")])
 def test_a_broken_umap_does_not_end_a_probe(monkeypatch, caplog, error):
     """All fits are done by then; Numba raises errors of its own as it is imported."""

@@ -24,6 +24,7 @@ def split_in(table):
     return table.assign(split=np.where(number % 5 < 2, "test", "train"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "classes", "numbers"])
 @pytest.mark.parametrize("is_split", [False, True])
 def test_noise_is_worth_nothing_and_a_signal_is_found(kind, is_split):
@@ -267,6 +268,7 @@ def test_a_file_in_two_groups_is_refused(tmp_path):
         run(noise(table), table)
 
 
+@pytest.mark.slow
 def test_cases_without_a_label_are_left_out_and_counted(caplog):
     """They are neither a class nor 0."""
     table = table_of().astype({"label": object})
@@ -305,6 +307,7 @@ def test_features_are_matched_and_both_differences_counted():
     assert report.cohort.not_in_table == {"caid-resnet50.mine": 2}
 
 
+@pytest.mark.slow
 def test_a_few_columns_that_agree_are_no_copies():
     """Of grades from 0 to 4 many cases have the same; a table without rows is called so."""
     table = table_of()
@@ -323,6 +326,7 @@ def test_features_of_one_name_are_refused(by_name):
         run({NAME: good} if by_name else [good, bad], table, sizes=())
 
 
+@pytest.mark.slow
 def test_matching_goes_to_the_right_case():
     """A shuffled file of features of a signal is still one."""
     table = table_of()

@@ -44,6 +44,7 @@ def test_features_in_memory_are_those_of_a_folder(embedder, films, tmp_path, cap
     assert {"model", "input", "layer", "licences"} <= set(kept)
 
 
+@pytest.mark.slow
 def test_without_any_feature_the_images_are_named(embedder, films):
     for number in range(2):
         (films / f"{number}.png").unlink()

@@ -178,6 +178,7 @@ def three_digits(z):
     return float(f"{z:.3g}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0.0, -60.25, -120.3])
 @pytest.mark.parametrize(
     ("step", "rounded", "digit"),

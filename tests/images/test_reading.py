@@ -362,6 +362,7 @@ def test_what_follows_the_voxels(tmp_path):
         read_volume(path)
 
 
+@pytest.mark.slow
 def test_a_bomb_is_not_unpacked(tmp_path, little_memory):
     """Zeros in a thousandth of their bytes, behind a small header, or behind one that declares gigabytes."""
     packer = zlib.compressobj(1, zlib.DEFLATED, 31)

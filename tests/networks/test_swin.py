@@ -231,6 +231,7 @@ def test_a_header_that_is_no_json_object_is_refused(text, state, saved):
         load(saved({"model": state, "zoo": {"model": SWIN, "recipe": "mine", "options": text}}))
 
 
+@pytest.mark.slow
 def test_a_tag_says_the_merging_of_a_file_that_does_not(state, saved, caplog):
     """Whoever names published weights means their network, for a file of their own and for random weights too."""
     model = zoo.load_model(f"{SWIN}.dae", checkpoint=saved(state))

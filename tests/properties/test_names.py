@@ -52,6 +52,7 @@ def test_a_key_network_is_never_taken(network, prefix, key):
         find_prefix(copied, anchors)
 
 
+@pytest.mark.slow
 @given(network=NETWORK, table=st.dictionaries(NAME, NAME, max_size=4))
 def test_a_renaming_loses_no_tensor_or_says_so(network, table):
     """Each tensor is there under one name, that of the longest part that fits; else it is an error."""

@@ -148,6 +148,7 @@ def test_the_picture_is_red_where_the_signal_is(tmp_path):
     assert np.abs(pixels[60 : 60 + 384, 16 : 16 + 384, 0] - pixels[60 : 60 + 384, 16 : 16 + 384, 2]).max() == 0
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_volume_has_three_planes_through_the_signal(tmp_path):
     """From a NIfTI file of the patient's right, front and head to columns and rows as a radiologist looks at them."""
     shape, voxels, centre = (48, 48, 24), (2.0, 2.0, 3.0), (24, 60, 36)  # mm to the right, front and head

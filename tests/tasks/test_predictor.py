@@ -165,6 +165,7 @@ def test_a_window_that_counts_nothing_adds_nothing():
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in network.parameters())
 
 
+@pytest.mark.slow
 def test_slices_of_a_volume_count_alike(scratch, tmp_path):
     """One answer for a volume, the mean of its slices' outputs."""
     network = zoo.load_model("glcl-encoder", pretrained=False, num_classes=2)

@@ -42,6 +42,7 @@ def test_the_probe_in_the_span_is_the_probe_on_all_features(monkeypatch):
         assert np.abs(scores - expected).max() < 2e-3 * np.ptp(expected)
 
 
+@pytest.mark.slow
 def test_the_probe_separates_what_is_separable_and_nothing_else():
     """AUROC 1 for classes far apart, about 0.5 for none: 200 test samples know 0.5 to 4 * 0.04."""
     for distance, low, high in ((30, 1.0, 1.0), (0, 0.34, 0.66)):
@@ -71,6 +72,7 @@ def test_the_probe_tells_more_than_two_classes(monkeypatch):
         linear_probe(train, np.where(labels == 1, 3, labels), test)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_chosen_by_what_generalises():
     """With few samples and weak signal a strong penalty wins over the weakest; scores repeat with the same seed."""
     train, labels = two_classes(60, 400, 2.5)

@@ -74,6 +74,7 @@ def test_a_missing_package_is_named_before_the_run(tmp_path, monkeypatch):
         run(Scripted(), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backend", "shown"), [("of-another-environment", "False"), ("svg", "True")])
 def test_curves_are_drawn_whatever_backend_a_notebook_names(tmp_path, backend, shown):
     """Its command inherits the variable without the package that it names; one that is here shows what follows."""

@@ -171,6 +171,7 @@ def test_zeros_around_the_volume_are_another_function(model):
     assert error(padded) > WRONG
 
 
+@pytest.mark.slow
 def test_the_skipped_map_comes_first(model, monkeypatch):
     """With the upsampled one before it the shapes fit, too."""
     cat = torch.cat
@@ -544,6 +545,7 @@ def test_the_records_are_of_this_network():
         assert record.options == told | facts["assumed"]
 
 
+@pytest.mark.slow
 def test_published_weights_are_checked_by_their_digest_of_git(published, state, tmp_path, monkeypatch, caplog):
     """And loaded without a warning, for the record says what the file does not."""
     content = published.read_bytes()

@@ -139,6 +139,7 @@ def test_outputs_of_version_1_are_the_authors(resnet):
 # --- forms of file ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", VIT_FORMS)
 def test_every_form_of_version_2_holds_the_same(form, vit_state):
     """137 tensors, whatever is around them; where names do not tell whose they are, a remark says so."""
@@ -149,6 +150,7 @@ def test_every_form_of_version_2_holds_the_same(form, vit_state):
     assert bool(expected) == ("remark" in facts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["0.9", "1.4", "1.6"])
 def test_the_names_of_any_monai_load(version, vit_state):
     """1.4 and 1.5 wrote 84 names more, later ones 24, which no forward pass uses and the report names."""
@@ -211,6 +213,7 @@ def test_the_copy_in_the_cache_keeps_the_remark(vit_state, saved, zoo, caplog):
         assert list(report.dropped.values()) == ["second copy of the fine-tuned network"] * 139
 
 
+@pytest.mark.slow
 def test_copies_that_differ_are_not_chosen_from(vit_state):
     """Two networks in one file, which Lightning never writes."""
     content = downstream(vit_state)["state_dict"]
@@ -219,6 +222,7 @@ def test_copies_that_differ_are_not_chosen_from(vit_state):
         converted(VIT, content)
 
 
+@pytest.mark.slow
 def test_of_a_segmenter_the_trained_vit_is_kept(vit_state):
     """The other one is what training began with; the authors' forward pass does not use it."""
     begun = {name: tensor + 1 for name, tensor in vit_state.items()}
@@ -240,6 +244,7 @@ def test_fine_tuned_files_of_version_1_bring_their_classifier(resnet_state):
     assert facts["remark"].startswith("fine-tuned, with a classifier")
 
 
+@pytest.mark.slow
 def test_conversion_is_pure_and_idempotent(vit_state, resnet_state):
     """What a network saved goes through unchanged; the argument is left alone."""
     for name, content in ((VIT, downstream(vit_state)["state_dict"]), (RESNET, behind("resnet.", resnet_state))):
@@ -254,6 +259,7 @@ def test_conversion_is_pure_and_idempotent(vit_state, resnet_state):
 # --- what is another network ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_version_is_refused_under_the_others_name(vit_state, resnet_state):
     """By a message that names the two, whatever is around them."""
     for form in RESNET_FORMS.values():
@@ -264,6 +270,7 @@ def test_each_version_is_refused_under_the_others_name(vit_state, resnet_state):
             converted(RESNET, content)
 
 
+@pytest.mark.slow
 def test_files_of_monai_ssl_are_not_taken_where_that_can_be_told(vit_state):
     """An auto-encoder, a UNETR; and BrainIAC's pre-training is not taken by MONAI SSL's networks."""
     autoencoder = written_by("0.9", shapes_only(AUTOENCODER_KEYS))
@@ -276,6 +283,7 @@ def test_files_of_monai_ssl_are_not_taken_where_that_can_be_told(vit_state):
             converted(name, pretraining(vit_state))
 
 
+@pytest.mark.slow
 def test_other_networks_are_refused(vit_state):
     """A ViT with a class token, a ResNet for images, one of twice the width, a port with a tensor more."""
     with pytest.raises(CheckpointMismatchError, match="class token"):
@@ -330,6 +338,7 @@ def test_there_are_two_poolings():
     assert build_network(get_entry(VIT), {**get_entry(VIT).config, "pooling": "mean"}).pooling == "mean"
 
 
+@pytest.mark.slow
 def test_a_new_classifier_is_fresh_and_channels_are_adapted(vit_file, vit_state):
     """And `num_classes=0` of a file with a classifier asks for the features."""
     model = zoo.load_model(VIT, checkpoint=vit_file, mmap=True, num_classes=4, in_channels=2)
@@ -378,6 +387,7 @@ def test_records_are_of_these_networks():
     assert (zoo.model_info(VIT).state, zoo.model_info(f"{RESNET}.v1").state) == ("hosted", "on-request")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [BrainViT, BrainResNet50])
 def test_every_parameter_is_in_the_forward_pass(network):
     """So that DistributedDataParallel takes it: none of MONAI's dead ones is left."""
@@ -398,6 +408,7 @@ def test_param_groups_name_every_stage():
         assert all(n.startswith(prefixes) for n, _ in network.named_parameters())
 
 
+@pytest.mark.slow
 def test_the_file_opens_without_running_anything(vit_file):
     """Lightning's file is read as plain tensors."""
     assert len(open_checkpoint(vit_file).tensors) == 149

@@ -110,6 +110,7 @@ def test_a_series_from_the_scanner_is_taken_with_a_word(tmp_path, caplog):
         assert problem in said
 
 
+@pytest.mark.slow
 def test_axes_are_never_turned_and_that_is_said(tmp_path, caplog):
     """RAS instead of LAS: the same voxels in the same order, and a warning; an array says nothing."""
     values, transform = brain(), zoo.load_transform(VIT)

@@ -119,6 +119,7 @@ def test_a_loaded_network_equals_one_built_the_classic_way(unet_state, unet_file
         assert torch.equal(zoo.load_model("caid-resnet50", checkpoint=unet_file)(x), plain(x))
 
 
+@pytest.mark.slow
 def test_the_encoder_is_timms_own(unet_file):
     """The class as it is, with a description of its input that timm's tools read: [0, 1], no mean, no deviation."""
     model = zoo.load_model("caid-resnet50", checkpoint=unet_file)
@@ -331,6 +332,7 @@ def test_plain_library_classes_take_and_give_our_files(unet_file, tmp_path):
     (tmp_path / "plain.pth").unlink()
 
 
+@pytest.mark.slow
 def test_an_encoder_alone_does_not_make_a_unet(unet_state, saved):
     """The message says that the decoder is missing, and which model the file is."""
     path = saved(behind("encoder.", resnet(unet_state)))

@@ -101,6 +101,7 @@ def test_one_step_equals_the_authors(method, dtype, loss_error, gradient_error, 
     assert method.queue[:, 0].norm().item() == pytest.approx(STEP["queue_first_key_norm"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_names_are_the_authors(method, lean):
     """`encoder_q.backbone.<U-Net name>` with the published shapes, `encoder_q.fc.{0,2}`, the queue and its pointer."""
     state = method.state_dict()
@@ -113,6 +114,7 @@ def test_names_are_the_authors(method, lean):
     assert set(lean[1]) == {name for name in expected if not name.startswith(unused)}
 
 
+@pytest.mark.slow
 def test_the_start_of_a_run(lean):
     """The key network is a copy that takes no gradient; the queue holds unit vectors; the pointer is at 0."""
     method, start = lean
@@ -153,6 +155,7 @@ def test_gradient_reaches_the_query_network_alone(method):
     assert method.queue.grad is None
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum(method):
     """1 and 10 as published; other weights where asked."""
     method.contrastive_weight, method.reconstruction_weight = 0.5, 3.0
@@ -178,6 +181,7 @@ def test_momentum_moves_the_key_parameters_and_not_its_buffers(method, filled):
     assert not torch.equal(moved, method.encoder_q.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutates", [False, True])
 def test_validation_moves_key_network_and_queue_only_where_asked(method, filled, mutates):
     """By default a forward pass in eval mode changes nothing; as the authors have it, it does what training does."""
@@ -228,6 +232,7 @@ def identity_start():
     return CAiD(mode="id", queue_size=8, mlp=False, zero_init_residual=True)
 
 
+@pytest.mark.slow
 def test_residual_blocks_can_start_as_the_identity(identity_start, lean):
     """The last norm of each of the 16 blocks has weight 0 in both networks; by default, as the authors', it has 1."""
     names = [name for name in lean[1] if name.endswith(".bn3.weight")]
@@ -236,6 +241,7 @@ def test_residual_blocks_can_start_as_the_identity(identity_start, lean):
     assert all((lean[1][name] == 1).all() for name in names)
 
 
+@pytest.mark.slow
 def test_mode_id_is_plain_instance_discrimination(identity_start):
     """No decoder in either network, no reconstruction; everything in the query network takes part."""
     method = identity_start.train()

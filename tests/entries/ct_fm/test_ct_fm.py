@@ -163,6 +163,7 @@ def test_every_form_of_the_encoder_is_found(form):
     assert facts == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SEGMENTER_FORMS)
 def test_every_form_of_the_segmenter_is_found(form):
     """Classes and heads are read off it; the encoder takes its own part."""
@@ -195,6 +196,7 @@ def test_a_segmenters_encoder_is_an_encoder(files, encoder):
     assert set(report.dropped.values()) == {"decoder, which is no part of the encoder"}
 
 
+@pytest.mark.slow
 def test_an_encoders_file_leaves_the_decoder_fresh(files, caplog):
     """Which the report and a warning say; without classes the maps of a fresh decoder come back."""
     model = load(SEGMENTER, files["encoder"])
@@ -263,11 +265,13 @@ def test_a_decoder_that_was_never_trained_is_told_by_its_norms(tmp_path, caplog)
     path.unlink()
 
 
+@pytest.mark.slow
 def test_one_trained_norm_is_enough(files):
     """Filled norms are not new, so that a fine-tuned file of two classes is believed."""
     assert not zoo.load_report(load(SEGMENTER, files["segresnet"])).fresh
 
 
+@pytest.mark.slow
 def test_the_record_says_it_whatever_the_norms_are(files):
     """As where the authors had run the network before they saved it."""
     model = load(f"{SEGMENTER}.init", files["segresnet"])
@@ -303,6 +307,7 @@ def test_other_classes_have_fresh_heads(files, caplog):
     assert "the head does not fit: 118 in the file, 5 in the network" in warnings(caplog)[0]
 
 
+@pytest.mark.slow
 def test_fewer_heads_can_be_asked_for(files):
     """Those of the coarser levels are dropped; more levels than there are cannot."""
     model = load(SEGMENTER, files["wholebody"], dsdepth=1)

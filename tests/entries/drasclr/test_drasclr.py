@@ -115,6 +115,7 @@ def test_what_lies_beside_the_encoder_is_named(encoder_file):
     }
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("wrap", [FORMS["training checkpoint"], FORMS["bare"]])
 def test_a_head_of_one_layer(wrap, encoder, encoder_state, saved):

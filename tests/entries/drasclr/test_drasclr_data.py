@@ -375,6 +375,7 @@ def test_affine_repeats_the_border():
         assert all(low <= new[channel].min() <= new[channel].max() <= high for new in changed)
 
 
+@pytest.mark.slow
 def test_noise_has_a_quarter_of_the_patches_and_a_random_strength():
     """Of 400 draws 25 % have noise (standard error 2 %), of strengths spread over 0 to 50 HU."""
     flat, augment, draws = torch.full((2, 32, 32, 32), 600.0), Augment("g"), state(3)

@@ -206,6 +206,7 @@ def test_patches_at_one_landmark_go_together(model, patches, tmp_path):
     assert given == [whole] * 5 + [last] * 2 + [[(2, 1, 32, 32, 32), (2, 1, 3)]]
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_their_formats(model, patches, tmp_path):
     """Other libraries read them without the zoo."""
     pandas = pytest.importorskip("pandas")
@@ -327,6 +328,7 @@ def embed_share(model, patches, out, rows):
     assert read_subject_features(out).sids == tuple(SUBJECTS)  # whichever of them has put the rows together
 
 
+@pytest.mark.slow
 def test_the_last_task_of_an_array_puts_the_rows_together(model, patches, expected, tmp_path, monkeypatch):
     """Tasks of SLURM have no process group, and begin when they like; until the last one there is no file."""
     out = tmp_path / "features.npz"

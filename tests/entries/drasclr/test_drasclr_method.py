@@ -179,6 +179,7 @@ def test_logits_are_with_the_queue_before_the_step(method, filled):
     assert abs(averaged - losses["neighbour"].item()) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_neighbour_loss_is_weighted_and_can_wait(method, filled):
     """Beta times it from the pass on that `warm_up` says; before, it is measured and the patch loss is the loss."""
     method.beta, method.warm_up = 0.25, 2
@@ -216,6 +217,7 @@ def test_statistics_are_each_batch_s_own(method, filled):
     torch.testing.assert_close(state["encoder_k.bn1.running_mean"], mean, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keys_can_be_run_in_parts(method):
     """With 2 parts the key network sees two batches of 2 in training, and the whole batch in eval mode."""
     seen = []

@@ -25,6 +25,7 @@ def rows_of(cohort):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_patches_are_what_lies_at_the_landmarks(cohort):
     """Of the chest that was kept, (x, y, z) against axes (z, y, x); each box has some lung of the atlas."""
     landmarks, lungs = np.load(cohort / "landmarks.npy"), np.load(cohort / "lung_mask.npy")
@@ -38,6 +39,7 @@ def test_patches_are_what_lies_at_the_landmarks(cohort):
     assert json.loads((cohort / "cohort.json").read_text())["landmarks"] == len(landmarks) == len(patches)
 
 
+@pytest.mark.slow
 def test_the_truth_is_where_the_holes_are(cohort):
     """In HU, and as large as the table says; the first subject is healthy, and only the second's truth is kept."""
     volume, truth = (np.load(cohort / name / "phantom0001.npy") for name in ("volume", "truth"))
@@ -60,6 +62,7 @@ def test_a_subject_follows_from_seed_and_number(cohort):
     assert other != phantom.draw_survival(np.random.default_rng([0, 1]), 0.5)
 
 
+@pytest.mark.slow
 def test_the_command_overwrites_nothing(cohort, tmp_path):
     """Nor does it begin where there is nothing to draw."""
     with pytest.raises(OptionError, match=r"is not empty \(cohort\.json, .*name a new folder"):

@@ -70,6 +70,7 @@ def last_state(out):
     return torch.load(out / "last.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_run_trains_and_logs(run):
     """A line an epoch with the losses and how often each was right; every queue got all subjects of its landmark."""
     out, metrics, _ = run
@@ -85,6 +86,7 @@ def test_the_run_trains_and_logs(run):
     assert json.loads((out / "args.json").read_text())["locations"] == "0,1,3,4"
 
 
+@pytest.mark.slow
 def test_the_table_of_neighbours_is_in_the_record(run):
     """Landmarks, those trained on, and whose patches were taken with them, with the rule that broke the ties."""
     record = json.loads((run[0] / "neighbours.json").read_text())
@@ -134,6 +136,7 @@ def test_the_last_epoch_is_exported_and_all_files_say_the_same(run, cohort, out)
         assert "--experts 2" in said["command"]
 
 
+@pytest.mark.slow
 def test_the_record_is_a_manifest_s(run, tmp_path, monkeypatch):
     """It names file, digest and command; pasted into a manifest it loads, and completed it is one of ours."""
     out, metrics, printed = run
@@ -252,6 +255,7 @@ def test_a_queue_longer_than_the_cohort_is_warned_of(cohort, caplog):
         assert sum("own older keys" in message for message in caplog.messages) == count
 
 
+@pytest.mark.slow
 def test_a_run_is_not_resumed_with_other_neighbours(run, cohort):
     """Another choice of landmarks into the same folder is refused before anything is written; no `--resume` too."""
     out, _, _ = run

@@ -241,6 +241,7 @@ def test_the_file_of_another_family_is_refused(unet_state, saved):
 # --- heads and channels -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("layers", HEADS)
 def test_heads_of_the_authors_fine_tuning_are_read(layers, on_meta):

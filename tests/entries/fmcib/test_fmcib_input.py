@@ -93,6 +93,7 @@ def test_the_axes_of_the_file_do_not_matter(codes, transform, tmp_path):
         torch.testing.assert_close(transform((given, POINT)), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_series_of_dicom_is_cropped_in_its_own_coordinates(transform, tmp_path):
     """The point is in LPS mm, as `ImagePositionPatient` is."""
     hu = 2 * np.rint(chest((90, 80, 40)) / 2)

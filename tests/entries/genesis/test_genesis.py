@@ -277,6 +277,7 @@ def test_numbers_of_numpy_are_let_through(new, state, saved, tmp_path):
     assert same(load(ENCODER, tmp_path / "TransVW_chest_ct.pt").state_dict(), encoder_part(state))
 
 
+@pytest.mark.slow
 def test_own_files_load_again_and_fit_the_authors_class(unet, encoder, saved):
     """What our networks save has the authors' names, buffers included, so that their class takes it strictly."""
     assert {name: list(tensor.shape) for name, tensor in unet.state_dict().items()} == KEYS
@@ -364,6 +365,7 @@ def test_inspection_guesses_the_right_models(form, state, saved):
 # --- heads and channels -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_one_class_keeps_the_published_convolution(published, unet, caplog):
     """Its logits are those behind the sigmoid of the restored volume; what is assumed without it is said."""

@@ -295,6 +295,7 @@ def test_classes_come_from_the_file(classes, bundle, caplog):
     assert torch.equal(other.seg_c1_b.weight, model.seg_c1_b.weight)
 
 
+@pytest.mark.slow
 def test_optimiser_state_is_left_out_unread(bundle, unet):
     """Slots and powers of three optimisers; a damaged slot does no harm, a damaged weight is found."""
     variables = as_trained(filled("seg_unet"), 10_001, optimisers=3)
@@ -566,6 +567,7 @@ def test_an_import_makes_one_file(bundle, unet, unet_bundle, caplog):
     assert not list(path.parent.rglob("import.*"))
 
 
+@pytest.mark.slow
 def test_an_imported_encoder_keeps_its_projection(encoder_bundle):
     """Under a tag on record it has that one's input, authors and licences; the plain name loads nothing, as before."""
     from zoo.commands.importing import import_weights
@@ -758,6 +760,7 @@ def test_a_variable_that_the_network_does_not_have_is_refused(name, stray, bundl
         zoo.load_model(name, checkpoint=bundle(variables))
 
 
+@pytest.mark.slow
 def test_a_decoder_s_own_stray_is_refused_by_the_unet_alone(bundle, unet, tmp_path):
     """In a bundle and under PyTorch's names; the encoder has nothing to do with it."""
     gate = np.ones((3,), np.float32)

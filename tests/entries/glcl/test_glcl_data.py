@@ -263,6 +263,7 @@ def test_what_was_cut_out_is_put_back_in_its_place(shape):
     assert np.allclose((back * (high - low) + low)[known], volume[known], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_n4_removes_a_smooth_bias():
     """Of a brightness that doubles from one side to the other less than half of the trend is left."""
     rng = np.random.default_rng(0)

@@ -241,6 +241,7 @@ def test_structures_that_are_missing_have_no_value():
 # ----------------------------------------------------------------------------------------------------------- recipe
 
 
+@pytest.mark.slow
 def test_the_baseline_learns(run):
     """From two volumes; the best epoch by validation Dice is the one that is tested."""
     out, results, printed = run
@@ -271,6 +272,7 @@ def test_the_picture_shows_a_slice_of_a_test_volume(run):
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
 
 
+@pytest.mark.slow
 def test_the_tested_network_can_be_loaded(run, cohort):
     """`best.pt` through the zoo gives the numbers of `results.json`."""
     out, results, _ = run
@@ -285,6 +287,7 @@ def test_the_tested_network_can_be_loaded(run, cohort):
     assert again == results["test"]
 
 
+@pytest.mark.slow
 def test_the_exported_network_brings_its_pixels(run):
     """`zoo import` of the file that the run ends with: the best network under a name, whose transform fits it."""
     out, _, _ = run
@@ -325,6 +328,7 @@ def test_what_volumes_are_put_through_goes_into_the_header():
     assert reading_in(Args(data="glands", out="run", dataset="prostate")) == {"channel": 0}
 
 
+@pytest.mark.slow
 def test_a_file_without_a_header_is_warned_of(run, tmp_path, caplog):
     """As earlier versions wrote `best.pt`: its pixels are not known."""
     old = without_header(run[0] / "best.pt", tmp_path / "best.pt")

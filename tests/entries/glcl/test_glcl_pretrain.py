@@ -98,6 +98,7 @@ def untrained(cohort, stage, *more):
     return method
 
 
+@pytest.mark.slow
 def test_the_encoder_trains_and_logs(first):
     """A line an epoch; the loss falls below the first epoch's; the last epoch is returned."""
     out, metrics, _ = first
@@ -108,6 +109,7 @@ def test_the_encoder_trains_and_logs(first):
     assert metrics == {name: value for name, value in lines[-1].items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_the_exported_encoder_is_that_of_the_last_step(first, encoder):
     """With its head; the model's, under its names; `last.pt` fills it as well."""
     exported, trained = load_file(encoder), weights(first[0])
@@ -170,6 +172,7 @@ def test_the_last_step_is_exported_and_all_files_say_the_same(stage, model, requ
         assert (found.size, found.spacing) == ((32, 32), (2.5, 2.5))
 
 
+@pytest.mark.slow
 def test_the_decoder_trains_and_the_encoder_stays(cohort, encoder, second):
     """Its weights are those of stage 1, bit for bit; its norms' averages go on; all of the decoder moves."""
     out, _, _ = second
@@ -187,6 +190,7 @@ def test_the_decoder_trains_and_the_encoder_stays(cohort, encoder, second):
     assert all(torch.equal(start[name], before[name]) for name in averages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["encoder", "decoder"])
 def test_all_norms_average_as_asked(cohort, encoder, stage):
     """Of one stage the averages went on at the published pace, whatever --norm-momentum said."""
@@ -197,6 +201,7 @@ def test_all_norms_average_as_asked(cohort, encoder, stage):
     assert norms
 
 
+@pytest.mark.slow
 def test_the_exported_decoder_fills_a_unet(second):
     """Its three blocks and the encoder; the rest and the head are fresh, and what the loss compared is left out."""
     file = second[0] / f"{UNET}.local.safetensors"
@@ -354,6 +359,7 @@ def test_masks_play_no_part(cohort, tmp_path):
     assert not list((root / "cache").glob("*.label.npy"))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_said_before_the_first_step(cohort, encoder, tmp_path):
     """Too few volumes or slices, published volumes that are not there, files that hold no encoder."""
     with pytest.raises(OptionError, match="6 volume"):
@@ -405,6 +411,7 @@ def test_the_help_names_every_flag(capsys):
     assert {"blocks", "project"} <= set(inspect.signature(GLCLDecoder).parameters)
 
 
+@pytest.mark.slow
 def test_stage_1_begins_with_the_weights_of_another(cohort, first, encoder, tmp_path, monkeypatch, capsys, caplog):
     """Encoder and projection head; a head for slices of another size stays fresh, and the size is warned of."""
     state, base = begun(pretrain, flags(cohort, tmp_path / "a", "encoder", "--init", encoder), monkeypatch)

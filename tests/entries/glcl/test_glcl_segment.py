@@ -243,6 +243,7 @@ def test_what_is_not_known_of_the_reading_is_refused(reading, scan, weights, tmp
         segment(file, tmp_path / "out", scan)
 
 
+@pytest.mark.slow
 def test_what_scans_were_put_through_is_obeyed_or_refused(scan, weights, tmp_path, monkeypatch, zoo):
     """Without a word of it, labels would be of images that the network never saw: a bias field, or another channel."""
     reading = {"n4": True, "channel": 1}

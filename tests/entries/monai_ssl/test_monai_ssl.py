@@ -329,6 +329,7 @@ def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
     assert (len(weights.sources), ct5050.tag) == (3, "ct5050")
 
 
+@pytest.mark.slow
 def test_a_record_with_a_digest_and_no_size_is_fetched_and_loaded(swin_state, saved, tmp_path, monkeypatch):
     """As the Swin UNETR's is: proved by its digest, converted once, and what was left out is still reported then."""
     path = saved(published_swin(swin_state))

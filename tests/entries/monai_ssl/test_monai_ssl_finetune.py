@@ -443,6 +443,7 @@ def test_a_volume_smaller_than_the_crop_is_padded(stored):
     assert label[:, 6:26, 3:29].sum() == label.sum() > 0
 
 
+@pytest.mark.slow
 def test_changes_are_as_frequent_as_published():
     """Of 4000: a flip of an axis and a turn in one of ten, a shift in one of two, of up to a tenth."""
     shape = (2, 2, 2)

@@ -76,6 +76,7 @@ def last_state(out):
     return torch.load(out / "last.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_the_run_trains_and_logs(run):
     """A line an epoch with the losses and the validation error; the loss falls; the best epoch is returned.
 
@@ -94,6 +95,7 @@ def test_the_run_trains_and_logs(run):
     assert metrics == {name: value for name, value in best.items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_the_exported_file_is_the_auto_encoder(run):
     """Of the best epoch, under the names of MONAI's class; it fills encoder and auto-encoder, as `best.pt` does."""
     out, metrics, _ = run
@@ -133,6 +135,7 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, tmp_
         assert zoo.load_transform("monai-ssl-unetr", checkpoint=saved).preprocessing == FINE_TUNING
 
 
+@pytest.mark.slow
 def test_the_record_is_a_manifest_s(run, monkeypatch):
     """It names file, digest, spacing and command; pasted into a manifest it loads, and completed it is one of ours."""
     out, metrics, printed = run
@@ -155,6 +158,7 @@ def test_the_record_is_a_manifest_s(run, monkeypatch):
     check_record(record)
 
 
+@pytest.mark.slow
 def test_an_imported_file_knows_the_input_of_each_model(run, monkeypatch, tmp_path):
     """From its header, as the record has it."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path))
@@ -356,6 +360,7 @@ def test_bad_input_is_one_line(case, cohort, tmp_path):
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_begins_with_the_weights_of_another(run, cohort, tmp_path, monkeypatch, capsys, caplog):
     """The whole auto-encoder; other voxels than the file's are warned of, the same are not."""
     file = run[0] / f"{NAME}.{run[0].name}.safetensors"
@@ -370,6 +375,7 @@ def test_a_run_begins_with_the_weights_of_another(run, cohort, tmp_path, monkeyp
     assert "was trained with spacing (4, 4, 4), but this run has spacing (3, 3, 3)" in warning
 
 
+@pytest.mark.slow
 def test_a_vit_alone_leaves_the_decoder_fresh(run, cohort, tmp_path, monkeypatch, capsys):
     """A file of the encoder; said in words."""
     stored = load_file(run[0] / f"{NAME}.{run[0].name}.safetensors")
@@ -383,6 +389,7 @@ def test_a_vit_alone_leaves_the_decoder_fresh(run, cohort, tmp_path, monkeypatch
     assert "encoder loaded; fresh: decoder (not found in the file)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused(run, cohort, tmp_path):
     """Of another width, size or number of heads, with the flags to give; of another family."""
     file = run[0] / f"{NAME}.{run[0].name}.safetensors"

@@ -177,6 +177,7 @@ def test_another_size_may_be_set_and_gives_the_same(model, outputs):
         assert relative_error(fixed(reference_film("small")), outputs["small"][0].numpy()) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 3, 225, 224), (1, 3, 224, 225), (1, 1, 224, 224), (3, 224, 224)])
 @pytest.mark.parametrize("method", ["forward", "forward_features"])
 def test_what_is_no_film_is_refused(model, method, shape):
@@ -332,6 +333,7 @@ def test_one_channel_answers_a_grey_film_as_three_do(file, model):
     assert zoo.load_report(one).adapted == {"patch_embed.proj.weight": "3 input channels summed to 1"}
 
 
+@pytest.mark.slow
 def test_parameter_groups_follow_the_blocks(model):
     """Twelve stages between the first and the last rate."""
     groups = param_groups(model, 1.0, weight_decay=0.1, layer_decay=0.5)

@@ -268,6 +268,7 @@ def test_random_weights_start_as_the_authors_network_does():
 # --- maps, modes of training, gradients -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("network", ["encoder", "classifier"])
 def test_the_map_is_never_overwritten(network, request):

@@ -230,6 +230,7 @@ def frozen(folder, checkpoint, scratch):
     return main(command(folder, out, *flags)), out, flags
 
 
+@pytest.mark.slow
 def test_frozen_features_are_probed(frozen):
     """The block's size is in the features of any network; nothing is trained, and no weights are written."""
     results, out, _ = frozen

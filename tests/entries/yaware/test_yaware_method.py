@@ -288,6 +288,7 @@ def test_nothing_leaves_the_device(kernel, normalize, monkeypatch):
     assert (loss.device.type, loss.shape) == ("meta", ())
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_in_loss_and_gradient(tmp_path):
     """All kernels and both normalisations, labels of one and two columns; three of six subjects each.
 
@@ -417,6 +418,7 @@ def test_each_view_has_a_forward_pass_of_its_own(method):
     torch.testing.assert_close(norm.running_mean, 0.9 * 0.1 * first + 0.1 * second, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_the_method_as_it_is(method, built):
     """The same losses twice, and no statistic has moved."""
     with torch.no_grad():

@@ -69,6 +69,7 @@ def voxel(place, spacing=6):
     return tuple(np.round(np.linalg.inv(affine) @ (*place, 1))[:3].astype(int))
 
 
+@pytest.mark.slow
 def test_the_folder_holds_maps_tables_and_facts(cohort):
     """Nothing else; the maps are densities, the tables have a row for each, and the facts say that it is synthetic."""
     assert sorted(p.name for p in cohort.iterdir()) == [
@@ -104,6 +105,7 @@ def test_the_old_name_of_the_command_still_runs_it(cohort, monkeypatch, tmp_path
     assert (tmp_path / "same" / "healthy.npy").read_bytes() == (cohort / "healthy.npy").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_recipes_read_it(cohort):
     """Ages are numbers, diagnoses can be chosen by, and a map becomes what the network takes."""
     healthy = read_cohort(str(cohort / "healthy.npy"), str(cohort / "healthy.csv"), labels=["age"])
@@ -116,6 +118,7 @@ def test_the_recipes_read_it(cohort):
     assert patients.names == ("clinical00001", "clinical00003", "clinical00005")
 
 
+@pytest.mark.slow
 def test_the_generator_has_not_changed(cohort):
     """Comparisons were made on what version 1 draws: another draw is another version.
 
@@ -232,6 +235,7 @@ def test_the_disease_lowers_the_density_where_it_sits(anatomy):
     assert lost[loss[grey] < 0.005].max() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scanner", range(3))
 def test_the_disease_shows_through_a_scanner(anatomy, scanner):
     """Blur, contrast, bias and noise of any clinical site leave less grey matter in a patient's regions."""
@@ -277,6 +281,7 @@ def test_everything_follows_from_the_seed_and_the_number(cohort, tmp_path):
         assert not np.array_equal(first[0], other[0])
 
 
+@pytest.mark.slow
 def test_subjects_and_cohorts_differ(cohort):
     """No two maps are alike, within a cohort or between the two, though both are the same brain underneath."""
     maps = np.concatenate([np.load(cohort / f"{name}.npy").reshape(-1, 31 * 37 * 31) for name in SITES])

@@ -84,6 +84,7 @@ def out(tmp_path):
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_the_run_trains_validates_and_logs(run):
     """A line an epoch with each loss and its validation twin; with ages as labels no loss can reach 0."""
     out, metrics, _ = run
@@ -139,6 +140,7 @@ def test_the_best_epoch_is_exported_and_all_files_say_the_same(run, cohort, out)
         assert zoo.load_transform(NAME, checkpoint=saved).preprocessing.size == (31, 37, 31)
 
 
+@pytest.mark.slow
 def test_the_record_is_a_manifests(run, cohort, monkeypatch):
     """It loads by its tag, keeps to the schema once its owner has filled in what is his, and says the input's size."""
     out, metrics, printed = run
@@ -162,6 +164,7 @@ def data_of(cohort):
     return str(cohort / "healthy.npy"), str(cohort / "healthy.csv"), ""
 
 
+@pytest.mark.slow
 def test_the_record_s_transform_makes_what_was_trained_on(run, cohort, monkeypatch):
     """An array of the run's own size, whose place is open, becomes what the network saw; another size is refused."""
     out, _, _ = run
