@@ -23,13 +23,6 @@ os.register_at_fork(after_in_child=_one_thread)
 SETTINGS = ("ZOO_", "HF_")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Workers of `-n logical`: one more than processors, for tests also wait for processes that they start."""
-    from zoo.settings import processors
-
-    return processors() + 1
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files of most slow tests: a worker takes a file as a whole, and none shall have one at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))

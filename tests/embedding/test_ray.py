@@ -81,8 +81,7 @@ class FatalProcess(multiprocessing.Process):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def run(self):
-        parent = os.getppid()
-        while os.getppid() == parent:
+        while os.getppid() == multiprocessing.parent_process().pid:
             time.sleep(0.01)
         super().run()
 

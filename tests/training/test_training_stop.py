@@ -210,8 +210,7 @@ def test_a_loaders_process_ends_with_a_parent_that_died_before_it_was_ready(begi
             os.kill(os.getpid(), signal.SIGKILL)
 
         def run(self):
-            parent = os.getppid()
-            while os.getppid() == parent:
+            while os.getppid() == multiprocessing.parent_process().pid:
                 time.sleep(0.01)
             super().run()
 
