@@ -5,10 +5,25 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+
+class Orphan(multiprocessing.Process):
+    """Begins its work once the process that has started it, which it kills, is dead."""
+
+    def start(self) -> None:
+        super().start()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self) -> None:
+        while os.getppid() == multiprocessing.parent_process().pid:
+            time.sleep(0.01)
+        super().run()
 
 
 def start(function: Callable[..., object], *args: Any) -> BaseProcess:
@@ -26,6 +41,14 @@ def wait(process: BaseProcess, seconds: float = 60) -> int:
         process.join()
         raise AssertionError(f"a process did not end in {seconds} seconds")
     return process.exitcode
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    """Return when a condition is true, which has some time to become so."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come"
+        time.sleep(0.01)
 
 
 def _alone(function: Callable[..., object], args: tuple[Any, ...]) -> None:

@@ -20,7 +20,6 @@ STOPPED = 75
 """Exit code of a stopped run that can be resumed: EX_TEMPFAIL of BSD's sysexits.h."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
-
 _SECONDS_TO_END = 1.0
 """What a process of a loader may still take when its parent is dead."""
 

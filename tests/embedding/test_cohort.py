@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from forked import wait_for
 from PIL import Image
 
 from zoo.embedding import Cases, Embedder, embed_cohort, read_list
@@ -116,13 +117,6 @@ def ended(process, seconds=60):
     process.join(seconds)
     assert process.exitcode is not None, "the run hangs"
     return process.exitcode
-
-
-def wait_for(condition, seconds=60):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.01)
 
 
 def children_of(pid):

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import nibabel
@@ -18,6 +17,7 @@ import pytest
 import torch
 from dicom_files import write_series
 from drasclr_patches import LANDMARKS, write_subjects
+from forked import wait_for
 from PIL import Image
 from safetensors.torch import save_file
 from texts import one_line
@@ -448,10 +448,8 @@ def test_a_reader_that_dies_while_the_network_computes_ends_no_run(films):
         if len(names) == 1:
             (reader,) = [child for child in psutil.Process().children() if child not in others]
             reader.kill()
-            while began(
-                reader.pid
-            ):  # in which time the signal comes; to wait for a child would hide its end from torch
-                time.sleep(0.01)
+            # In which time the signal comes. Psutil would wait for the child, and so hide its end from torch.
+            wait_for(lambda gone=reader.pid: not began(gone), 10)
     assert names == ["0.png", "1.png", "2.png", "3.png", "a.png", "b.png", "c.jpg"]
 
 

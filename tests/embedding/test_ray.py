@@ -1,7 +1,6 @@
 """The Ray engine: the rows of the local one, whoever dies; signals, and clusters that are not there."""
 
 import csv
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ import psutil
 import pyarrow
 import pytest
 import torch
+from forked import Orphan
 from PIL import Image
 
 from zoo import read_features
@@ -63,27 +62,14 @@ class FatalNetwork(Embedder):
     """
 
     def embed_units(self, cases, units, *, workers):
-        is_fatal = any(cases.paths[case].endswith(FATAL) for unit in units for case in unit)
-        if is_fatal and not (died := Path(cases.paths[units[0][0]]).with_suffix(".died")).exists():
+        fatal = [unit for unit in units if any(cases.paths[case].endswith(FATAL) for case in unit)]
+        if fatal and not (died := Path(cases.paths[fatal[0][0]]).with_suffix(".died")).exists():
             died.touch()
-            torch.multiprocessing.Process = FatalProcess
+            torch.multiprocessing.Process = Orphan
         for unit, found in zip(units, super().embed_units(cases, units, workers=workers), strict=True):
-            if any(cases.paths[case].endswith(FATAL) for case in unit):
+            if unit in fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield found
-
-
-class FatalProcess(multiprocessing.Process):
-    """Ends the one that starts it before it is ready itself."""
-
-    def start(self):
-        super().start()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def run(self):
-        while os.getppid() == multiprocessing.parent_process().pid:
-            time.sleep(0.01)
-        super().run()
 
 
 class HereActor(_Actor):
@@ -110,7 +96,8 @@ def alone(rays_folder, monkeypatch):
     """That folder, where no other cluster is found."""
     monkeypatch.setenv("RAY_TMPDIR", str(rays_folder))
     monkeypatch.setenv("HOME", str(rays_folder))  # Ray keeps a secret there
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # where actors find FatalEmbedder
+    for folder in Path(__file__).parents[:2]:  # where actors find this module, and what it imports
+        monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     yield rays_folder
     (rays_folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)

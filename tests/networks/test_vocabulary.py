@@ -11,6 +11,7 @@ import pickle
 import re
 import weakref
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -292,19 +293,6 @@ CHECKS = {
 }
 
 
-def takes_long(name, capability):
-    """Graphs are made of thousands of operations, one by one: more for open sides, of decoders, and of windows."""
-    is_long = "swin" in name or "unet" in name
-    return capability in ("ONNX", "sizes") or (is_long and capability in ("batch", "compile"))
-
-
-CELLS = [
-    pytest.param(name, capability, marks=[pytest.mark.slow] if takes_long(name, capability) else [])
-    for name in SMALL
-    for capability in CAPABILITIES
-]
-
-
 def lacking_in_torch(name, capability):
     """What keeps torch 2.6 from exporting a network."""
     small = SMALL[name]
@@ -333,7 +321,7 @@ def one_process(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(("name", "capability"), CELLS)
+@pytest.mark.parametrize(("name", "capability"), [*product(SMALL, CAPABILITIES)])
 def test_a_cell_of_the_table(name, capability):
     """A network can, or says by the error on record why it cannot."""
     if torch.__version__ < "2.7" and (lacking := lacking_in_torch(name, capability)):

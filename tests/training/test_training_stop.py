@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -203,28 +202,20 @@ def test_a_loaders_process_ends_with_a_parent_that_died_before_it_was_ready(begi
     """Torch looks for another parent than the one that it finds, which is then no longer its own."""
     told = tmp_path / "process"
 
-    class Dying(multiprocessing.Process):
-        def start(self):
-            super().start()
-            told.write_text(str(self.pid))
-            os.kill(os.getpid(), signal.SIGKILL)
-
+    class Process(forked.Orphan):
         def run(self):
-            while os.getppid() == multiprocessing.parent_process().pid:
-                time.sleep(0.01)
+            told.write_text(str(os.getpid()))
             super().run()
 
     def load():
-        torch.multiprocessing.Process = Dying
+        torch.multiprocessing.Process = Process
         next(iter(torch.utils.data.DataLoader(range(3), num_workers=1, worker_init_fn=begin)))
 
     forked.start(load).join()
+    forked.wait_for(lambda: told.exists() and told.read_text())
     process = int(told.read_text())
     try:
-        until = time.monotonic() + 20
-        while began(process):
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        forked.wait_for(lambda: not began(process), 20)
     finally:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

@@ -582,7 +582,7 @@ LUNG_POINTS = apply_affine(ATLAS_AFFINE, np.argwhere(labels_at(apply_affine(ATLA
     [
         ("fast", "simpleitk"),
         ("published", "simpleitk"),
-        pytest.param("published", "antspyx", marks=pytest.mark.slow),
+        ("published", "antspyx"),
     ],
 )
 def test_registration_finds_the_map(registration, engine):
