@@ -114,14 +114,18 @@ class _Merge(nn.Module):
 
 
 def _small_swin(network: nn.Module) -> None:
-    """Keep the blocks of the first stage, which pads and shifts its windows, and of the last, which is one window.
+    """Keep the blocks of the first stage, which pads and shifts its windows, and one convolution block of a kind.
 
     Masks are laid part by part, in hundreds of operations for each stage.
     """
     transformer = getattr(network, "swinViT", network)
-    for stages in (transformer.layers2, transformer.layers3):
-        stages[0] = _Merge(stages[0].downsample)
-    transformer.layers4[0].blocks = transformer.layers4[0].blocks[:1]
+    for stage in (2, 3, 4):
+        blocks = getattr(transformer, f"layers{stage}")
+        blocks[0] = _Merge(blocks[0].downsample)
+        getattr(transformer, f"layers{stage}c")[0] = nn.Identity()
+    for encoder in ("encoder2", "encoder3", "encoder4", "encoder10"):  # those of a U-Net, which keep the channels
+        if hasattr(network, encoder):
+            setattr(network, encoder, nn.Identity())
     _small_windows(network)
 
 
@@ -130,7 +134,7 @@ def _one_bottleneck_in_encoder(network: nn.Module) -> None:
 
 
 SMALL = {
-    "anatomix-unet": Small((1, 32, 32, 48), 16, options={"width": 4}),
+    "anatomix-unet": Small((1, 32, 32, 48), 4, options={"width": 4, "depth": 2}),
     "brainiac-vitb16": Small((1, 96, 96, 96), 16, shorten=_two_blocks),
     "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, narrow=4, cheap=True),
     "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck, narrow=4, cheap=True),
