@@ -5,7 +5,8 @@ import pytest
 from probed import planted, run, table_of
 
 from zoo.errors import OfflineError
-from zoo.evaluation import seen
+from zoo.evaluation import overlap
+from zoo.evaluation.labelled import read_labelled
 from zoo.evaluation.overlap import Looked, Overlap
 from zoo.features import FeatureTable
 
@@ -17,7 +18,7 @@ def probed(monkeypatch):
     """The report of published weights, with what a lookup finds or raises."""
 
     def of(lookup):
-        monkeypatch.setattr(seen, "find_overlap", lookup)
+        monkeypatch.setattr(overlap, "find_overlap", lookup)
         table = table_of(40)
         table["split"] = ["test" if int(name[1:]) % 5 < 2 else "train" for name in table["patient"]]
         frame = pd.DataFrame({"id": table["id"]})
@@ -38,11 +39,11 @@ def found(ids, name, **_):
 def test_seen_cases_are_in_the_verdict(probed):
     """A test part that was learnt from flatters the encoder: said in the verdict, with the number."""
     report = probed(found)
-    (overlap,) = report.overlaps
-    assert (overlap.encoder, overlap.ids, overlap.readable, overlap.seen) == (MODEL, 80, 70, 20)
+    (known,) = report.overlaps
+    assert (known.encoder, known.ids, known.readable, known.seen) == (MODEL, 80, 70, 20)
     tested = [i for i, case in enumerate(report.shown) if case.part == "test"]
     number = sum(i % 4 == 0 for i in tested)
-    assert overlap.seen_test == number > 0
+    assert known.seen_test == number > 0
     assert f"{number} of them, by image or patient, are in the training list of {MODEL}" in report.verdict[1]
     assert any(f"trained on {number} of the tested cases" in warning for warning in report.warnings)
     assert any(f"For 10 of 80 cases nothing says whether {MODEL}" in warning for warning in report.warnings)
@@ -59,3 +60,13 @@ def test_a_list_that_cannot_be_had_is_no_clean_result(probed, caplog):
     assert "no connection" in report.overlaps[0].source
     assert any(f"For 80 of 80 cases nothing says whether {MODEL}" in warning for warning in report.warnings)
     assert "not known" in caplog.text
+
+
+def test_parts_of_the_table_that_are_not_used_are_named(caplog):
+    """Results of drawn folds would be compared with those of a published split."""
+    table = table_of(40)
+    table["part"] = ["test" if i % 5 < 2 else "train" for i in range(len(table))]
+    read_labelled(table, "label", group="patient", split="part")
+    assert "is not used" not in caplog.text
+    read_labelled(table, "label", group="patient")
+    assert "column part of the table says train, val or test of each case, and is not used" in caplog.text

@@ -13,6 +13,7 @@ from zoo.evaluation.target import read_labels
 from zoo.messages import first_names, printable
 from zoo.tables import read_columns
 from zoo.tasks.cells import check_groups, text_of
+from zoo.tasks.splits import unused_parts
 from zoo.tasks.table import check_files, series_in
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def read_labelled(
     if not kept:
         lacking = "a value there" if split is None else f"a value there and a {printable(split)}"
         raise OptionError(f"--column {printable(column)}: no case has {lacking}")
+    for line in unused_parts(columns) if split is None else ():
+        log.warning("%s", line)
     _say_left_out([ids[i] for i in without], "no label", len(labels))
     _say_left_out([ids[i] for i in unplaced], "no part", len(labels))
     found = Labelled(

@@ -6,12 +6,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from zoo.errors import UnknownModelError, ZooError
 from zoo.evaluation.overlap import Overlap as Found
-from zoo.evaluation.overlap import find_overlap, has_training_ids
+from zoo.evaluation.overlap import find_unasked
 from zoo.evaluation.report import Overlap
 from zoo.evaluation.sources import Contender
-from zoo.messages import reason_of
 from zoo.training.metrics import Array
 
 log = logging.getLogger("zoo")
@@ -35,18 +33,12 @@ def look_up(
         if contender.role != "encoder" or not facts.get("tag"):  # weights of the user's own have no list
             continue
         model = str(facts["model"])
-        try:
-            if not has_training_ids(model, cache_dir):
-                continue
-            found = find_overlap(names, model, cache_dir=cache_dir)
-        except UnknownModelError:  # of a manifest that is not here
-            continue
-        except (ZooError, OSError) as error:
-            why = f"the list could not be had: {reason_of(error)}"
-            log.warning("%s: whether it was trained on these cases is not known: %s", model, why)
-            yield Overlap(contender.name, why, len(names), 0, 0, 0, 0)
-            continue
-        yield _as_reported(contender.name, found, tested)
+        found = find_unasked(names, model, cache_dir=cache_dir)
+        if isinstance(found, str):
+            log.warning("%s: whether it was trained on these cases is not known: %s", model, found)
+            yield Overlap(contender.name, found, len(names), 0, 0, 0, 0)
+        elif found:
+            yield _as_reported(contender.name, found, tested)
 
 
 def _as_reported(name: str, found: Found, tested: Array) -> Overlap:

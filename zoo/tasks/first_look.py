@@ -78,7 +78,7 @@ def look_at(cases: Cases, contract: Preprocessing, args: FinetuneArgs) -> FirstL
     kinds = {cases.paths[row]: kind_of(Path(cases.paths[row])) for row in rows}
     _check_kinds(kinds, len(cases), args.model, films=films)
     _try_some(cases, contract, args.model)
-    larger = _much_larger([kind.sides for kind in kinds.values()], contract, args) if films else ""
+    larger = _much_larger([kind.sides for kind in kinds.values()], len({*cases.paths}), contract, args) if films else ""
     return FirstLook(input_in_words(contract, is_cut=args.task != "segment"), (larger,) if larger else ())
 
 
@@ -118,16 +118,24 @@ def _try_some(cases: Cases, contract: Preprocessing, model: str) -> None:
     )
 
 
-def _much_larger(sides: Sequence[tuple[int, ...]], contract: Preprocessing, args: FinetuneArgs) -> str:
-    """Say that films have many more pixels than the network takes; empty where they have not, or size is asked for."""
+def _much_larger(sides: Sequence[tuple[int, ...]], count: int, contract: Preprocessing, args: FinetuneArgs) -> str:
+    """Say that films have many more pixels than the network takes; empty where they have not, or size is asked for.
+
+    Args:
+        sides: Of the films that were looked at.
+        count: How many films there are.
+        contract: The input of the network.
+        args: The run.
+    """
     taken = contract.resize or min(contract.size)
     large = [own for own in sides if min(own) > _MUCH_LARGER * taken]
     if args.size or not large:
         return ""
     largest = max(large, key=prod)
     own = max(get_entry(args.model).preprocessing.size)
+    looked = f"the {len(sides)} films that were looked at, of {count}," if len(sides) < count else f"{count} films"
     return (
-        f"{len(large)} of {len(sides)} films have more than {_MUCH_LARGER} times the pixels a side that the network "
+        f"{len(large)} of {looked} have more than {_MUCH_LARGER} times the pixels a side that the network "
         f"takes, up to {lengths(largest)} for {lengths(contract.size)}: small findings are lost. --size "
         f"{own if own > max(contract.size) else 2 * max(contract.size)}, for example, trains on larger images, in more "
         "time and memory"

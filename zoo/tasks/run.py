@@ -17,8 +17,9 @@ from zoo.oddities import each_once
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs, sized
 from zoo.tasks.arms import Arm, Finished, train_all
+from zoo.tasks.cautions import warnings_of
 from zoo.tasks.data import remove_kept
-from zoo.tasks.first_look import FirstLook, look_at
+from zoo.tasks.first_look import look_at
 from zoo.tasks.folds import pooled, train_final, write_pooled
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.saved import FINAL, WEIGHTS
@@ -109,24 +110,6 @@ def arms_of(args: FinetuneArgs, splits: Sequence[Split]) -> Iterator[Arm]:
         yield Arm(folder, split)
         if args.pair:
             yield Arm(folder / TWIN, split, is_twin=True)
-
-
-def warnings_of(task: Task, arms: Sequence[Arm], args: FinetuneArgs, seen: FirstLook) -> list[str]:
-    """What the user should know of the parts and of the images; each is logged, too."""
-    found = [*dict.fromkeys(line for arm in arms for line in task.check(arm.split)), *seen.warnings]
-    if not args.group and not args.split:
-        found.append(
-            "without --group each image is taken for another patient: images of one patient can be both in the "
-            "training part and in the test part, and results then look too good"
-        )
-    if not any(arm.tested for arm in arms):
-        found.append(
-            f"no case has the {args.split} test: the results are those of the validation part, by which epoch and "
-            "thresholds are chosen, and look too good"
-        )
-    for line in found:
-        log.warning("%s", line)
-    return found
 
 
 def begin(args: FinetuneArgs, task: Task, arms: Sequence[Arm], processes: Processes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -61,6 +61,26 @@ def given_split(
         _check_enough([groups[i] for i in split["train"]])
         split["train"], split["val"] = _cut(split["train"], groups, strata, seed)
     return {part: rows for part, rows in split.items() if rows}
+
+
+def unused_parts(columns: Mapping[str, Sequence[object]]) -> Iterator[str]:
+    """Say of a table whose parts nobody asks for which of its columns have some: a published split, perhaps."""
+    for name, cells in columns.items():
+        if _are_parts(cells):
+            column = printable(name)
+            yield (
+                f"column {column} of the table says train, val or test of each case, and is not used: with --split "
+                f"{column} the parts are those"
+            )
+
+
+def _are_parts(cells: Sequence[object]) -> bool:
+    said = set[str]()
+    for cell in cells:
+        said.add(str(cell).strip().lower())
+        if not said <= {*PARTS}:  # of most columns the first cell tells
+            return False
+    return "train" in said
 
 
 def draw_split(groups: Sequence[str], strata: Sequence[str], seed: int) -> Split:

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 from zoo.progress import duration
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.arms import Arm, arguments_of, learning_groups
+from zoo.tasks.cautions import warnings_of
 from zoo.tasks.first_look import look_at
-from zoo.tasks.run import plan, warnings_of
+from zoo.tasks.run import plan
 from zoo.tasks.task import Task
 from zoo.training import distributed
 from zoo.training.data import Batches, build_loader, length_of, to_device
