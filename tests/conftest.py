@@ -50,6 +50,15 @@ def short_caid():
 
 
 @pytest.fixture
+def narrow_caid():
+    """Have CAiD's names and method stand for networks with an eightieth of the parameters."""
+    from narrow_caid import narrow_caid as narrowed
+
+    with narrowed():
+        yield
+
+
+@pytest.fixture
 def undrawn(monkeypatch):
     """Leave the figures of this test's runs empty files: to draw them takes longer than a run of a few steps."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda self, path, **_: Path(path).touch())

@@ -48,7 +48,7 @@ def _two_of_timms_blocks(network: nn.Module) -> None:
     network.feature_info = network.feature_info[:2]
 
 
-def _one_bottleneck(network: nn.Module) -> None:
+def one_bottleneck(network: nn.Module) -> None:
     for i in (1, 2, 3, 4):
         setattr(network, f"layer{i}", getattr(network, f"layer{i}")[:1])
 
@@ -130,21 +130,21 @@ def _small_swin(network: nn.Module) -> None:
 
 
 def _one_bottleneck_in_encoder(network: nn.Module) -> None:
-    _one_bottleneck(network.encoder)
+    one_bottleneck(network.encoder)
 
 
 SMALL = {
     "anatomix-unet": Small((1, 32, 32, 48), 4, options={"width": 4, "depth": 2}),
     "brainiac-vitb16": Small((1, 96, 96, 96), 16, shorten=_two_blocks),
-    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, narrow=4, cheap=True),
-    "caid-resnet50": Small((3, 64, 40), 1, shorten=_one_bottleneck, narrow=4, cheap=True),
+    "brainiac-resnet50": Small((1, 64, 40, 33), 1, shorten=one_bottleneck, narrow=4, cheap=True),
+    "caid-resnet50": Small((3, 64, 40), 1, shorten=one_bottleneck, narrow=4, cheap=True),
     "caid-resnet50-unet": Small((3, 64, 96), 32, shorten=_one_bottleneck_in_encoder, narrow=4, cheap=True),
     "ct-fm-segresenc": Small((1, 32, 24, 17), 1, least=17, shorten=_one_residual_block, narrow=4, cheap=True),
     "ct-fm-segresnet": Small(
         (1, 32, 48, 32), 16, options={"num_classes": 2}, shorten=_one_residual_block, narrow=4, cheap=True
     ),
     "drasclr-cnn3d": Small((1, 32, 32, 32), 32, options={"experts": 2}),
-    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=_one_bottleneck, narrow=8, cheap=True),
+    "fmcib-resnet50": Small((1, 64, 40, 33), 1, shorten=one_bottleneck, narrow=8, cheap=True),
     "genesis-encoder": Small((1, 16, 24, 16), 8, narrow=4, cheap=True),
     "genesis-unet3d": Small((1, 16, 24, 16), 8, narrow=4, cheap=True),
     "glcl-encoder": Small((1, 64, 96), 32),
@@ -172,16 +172,16 @@ def build_small(name: str, **options: Any) -> nn.Module:
     torch.manual_seed(0)
     if small.cheap:
         network = build_network(entry, config)
-        _narrow(network, small.narrow)
+        narrow(network, small.narrow)
         small.shorten(network)
-        _start(network)
+        start(network)
     else:
         network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
         small.shorten(network)
     return network.eval()
 
 
-def _narrow(network: nn.Module, by: int) -> None:
+def narrow(network: nn.Module, by: int) -> None:
     """Divide all channels of a network without values, but those of images and of outputs, which are fewer than 16."""
     for module in network.modules():
         for count in ("in_channels", "out_channels", "in_features", "out_features", "num_features"):
@@ -202,7 +202,7 @@ def _corner(tensor: torch.Tensor, by: int) -> torch.Tensor:
     return tensor.detach()[tuple(slice(_fewer(side, by)) for side in tensor.shape[:2])]
 
 
-def _start(network: nn.Module) -> None:
+def start(network: nn.Module) -> None:
     """Give the layers that are left values, as they start by themselves: those of whole networks take seconds."""
     for module in network.modules():
         if any(tensor.is_meta for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
+from narrow_caid import narrow_caid as narrowed
 from PIL import Image
 from safetensors.torch import load_file
 from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
+from small_networks import build_small
 
 import zoo
 from zoo.entries.caid import pretrain
@@ -48,18 +49,17 @@ def flags(images, out, *more):
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
-    """Two steps with a validation list; the folder and the metrics."""
+    """Two steps of a narrow network with a validation list; the folder and the metrics."""
     out = tmp_path_factory.mktemp("runs") / "first"
     lists = ["--table", str(images / "train.txt"), "--val-table", str(images / "all.csv"), "--val-split", "val"]
-    yield out, pretrain.main(flags(images, out, *lists, "--key-batches", "2"))
-    shutil.rmtree(out)
+    with narrowed():
+        return out, pretrain.main(flags(images, out, *lists, "--key-batches", "2"))
 
 
 @pytest.fixture
-def out(tmp_path):
-    """A folder for a run, whose large files go when the test ends."""
-    yield tmp_path / "run"
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+def out(tmp_path, narrow_caid, undrawn):
+    """A folder for a run of a narrow network."""
+    return tmp_path / "run"
 
 
 @pytest.mark.slow
@@ -77,12 +77,12 @@ def test_two_steps_train_validate_and_export(run):
 
 
 @pytest.mark.slow
-def test_the_checkpoint_has_the_authors_names_and_loads(run):
+def test_the_checkpoint_has_the_authors_names_and_loads(run, narrow_caid):
     """`best.pt` is a checkpoint in the authors' form, and the exported file holds the same U-Net and nothing else."""
     out, _ = run
     state = torch.load(out / "best.pt", weights_only=True)["model"]
     assert {name.split(".")[0] for name in state} == {"encoder_q", "encoder_k", "queue", "queue_ptr"}
-    name = "encoder.layer4.2.conv3.weight"
+    name = "encoder.layer4.0.conv3.weight"
     trained = state[f"encoder_q.backbone.{name}"]
     file = out / f"caid-resnet50-unet.{out.name}.safetensors"
     exported = load_file(file)
@@ -202,7 +202,7 @@ def test_one_argument_speaks_for_others():
 
 
 @pytest.mark.slow
-def test_every_setting_of_the_method_is_a_flag():
+def test_every_setting_of_the_method_is_a_flag(narrow_caid):
     """Of its name and with the same default, but the length of the projection; `--momentum` is the optimiser's."""
     settings = {name: p.default for name, p in inspect.signature(CAiD).parameters.items() if name != "dim"}
     defaults = {f.name: f.default for f in dataclasses.fields(Args)} | {"momentum": Args.key_momentum}
@@ -249,7 +249,7 @@ def test_validation_views_are_fixed_unless_asked_otherwise(images):
 
 
 @pytest.mark.slow
-def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path):
+def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path, narrow_caid):
     """A wrong folder, too few images, and a second run into the same folder."""
     with pytest.raises(OptionError, match="is not a folder; give the folder with the images"):
         pretrain.main(["--data", str(tmp_path / "no"), "--out", str(tmp_path / "a"), "--queue-size", "4"])
@@ -280,8 +280,9 @@ def test_a_run_begins_with_the_weights_of_another(run, images, out, monkeypatch,
 
 
 @pytest.mark.slow
-def test_published_weights_fill_what_they_have(images, out, monkeypatch, capsys, caplog):
+def test_published_weights_fill_what_they_have(images, tmp_path, monkeypatch, capsys, caplog):
     """Encoder and decoder by name; head and queue are those of a run without them; the other input is warned of."""
+    out = tmp_path / "run"
     random, nothing = begun(pretrain, flags(images, out), monkeypatch)
     state, base = begun(pretrain, flags(images, out, "--init", "caid-resnet50-unet.chestxray14-800"), monkeypatch)
     published = zoo.load_model("caid-resnet50-unet.chestxray14-800")
@@ -329,7 +330,7 @@ def test_one_layer_projections_are_taken_too(images, out, monkeypatch):
 def test_other_weights_are_refused(images, out, monkeypatch):
     """Another family's file and name, and what is neither a name nor a file."""
     file = out.with_name("densenet.pt")
-    torch.save(zoo.load_model("yaware-densenet121", pretrained=False).state_dict(), file)
+    torch.save(build_small("yaware-densenet121").state_dict(), file)
     with pytest.raises(CheckpointMismatchError, match=r"densenet\.pt"):
         pretrain.main(flags(images, out, "--init", str(file)))
     with pytest.raises(OptionError, match=r"--init yaware-densenet121: .* caid-resnet50, caid-resnet50-unet"):
