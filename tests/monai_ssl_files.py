@@ -8,6 +8,8 @@ import torch
 from caid_files import PARITY, behind, filled
 from parity.fill import image
 
+from zoo.checkpoint.skeleton import without_values
+
 ENCODER, AUTOENCODER, UNETR, SWIN = (f"monai-ssl-{part}" for part in ("vitb16", "vitautoenc", "unetr", "swinunetr"))
 NAMES = (ENCODER, AUTOENCODER, UNETR, SWIN)
 VIT_KEYS, UNETR_KEYS = (json.loads((PARITY / f"{n}_keys.json").read_text("utf-8")) for n in ("vit", "unetr"))
@@ -105,7 +107,8 @@ def swin_shapes(feature=12, classes=14):
     """Names and shapes of MONAI's Swin UNETR with one channel."""
     from monai.networks.nets import SwinUNETR
 
-    network = SwinUNETR(in_channels=1, out_channels=classes, feature_size=feature)
+    with without_values():
+        network = SwinUNETR(in_channels=1, out_channels=classes, feature_size=feature)
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 

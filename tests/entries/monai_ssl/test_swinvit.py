@@ -1,4 +1,4 @@
-"""The Swin transformer of MONAI SSL as an encoder: the authors' arrays, its files, its input, whole volumes."""
+"""The Swin transformer of MONAI SSL as an encoder: its files, its input, whole volumes."""
 
 import logging
 
@@ -6,13 +6,12 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from caid_files import PARITY, behind, relative_error
+from caid_files import behind, relative_error
 from dicom_files import write_series
 from monai.networks.nets.swin_unetr import SwinTransformer
 from monai_ssl_files import (
     SWIN,
     bare_swin,
-    filled_form,
     filled_swin,
     paper_swin,
     published_swin,
@@ -20,7 +19,6 @@ from monai_ssl_files import (
     swin_keys,
     swin_shapes,
 )
-from parity.fill import image
 from safetensors.torch import save_file
 
 import zoo
@@ -39,23 +37,13 @@ from zoo.registry import get_entry
 
 NAME = "monai-ssl-swinvit"
 TOLERANCE = 1e-5
-"""Relative. Sums in another order differ by some 2e-6; every wrong variant below by more than 0.02."""
-FORMS = {
-    "dae": lambda state: {"model": state},
-    "dae_drive": lambda state: {"model": behind("module.", state)},
-    "ct5050": lambda state: {"state_dict": behind("module.", state)},
-}
-WINDOW = (96, 64, 64)
+"""Relative. Sums in another order differ by some 2e-6."""
+WINDOW = (96, 64, 32)
 """Voxels of the windows of the test: less work than the published 96, and empty cells along the first axis."""
 
 
 def load(path, **options):
     return zoo.load_model(NAME, checkpoint=path, mmap=True, **options)
-
-
-def reference_input():
-    """The volumes that the arrays were computed from, `(2, 1, 64, 32, 96)` in [0, 1]."""
-    return torch.from_numpy(np.clip(0.5 + 0.25 * image("x", (2, 1, 64, 32, 96), 0), 0, 1).astype(np.float32))
 
 
 def volume(*sides, channels=1):
@@ -95,41 +83,6 @@ def small(scratch, transformer):
     path = scratch / "swinvit.safetensors"
     save_file({name: tensor.clone() for name, tensor in transformer.items()}, path)
     return path
-
-
-# --- the authors' arrays ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@torch.no_grad()
-@pytest.mark.parametrize("form", FORMS)
-def test_features_are_those_of_the_authors_networks(form, saved):
-    """The last map and its mean over space, of both published files and of the paper's network.
-
-    All eight slices, the largest value or the first cell in place of the mean, and the map before its norm do not pass.
-    """
-    inside = {n: s for n, s in swin_keys(form).items() if not n.startswith(("decoder", "encoder1", "encoder10"))}
-    state = filled_swin({n: s for n, s in inside.items() if not n.startswith(("encoder2", "encoder3", "encoder4"))})
-    with np.load(PARITY / f"swin_{form}_0.npz") as stored:
-        arrays = dict(stored)
-    x, model = reference_input(), load(saved(FORMS[form](state)))
-    found = model.forward_features(x)
-    assert relative_error(found, arrays["map"]) < TOLERANCE
-    assert zoo.load_report(model).options == {"merging": "duplicated"}
-    assert not zoo.load_report(model).fresh
-    pooled = model(x[1:])  # alone, whatever lay beside it in the authors' batch
-    assert pooled.shape == (1, model.num_features) == (1, 768)
-    assert relative_error(pooled, arrays["pooled"][1:]) < TOLERANCE
-    for wrong in (found.amax((2, 3, 4)), found[..., 0, 0, 0]):
-        assert relative_error(wrong, arrays["pooled"]) > 0.02
-    if form == "ct5050":
-        raw = SwinTransformer.forward(model, x[1:], normalize=False)[-1]
-        assert relative_error(raw.mean((2, 3, 4)), arrays["pooled"][1:]) > 0.02
-        for place in ("layers1", "layers2", "layers3", "layers4"):
-            getattr(model, place)[0].downsample.offsets = patch_merging("complete").keywords["offsets"]
-        other = model(x[1:])
-        assert relative_error(other, arrays["pooled_complete"][1:]) < TOLERANCE
-        assert relative_error(other, arrays["pooled"][1:]) > 0.1
 
 
 @pytest.mark.slow
@@ -417,7 +370,7 @@ def test_a_ct_is_embedded_window_by_window(small, tmp_path, monkeypatch):
     (file,) = main(["features", "--image", str(path), *arguments])
     with np.load(file) as stored:
         np.testing.assert_allclose(stored["pooled"], expected.numpy(), rtol=1e-4, atol=1e-5)
-        assert stored["map"].shape == (192, 3, 2, 2)
+        assert stored["map"].shape == (192, 3, 2, 1)
         assert np.abs(np.diag(stored["affine"][:3, :3])) == pytest.approx([32 * 0.7, 32 * 0.8, 32 * 1.25])
 
 
@@ -429,13 +382,3 @@ def test_a_file_that_does_not_say_its_merging_is_warned_of(state, saved, caplog)
     assert zoo.load_report(load(saved(state), merging="complete")).options == {"merging": "complete"}
     with pytest.raises(CheckpointMismatchError, match="merging is contradicted"):
         load(saved(bare_swin(state)), merging="complete")
-
-
-@pytest.mark.slow
-def test_a_published_file_at_full_size_is_the_record(saved):
-    """The whole file of the tag, container and all: 126 of its tensors, and their fingerprint."""
-    content = FORMS["ct5050"](filled_form("ct5050"))
-    model = zoo.load_model(f"{NAME}.ct5050", checkpoint=saved(content), mmap=True)
-    report = zoo.load_report(model)
-    assert len(report.loaded) == 126
-    assert fingerprint(model.state_dict()) == records(NAME)[1].fingerprint[NAME]
