@@ -36,7 +36,7 @@ from zoo.training.data import to_device
 from zoo.training.metrics import count_overlap, dice
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 UNET = "glcl-unet"
 STRUCTURES = DATASETS["acdc"].structures

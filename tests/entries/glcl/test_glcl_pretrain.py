@@ -10,9 +10,8 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 
+import forked
 import gloo
 import numpy as np
 import pytest
@@ -22,11 +21,13 @@ from glcl_volumes import GRID, save, write_cohort, write_subject
 from published import check_record
 from safetensors.torch import load_file
 from saved_runs import are_equal, begun, comes_from, copy_of, header_of, mark
+from small_networks import build_small
 
 import zoo
 from zoo.entries.glcl import pretrain
 from zoo.entries.glcl.args import all_cases
 from zoo.entries.glcl.batches import global_rows
+from zoo.entries.glcl.method import GlobalMethod
 from zoo.entries.glcl.model import GLCLDecoder
 from zoo.entries.glcl.pretrain import Args, build_batches, build_method, calls_of, copies_of, resolve, start
 from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
@@ -34,7 +35,7 @@ from zoo.fetching.cache import hash_file
 from zoo.training.args import facts_of_args, parse_args, run_command
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 ENCODER, UNET = "glcl-encoder", "glcl-unet"
 
@@ -448,7 +449,7 @@ def test_stage_2_takes_the_decoder_as_far_as_a_file_has_it(cohort, encoder, seco
 def test_weights_of_another_family_are_refused(cohort, tmp_path):
     """By the tensors that they lack."""
     file = tmp_path / "other.pt"
-    torch.save(zoo.load_model("yaware-densenet121", pretrained=False).state_dict(), file)
+    torch.save(build_small("yaware-densenet121").state_dict(), file)
     with pytest.raises(CheckpointMismatchError, match=r"other\.pt"):
         pretrain.main(flags(cohort, tmp_path / "a", "encoder", "--init", file))
 
@@ -481,32 +482,29 @@ def test_what_a_run_began_with_is_known_of_its_file(cohort, encoder, tmp_path, z
     assert "tag: phantom" in zoo("info", f"{ENCODER}.own")[1]
 
 
-KILLED = """
-import os, signal, sys
-from zoo.entries.glcl import pretrain
-from zoo.entries.glcl.method import GlobalMethod
-forward, calls = GlobalMethod.forward, []
-def dying(self, views):
-    calls.append(views)
-    if len(calls) == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return forward(self, views)
-GlobalMethod.forward = dying
-pretrain.main(sys.argv[1:])
-"""
+def killed(argv):
+    """Run the recipe until this process kills itself in the fifth step."""
+    forward, calls = GlobalMethod.forward, []
+
+    def dying(self, views):
+        calls.append(views)
+        if len(calls) == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, views)
+
+    GlobalMethod.forward = dying
+    pretrain.main(argv)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_does_not_load_again(cohort, encoder, tmp_path):
     """Killed in the second of three epochs, and its file gone: it ends with the same weights and the same base."""
     init = tmp_path / "init.safetensors"
     init.write_bytes(encoder.read_bytes())
     more = ("--init", init, "--epochs", "3")
     whole, *_ = run_stage(cohort, tmp_path / "whole", "encoder", *more)
-    cut, environ = tmp_path / "cut", os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", KILLED, *flags(cohort, cut, "encoder", *more)], env=environ)
-    assert done.returncode == -signal.SIGKILL
+    cut = tmp_path / "cut"
+    assert forked.wait(forked.start(killed, flags(cohort, cut, "encoder", *more))) == -signal.SIGKILL
     assert last_state(cut)["epoch"] == 1
     init.unlink()
     run_stage(cohort, cut, "encoder", *more, "--resume")

@@ -155,6 +155,7 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_path):
     """Random weights are said to be random; a frozen transformer keeps those of its file."""
     results = main(command(cohort, tmp_path / "scratch", "--from-scratch", *NETWORK, "--labelled", "2"))
@@ -172,6 +173,7 @@ def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_resumed_run_ends_with_the_same_weights(cohort, tmp_path):
     """Stopped after one of two epochs; without --resume the folder is refused."""
     flags = ["--from-scratch", *NETWORK]
@@ -190,6 +192,7 @@ def run_two(cohort, out, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_two_processes_train_and_judge_as_one(cohort, tmp_path):
     """Each prepares its share, trains on one of two volumes, and judges its share; both know all results."""
     one = run_two(cohort, tmp_path / "one", str(tmp_path / "cache1"))
@@ -206,6 +209,7 @@ def test_two_processes_train_and_judge_as_one(cohort, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_without_validation_the_training_loss_decides(cohort, tmp_path):
     """A list of training volumes alone; its unlabelled test section is left out."""
     entries = [{"image": "1.nii", "label": "1_label.nii"}, {"image": "2.nii", "label": "2_label.nii"}]

@@ -29,7 +29,7 @@ from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 NAME = "monai-ssl-vitautoenc"
 ALONE = Processes(0, 1, torch.device("cpu"))

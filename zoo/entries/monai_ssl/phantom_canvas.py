@@ -175,6 +175,6 @@ def smooth_field(rng: np.random.Generator, length: float) -> Array:
 
 @cache
 def _stretch(count: int, points: int) -> npt.NDArray[np.float64]:
-    """Cubic interpolation of some points along an axis, `(count, points)`: axis by axis it takes a tenth of the time."""
+    """Cubic interpolation of points along an axis, `(count, points)`; axis by axis it takes a tenth of the time."""
     along: npt.NDArray[np.float64] = ndimage.zoom(np.eye(points), (count / points, 1), order=3)
     return along
