@@ -19,6 +19,8 @@ from caid_files import (
     training_checkpoint,
     training_state,
 )
+from narrow_caid import narrow_caid as narrowed
+from safetensors.torch import save_file
 from segmentation_models_pytorch import Unet
 from states import same_network
 from torch import nn
@@ -58,30 +60,58 @@ def proved(unet_safetensors):
     unet = zoo.load_model("caid-resnet50-unet", checkpoint=unet_safetensors)
     check_encoder(encoder)
     check_unet(unet)
+    assert len(zoo.load_report(encoder).loaded) == 318
+    assert len(zoo.load_report(unet).loaded) == 380
     return encoder, unet
 
 
-@pytest.mark.slow
+@pytest.fixture(scope="module")
+def narrow_state():
+    """A narrow U-Net's tensors under the authors' names."""
+    with narrowed():
+        return zoo.load_model("caid-resnet50-unet", pretrained=False).state_dict()
+
+
+@pytest.fixture(scope="module")
+def narrow_file(narrow_state, tmp_path_factory):
+    """Its bare file."""
+    path = tmp_path_factory.mktemp("narrow") / "unet.safetensors"
+    save_file(narrow_state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def narrow(narrow_file):
+    """Encoder and U-Net that it makes, as `proved` those of the whole one."""
+    with narrowed():
+        return tuple(zoo.load_model(name, checkpoint=narrow_file) for name in ("caid-resnet50", "caid-resnet50-unet"))
+
+
 @pytest.mark.parametrize("form", UNET_FORMS)
-def test_every_form_of_the_unet_gives_the_authors_outputs(form, unet_state, saved, proved):
+def test_every_form_of_the_unet_gives_the_same_networks(form, narrow_state, saved, narrow, narrow_caid):
     """Encoder and U-Net from the same file, whatever it wraps around the names."""
-    path = saved(UNET_FORMS[form](unet_state))
+    path = saved(UNET_FORMS[form](narrow_state))
     encoder = zoo.load_model("caid-resnet50", checkpoint=path)
     unet = zoo.load_model("caid-resnet50-unet", checkpoint=path)
-    assert same_network(encoder, proved[0])
-    assert same_network(unet, proved[1])
-    assert len(zoo.load_report(encoder).loaded) == 318
-    assert len(zoo.load_report(unet).loaded) == 380
+    assert same_network(encoder, narrow[0])
+    assert same_network(unet, narrow[1])
     assert not zoo.load_report(encoder).fresh
     assert not zoo.load_report(unet).fresh
 
 
 @pytest.mark.slow
+def test_what_training_saved_gives_the_authors_outputs(unet_state, saved, proved):
+    """Of the whole network too, with its key network and its queue."""
+    path = saved(UNET_FORMS["current_checkpoint"](unet_state))
+    assert same_network(zoo.load_model("caid-resnet50", checkpoint=path), proved[0])
+    assert same_network(zoo.load_model("caid-resnet50-unet", checkpoint=path), proved[1])
+
+
 @pytest.mark.parametrize("form", RESNET_FORMS)
-def test_every_form_of_the_resnet_gives_the_authors_outputs(form, unet_state, saved, proved):
+def test_every_form_of_the_resnet_gives_the_same_network(form, narrow_state, saved, narrow, narrow_caid):
     """The encoder from files that never held a decoder."""
-    model = zoo.load_model("caid-resnet50", checkpoint=saved(RESNET_FORMS[form](unet_state)))
-    assert same_network(model, proved[0])
+    model = zoo.load_model("caid-resnet50", checkpoint=saved(RESNET_FORMS[form](narrow_state)))
+    assert same_network(model, narrow[0])
     assert not zoo.load_report(model).fresh
 
 
@@ -193,9 +223,9 @@ def test_a_new_classifier_is_fresh(unet_file):
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_classifier_loads_with_its_head(unet_file, saved):
+def test_a_fine_tuned_classifier_loads_with_its_head(narrow_file, saved, narrow_caid):
     """Saved under DDP and loaded again, with and without num_classes."""
-    tuned = zoo.load_model("caid-resnet50", checkpoint=unet_file, num_classes=14)
+    tuned = zoo.load_model("caid-resnet50", checkpoint=narrow_file, num_classes=14)
     path = saved({"model": behind("module.", tuned.state_dict()), "epoch": 1})
     for asked in (None, 14):
         model = zoo.load_model("caid-resnet50", checkpoint=path, num_classes=asked)
@@ -205,16 +235,16 @@ def test_a_fine_tuned_classifier_loads_with_its_head(unet_file, saved):
 
 
 @pytest.mark.slow
-def test_a_classifier_that_does_not_fit_is_dropped(unet_file, saved, caplog):
+def test_a_classifier_that_does_not_fit_is_dropped(narrow_file, saved, caplog, narrow_caid):
     """Another number of classes: a fresh head, a warning, a line in the report."""
-    tuned = zoo.load_model("caid-resnet50", checkpoint=unet_file, num_classes=14)
+    tuned = zoo.load_model("caid-resnet50", checkpoint=narrow_file, num_classes=14)
     path = saved(tuned.state_dict())
     model = zoo.load_model("caid-resnet50", checkpoint=path, num_classes=5)
     report = zoo.load_report(model)
-    assert report.dropped["fc.weight"] == "the head does not fit: 14x2048 in the file, 5x2048 in the network"
+    assert report.dropped["fc.weight"] == "the head does not fit: 14x256 in the file, 5x256 in the network"
     assert report.fresh["fc.weight"] == "the file's head does not fit"
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert any("head was dropped" in text and "14x2048" in text for text in warnings)
+    assert any("head was dropped" in text and "14x256" in text for text in warnings)
 
 
 @pytest.mark.slow
@@ -307,9 +337,9 @@ def test_the_unet_without_a_head(unet_file):
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_unet_loads_with_its_classes(unet_file, saved):
+def test_a_fine_tuned_unet_loads_with_its_classes(narrow_file, saved, narrow_caid):
     """What is saved with three classes comes back with three, and as logits."""
-    tuned = zoo.load_model("caid-resnet50-unet", checkpoint=unet_file, num_classes=3)
+    tuned = zoo.load_model("caid-resnet50-unet", checkpoint=narrow_file, num_classes=3)
     again = zoo.load_model("caid-resnet50-unet", checkpoint=saved({"state_dict": behind("model.", tuned.state_dict())}))
     x = reference_input()
     with torch.no_grad():

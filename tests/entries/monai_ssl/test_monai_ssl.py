@@ -45,6 +45,7 @@ from texts import warnings
 import zoo
 from zoo.checkpoint.building import build_network
 from zoo.checkpoint.export import export_safetensors, fingerprint
+from zoo.checkpoint.skeleton import without_values
 from zoo.entries.monai_ssl import FINE_TUNING, PRETRAINING
 from zoo.entries.monai_ssl.model import vit_autoencoder, vit_encoder
 from zoo.entries.monai_ssl.segmenters import swin_unetr, unetr
@@ -305,7 +306,9 @@ def test_every_form_of_the_swin_unetr_loads(form, filled, swin_state, saved):
     assert len(report.loaded) == filled
     assert len(report.fresh) == 159 - filled
     assert all(torch.equal(state[name], swin_state[name]) for name in report.loaded)
-    assert model(volume(64, 32, 32)).shape == (1, 14, 64, 32, 32)
+    if form in ("published", "transformer alone"):  # whose last convolution or whole decoder is fresh
+        with torch.no_grad():
+            assert model(volume(64, 32, 32)).shape == (1, 14, 64, 32, 32)
     if form.startswith("published"):
         assert set(report.fresh) == {"out.conv.conv.weight", "out.conv.conv.bias"}
         assert any("head that restored" in why for why in report.dropped.values())
@@ -427,7 +430,8 @@ def test_channels_are_adapted_wherever_the_volume_is_read(unetr_state, swin_stat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "classes"), [(name, n) for name in NAMES for n in (None, 0, 3) if name != AUTOENCODER or n is None]
+    ("name", "classes"),
+    [(ENCODER, 0), (ENCODER, 3), (AUTOENCODER, None), *((name, n) for name in (UNETR, SWIN) for n in (0, 3))],
 )
 def test_every_parameter_gets_a_gradient(name, classes):
     """Nothing lies idle in any mode, so that DistributedDataParallel works without further ado."""
@@ -663,8 +667,9 @@ def test_the_full_export_is_monais_classes(vit_state, unetr_state, swin_state, s
     assert torch.equal(maps(x), headless(x))
     for merging, options in (("complete", {}), ("duplicated", {"downsample": patch_merging("duplicated")})):
         swin = load(SWIN, saved(swin_state, "swin.pth"), num_classes=0, merging=merging)
-        theirs = SwinUNETR(in_channels=1, out_channels=12, feature_size=12, **options).eval()
-        theirs.load_state_dict(full_state(SWIN, swin), strict=True)
+        with without_values():
+            theirs = SwinUNETR(in_channels=1, out_channels=12, feature_size=12, **options).eval()
+        theirs.load_state_dict(full_state(SWIN, swin), strict=True, assign=True)
         assert torch.equal(theirs(volume(64, 32, 32)), swin(volume(64, 32, 32)))
     path = export_safetensors(full_state(UNETR, whole), tmp_path / "full.safetensors")
     assert same(load(UNETR, path).state_dict(), whole.state_dict())

@@ -42,6 +42,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SIZE = 32
 NETWORK = ["--size", "32", "--hidden-size", "64", "--mlp-dim", "128", "--feature-size", "4"]
 SHORT = ["--device", "cpu", "--workers", "0", "--epochs", "2", "--steps-per-epoch", "2", "--crops", "2"]
+ONE_STEP = ["--epochs", "1", "--steps-per-epoch", "1"]
 AFFINE = np.diag((4.0, 4.0, 4.0, 1.0))
 NAMES = ("background", "cube", "slab")
 
@@ -158,10 +159,10 @@ def test_fine_tuning_from_a_vit(cohort, stored, vit, tmp_path, capsys):
 @pytest.mark.usefixtures("undrawn")
 def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_path):
     """Random weights are said to be random; a frozen transformer keeps those of its file."""
-    results = main(command(cohort, tmp_path / "scratch", "--from-scratch", *NETWORK, "--labelled", "2"))
+    results = main(command(cohort, tmp_path / "scratch", "--from-scratch", *NETWORK, "--labelled", "2", *ONE_STEP))
     assert (results["source"], results["sha256"]) == ("random", None)
     assert results["volumes"]["train"] == 2
-    main(command(cohort, tmp_path / "frozen", "--checkpoint", str(vit), "--feature-size", "4", "--freeze"))
+    main(command(cohort, tmp_path / "frozen", "--checkpoint", str(vit), "--feature-size", "4", "--freeze", *ONE_STEP))
     start = torch.load(vit, weights_only=True)["model"]
     end = torch.load(tmp_path / "frozen" / "last.pt", weights_only=True)["model"]
     shared = [name for name in start if "network.vit." + name.removeprefix("network.") in end]
@@ -176,7 +177,7 @@ def test_the_pair_from_scratch_differs_in_its_weights_alone(cohort, vit, tmp_pat
 @pytest.mark.usefixtures("undrawn")
 def test_a_resumed_run_ends_with_the_same_weights(cohort, tmp_path):
     """Stopped after one of two epochs; without --resume the folder is refused."""
-    flags = ["--from-scratch", *NETWORK]
+    flags = ["--from-scratch", *NETWORK, "--steps-per-epoch", "1"]
     main(command(cohort, tmp_path / "whole", *flags))
     main(command(cohort, tmp_path / "parts", *flags, "--epochs", "1"))
     with pytest.raises(OptionError, match="give --resume"):
@@ -187,7 +188,9 @@ def test_a_resumed_run_ends_with_the_same_weights(cohort, tmp_path):
 
 
 def run_two(cohort, out, cache):
-    results = main([*command(cohort, out, "--from-scratch", *NETWORK, "--batch-size", "2"), "--cache", cache])
+    results = main(
+        [*command(cohort, out, "--from-scratch", *NETWORK, "--batch-size", "2", "--epochs", "1"), "--cache", cache]
+    )
     return {"best": results["best"], "test": results["test"]["dice"], "val": results["val"]["dice_per_case"]}
 
 

@@ -12,8 +12,10 @@ from parity.fill import image
 
 import zoo
 from zoo.checkpoint import build_network, fingerprint, load_into
+from zoo.checkpoint.skeleton import without_values
 from zoo.commands.examination import examine
 from zoo.embedding import embed
+from zoo.entries.voco import windows
 from zoo.entries.voco.convert import WIDTHS
 from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.loading import full_state
@@ -27,6 +29,8 @@ ENCODER, SEGMENTER = "voco-swinvit-b", "voco-swinunetr-b"
 ENCODERS, SEGMENTERS = (tuple(f"voco-{kind}-{size}" for size in WIDTHS) for kind in ("swinvit", "swinunetr"))
 TOLERANCE = 1e-5
 """Relative. Sums in another order differ by some 2e-6; every wrong variant below by more than 0.02."""
+CROP = (64, 32, 32)
+"""Voxels of the crops of the test: a quarter of the work."""
 V2 = "swinViT.layers{}c.0.layer.conv{}.conv.weight"
 
 
@@ -311,11 +315,12 @@ def test_the_full_export_is_monais_class(encoder):
     """`SwinTransformer(use_v2=True)` loads it strictly and answers alike; `SwinUNETR` has the same names and shapes."""
     merging = patch_merging("duplicated")
     sides = ((7,) * 3, (2,) * 3, (2,) * 4, (3, 6, 12, 24))
-    plain = SwinTransformer(1, 48, *sides, downsample=merging, use_v2=True)
-    plain.load_state_dict(full_state(ENCODER, encoder), strict=True)
+    with without_values():
+        plain = SwinTransformer(1, 48, *sides, downsample=merging, use_v2=True)
+        theirs = SwinUNETR(1, 14, feature_size=48, downsample=merging, use_v2=True).state_dict()
+    plain.load_state_dict(full_state(ENCODER, encoder), strict=True, assign=True)
     x = torch.rand(1, 1, 32, 32, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(plain.eval()(x)[-1], encoder.forward_features(x))
-    theirs = SwinUNETR(1, 14, feature_size=48, downsample=merging, use_v2=True).state_dict()
     own = build_network(get_entry(SEGMENTER), dict(get_entry(SEGMENTER).config)).state_dict()
     assert {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in theirs.items()}
     ours = get_entry(SEGMENTER)
@@ -385,18 +390,20 @@ def test_what_is_no_ct_is_refused(tmp_path):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_ct_is_embedded_crop_by_crop(published, encoder, tmp_path):
-    """A small one is one crop of 64 voxels, of which the cells that hold some of it are averaged."""
+def test_a_ct_is_embedded_crop_by_crop(published, encoder, tmp_path, monkeypatch):
+    """A small one is one crop, of which the cells that hold some of it are averaged; of 64 voxels by default."""
+    assert windows.CROP == (64, 64, 64)
+    monkeypatch.setattr(windows, "CROP", CROP)
     path, _ = write_ct(tmp_path / "ct.nii.gz")
     found = embed(ENCODER, [path], checkpoint=published)
     ct = zoo.load_transform(ENCODER)(path)[0]
     inside = np.argwhere(ct.numpy() > 0)
     box = ct[tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))]
-    before = [(64 - side) // 2 for side in box.shape]
-    padded = torch.zeros(64, 64, 64)
+    before = [(whole - side) // 2 for whole, side in zip(CROP, box.shape, strict=True)]
+    padded = torch.zeros(CROP)
     inside = tuple(slice(low, low + side) for low, side in zip(before, box.shape, strict=True))
     padded[inside] = box
-    expected = encoder(padded[None, None])  # all eight cells hold some of it
+    expected = encoder(padded[None, None])  # both cells hold some of it
     np.testing.assert_allclose(found.values, expected.numpy(), rtol=1e-4, atol=1e-5)
     theirs = load(ENCODER, published, embedding="authors")
     with pytest.raises(OptionError, match="of one crop"):
