@@ -26,6 +26,7 @@ from states import same_network
 from torch import nn
 
 import zoo
+from zoo.checkpoint.skeleton import without_values
 from zoo.errors import CheckpointMismatchError, OptionError
 
 TOLERANCE = 1e-5
@@ -352,10 +353,11 @@ def test_plain_library_classes_take_and_give_our_files(unet_file, tmp_path):
     """Names are timm's and smp's own: our state loads strictly there, and theirs loads here."""
     encoder = zoo.load_model("caid-resnet50", checkpoint=unet_file)
     unet = zoo.load_model("caid-resnet50-unet", checkpoint=unet_file)
-    plain = timm.create_model("resnet50", num_classes=0)
-    plain.load_state_dict(encoder.state_dict(), strict=True)
-    smp = Unet("resnet50", encoder_weights=None, classes=1)
-    smp.load_state_dict(unet.state_dict(), strict=True)
+    with without_values():
+        plain = timm.create_model("resnet50", num_classes=0)
+        smp = Unet("resnet50", encoder_weights=None, classes=1)
+    plain.load_state_dict(encoder.state_dict(), strict=True, assign=True)
+    smp.load_state_dict(unet.state_dict(), strict=True, assign=True)
     for name, network in (("caid-resnet50", plain), ("caid-resnet50-unet", smp)):
         torch.save(network.state_dict(), tmp_path / "plain.pth")
         assert not zoo.load_report(zoo.load_model(name, checkpoint=tmp_path / "plain.pth")).fresh
