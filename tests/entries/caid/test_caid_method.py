@@ -162,7 +162,6 @@ def test_the_key_decoder_changes_no_loss(method, lean):
     other.queue = start["queue"].clone()
 
 
-@pytest.mark.slow
 def test_gradient_reaches_the_query_network_alone(method):
     """Every query parameter, no key parameter; and the contrastive term alone leaves the decoder alone."""
     losses = method(views())
@@ -177,7 +176,6 @@ def test_gradient_reaches_the_query_network_alone(method):
     assert method.queue.grad is None
 
 
-@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum(method):
     """1 and 10 as published; other weights where asked."""
     method.contrastive_weight, method.reconstruction_weight = 0.5, 3.0
@@ -189,7 +187,6 @@ def test_the_loss_is_the_weighted_sum(method):
     assert math.isfinite(losses["nce"].item())
 
 
-@pytest.mark.slow
 def test_momentum_moves_the_key_parameters_and_not_its_buffers(method, filled):
     """0.999 of the key's and 0.001 of the query's parameters; batch statistics are the key's own."""
     _, start = filled
@@ -203,7 +200,6 @@ def test_momentum_moves_the_key_parameters_and_not_its_buffers(method, filled):
     assert not torch.equal(moved, method.encoder_q.state_dict()[name])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mutates", [False, True])
 def test_validation_moves_key_network_and_queue_only_where_asked(method, filled, mutates):
     """By default a forward pass in eval mode changes nothing; as the authors have it, it does what training does."""
@@ -217,7 +213,6 @@ def test_validation_moves_key_network_and_queue_only_where_asked(method, filled,
     assert set(losses) == {"loss", "nce", "mse", "accuracy"}
 
 
-@pytest.mark.slow
 def test_the_queue_need_not_be_a_multiple_of_the_batch(method):
     """Queue of 6, batches of 4: the second is written round the end; a batch larger than the queue leaves its last."""
     method.queue = method.queue[:, :6].clone()
@@ -236,7 +231,6 @@ def test_the_queue_need_not_be_a_multiple_of_the_batch(method):
     assert method.queue_ptr.tolist() == [1]
 
 
-@pytest.mark.slow
 def test_keys_can_be_run_in_parts(method):
     """With 2 parts the key network sees two batches of 2 in training, and the whole batch in validation."""
     seen = []
@@ -264,7 +258,6 @@ def test_residual_blocks_can_start_as_the_identity(identity_start, lean):
     assert all((lean[1][name] == 1).all() for name in names)
 
 
-@pytest.mark.slow
 def test_mode_id_is_plain_instance_discrimination(identity_start):
     """No decoder in either network, no reconstruction; everything in the query network takes part."""
     method = identity_start.train()
@@ -279,7 +272,6 @@ def test_mode_id_is_plain_instance_discrimination(identity_start):
         CAiD(mode="moco")
 
 
-@pytest.mark.slow
 def test_other_keys_of_the_step_can_be_negatives(method):
     """With one more negative for each other image the cross-entropy grows, and not for a batch of one in eval mode."""
     without = method.eval()(views())["nce"]

@@ -201,7 +201,6 @@ def test_one_argument_speaks_for_others():
     assert models_of(Args(data="d", out="o", mode="id")) == ("caid-resnet50",)
 
 
-@pytest.mark.slow
 def test_every_setting_of_the_method_is_a_flag(narrow_caid):
     """Of its name and with the same default, but the length of the projection; `--momentum` is the optimiser's."""
     settings = {name: p.default for name, p in inspect.signature(CAiD).parameters.items() if name != "dim"}
@@ -248,7 +247,6 @@ def test_validation_views_are_fixed_unless_asked_otherwise(images):
         validation(fixed, Processes(0, 8, torch.device("cpu")))
 
 
-@pytest.mark.slow
 def test_what_cannot_run_is_said_before_the_first_step(images, tmp_path, narrow_caid):
     """A wrong folder, too few images, and a second run into the same folder."""
     with pytest.raises(OptionError, match="is not a folder; give the folder with the images"):

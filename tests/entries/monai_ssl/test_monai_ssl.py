@@ -202,8 +202,13 @@ def test_files_of_every_version_load_the_same(version, perceptron, vit_state, un
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["an auto-encoder", "a ViT", "a UNETR"])
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        *((kind, form) for kind in ("an auto-encoder", "a UNETR") for form in FORMS),
+        *(("a ViT", form) for form in ("bare", "in DDP")),  # it has an auto-encoder's names, without the decoder
+    ],
+)
 def test_every_form_of_file_loads(form, kind, vit_state, unetr_state, saved):
     """Whatever stands around the names, and in front of them."""
     state = {"an auto-encoder": vit_state, "a ViT": encoder_part(vit_state), "a UNETR": unetr_state}[kind]
@@ -756,21 +761,23 @@ def test_a_file_of_another_family_is_told_apart(vit_state, saved, narrow_caid):
         zoo.load_model("caid-resnet50", checkpoint=saved(vit_state))
 
 
-@pytest.mark.parametrize("front", ["", "module."])
 @pytest.mark.parametrize(
-    ("name", "kind", "stray"),
+    ("name", "kind", "front", "stray"),
     [
-        (ENCODER, "vit", "register_tokens"),
-        (ENCODER, "vit", "patch_embedding.norm.weight"),
-        (ENCODER, "vit", "blocks.0.adapter.patch_embedding.cls_token"),
-        (ENCODER, "unetr", "vit.blocks.3.adapter.weight"),
-        (AUTOENCODER, "vit", "conv3d_transpose_2.weight"),
-        (AUTOENCODER, "vit", "norm_pre.weight"),
-        (UNETR, "vit", "register_tokens"),
-        (UNETR, "unetr", "vit.pos_norm.weight"),
-        (UNETR, "unetr", "decoder1.conv_block.conv1.conv.weight"),
-        (UNETR, "unetr", "encoder1.layer.norm1.weight"),
-        (UNETR, "unetr", "attention.weight"),
+        (ENCODER, "vit", "", "register_tokens"),
+        (ENCODER, "vit", "module.", "patch_embedding.norm.weight"),
+        (ENCODER, "vit", "", "blocks.0.adapter.patch_embedding.cls_token"),
+        (ENCODER, "unetr", "", "vit.blocks.3.adapter.weight"),
+        (ENCODER, "unetr", "module.", "vit.blocks.3.adapter.weight"),
+        (AUTOENCODER, "vit", "", "conv3d_transpose_2.weight"),
+        (AUTOENCODER, "vit", "module.", "norm_pre.weight"),
+        (UNETR, "vit", "", "register_tokens"),
+        (UNETR, "vit", "module.", "register_tokens"),
+        (UNETR, "unetr", "", "vit.pos_norm.weight"),
+        (UNETR, "unetr", "", "decoder1.conv_block.conv1.conv.weight"),
+        (UNETR, "unetr", "module.", "encoder1.layer.norm1.weight"),
+        (UNETR, "unetr", "", "attention.weight"),
+        (UNETR, "unetr", "module.", "attention.weight"),
     ],
 )
 def test_a_tensor_that_the_network_does_not_have_is_refused(name, kind, stray, front, vit_state, unetr_state, saved):
