@@ -201,6 +201,7 @@ def test_two_processes_train_and_judge_as_one(cohort, tmp_path):
     one = run_two(cohort, tmp_path / "one", str(tmp_path / "cache1"))
     two = gloo.run(run_two, 2, tmp_path / "gloo", cohort, tmp_path / "two", str(tmp_path / "cache2"))
     assert two[0]["val"] == two[1]["val"]
+    assert two[0]["val"] == pytest.approx(one["val"], abs=1e-3)  # a voxel or two; cases differ more
     assert two[0]["best"]["loss"] == pytest.approx(one["best"]["loss"], rel=1e-4)
     first, second = (torch.load(tmp_path / run / "last.pt", weights_only=True)["model"] for run in ("one", "two"))
     for name, value in first.items():
