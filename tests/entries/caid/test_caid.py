@@ -100,14 +100,6 @@ def test_every_form_of_the_unet_gives_the_same_networks(form, narrow_state, save
     assert not zoo.load_report(unet).fresh
 
 
-@pytest.mark.slow
-def test_what_training_saved_gives_the_authors_outputs(unet_state, saved, proved):
-    """Of the whole network too, with its key network and its queue."""
-    path = saved(UNET_FORMS["current_checkpoint"](unet_state))
-    assert same_network(zoo.load_model("caid-resnet50", checkpoint=path), proved[0])
-    assert same_network(zoo.load_model("caid-resnet50-unet", checkpoint=path), proved[1])
-
-
 @pytest.mark.parametrize("form", RESNET_FORMS)
 def test_every_form_of_the_resnet_gives_the_same_network(form, narrow_state, saved, narrow, narrow_caid):
     """The encoder from files that never held a decoder."""
@@ -171,39 +163,36 @@ def test_timm_describes_one_channel_too(unet_file):
     assert (data["input_size"], data["mean"], data["std"]) == ((1, 224, 224), (0.0,), (1.0,))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caid-resnet50", "caid-resnet50-unet"])
-def test_one_channel_equals_a_repeated_grey_image(name, unet_file):
+def test_one_channel_equals_a_repeated_grey_image(name, narrow_file, narrow_caid):
     """The summed stem answers a grey image as the published one answers it three times over."""
     grey = reference_input()[:, :1]
     with torch.no_grad():
-        theirs = zoo.load_model(name, checkpoint=unet_file)(grey.expand(-1, 3, -1, -1))
-        model = zoo.load_model(name, checkpoint=unet_file, in_channels=1)
+        theirs = zoo.load_model(name, checkpoint=narrow_file)(grey.expand(-1, 3, -1, -1))
+        model = zoo.load_model(name, checkpoint=narrow_file, in_channels=1)
         assert relative_error(model(grey), theirs.numpy()) < TOLERANCE
     stem = "conv1.weight" if name == "caid-resnet50" else "encoder.conv1.weight"
     assert zoo.load_report(model).adapted == {stem: "3 input channels summed to 1"}
 
 
-@pytest.mark.slow
-def test_more_channels_keep_the_response_to_grey(unet_file):
+def test_more_channels_keep_the_response_to_grey(narrow_file, narrow_caid):
     """Six channels that hold the same image give what three gave: each filter twice, at half the weight."""
     grey = reference_input()[:, :1]
-    model = zoo.load_model("caid-resnet50", checkpoint=unet_file, in_channels=6)
+    model = zoo.load_model("caid-resnet50", checkpoint=narrow_file, in_channels=6)
     with torch.no_grad():
-        three = zoo.load_model("caid-resnet50", checkpoint=unet_file)(grey.expand(-1, 3, -1, -1))
+        three = zoo.load_model("caid-resnet50", checkpoint=narrow_file)(grey.expand(-1, 3, -1, -1))
         assert relative_error(model(grey.expand(-1, 6, -1, -1)), three.numpy()) < TOLERANCE
     assert zoo.load_report(model).adapted == {"conv1.weight": "3 input channels repeated to 6"}
 
 
-@pytest.mark.slow
-def test_a_network_of_one_channel_loads_again(unet_file, saved):
+def test_a_network_of_one_channel_loads_again(narrow_file, saved, narrow_caid):
     """What was saved with one channel comes back with one, and can be widened to three."""
     grey = reference_input()[:, :1]
-    one = zoo.load_model("caid-resnet50", checkpoint=unet_file, in_channels=1)
+    one = zoo.load_model("caid-resnet50", checkpoint=narrow_file, in_channels=1)
     path = saved(one.state_dict())
     again = zoo.load_model("caid-resnet50", checkpoint=path)
     three = zoo.load_model("caid-resnet50", checkpoint=path, in_channels=3)
-    assert again.conv1.weight.shape == (64, 1, 7, 7)
+    assert again.conv1.weight.shape == (8, 1, 7, 7)
     with torch.no_grad():
         assert torch.equal(again(grey), one(grey))
         assert relative_error(three(grey.expand(-1, 3, -1, -1)), one(grey).numpy()) < TOLERANCE
@@ -223,7 +212,6 @@ def test_a_new_classifier_is_fresh(unet_file):
         assert model(reference_input()).shape == (2, 14)
 
 
-@pytest.mark.slow
 def test_a_fine_tuned_classifier_loads_with_its_head(narrow_file, saved, narrow_caid):
     """Saved under DDP and loaded again, with and without num_classes."""
     tuned = zoo.load_model("caid-resnet50", checkpoint=narrow_file, num_classes=14)
@@ -235,7 +223,6 @@ def test_a_fine_tuned_classifier_loads_with_its_head(narrow_file, saved, narrow_
         assert not zoo.load_report(model).dropped
 
 
-@pytest.mark.slow
 def test_a_classifier_that_does_not_fit_is_dropped(narrow_file, saved, caplog, narrow_caid):
     """Another number of classes: a fresh head, a warning, a line in the report."""
     tuned = zoo.load_model("caid-resnet50", checkpoint=narrow_file, num_classes=14)
@@ -337,7 +324,6 @@ def test_the_unet_without_a_head(unet_file):
     assert set(zoo.load_report(model).dropped) == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
 
 
-@pytest.mark.slow
 def test_a_fine_tuned_unet_loads_with_its_classes(narrow_file, saved, narrow_caid):
     """What is saved with three classes comes back with three, and as logits."""
     tuned = zoo.load_model("caid-resnet50-unet", checkpoint=narrow_file, num_classes=3)
@@ -391,24 +377,23 @@ def test_random_weights_start_as_the_authors_network_does():
     assert torch.equal(zoo.load_model("caid-resnet50", pretrained=False).conv1.weight, first.conv1.weight)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["caid-resnet50", "caid-resnet50-unet"])
 @pytest.mark.parametrize(
     "stray", ["encoder.layer1.0.se.fc.0.weight", "encoder.layer2.0.conv4.weight", "encoder.layer3.0.queue"]
 )
-def test_a_tensor_that_the_network_does_not_have_is_refused(name, stray, unet_state, saved):
+def test_a_tensor_that_the_network_does_not_have_is_refused(name, stray, narrow_state, saved, narrow_caid):
     """A ResNet with squeeze-and-excitation is no ResNet: what stands inside the network is named, not passed over."""
-    path = saved(behind("module.", unet_state | {stray: torch.ones(3)}))
+    path = saved(behind("module.", narrow_state | {stray: torch.ones(3)}))
     with pytest.raises(
         CheckpointMismatchError, match=rf"unexpected \(1\): .*{re.escape(stray.removeprefix('encoder.'))}"
     ):
         zoo.load_model(name, checkpoint=path)
 
 
-@pytest.mark.slow
-def test_a_decoder_s_own_stray_is_refused_by_the_unet_alone(unet_state, saved):
+def test_a_decoder_s_own_stray_is_refused_by_the_unet_alone(narrow_state, saved, narrow_caid):
     """The encoder has nothing to do with it."""
-    path = saved(unet_state | {"decoder.blocks.0.attention1.attention.weight": torch.ones(3)})
+    path = saved(narrow_state | {"decoder.blocks.0.attention1.attention.weight": torch.ones(3)})
     with pytest.raises(CheckpointMismatchError, match=r"unexpected \(1\): decoder\.blocks\.0\.attention1"):
         zoo.load_model("caid-resnet50-unet", checkpoint=path)
-    assert len(zoo.load_report(zoo.load_model("caid-resnet50", checkpoint=path)).loaded) == 318
+    encoder = zoo.load_model("caid-resnet50", checkpoint=path)
+    assert zoo.load_report(encoder).loaded.keys() == encoder.state_dict().keys()
