@@ -51,7 +51,7 @@ def short_caid():
 
 @pytest.fixture
 def narrow_caid():
-    """Have CAiD's names and method stand for networks with an eightieth of the parameters."""
+    """Have CAiD's names and method stand for networks with a hundredth of the parameters."""
     from narrow_caid import narrow_caid as narrowed
 
     with narrowed():

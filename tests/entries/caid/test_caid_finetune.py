@@ -154,7 +154,6 @@ def test_classification_from_a_checkpoint(task, checkpoint, out, capsys):
     torch.testing.assert_close(stored, expected, atol=2e-6, rtol=0)  # six digits are written
 
 
-@pytest.mark.slow
 def test_linear_probe_from_scratch(task, out):
     """A frozen run without validation trains the head alone, batch statistics included."""
     results = main([*command(task, out, "train"), "--from-scratch", "--freeze", "--optimizer", "sgd", "--lr", "0.1"])

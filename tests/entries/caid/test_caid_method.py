@@ -136,7 +136,6 @@ def test_names_are_the_authors(whole):
     assert set(default.state_dict()) == {name for name in expected if not name.startswith(unused)}
 
 
-@pytest.mark.slow
 def test_the_start_of_a_run(lean):
     """The key network is a copy that takes no gradient; the queue holds unit vectors; the pointer is at 0."""
     method, start = lean
@@ -148,7 +147,6 @@ def test_the_start_of_a_run(lean):
     assert start["queue_ptr"].tolist() == [0]
 
 
-@pytest.mark.slow
 def test_the_key_decoder_changes_no_loss(method, lean):
     """Without it (the default) a step has the same losses and keys: its output is never used."""
     other, start = lean
@@ -249,7 +247,6 @@ def identity_start():
         return CAiD(mode="id", queue_size=8, mlp=False, zero_init_residual=True)
 
 
-@pytest.mark.slow
 def test_residual_blocks_can_start_as_the_identity(identity_start, lean):
     """The last norm of each of the four blocks has weight 0 in both networks; by default, as the authors', it has 1."""
     names = [name for name in lean[1] if name.endswith(".bn3.weight")]
@@ -345,7 +342,6 @@ def test_uneven_validation_shares_do_not_wait_for_each_other(method, tmp_path):
         assert result == pytest.approx(whole, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_zero_init_residual_starts_blocks_as_the_identity(narrow_caid):
     """The last batch norm of every block starts at zero in both networks, and only when asked for."""
     for asked in (False, True):

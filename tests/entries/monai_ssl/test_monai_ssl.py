@@ -321,7 +321,6 @@ def test_every_form_of_the_swin_unetr_loads(form, filled, swin_state, saved):
         assert any("head that restored" in why for why in report.dropped.values())
 
 
-@pytest.mark.slow
 def test_the_record_of_the_swin_unetr_is_of_the_names_monai_reads(swin_state):
     """All of MONAI's class but the last convolution, 157 of 159, at the width on record."""
     weights, ct5050 = records(SWIN)

@@ -182,7 +182,6 @@ def suprem(state):
     return {"net": behind("module.", behind("backbone.", state) | {n: torch.ones(s) for n, s in heads.items()})}
 
 
-@pytest.mark.slow
 def test_a_supervised_relative_is_not_on_record():
     """At the width of the published files nothing but the decoder tells them apart: names and shapes differ from it."""
     whole = on_meta(swin_shapes(48))
