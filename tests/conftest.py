@@ -49,6 +49,15 @@ def short_caid():
         yield
 
 
+@pytest.fixture(scope="module")
+def short_yaware():
+    """Have `yaware-densenet121` stand for a network with a hundredth of its parameters."""
+    from short_yaware import short_yaware as shortened
+
+    with shortened():
+        yield
+
+
 @pytest.fixture
 def narrow_caid():
     """Have CAiD's names and method stand for networks with a hundredth of the parameters."""

@@ -35,7 +35,7 @@ from zoo.fetching.cache import hash_file
 from zoo.training.distributed import Processes
 from zoo.training.finetune import starting_input, train_and_test
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "short_yaware", "undrawn")
 
 SIDE = 29  # the smallest the network takes: its last map is one voxel
 COUNT = 24
@@ -122,7 +122,7 @@ def test_fine_tuning_from_a_checkpoint(folder, checkpoint, out, capsys):
     assert sorted(row["volume"] for rows in tested for row in rows) == [f"sub-{i:02}_1" for i in range(COUNT)]
     start = zoo.load_model(MODEL, checkpoint=checkpoint).state_dict()
     tuned = zoo.load_model(MODEL, checkpoint=out / "fold0-draw0" / "best.pt")
-    for name in ("features.conv0.weight", "features.denseblock4.denselayer16.layers.conv2.weight"):
+    for name in ("features.conv0.weight", "features.denseblock4.denselayer2.layers.conv2.weight"):
         # one step of 1e-9 times a gradient, which is well below 100
         torch.testing.assert_close(tuned.state_dict()[name], start[name], atol=1e-6, rtol=0)
     cohort, row = read_cohort(str(folder / "maps.npy"), str(folder / "table.csv")), tested[0][0]

@@ -32,7 +32,7 @@ from zoo.training.args import parse_args, run_command
 from zoo.training.distributed import Processes
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "short_yaware", "undrawn")
 
 NAME = "yaware-densenet121"
 ONE = Processes(0, 1, torch.device("cpu"))
