@@ -232,8 +232,9 @@ def judge(mapped: npt.NDArray[np.float32], threshold: float, truth: npt.NDArray[
     """Count the voxels found, and compute Dice where the truth has emphysema."""
     chosen = mapped >= threshold
     if truth is None:
-        return {"map_voxels": int(chosen.sum())}
-    sizes = torch.tensor([int(mask.sum()) for mask in (chosen & (truth > 0), chosen, truth > 0)])
+        return {"map_voxels": int(np.count_nonzero(chosen))}
+    marked = truth > 0
+    sizes = torch.tensor([int(np.count_nonzero(mask)) for mask in (chosen & marked, chosen, marked)])
     _, map_voxels, truth_voxels = sizes.tolist()
     found: Results = {"map_voxels": map_voxels, "truth_voxels": truth_voxels}
     return found | ({"dice": dice(sizes.double()).item()} if truth_voxels else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import nibabel
@@ -142,7 +143,26 @@ def _warn_of_cuts(labels: Labels, affine: Any, source: str) -> None:
 def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:
     """Return the lungs on the grid of a scan, `(i, j, k)`: the label of the mask's nearest voxel, 0 beyond the mask."""
     labels = np.asarray(lungs.dataobj, dtype=np.uint8)
-    return resample(labels, lungs.affine, scan.values.shape, scan.affine, mode="grid-constant", degree=0)
+    found = np.zeros(scan.values.shape, np.uint8)
+    box = _reach_of(labels, np.linalg.inv(scan.affine) @ lungs.affine, found.shape)
+    corner = np.eye(4)
+    corner[:3, 3] = [side.start for side in box]
+    found[box] = resample(
+        labels, lungs.affine, found[box].shape, scan.affine @ corner, mode="grid-constant", degree=0
+    )
+    return found
+
+
+def _reach_of(labels: Labels, to_grid: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Return the part of a grid in which labels can lie: a fifth of a CT that has air and padding around its lungs."""
+    ends = [np.flatnonzero(labels.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
+    corners = np.array(list(product(*(end + (-0.5, 0.5) for end in ends))))
+    there = nibabel.affines.apply_affine(to_grid, corners)
+    lowest, highest = np.floor(there.min(axis=0)).astype(int), np.ceil(there.max(axis=0)).astype(int) + 1
+    return tuple(
+        slice(min(max(first, 0), side), max(min(last, side), 0))
+        for first, last, side in zip(lowest, highest, shape, strict=True)
+    )
 
 
 def split_at(lungs: Mask) -> int:

@@ -84,14 +84,15 @@ def spread(
     fine = F.interpolate(grid[None], scale_factor=side, mode="trilinear", align_corners=False)[0]
     fine = fine[:, : shape[0], : shape[1], : shape[2]]
     found = (fine[0] / fine[1].clamp(min=1e-6)).numpy()
-    inside = np.repeat(np.repeat(np.repeat((grid[1] > 0).numpy(), side, 0), side, 1), side, 2)
-    inside = inside[: shape[0], : shape[1], : shape[2]] if mask is None else mask > 0
-    return np.where(inside, found, np.float32(0.0))
+    if mask is None:
+        mask = np.repeat(np.repeat(np.repeat((grid[1] > 0).numpy(), side, 0), side, 1), side, 2)
+        mask = mask[: shape[0], : shape[1], : shape[2]]
+    return np.where(mask > 0, found, np.float32(0.0))
 
 
 def _sums(volume: Bools, side: int) -> Floats:
     """How many voxels of each cell are set."""
-    found = volume.astype(np.float64)
+    found: npt.NDArray[Any] = volume
     for axis, length in enumerate(volume.shape):
-        found = np.add.reduceat(found, np.arange(0, length, side), axis=axis)
-    return found
+        found = np.add.reduceat(found, np.arange(0, length, side), axis=axis, dtype=np.int64)
+    return found.astype(np.float64)
