@@ -1,17 +1,26 @@
 """RAD-DINO's files in every form they are found in, filled so that the authors' outputs are known."""
 
 import json
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from caid_files import behind
 from parity.fill import fill, image
+
+from zoo.registry import entries
 
 PARITY = Path(__file__).parent / "parity"
 MODEL = "rad-dino-vitb14"
 FILMS = {"small": (224, 308), "full": (518, 518)}
 """Films of the reference outputs, by their size in pixels."""
+NARROW = 24
+"""Numbers of a token of `narrow_rad_dino`: two for each head, a thousandth of the parameters in a block."""
+_WIDTHS = (768, 3 * 768, 4 * 768)
 _TRANSFORMERS = (
     ("embeddings.patch_embeddings.projection", "patch_embed.proj"),
     ("embeddings.position_embeddings", "pos_embed"),
@@ -30,10 +39,25 @@ def keys(name="raddino_keys.json"):
     return json.loads((PARITY / name).read_text("utf-8"))
 
 
-def filled(seed=0):
-    """The reference values under DINOv2's names; the table of positions larger, so that its interpolation shows."""
-    shapes = keys().items()
-    return {n: torch.from_numpy(fill(n, s, seed) * np.float32(400 if n == "pos_embed" else 1)) for n, s in shapes}
+def filled(seed=0, width=768):
+    """The reference values under DINOv2's names; the table of positions larger, so that its interpolation shows.
+
+    For tokens of fewer numbers the shapes are those of a network that is narrower everywhere.
+    """
+    shapes = {n: [side * width // 768 if side in _WIDTHS else side for side in s] for n, s in keys().items()}
+    return {
+        n: torch.from_numpy(fill(n, s, seed) * np.float32(400 if n == "pos_embed" else 1)) for n, s in shapes.items()
+    }
+
+
+@contextmanager
+def narrow_rad_dino():
+    """Have `rad-dino-vitb14` stand for a network of the same parts whose tokens have `NARROW` numbers."""
+    with pytest.MonkeyPatch.context() as patched:
+        for module in ("convert", "model"):
+            patched.setattr(import_module(f"zoo.entries.rad_dino.{module}"), "WIDTH", NARROW)
+        patched.setitem(entries(), MODEL, replace(entries()[MODEL], num_features=NARROW))
+        yield
 
 
 def as_transformers_4(state):

@@ -896,7 +896,9 @@ def test_what_is_kept_can_be_mapped(kept, tmp_path):
     Three subjects are the least that it takes; here they are one under three names, without most of the padding.
     """
     inner, suffixes = slice(32, 224), {"volume": "", "lungs": "", "truth": "", "patch_loc": "_patch_loc"}
-    volume, lungs = (np.ascontiguousarray(np.load(kept / n / "a1.npy")[inner, inner, inner]) for n in ("volume", "lungs"))
+    volume, lungs = (
+        np.ascontiguousarray(np.load(kept / n / "a1.npy")[inner, inner, inner]) for n in ("volume", "lungs")
+    )
     truth = (lungs > 0) & (volume < -840)
     places = np.load(kept / "patch_loc" / "a1_patch_loc.npy") - inner.start
     for (folder, suffix), values in zip(suffixes.items(), (volume, lungs, truth, places), strict=True):

@@ -15,21 +15,24 @@ from raddino_files import (
     FILMS,
     FORMS,
     MODEL,
+    NARROW,
     PARITY,
     as_timm,
     as_transformers_4,
     dino_head,
     filled,
     keys,
+    narrow_rad_dino,
     reference,
     reference_film,
     vit,
 )
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch.nn import functional as F
 
 import zoo
 from zoo.checkpoint import build_network, export_safetensors, fingerprint, inspect_checkpoint
+from zoo.checkpoint.skeleton import without_values
 from zoo.commands.examination import examine
 from zoo.embedding import embed
 from zoo.entries.rad_dino.model import resample_positions
@@ -67,6 +70,33 @@ def outputs(model):
     """Features and maps of both films."""
     with torch.no_grad():
         return {name: both_outputs(model, reference_film(name)) for name in FILMS}
+
+
+@pytest.fixture
+def narrow():
+    """Have the name stand for a narrow network, for tests of what is done with tensors."""
+    with narrow_rad_dino():
+        yield
+
+
+@pytest.fixture(scope="module")
+def narrow_state():
+    """Its values under DINOv2's names."""
+    return filled(width=NARROW)
+
+
+@pytest.fixture(scope="module")
+def narrow_file(narrow_state, scratch):
+    """Its file in the form of `backbone_compatible.safetensors`."""
+    path = scratch / "narrow.safetensors"
+    save_file(narrow_state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def narrow_model(narrow_file):
+    with narrow_rad_dino():
+        return zoo.load_model(MODEL, checkpoint=narrow_file)
 
 
 def both_outputs(model, film):
@@ -120,8 +150,9 @@ def test_the_token_before_the_norm_is_not_taken_for_the_feature(model):
 @pytest.mark.slow
 def test_timms_own_class_takes_the_tensors_and_interpolates_otherwise(state, model):
     """It loads them strictly, and differs in nothing else; its intermediate maps are of our positions too."""
-    plain = timm.create_model("vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True).eval()
-    plain.load_state_dict(as_timm(state), strict=True)
+    with without_values():
+        plain = timm.create_model("vit_base_patch14_dinov2", num_classes=0, dynamic_img_size=True).eval()
+    plain.load_state_dict(as_timm(state), strict=True, assign=True)
     assert set(model.state_dict()) == set(plain.state_dict())
     assert isinstance(model, type(plain))
     film = reference_film("small")
@@ -167,14 +198,14 @@ def test_a_films_features_do_not_depend_on_its_neighbours(model):
     assert relative_error(together, alone.numpy()) < TOLERANCE
 
 
-@pytest.mark.slow
-def test_another_size_may_be_set_and_gives_the_same(model, outputs):
+def test_another_size_may_be_set_and_gives_the_same(narrow_model, narrow):
     """The method of timm's class would leave a table behind that it interpolated its own way."""
-    fixed = copy.deepcopy(model)
+    fixed = copy.deepcopy(narrow_model)
     fixed.set_input_size(FILMS["small"])
-    assert fixed.pos_embed.shape == (1, 1 + 16 * 22, 768)
+    assert fixed.pos_embed.shape == (1, 1 + 16 * 22, NARROW)
+    film = reference_film("small")
     with torch.no_grad():
-        assert relative_error(fixed(reference_film("small")), outputs["small"][0].numpy()) < TOLERANCE
+        assert relative_error(fixed(film), narrow_model(film).numpy()) < TOLERANCE
 
 
 @pytest.mark.slow
@@ -193,30 +224,28 @@ def test_a_map_is_not_taken_for_tokens(model, outputs):
         model.forward_head(outputs["small"][1])
 
 
-@pytest.mark.slow
-def test_timm_describes_the_input(model, file):
+def test_timm_describes_the_input(narrow_model, narrow_file, narrow):
     """Its tools read the size and the normalisation that the weights know, not ImageNet's."""
-    data = timm.data.resolve_model_data_config(model)
+    data = timm.data.resolve_model_data_config(narrow_model)
     assert (data["input_size"], data["interpolation"], data["crop_pct"]) == ((3, 518, 518), "bicubic", 1.0)
     assert (data["mean"], data["std"]) == ((0.5307,) * 3, (0.2583,) * 3)
-    one = zoo.load_model(MODEL, checkpoint=file, in_channels=1, mmap=True)
+    one = zoo.load_model(MODEL, checkpoint=narrow_file, in_channels=1, mmap=True)
     assert timm.data.resolve_model_data_config(one)["mean"] == (0.5307,)
 
 
 # Files
 
 READ = ("DINOv2", "a Lightning attribute")
-"""Bare and wrapped: files of 350 MB, of which the names tell nothing about how they are read."""
+"""Bare and wrapped: the names tell nothing about how a file is read."""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("form", "mmap"), [*((form, True) for form in FORMS), *((form, False) for form in READ)])
-def test_every_form_of_file_loads_to_the_same_values(form, mmap, state, saved):
+def test_every_form_of_file_loads_to_the_same_values(form, mmap, narrow_state, saved, narrow):
     """Query, key and value in their order, behind any prefix; nothing that was used is called dropped."""
-    path = saved(FORMS[form](state))
+    path = saved(FORMS[form](narrow_state))
     network = zoo.load_model(MODEL, checkpoint=path, mmap=mmap)
     loaded = network.state_dict()
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in as_timm(state).items())
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in as_timm(narrow_state).items())
     report = zoo.load_report(network)
     assert (len(report.loaded), report.fresh, report.adapted) == (174, {}, {})
     masks = {name: why for name, why in report.dropped.items() if name.endswith("mask_token")}
@@ -225,18 +254,21 @@ def test_every_form_of_file_loads_to_the_same_values(form, mmap, state, saved):
     assert set(report.dropped) - set(masks) == {name for name in report.dropped if "_head." in name}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("key_file", ["raddino_keys.json", "raddino_hf_keys.json"])
-def test_the_published_files_as_safetensors(key_file, state, file, tmp_path):
-    """As they are published, and exactly as many bytes as the record of the one whose size is known says."""
+def test_the_published_files_as_safetensors(key_file, narrow_state, tmp_path, narrow):
+    """Under the names of each, with the header that transformers writes."""
     path = tmp_path / "model.safetensors"
-    content = state if key_file == "raddino_keys.json" else as_transformers_4(state)
+    content = narrow_state if key_file == "raddino_keys.json" else as_transformers_4(narrow_state)
     save_file(content, path, metadata={"format": "pt"})
     network = zoo.load_model(MODEL, checkpoint=path)
-    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in as_timm(state).items())
-    if content is not state:
-        assert path.stat().st_size == zoo.model_info(f"{MODEL}.hf").bytes
-    path.unlink()
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in as_timm(narrow_state).items())
+
+
+@pytest.mark.slow
+def test_the_record_has_the_size_of_the_published_file():
+    """As many bytes as these names and shapes take, to the last one."""
+    tensors = {name: torch.empty(shape) for name, shape in keys("raddino_hf_keys.json").items()}
+    assert len(save(tensors, {"format": "pt"})) == zoo.model_info(f"{MODEL}.hf").bytes
 
 
 def test_both_records_are_of_the_names_in_the_published_files():
@@ -255,27 +287,26 @@ def test_both_records_are_of_the_names_in_the_published_files():
 
 
 @pytest.mark.slow
-def test_a_record_is_fetched_and_loads(state, saved, tmp_path, monkeypatch):
+def test_a_record_is_fetched_and_loads(narrow_state, saved, tmp_path, monkeypatch, narrow):
     """From transformers' names in half precision: the copy in the cache has timm's, and says what was dropped."""
-    path = saved({name: tensor.half() for name, tensor in as_transformers_4(state).items()})
+    path = saved({name: tensor.half() for name, tensor in as_transformers_4(narrow_state).items()})
     facts = {"tag": "mine", "models": [MODEL], "state": "hosted", "bytes": path.stat().st_size}
     record = facts | {"sources": [f"file:{path}"], "sha256": zoo.fetching.hash_file(path)}
     (tmp_path / "m.json").write_text(json.dumps({"schema": 1, "weights": [record]}))
     monkeypatch.setenv("ZOO_MANIFEST", str(tmp_path / "m.json"))
     for _ in range(2):
         network = zoo.load_model(f"{MODEL}.mine")
-        assert all(torch.equal(network.state_dict()[n], t.half().float()) for n, t in as_timm(state).items())
+        assert all(torch.equal(network.state_dict()[n], t.half().float()) for n, t in as_timm(narrow_state).items())
         assert zoo.load_report(network).dropped == {"embeddings.mask_token": DROPPED}
 
 
-@pytest.mark.slow
-def test_our_own_files_load_again(model, state, tmp_path):
+def test_our_own_files_load_again(narrow_model, narrow_state, tmp_path, narrow):
     """Saved from the network, and exported with all that timm's class has, which is as much."""
-    for content in (model.state_dict(), full_state(MODEL, model)):
+    for content in (narrow_model.state_dict(), full_state(MODEL, narrow_model)):
         path = export_safetensors(content, tmp_path / "own.safetensors")
-        assert set(load_file(path)) == set(as_timm(state))
+        assert set(load_file(path)) == set(as_timm(narrow_state))
         again = zoo.load_model(MODEL, checkpoint=path)
-        assert torch.equal(again.pos_embed, model.pos_embed)
+        assert torch.equal(again.pos_embed, narrow_model.pos_embed)
         path.unlink()
 
 
@@ -293,16 +324,15 @@ def test_conversion_is_pure_and_idempotent(state):
 # Heads, channels, learning rates
 
 
-@pytest.mark.slow
-def test_a_head_is_fresh_or_the_files(model, file, tmp_path):
+def test_a_head_is_fresh_or_the_files(narrow_model, narrow_file, tmp_path, narrow):
     """Started as timm does, on the CLS token; a file's own comes with its classes, and goes where others are asked."""
-    fresh = zoo.load_model(MODEL, checkpoint=file, num_classes=5, mmap=True)
+    fresh = zoo.load_model(MODEL, checkpoint=narrow_file, num_classes=40, mmap=True)
     assert set(zoo.load_report(fresh).fresh) == {"head.weight", "head.bias"}
     assert 0.015 < float(fresh.head.weight.std()) < 0.025
-    assert torch.equal(fresh.head.bias, torch.zeros(5))
+    assert torch.equal(fresh.head.bias, torch.zeros(40))
     film = reference_film("small")[..., :28, :28]
     with torch.no_grad():
-        assert relative_error(fresh(film), fresh.head(model(film)).numpy()) < TOLERANCE
+        assert relative_error(fresh(film), fresh.head(narrow_model(film)).numpy()) < TOLERANCE
     path = export_safetensors(fresh, tmp_path / "tuned.safetensors")
     tuned = zoo.load_model(MODEL, checkpoint=path)
     assert torch.equal(tuned.head.weight, fresh.head.weight)
@@ -313,30 +343,27 @@ def test_a_head_is_fresh_or_the_files(model, file, tmp_path):
     path.unlink()
 
 
-@pytest.mark.slow
-def test_the_classifier_of_transformers_is_left_out_with_a_warning(state, saved, caplog):
+def test_the_classifier_of_transformers_is_left_out_with_a_warning(narrow_state, saved, caplog, narrow):
     """It takes CLS and the mean of the patches side by side, which is no head of this network."""
-    own = behind("dinov2.", as_transformers_4(state))
+    own = behind("dinov2.", as_transformers_4(narrow_state))
     path = saved(own | {"classifier.weight": torch.zeros(4, 1536), "classifier.bias": torch.zeros(4)})
     report = zoo.load_report(zoo.load_model(MODEL, checkpoint=path))
     assert "CLS beside the patches' mean" in report.dropped["classifier.weight"]
     assert "the file's head was dropped. classifier." in caplog.text
 
 
-@pytest.mark.slow
-def test_one_channel_answers_a_grey_film_as_three_do(file, model):
+def test_one_channel_answers_a_grey_film_as_three_do(narrow_file, narrow_model, narrow):
     """Trained on films in three equal channels: their sum is exact."""
     film = reference_film("small")
     with torch.no_grad():
-        one = zoo.load_model(MODEL, checkpoint=file, in_channels=1, mmap=True)
-        assert relative_error(one(film[:, :1]), model(film).numpy()) < TOLERANCE
+        one = zoo.load_model(MODEL, checkpoint=narrow_file, in_channels=1, mmap=True)
+        assert relative_error(one(film[:, :1]), narrow_model(film).numpy()) < TOLERANCE
     assert zoo.load_report(one).adapted == {"patch_embed.proj.weight": "3 input channels summed to 1"}
 
 
-@pytest.mark.slow
-def test_parameter_groups_follow_the_blocks(model):
+def test_parameter_groups_follow_the_blocks(narrow_model, narrow):
     """Twelve stages between the first and the last rate."""
-    groups = param_groups(model, 1.0, weight_decay=0.1, layer_decay=0.5)
+    groups = param_groups(narrow_model, 1.0, weight_decay=0.1, layer_decay=0.5)
     rates = {group["name"].removesuffix(", no decay"): group["lr"] for group in groups}
     assert list(rates)[:2] == ["patch_embed", "blocks.0"]
     assert rates["patch_embed"] == 0.5**12
@@ -350,10 +377,9 @@ def test_it_is_built_without_memory():
     assert all(parameter.is_meta for parameter in network.parameters())
 
 
-@pytest.mark.slow
-def test_every_parameter_gets_a_gradient(file):
+def test_every_parameter_gets_a_gradient(narrow_file, narrow):
     """DistributedDataParallel refuses a parameter that none reaches."""
-    network = zoo.load_model(MODEL, checkpoint=file, num_classes=2, mmap=False)
+    network = zoo.load_model(MODEL, checkpoint=narrow_file, num_classes=2, mmap=False)
     network(torch.randn(1, 3, 28, 42)).sum().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
@@ -395,9 +421,9 @@ def test_loading_the_head_says_what_it_is(saved):
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["lost", "stray"])
 @pytest.mark.parametrize("form", ["DINOv2", "transformers 4", "transformers 5"])
-def test_what_is_lost_or_stray_is_an_error(form, change, state, saved):
+def test_what_is_lost_or_stray_is_an_error(form, change, narrow_state, saved, narrow):
     """A block that lacks one tensor, also one of the three of an attention; a tensor that the network does not have."""
-    content = dict(FORMS[form](state))
+    content = dict(FORMS[form](narrow_state))
     if change == "stray":
         content["blocks.3.attn.stray" if form == "DINOv2" else "encoder.layer.3.stray"] = torch.zeros(3)
     else:
@@ -406,10 +432,9 @@ def test_what_is_lost_or_stray_is_an_error(form, change, state, saved):
         zoo.load_model(MODEL, checkpoint=saved(content))
 
 
-@pytest.mark.slow
-def test_a_value_of_a_query_that_is_not_finite_is_found(state, saved):
+def test_a_value_of_a_query_that_is_not_finite_is_found(narrow_state, saved, narrow):
     """It is a third of a tensor of the network: said by inspection too, and refused by a load."""
-    content = as_transformers_4(state)
+    content = as_transformers_4(narrow_state)
     name = "encoder.layer.5.attention.attention.query.bias"
     content[name][7] = torch.nan
     path = saved(content)
@@ -421,9 +446,9 @@ def test_a_value_of_a_query_that_is_not_finite_is_found(state, saved):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["DINOv2", "transformers 4", "transformers 5", "DINOv2's training"])
-def test_inspection_names_the_model_and_no_other(form, state, saved):
+def test_inspection_names_the_model_and_no_other(form, narrow_state, saved, narrow):
     """Complete for this one alone, and the prefix is the file's."""
-    found = inspect_checkpoint(saved(FORMS[form](state))).matches
+    found = inspect_checkpoint(saved(FORMS[form](narrow_state))).matches
     assert [match.model for match in found if match.complete] == [MODEL]
     assert (found[0].model, found[0].matched, found[0].needed) == (MODEL, 174, 174)
     assert found[0].prefix == ("backbone." if form == "DINOv2's training" else "")
@@ -444,17 +469,16 @@ def test_files_of_other_families_are_not_taken_for_it(name):
 # From a film to its features
 
 
-@pytest.mark.slow
-def test_a_film_is_embedded(file, model, tmp_path, monkeypatch):
+def test_a_film_is_embedded(narrow_file, narrow_model, tmp_path, monkeypatch, narrow):
     """From a file to the CLS token of what the transform makes of it, at a size that is quick."""
     contract = get_entry(MODEL).preprocessing.override({"size": [56, 70], "resize": 70})
     monkeypatch.setattr("zoo.embedding.embedder.input_of", lambda *args, **kwargs: contract)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 120), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "film.png")
-    found = embed(MODEL, [tmp_path / "film.png"], checkpoint=file, progress=False)
+    found = embed(MODEL, [tmp_path / "film.png"], checkpoint=narrow_file, progress=False)
     with torch.no_grad():
-        expected = model(zoo.transforms.build_transform(contract)(pixels)[None])
-    assert found.values.shape == (1, 768)
+        expected = narrow_model(zoo.transforms.build_transform(contract)(pixels)[None])
+    assert found.values.shape == (1, NARROW)
     assert relative_error(torch.as_tensor(found.values), expected.numpy()) < TOLERANCE
 
 

@@ -147,9 +147,7 @@ def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:
     box = _reach_of(labels, np.linalg.inv(scan.affine) @ lungs.affine, found.shape)
     corner = np.eye(4)
     corner[:3, 3] = [side.start for side in box]
-    found[box] = resample(
-        labels, lungs.affine, found[box].shape, scan.affine @ corner, mode="grid-constant", degree=0
-    )
+    found[box] = resample(labels, lungs.affine, found[box].shape, scan.affine @ corner, mode="grid-constant", degree=0)
     return found
 
 
