@@ -5,8 +5,8 @@ import pytest
 from zoo.selftest import run_case, stored_cases
 
 LONG = ("voco-swinunetr-l", "voco-swinunetr-h")
-"""They are the B network with more channels, whose encoders run here alone, and take six seconds and half a minute of one
-core: `zoo selftest voco-swinunetr-l voco-swinunetr-h` runs them."""
+"""They are the B network with more channels, whose encoders run here alone. They take six seconds and half a minute of
+one core: `zoo selftest voco-swinunetr-l voco-swinunetr-h` runs them."""
 
 
 @pytest.mark.slow

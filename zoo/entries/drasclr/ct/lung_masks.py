@@ -154,7 +154,7 @@ def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:
 def _reach_of(labels: Labels, to_grid: Any, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """Return the part of a grid in which labels can lie: a fifth of a CT that has air and padding around its lungs."""
     ends = [np.flatnonzero(labels.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
-    corners = np.array(list(product(*(end + (-0.5, 0.5) for end in ends))))
+    corners = np.array(list(product(*(end + np.array([-0.5, 0.5]) for end in ends))))
     there = nibabel.affines.apply_affine(to_grid, corners)
     lowest, highest = np.floor(there.min(axis=0)).astype(int), np.ceil(there.max(axis=0)).astype(int) + 1
     return tuple(
