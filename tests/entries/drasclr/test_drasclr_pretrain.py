@@ -28,7 +28,7 @@ from zoo.errors import CheckpointMismatchError, OfflineError, OptionError
 from zoo.training.args import parse_args, run_command
 from zoo.training.runlog import read_log
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "undrawn")
 
 NAME = "drasclr-cnn3d"
 
