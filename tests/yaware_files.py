@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +19,12 @@ WIDTHS = (1, 16, 32, 64, 128, 256)
 
 
 def filled_encoder(seed=0):
-    """The authors' network in encoder mode: features and projection head."""
+    """The authors' network in encoder mode, features and projection head: tensors that nobody changes."""
+    return dict(_encoder(seed))
+
+
+@cache
+def _encoder(seed):
     return filled(json.loads((PARITY / "yaware_keys.json").read_text("utf-8")), seed)
 
 

@@ -74,7 +74,8 @@ def _values(name: str, shape: tuple[int, ...], low: float, high: float) -> NDArr
     import numpy as np
 
     count, start = prod(shape), crc32(name.encode()) % _LENGTH
-    drawn = np.take(_fractions(), np.arange(start, start + min(count, _LENGTH)), mode="wrap")
+    cycle, end = _fractions(), start + min(count, _LENGTH)
+    drawn = cycle[start:end] if end <= _LENGTH else np.concatenate([cycle[start:], cycle[: end - _LENGTH]])
     return np.resize((low + (high - low) * drawn).astype(np.float32), shape)
 
 

@@ -57,13 +57,14 @@ class Difference:
 def measure(name: str, found: Tensor) -> Stage:
     """Return the numbers of a map, which are computed in float64 on the CPU."""
     values = found.detach().cpu().double().flatten()
+    least, greatest = values.aminmax()
     positions = [int((i + 1) * _STEP % 1 * values.numel()) for i in range(_SAMPLES)]
     return Stage(
         name=name,
         shape=tuple(found.shape),
         mean=values.mean().item(),
         deviation=values.std(correction=0).item(),
-        largest=values.abs().max().item(),
+        largest=max(-least.item(), greatest.item()),
         samples=tuple(values[positions].tolist()),
     )
 

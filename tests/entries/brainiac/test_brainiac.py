@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,10 +35,13 @@ from zoo.errors import CheckpointMismatchError, InputContractError, OptionError
 from zoo.formats import open_checkpoint
 from zoo.loading import full_state
 from zoo.manifest import records
-from zoo.registry import get_entry
+from zoo.networks.vit import ViTEncoder
+from zoo.registry import entries, get_entry
 
 TOLERANCE = 1e-5
 """Relative. Sums in another order differ by 1e-6; the mean of the tokens is 0.06 from the first one."""
+NARROW = 36
+"""Numbers of a token of `NarrowViT`."""
 VERSIONS = r"version 1, a ResNet-50 .* version 2, a ViT-B/16"
 
 
@@ -73,6 +77,44 @@ def resnet(scratch, resnet_state):
     return zoo.load_model(RESNET, checkpoint=path, mmap=True)
 
 
+@pytest.fixture(scope="module")
+def features(vit, resnet):
+    """Of the reference inputs."""
+    with torch.no_grad():
+        return {VIT: vit(brain_input()), RESNET: resnet(resnet_input())}
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Have the ViT's name stand for one with narrow tokens, for tests of what is done with tensors."""
+    entry = get_entry(VIT)
+    monkeypatch.setitem(entries(), VIT, replace(entry, num_features=NARROW, build=NarrowViT))
+
+
+class NarrowViT(BrainViT):
+    """Of three numbers for each head."""
+
+    def __init__(self, config):
+        ViTEncoder.__init__(
+            self,
+            config["in_channels"],
+            (96, 96, 96),
+            NARROW,
+            4 * NARROW,
+            12,
+            12,
+            num_classes=config["num_classes"],
+            pooling=config["pooling"],
+        )
+
+
+@pytest.fixture(scope="module")
+def narrow_state():
+    """Its tensors."""
+    widths = {768: NARROW, 3 * 768: 3 * NARROW, 4 * 768: 4 * NARROW}
+    return filled({name: [widths.get(side, side) for side in shape] for name, shape in VIT_KEYS.items()})
+
+
 def tensors_of(content):
     """The tensors of a file's content, as `open_checkpoint` finds them."""
     return content.get("state_dict", content)
@@ -92,13 +134,13 @@ def shapes_only(keys):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_outputs_of_version_2_are_the_authors(vit):
+def test_outputs_of_version_2_are_the_authors(vit, features):
     """First token, all tokens as a map in the order of the array, and their mean where that is asked for."""
     x, theirs = brain_input(), reference("brainiac")
     tokens = vit.forward_features(x).flatten(2).transpose(1, 2)
-    assert relative_error(vit(x), theirs["features"]) < TOLERANCE
+    assert relative_error(features[VIT], theirs["features"]) < TOLERANCE
     assert relative_error(tokens[:, ::8], theirs["tokens"]) < TOLERANCE
-    assert torch.equal(vit(x), tokens[:, 0])
+    assert torch.equal(features[VIT], tokens[:, 0])
     vit.pooling = "mean"
     mean = vit(x)
     vit.pooling = "first"
@@ -113,22 +155,21 @@ def test_outputs_of_version_2_are_the_authors(vit):
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_feature_does_not_depend_on_the_neighbours_in_the_batch(vit, resnet):
+def test_a_feature_does_not_depend_on_the_neighbours_in_the_batch(vit, resnet, features):
     """Alone and beside another, of both versions."""
-    for model, x in ((vit, brain_input()), (resnet, resnet_input())):
-        together = model(x)
-        assert relative_error(model(x[:1]), together[:1].numpy()) < TOLERANCE
+    for name, model, x in ((VIT, vit, brain_input(1)), (RESNET, resnet, resnet_input()[:1])):
+        assert relative_error(model(x), features[name][:1].numpy()) < TOLERANCE
 
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_outputs_of_version_1_are_the_authors(resnet):
+def test_outputs_of_version_1_are_the_authors(resnet, features):
     """Map and pooled features, of volumes that are no cube; with MONAI's own first stride they are others."""
     x, theirs = resnet_input(), reference("brainiac_resnet50")
     last = resnet.forward_features(x)
     assert relative_error(last[:, ::4], theirs["map"]) < TOLERANCE
-    assert relative_error(resnet(x), theirs["features"]) < TOLERANCE
-    assert torch.equal(resnet(x), last.mean(dim=(2, 3, 4)))
+    assert relative_error(features[RESNET], theirs["features"]) < TOLERANCE
+    assert torch.equal(features[RESNET], last.mean(dim=(2, 3, 4)))
     assert resnet.num_features == 2048
     resnet.conv1.stride = (1, 1, 1)
     other = resnet(x[:1])
@@ -175,36 +216,36 @@ def test_every_form_of_version_1_holds_the_same(form, resnet_state):
 
 
 @pytest.mark.slow
-def test_a_fine_tuned_file_brings_its_classifier_and_says_what_it_is(vit_state, saved, zoo):
+def test_a_fine_tuned_file_brings_its_classifier_and_says_what_it_is(narrow_state, saved, zoo, narrow):
     """Two copies of everything: one is kept, and the report says that the features are not the published ones."""
     import zoo as package
 
-    path = saved(downstream(vit_state, classes=3))
+    path = saved(downstream(narrow_state, NARROW, classes=3))
     model = package.load_model(VIT, checkpoint=path)
     report = package.load_report(model)
     assert (len(report.loaded), report.fresh) == (139, {})
     assert report.note.startswith("fine-tuned, with a classifier: its features are not those of the published")
     assert report.note in str(report)
     assert list(report.dropped.values()) == ["second copy of the fine-tuned network"] * 139
-    weights = classifier(768, 3)
+    weights = classifier(NARROW, 3)
     assert torch.equal(model.classification_head.weight, weights["classifier.fc.weight"])
     x = brain_input(1)
     with torch.no_grad():
         head = torch.nn.functional.linear(model.forward_features(x)[:, :, 0, 0, 0], *weights.values())
         assert relative_error(model(x), head.numpy()) < TOLERANCE
     with pytest.raises(CheckpointMismatchError, match="several copies"):
-        converted("monai-ssl-vitb16", downstream(vit_state))
+        converted("monai-ssl-vitb16", downstream(narrow_state, NARROW))
     code, out, _ = zoo("inspect", path)
     assert code == 0
     assert [line.split(":")[0].split()[-1] for line in out.splitlines() if " tensors" in line and "of" in line] == [VIT]
 
 
 @pytest.mark.slow
-def test_the_copy_in_the_cache_keeps_the_remark(vit_state, saved, zoo, caplog):
+def test_the_copy_in_the_cache_keeps_the_remark(narrow_state, saved, zoo, caplog, narrow):
     """An imported fine-tuned file is converted once, and its report says what it is each time."""
     import zoo as package
 
-    path = saved(downstream(vit_state))
+    path = saved(downstream(narrow_state, NARROW))
     assert zoo("import", f"{VIT}.tuned", path)[0] == 0
     path.unlink()
     for _ in range(2):
@@ -296,12 +337,12 @@ def test_other_networks_are_refused(vit_state):
 
 
 @pytest.mark.slow
-def test_a_tensor_too_many_or_too_few_is_an_error(vit_state, saved):
+def test_a_tensor_too_many_or_too_few_is_an_error(narrow_state, saved, narrow):
     """Nothing is passed over."""
-    path = saved(pretraining(vit_state | {"blocks.12.norm1.weight": torch.ones(768)}))
+    path = saved(pretraining(narrow_state | {"blocks.12.norm1.weight": torch.ones(NARROW)}))
     with pytest.raises(CheckpointMismatchError, match=r"unexpected \(1\): blocks.12.norm1.weight"):
         zoo.load_model(VIT, checkpoint=path)
-    path = saved(pretraining({n: t for n, t in vit_state.items() if n != "blocks.3.norm1.bias"}))
+    path = saved(pretraining({n: t for n, t in narrow_state.items() if n != "blocks.3.norm1.bias"}))
     with pytest.raises(CheckpointMismatchError, match=r"missing \(1\): blocks.3.norm1.bias"):
         zoo.load_model(VIT, checkpoint=path)
 
@@ -366,10 +407,10 @@ def test_monais_plain_classes_load_a_full_export(vit, resnet):
 
 
 @pytest.mark.slow
-def test_an_export_keeps_its_pooling(resnet_state, vit_state, tmp_path):
+def test_an_export_keeps_its_pooling(narrow_state, tmp_path, narrow):
     """The header says it, since names and shapes do not; who asks for another gets that."""
     path = tmp_path / "mean.safetensors"
-    export_safetensors(dict(vit_state), path, metadata={"model": VIT, "options": json.dumps({"pooling": "mean"})})
+    export_safetensors(dict(narrow_state), path, metadata={"model": VIT, "options": json.dumps({"pooling": "mean"})})
     model = zoo.load_model(VIT, checkpoint=path, mmap=True)
     assert model.pooling == "mean"
     assert zoo.load_report(model).said_by == {"pooling": "the file's header"}

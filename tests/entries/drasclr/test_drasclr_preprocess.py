@@ -524,7 +524,7 @@ def narrow_network(monkeypatch, tmp_path):
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "SAR"])
 def test_lungmask_is_called_with_the_ct_as_it_lies(narrow_network, codes):
     """Its labels come back on the CT's grid, whatever its axes: tissue all around, the left lung denser."""
-    shape, affine = upright((4.0, 4.0, 5.0), codes=codes)
+    shape, affine = upright((4.0, 4.0, 5.0), (86, 68, 30), codes)
     made = patient(lambda points: np.choose(labels_at(points), (40, -850, -550)), shape, affine)
     assert choose_segmenter("auto") == "lungmask"
     found = by_lungmask(scan_of(made))

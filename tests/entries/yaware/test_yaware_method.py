@@ -21,6 +21,8 @@ from zoo.entries.yaware.method import KERNELS, NORMALIZATIONS, YAware, YAwareInf
 from zoo.errors import OptionError
 from zoo.training.distributed import rank
 
+pytestmark = pytest.mark.usefixtures("short_yaware")
+
 CASES = json.loads((Path(parity.__file__).parent / "losses.json").read_text())["yaware"]
 BOTH = [(kernel, normalize) for kernel in KERNELS for normalize in NORMALIZATIONS]
 
@@ -377,8 +379,8 @@ def test_a_missing_label_does_not_pass_for_a_number():
 
 
 @pytest.fixture(scope="module")
-def built():
-    """The method as published, and a copy of its state."""
+def built(short_yaware):
+    """The method with a short network, and a copy of its state."""
     torch.manual_seed(0)
     method = YAware()
     return method, {name: value.clone() for name, value in method.state_dict().items()}
@@ -467,7 +469,7 @@ def test_what_the_method_returns(kernel, normalize):
 def test_two_processes_are_one_on_the_whole_batch(method, tmp_path):
     """Batch norm in eval mode: same loss and excess, and after DDP's mean the same gradient of every parameter.
 
-    Only the order of float32 sums over the batch differs: 1e-6 on losses. A gradient passes 120 layers in which such
+    Only the order of float32 sums over the batch differs: 1e-6 on losses. A gradient passes 20 layers in which such
     differences cancel and add: 1e-3 of each tensor's norm; a wrong factor or a lost process would show as 0.3 or more.
     """
     for module in method.modules():
