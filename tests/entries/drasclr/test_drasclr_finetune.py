@@ -471,7 +471,7 @@ def test_maps_of_a_folder(model, tmp_path, capsys):
     for name in ("volume", "truth"):
         (tmp_path / name).mkdir()
     for seed in range(5):
-        volume, truth = chest(seed)
+        volume, truth = chest(seed, 36)
         np.save(tmp_path / "volume" / f"s{seed}.npy", volume)
         if seed < 4:
             np.save(tmp_path / "truth" / f"s{seed}.npy", truth)
@@ -486,14 +486,14 @@ def test_maps_of_a_folder(model, tmp_path, capsys):
     assert results["source"] == str(given["checkpoint"])
     maps = {seed: np.load(tmp_path / "maps" / f"s{seed}_map.npy") for seed in range(5)}
     for seed, found in maps.items():
-        assert (found.dtype, found.shape) == (np.float16, (48, 48, 48))
-        inside = found[chest(seed)[1] > 0] if seed else found[:0]
+        assert (found.dtype, found.shape) == (np.float16, (36, 36, 36))
+        inside = found[chest(seed, 36)[1] > 0] if seed else found[:0]
         assert not inside.size or inside.mean() > 1.5 * found.mean()  # the block stands out
     assert results["dice"]["volumes"] == 3
     assert results["dice"]["mean"] == pytest.approx(np.mean([results["volumes"][f"s{i}"]["dice"] for i in (1, 2, 3)]))
     assert "dice" not in results["volumes"]["s0"]
     assert "truth_voxels" not in results["volumes"]["s4"]
-    probe, volume = load_probe(tmp_path / "maps" / "probe.npz"), chest(4)[0]
+    probe, volume = load_probe(tmp_path / "maps" / "probe.npz"), chest(4, 36)[0]
     cells = lay_cells(volume.shape, 12)
     features = embed_cells(model, volume, cells, locate_cells(cells, 12, ATLAS), side=12)
     expected = spread(probe(features.double().numpy()), cells, volume.shape, 12)

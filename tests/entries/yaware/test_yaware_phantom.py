@@ -99,10 +99,11 @@ def test_the_folder_holds_maps_tables_and_facts(cohort):
 @pytest.mark.slow
 def test_the_old_name_of_the_command_still_runs_it(cohort, monkeypatch, tmp_path):
     """Scripts say `python -m zoo.entries.yaware.synthetic`."""
-    arguments = ["--out", str(tmp_path / "same"), "--healthy", "5", "--clinical", "6"]
+    arguments = ["--out", str(tmp_path / "same"), "--healthy", "1", "--clinical", "2"]
     monkeypatch.setattr(sys, "argv", ["synthetic", *arguments])
     runpy.run_module("zoo.entries.yaware.synthetic", run_name="__main__")
-    assert (tmp_path / "same" / "healthy.npy").read_bytes() == (cohort / "healthy.npy").read_bytes()
+    for name, count in (("healthy", 1), ("clinical", 2)):
+        assert np.array_equal(np.load(tmp_path / "same" / f"{name}.npy"), np.load(cohort / f"{name}.npy")[:count])
 
 
 @pytest.mark.slow
@@ -272,9 +273,9 @@ def test_ageing_lowers_the_density_faster_with_the_years(anatomy):
 @pytest.mark.slow
 def test_everything_follows_from_the_seed_and_the_number(cohort, tmp_path):
     """Again the same bytes; a subject does not depend on how many there are; another seed draws others."""
-    main(["--out", str(tmp_path / "more"), "--healthy", "2", "--clinical", "8"])
+    main(["--out", str(tmp_path / "more"), "--healthy", "1", "--clinical", "7"])
     main(["--out", str(tmp_path / "other"), "--healthy", "1", "--clinical", "2", "--seed", "1"])
-    for name, count in (("healthy", 2), ("clinical", 6)):
+    for name, count in (("healthy", 1), ("clinical", 6)):
         first, more, other = (np.load(d / f"{name}.npy") for d in (cohort, tmp_path / "more", tmp_path / "other"))
         assert np.array_equal(first[:count], more[:count])
         assert table(cohort / f"{name}.csv")[:count] == table(tmp_path / f"more/{name}.csv")[:count]
