@@ -406,7 +406,6 @@ def test_monais_plain_classes_load_a_full_export(vit, resnet):
         assert torch.equal(other.eval()(x), resnet(x))
 
 
-@pytest.mark.slow
 def test_an_export_keeps_its_pooling(narrow_state, tmp_path, narrow):
     """The header says it, since names and shapes do not; who asks for another gets that."""
     path = tmp_path / "mean.safetensors"

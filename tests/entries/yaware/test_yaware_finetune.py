@@ -374,7 +374,6 @@ def test_files_are_taken_on_the_grid_of_the_weights(folder, weights, tmp_path, c
     assert "the brain is mirrored" in caplog.text
 
 
-@pytest.mark.slow
 def test_a_run_begins_with_weights_that_are_noted(folder, weights, checkpoint, tmp_path):
     """By digest: on record, of the file that the record without one names, or of a checkpoint, which may change."""
     noted = tmp_path / "run" / "args.json"

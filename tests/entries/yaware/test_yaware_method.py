@@ -401,7 +401,6 @@ def batch(n=4, size=32):
     return {"image": image, "label": ages(n, columns=1), "draws": torch.arange(2 * n).view(n, 2)}
 
 
-@pytest.mark.slow
 def test_each_view_has_a_forward_pass_of_its_own(method):
     """Two passes of N, over different views made from their own seeds; each moves the batch statistics by itself."""
     seen, data = [], batch()
@@ -420,7 +419,6 @@ def test_each_view_has_a_forward_pass_of_its_own(method):
     torch.testing.assert_close(norm.running_mean, 0.9 * 0.1 * first + 0.1 * second, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_evaluation_leaves_the_method_as_it_is(method, built):
     """The same losses twice, and no statistic has moved."""
     with torch.no_grad():

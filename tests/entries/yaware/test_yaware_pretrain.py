@@ -244,7 +244,6 @@ def test_the_published_behaviour_runs(cohort, out):
     )
 
 
-@pytest.mark.slow
 def test_simclr_needs_no_ages(cohort, out, tmp_path):
     """With `--kernel views` the table may be without the column; the least loss is 0."""
     table = rewrite(
@@ -325,7 +324,6 @@ def test_one_argument_speaks_for_others():
     assert (plain.normalize, plain.val_random) == ("anchor", False)
 
 
-@pytest.mark.slow
 def test_every_setting_of_the_method_is_a_flag():
     """Of its name, with the same default."""
     settings = {name: p.default for name, p in inspect.signature(YAware).parameters.items()}
@@ -393,7 +391,6 @@ def test_validation_has_nobody_alone(cohort):
         validation(settings, trained, Processes(0, 5, torch.device("cpu")))
 
 
-@pytest.mark.slow
 def test_validation_of_the_same_weights_is_the_same_number(cohort):
     """Through the network, in two epochs; with new views it is another."""
     torch.manual_seed(0)
@@ -534,7 +531,6 @@ def test_a_file_of_the_encoder_alone_leaves_the_head_fresh(run, cohort, out, mon
     assert "this run has size (31, 37, 31)" in warning
 
 
-@pytest.mark.slow
 def test_weights_of_another_family_are_refused(cohort, out):
     """By the tensors that they lack."""
     file = out.with_name("other.pt")
