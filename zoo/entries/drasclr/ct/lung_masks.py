@@ -144,6 +144,8 @@ def place_lungs(lungs: Nifti1Image, scan: Scan) -> Labels:
     """Return the lungs on the grid of a scan, `(i, j, k)`: the label of the mask's nearest voxel, 0 beyond the mask."""
     labels = np.asarray(lungs.dataobj, dtype=np.uint8)
     found = np.zeros(scan.values.shape, np.uint8)
+    if not labels.any():
+        return found
     box = _reach_of(labels, np.linalg.inv(scan.affine) @ lungs.affine, found.shape)
     corner = np.eye(4)
     corner[:3, 3] = [side.start for side in box]
