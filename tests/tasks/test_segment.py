@@ -37,15 +37,16 @@ from zoo.training.run import Run
 pytestmark = [pytest.mark.usefixtures("undrawn"), pytest.mark.slow]
 
 OBLIQUE = np.array([[0.2, -1.8, 0.1, 5], [1.1, 0.3, -0.2, -7], [0.1, 0.2, 2.4, 9], [0, 0, 0, 1]])
-WINDOW = ("--window", "32,32,32")
+WINDOW = ("--window", "16,16,16")
 
 
 @contextmanager
 def narrowed():
-    """Have anatomix's U-Net a quarter of its channels: for tests of runs, whatever they find."""
+    """Have anatomix's U-Net half its levels and a quarter of its channels, which its files tell by their shapes."""
     whole = entries()["anatomix-unet"]
+    small = {**whole.config, "width": 4, "depth": 2}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(entries(), whole.name, replace(whole, config={**whole.config, "width": 4}))
+        patched.setitem(entries(), whole.name, replace(whole, config=small))
         yield
 
 
@@ -59,7 +60,7 @@ def narrow():
 def scans(tmp_path_factory):
     """Ten volumes that lie askew, of masks with the values 3 and 7."""
     folder = tmp_path_factory.mktemp("scans")
-    write_volumes(folder, 10, (34, 30, 20), OBLIQUE, values=(3, 7))
+    write_volumes(folder, 10, (20, 18, 14), OBLIQUE, values=(3, 7))
     return folder
 
 
@@ -72,7 +73,7 @@ def words(folder, out, *more, model="anatomix-unet"):
     ]
 
 
-FROM_SCRATCH = ("--from-scratch", *WINDOW, "--parts", "1", "--batch-size", "2", "--lr", "1e-2")
+FROM_SCRATCH = ("--from-scratch", *WINDOW, "--parts", "1", "--batch-size", "2", "--lr", "2e-2")
 SHORT = (*FROM_SCRATCH, "--epochs", "2", "--steps-per-epoch", "1")
 
 
@@ -81,8 +82,9 @@ def run(scans, tmp_path_factory):
     """A short run, and what it said."""
     out = tmp_path_factory.mktemp("run") / "out"
     classes = ("--classes", "background,left,right", "--no-augment", "--patience", "0")
-    length = ("--epochs", "4", "--steps-per-epoch", "14")  # running averages of the norms follow 30 steps later
-    return out, finetune(words(scans, out, *FROM_SCRATCH, *classes, *length))
+    length = ("--epochs", "2", "--steps-per-epoch", "60")  # running averages of the norms follow 30 steps later
+    with narrowed():
+        return out, finetune(words(scans, out, *FROM_SCRATCH, *classes, *length))
 
 
 def dice_of(found, truth):
@@ -95,11 +97,11 @@ def test_a_run_on_volumes_finds_the_balls(run):
     assert results == json.loads((out / "results.json").read_text("utf-8"))
     assert results["cases"]["train"] == {"cases": 6, "groups": 6, "cases_with": {"left": 6, "right": 6}}
     assert results["test"]["values"] == {"0": "background", "3": "left", "7": "right"}
-    best = max(results["test"]["classes"].values(), key=lambda each: each["dice"]["value"])
+    worse, best = sorted(results["test"]["classes"].values(), key=lambda each: each["dice"]["value"])
     assert best["dice"]["value"] > 0.5  # all voxels called by one name have 0.03; two names may take more steps
     assert best["cases"] == best["compared"] == 2
     assert best["dice"]["low"] is best["dice"]["high"] is None  # two scans give no interval
-    assert 0 < best["hausdorff95"]["value"] <= best["hausdorff"]
+    assert 0 < worse["hausdorff95"]["value"] <= worse["hausdorff"]
     assert results["test"]["distances_in"] == "mm"
     assert "hausdorff95" not in results["val"]["classes"]["left"]
     assert {"model.safetensors", "predictions.csv", "splits.csv", "prediction.png", "curves.png"} <= {
@@ -113,7 +115,7 @@ def test_the_saved_network_says_what_it_was_trained_on(run):
     out, _ = run
     saved = read_saved(out)
     assert (saved.task, saved.classes) == ("segment", ("background", "left", "right"))
-    assert (saved.outputs.kind, saved.outputs.window) == ("voxels", (32, 32, 32))
+    assert (saved.outputs.kind, saved.outputs.window) == ("voxels", (16, 16, 16))
     network = package.load_model("anatomix-unet", checkpoint=out / "model.safetensors")
     assert network.num_classes == 3
     assert package.load_report(network).fresh == {}
@@ -202,7 +204,7 @@ def are_equal(*folders):
 @pytest.mark.usefixtures("narrow")
 def test_two_processes_are_one(tmp_path):
     """Each sees one of the two cases of a step; norms are frozen, whose statistics would be each process's own."""
-    write_volumes(tmp_path, 5, (34, 30, 20), OBLIQUE)
+    write_volumes(tmp_path, 5, (20, 18, 14), OBLIQUE)
     flags = (*SHORT, "--freeze")
     finetune(words(tmp_path, tmp_path / "one", *flags))
     gloo.run(_finetuned, 2, tmp_path / "group", words(tmp_path, tmp_path / "two", *flags))
@@ -235,10 +237,11 @@ def test_images_are_made_anew_where_the_disk_has_no_room(scans, whole, tmp_path,
     assert are_equal(whole, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("narrow")
 def test_images_are_kept_once_for_all_folds(tmp_path):
     """In the folder of the run, from which they go at its end; in that of a fold they would stay for ever."""
-    write_volumes(tmp_path, 2, (34, 30, 20), OBLIQUE)
-    task = read(tmp_path, "cross_validate", 2, "window", "32,32,32")
+    write_volumes(tmp_path, 2, (20, 18, 14), OBLIQUE)
+    task = read(tmp_path, "cross_validate", 2, "window", "16,16,16")
     network = package.load_model("anatomix-unet", pretrained=False, num_classes=2)
     for fold in ("fold0", "fold1"):
         args = replace(task.args, out=str(tmp_path / "out" / fold), batch_size=1)
@@ -386,6 +389,7 @@ def test_a_size_that_the_network_does_not_take_is_refused():
         check_size(on_meta(name, num_classes=2), entries()[name], (90, 90), "--size 90")
 
 
+@pytest.mark.usefixtures("narrow")
 def test_images_without_masks_and_masks_of_another_size_are_refused(tmp_path):
     """The former by the table, the latter once both are read, all of them named."""
     write_volumes(tmp_path, 5, (20, 20, 20), np.eye(4))
