@@ -1,5 +1,6 @@
 """What all tests share: one thread unless the environment says more, an empty cache, CAiD's reference network."""
 
+import gc
 import os
 import shutil
 import sys
@@ -19,6 +20,7 @@ def _one_thread() -> None:
 
 
 os.register_at_fork(after_in_child=_one_thread)
+os.register_at_fork(after_in_child=gc.freeze)  # a child that collects its garbage need not copy and search this process
 
 SETTINGS = ("ZOO_", "HF_")
 

@@ -201,7 +201,7 @@ def test_a_load_stays_within_its_memory(scratch, unet_state, unet_file, unet_saf
     cases = [(str(path), mmap) for path in paths for mmap in (True, False)]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, json.dumps(cases)],
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)},  # glibc's first; as it rises, freed tensors leave holes
+        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**17)},  # as it rises, freed tensors leave holes
         capture_output=True,
         text=True,
         check=True,

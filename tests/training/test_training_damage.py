@@ -372,10 +372,12 @@ def test_of_many_that_take_over_a_dead_run_one_is_left(tmp_path):
     (tmp_path / LOCK).write_text("0123456789ab-1-1 process 1 on elsewhere")
     os.utime(tmp_path / LOCK, (1, 1))
 
+    gate, ends = os.pipe()
+
     def take_over() -> None:
+        os.close(ends)
         (tmp_path / f"ready{os.getpid()}").touch()
-        while not (tmp_path / "go").exists():
-            pass
+        os.read(gate, 1)  # until nobody holds the other end
         try:
             with holding(tmp_path):
                 while not (tmp_path / "stop").exists():
@@ -386,8 +388,9 @@ def test_of_many_that_take_over_a_dead_run_one_is_left(tmp_path):
     many = [forked.start(take_over) for _ in range(6)]
     while len(list(tmp_path.glob("ready*"))) < len(many):
         time.sleep(0.01)
-    (tmp_path / "go").touch()
+    os.close(ends)
     while sum(process.exitcode is None for process in many) > 1:
         time.sleep(0.01)
     (tmp_path / "stop").touch()
     assert sorted(map(forked.wait, many)) == [0, 3, 3, 3, 3, 3]
+    os.close(gate)

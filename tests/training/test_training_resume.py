@@ -5,18 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import gloo
 import pytest
 import torch
 import toy_run
+from torch.distributed.run import main as torchrun
 from toy_run import assert_identical, state_of, toy
 
-import zoo
 from zoo.errors import OptionError
 from zoo.training import distributed
 from zoo.training.runlog import read_log
@@ -112,12 +111,8 @@ def test_two_processes_resume_after_a_kill_halfway_through_a_save(tmp_path, whol
 @pytest.mark.slow
 def test_torchrun_runs_the_same_file(tmp_path, whole_on_two):
     """Under torchrun the script joins by its environment and ends with the weights of the group above."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", toy_run.__file__]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    done = subprocess.run(
-        [*command, *toy(tmp_path / "run")], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    how = ["--standalone", "--nproc-per-node", "2", "--run-path", "--start-method", "fork"]
+    assert forked.wait(forked.start(torchrun, [*how, toy_run.__file__, *toy(tmp_path / "run")]), 120) == 0
     for rank in (0, 1):
         assert_identical(state_of(whole_on_two, rank), state_of(tmp_path / "run", rank))
     assert epochs_in(tmp_path / "run") == [1, 2, 3, 4]

@@ -6,9 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import time
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,7 +17,6 @@ import torch
 import toy_run
 from toy_run import assert_identical, state_of, toy
 
-import zoo
 from zoo import stopping
 from zoo.siblings import began
 from zoo.stopping import Stopped, deferring, heeding_signals
@@ -111,19 +107,22 @@ def test_a_signal_saves_the_step_and_exits_with_75(tmp_path, number, capfd):
 
 
 @pytest.mark.slow
-def test_a_scheduler_s_signal_to_all_processes_ends_the_run_as_well(tmp_path, whole):
+def test_a_scheduler_s_signal_to_all_processes_ends_the_run_as_well(tmp_path, whole, monkeypatch):
     """Loader processes that died of it would take the step, and what is to be saved, with them."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(zoo.__file__).parents[1])}
-    command = [sys.executable, toy_run.__file__, *toy(tmp_path, *FLAGS, "--workers", 2, "--pause", 0.1)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not (tmp_path / "last.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGTERM)  # in the second epoch, of 0.8 seconds
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
-    toy_run.main(toy(tmp_path, *FLAGS, "--resume"))
-    assert_same_run(whole, tmp_path)
+    waiting = tmp_path / "waiting"
+
+    def wait(*_: object) -> None:
+        waiting.touch()
+        forked.wait_for(stopping.asked_by)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(toy_run.os, "kill", wait)
+        process = start(tmp_path / "run", *FLAGS, "--workers", 2, "--kill-step", 5)  # the first part of a step's two
+    forked.wait_for(waiting.exists)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert forked.wait(process) == 75
+    toy_run.main(toy(tmp_path / "run", *FLAGS, "--resume"))
+    assert_same_run(whole, tmp_path / "run")
 
 
 @pytest.mark.slow
