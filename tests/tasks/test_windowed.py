@@ -109,6 +109,7 @@ def write_scans(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", WINDOWED)
 def test_the_window_goes_with_the_network(name, thin, tmp_path, zoo):
     """A file without it would be given HU, or another model's window: its answers would be of other images."""

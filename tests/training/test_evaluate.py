@@ -177,7 +177,7 @@ def test_the_interval_covers_a_known_mean():
     for trial in range(100):
         values = np.random.default_rng(trial).standard_normal(60) + 7
         low, high = bootstrap_by_group(
-            lambda w, v=values: float((w * v).sum() / w.sum()), [str(i) for i in range(60)], rounds=300, seed=trial
+            lambda w, v=values: w @ v / w.sum(-1), [str(i) for i in range(60)], rounds=300, seed=trial
         )
         covered += low < 7 < high
         widths.append(high - low)
@@ -191,13 +191,27 @@ def test_the_interval_is_by_group():
     images, names = np.repeat(patients, 10), np.repeat(np.arange(40), 10).astype(str)
 
     def mean(weights):
-        return float((weights * images).sum() / weights.sum())
+        return weights @ images / weights.sum(-1)
 
     by_patient = np.ptp(bootstrap_by_group(mean, names, rounds=500))
     by_image = np.ptp(bootstrap_by_group(mean, [str(i) for i in range(400)], rounds=500))
     assert by_patient / by_image == pytest.approx(np.sqrt(10), rel=0.2)
     assert by_patient == pytest.approx(2 * 1.96 * patients.std() / np.sqrt(40), rel=0.15)
     assert bootstrap_by_group(mean, names, rounds=50) == bootstrap_by_group(mean, names, rounds=50)
+
+
+def test_draws_are_the_same_however_many_are_in_memory(monkeypatch):
+    """Of many cases some draws at a time: none is left out, and none counts twice."""
+    values, names, given = np.random.default_rng(0).standard_normal(30), [str(i) for i in range(30)], []
+
+    def mean(weights):
+        given.append(len(weights))
+        return weights @ values / weights.sum(-1)
+
+    whole = bootstrap_by_group(mean, names, rounds=50)
+    monkeypatch.setattr("zoo.training.evaluate._AT_ONCE", 7 * 30)
+    assert bootstrap_by_group(mean, names, rounds=50) == pytest.approx(whole, rel=1e-12)
+    assert given == [50, *[7] * 7, 1]
 
 
 def test_rounds_without_both_classes_are_left_out():
@@ -208,7 +222,10 @@ def test_rounds_without_both_classes_are_left_out():
         drawn = weights > 0
         return auroc(labels, scores, weights) if len(set(labels[drawn])) == 2 else float("nan")
 
-    assert bootstrap_by_group(statistic, groups, rounds=50) == (0.75, 0.75)
+    def statistics(weights):
+        return np.array([statistic(own) for own in weights])
+
+    assert bootstrap_by_group(statistics, groups, rounds=50) == (0.75, 0.75)
 
 
 def test_features_come_in_float64_from_a_network_in_eval_mode():

@@ -85,14 +85,17 @@ def reader_of(task: str) -> Callable[[FinetuneArgs], Task]:
     Raises:
         OptionError: There is no such task.
     """
+    if task == "segment":  # with libraries that take seconds to import, and that the other tasks do without
+        from zoo.tasks.segment import segment
+
+        return segment
     from zoo.tasks.classify import classify
     from zoo.tasks.regress import regress
-    from zoo.tasks.segment import segment
 
-    readers: dict[str, Callable[[FinetuneArgs], Task]] = {"classify": classify, "regress": regress, "segment": segment}
+    readers: dict[str, Callable[[FinetuneArgs], Task]] = {"classify": classify, "regress": regress}
     if task in readers:
         return readers[task]
-    raise OptionError(f"--task {printable(task)}: {', '.join(readers)} are known")
+    raise OptionError(f"--task {printable(task)}: {', '.join(readers)}, segment are known")
 
 
 def _flags(words: Sequence[str]) -> list[str]:

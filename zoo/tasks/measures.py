@@ -121,6 +121,13 @@ def mean_error_of(truth: Array, found: Array) -> Measure:
     return lambda weights: _ratio(weights @ errors, weights.sum(-1))
 
 
+def mean_of_values(values: Array) -> Measure:
+    """The mean over the cases that have a value, which is no NaN."""
+    known = np.isfinite(values)
+    numbers, counted = np.where(known, values, 0), known.astype(float)
+    return lambda weights: _ratio(weights @ numbers, weights @ counted)
+
+
 def rank_correlation_of(truth: Array, found: Array) -> Measure:
     """Spearman's rank correlation; tied values share their mean rank."""
     both = [_Ties(values) for values in (truth, found)]

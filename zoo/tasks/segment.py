@@ -23,7 +23,7 @@ from zoo.tasks.first_look import check_size, input_of_run
 from zoo.tasks.labelling import windows_of
 from zoo.tasks.masked import MaskedImages
 from zoo.tasks.masks import Classes, all_values, classes_of, find_pairs, pair_masks
-from zoo.tasks.measures import FEW, Measure, difference_of, with_interval
+from zoo.tasks.measures import FEW, difference_of, mean_of_values, with_interval
 from zoo.tasks.outputs import Outputs
 from zoo.tasks.segment_trial import SegmentTrial
 from zoo.tasks.splits import FOLD, Split
@@ -159,16 +159,16 @@ class Segment:
         for k, name in enumerate(self.names[1:]):
             each[name] = {
                 "cases": int((answers[OVERLAPS][:, 2, k + 1] > 0).sum()),
-                "dice": with_interval(_mean(by_case[:, k]), groups),
+                "dice": with_interval(mean_of_values(by_case[:, k]), groups),
             }
             if DISTANCES in answers:
                 near, largest = answers[DISTANCES][:, :, k].T
                 each[name] |= {
-                    "hausdorff95": with_interval(_mean(near), groups),
-                    "hausdorff": or_none(_mean(largest)(np.ones(len(rows)))),
+                    "hausdorff95": with_interval(mean_of_values(near), groups),
+                    "hausdorff": or_none(mean_of_values(largest)(np.ones(len(rows)))),
                     "compared": int(np.isfinite(near).sum()),
                 }
-        mean = with_interval(_mean(_of_cases(by_case)), groups)
+        mean = with_interval(mean_of_values(_of_cases(by_case)), groups)
         results: Results = {"cases": len(rows), "dice": mean["value"], "dice_interval": [mean["low"], mean["high"]]}
         if DISTANCES in answers:
             results["distances_in"] = "pixels" if isinstance(self.transform, ImageTransform) else "mm"
@@ -178,7 +178,8 @@ class Segment:
 
     def compare(self, rows: Rows, answers: Answers, twin: Answers, folds: Sequence[int] = ()) -> Results:
         """Return the gain in mean Dice over the training from random weights, with its paired interval."""
-        own, other = (_mean(_of_cases(self._dice(torch.from_numpy(a[OVERLAPS]).flatten(1)))) for a in (answers, twin))
+        dice = (self._dice(torch.from_numpy(each[OVERLAPS]).flatten(1)) for each in (answers, twin))
+        own, other = (mean_of_values(_of_cases(each)) for each in dice)
         gain = with_interval(difference_of(own, other), [self.groups[i] for i in rows])
         return {"of": "Dice", "gain": gain["value"], "low": gain["low"], "high": gain["high"]}
 
@@ -247,18 +248,6 @@ def _of_cases(values: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         means: Floats = np.where(known, values, 0).sum(1) / known.sum(1)
     return means
-
-
-def _mean(values: Floats) -> Measure:
-    """The mean over the cases that have a value."""
-    known = np.isfinite(values)
-    numbers = np.where(known, values, 0)
-
-    def measure(weights: Floats) -> float:
-        whole = float(weights @ known)
-        return float(weights @ numbers) / whole if whole else float("nan")
-
-    return measure
 
 
 def _cells(values: Floats) -> list[str]:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 from zoo.training.metrics import Array, Floats, mean_auroc
 
+_AT_ONCE = 2_000_000
+"""Weights of draws in memory at a time."""
+
 PENALTIES = tuple(10.0**k for k in range(-4, 2))
 """Values of C that a linear probe tries, by cross-validation inside its training labels."""
 
@@ -140,13 +143,14 @@ def retrieval(features: Array, groups: Sequence[str]) -> tuple[Floats, Floats, A
 
 
 def bootstrap_by_group(
-    statistic: Callable[[Floats], float], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0
+    statistic: Callable[[Floats], Floats], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of a statistic when whole groups (patients) are drawn with replacement.
 
     Args:
-        statistic: From sample weights (N,), how often each sample was drawn, to a number. A difference of two methods
-            computed from the same weights makes the interval a paired one. NaN rounds are left out.
+        statistic: From sample weights (rounds, N), how often each sample was drawn, to a number for each round. A
+            difference of two methods computed from the same weights makes the interval a paired one. NaN rounds are
+            left out.
         groups: N names.
         rounds: Number of draws.
         seed: Of the draws.
@@ -154,6 +158,8 @@ def bootstrap_by_group(
     names, membership = np.unique(np.asarray(groups), return_inverse=True)
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=rounds)
-    values = np.array([statistic(draw[membership].astype(float)) for draw in draws])
+    step = max(1, _AT_ONCE // len(membership))
+    parts = (draws[first : first + step] for first in range(0, rounds, step))
+    values = np.concatenate([statistic(part[:, membership].astype(float)) for part in parts])
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
