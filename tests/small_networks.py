@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -179,6 +182,15 @@ def build_small(name: str, **options: Any) -> nn.Module:
         network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
         small.shorten(network)
     return network.eval()
+
+
+@contextmanager
+def standing_for(name: str, **options: Any) -> Iterator[None]:
+    """Have a small network with random values stand for a model, in this process and those that it forks."""
+    small, entry = build_small(name, **options), get_entry(name)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(entries(), name, replace(entry, build=lambda config: copy.deepcopy(small)))
+        yield
 
 
 def narrow(network: nn.Module, by: int) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import planted
 import pytest
 from glcl_volumes import draw
+from small_networks import standing_for
 
 import zoo as package
 from zoo.commands.finetuning import finetune
@@ -42,6 +43,12 @@ def chest(i):
     return image.astype(np.int16)
 
 
+@pytest.fixture
+def small_genesis():
+    with standing_for("genesis-encoder", num_classes=1):
+        yield
+
+
 @pytest.mark.parametrize(
     ("model", "make", "spacing", "flags"),
     [
@@ -49,7 +56,7 @@ def chest(i):
         ("genesis-encoder", chest, (1.0, 1.0, 1.5), ("--from-scratch",)),
     ],
 )
-def test_what_was_tested_is_what_predict_says(tmp_path, model, make, spacing, flags):
+def test_what_was_tested_is_what_predict_says(tmp_path, small_genesis, model, make, spacing, flags):
     """Scans have different numbers of slices or cubes: each is one answer, the same in the test and afterwards."""
     table = write_scans(tmp_path, make, spacing)
     data = ("--table", table, "--data", tmp_path / "scans", "--label", "bright", "--group", "patient")

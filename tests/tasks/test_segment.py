@@ -1,6 +1,5 @@
 """`zoo finetune --task segment` and `zoo predict` on what it saved: volumes, slices and films with planted balls."""
 
-import copy
 import csv
 import json
 import pickle
@@ -16,7 +15,7 @@ import torch
 from balls import write_films, write_table, write_volumes
 from monai.losses.dice import DiceCELoss
 from safetensors.torch import load_file
-from small_networks import build_small, on_meta
+from small_networks import on_meta, standing_for
 
 import zoo as package
 from zoo.commands.finetuning import finetune
@@ -271,17 +270,17 @@ def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):
     assert abs(dice_of(np.asarray(found.dataobj) == 1, truth) - float(row["dice_1"])) < 1e-3
 
 
-def test_films_are_learnt_by_the_same_task(tmp_path, zoo, monkeypatch):
+def test_films_are_learnt_by_the_same_task(tmp_path, zoo):
     """CAiD's U-Net with a quarter of its channels: PNG labels of each film's own size, distances in pixels."""
-    name, small = "caid-resnet50-unet", build_small("caid-resnet50-unet", num_classes=2)
-    monkeypatch.setitem(entries(), name, replace(entries()[name], build=lambda config: copy.deepcopy(small)))
     write_films(tmp_path, 5)
     options = ("--epochs", "1", "--batch-size", "3", "--classes", "background,ball", "--from-scratch")
-    results = finetune(words(tmp_path, tmp_path / "out", *options, model=name))
+    with standing_for("caid-resnet50-unet", num_classes=2):
+        results = finetune(words(tmp_path, tmp_path / "out", *options, model="caid-resnet50-unet"))
+        film = tmp_path / "images" / "film4.png"
+        code, _, err = zoo("predict", tmp_path / "out", film, "-o", tmp_path / "labels")
+    assert code == 0, err
     assert results["test"]["distances_in"] == "pixels"
     assert results["test"]["values"] == {"0": "background", "255": "ball"}
-    code, _, err = zoo("predict", tmp_path / "out", tmp_path / "images" / "film4.png", "-o", tmp_path / "labels")
-    assert code == 0, err
     assert read_label_picture(tmp_path / "labels" / "film4_labels.png").shape == (80, 96)
 
 

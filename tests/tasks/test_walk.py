@@ -14,6 +14,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_caid")
 def test_the_commands_run_one_after_the_other(tmp_path, monkeypatch, zoo):
     """On generated films, with a run of two steps; each finds what the one before it wrote."""
     block = re.search(r"<!-- own labels -->\n```\n(.*?)```", README, re.DOTALL)[1]
