@@ -22,6 +22,8 @@ from zoo.formats.opening import open_checkpoint
 from zoo.provenance import base_of
 from zoo.registry import get_entry
 
+pytestmark = pytest.mark.usefixtures("short_caid")
+
 ENCODER, UNET, UNETR = "caid-resnet50", "caid-resnet50-unet", "monai-ssl-unetr"
 SMALL = replace(PREPROCESSING, size=(64, 64), resize=73, mean=(0.5,) * 3, std=(0.25,) * 3)
 COMMAND = "python -m zoo.entries.caid.finetune classify --size 64"

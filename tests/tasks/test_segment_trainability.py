@@ -10,8 +10,14 @@ from zoo.registry import entries
 from zoo.tasks.segmenter import Segmenter
 
 SEGMENTING = [name for name, entry in entries().items() if entry.segments]
-STEPS = {"genesis-unet3d": 10, "voco-swinunetr-b": 4}
-SIDES = {"ct-fm-segresnet": (32, 32, 32), "glcl-unet": (64, 64), "caid-resnet50-unet": (64, 64)}
+STEPS = {"anatomix-unet": 10, "ct-fm-segresnet": 12, "genesis-unet3d": 10, "monai-ssl-unetr": 8, "voco-swinunetr-b": 4}
+SIDES = {
+    "anatomix-unet": (32, 32, 32),
+    "ct-fm-segresnet": (32, 32, 16),
+    "monai-ssl-unetr": (32, 32, 32),
+    "glcl-unet": (64, 64),
+    "caid-resnet50-unet": (64, 64),
+}
 RATES = {"caid-resnet50-unet": 1e-3}
 
 

@@ -145,5 +145,7 @@ def rows_of(path):
 
 def test_every_window_is_looked_at():
     """A new entry for CT is among them by itself."""
-    assert {"voco-swinvit-h", "ct-fm-segresenc", "genesis-encoder", "fmcib-resnet50", "monai-ssl-vitb16"} <= {*KINDS.values()}
+    assert {"voco-swinvit-h", "ct-fm-segresenc", "genesis-encoder", "fmcib-resnet50", "monai-ssl-vitb16"} <= {
+        *KINDS.values()
+    }
     assert (len(WINDOWED), len(KINDS)) == (8, 6)
