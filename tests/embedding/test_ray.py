@@ -29,7 +29,7 @@ from zoo.embedding.dataset import FeatureFolder
 from zoo.embedding.ray import _Actor, _Deaths, _folder, _objects, _Stretch
 from zoo.errors import CheckpointFormatError, OptionError, ZooError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "warm_home")
 
 NAME = "caid-resnet50.chestxray14-800"
 FATAL = "fatal.png"
