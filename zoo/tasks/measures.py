@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from zoo.training.evaluate import bootstrap_by_group
+from zoo.training.evaluate import draw_groups, interval_of
 from zoo.training.metrics import Array, Floats, Results, or_none
 
 Measure: TypeAlias = Callable[[Floats], Any]
@@ -208,7 +208,7 @@ def with_interval(measure: Measure, groups: Sequence[str], *, rounds: int = 2000
         return unknown
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of draws in which nothing is defined
-        low, high = bootstrap_by_group(measure, groups, rounds=rounds)
+        low, high = interval_of(np.concatenate([measure(weights) for weights in draw_groups(groups, rounds=rounds)]))
     return unknown if low == high else {"value": value, "low": or_none(low), "high": or_none(high)}
 
 

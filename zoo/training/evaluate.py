@@ -143,14 +143,25 @@ def retrieval(features: Array, groups: Sequence[str]) -> tuple[Floats, Floats, A
 
 
 def bootstrap_by_group(
-    statistic: Callable[[Floats], Floats], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0
+    statistic: Callable[[Floats], float], groups: Sequence[str], *, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of a statistic when whole groups (patients) are drawn with replacement.
 
     Args:
-        statistic: From sample weights (rounds, N), how often each sample was drawn, to a number for each round. A
-            difference of two methods computed from the same weights makes the interval a paired one. NaN rounds are
-            left out.
+        statistic: From sample weights (N,), how often each sample was drawn, to a number. A difference of two methods
+            computed from the same weights makes the interval a paired one. NaN rounds are left out.
+        groups: N names.
+        rounds: Number of draws.
+        seed: Of the draws.
+    """
+    drawn = draw_groups(groups, rounds=rounds, seed=seed)
+    return interval_of(np.array([statistic(weights) for block in drawn for weights in block]))
+
+
+def draw_groups(groups: Sequence[str], *, rounds: int = 2000, seed: int = 0) -> Iterator[Floats]:
+    """Draw whole groups (patients) with replacement; yields how often each sample counts, (some rounds, N).
+
+    Args:
         groups: N names.
         rounds: Number of draws.
         seed: Of the draws.
@@ -159,7 +170,11 @@ def bootstrap_by_group(
     rng = np.random.default_rng(seed)
     draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=rounds)
     step = max(1, _AT_ONCE // len(membership))
-    parts = (draws[first : first + step] for first in range(0, rounds, step))
-    values = np.concatenate([statistic(part[:, membership].astype(float)) for part in parts])
+    for first in range(0, rounds, step):
+        yield draws[first : first + step, membership].astype(float)
+
+
+def interval_of(values: Floats) -> tuple[float, float]:
+    """95 % percentile interval of a statistic's values in many draws; those that are NaN are left out."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
