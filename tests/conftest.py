@@ -20,7 +20,7 @@ def _one_thread() -> None:
 
 
 os.register_at_fork(after_in_child=_one_thread)
-os.register_at_fork(after_in_child=gc.freeze)  # a child that collects its garbage need not copy and search this process
+os.register_at_fork(after_in_child=gc.freeze)  # its garbage collections leave the pages of this process alone
 
 SETTINGS = ("ZOO_", "HF_")
 

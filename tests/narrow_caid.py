@@ -22,19 +22,19 @@ from zoo.entries.caid import method
 from zoo.entry import Config, Entry
 from zoo.registry import entries
 
-BY = 8
-ENCODER, UNET = "caid-resnet50", "caid-resnet50-unet"
-LAST = "layer4.0.conv3.weight"
-"""A tensor of the encoder that a file is told by, in place of that of the third block."""
+NARROWER = 8
+"""What the channels are divided by."""
+_TOLD_BY = ("conv1.weight", "layer1.0.conv1.weight", "layer4.0.conv3.weight")
+"""Tensors that an encoder's file is told by, the last one of the only block that its stage has here."""
 
 
 @contextmanager
 def narrow_caid() -> Iterator[None]:
     """Have the names stand for the narrow networks, and the method train them, in this process and those it forks."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(caid, "_RESNET", ("conv1.weight", "layer1.0.conv1.weight", LAST))
+        patched.setattr(caid, "_RESNET", _TOLD_BY)
         patched.setattr(method, "CAiDNetwork", _Trained)
-        for name in (ENCODER, UNET):
+        for name in ("caid-resnet50", "caid-resnet50-unet"):
             patched.setitem(entries(), name, _narrowed(entries()[name]))
         yield
 
@@ -44,9 +44,8 @@ class _Trained(method.CAiDNetwork):
 
     def __init__(self, dim: int, **options: Any) -> None:
         with without_values():
-            super().__init__(BY * dim, **options)
-        one_bottleneck(self.backbone.encoder)
-        narrow(self, BY)
+            super().__init__(NARROWER * dim, **options)
+        _cut(self, self.backbone.encoder)
         start(self)
 
 
@@ -54,13 +53,18 @@ def _narrowed(whole: Entry) -> Entry:
     def build(config: Config) -> nn.Module:
         with without_values():
             network = whole.build(config)
-            one_bottleneck(getattr(network, "encoder", network))
-            narrow(network, BY)
-            if config.get("projection"):
-                network.fc[-1] = nn.Linear(2048 // BY, 128)  # which keeps its length
+            length = network.fc[-1].out_features if config.get("projection") else None
+            _cut(network, getattr(network, "encoder", network))
+            if length:
+                network.fc[-1] = nn.Linear(method.FEATURES // NARROWER, length)
         if not torch.empty(0).is_meta:
             start(network)
         return network
 
-    width = whole.num_features // BY if whole.num_features else None
+    width = whole.num_features // NARROWER if whole.num_features else None
     return replace(whole, build=build, num_features=width)
+
+
+def _cut(network: nn.Module, encoder: nn.Module) -> None:
+    one_bottleneck(encoder)
+    narrow(network, NARROWER)

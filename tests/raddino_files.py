@@ -42,7 +42,9 @@ def keys(name="raddino_keys.json"):
 def filled(seed=0, width=768):
     """The reference values under DINOv2's names; the table of positions larger, so that its interpolation shows.
 
-    For tokens of fewer numbers the shapes are those of a network that is narrower everywhere.
+    Args:
+        seed: Of the values.
+        width: Numbers of a token; the other sides shrink with it.
     """
     shapes = {n: [side * width // 768 if side in _WIDTHS else side for side in s] for n, s in keys().items()}
     return {

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from zoo.checkpoint import build_network
-from zoo.entry import Entry
+from zoo.entry import Config, Entry
 from zoo.registry import entries, get_entry
 
 _VIT = {"img_size": (48, 32, 32), "hidden_size": 64, "mlp_dim": 128}
@@ -117,16 +114,19 @@ class _Merge(nn.Module):
 
 
 def _small_swin(network: nn.Module) -> None:
-    """Keep the blocks of the first stage, which pads and shifts its windows, and one convolution block of a kind.
+    """Keep the blocks of the first stage, which pads and shifts its windows, and of the last, which is one window.
 
-    Masks are laid part by part, in hundreds of operations for each stage.
+    Masks are laid part by part, in hundreds of operations for each stage. Of convolutions one of a kind is kept: those
+    before the first stage, and those of a U-Net's input and of its way up.
     """
     transformer = getattr(network, "swinViT", network)
-    for stage in (2, 3, 4):
+    for stage in (2, 3):
         blocks = getattr(transformer, f"layers{stage}")
         blocks[0] = _Merge(blocks[0].downsample)
+    for stage in (2, 3, 4):
         getattr(transformer, f"layers{stage}c")[0] = nn.Identity()
-    for encoder in ("encoder2", "encoder3", "encoder4", "encoder10"):  # those of a U-Net, which keep the channels
+    transformer.layers4[0].blocks = transformer.layers4[0].blocks[:1]
+    for encoder in ("encoder2", "encoder3", "encoder4", "encoder10"):
         if hasattr(network, encoder):
             setattr(network, encoder, nn.Identity())
     _small_windows(network)
@@ -170,27 +170,24 @@ ALIKE = {
 
 def build_small(name: str, **options: Any) -> nn.Module:
     """A small network with random values, in eval mode."""
-    small, entry = SMALL[name], get_entry(name)
-    config = {**entry.config, **small.options, **options}
+    entry = get_entry(name)
     torch.manual_seed(0)
+    return make_small(entry, {**entry.config, **SMALL[name].options, **options}).eval()
+
+
+def make_small(entry: Entry, config: Config) -> nn.Module:
+    """The small network of an entry with some options; without values where torch makes none."""
+    small = SMALL[entry.name]
     if small.cheap:
         network = build_network(entry, config)
         narrow(network, small.narrow)
         small.shorten(network)
-        start(network)
+        if not torch.empty(0).is_meta:
+            start(network)
     else:
         network = entry.build.func(config, width=small.width) if small.width else entry.build(config)
         small.shorten(network)
-    return network.eval()
-
-
-@contextmanager
-def standing_for(name: str, **options: Any) -> Iterator[None]:
-    """Have a small network with random values stand for a model, in this process and those that it forks."""
-    small, entry = build_small(name, **options), get_entry(name)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(entries(), name, replace(entry, build=lambda config: copy.deepcopy(small)))
-        yield
+    return network
 
 
 def narrow(network: nn.Module, by: int) -> None:

@@ -104,6 +104,13 @@ def test_looking_around_loads_no_heavy_library(code):
     assert run(code, *heavy) == []
 
 
+@pytest.mark.slow
+def test_a_run_that_classifies_imports_nothing_that_segments():
+    """MONAI and pictures of masks take seconds, which a run that has none would wait for."""
+    code = "from zoo.commands.finetuning import reader_of; reader_of('classify')"
+    assert run(code, "monai", "zoo.tasks.segment") == []
+
+
 def test_importing_the_package_loads_none_of_its_modules():
     """Public names are imported when they are used."""
     assert run("import zoo", "zoo.loading", "zoo.registry", "zoo.manifest", "zoo.errors") == []

@@ -5,7 +5,7 @@ import pytest
 from probed import planted, run, table_of
 
 from zoo.errors import OfflineError
-from zoo.evaluation import overlap
+from zoo.evaluation import unasked
 from zoo.evaluation.labelled import read_labelled
 from zoo.evaluation.overlap import Looked, Overlap
 from zoo.features import FeatureTable
@@ -18,7 +18,7 @@ def probed(monkeypatch):
     """The report of published weights, with what a lookup finds or raises."""
 
     def of(lookup):
-        monkeypatch.setattr(overlap, "find_overlap", lookup)
+        monkeypatch.setattr(unasked, "find_overlap", lookup)
         table = table_of(40)
         table["split"] = ["test" if int(name[1:]) % 5 < 2 else "train" for name in table["patient"]]
         frame = pd.DataFrame({"id": table["id"]})

@@ -512,7 +512,7 @@ def test_a_bomb_is_refused_before_it_goes_off(bomb, write, tmp_path, untouched):
 
 @pytest.mark.slow
 def test_bombs_need_no_memory(tmp_path):
-    """The pickles above in one process that may have no quarter of a gigabyte more than torch takes."""
+    """The pickles above in one process that may take a quarter of a gigabyte beyond what torch does."""
     for name, pickled in BOMBS.items():
         as_legacy(b"\x80\2}" + text(b"state_dict") + pickled + b"s.", tmp_path / f"{name}.pth")
     with zipfile.ZipFile(tmp_path / "zeros.pth", "w", zipfile.ZIP_DEFLATED) as archive:

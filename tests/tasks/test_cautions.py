@@ -2,32 +2,29 @@
 
 from types import SimpleNamespace
 
-import planted
 import pytest
 
 from zoo.embedding import Cases
 from zoo.errors import OfflineError
-from zoo.evaluation import overlap
-from zoo.tasks import first_look
+from zoo.evaluation import unasked
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.arms import Arm
 from zoo.tasks.cautions import warnings_of
 from zoo.tasks.first_look import FirstLook
 from zoo.tasks.splits import unused_parts
-from zoo.training.finetune import starting_input
 
 NAME = "caid-resnet50.chestxray14-800"
 LEARNT, STRANGE = "00000061_012.png", "00039999_000.png"
 """A film that the weights which ship were trained on, and one that is in no list."""
 
 
-def said(tmp_path, *tested, folds=1, carried=None, model=NAME, **given):
-    """The warnings of a run that tests some films, each fold some of them."""
+def said(tmp_path, *tested, folds=1, part="test", carried=None, model=NAME, **given):
+    """The warnings of a run that judges some films, each fold some of them."""
     paths = (STRANGE, STRANGE, *tested)
     args = FinetuneArgs(model=model, task="classify", group="patient", out=str(tmp_path), **given)
     task = SimpleNamespace(cases=Cases(paths, paths, carried or {}, None), check=lambda split: [])
     rows = range(2, len(paths))
-    arms = [Arm(tmp_path, {"train": (0,), "val": (1,), "test": rows[fold::folds]}) for fold in range(folds)]
+    arms = [Arm(tmp_path, {"train": (0,), "val": (1,), part: rows[fold::folds]}) for fold in range(folds)]
     return warnings_of(task, arms, args, FirstLook("", ()))
 
 
@@ -35,7 +32,7 @@ def said(tmp_path, *tested, folds=1, carried=None, model=NAME, **given):
 def test_tested_films_that_the_weights_learnt_from_are_counted(tmp_path, folds):
     """By image or by another film of the patient, over all folds: a paired gain on them is no gain on strangers."""
     (line,) = said(tmp_path, LEARNT, STRANGE, "00000061_099.png", folds=folds)
-    assert f"{NAME} was pre-trained on 2 of the 3 tested images or on others of their patients" in line
+    assert f"{NAME} was pre-trained on 2 of the 3 images of the test part, or on others of their patients" in line
     assert f"zoo overlap TABLE --for {NAME}" in line
 
 
@@ -45,6 +42,12 @@ def test_tested_films_that_the_weights_learnt_from_are_counted(tmp_path, folds):
 def test_weights_of_which_nothing_is_on_record_are_passed_over(tmp_path, given):
     """Random ones, a file of your own, and those without a list."""
     assert said(tmp_path, LEARNT, **given) == []
+
+
+def test_without_a_test_part_the_validation_films_are_looked_up(tmp_path):
+    """The results are then theirs."""
+    *_, line = said(tmp_path, LEARNT, STRANGE, part="val", split="part")
+    assert "pre-trained on 1 of the 2 images of the validation part" in line
 
 
 def test_strangers_need_no_word(tmp_path):
@@ -58,7 +61,7 @@ def test_a_list_that_cannot_be_had_is_said_and_ends_nothing(tmp_path, monkeypatc
     def refuse(*_, **__):
         raise OfflineError("no connection")
 
-    monkeypatch.setattr(overlap, "find_overlap", refuse)
+    monkeypatch.setattr(unasked, "find_overlap", refuse)
     (line,) = said(tmp_path, LEARNT)
     assert "is not known: the list could not be had: no connection" in line
 
@@ -69,18 +72,4 @@ def test_a_column_of_parts_that_is_not_used_is_named(tmp_path):
     (line,) = said(tmp_path, STRANGE, carried=carried)
     assert "column fold of the table says train, val or test of each case, and is not used: with --split fold" in line
     assert said(tmp_path, STRANGE, carried=carried, split="fold") == []
-    assert said(tmp_path, STRANGE, STRANGE, carried=carried, cross_validate=2, folds=2) == []
     assert [*unused_parts({"empty": [], "holes": ["train", None, "test"]})] == []
-
-
-def test_films_that_were_not_looked_at_are_not_counted_among_those_that_were(tmp_path, monkeypatch):
-    """Of a large cohort some headers are read, evenly apart: 400 of 400 would be said of 800 films."""
-    planted.write_films(tmp_path, side=200)
-    paths = tuple(map(str, sorted((tmp_path / "images").iterdir())))
-    half = len(paths) // 2
-    monkeypatch.setattr(first_look, "_MOST", half)
-    args = FinetuneArgs(model=NAME, task="classify", out=str(tmp_path))
-    (line,) = first_look.look_at(Cases(paths, paths, {}, None), starting_input(args), args).warnings
-    assert line.startswith(
-        f"{len(paths) // 2} of the {len(paths) // 2} films that were looked at, of {len(paths)}, have"
-    )

@@ -1,16 +1,18 @@
 """`zoo finetune` of volumes: slices that count alike, cubes of a CT, and lesions with their seed points."""
 
 import csv
+from dataclasses import replace
 
 import nibabel
 import numpy as np
 import planted
 import pytest
 from glcl_volumes import draw
-from small_networks import standing_for
+from small_networks import make_small
 
 import zoo as package
 from zoo.commands.finetuning import finetune
+from zoo.registry import entries, get_entry
 from zoo.tasks.data import Images
 from zoo.tasks.labelled import read_cohort
 from zoo.tasks.labels import classes_or_labels
@@ -44,9 +46,11 @@ def chest(i):
 
 
 @pytest.fixture
-def small_genesis():
-    with standing_for("genesis-encoder", num_classes=1):
-        yield
+def small_genesis(monkeypatch):
+    """Have the encoder's name stand for a network with a sixteenth of the parameters."""
+    entry = get_entry("genesis-encoder")
+    small = replace(entry, build=lambda config: make_small(entry, config))
+    monkeypatch.setitem(entries(), entry.name, small)
 
 
 @pytest.mark.parametrize(

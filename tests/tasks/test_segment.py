@@ -15,12 +15,13 @@ import torch
 from balls import write_films, write_table, write_volumes
 from monai.losses.dice import DiceCELoss
 from safetensors.torch import load_file
-from small_networks import on_meta, standing_for
+from small_networks import on_meta
 
 import zoo as package
 from zoo.commands.finetuning import finetune
 from zoo.entry import Windows
 from zoo.errors import InputContractError, OptionError
+from zoo.fetching.cache import hash_file
 from zoo.formats import open_checkpoint
 from zoo.images import read_label_picture
 from zoo.registry import entries
@@ -270,18 +271,22 @@ def test_slices_of_volumes_are_learnt_by_the_same_task(tmp_path, zoo):
     assert abs(dice_of(np.asarray(found.dataobj) == 1, truth) - float(row["dice_1"])) < 1e-3
 
 
+@pytest.mark.usefixtures("narrow_caid")
 def test_films_are_learnt_by_the_same_task(tmp_path, zoo):
-    """CAiD's U-Net with a quarter of its channels: PNG labels of each film's own size, distances in pixels."""
+    """A narrow U-Net from a file that restores films: PNG labels of each film's own size, distances in pixels."""
     write_films(tmp_path, 5)
-    options = ("--epochs", "1", "--batch-size", "3", "--classes", "background,ball", "--from-scratch")
-    with standing_for("caid-resnet50-unet", num_classes=2):
-        results = finetune(words(tmp_path, tmp_path / "out", *options, model="caid-resnet50-unet"))
-        film = tmp_path / "images" / "film4.png"
-        code, _, err = zoo("predict", tmp_path / "out", film, "-o", tmp_path / "labels")
+    start = tmp_path / "start.pth"
+    torch.save(package.load_model("caid-resnet50-unet", pretrained=False).state_dict(), start)
+    options = ("--epochs", "1", "--batch-size", "3", "--classes", "background,ball", "--checkpoint", str(start))
+    results = finetune(words(tmp_path, tmp_path / "out", *options, model="caid-resnet50-unet"))
+    film = tmp_path / "images" / "film4.png"
+    code, _, err = zoo("predict", tmp_path / "out", film, "-o", tmp_path / "labels")
     assert code == 0, err
     assert results["test"]["distances_in"] == "pixels"
     assert results["test"]["values"] == {"0": "background", "255": "ball"}
     assert read_label_picture(tmp_path / "labels" / "film4_labels.png").shape == (80, 96)
+    base = json.loads(open_checkpoint(tmp_path / "out" / "model.safetensors").metadata["base"])
+    assert (base["source"], base["sha256"]) == (start.name, hash_file(start))
 
 
 @pytest.mark.parametrize("of_slices", [False, True])

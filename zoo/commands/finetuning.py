@@ -25,6 +25,7 @@ other measures are of all cases, each decided at the threshold of its fold.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 from zoo.errors import OptionError, ZooError
@@ -37,6 +38,8 @@ from zoo.training.args import parse_args
 from zoo.training.failures import in_one_line
 from zoo.training.metrics import Results
 
+_READERS = {name: f"zoo.tasks.{name}" for name in ("classify", "regress", "segment")}
+"""Task -> the module that has a function of its name; that of `segment` takes seconds to import."""
 _USAGE = "zoo finetune NAME --task {classify,regress,segment} --table TABLE -o OUT [options]; --help has them all"
 _SHORT = {"-o": "--out"}
 _PANELS = {
@@ -85,17 +88,10 @@ def reader_of(task: str) -> Callable[[FinetuneArgs], Task]:
     Raises:
         OptionError: There is no such task.
     """
-    if task == "segment":  # with libraries that take seconds to import, and that the other tasks do without
-        from zoo.tasks.segment import segment
-
-        return segment
-    from zoo.tasks.classify import classify
-    from zoo.tasks.regress import regress
-
-    readers: dict[str, Callable[[FinetuneArgs], Task]] = {"classify": classify, "regress": regress}
-    if task in readers:
-        return readers[task]
-    raise OptionError(f"--task {printable(task)}: {', '.join(readers)}, segment are known")
+    if task not in _READERS:
+        raise OptionError(f"--task {printable(task)}: {', '.join(_READERS)} are known")
+    reader: Callable[[FinetuneArgs], Task] = getattr(import_module(_READERS[task]), task)
+    return reader
 
 
 def _flags(words: Sequence[str]) -> list[str]:

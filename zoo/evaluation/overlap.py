@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import OptionError, UnknownModelError, ZooError
+from zoo.errors import OptionError
 from zoo.evaluation.training_ids import Cohort, Members, Name, TrainingIds, read_members, training_ids_of
 from zoo.fetching import fetch
-from zoo.messages import printable, reason_of
+from zoo.messages import printable
 from zoo.registry import resolve
 
 
@@ -181,26 +181,6 @@ def find_overlap(
         warnings=(*_warnings(published, rows, known), *_warnings_of_cohorts(published)),
         note=published.note,
     )
-
-
-def find_unasked(ids: Sequence[str], name: str, *, cache_dir: str | Path | None = None) -> Overlap | str | None:
-    """Look ids up for a user who did not ask: nothing that goes wrong ends what the user did ask for.
-
-    Args:
-        ids: As `find_overlap` takes them.
-        name: `MODEL` or `MODEL.TAG`.
-        cache_dir: Cache folder; default `$ZOO_HOME`.
-
-    Returns:
-        What was found; None where nothing is on record of the weights, or they are of a manifest that is not here; why
-        nothing is known, where the list cannot be had now, as without a connection.
-    """
-    try:
-        return find_overlap(ids, name, cache_dir=cache_dir) if has_training_ids(name, cache_dir) else None
-    except UnknownModelError:
-        return None
-    except (ZooError, OSError) as error:
-        return f"the list could not be had: {reason_of(error)}"
 
 
 def _published(name: str, cache_dir: str | Path | None) -> tuple[str, TrainingIds]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zoo.evaluation.overlap import Overlap as Found
-from zoo.evaluation.overlap import find_unasked
 from zoo.evaluation.report import Overlap
 from zoo.evaluation.sources import Contender
+from zoo.evaluation.unasked import look_up_unasked
 from zoo.training.metrics import Array
 
 log = logging.getLogger("zoo")
@@ -33,11 +33,11 @@ def look_up(
         if contender.role != "encoder" or not facts.get("tag"):  # weights of the user's own have no list
             continue
         model = str(facts["model"])
-        found = find_unasked(names, model, cache_dir=cache_dir)
-        if isinstance(found, str):
-            log.warning("%s: whether it was trained on these cases is not known: %s", model, found)
-            yield Overlap(contender.name, found, len(names), 0, 0, 0, 0)
-        elif found:
+        found, problem = look_up_unasked(names, model, cache_dir=cache_dir)
+        if problem:
+            log.warning("%s: whether it was trained on these cases is not known: %s", model, problem)
+            yield Overlap(contender.name, problem, len(names), 0, 0, 0, 0)
+        if found:
             yield _as_reported(contender.name, found, tested)
 
 

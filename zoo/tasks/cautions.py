@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 
 from zoo.embedding import Cases
-from zoo.evaluation.overlap import find_unasked
+from zoo.evaluation.unasked import look_up_unasked
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.arms import Arm
 from zoo.tasks.first_look import FirstLook
@@ -44,21 +44,22 @@ def _of_parts(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator
             f"no case has the {args.split} test: the results are those of the validation part, by which epoch and "
             "thresholds are chosen, and look too good"
         )
-    if not args.split and not args.cross_validate:
+    if not args.split:
         yield from unused_parts(cases.carried)
 
 
 def _of_pretraining(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator[str]:
-    """Say how many of the tested cases the published weights learnt from, though without their labels."""
+    """Say how many of the cases that the results are of the published weights learnt from, though without labels."""
     if args.from_scratch or args.checkpoint:
         return
-    tested = sorted({row for arm in arms for row in arm.tested})
-    found = find_unasked([cases.paths[row] for row in tested], args.model)
-    if isinstance(found, str):
-        yield f"whether {args.model} was pre-trained on images of the test part is not known: {found}"
-    elif found and found.seen:
+    judged = sorted({row for arm in arms for row in arm.tested or arm.split["val"]})
+    part = "test" if any(arm.tested for arm in arms) else "validation"
+    found, problem = look_up_unasked([cases.paths[row] for row in judged], args.model)
+    if problem:
+        yield f"whether {args.model} was pre-trained on images of the {part} part is not known: {problem}"
+    if found and found.seen:
         yield (
-            f"{found.name} was pre-trained on {len(found.seen)} of the {len(tested)} tested images or on others of "
-            "their patients, without these labels: results, and a gain over random weights, can look too good. "
-            f"`zoo overlap TABLE --for {found.name}` names them; --split keeps them out of the test part"
+            f"{found.name} was pre-trained on {len(found.seen)} of the {len(judged)} images of the {part} part, or on "
+            "others of their patients, without these labels: results, and a gain over random weights, can look too "
+            f"good. `zoo overlap TABLE --for {found.name}` names them; --split keeps them out of that part"
         )

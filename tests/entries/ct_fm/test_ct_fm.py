@@ -177,7 +177,7 @@ def test_records_are_of_these_names():
     kinds = {f"{ENCODER}.idc": "", f"{SEGMENTER}.totalseg": "wholebody", f"{SEGMENTER}.init": "segresnet"}
     for name, kind in kinds.items():
         model, _, tag = name.partition(".")
-        tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes_of(kind).items()}
+        tensors = {tensor: torch.empty(shape, device="meta") for tensor, shape in shapes_of(kind).items()}
         record = record_with_tag(model, tag)
         assert record.fingerprint == {model: fingerprint(converted(model, tensors)[0])}
 

@@ -19,6 +19,7 @@ def files(scratch):
     save_file(whole(), paths["encoder"])
     segmenter = whole("wholebody")
     save_file(segmenter, paths["wholebody"])
+    # Equal names and shapes have equal values, which take seconds to make.
     alike = {name for name, shape in shapes_of("segresnet").items() if shape == shapes_of("wholebody").get(name)}
     other = filled({name: shape for name, shape in shapes_of("segresnet").items() if name not in alike})
     save_file(other | {name: segmenter[name] for name in alike}, paths["segresnet"])

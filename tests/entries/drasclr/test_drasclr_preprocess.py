@@ -570,7 +570,7 @@ def test_segmenters_that_are_not_there(monkeypatch):
 
 @contextmanager
 def quick_registration():
-    """Have the fast registration follow one seed with 4000 samples, of which a map is as good as these masks allow."""
+    """Have the fast registration follow one seed with 4000 samples: enough for masks as coarse as these."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(fast_module, "SEEDS", fast_module.SEEDS[:1])
         patched.setattr(fast_module, "MOST_SAMPLES", 4000)

@@ -346,7 +346,7 @@ def test_a_head_is_fresh_or_the_files(narrow_model, narrow_file, tmp_path, narro
 def test_the_classifier_of_transformers_is_left_out_with_a_warning(narrow_state, saved, caplog, narrow):
     """It takes CLS and the mean of the patches side by side, which is no head of this network."""
     own = behind("dinov2.", as_transformers_4(narrow_state))
-    path = saved(own | {"classifier.weight": torch.zeros(4, 1536), "classifier.bias": torch.zeros(4)})
+    path = saved(own | {"classifier.weight": torch.zeros(4, 2 * NARROW), "classifier.bias": torch.zeros(4)})
     report = zoo.load_report(zoo.load_model(MODEL, checkpoint=path))
     assert "CLS beside the patches' mean" in report.dropped["classifier.weight"]
     assert "the file's head was dropped. classifier." in caplog.text

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from zoo.entries.monai_ssl.cohort import ORGANS
 from zoo.entries.monai_ssl.phantom_anatomy import BODY, BONES, COLON, DOMES, PASSING, VERTEBRA, VISCERA, Shape
-from zoo.entries.monai_ssl.phantom_canvas import SHAPE, SPACING, Array, Canvas, column, ellipsoid, smooth_field
+from zoo.entries.monai_ssl.phantom_canvas import SHAPE, SPACING, Array, Canvas, column, ellipsoid, field_of
 from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.training.args import run_command
@@ -73,7 +73,7 @@ def draw_positions(rng: np.random.Generator) -> Array:
     turn = Rotation.from_euler("xyz", rng.normal(0, 3, 3), degrees=True).as_matrix()
     build = rng.uniform(0.9, 1.04) * np.exp(rng.normal(0, 0.03, 3))
     matrix = (turn / build[:, None]).astype(np.float32)
-    bends = np.stack([5 * smooth_field(rng, 70) + 1.5 * smooth_field(rng, 25) for _ in range(3)])
+    bends = np.stack([5 * field_of(rng, 70) + 1.5 * field_of(rng, 25) for _ in range(3)])
     positions: Array = np.tensordot(matrix, grid - column(rng.normal(0, (5, 4, 8))), 1) + bends
     return positions
 
@@ -84,12 +84,12 @@ def paint_trunk(canvas: Canvas) -> tuple[Array, Array, Array]:
     right, front, power = BODY
     radius = ((np.abs(x) / right) ** power + (np.abs(y) / front) ** power).clip(1e-6) ** (1 / power)
     skin = np.hypot(x, y) * (1 / radius - 1)
-    fat = canvas.rng.uniform(5, 20) * (1 + 0.5 * np.clip(-y / front, 0, 1)) + 2 * smooth_field(canvas.rng, 40)
+    fat = canvas.rng.uniform(5, 20) * (1 + 0.5 * np.clip(-y / front, 0, 1)) + 2 * field_of(canvas.rng, 40)
     wall = skin - fat
     canvas.paint(skin, canvas.density("fat", "skin"))
     canvas.paint(wall, canvas.density("muscle", "wall"))
     inside = wall - canvas.rng.uniform(8, 13)
-    canvas.paint(inside, canvas.density("fat", "inside") + 12 * smooth_field(canvas.rng, 12))
+    canvas.paint(inside, canvas.density("fat", "inside") + 12 * field_of(canvas.rng, 12))
     return skin, wall, inside
 
 
@@ -138,7 +138,7 @@ def paint_bones(canvas: Canvas, wall: Array) -> None:
 def image(canvas: Canvas, skin: Array) -> npt.NDArray[np.int16]:
     """Image of a canvas by a scanner: texture, sharpness, an offset, noise."""
     rng = canvas.rng
-    hu = canvas.hu + (skin > 0) * (rng.normal(0, 6) + 6 * smooth_field(rng, 12))
+    hu = canvas.hu + (skin > 0) * (rng.normal(0, 6) + 6 * field_of(rng, 12))
     noise = ndimage.gaussian_filter(rng.normal(size=SHAPE), 0.4)
     hu = ndimage.gaussian_filter(hu, rng.uniform(0.2, 0.6)) + noise / noise.std() * rng.uniform(8, 24)
     rounded: npt.NDArray[np.int16] = np.rint(hu.clip(-1024, 3071)).astype(np.int16)

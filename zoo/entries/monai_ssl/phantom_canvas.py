@@ -12,11 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 from scipy.spatial.transform import Rotation
 
 from zoo.entries.monai_ssl.phantom_anatomy import TISSUES, Point, Shape
+from zoo.training.fields import smooth_field
 
 Array = npt.NDArray[np.float32]
 Box = tuple[slice, slice, slice]
@@ -163,11 +163,6 @@ def column(point: npt.ArrayLike) -> Array:
     return np.asarray(point, dtype=np.float32).reshape(3, 1, 1, 1)
 
 
-def smooth_field(rng: np.random.Generator, length: float) -> Array:
+def field_of(rng: np.random.Generator, length: float) -> Array:
     """Random field as `SHAPE` of unit variance that varies over `length` millimetres."""
-    field: npt.NDArray[np.float64] = rng.normal(size=[max(4, round(n * SPACING / length) + 1) for n in SHAPE])
-    for n in SHAPE:  # axis by axis, in a fraction of the time; the first is done in turn and becomes the last
-        along = ndimage.zoom(np.eye(len(field)), (n / len(field), 1), order=3)
-        field = np.tensordot(field, along, (0, 1))
-    normalised: Array = ((field - field.mean()) / field.std()).astype(np.float32)
-    return normalised
+    return smooth_field(rng, SHAPE, SPACING, length).astype(np.float32)

@@ -30,6 +30,7 @@ from zoo.errors import OptionError
 from zoo.files import write_atomically
 from zoo.messages import install_hint
 from zoo.training.args import run_command
+from zoo.training.fields import smooth_field
 
 Array = npt.NDArray[np.float64]
 
@@ -156,16 +157,6 @@ def draw_site(rng: np.random.Generator, cohort: str) -> Site:
         noise=rng.uniform(0.01, 0.04),
         age=(rng.uniform(22, 75), rng.uniform(6, 16)) if cohort == "healthy" else (70.0, 7.0),
     )
-
-
-def smooth_field(rng: np.random.Generator, shape: Sequence[int], spacing: float, length: float) -> Array:
-    """Random field (D, H, W) of unit variance that varies over `length` millimetres."""
-    field: Array = rng.normal(size=[max(4, round(n * spacing / length) + 1) for n in shape])
-    for n in shape:  # axis by axis, in a fraction of the time; the first is done in turn and becomes the last
-        along = ndimage.zoom(np.eye(len(field)), (n / len(field), 1), order=3)
-        field = np.tensordot(field, along, (0, 1))
-    normalised: Array = (field - field.mean()) / field.std()
-    return normalised
 
 
 def draw_map(anatomy: Anatomy, site: Site, rng: np.random.Generator, loss: Array) -> npt.NDArray[np.float32]:
