@@ -473,8 +473,11 @@ def test_the_transform_follows_the_record(manifest, unet_safetensors):
 
 
 @pytest.mark.slow
-def test_the_transform_follows_a_file_of_ones_own(manifest, unet_safetensors, unet_state, tmp_path):
-    """Its header comes first, then the tag that is named, then the model; what was imported plays no part."""
+def test_the_transform_follows_a_file_of_ones_own(manifest, unet_safetensors, unet_state, tmp_path, caplog):
+    """Its header comes first, then the tag that is named, then the model; what was imported plays no part.
+
+    A file that says nothing may be one that began with what the name loads, and is warned of where that takes another.
+    """
     name = "caid-resnet50"
     manifest(record(unet_safetensors, input={"size": [96, 96], "resize": 96}))
     trained = tmp_path / "trained.safetensors"
@@ -482,7 +485,10 @@ def test_the_transform_follows_a_file_of_ones_own(manifest, unet_safetensors, un
     preprocessing = zoo.load_transform(name, checkpoint=trained).preprocessing
     assert (preprocessing.size, preprocessing.resize) == ((64, 64), 70)
     assert zoo.load_transform(f"{name}.mine", checkpoint=unet_safetensors).preprocessing.size == (96, 96)
+    assert caplog.text == ""
     assert zoo.load_transform(name, checkpoint=unet_safetensors) == build_transform(get_entry(name).preprocessing)
+    assert f"size (224, 224) (of {name}.mine: (96, 96))" in caplog.text
+    assert f"trained on that of {name}.mine, name it so" in caplog.text
     with pytest.raises(CheckpointFormatError, match=r"nowhere\.pth"):
         zoo.load_transform(name, checkpoint=tmp_path / "nowhere.pth")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -359,4 +359,30 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
             return entry.preprocessing.override(input_for(entry.name, stored.input))
         except OptionError as error:
             raise CheckpointFormatError(f"{checkpoint} has an invalid header: {error}") from error
-    return entry.preprocessing.override(record.input if record else {})
+    found = entry.preprocessing.override(record.input if record else {})
+    if stored is not None and not stored.lacks_header and wanted.record and not wanted.tag:
+        _warn_of_other_input(
+            checkpoint, found, entry.preprocessing.override(wanted.record.input), wanted.record.tag, name
+        )
+    return found
+
+
+def _warn_of_other_input(
+    checkpoint: str | Path | None, taken: Preprocessing, of_name: Preprocessing, tag: str, name: str
+) -> None:
+    """Say that a file says nothing of its input, where that of its model is not that of what the name alone loads."""
+    other = [
+        f"{field.name} {value} (of {name}.{tag}: {theirs})"
+        for field in fields(taken)
+        if (value := getattr(taken, field.name)) != (theirs := getattr(of_name, field.name))
+    ]
+    if other:
+        log.warning(
+            "%s does not say on what input it was trained, and is given that of %s as published: %s. Where it was "
+            "trained on that of %s.%s, name it so, with its tag",
+            checkpoint,
+            name,
+            "; ".join(other),
+            name,
+            tag,
+        )

@@ -42,8 +42,13 @@ def recording(file: Path) -> Iterator[None]:
 def warnings_in(file: Path) -> Iterator[None]:
     """Copy the package's warnings inside the block to a file, those of processes that begin meanwhile too.
 
-    What `zoo.oddities.each_once` around the block counts follows at its end.
+    What `zoo.oddities.each_once` around the block counts follows at its end. Inside another block of the same file it
+    does nothing.
     """
+    present = [each.baseFilename for each in logging.getLogger("zoo").handlers if isinstance(each, logging.FileHandler)]
+    if str(file.absolute()) in present:
+        yield
+        return
     handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.setLevel(logging.WARNING)

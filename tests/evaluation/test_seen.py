@@ -69,4 +69,4 @@ def test_parts_of_the_table_that_are_not_used_are_named(caplog):
     read_labelled(table, "label", group="patient", split="part")
     assert "is not used" not in caplog.text
     read_labelled(table, "label", group="patient")
-    assert "column part of the table says train, val or test of each case, and is not used" in caplog.text
+    assert "column part says train, val or test of each case, and is not used" in caplog.text

@@ -217,6 +217,8 @@ def test_a_list_of_another_form_is_an_error(text, facts, said, house):
         ({"cohorts": [{"name": "x", "rules": [r"\d+"]}]}, "needs a group"),
         ({"cohorts": ["x"]}, "an object is expected, not 'x'"),
         ({"cohorts": [{"rules": RULES}]}, "name is missing"),
+        ({"cohorts": [{"name": ["x"]}]}, "name of a cohort is a text"),
+        ({"ids": [1, 2]}, "ids are expected to be a list of texts"),
         ({"sources": "file:list"}, "sources must be a list"),
         ({"sha256": "abc"}, "sha256 must be 64 hexadecimal digits"),
     ],

@@ -541,6 +541,36 @@ def test_a_tiff_without_its_tags_is_no_negative(tmp_path):
         read_picture(path)
 
 
+def tiff(values, *, order="<", compressed=False, photometric=1):
+    """The bytes of a TIFF of one strip of numbers of 16 or 32 bits."""
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    strip = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    strip = zlib.compress(strip) if compressed else strip
+    tags = {256: values.shape[1], 257: values.shape[0], 258: 8 * values.itemsize, 259: 8 if compressed else 1}
+    tags |= {262: photometric, 273: 8, 277: 1, 278: values.shape[0], 279: len(strip), 339: kind}
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(strip))
+    return start + strip + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+def test_tiffs_whose_numbers_come_out_otherwise_are_refused(tmp_path):
+    """PIL does not turn floats over whose white is zero, and swaps the bytes of some: another film, without a word."""
+    floats = np.random.default_rng(0).random((6, 5)).astype(np.float32)
+    signed = np.arange(30, dtype=np.int16).reshape(6, 5)
+    path = tmp_path / "a.tif"
+    for order, compressed in (("<", False), ("<", True), (">", False)):
+        path.write_bytes(tiff(floats, order=order, compressed=compressed))
+        assert np.array_equal(read_picture(path), floats)
+    for content, said in (
+        (tiff(floats, photometric=0), "white is not expected to be zero"),
+        (tiff(floats, order=">", compressed=True), "big-endian"),
+        (tiff(signed, order=">", compressed=True), "big-endian"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(InputContractError, match=said):
+            read_picture(path)
+
+
 @pytest.mark.slow
 def test_damaged_pictures_are_refused_or_read(tmp_path):
     """Bytes changed or cut in every format: a picture or one sentence, never another error."""

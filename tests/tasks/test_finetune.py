@@ -312,6 +312,7 @@ def test_films_much_larger_than_the_input_are_warned_of_once(tmp_path, capsys, c
     assert "200 x 200 for 64 x 64" in line
     assert "--size 224, for example" in line
     assert caplog.text.count("small findings are lost") == 1
+    assert (tmp_path / "out" / "run.log").read_text("utf-8").count("small findings are lost") == 1
     assert "input: films resized to 73 pixels" in capsys.readouterr().err
     results = finetune(words(tmp_path, tmp_path / "larger", *flags, "--size", 128))
     assert not [line for line in results["warnings"] if "small findings are lost" in line]

@@ -143,6 +143,17 @@ def test_label_pictures_are_read_by_their_numbers(tmp_path):
             all_values([tmp_path / name], films=True)
 
 
+def test_grey_levels_that_contradict_their_numbers_are_no_labels(tmp_path):
+    """A palette that a program made has white first, perhaps: the lesion would be the background, and the reverse."""
+    for levels, name in (((0, 255), "rising"), ((255, 0), "falling")):
+        picture = Image.frombytes("P", (2, 20), bytes([0, 1] * 20))
+        picture.putpalette([level for level in levels for _ in range(3)])
+        picture.save(tmp_path / f"{name}.png")
+    assert read_label_picture(tmp_path / "rising.png").max() == 1
+    with pytest.raises(InputContractError, match=r"grey levels 255, 0 for its numbers.*Save it as a grey PNG"):
+        read_label_picture(tmp_path / "falling.png")
+
+
 def volume_files(folder, image_shape=(40, 36, 24), mask_shape=None, affine=TURNED):
     rng = np.random.default_rng(0)
     values = rng.normal(0.2, 0.05, image_shape)

@@ -146,8 +146,10 @@ def _parsed(raw: Mapping[str, Any], record: WeightsFile, what: str) -> TrainingI
     if raw.get("sources"):
         digests = {kind: raw[kind].lower() if raw.get(kind) else None for kind in DIGESTS}
         file = RemoteFile(tuple(raw["sources"]), raw.get("bytes"), base=record.base, **digests)
-    ids, note = tuple(raw.get("ids", ())), raw.get("note", "")
-    return TrainingIds(cohorts, file, form, raw.get("column"), raw.get("section", ""), ids, note)
+    ids, note = raw.get("ids", []), raw.get("note", "")
+    if not isinstance(ids, list) or not all(isinstance(id, str) for id in ids):
+        raise OptionError(f"{what}: ids are expected to be a list of texts, not {printable(repr(ids)):.80}")
+    return TrainingIds(cohorts, file, form, raw.get("column"), raw.get("section", ""), tuple(ids), note)
 
 
 def read_members(published: TrainingIds, path: Path | None, cohorts: Iterable[Cohort]) -> dict[str, Members]:
@@ -185,6 +187,8 @@ def _check(raw: Any, known: set[str], required: set[str], what: str) -> None:
 
 def _cohort(raw: Any, what: str) -> Cohort:
     _check(raw, _COHORT_KEYS, {"name"}, f"{what}, a cohort")
+    if not isinstance(raw["name"], str):
+        raise OptionError(f"{what}: the name of a cohort is a text, not {printable(repr(raw['name'])):.80}")
     try:
         rules = tuple(re.compile(rf"(?:.*/)?(?:{rule}){_SUFFIX}") for rule in raw.get("rules", ()))
     except (re.error, TypeError) as error:

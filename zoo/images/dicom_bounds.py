@@ -131,9 +131,46 @@ def _decoded(dataset: Any, path: Path, frame: int | None, most: int) -> NDArray[
     if syntax == _RLE and size > _MOST_RLE:
         raise ValueError(f"it has {size} bytes of run-length encoded pixels, at most {_MOST_RLE} are read")
     _check_streams(dataset, syntax, range(frames) if frame is None else [frame], frames)
+    if not dataset.file_meta.TransferSyntaxUID.is_compressed:
+        _check_bits(dataset, None if frame is None else frame * rows * columns, rows * columns)
     with _silent():
         pixels: NDArray[Any] = pixel_array(dataset, index=frame)
     return pixels
+
+
+def _check_bits(dataset: Any, first: int | None, count: int) -> None:
+    """Check that uncompressed values take the bits that the header says: pydicom would cut off all that are above.
+
+    Args:
+        dataset: The image.
+        first: Value at which the frame begins, of images with one sample a pixel; None to check all frames.
+        count: Pixels of a frame.
+
+    Raises:
+        ValueError: They do not begin at bit 0, or reach into bits that they are not said to take.
+    """
+    import numpy as np
+
+    allocated, stored, samples = (int(dataset.get(n) or 1) for n in ("BitsAllocated", "BitsStored", "SamplesPerPixel"))
+    high = int(dataset.get("HighBit", stored - 1))
+    if high != stored - 1:
+        raise ValueError(
+            f"its values of {stored} bits end at bit {high}, and bit {stored - 1} is expected: shift them so that they "
+            "begin at bit 0"
+        )
+    has_overlays = any(dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2))  # in the bits above
+    if stored >= allocated or allocated not in (16, 32) or has_overlays:
+        return
+    size = allocated // 8
+    order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    words = np.frombuffer(dataset.PixelData, f"{order}u{size}", len(dataset.PixelData) // size)
+    if first is not None:
+        words = words[first * samples : (first + count) * samples]
+    above = words >> (stored - 1 if dataset.get("PixelRepresentation") == 1 else stored)
+    negative = (1 << (allocated - stored + 1)) - 1  # the sign in all bits, or in the highest of those that are stored
+    wrong = (above > 1) & (above != negative) if dataset.get("PixelRepresentation") == 1 else above > 0
+    if wrong.any():
+        raise ValueError(f"{int(wrong.sum())} of its values take more than the {stored} bits that its header says")
 
 
 def _check_streams(dataset: Any, syntax: str, indices: Iterable[int], frames: int) -> None:

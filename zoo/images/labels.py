@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from nibabel.nifti1 import Nifti1Header
     from numpy.typing import NDArray
+    from PIL import Image
 
 MOST_CLASSES = 256
 """That labels of one byte tell apart."""
@@ -40,13 +41,15 @@ def read_label_picture(path: Path) -> NDArray[np.uint8]:
     """Read the labels of a film, `(H, W)`, from a picture of grey levels, or of colours by their number in a palette.
 
     Raises:
-        InputContractError: It cannot be read, has other colours, or more than 8 bits.
+        InputContractError: It cannot be read, has other colours, or more than 8 bits, or grey levels that are brighter
+            where their numbers are lower, so that nobody knows which of the two is meant.
     """
     import numpy as np
     from PIL import Image, ImageOps
 
     with refused(f"cannot read {path} as labels"), Image.open(path, formats=PIL_FORMATS) as image:
         if image.mode == "P":
+            _check_palette(image, path)
             return np.asarray(ImageOps.exif_transpose(image))  # as `read_picture` does with films
     pixels = read_picture(path)
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
@@ -57,6 +60,17 @@ def read_label_picture(path: Path) -> NDArray[np.uint8]:
             "grey PNG has them"
         )
     return pixels.astype(np.uint8)
+
+
+def _check_palette(image: Image.Image, path: Path) -> None:
+    import numpy as np
+
+    colours = np.array(image.getpalette("RGB") or ()).reshape(-1, 3)[np.unique(np.asarray(image))]
+    if (colours == colours[:, :1]).all() and (np.diff(colours[:, 0]) < 0).any():
+        raise InputContractError(
+            f"{path} has a palette of grey levels {', '.join(map(str, colours[:, 0]))} for its numbers, brighter ones "
+            "first: whether number or level is the label is not known. Save it as a grey PNG of the labels"
+        )
 
 
 def write_label_picture(labels: NDArray[np.uint8], file: Path) -> None:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _MOST_FRAMES = 100
 _TAGS_LOST = ("Tag data larger than file", "Truncated File Read")
 """PIL's warnings about tags that a TIFF lacks bytes for; it then uses defaults, under which black may be white."""
+_COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT = 259, 262, 339
+"""Tags of a TIFF."""
+_SIGNED = {2, 3}
+"""Sample formats: signed numbers, and floats."""
 PIL_FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "PPM")  # closed, because PIL's EPS reader starts a program
 _CHECKS = {"PNG": check_png, "JPEG": check_jpeg, "MPO": check_jpeg, "JPEG2000": check_jpeg2000}  # MPO: JPEG with more
 _OTHERS = (
@@ -76,10 +80,24 @@ def _picture(path: Path) -> NDArray[Any]:
             )
         if check := _CHECKS.get(image.format or ""):
             check_file(path, check)
+        _check_numbers(image)
         image.load()
     pixels = pil_pixels(image, str(path))
-    white_is_zero = getattr(image, "tag_v2", {}).get(262) == 0
+    white_is_zero = getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0
     return 65535 - pixels if white_is_zero and image.mode == "I;16" else pixels  # PIL turns only up to 8 bits over
+
+
+def _check_numbers(image: Image.Image) -> None:
+    """Raise `ValueError` for TIFFs whose numbers PIL reads with their bytes swapped, or leaves turned over."""
+    tags = getattr(image, "tag_v2", {})
+    if (
+        getattr(tags, "prefix", b"") == b"MM"
+        and tags.get(_COMPRESSION, 1) != 1
+        and {*tags.get(_SAMPLE_FORMAT, ())} & _SIGNED
+    ):
+        raise ValueError("compressed big-endian TIFFs of signed numbers or floats are not read: save it uncompressed")
+    if image.mode == "F" and tags.get(_PHOTOMETRIC) == 0:
+        raise ValueError("in TIFFs of floats white is not expected to be zero: turn its values over, and say so in it")
 
 
 def _frames(image: Image.Image) -> str:

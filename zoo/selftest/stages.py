@@ -64,7 +64,7 @@ def measure(name: str, found: Tensor) -> Stage:
         shape=tuple(found.shape),
         mean=values.mean().item(),
         deviation=values.std(correction=0).item(),
-        largest=max(-least.item(), greatest.item()),
+        largest=max(abs(least.item()), abs(greatest.item())),
         samples=tuple(values[positions].tolist()),
     )
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from zoo.embedding import Cases
 from zoo.evaluation.unasked import look_up_unasked
+from zoo.formats import told
+from zoo.messages import printable
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.arms import Arm
 from zoo.tasks.first_look import FirstLook
+from zoo.tasks.saved import header_of
 from zoo.tasks.splits import unused_parts
 from zoo.tasks.task import Task
 
@@ -26,7 +30,7 @@ def warnings_of(task: Task, arms: Sequence[Arm], args: FinetuneArgs, seen: First
         seen: From `look_at`.
     """
     found = [*dict.fromkeys(line for arm in arms for line in task.check(arm.split)), *seen.warnings]
-    found += [*_of_parts(task.cases, arms, args), *_of_pretraining(task.cases, arms, args)]
+    found += [*_of_parts(task.cases, arms, args), *_of_origin(task.cases, arms, args)]
     for line in found:
         log.warning("%s", line)
     return found
@@ -48,18 +52,45 @@ def _of_parts(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator
         yield from unused_parts(cases.carried)
 
 
-def _of_pretraining(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator[str]:
-    """Say how many of the cases that the results are of the published weights learnt from, though without labels."""
-    if args.from_scratch or args.checkpoint:
+def _of_origin(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator[str]:
+    """Say which of the cases that the results are of the run's start has learnt from, with labels or without."""
+    if args.from_scratch:
         return
-    judged = sorted({row for arm in arms for row in arm.tested or arm.split["val"]})
+    judged = [*dict.fromkeys(cases.paths[row] for arm in arms for row in arm.tested or arm.split["val"])]
     part = "test" if any(arm.tested for arm in arms) else "validation"
-    found, problem = look_up_unasked([cases.paths[row] for row in judged], args.model)
+    header, file = header_of(args.model, args.checkpoint or None)
+    if task := header.get("task"):
+        yield (
+            f"{printable(args.checkpoint or args.model)} has learnt labels before ({printable(task)}): of cases that "
+            f"it learnt from and that are in the {part} part now, results look too good. The `splits.csv` of its run "
+            "says which those are"
+        )
+    name = _pretrained(header, file) if args.checkpoint or task else args.model
+    yield from _of_pretraining(judged, part, name) if name else ()
+
+
+def _pretrained(header: Mapping[str, str], file: Path) -> str:
+    """The published weights that a file began with; empty where it does not say."""
+    base = told(header, "base", dict, file)
+    while isinstance(base.get("base"), dict):
+        base = base["base"]
+    return f"{base['model']}.{base['tag']}" if base.get("model") and base.get("tag") else ""
+
+
+def _of_pretraining(judged: Sequence[str], part: str, name: str) -> Iterator[str]:
+    """Say how many images of a part published weights learnt from, though without their labels."""
+    found, problem = look_up_unasked(judged, name)
     if problem:
-        yield f"whether {args.model} was pre-trained on images of the {part} part is not known: {problem}"
+        yield f"whether {name} was pre-trained on images of the {part} part is not known: {problem}"
     if found and found.seen:
         yield (
-            f"{found.name} was pre-trained on {len(found.seen)} of the {len(judged)} images of the {part} part, or on "
-            "others of their patients, without these labels: results, and a gain over random weights, can look too "
-            f"good. `zoo overlap TABLE --for {found.name}` names them; --split keeps them out of that part"
+            f"by their names {len(found.seen)} of the {len(judged)} images of the {part} part, or others of their "
+            f"patients, are among those that {found.name} was pre-trained on, without these labels: results, and a "
+            f"gain over random weights, can look too good. `zoo overlap IDS --for {found.name}` names them; IDS can be "
+            "the run's predictions.csv"
+        )
+    if found and (untold := sum(bool(row.cohort) and not row.is_told for row in found.rows)):
+        yield (
+            f"{untold} of the {len(judged)} images of the {part} part are called like images of a cohort that "
+            f"{found.name} was pre-trained on, and nothing tells whether it was on these"
         )

@@ -233,10 +233,15 @@ def threshold_of(truth: Array, probability: Array) -> float:
     if not positive.any() or positive.all() or len(distinct) < 2:
         return 0.5
     candidates = (distinct[1:] + distinct[:-1]) / 2
-    held = p[:, None] >= candidates
-    j = held[positive].mean(0) - held[~positive].mean(0)
+    j = _share_from(p[positive], candidates) - _share_from(p[~positive], candidates)
     best = np.flatnonzero(j >= j.max() - 1e-12)
     return float(candidates[best[len(best) // 2]])
+
+
+def _share_from(values: Array, candidates: Array) -> Array:
+    """The share of values that are not below each candidate, without a table of all pairs."""
+    share: Array = 1 - np.searchsorted(np.sort(values), candidates) / len(values)
+    return share
 
 
 def _measures(truth: Array, probability: Array, decided: Array, parts: Sequence[Array]) -> dict[str, Measure]:

@@ -90,11 +90,13 @@ def _panels(predictor: Predictor, image: Any, found: Occlusion, target: Target) 
     title = _cut(target.title, _TITLE)
     if found.image.ndim == 2:
         grey = _film(predictor, image, found)
-        part = found.part or "as the network is given it"
         size = " x ".join(map(str, found.image.shape))
         shown = with_heat(grey, _stretched(heat, grey.shape))
         plain = (255 * grey).round().astype(np.uint8)
-        return [("Image", _cut(f"{part}, {size} pixels", _SUBTITLE), plain), (title, _cut(said, _SUBTITLE), shown)]
+        return [
+            ("Image", _cut(f"{found.part or 'film'}; the network takes {size} pixels", _SUBTITLE), plain),
+            (title, _cut(said, _SUBTITLE), shown),
+        ]
     axes, spacing = _lie(predictor)
     seen = found.image
     if predictor.input.normalise == NONZERO:  # around the patient is 0, amid the values of tissue

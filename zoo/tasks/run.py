@@ -72,9 +72,8 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
             if args.cross_validate:
                 write_pooled(task, arms, finished, Path(args.out))
             say(_of_states(Path(args.out)))
-            write_results(results, args.out, hint=_hint(args, arms), rules=rules_of(results, task.names))
-            if "pair" in results:
-                say(results["pair"]["said"])
+            rules = [*rules_of(results, task.names), *([results["pair"]["said"]] if "pair" in results else [])]
+            write_results(results, args.out, hint=_hint(args, arms), rules=rules)
             remove_kept(Path(args.out))
         return results
 

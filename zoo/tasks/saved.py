@@ -169,15 +169,29 @@ def learnt_reading(name: str, checkpoint: str | Path | None, cache_dir: str | Pa
     Raises:
         CheckpointFormatError: The file cannot be read, or says what cannot be.
     """
+    header, path = header_of(name, checkpoint, cache_dir)
+    return told(header, "reading", dict, path)
+
+
+def header_of(
+    name: str, checkpoint: str | Path | None, cache_dir: str | Path | None = None
+) -> tuple[Mapping[str, str], Path]:
+    """Return what the file of a network says of itself, and where it is; nothing where it is not here.
+
+    Args:
+        name: `MODEL` or `MODEL.TAG`.
+        checkpoint: The file, or its address; None for the weights that the name stands for.
+        cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        CheckpointFormatError: The file cannot be read.
+    """
     if checkpoint is not None:
         path = local_file(checkpoint, cache_dir)
     else:
         record = resolve(name, cache_dir).record
         path = Path() if record is None else file_path(record, cache_dir)
-    if not path.is_file():
-        return {}
-    stored = open_checkpoint(path)
-    return told(stored.metadata, "reading", dict, stored.path)
+    return (open_checkpoint(path).metadata if path.is_file() else {}), path
 
 
 def _read(header: Mapping[str, str], file: Path) -> SavedModel:

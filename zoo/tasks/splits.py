@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,13 +66,11 @@ def given_split(
 
 def unused_parts(columns: Mapping[str, Sequence[object]]) -> Iterator[str]:
     """Say of a table whose parts nobody asks for which of its columns have some: a published split, perhaps."""
-    for name, cells in columns.items():
-        if _are_parts(cells):
-            column = printable(name)
-            yield (
-                f"column {column} of the table says train, val or test of each case, and is not used: with --split "
-                f"{column} the parts are those"
-            )
+    if found := [printable(name) for name, cells in columns.items() if _are_parts(cells)]:
+        yield (
+            f"the table's column {first_names(found, 3)} says train, val or test of each case, and is not used: with "
+            f"--split {shlex.quote(found[0])} the parts are those"
+        )
 
 
 def _are_parts(cells: Sequence[object]) -> bool:
@@ -80,7 +79,7 @@ def _are_parts(cells: Sequence[object]) -> bool:
         said.add(str(cell).strip().lower())
         if not said <= {*PARTS}:  # of most columns the first cell tells
             return False
-    return "train" in said
+    return "train" in said and len(said) > 1
 
 
 def draw_split(groups: Sequence[str], strata: Sequence[str], seed: int) -> Split:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zoo.files import remove_leftovers
-from zoo.progress import recording, say
+from zoo.progress import recording, say, warnings_in
 from zoo.stopping import Stopped, heeding_signals
 from zoo.training import distributed
 from zoo.training.distributed import Processes
@@ -42,7 +42,7 @@ def running(args: Place) -> Iterator[Processes]:
 
 @contextmanager
 def at_work(out: Path, processes: Processes) -> Iterator[None]:
-    """Reserve OUT for this run, record its messages in `run.log` there, and heed signals; blocks may be nested.
+    """Reserve OUT for this run, record its messages and warnings in `run.log` there, heed signals; may be nested.
 
     Raises:
         OptionError: Another run is at work in OUT, or it cannot be written.
@@ -56,6 +56,7 @@ def at_work(out: Path, processes: Processes) -> Iterator[None]:
                 for folder in (out, out / "ranks"):
                     remove_leftovers(folder)
         if processes.is_main:
+            stack.enter_context(warnings_in(out / "run.log"))
             stack.enter_context(recording(out / "run.log"))
         try:
             yield
