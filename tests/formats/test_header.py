@@ -188,7 +188,7 @@ def test_a_run_that_did_not_note_its_input_is_warned_of(classifier, tmp_path, ca
     torch.save({"model": {"w": torch.zeros(2)}, "epoch": 3}, tmp_path / "other.pt")
     as_run(tmp_path / "new.pt", {"w": torch.zeros(2)}, made())
     for name in ("other", "new"):
-        package.load_transform(ENCODER, checkpoint=tmp_path / f"{name}.pt")
+        package.load_transform(f"{ENCODER}.chestxray14", checkpoint=tmp_path / f"{name}.pt")
     assert not caplog.messages
 
 
