@@ -153,7 +153,10 @@ def list_command(
     filters = filters_for(modality, task, available, commercial)
     matching = list_weights(list_models(), pattern, cache_dir=cache_dir)
     if not matching and not as_json:
-        raise UnknownModelError(f"no MODEL and no MODEL.TAG matches {pattern!r}; `zoo list` shows all")
+        raise UnknownModelError(
+            f"no MODEL and no MODEL.TAG matches {pattern!r}; a pattern stands for the whole name, as 'caid*' does; "
+            "`zoo list` shows all"
+        )
     found = passing(matching, filters)
     if found or as_json:
         _print_weights(found, as_json)

@@ -124,6 +124,12 @@ def column_names(path: Path) -> list[str]:
     raise OptionError(f"{printable(path)} has no columns with a name: a header in its first line is expected")
 
 
+def separator_hint(names: Sequence[str]) -> str:
+    """Say what to do of a text table all of whose columns were read as one; empty where there is more than one."""
+    other = next((mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]), "")
+    return f"it is separated by {other!r}; save it with commas, or with tabs as .tsv" if other else ""
+
+
 def read_columns(path: Path) -> Table:
     """Read a table.
 

@@ -113,7 +113,7 @@ def test_a_pattern_matches_names_and_full_names(zoo):
     assert list_models("*.ssl") == []
     code, _, err = zoo("list", "*.mine")
     assert code == 2
-    assert "no MODEL and no MODEL.TAG matches '*.mine'" in err
+    assert "no MODEL and no MODEL.TAG matches '*.mine'; a pattern stands for the whole name, as 'caid*' does" in err
 
 
 def test_commercial_use_and_fresh_parts_stand_in_the_list(zoo):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from probed import planted, run, table_of
 
-from zoo.errors import OfflineError
+from zoo.errors import OfflineError, OptionError
 from zoo.evaluation import unasked
 from zoo.evaluation.labelled import read_labelled
 from zoo.evaluation.overlap import Looked, Overlap
@@ -60,6 +60,14 @@ def test_a_list_that_cannot_be_had_is_no_clean_result(probed, caplog):
     assert "no connection" in report.overlaps[0].source
     assert any(f"For 80 of 80 cases nothing says whether {MODEL}" in warning for warning in report.warnings)
     assert "not known" in caplog.text
+
+
+def test_a_table_of_semicolons_is_named(tmp_path):
+    """Spreadsheets of many countries write it: its header is one column."""
+    path = tmp_path / "labels.csv"
+    path.write_text("file;patient;label\na.png;1;0\n")
+    with pytest.raises(OptionError, match=r"it is separated by ';'; save it with commas"):
+        read_labelled(path, "label")
 
 
 def test_parts_of_the_table_that_are_not_used_are_named(caplog):

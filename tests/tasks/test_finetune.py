@@ -419,6 +419,14 @@ def test_one_class_alone_is_refused(films, tmp_path):
         finetune(words(films, tmp_path / "out", "--table", tmp_path / "one.csv"))
 
 
+def test_a_column_of_ages_is_no_column_of_classes(films, tmp_path):
+    """Whole numbers may be either; where there are many, the other task is named."""
+    rows = [(f"film{i:03d}.png", f"p{i}", 20 + i // 3) for i in range(40)]
+    planted.write_rows(tmp_path / "ages.csv", rows, ("file", "patient", "disc"))
+    with pytest.raises(OptionError, match="for measured numbers give --task regress"):
+        finetune(words(films, tmp_path / "out", "--table", tmp_path / "ages.csv"))
+
+
 def test_broken_images_are_named_before_training(films, tmp_path):
     """One that breaks after an hour would cost the hour."""
     folder = tmp_path / "films"

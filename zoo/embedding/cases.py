@@ -14,7 +14,7 @@ from zoo.embedding.paths import NAMED, check_there
 from zoo.errors import OptionError, PathNotFoundError
 from zoo.images import find_images
 from zoo.messages import first_names, printable
-from zoo.tables import ArrowColumn, Table, TextColumn, column_names, read_columns
+from zoo.tables import ArrowColumn, Table, TextColumn, column_names, read_columns, separator_hint
 
 PATH_COLUMNS = ("path", "image_path", "file")
 """Names under which the column of paths is looked for, the first ones first."""
@@ -141,10 +141,7 @@ def _path_column(table: Path, names: Sequence[str], asked: str | None, expected:
     if found := [name for name in ([asked] if asked is not None else expected) if name in names]:
         return found[0]
     wanted = repr(asked) if asked is not None else " or ".join(map(repr, expected))
-    other = next((mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]), "")
-    way = "name one of them by --path-column, in Python path_column="
-    if other:
-        way = f"it is separated by {other!r}; save it with commas, or with tabs as .tsv"
+    way = separator_hint(names) or "name one of them by --path-column, in Python path_column="
     raise OptionError(
         f"{printable(table)} has no column {printable(wanted)} with the paths; its columns are {_quoted(names)}: {way}"
     )

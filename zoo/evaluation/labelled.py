@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import OptionError
 from zoo.evaluation.target import read_labels
 from zoo.messages import first_names, printable
-from zoo.tables import read_columns
+from zoo.tables import read_columns, separator_hint
 from zoo.tasks.cells import check_groups, text_of
 from zoo.tasks.splits import unused_parts
 from zoo.tasks.table import check_files, series_in
@@ -153,7 +153,8 @@ def _cells(columns: Mapping[str, Sequence[Any]], name: str, flag: str, path: Pat
     if name in columns:
         return columns[name]
     where = printable(path) if path else "the table"
-    raise OptionError(f"{flag} {printable(name)}: {where} has no such column; it has {first_names(columns, 20)}")
+    hint = f": {hint}" if (hint := separator_hint([*columns])) else ""
+    raise OptionError(f"{flag} {printable(name)}: {where} has no such column; it has {first_names(columns, 20)}{hint}")
 
 
 def _paths(columns: Mapping[str, Sequence[Any]], asked: str | None, path: Path | None) -> list[str] | None:

@@ -41,6 +41,8 @@ from zoo.training.distributed import Processes
 from zoo.training.metrics import Array, Floats, Results
 from zoo.training.runlog import Metrics
 
+_MANY_CLASSES = 10
+"""Of more whole numbers than that in a column it is likely that they were measured."""
 PROBABILITY, DECIDED, THRESHOLD = "probability", "decided", "threshold"
 
 
@@ -91,9 +93,10 @@ class Classify:
             counts = self._counts(rows)
             lacking = {name: n for name, n in counts.items() if not min(n)}
             if lacking and (part == "train" or self.kind == "classes" or len(lacking) == len(counts)):
+                measured = "; for measured numbers give --task regress" if len(counts) > _MANY_CLASSES else ""
                 raise OptionError(
                     f"the {part} part, {len(rows)} cases, lacks what is to be told apart: {_in_words(lacking)}. Give "
-                    "more cases, join rare classes, or divide the cases otherwise by --split or --seed"
+                    f"more cases, join rare classes, or divide the cases otherwise by --split or --seed{measured}"
                 )
             if lacking:
                 said.append(f"the {part} part says nothing of {_in_words(lacking)}")

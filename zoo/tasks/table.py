@@ -54,7 +54,7 @@ def _say_unlisted(cases: Cases, folder: Path, *, volumes: bool) -> None:
             "%s has %d images that the table does not list, which are left out: %s",
             folder,
             len(spare),
-            first_names([str(Path(path).relative_to(folder)) for path in spare], 10),
+            first_names([str(Path(path).relative_to(folder)) for path in spare], 3),
         )
 
 
