@@ -1,11 +1,17 @@
 """A probe says unasked which of its cases the weights were trained on, and never takes unknown for unseen."""
 
+import json
+from types import SimpleNamespace
+
+import numpy as np
 import pandas as pd
 import pytest
 from probed import planted, run, table_of
+from safetensors.torch import save_file
 
+import zoo as package
 from zoo.errors import OfflineError, OptionError
-from zoo.evaluation import unasked
+from zoo.evaluation import seen, unasked
 from zoo.evaluation.labelled import read_labelled
 from zoo.evaluation.overlap import Looked, Overlap
 from zoo.features import FeatureTable
@@ -68,6 +74,23 @@ def test_a_table_of_semicolons_is_named(tmp_path):
     path.write_text("file;patient;label\na.png;1;0\n")
     with pytest.raises(OptionError, match=r"it is separated by ';'; save it with commas"):
         read_labelled(path, "label")
+
+
+def test_an_imported_network_that_learnt_labels_is_no_stranger(tmp_path, zoo, caplog):
+    """What it began with is looked up, and that it learnt labels is said: its result on those cases is no evidence."""
+    base = {"model": "caid-resnet50", "tag": "chestxray14-800"}
+    header = {"model": "caid-resnet50", "task": "classify", "base": json.dumps(base)}
+    shipped = package.load_model(MODEL).state_dict()
+    save_file(shipped, tmp_path / "tuned.safetensors", header)
+    assert zoo("import", "caid-resnet50.tuned", tmp_path / "tuned.safetensors")[0] == 0
+    names = ["00000061_012.png", "00039999_000.png"]
+    contender = SimpleNamespace(
+        name="tuned", role="encoder", sets=[SimpleNamespace(facts={"model": "caid-resnet50.tuned", "tag": "tuned"})]
+    )
+    (found,) = seen.look_up([contender], names, np.array([0, 1]))
+    assert (found.readable, found.seen, found.seen_test) == (2, 1, 1)
+    assert found.notes[0].startswith("It has learnt labels before (classify)")
+    assert "caid-resnet50.tuned. It has learnt labels before" in caplog.text
 
 
 def test_parts_of_the_table_that_are_not_used_are_named(caplog):

@@ -33,15 +33,22 @@ def look_up(
         if contender.role != "encoder" or not facts.get("tag"):  # weights of the user's own have no list
             continue
         model = str(facts["model"])
-        found, problem = look_up_unasked(names, model, cache_dir=cache_dir)
+        found, problem, learnt = look_up_unasked(names, model, cache_dir=cache_dir)
+        notes = ()
+        if learnt:
+            notes = (f"It has learnt labels before ({learnt}): on cases that it learnt from, its result is too good.",)
+            log.warning("%s. %s", model, notes[0])
         if problem:
             log.warning("%s: whether it was trained on these cases is not known: %s", model, problem)
-            yield Overlap(contender.name, problem, len(names), 0, 0, 0, 0)
         if found:
-            yield _as_reported(contender.name, found, tested)
+            yield _as_reported(contender.name, found, tested, notes)
+        elif problem or notes:
+            yield Overlap(
+                contender.name, problem or "what it learnt from is not on record", len(names), 0, 0, 0, 0, notes
+            )
 
 
-def _as_reported(name: str, found: Found, tested: Array) -> Overlap:
+def _as_reported(name: str, found: Found, tested: Array, notes: tuple[str, ...]) -> Overlap:
     is_tested = {*tested.tolist()}
     seen = [i for i, row in enumerate(found.rows) if row.is_seen]
     return Overlap(
@@ -52,5 +59,5 @@ def _as_reported(name: str, found: Found, tested: Array) -> Overlap:
         found.seen_images,
         found.seen_by_patient,
         sum(i in is_tested for i in seen),
-        found.warnings,
+        (*notes, *found.warnings),
     )

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 from zoo.embedding import Cases
 from zoo.evaluation.unasked import look_up_unasked
-from zoo.formats import told
 from zoo.messages import printable
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.arms import Arm
 from zoo.tasks.first_look import FirstLook
-from zoo.tasks.saved import header_of
 from zoo.tasks.splits import unused_parts
 from zoo.tasks.task import Task
 
@@ -58,30 +55,15 @@ def _of_origin(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterato
         return
     judged = [*dict.fromkeys(cases.paths[row] for arm in arms for row in arm.tested or arm.split["val"])]
     part = "test" if any(arm.tested for arm in arms) else "validation"
-    header, file = header_of(args.model, args.checkpoint or None)
-    if task := header.get("task"):
+    start = printable(args.checkpoint or args.model)
+    found, problem, learnt = look_up_unasked(judged, args.model, checkpoint=args.checkpoint or None)
+    if learnt:
         yield (
-            f"{printable(args.checkpoint or args.model)} has learnt labels before ({printable(task)}): of cases that "
-            f"it learnt from and that are in the {part} part now, results look too good. The `splits.csv` of its run "
-            "says which those are"
+            f"{start} has learnt labels before ({learnt}): of cases that it learnt from and that are in the {part} part "
+            "now, results look too good. The `splits.csv` of its run says which those are"
         )
-    name = _pretrained(header, file) if args.checkpoint or task else args.model
-    yield from _of_pretraining(judged, part, name) if name else ()
-
-
-def _pretrained(header: Mapping[str, str], file: Path) -> str:
-    """The published weights that a file began with; empty where it does not say."""
-    base = told(header, "base", dict, file)
-    while isinstance(base.get("base"), dict):
-        base = base["base"]
-    return f"{base['model']}.{base['tag']}" if base.get("model") and base.get("tag") else ""
-
-
-def _of_pretraining(judged: Sequence[str], part: str, name: str) -> Iterator[str]:
-    """Say how many images of a part published weights learnt from, though without their labels."""
-    found, problem = look_up_unasked(judged, name)
     if problem:
-        yield f"whether {name} was pre-trained on images of the {part} part is not known: {problem}"
+        yield f"whether {start} was pre-trained on images of the {part} part is not known: {problem}"
     if found and found.seen:
         yield (
             f"by their names {len(found.seen)} of the {len(judged)} images of the {part} part, or others of their "
