@@ -89,8 +89,8 @@ def test_an_imported_network_that_learnt_labels_is_no_stranger(tmp_path, zoo, ca
     )
     (found,) = seen.look_up([contender], names, np.array([0, 1]))
     assert (found.readable, found.seen, found.seen_test) == (2, 1, 1)
-    assert found.notes[0].startswith("It has learnt labels before (classify)")
-    assert "caid-resnet50.tuned. It has learnt labels before" in caplog.text
+    assert found.notes[0].startswith("it has learnt labels before (classify)")
+    assert "caid-resnet50.tuned: it has learnt labels before" in caplog.text
 
 
 def test_parts_of_the_table_that_are_not_used_are_named(caplog):

@@ -14,6 +14,8 @@ from zoo.training.metrics import Array
 
 log = logging.getLogger("zoo")
 
+_LEARNT = "it has learnt labels before ({}): on cases that it learnt from, its result is too good"
+
 
 def look_up(
     contenders: Sequence[Contender], names: Sequence[str], tested: Array, cache_dir: str | Path | None = None
@@ -34,21 +36,19 @@ def look_up(
             continue
         model = str(facts["model"])
         found, problem, learnt = look_up_unasked(names, model, cache_dir=cache_dir)
-        notes = ()
-        if learnt:
-            notes = (f"It has learnt labels before ({learnt}): on cases that it learnt from, its result is too good.",)
-            log.warning("%s. %s", model, notes[0])
+        notes = [_LEARNT.format(learnt)] if learnt else []
+        for note in notes:
+            log.warning("%s: %s", model, note)
         if problem:
             log.warning("%s: whether it was trained on these cases is not known: %s", model, problem)
         if found:
             yield _as_reported(contender.name, found, tested, notes)
         elif problem or notes:
-            yield Overlap(
-                contender.name, problem or "what it learnt from is not on record", len(names), 0, 0, 0, 0, notes
-            )
+            why = problem or "what it began with is not on record"
+            yield Overlap(contender.name, why, len(names), 0, 0, 0, 0, tuple(notes))
 
 
-def _as_reported(name: str, found: Found, tested: Array, notes: tuple[str, ...]) -> Overlap:
+def _as_reported(name: str, found: Found, tested: Array, notes: Sequence[str]) -> Overlap:
     is_tested = {*tested.tolist()}
     seen = [i for i, row in enumerate(found.rows) if row.is_seen]
     return Overlap(

@@ -59,8 +59,8 @@ def _of_origin(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterato
     found, problem, learnt = look_up_unasked(judged, args.model, checkpoint=args.checkpoint or None)
     if learnt:
         yield (
-            f"{start} has learnt labels before ({learnt}): of cases that it learnt from and that are in the {part} part "
-            "now, results look too good. The `splits.csv` of its run says which those are"
+            f"{start} has learnt labels before ({learnt}): of cases that it learnt from and that are in the {part} "
+            "part now, results look too good. The `splits.csv` of its run says which those are"
         )
     if problem:
         yield f"whether {start} was pre-trained on images of the {part} part is not known: {problem}"
