@@ -342,7 +342,7 @@ def test_a_pickle_is_converted_once(short, manifest, tmp_path, monkeypatch):
     second = zoo.load_model("caid-resnet50")
     with torch.no_grad():
         assert torch.equal(second(reference_input()), first(reference_input()))
-    holds(second, short_state())
+    assert_holds(second, short_state())
     assert zoo.load_report(second) == zoo.load_report(first)
     assert zoo.load_report(second).dropped.keys() == {"decoder.blocks.0.conv1.0.weight"}
 
@@ -364,12 +364,12 @@ def test_a_copy_that_cannot_be_trusted_is_made_again(damage, short, manifest, sh
     else:
         stamp_path(copy_of).unlink()
     before = copy_of.stat().st_mtime_ns
-    holds(zoo.load_model("caid-resnet50"), short_state())
+    assert_holds(zoo.load_model("caid-resnet50"), short_state())
     assert copy_of.stat().st_mtime_ns != before
     assert hash_file(copy_of) == good
 
 
-def holds(network, state):
+def assert_holds(network, state):
     """Assert that an encoder has the values that a file has behind `encoder.`."""
     found = network.state_dict()
     for name, tensor in state.items():
@@ -381,7 +381,7 @@ def test_a_cache_that_takes_no_copy_reads_the_original(short, manifest, short_fi
     manifest(record(short_file))
     cache_home().mkdir()
     (cache_home() / "converted").write_text("in the way")
-    holds(zoo.load_model("caid-resnet50"), short_state())
+    assert_holds(zoo.load_model("caid-resnet50"), short_state())
 
 
 @pytest.mark.slow

@@ -118,8 +118,8 @@ def read_labelled(
     if not kept:
         lacking = "a value there" if split is None else f"a value there and a {printable(split)}"
         raise OptionError(f"--column {printable(column)}: no case has {lacking}")
-    for line in unused_parts(columns) if split is None else ():
-        log.warning("%s", line)
+    if split is None and (unused := unused_parts(columns)):
+        log.warning("%s", unused)
     _say_left_out([ids[i] for i in without], "no label", len(labels))
     _say_left_out([ids[i] for i in unplaced], "no part", len(labels))
     found = Labelled(

@@ -32,7 +32,7 @@ def look_up(
     """
     for contender in contenders:
         facts = contender.sets[0].facts
-        if contender.role != "encoder" or not facts.get("tag"):  # weights of the user's own have no list
+        if contender.role != "encoder" or not facts.get("tag"):  # a file without a name, which is not here any more
             continue
         model = str(facts["model"])
         found, problem, learnt = look_up_unasked(names, model, cache_dir=cache_dir)

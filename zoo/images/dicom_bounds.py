@@ -166,9 +166,10 @@ def _check_bits(dataset: Any, first: int | None, count: int) -> None:
     words = np.frombuffer(dataset.PixelData, f"{order}u{size}", len(dataset.PixelData) // size)
     if first is not None:
         words = words[first * samples : (first + count) * samples]
-    above = words >> (stored - 1 if dataset.get("PixelRepresentation") == 1 else stored)
+    is_signed = dataset.get("PixelRepresentation") == 1
+    above = words >> (stored - 1 if is_signed else stored)
     negative = (1 << (allocated - stored + 1)) - 1  # the sign in all bits, or in the highest of those that are stored
-    wrong = (above > 1) & (above != negative) if dataset.get("PixelRepresentation") == 1 else above > 0
+    wrong = (above > 1) & (above != negative) if is_signed else above > 0
     if wrong.any():
         raise ValueError(f"{int(wrong.sum())} of its values take more than the {stored} bits that its header says")
 

@@ -45,8 +45,8 @@ def _of_parts(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator
             f"no case has the {args.split} test: the results are those of the validation part, by which epoch and "
             "thresholds are chosen, and look too good"
         )
-    if not args.split:
-        yield from unused_parts(cases.carried)
+    if not args.split and (unused := unused_parts(cases.carried)):
+        yield unused
 
 
 def _of_origin(cases: Cases, arms: Sequence[Arm], args: FinetuneArgs) -> Iterator[str]:

@@ -122,7 +122,7 @@ def mean_error_of(truth: Array, found: Array) -> Measure:
 
 
 def mean_of_values(values: Array) -> Measure:
-    """The mean over the cases that have a value, which is no NaN."""
+    """The mean over the cases that have a value, of values (N,) that are NaN where there is none."""
     known = np.isfinite(values)
     numbers, counted = np.where(known, values, 0), known.astype(float)
     return lambda weights: _ratio(weights @ numbers, weights @ counted)

@@ -6,7 +6,6 @@ out. A run is one training, or several: one for each fold of a cross-validation,
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -33,8 +32,6 @@ from zoo.training.finetune import digests_of, write_results
 from zoo.training.metrics import Results
 from zoo.training.resuming import must_resume
 from zoo.training.session import running
-
-log = logging.getLogger("zoo")
 
 TWIN = "random"
 """Folder of the training from random weights."""

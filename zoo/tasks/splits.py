@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -64,13 +64,19 @@ def given_split(
     return {part: rows for part, rows in split.items() if rows}
 
 
-def unused_parts(columns: Mapping[str, Sequence[object]]) -> Iterator[str]:
-    """Say of a table whose parts nobody asks for which of its columns have some: a published split, perhaps."""
-    if found := [printable(name) for name, cells in columns.items() if _are_parts(cells)]:
-        yield (
-            f"the table's column {first_names(found, 3)} says train, val or test of each case, and is not used: with "
-            f"--split {shlex.quote(found[0])} the parts are those"
-        )
+def unused_parts(columns: Mapping[str, Sequence[object]]) -> str:
+    """Say which columns of a table have parts that nobody asks for, a published split perhaps; empty where none has.
+
+    Args:
+        columns: Cells by the names of the columns.
+    """
+    found = [printable(name) for name, cells in columns.items() if _are_parts(cells)]
+    if not found:
+        return ""
+    return (
+        f"the table's column {first_names(found, 3)} says train, val or test of each case, and is not used: with "
+        f"--split {shlex.quote(found[0])} the parts are those"
+    )
 
 
 def _are_parts(cells: Sequence[object]) -> bool:

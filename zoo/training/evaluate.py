@@ -175,6 +175,6 @@ def draw_groups(groups: Sequence[str], *, rounds: int = 2000, seed: int = 0) -> 
 
 
 def interval_of(values: Floats) -> tuple[float, float]:
-    """95 % percentile interval of a statistic's values in many draws; those that are NaN are left out."""
+    """95 % percentile interval of a statistic's values in many draws, (rounds,); those that are NaN are left out."""
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
