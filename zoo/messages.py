@@ -74,6 +74,18 @@ def first_names(names: Iterable[str], count: int = 5) -> str:
     )
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with its noun: `1 case`, `1,200 cases`."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def none_there(missing: Iterable[str], given: int) -> str:
+    """Say that of so many given paths some lead to no file or folder; ten are named."""
+    names = list(missing)
+    subject = "the path does" if given == 1 else f"{len(names)} of {given} paths {'does' if len(names) == 1 else 'do'}"
+    return f"{subject} not exist: {first_names(names, _MOST_LINES)}"
+
+
 def escaped(text: str) -> str:
     """A text of several lines with everything else in it escaped that could steer a terminal."""
     return "\n".join(map(printable, text.split("\n")))

@@ -146,7 +146,7 @@ def test_a_path_that_does_not_exist_fails_as_in_every_command(zoo, films, tmp_pa
     """Exit code 1 as for `doctor`, `inspect` and `import`, not that of wrong use; in a program both exceptions fit."""
     code, _, err = zoo("embed", NAME, films / "a.png", "absent.png", "-o", tmp_path / "f.npz")
     assert code == 1
-    assert "1 of 2 paths do not exist: absent.png" in err
+    assert "1 of 2 paths does not exist: absent.png" in err
     for kind in (FileNotFoundError, OptionError):
         with pytest.raises(kind, match="absent"):
             embed(NAME, ["absent.png"])

@@ -47,7 +47,7 @@ def test_a_quick_run_says_one_line(tmp_path, capsys):
     """Its epochs are shorter than a minute."""
     run(Scripted([3, 2, 1]), tmp_path, epochs=3)
     assert capsys.readouterr().err.splitlines() == [
-        "training: 8 cases, 3 epochs of 1 steps of 8 cases, cpu, from random weights"
+        "training: 8 cases, 3 epochs of 1 step of 8 cases, cpu, from random weights"
     ]
 
 

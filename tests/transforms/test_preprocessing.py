@@ -503,6 +503,19 @@ def test_raw_detector_output_is_named(tmp_path, caplog):
     assert "FOR PROCESSING" in caplog.text
 
 
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("shape", ["IDENTITY", "INVERSE", ""])
+def test_a_header_that_contradicts_itself_on_black_and_white_is_warned_of(photometric, shape, tmp_path, caplog):
+    """Read as its photometric interpretation says; the pairs of the standard are not warned of."""
+    values = ramp("uint16", 4095)
+    path = write_dicom(tmp_path / "film", values, bits=12, photometric=photometric, PresentationLUTShape=shape)
+    plain = write_dicom(tmp_path / "plain", values, bits=12, photometric=photometric)
+    with caplog.at_level(logging.WARNING, "zoo"):
+        assert torch.equal(build_transform(PLAIN)(path), build_transform(PLAIN)(plain))
+    contradicts = (photometric, shape) in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE"))
+    assert ("contradict each other" in caplog.text) == contradicts
+
+
 def test_dicom_that_holds_no_single_image_is_refused(tmp_path):
     """Several frames, no pixels, too few pixels, a window without width: each says what is wrong with which file."""
     transform, values = build_transform(PLAIN), ramp("uint16", 4095)

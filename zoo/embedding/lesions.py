@@ -7,9 +7,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from zoo.embedding.paths import NAMED
 from zoo.errors import OptionError, PathNotFoundError
-from zoo.messages import first_names, printable
+from zoo.messages import first_names, none_there, printable
 from zoo.tables import SUFFIXES, Table, read_columns
 
 COLUMNS = ("image_path", "coordX", "coordY", "coordZ")
@@ -68,7 +67,7 @@ def lesions_of(table: Table, path_column: str = COLUMNS[0]) -> list[Lesion]:
 def _check_exist(paths: Iterable[Path]) -> None:
     given = list(paths)
     if missing := [printable(path) for path in given if not path.exists()]:
-        raise PathNotFoundError(f"{len(missing)} of {len(given)} paths do not exist: {first_names(missing, NAMED)}")
+        raise PathNotFoundError(none_there(missing, len(given)))
 
 
 def _lesions_in(table: Path) -> list[Lesion]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from zoo.evaluation.report import Estimate, Point
-from zoo.messages import decimal, printable
+from zoo.messages import counted, decimal, printable
 from zoo.progress import duration
 
 _LEAST_P = 0.001
@@ -54,11 +54,6 @@ def breakable(name: str) -> Any:
     return Markup(str(escape(printable(name))).replace(".", ".<wbr>").replace("_", "_<wbr>").replace("/", "/<wbr>"))
 
 
-def count(number: int, one: str, several: str = "") -> str:
-    """A number with its noun: `1 case`, `1,200 cases`."""
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
-
-
 def on_day(date: str) -> str:
     """An ISO 8601 time as `2 March 2026, 14:05`; any other text as it is."""
     try:
@@ -84,7 +79,7 @@ def _set(given: Mapping[str, Any]) -> dict[str, Any]:
 
 FILTERS: Mapping[str, Callable[..., Any]] = {
     "breakable": breakable,
-    "count": count,
+    "count": counted,
     "duration": duration,
     "facts": facts,
     "interval": interval,

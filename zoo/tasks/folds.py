@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from zoo.messages import counted
 from zoo.progress import say
 from zoo.tasks.args import FinetuneArgs, finetune_command
 from zoo.tasks.arms import Arm, Finished, arguments_of, fit_arm, take_best
@@ -73,7 +74,7 @@ def train_final(
     found = torch.cat([each.found for _, each in folds])
     outputs = task.outputs({**arm.split, "val": held_out}, found)
     if processes.is_main:
-        say(f"{FINAL}, the network to use: {len(held_out)} cases to train on, {epochs} epochs")
+        say(f"{FINAL}, the network to use: {counted(len(held_out), 'case')} to train on, {counted(epochs, 'epoch')}")
     trial, header, origin, *_ = fit_arm(args, task, arm, processes, command=command, outputs=outputs)
     take_best(trial.method, arm.folder / "best.pt")
     if processes.is_main:

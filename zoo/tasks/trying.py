@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from zoo.messages import counted
 from zoo.progress import duration
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.arms import Arm, arguments_of, learning_groups
@@ -60,7 +61,8 @@ def lines_of(found: Results) -> list[str]:
         f"{found['task']}: {', '.join(found['outputs'])}",
         f"  input: {found['input']}",
         *parts,
-        f"  {trainings}{found['epochs']} epochs of {found['steps_per_epoch']} steps of {found['batch_size']} cases",
+        f"  {trainings}{counted(found['epochs'], 'epoch')} of {counted(found['steps_per_epoch'], 'step')} of "
+        f"{counted(found['batch_size'], 'case')}",
         f"  {found['parameters']} parameters learn; a step takes {seconds:.3g} s here, images included: at most "
         f"{duration(most)} for all steps, and what validation takes",
     ]

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from zoo.checkpoint import ATTRIBUTE, LoadReport
+from zoo.messages import counted
 from zoo.progress import duration, say
 from zoo.training.data import Batches, tensors_of
 from zoo.training.run import Run
@@ -43,8 +44,9 @@ def begin_pace(run: Run, dataset: Dataset[Any], batches: Batches, base: str) -> 
         where = f"{run.processes.world} processes on {run.processes.device.type}" if run.processes.world > 1 else ""
         on = f"going on with epoch {run.epoch + 1}, step {run.step + 1}" if run.epoch or run.step else f"from {base}"
         say(
-            f"training: {run.samples} cases{size}, {args.epochs} epochs of {batches.steps} steps of {args.batch_size} "
-            f"cases, {where or run.processes.device.type}, {on}"
+            f"training: {counted(run.samples, 'case')}{size}, {counted(args.epochs, 'epoch')} of "
+            f"{counted(batches.steps, 'step')} of {counted(args.batch_size, 'case')}, "
+            f"{where or run.processes.device.type}, {on}"
         )
     return Pace(run, batches.steps)
 

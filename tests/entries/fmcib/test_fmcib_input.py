@@ -397,7 +397,7 @@ def test_lesions_of_a_table_are_embedded(cohort, transform, zoo):
         (("x,a.nii.gz,1,2,",), r"line 2: image_path 'a.nii.gz'.*coordZ '': a path and three numbers"),
         (("x,a.nii.gz,1,2,nan",), "three numbers in mm"),
         (("x,,1,2,3",), "a path and three numbers"),
-        (("x,absent.nii.gz,1,2,3",), "1 of 1 paths do not exist: absent.nii.gz"),
+        (("x,absent.nii.gz,1,2,3",), "the path does not exist: absent.nii.gz"),
     ],
 )
 def test_a_wrong_table_is_refused_before_anything_is_loaded(rows, said, cohort):
@@ -415,7 +415,7 @@ def test_scans_without_points_are_refused(cohort, zoo):
         assert "image_path, coordX, coordY, coordZ" in err
     with pytest.raises(OptionError, match="lacks columns coordX, coordY, coordZ"):
         embed(NAME, write(cohort / "l.csv", "a.nii.gz", columns="image_path"))
-    with pytest.raises(OptionError, match=r"do not exist: absent\.csv"):
+    with pytest.raises(OptionError, match=r"the path does not exist: absent\.csv"):
         embed(NAME, ["absent.csv"])
     (cohort / "latin.csv").write_bytes(b"image_path,coordX,coordY,coordZ\n\xff.nii,1,2,3\n")
     with pytest.raises(OptionError, match="CSV in UTF-8 is expected"):
