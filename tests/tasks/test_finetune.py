@@ -471,6 +471,14 @@ def test_a_killed_run_ends_with_the_same_weights(films, tmp_path, run, number, c
     assert results["test"] == run[1]["test"]
 
 
+def test_a_folder_that_has_a_run_is_refused_before_anything_is_said_of_it(films, run, monkeypatch, caplog):
+    """Nor are the images looked at, which takes a while where they are many."""
+    monkeypatch.setattr("zoo.tasks.run.look_at", lambda *_: pytest.fail("images were looked at"))
+    with pytest.raises(OptionError, match="give --resume to go on from it, or another --out"):
+        finetune(words(films, run[0], *QUICK, "--site", "site"))
+    assert caplog.text == ""
+
+
 def test_a_table_is_mended_after_a_bad_image(films, tmp_path):
     """Nothing was learnt yet: a row that is dropped, as the message asks, needs no other OUT."""
     folder, rows = tmp_path / "images", rows_of(films / "labels.csv")

@@ -27,7 +27,6 @@ from zoo.tasks.table import column_of
 from zoo.tasks.task import Task
 from zoo.tasks.telling import said_of_pair
 from zoo.training import distributed
-from zoo.training.distributed import Processes
 from zoo.training.finetune import digests_of, write_results
 from zoo.training.metrics import Results
 from zoo.training.resuming import must_resume
@@ -54,9 +53,11 @@ def finetune(args: FinetuneArgs, read: Callable[[FinetuneArgs], Task]) -> Result
         with each_once():
             with distributed.raising_together():
                 task, arms, args = plan(args, read, processes.world)
+                check_folders(args, task, arms)
                 seen = look_at(task.cases, task.contract, args)
                 warnings = warnings_of(task, arms, args, seen)
-                begin(args, task, arms, processes)
+                if processes.is_main:
+                    lay_out(task, arms, Path(args.out))
             if processes.is_main:
                 say(f"input: {seen.input}")
             finished = train_all(args, task, arms, processes)
@@ -108,17 +109,19 @@ def arms_of(args: FinetuneArgs, splits: Sequence[Split]) -> Iterator[Arm]:
             yield Arm(folder / TWIN, split, is_twin=True)
 
 
-def begin(args: FinetuneArgs, task: Task, arms: Sequence[Arm], processes: Processes) -> None:
-    """Check that the folders of a run are new, or hold this run, and write which case is in which part."""
+def check_folders(args: FinetuneArgs, task: Task, arms: Sequence[Arm]) -> None:
+    """Check that the folders of a run are new, or hold this run: before its images are looked at."""
     began = [must_resume(arm.folder, resume=args.resume) for arm in arms]
-    splits = [arm.split for arm in arms if not arm.is_twin]
-    labels = task.labels()
     if any(began):  # else nothing was learnt: the user may have mended the table
-        check_kept(Path(args.out), task.cases.ids, labels, splits)
-    if processes.is_main:
-        write_splits(Path(args.out), task.cases.ids, task.groups, labels, splits)
-        for arm in arms:
-            arm.folder.mkdir(parents=True, exist_ok=True)
+        check_kept(Path(args.out), task.cases.ids, task.labels(), [arm.split for arm in arms if not arm.is_twin])
+
+
+def lay_out(task: Task, arms: Sequence[Arm], out: Path) -> None:
+    """Write which case is in which part, and make the folders of the trainings."""
+    splits = [arm.split for arm in arms if not arm.is_twin]
+    write_splits(out, task.cases.ids, task.groups, task.labels(), splits)
+    for arm in arms:
+        arm.folder.mkdir(parents=True, exist_ok=True)
 
 
 def summary(task: Task, arms: Sequence[Arm], finished: Sequence[Finished], args: FinetuneArgs) -> Results:
