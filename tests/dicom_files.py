@@ -1,15 +1,17 @@
 """Writes DICOM: series of CT and MR, and Enhanced multi-frame files."""
 
+from itertools import count
+
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
-    generate_uid,
 )
 
 from zoo.errors import InputContractError
@@ -21,7 +23,13 @@ HU = (2 * np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16)
 
 
 AFFINE = [[-0.7, 0, 0, 50], [0, -0.9, 0, -20], [0, 0, 2.5, -400], [0, 0, 0, 1]]
+_NUMBERS = count(10**38)
 POSITIONS = [(*ORIGIN[:2], ORIGIN[2] + 2.5 * index) for index in range(9)]
+
+
+def new_uid():
+    """Return another UID each time, always of 44 characters: some tests count the bytes of a file."""
+    return UID(f"2.25.{next(_NUMBERS)}")
 
 
 def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), edit=None, **elements):
@@ -31,7 +39,7 @@ def write_series(folder, hu=None, step=(0.0, 0.0, 2.5), edit=None, **elements):
     """
     hu = (np.arange(12 * 10 * 9).reshape(12, 10, 9) - 1000).astype(np.int16) if hu is None else hu
     folder.mkdir(exist_ok=True)
-    series, order = generate_uid(), np.random.default_rng(0).permutation(hu.shape[2])
+    series, order = new_uid(), np.random.default_rng(0).permutation(hu.shape[2])
     for place, index in enumerate(order):
         dataset = image(hu[:, :, index], CTImageStorage, series)
         dataset.RescaleSlope, dataset.RescaleIntercept = 2, -3000
@@ -51,7 +59,7 @@ def image(plane, sop_class, series):
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = sop_class
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = new_uid()
     dataset.SeriesInstanceUID, dataset.Modality = series, "CT"
     dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
     dataset.Columns, dataset.Rows = plane.shape[:2]
@@ -79,7 +87,7 @@ def write_frames(path, hu, positions, *, own=(), shared=None, sop_class=Enhanced
 
     `own[i]` are further functional groups of frame i, `shared` those that replace the usual shared ones by name.
     """
-    dataset = image(hu, sop_class, generate_uid())
+    dataset = image(hu, sop_class, new_uid())
     dataset.NumberOfFrames = hu.shape[2]
     groups = {
         "PixelMeasuresSequence": [item(PixelSpacing=[0.9, 0.7], SliceThickness=2.5)],
@@ -103,7 +111,7 @@ def write_dicom(path, pixels, *, bits, photometric="MONOCHROME2", syntax=Explici
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = generate_uid()
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = new_uid()
     dataset.Modality = "DX"
     dataset.PhotometricInterpretation = photometric
     dataset.Rows, dataset.Columns = pixels.shape[-3:-1] if photometric == "RGB" else pixels.shape[-2:]

@@ -14,6 +14,7 @@ from dicom_files import (
     at,
     image,
     item,
+    new_uid,
     refused,
     store,
     without_preamble,
@@ -29,7 +30,6 @@ from pydicom.uid import (
     MultiFrameGrayscaleWordSecondaryCaptureImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
-    generate_uid,
 )
 
 from zoo.images.dicom_files import starts_as_dicom
@@ -244,7 +244,7 @@ def test_a_tilted_gantry_and_overlapping_slices_are_a_stack(tmp_path):
 
 def beside(folder, name, **elements):
     """Write one more image into a folder, of another series unless elements say otherwise."""
-    dataset = image(HU[:, :, 0], CTImageStorage, generate_uid())
+    dataset = image(HU[:, :, 0], CTImageStorage, new_uid())
     for keyword, value in elements.items():
         setattr(dataset, keyword, value)
     dataset.save_as(folder / name, enforce_file_format=True)
@@ -352,7 +352,7 @@ def test_files_without_preamble_are_slices(count, tmp_path):
 @pytest.mark.parametrize("implicit", [True, False])
 def test_a_bare_data_set_is_dicom(implicit, tmp_path):
     """Neither preamble nor group 0002: the transfer syntax is told by what is there."""
-    dataset = image(HU[:, :, 0], CTImageStorage, generate_uid())
+    dataset = image(HU[:, :, 0], CTImageStorage, new_uid())
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
     dataset.save_as(tmp_path / "slice", enforce_file_format=True)
     bare = tmp_path / "bare"

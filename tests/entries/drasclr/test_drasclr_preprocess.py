@@ -17,9 +17,10 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from dicom_files import new_uid
 from nibabel.affines import apply_affine
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
 
 from zoo.checkpoint.export import export_safetensors
@@ -318,12 +319,12 @@ def write_series(folder, made):
     """A CT as DICOM slices, from an image whose axes run to the left, back and top."""
     folder.mkdir()
     values, affine = np.asarray(made.dataobj), np.diag((-1.0, -1.0, 1.0, 1.0)) @ made.affine
-    series = generate_uid()
+    series = new_uid()
     for index in range(values.shape[2]):
         plane = pydicom.Dataset()
         plane.file_meta = FileMetaDataset()
         plane.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        plane.SOPClassUID, plane.SOPInstanceUID, plane.SeriesInstanceUID = CTImageStorage, generate_uid(), series
+        plane.SOPClassUID, plane.SOPInstanceUID, plane.SeriesInstanceUID = CTImageStorage, new_uid(), series
         plane.Modality, plane.PixelSpacing = "CT", [affine[1, 1], affine[0, 0]]
         plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         plane.ImagePositionPatient = [round(float(x), 6) for x in (affine @ (0, 0, index, 1))[:3]]
