@@ -9,6 +9,7 @@ import signal
 import pytest
 import torch
 from drasclr_files import NAME, filled_encoder, training_checkpoint, training_state
+from safetensors.torch import save_file
 
 import zoo
 from zoo.commands.imported import lock_of, put_record
@@ -49,15 +50,21 @@ def published(model, tag):
 
 
 def test_a_path_that_is_no_file_is_called_what_it_is(tmp_path, monkeypatch):
-    """A folder, a pipe and a device are there; a link is named with where it leads, also where that is to itself."""
+    """A pipe and a device are there; of a folder the checkpoints in it are named, of a link where it leads."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
+    for name, kinds in {"folder": (), "run": ("safetensors",), "several": ("pt", "safetensors")}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text("{}")
+        for kind in kinds:
+            (torch.save if kind == "pt" else save_file)({"a": torch.ones(1)}, f"{name}/model.{kind}")
     os.mkfifo("pipe")
     for link, target in (("gone", "nowhere.pth"), ("self", "self"), ("annex", ".git/annex/objects/a/b/c.pth")):
         os.symlink(target, link)
     for name, said in {
         "absent": "absent does not exist",
-        "folder": "folder is not a checkpoint that can be read: folder",
+        "folder": "folder is a folder, and one checkpoint is expected: there is none in it",
+        "run": "run is a folder, and one checkpoint is expected: give run/model.safetensors",
+        "several": "give one of model.pt, model.safetensors in it",
         "pipe": "pipe is not a checkpoint that can be read: pipe",
         "gone": "gone is a link to nowhere.pth, where there is no file",
         "self": "self is a link to self, where there is no file",

@@ -14,12 +14,12 @@ from zoo.files import user_path
 from zoo.formats.containers import find_tensors
 from zoo.formats.header import find_header
 from zoo.formats.mounts import is_on_network
-from zoo.formats.sniffing import SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
+from zoo.formats.sniffing import FOLDER, READABLE, SAFETENSORS, TENSORFLOW, TORCH_LEGACY, TORCH_ZIP, sniff
 from zoo.formats.stored import StoredBundle, StoredState
 from zoo.formats.tensorflow_bundle import find_bundle, open_bundle
 from zoo.formats.torch_files import check_torch, damage, load_torch
 from zoo.formats.torch_zip import ZipProblem
-from zoo.messages import printable
+from zoo.messages import first_names, printable
 
 if TYPE_CHECKING:
     from zoo.entry import State
@@ -28,6 +28,8 @@ Mmap: TypeAlias = "bool | Literal['auto']"
 
 _MOST_TENSORS = 100_000
 """Tensors of a file of safetensors: each takes 50 microseconds, however small. Networks have some thousand."""
+_MOST_TRIED = 200
+"""Files of a folder that are looked at for one to give in its place."""
 
 
 def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
@@ -51,11 +53,21 @@ def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
         return _open_torch(path, kind, mapped)
     if kind.startswith(TENSORFLOW):
         return _open_bundle(path, kind)
+    if kind == FOLDER:
+        raise CheckpointFormatError(f"{path} is a folder, and one checkpoint is expected: {_inside(path)}")
     find_bundle(path)  # tells of a shard which checkpoint it is a part of
     raise CheckpointFormatError(
         f"{path} is not a checkpoint that can be read: {kind}. Expected safetensors, a file written by torch.save, or "
         "a TensorFlow checkpoint"
     )
+
+
+def _inside(folder: Path) -> str:
+    """Say which of the first files of a folder, by their names, can be given in its place."""
+    found = [file for file in sorted(folder.iterdir())[:_MOST_TRIED] if file.is_file() and sniff(file) in READABLE]
+    if not found:
+        return "there is none in it"
+    return f"give {found[0]}" if len(found) == 1 else f"give one of {first_names([file.name for file in found])} in it"
 
 
 def _open_safetensors(path: Path, mapped: bool) -> StoredState:

@@ -10,7 +10,8 @@ from zoo.files import pointer_at, pointer_in
 from zoo.formats.tensorflow_bundle import find_bundle, is_index
 from zoo.formats.tensorflow_index import MAGIC
 
-SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+READABLE = SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+FOLDER = "folder"
 TENSORFLOW = "TensorFlow checkpoint"
 """Start of the format names of a bundle, given by its prefix, its index or its folder."""
 _MAGIC = {
@@ -37,7 +38,7 @@ def sniff(path: Path) -> str:
 def _sniff(path: Path) -> str:
     if path.is_dir():
         is_bundle = (path / "checkpoint").is_file() or any(map(is_index, path.glob("*.index")))
-        return f"{TENSORFLOW} folder" if is_bundle else "folder"
+        return f"{TENSORFLOW} folder" if is_bundle else FOLDER
     if not path.is_file():
         if find_bundle(path):
             return TENSORFLOW
