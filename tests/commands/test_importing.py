@@ -63,7 +63,7 @@ def test_a_path_that_is_no_file_is_called_what_it_is(tmp_path, monkeypatch):
     for name, said in {
         "absent": "absent does not exist",
         "folder": "folder is a folder, and one checkpoint is expected: there is none in it",
-        "run": "run is a folder, and one checkpoint is expected: give run/model.safetensors",
+        "run": r"run is a folder, and one checkpoint is expected: give .*/run/model\.safetensors$",
         "several": "give one of model.pt, model.safetensors in it",
         "pipe": "pipe is not a checkpoint that can be read: pipe",
         "gone": "gone is a link to nowhere.pth, where there is no file",
