@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,14 +24,17 @@ from zoo.checkpoint.export import export_safetensors
 from zoo.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
+    InputContractError,
     IntegrityError,
     OptionError,
     UnknownModelError,
     WeightsUnavailableError,
 )
 from zoo.fetching.cache import converted_path, hash_file, read_stamp, stamp_path
+from zoo.provenance import header_of_export
 from zoo.registry import get_entry
 from zoo.settings import cache_home
+from zoo.training.finetune import load_network
 from zoo.transforms.image import build_transform
 
 NAMES = ("caid-resnet50", "caid-resnet50-unet")
@@ -107,6 +111,37 @@ def test_a_file_wins_over_everything(unet_safetensors):
     assert len(zoo.load_report(model).loaded) == 318
     with pytest.raises(WeightsUnavailableError, match="not-published"):
         zoo.load_model("caid-resnet50.chestxray14")
+
+
+@pytest.mark.slow
+def test_a_file_for_other_channels_is_warned_of_and_no_images_are_made_for_it(tmp_path, caplog):
+    """Its network is loaded as it is; where the zoo makes the images, or says in a header how, it is refused.
+
+    Adapted with in_channels it is warned of no more, and saved so it goes everywhere.
+    """
+    state = short_state()
+    state["encoder.conv1.weight"] = state["encoder.conv1.weight"][:, :1]
+    torch.save(state, path := tmp_path / "grey.pth")
+    name, wanted = (
+        "caid-resnet50",
+        r"grey\.pth takes images of 1 channel, and those of caid-resnet50 have 3: grey, grey",
+    )
+    with short_caid():
+        network = zoo.load_model(name, checkpoint=path)
+        assert network.conv1.in_channels == 1
+        assert "takes images of 1 channel, and load_transform makes images of 3 (grey, grey, grey)" in caplog.text
+        with pytest.raises(InputContractError, match=wanted):
+            zoo.Embedder(name, checkpoint=path).network  # noqa: B018 -- loaded when it is asked for
+        with pytest.raises(InputContractError, match=wanted):
+            load_network(SimpleNamespace(model=name, checkpoint=str(path), from_scratch=False), 2)
+        with pytest.raises(InputContractError, match=wanted):
+            header_of_export(name, network, path)
+        caplog.clear()
+        adapted = zoo.load_model(name, checkpoint=path, in_channels=3)
+        torch.save(adapted.state_dict(), path)
+        assert zoo.Embedder(name, checkpoint=path).network.conv1.in_channels == 3
+        assert header_of_export(name, zoo.load_model(name, checkpoint=path), path)["model"] == name
+    assert "takes images of" not in caplog.text
 
 
 # --- what comes back --------------------------------------------------------------------------------------------------

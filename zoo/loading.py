@@ -6,7 +6,7 @@ The file is long because it holds all of `load_model`, from the name to the netw
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,19 +29,26 @@ from zoo.checkpoint import (
     is_counter,
     left_out,
     load_into,
+    load_report,
     refuse_other_family,
     settle,
     unwrap,
     warn_of_silence,
 )
 from zoo.entry import UNTRAINED, Config, Entry, Preprocessing, State, Transform
-from zoo.errors import CheckpointFormatError, CheckpointMismatchError, OptionError, UnsafeCheckpointError
+from zoo.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    InputContractError,
+    OptionError,
+    UnsafeCheckpointError,
+)
 from zoo.fetching import clear_leftovers, fetch, file_path, local_file, unpinning
 from zoo.formats import Mmap, StoredState, open_checkpoint, other_float
 from zoo.licences import check_licences
 from zoo.locate import Located, find_file, of_hub
 from zoo.manifest import input_for
-from zoo.messages import first_names
+from zoo.messages import counted, first_names
 from zoo.record import WeightsFile
 from zoo.registry import get_entry, resolve
 
@@ -133,6 +140,8 @@ def load_model(
     report.config = {option: config[option] for option in entry.config}  # `convert` has facts that are no options
     report.note = "; ".join(filter(None, (report.note, remark, alike)))
     warn_of_silence(report, facts)
+    if "in_channels" not in asked:
+        _warn_of_channels(config["in_channels"], entry.preprocessing.channels, report.source or name)
     _announce(report, asked.get("num_classes"))
     return _finish(model, report, device)
 
@@ -365,6 +374,42 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
             checkpoint, found, entry.preprocessing.override(wanted.record.input), wanted.record.tag, name
         )
     return found
+
+
+def check_channels(name: str, network: nn.Module, contract: Preprocessing) -> None:
+    """Check that a network takes as many channels as its transform gives: a file of the user's may have others.
+
+    Args:
+        name: What it was loaded as.
+        network: As `load_model` returned it.
+        contract: The input that its images are made, from `input_of`.
+
+    Raises:
+        InputContractError: It takes another number.
+    """
+    report = load_report(network)
+    given = len(contract.channels)
+    takes = report.config.get("in_channels", given)  # where nothing is from a file, as many as the model has
+    if takes != given:
+        raise InputContractError(
+            f"{report.source or name} takes images of {counted(takes, 'channel')}, and those of {name} have {given}: "
+            f"{', '.join(contract.channels)}. load_model(..., in_channels={given}) adapts its first convolution: save "
+            "that network's state dict, and use its file; or make the images in a program of your own"
+        )
+
+
+def _warn_of_channels(takes: int, channels: Sequence[str], source: str) -> None:
+    """Say that a file of the user's takes another number of channels than the images of its model have."""
+    if takes != len(channels):
+        log.warning(
+            "the network in %s takes images of %s, and load_transform makes images of %d (%s): in_channels=%d adapts "
+            "the first convolution, else make the images yourself",
+            source,
+            counted(takes, "channel"),
+            len(channels),
+            ", ".join(channels),
+            len(channels),
+        )
 
 
 def _warn_of_other_input(

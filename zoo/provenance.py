@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.checkpoint import LoadReport, load_report, unwrap, without_guesses
 from zoo.fetching import hash_file, local_file
 from zoo.formats import RANDOM, open_checkpoint, told
-from zoo.loading import download_weights, input_of
+from zoo.loading import check_channels, download_weights, input_of
 from zoo.manifest import record_with_digest, record_with_tag
 from zoo.record import WeightsFile
 from zoo.registry import get_entry
@@ -58,8 +58,13 @@ def header_of_export(
         network: The network.
         checkpoint: The file that it was loaded from; None for the weights that the name stands for.
         cache_dir: Cache folder; default `$ZOO_HOME`.
+
+    Raises:
+        InputContractError: The network takes another number of channels than its header would say.
     """
     model, report = get_entry(name).name, load_report(network)
+    contract = input_of(name, checkpoint, cache_dir)
+    check_channels(name, network, contract)
     file = download_weights(name, cache_dir=cache_dir, progress=False) if checkpoint is None else checkpoint
     stored = open_checkpoint(local_file(file, cache_dir))
     own = stored.metadata.get("model") == model
@@ -72,7 +77,7 @@ def header_of_export(
         **(_learnt(record) if record else {}),
         **said,
         "model": model,
-        "input": json.dumps(asdict(input_of(name, checkpoint, cache_dir))),
+        "input": json.dumps(asdict(contract)),
         "options": json.dumps(without_guesses(report.options, report.said_by)),
     }
 

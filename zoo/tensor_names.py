@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from zoo.errors import CheckpointMismatchError
@@ -12,26 +12,49 @@ if TYPE_CHECKING:
     from zoo.entry import Config, State
 
 KEY_NETWORKS = frozenset(
-    {"encoder_k", "key_encoder", "momentum_encoder", "target_encoder", "teacher", "ema", "ema_model", "model_ema"}
+    {
+        "encoder_k",
+        "key_encoder",
+        "momentum_encoder",
+        "encoder_momentum",
+        "target_encoder",
+        "encoder_ema",
+        "momentum_backbone",
+        "backbone_momentum",
+        "target_backbone",
+        "backbone_ema",
+        "target_net",
+        "target_network",
+        "teacher",
+        "teacher_encoder",
+        "teacher_backbone",
+        "teacher_net",
+        "ema",
+        "ema_model",
+        "model_ema",
+    }
 )
-"""Names of slowly moving copies that contrastive methods keep beside the network they train."""
+"""Names of slowly moving copies that methods keep beside the network they train, in the code of MoCo, DINO, solo-learn,
+lightly and mmselfsup among others."""
 _MAYBE_TUNED = (
     "its encoder may have been trained with labels, and its features are then not those of the self-supervised "
     "pre-training"
 )
 
 
-def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | None:
+def find_prefix(
+    state: Mapping[str, object], anchors: Sequence[str], *, passed_over: Set[str] = KEY_NETWORKS
+) -> str | None:
     """Find what stands in front of a network's names in a file, whatever wrappers it was saved in.
 
     Args:
         state: Names of a file.
         anchors: Names that the network surely has, best its first, its last and some between.
+        passed_over: Names of copies that are not the one to load.
 
     Returns:
         The one prefix, empty or ending in a dot, behind which all anchors are found; else the one behind which most of
-        several are, so that the coverage check can say which tensor a file lacks. None where no prefix fits. Key
-        networks (`KEY_NETWORKS`) are passed over.
+        several are, so that the coverage check can say which tensor a file lacks. None where no prefix fits.
 
     Raises:
         CheckpointMismatchError: There are several, or key networks alone.
@@ -39,7 +62,7 @@ def find_prefix(state: Mapping[str, object], anchors: Sequence[str]) -> str | No
     counts = Counter(name.removesuffix(anchor) for anchor in anchors for name in state if name.endswith(anchor))
     most = [p for p, count in counts.items() if (not p or p.endswith(".")) and 2 * count > len(anchors)]
     prefixes = [p for p in most if counts[p] == len(anchors)]
-    found, partly = ([p for p in some if not KEY_NETWORKS.intersection(p.split("."))] for some in (prefixes, most))
+    found, partly = ([p for p in some if passed_over.isdisjoint(p.split("."))] for some in (prefixes, most))
     if len(found or partly) == 1:
         return (found or partly)[0]
     if not prefixes:

@@ -101,7 +101,9 @@ def test_prefix_of_a_network_that_lacks_a_tensor():
     assert find_prefix(tensors("net.conv1.weight"), anchors) is None
 
 
-@pytest.mark.parametrize("key", ["encoder_k", "momentum_encoder", "teacher", "ema"])
+@pytest.mark.parametrize(
+    "key", ["encoder_k", "momentum_encoder", "momentum_backbone", "backbone_momentum", "target_net", "teacher", "ema"]
+)
 def test_the_key_network_is_passed_over(key):
     """Of query and key network the query is taken; a key network alone is refused."""
     state = tensors("encoder_q.conv1.weight", f"{key}.conv1.weight")

@@ -188,7 +188,7 @@ def test_wrong_use(hub, run, zoo, options, code, said):
 def test_what_was_not_trained_here_is_not_uploaded(hub, run, zoo, tmp_path):
     """Published weights, and a file that says nothing of itself."""
     code, _, err = zoo("export", GLCL, "--to-hub", REPO)
-    assert (code, "takes what you have trained" in err) == (2, True), err
+    assert (code, "takes the file of a run of yours" in err) == (2, True), err
     bare = rewritten(run / "model.safetensors", tmp_path / "w.safetensors", recipe=None)
     code, _, err = zoo("export", "glcl-encoder", "--checkpoint", bare, "--to-hub", REPO)
     assert (code, "no header that a run of the zoo wrote" in err) == (1, True), err

@@ -57,8 +57,8 @@ def upload(
         raise OptionError(f"--to-hub {repo}: the name of a repository is expected, as ORG/NAME")
     if checkpoint is None:
         raise OptionError(
-            f"--to-hub takes what you have trained: the file of a run is expected, not {name}, whose published weights "
-            "have their own address (`zoo info` names it)"
+            f"--to-hub takes the file of a run of yours, --checkpoint RUN/model.safetensors: {name} alone is a name. "
+            "Published weights have their own address (`zoo info` names it)"
         )
     facts = facts_of(checkpoint, cache_dir)
     if facts["model"] != get_entry(name).name:

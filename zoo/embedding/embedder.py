@@ -21,7 +21,7 @@ from zoo.embedding.reading import Unit, Units, read_units, unit_of
 from zoo.entry import Entry, Parts, Transform
 from zoo.errors import InputContractError, OptionError
 from zoo.licences import check_request
-from zoo.loading import input_of, load_model
+from zoo.loading import check_channels, input_of, load_model
 from zoo.locate import of_hub
 from zoo.messages import with_path
 from zoo.provenance import base_of, values_digest
@@ -131,6 +131,7 @@ class Embedder:
         device = _device(self.device)
         outputs = self.num_classes
         network: Any = load_model(self.name, num_classes=outputs, device=device, progress=self.progress, **where)
+        check_channels(self.name, network, self.transform.preprocessing)
         if outputs:
             check_head(network, outputs)
         if self.layer is not None and not -(stages := len(network.feature_info)) <= self.layer < stages:

@@ -164,14 +164,21 @@ def starting_input(args: Start) -> Preprocessing:
 
 
 def load_network(args: Start, num_classes: int, **options: Any) -> nn.Module:
-    """The network to start from, with a head for the classes; 0 for no head. Options are those of `load_model`."""
-    return loading.load_model(
+    """The network to start from, with a head for the classes; 0 for no head. Options are those of `load_model`.
+
+    Raises:
+        InputContractError: The file is of a network for images of another number of channels.
+    """
+    network = loading.load_model(
         args.model,
         pretrained=not args.from_scratch,
         checkpoint=args.checkpoint or None,
         num_classes=num_classes,
         **options,
     )
+    if "in_channels" not in options:
+        loading.check_channels(args.model, network, starting_input(args))
+    return network
 
 
 def digests_of(*files: Path) -> dict[str, str]:

@@ -28,6 +28,7 @@ from raddino_files import (
     vit,
 )
 from safetensors.torch import load_file, save, save_file
+from states import same
 from torch.nn import functional as F
 
 import zoo
@@ -400,6 +401,18 @@ OTHERS = {
     "a head behind a prefix": (behind("dino_head.", dino_head()), "behind 'dino_head.' and no network"),
     "the student": (behind("student.backbone.", vit(768)), "expected its teacher"),
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("students", [True, False])
+def test_the_teacher_is_taken(students, narrow_state, narrow):
+    """DINOv2's training saves both networks, and publishes the average; so it is also where it is alone in the file."""
+    held = behind("teacher.backbone.", narrow_state)
+    if students:
+        held |= behind("student.backbone.", {name: tensor + 1 for name, tensor in narrow_state.items()})
+    network, _ = get_entry(MODEL).convert(held)
+    wanted, _ = get_entry(MODEL).convert(narrow_state)
+    assert same(network, wanted)
 
 
 @pytest.mark.parametrize("other", OTHERS)

@@ -6,7 +6,7 @@ import re
 
 from zoo.entry import Config, State
 from zoo.errors import CheckpointMismatchError
-from zoo.tensor_names import find_prefix, rename_keys, strip_prefix
+from zoo.tensor_names import KEY_NETWORKS, find_prefix, rename_keys, strip_prefix
 
 WIDTH, DEPTH, PATCH, SIDE = 768, 12, 14, 37
 """Width of a token, blocks, pixels of a patch, patches along each side of the films that it was trained on."""
@@ -28,6 +28,8 @@ _TRANSFORMERS_ANCHORS = (
     "embeddings.patch_embeddings.projection.weight",
     "layernorm.weight",
 )
+_COPIES = KEY_NETWORKS - {"teacher"}
+"""The teacher is the moving average, and what DINOv2 publishes (facebookresearch/dinov2, dinov2/train/train.py)."""
 _IN_BLOCKS = {
     "attention.output.dense": "attn.proj",
     "attention.o_proj": "attn.proj",
@@ -55,11 +57,12 @@ def convert(state: State) -> tuple[State, Config]:
         CheckpointMismatchError: The file holds another ViT, a head of the pre-training alone, or several networks that
             it could mean.
     """
-    prefix = find_prefix(state, _ANCHORS)
+    state = _without_student(state)
+    prefix = find_prefix(state, _ANCHORS, passed_over=_COPIES)
     if prefix is not None:
         network = _without_chunks(strip_prefix(state, prefix))
     else:
-        prefix = find_prefix(state, _TRANSFORMERS_ANCHORS)
+        prefix = find_prefix(state, _TRANSFORMERS_ANCHORS, passed_over=_COPIES)
         if prefix is None:
             _refuse_head(state)
             return dict(state), {}
@@ -74,6 +77,13 @@ def convert(state: State) -> tuple[State, Config]:
     network.pop("mask_token", None)
     head = network.get("head.weight")
     return network, {} if head is None or head.ndim != 2 else {"num_classes": head.shape[0]}
+
+
+def _without_student(state: State) -> State:
+    """What a file holds beside the student, where its teacher is there, too."""
+    if not any("teacher" in name.split(".") for name in state):
+        return state
+    return {name: tensor for name, tensor in state.items() if "student" not in name.split(".")}
 
 
 def _without_chunks(network: State) -> State:
