@@ -376,24 +376,23 @@ def input_of(name: str, checkpoint: str | Path | None = None, cache_dir: str | P
     return found
 
 
-def check_channels(name: str, network: nn.Module, contract: Preprocessing) -> None:
-    """Check that a network takes as many channels as its transform gives: a file of the user's may have others.
+def check_channels(name: str, network: nn.Module) -> None:
+    """Check that a network takes as many channels as its model's transform gives: a file of the user's may have others.
 
     Args:
         name: What it was loaded as.
         network: As `load_model` returned it.
-        contract: The input that its images are made, from `input_of`.
 
     Raises:
         InputContractError: It takes another number.
     """
-    report = load_report(network)
-    given = len(contract.channels)
+    report, channels = load_report(network), get_entry(name).preprocessing.channels
+    given = len(channels)
     takes = report.config.get("in_channels", given)  # where nothing is from a file, as many as the model has
     if takes != given:
         raise InputContractError(
             f"{report.source or name} takes images of {counted(takes, 'channel')}, and those of {name} have {given}: "
-            f"{', '.join(contract.channels)}. load_model(..., in_channels={given}) adapts its first convolution: save "
+            f"{', '.join(channels)}. load_model(..., in_channels={given}) adapts its first convolution: save "
             "that network's state dict, and use its file; or make the images in a program of your own"
         )
 

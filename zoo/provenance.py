@@ -63,8 +63,7 @@ def header_of_export(
         InputContractError: The network takes another number of channels than its header would say.
     """
     model, report = get_entry(name).name, load_report(network)
-    contract = input_of(name, checkpoint, cache_dir)
-    check_channels(name, network, contract)
+    check_channels(name, network)
     file = download_weights(name, cache_dir=cache_dir, progress=False) if checkpoint is None else checkpoint
     stored = open_checkpoint(local_file(file, cache_dir))
     own = stored.metadata.get("model") == model
@@ -77,7 +76,7 @@ def header_of_export(
         **(_learnt(record) if record else {}),
         **said,
         "model": model,
-        "input": json.dumps(asdict(contract)),
+        "input": json.dumps(asdict(input_of(name, checkpoint, cache_dir))),
         "options": json.dumps(without_guesses(report.options, report.said_by)),
     }
 

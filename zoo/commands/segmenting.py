@@ -12,7 +12,7 @@ from zoo.checkpoint import load_report
 from zoo.commands.printing import raise_for_failed, rest_in
 from zoo.errors import OptionError
 from zoo.images import find_images, is_dicom, names_of, read_header, write_label_picture, write_labels
-from zoo.loading import input_of, load_model
+from zoo.loading import check_channels, input_of, load_model
 from zoo.manifest import records
 from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry, resolve
@@ -168,6 +168,7 @@ def load_segmenter(
 
     Raises:
         OptionError: A part of it is not in the file, as where the weights are those of an encoder.
+        InputContractError: The file is of a network for images of another number of channels.
     """
     from zoo.training.finetune import check_trained
 
@@ -176,6 +177,7 @@ def load_segmenter(
         _check_fresh(name, recipe, options.get("cache_dir"))
     asked = {option: value for option, value in options.items() if value is not None}
     model = load_model(name, checkpoint=checkpoint, device=device, **asked)
+    check_channels(name, model)
     check_trained(model, recipe)
     return model
 

@@ -131,7 +131,7 @@ class Embedder:
         device = _device(self.device)
         outputs = self.num_classes
         network: Any = load_model(self.name, num_classes=outputs, device=device, progress=self.progress, **where)
-        check_channels(self.name, network, self.transform.preprocessing)
+        check_channels(self.name, network)
         if outputs:
             check_head(network, outputs)
         if self.layer is not None and not -(stages := len(network.feature_info)) <= self.layer < stages:

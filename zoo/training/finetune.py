@@ -177,7 +177,7 @@ def load_network(args: Start, num_classes: int, **options: Any) -> nn.Module:
         **options,
     )
     if "in_channels" not in options:
-        loading.check_channels(args.model, network, starting_input(args))
+        loading.check_channels(args.model, network)
     return network
 
 
