@@ -74,7 +74,7 @@ def record(path, tag="mine", **facts):
         ({"device": "gpu"}, r"device='gpu': did you mean 'cuda'\?"),
         ({"device": "gpu:1"}, r"device='gpu:1': did you mean 'cuda:1'\?"),
         ({"checkpoint": "https://example.org/x.pth"}, r"checkpoint='https://example\.org/x\.pth': expected the path"),
-        ({"checkpoint": {"conv1.weight": 0}}, r"expected the path of a file"),
+        ({"checkpoint": {"conv1.weight": 0}}, "^checkpoint= is a dict: expected the path of a file"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, expected):

@@ -167,7 +167,12 @@ def _own(checkpoint: str | Path, cache_dir: str | Path | None, *, offline: bool 
     if is_hub(checkpoint):
         found = fetch_hub(fspath(checkpoint), cache_dir, offline=offline, progress=progress)
         return Located(found.path, found.source, None, found.sha256, found.proved_by)
-    if not isinstance(checkpoint, (str, PathLike)) or "://" in str(checkpoint):
+    if not isinstance(checkpoint, (str, PathLike)):  # a state dict has megabytes of words
+        raise OptionError(
+            f"checkpoint= is a {type(checkpoint).__name__}: expected the path of a file on this machine. Save it, "
+            "or a state dict of the network's own names goes into load_model(..., pretrained=False) by load_state_dict"
+        )
+    if "://" in str(checkpoint):
         raise OptionError(f"checkpoint={checkpoint!r}: expected the path of a file on this machine")
     path = user_path(checkpoint)
     return Located(path, str(path))

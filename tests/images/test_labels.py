@@ -25,6 +25,12 @@ def test_labels_are_written_and_read_back(tmp_path):
     assert contents.pop()[4:8] == bytes(4)  # where gzip puts the time
 
 
+def test_labels_of_few_slices_are_read(tmp_path):
+    """A stack of six short-axis slices is segmented, and its mask was refused where it was to be learnt from."""
+    write_labels(np.ones((12, 10, 6), np.uint8), tmp_path / "l.nii.gz", AFFINE)
+    assert read_labels(tmp_path / "l.nii.gz").values.shape == (12, 10, 6)
+
+
 def test_a_header_gives_its_codes_and_not_its_grey_levels(tmp_path):
     """A viewer that obeys the image's levels would show labels as black; float32 would take four times the space."""
     header = nibabel.Nifti1Header()

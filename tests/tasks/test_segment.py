@@ -116,7 +116,7 @@ def test_the_saved_network_says_what_it_was_trained_on(run):
     out, _ = run
     saved = read_saved(out)
     assert (saved.task, saved.classes) == ("segment", ("background", "left", "right"))
-    assert (saved.outputs.kind, saved.outputs.window) == ("voxels", (16, 16, 16))
+    assert (saved.outputs.kind, saved.outputs.window, saved.outputs.values) == ("voxels", (16, 16, 16), (0, 3, 7))
     network = package.load_model("anatomix-unet", checkpoint=out / "model.safetensors")
     assert network.num_classes == 3
     assert package.load_report(network).fresh == {}
@@ -124,27 +124,36 @@ def test_the_saved_network_says_what_it_was_trained_on(run):
 
 
 def test_predict_writes_what_was_tested(run, scans, tmp_path, zoo):
-    """Labels of a test case with the scan's own header, whose Dice is that of predictions.csv; pictures beside them."""
+    """Labels with the values of the masks and the scan's own header, whose Dice is that of predictions.csv.
+
+    Pictures beside them. `zoo segment` and the predictor say the same; the saved file has the values.
+    """
     out, _ = run
     with (out / "predictions.csv").open() as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"scan4.nii.gz", "scan9.nii.gz"}
     code, said, err = zoo("predict", out, scans / "images" / "scan4.nii.gz", "-o", tmp_path / "labels", "--picture")
     assert code == 0, err
-    assert "labels of 1 image(s) (0 background, 1 left, 2 right), by " in said
+    assert "labels of 1 image(s) (0 background, 3 left, 7 right), by " in said
     found = nibabel.load(tmp_path / "labels" / "scan4_labels.nii.gz")
     assert np.allclose(found.affine, OBLIQUE, atol=1e-4)
     assert found.get_data_dtype() == np.uint8
     truth = np.asarray(nibabel.load(scans / "masks" / "scan4.nii.gz").dataobj)
-    for number, value, name in ((1, 3, "left"), (2, 7, "right")):
-        dice = dice_of(np.asarray(found.dataobj) == number, truth == value)
+    for value, name in ((3, "left"), (7, "right")):
+        dice = dice_of(np.asarray(found.dataobj) == value, truth == value)
         assert abs(dice - float(rows["scan4.nii.gz"][f"dice_{name}"])) < 1e-3
     assert [path.name for path in (tmp_path / "labels-pictures").iterdir()] == ["scan4.png"]
     predictor = package.load_predictor(out, device="cpu")
     answer = pickle.loads(pickle.dumps(predictor))(scans / "images" / "scan4.nii.gz")
-    assert answer["classes"] == ["background", "left", "right"]
+    assert (answer["classes"], answer["values"]) == (["background", "left", "right"], [0, 3, 7])
     assert np.array_equal(answer["labels"], np.asarray(found.dataobj))
     assert np.allclose(answer["affine"], OBLIQUE, atol=1e-4)
+    file = out / "model.safetensors"
+    code, _, err = zoo(
+        "segment", "anatomix-unet", scans / "images" / "scan4.nii.gz", "--checkpoint", file, "-o", tmp_path
+    )
+    assert code == 0, err
+    assert np.array_equal(np.asarray(nibabel.load(tmp_path / "scan4_labels.nii.gz").dataobj), answer["labels"])
     broken = tmp_path / "broken.nii.gz"
     broken.write_bytes((scans / "images" / "scan4.nii.gz").read_bytes()[:500])
     with pytest.raises(InputContractError, match=r"broken\.nii"):
@@ -284,7 +293,9 @@ def test_films_are_learnt_by_the_same_task(tmp_path, zoo):
     assert code == 0, err
     assert results["test"]["distances_in"] == "pixels"
     assert results["test"]["values"] == {"0": "background", "255": "ball"}
-    assert read_label_picture(tmp_path / "labels" / "film4_labels.png").shape == (80, 96)
+    labels = read_label_picture(tmp_path / "labels" / "film4_labels.png")
+    assert labels.shape == (80, 96)
+    assert {*np.unique(labels)} <= {0, 255}
     base = json.loads(open_checkpoint(tmp_path / "out" / "model.safetensors").metadata["base"])
     assert (base["source"], base["sha256"]) == (start.name, hash_file(start))
 

@@ -15,7 +15,7 @@ from zoo.locate import of_hub
 from zoo.messages import lengths, printable
 from zoo.provenance import header_of_export
 from zoo.registry import entries, get_entry, split_name
-from zoo.tasks.saved import find_saved, learnt_window
+from zoo.tasks.saved import find_saved, learnt_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -83,7 +83,7 @@ def export_as_program(
     _check_out(out, form.suffix)
     network = load_model(name, checkpoint=checkpoint, cache_dir=cache_dir)
     contract = input_of(name, checkpoint, cache_dir)
-    sides = _sides(name, network, contract, learnt_window(checkpoint, cache_dir), size)
+    sides = _sides(name, network, contract, learnt_outputs(checkpoint, cache_dir).window, size)
     inputs = _drawn(name, network, contract, sides)
     _check_takes(name, network, inputs, sides)
     header = header_of_export(name, network, checkpoint, cache_dir)

@@ -176,14 +176,15 @@ def into_folder(predictor: SegmentPredictor, cases: Cases, out: Path, pictures: 
     _ = predictor.network  # a file that has not all of it fails once, not for each image
 
     def write(name: str, path: Path, found: Labels) -> Path:
-        file = write_labels(name, path, found)
+        numbers, affine = found
+        file = write_labels(name, path, (predictor.outputs.in_masks(numbers), affine))
         if pictures is not None:
             draw_found(predictor.transform, predictor.classes, path, found, pictures / f"{name}.png", title=str(path))
         return file
 
     written = write_each(names, predictor.find, write)
     if written.files:
-        known = ", ".join(f"{number} {name}" for number, name in enumerate(predictor.classes))
+        known = ", ".join(f"{value} {name}" for value, name in zip(predictor.values, predictor.classes, strict=True))
         yield f"{out}: labels of {len(written.files)} image(s) ({known}), by {predictor.saved.path}"
     if written.files and pictures is not None:
         yield f"{pictures}: pictures of {len(written.files)} image(s)"

@@ -16,7 +16,7 @@ from zoo.loading import check_channels, input_of, load_model
 from zoo.manifest import records
 from zoo.messages import problem_of, with_path
 from zoo.registry import entries, get_entry, resolve
-from zoo.tasks.saved import learnt_reading, learnt_window
+from zoo.tasks.saved import learnt_outputs, learnt_reading
 from zoo.transforms import ImageTransform, build_transform
 
 if TYPE_CHECKING:
@@ -86,10 +86,13 @@ def segment(
 
     check_classes(entry, model)
     _check_reading(name, entry, checkpoint, cache_dir)
-    window = learnt_window(checkpoint, cache_dir)
+    outputs = learnt_outputs(checkpoint, cache_dir)
 
     def find(path: Path) -> Labels:
-        return label_image(entry, model, transform, path, batch_size=batch_size, overlap=overlap, window=window)
+        numbers, affine = label_image(
+            entry, model, transform, path, batch_size=batch_size, overlap=overlap, window=outputs.window
+        )
+        return outputs.in_masks(numbers), affine
 
     written = write_each(images, find, label_writer(out))
     if written.files:

@@ -7,7 +7,7 @@ from zoo.images.films import FILM
 from zoo.images.finding import find_images, holds_series, names_of
 from zoo.images.grids import Grid, check_grid, voxel_sizes
 from zoo.images.itk import from_itk, import_itk, to_itk
-from zoo.images.kinds import Kind, kind_of
+from zoo.images.kinds import NIFTI, Kind, kind_of
 from zoo.images.labels import MOST_CLASSES, read_label_picture, read_labels, write_label_picture, write_labels
 from zoo.images.nifti import read_header, read_voxels
 from zoo.images.pictures import PIL_FORMATS, is_dicom, pil_pixels, read_dicom, read_picture
@@ -21,6 +21,7 @@ __all__ = [
     "MNI152",
     "MOST_CLASSES",
     "MOST_VOXELS",
+    "NIFTI",
     "PIL_FORMATS",
     "SCANNER",
     "SMALLEST_SIDES",

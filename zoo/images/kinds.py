@@ -14,6 +14,7 @@ from zoo.images.pictures import PIL_FORMATS
 from zoo.images.reading import refused, start_of
 from zoo.messages import printable
 
+NIFTI = "volume (NIfTI)"
 _NUMPY = b"\x93NUMPY"
 
 
@@ -38,7 +39,7 @@ def kind_of(path: Path) -> Kind:
     try:
         start = start_of(path, "image")
         if is_nifti(start):
-            return Kind("volume (NIfTI)", is_volume=True)
+            return Kind(NIFTI, is_volume=True)
         if start.startswith(_NUMPY):
             return Kind("array (NumPy)", is_volume=True)
         return _dicom(path) if starts_as_dicom(start) else _picture(path)

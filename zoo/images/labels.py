@@ -23,14 +23,14 @@ MOST_CLASSES = 256
 
 
 def read_labels(path: Path) -> Volume:
-    """Read a label map `(i, j, k)` with its affine, in any form that `read_volume` reads.
+    """Read a label map `(i, j, k)` with its affine, in any form that `read_volume` reads; of few slices, too.
 
     Raises:
         InputContractError: It cannot be read, or has values that no class can have.
     """
     import numpy as np
 
-    found = read_volume(path)
+    found = read_volume(path, least=(1, 1, 1))  # how large it must be, its image says
     values = np.unique(found.values)
     if wrong := [f"{value:g}" for value in values if not (0 <= value < MOST_CLASSES and value == round(value))]:
         raise InputContractError(f"{path} has values {', '.join(wrong[:10])}: whole numbers from 0 on are expected")

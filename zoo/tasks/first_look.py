@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,14 +16,14 @@ from torch import nn
 from zoo.embedding import Cases
 from zoo.entry import Entry, Preprocessing
 from zoo.errors import InputContractError, OptionError
-from zoo.images import Kind, kind_of
+from zoo.images import NIFTI, Kind, affine_in, kind_of, read_header
 from zoo.messages import lengths, listed, printable, problem_of, with_path
 from zoo.registry import get_entry
 from zoo.tasks.args import FinetuneArgs
 from zoo.tasks.inputs import input_in_words
 from zoo.training.evaluate import judging
 from zoo.training.finetune import starting_input
-from zoo.transforms import ImageTransform, build_transform
+from zoo.transforms import ImageTransform, VolumeTransform, build_transform
 
 _MOST = 500
 """Headers that are read, evenly apart among all: some seconds, even on a network's disk."""
@@ -79,7 +81,38 @@ def look_at(cases: Cases, contract: Preprocessing, args: FinetuneArgs) -> FirstL
     _check_kinds(kinds, len(cases), args.model, films=films)
     _try_some(cases, contract, args.model)
     larger = _much_larger([kind.sides for kind in kinds.values()], len({*cases.paths}), contract, args) if films else ""
-    return FirstLook(input_in_words(contract, is_cut=args.task != "segment"), (larger,) if larger else ())
+    turned = _stored_in_several_ways(kinds, args.model) if _stay_as_stored(contract) else ""
+    found = tuple(filter(None, (larger, turned)))
+    return FirstLook(input_in_words(contract, is_cut=args.task != "segment"), found)
+
+
+def _stay_as_stored(contract: Preprocessing) -> bool:
+    """Whether the axes of volumes are not turned, so that how a file stores them is what the network sees."""
+    is_volume = isinstance(build_transform(contract), VolumeTransform)
+    return is_volume and contract.orientation is None and contract.affine is None
+
+
+def _stored_in_several_ways(kinds: Mapping[str, Kind], model: str) -> str:
+    """Say that volumes are stored along several axes, by the headers of NIfTI; empty where they are not."""
+    ways = Counter(filter(None, (_axes_of(Path(path)) for path, kind in kinds.items() if kind.name == NIFTI)))
+    if len(ways) < 2:
+        return ""
+    counts = ", ".join(f"{axes} {count}" for axes, count in ways.most_common())
+    return (
+        f"the volumes are stored along axes to {counts}, and {model} takes them as they are stored: one anatomy comes "
+        "in several positions, and left and right cannot be told apart. Store all one way, those to predict on as well "
+        "(nibabel.as_closest_canonical)"
+    )
+
+
+def _axes_of(path: Path) -> str:
+    """Where the axes of a NIfTI file lead, such as `RAS`; empty where its header does not say, or has no meaning."""
+    import nibabel
+
+    with suppress(InputContractError):
+        affine, _ = affine_in(read_header(path), str(path))
+        return "".join(nibabel.aff2axcodes(affine))
+    return ""
 
 
 def _check_kinds(kinds: dict[str, Kind], count: int, model: str, *, films: bool) -> None:

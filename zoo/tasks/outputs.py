@@ -20,6 +20,10 @@ Kind: TypeAlias = Literal["labels", "classes", "numbers", "voxels"]
 them. `numbers` are those of the table. `voxels` have one class each, the background first."""
 
 
+_LARGEST = 255
+"""Value of a label map, which has a byte for each voxel."""
+
+
 @dataclass(frozen=True)
 class Outputs:
     """How outputs become answers; the names of the outputs stand beside it, under `classes` of a header."""
@@ -33,6 +37,8 @@ class Outputs:
     """Of `numbers`, those of the training part: an answer is output x deviation + mean."""
     window: tuple[int, ...] = ()
     """Of `voxels`, sides of the windows that the network learnt from; empty where it takes slices whole."""
+    values: tuple[int, ...] = ()
+    """Of `voxels`, the value of each class in the masks that were learnt; empty where it is the number of the class."""
 
     def limits(self, count: int) -> list[float]:
         """Return from which probability on each of `count` outputs is the answer; NaN where the largest one is.
@@ -53,6 +59,12 @@ class Outputs:
         if self.thresholds:
             return f"{names[1]!r} is the answer from probability {self.thresholds[0]:.3g} on, else {names[0]!r}"
         return "the class with the largest probability is the answer"
+
+    def in_masks(self, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Return labels with the values of the masks, uint8; they are given as numbers of classes."""
+        import numpy as np
+
+        return np.array(self.values, np.uint8)[numbers] if self.values else numbers
 
     def as_header(self) -> dict[str, Any]:
         """Return what `make_header` takes; `read_outputs` reads it back."""
@@ -139,9 +151,9 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
             f"model.safetensors of its OUT; {_what_it_is(metadata)}"
         )
     try:
-        window = tuple(map(int, said.pop("window", ())))
-        numbers = {name: tuple(map(float, values)) for name, values in said.items() if name != "kind"}
-        found = Outputs(said["kind"], **numbers, window=window)
+        window, values = (tuple(map(int, said.pop(name, ()))) for name in ("window", "values"))
+        numbers = {name: tuple(map(float, given)) for name, given in said.items() if name != "kind"}
+        found = Outputs(said["kind"], **numbers, window=window, values=values)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointFormatError(f"{path}: its header's outputs are not as `zoo finetune` writes them") from error
     expected = {"labels": [len(names)], "classes": [0, 1], "numbers": [0], "voxels": [0]}
@@ -155,6 +167,8 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
         or not all(map(isfinite, (*found.means, *found.deviations)))
         or not all(0 <= threshold <= 1 for threshold in found.thresholds)
         or not all(deviation > 0 for deviation in found.deviations)
+        or (values and (found.kind != "voxels" or len(set(values)) != len(names) or len(values) != len(names)))
+        or not all(0 <= value <= _LARGEST for value in values)
         or (window and (found.kind != "voxels" or len(window) not in (2, 3) or min(window) < 1))
     ):
         raise CheckpointFormatError(

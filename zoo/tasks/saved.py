@@ -142,8 +142,8 @@ def find_saved(path: str | Path, cache_dir: str | Path | None = None) -> Path:
     raise OptionError(f"{path} has no {WEIGHTS}, which `zoo finetune` writes into its OUT: {way}")
 
 
-def learnt_window(checkpoint: str | Path | None, cache_dir: str | Path | None = None) -> tuple[int, ...]:
-    """Return the windows that a network learnt to segment from, as its file says; empty where it says nothing.
+def learnt_outputs(checkpoint: str | Path | None, cache_dir: str | Path | None = None) -> Outputs:
+    """Return windows and values of masks that a network learnt to segment from, as its file says; else without them.
 
     Args:
         checkpoint: The file, or its address; None for weights on record.
@@ -153,9 +153,9 @@ def learnt_window(checkpoint: str | Path | None, cache_dir: str | Path | None = 
         CheckpointFormatError: The file cannot be read, or says what cannot be.
     """
     if checkpoint is None:
-        return ()
+        return Outputs("voxels")
     stored = open_checkpoint(local_file(checkpoint, cache_dir))
-    return read_outputs(stored.metadata, stored.path)[0].window if "outputs" in stored.metadata else ()
+    return read_outputs(stored.metadata, stored.path)[0] if "outputs" in stored.metadata else Outputs("voxels")
 
 
 def learnt_reading(name: str, checkpoint: str | Path | None, cache_dir: str | Path | None = None) -> Mapping[str, Any]:

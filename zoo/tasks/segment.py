@@ -138,8 +138,9 @@ class Segment:
         return {"loss": found[:, -1].mean().item(), "dice": float(np.nanmean(_of_cases(self._dice(found))))}
 
     def outputs(self, split: Split, found: Tensor) -> Outputs:
-        """Return the kind of outputs, with the windows of the training."""
-        return Outputs("voxels", window=self.windows.size if self.windows else ())
+        """Return the kind of outputs, with the windows of the training and the values of the masks."""
+        values = self.classes.values if self.classes.mapping else ()
+        return Outputs("voxels", window=self.windows.size if self.windows else (), values=values)
 
     def answers(self, found: Tensor, outputs: Outputs) -> Answers:
         """Return `overlaps`, and of the test part `distances`."""

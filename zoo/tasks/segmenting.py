@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -63,8 +64,9 @@ class SegmentPredictor(OfSaved):
                 several images.
 
         Returns:
-            `task`, `labels`, uint8 on the image's own grid, `affine` from voxel to mm, None for films and arrays, and
-            `classes`, the names of the labels 0, 1, ...
+            `task`, `labels`, uint8 on the image's own grid, `affine` from voxel to mm, None for films and arrays,
+            `classes`, the names of what is labelled, the background first, and `values`, that of each in `labels`: as
+            in the masks that were learnt.
 
         Raises:
             InputContractError: An image cannot be what the network was trained on, or cannot be read.
@@ -72,11 +74,12 @@ class SegmentPredictor(OfSaved):
         """
         if isinstance(image, list):
             return [self(each) for each in image]
-        labels, affine = self.find(image)
-        return {"task": self.task, "labels": labels, "affine": affine, "classes": list(self.classes)}
+        numbers, affine = self.find(image)
+        facts = {"classes": list(self.classes), "values": list(self.values)}
+        return {"task": self.task, "labels": self.outputs.in_masks(numbers), "affine": affine, **facts}
 
     def find(self, image: Any) -> Labels:
-        """Return the labels of one image, as `zoo.commands.segmenting.label_writer` writes them."""
+        """Return the number of the class of each pixel or voxel of one image, and its matrix."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "overlap": self.overlap}
         with autocast(self.precision, next(self.network.parameters()).device):
             window = self.outputs.window
@@ -100,6 +103,11 @@ class SegmentPredictor(OfSaved):
         from zoo.transforms import build_transform
 
         return build_transform(input_of(self.saved.model, self.saved.path, self.cache_dir))
+
+    @property
+    def values(self) -> Sequence[int]:
+        """The value of each class in label maps."""
+        return self.outputs.values or range(len(self.classes))
 
     @property
     def entry(self) -> Entry:
