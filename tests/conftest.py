@@ -27,6 +27,8 @@ os.register_at_fork(after_in_child=_one_thread)
 os.register_at_fork(after_in_child=gc.freeze)  # its garbage collections leave the pages of this process alone
 
 SETTINGS = ("ZOO_", "HF_")
+# Tests that are made for each record are made before they run: not for the user's imports.
+os.environ["ZOO_HOME"] = str(Path(tempfile.gettempdir()) / "no-zoo-home")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

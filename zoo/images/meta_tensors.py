@@ -43,9 +43,9 @@ def affine_of(tensor: Any, source: str) -> NDArray[Any]:
     if not _is_known(matrix, meta, is_changed=is_changed):
         raise InputContractError(
             f"{source} comes without the size and direction of its voxels: its affine may be the identity that MONAI "
-            "fills in where no file gives one, so left and right are unknown. Pass the file, or "
-            "nibabel.Nifti1Image(array, affine); if you know that its voxels are in the order that the network "
-            "expects, tensor.as_tensor()"
+            "fills in where no file gives one, so left and right are unknown. Pass the file, "
+            "nibabel.Nifti1Image(array, affine), or MetaTensor(array, affine=affine) as MONAI's transforms have not "
+            "changed it; to a network that takes voxels as they are stored, tensor.as_tensor()"
         )
     if str(meta.get("space", "")).upper() in _LPS:
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
