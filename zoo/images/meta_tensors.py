@@ -44,8 +44,8 @@ def affine_of(tensor: Any, source: str) -> NDArray[Any]:
         raise InputContractError(
             f"{source} comes without the size and direction of its voxels: its affine may be the identity that MONAI "
             "fills in where no file gives one, so left and right are unknown. Pass the file, "
-            "nibabel.Nifti1Image(array, affine), or MetaTensor(array, affine=affine) as MONAI's transforms have not "
-            "changed it; to a network that takes voxels as they are stored, tensor.as_tensor()"
+            "nibabel.Nifti1Image(array, affine), or MetaTensor(array, affine=affine) before any transform of MONAI's; "
+            "where the network takes voxels as they are stored, tensor.as_tensor()"
         )
     if str(meta.get("space", "")).upper() in _LPS:
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
