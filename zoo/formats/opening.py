@@ -53,9 +53,9 @@ def open_checkpoint(path: str | Path, *, mmap: Mmap = "auto") -> StoredState:
         return _open_torch(path, kind, mapped)
     if kind.startswith(TENSORFLOW):
         return _open_bundle(path, kind)
+    find_bundle(path)  # tells of a shard which checkpoint it is a part of
     if kind == FOLDER:
         raise CheckpointFormatError(f"{path} is a folder, and one checkpoint is expected: {_inside(path)}")
-    find_bundle(path)  # tells of a shard which checkpoint it is a part of
     raise CheckpointFormatError(
         f"{path} is not a checkpoint that can be read: {kind}. Expected safetensors, a file written by torch.save, or "
         "a TensorFlow checkpoint"
