@@ -27,7 +27,7 @@ os.register_at_fork(after_in_child=_one_thread)
 os.register_at_fork(after_in_child=gc.freeze)  # its garbage collections leave the pages of this process alone
 
 SETTINGS = ("ZOO_", "HF_")
-# Tests that are made for each record are made before they run: not for the user's imports.
+# Some tests are one for each record, as they are collected: none for the user's own imports.
 os.environ["ZOO_HOME"] = str(Path(tempfile.gettempdir()) / "no-zoo-home")
 
 

@@ -122,10 +122,8 @@ def test_a_file_for_other_channels_is_warned_of_and_no_images_are_made_for_it(tm
     state = short_state()
     state["encoder.conv1.weight"] = state["encoder.conv1.weight"][:, :1]
     torch.save(state, path := tmp_path / "grey.pth")
-    name, wanted = (
-        "caid-resnet50",
-        r"grey\.pth takes images of 1 channel, and those of caid-resnet50 have 3: grey, grey",
-    )
+    name = "caid-resnet50"
+    wanted = r"grey\.pth takes images of 1 channel, and those of caid-resnet50 have 3: grey, grey, grey"
     with short_caid():
         network = zoo.load_model(name, checkpoint=path)
         assert network.conv1.in_channels == 1

@@ -9,7 +9,7 @@ from zoo.errors import ZooError
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Starts of a cell that spreadsheets take for a formula, the last four in East Asian text."""
 _LONGEST_REASON = 300
-_MOST_LINES = 10
+_MOST_LISTED = 10
 
 
 def printable(text: object) -> str:
@@ -74,16 +74,16 @@ def first_names(names: Iterable[str], count: int = 5) -> str:
     )
 
 
-def counted(number: int, one: str, several: str = "") -> str:
+def counted(number: int, one: str) -> str:
     """A number with its noun: `1 case`, `1,200 cases`."""
-    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+    return f"{number:,} {one if number == 1 else f'{one}s'}"
 
 
-def none_there(missing: Iterable[str], given: int) -> str:
+def said_of_missing(missing: Iterable[str], given: int) -> str:
     """Say that of so many given paths some lead to no file or folder; ten are named."""
     names = list(missing)
     subject = "the path does" if given == 1 else f"{len(names)} of {given} paths {'does' if len(names) == 1 else 'do'}"
-    return f"{subject} not exist: {first_names(names, _MOST_LINES)}"
+    return f"{subject} not exist: {first_names(names, _MOST_LISTED)}"
 
 
 def escaped(text: str) -> str:
@@ -94,8 +94,8 @@ def escaped(text: str) -> str:
 def listed(lines: Iterable[str]) -> str:
     """Lines below each other for a message: the first ten, and how many more there are."""
     given = list(lines)
-    rest = [f"... and {len(given) - _MOST_LINES} more"] if len(given) > _MOST_LINES else []
-    return "".join(f"\n  - {printable(line)}" for line in [*given[:_MOST_LINES], *rest])
+    rest = [f"... and {len(given) - _MOST_LISTED} more"] if len(given) > _MOST_LISTED else []
+    return "".join(f"\n  - {printable(line)}" for line in [*given[:_MOST_LISTED], *rest])
 
 
 def in_steps(name: str, steps: Mapping[str, str]) -> str:

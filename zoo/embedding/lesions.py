@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import OptionError, PathNotFoundError
-from zoo.messages import first_names, none_there, printable
+from zoo.messages import first_names, printable, said_of_missing
 from zoo.tables import SUFFIXES, Table, read_columns
 
 COLUMNS = ("image_path", "coordX", "coordY", "coordZ")
@@ -67,7 +67,7 @@ def lesions_of(table: Table, path_column: str = COLUMNS[0]) -> list[Lesion]:
 def _check_exist(paths: Iterable[Path]) -> None:
     given = list(paths)
     if missing := [printable(path) for path in given if not path.exists()]:
-        raise PathNotFoundError(none_there(missing, len(given)))
+        raise PathNotFoundError(said_of_missing(missing, len(given)))
 
 
 def _lesions_in(table: Path) -> list[Lesion]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.errors import OptionError, PathNotFoundError
 from zoo.images import holds_series
-from zoo.messages import first_names, none_there, printable
+from zoo.messages import first_names, printable, said_of_missing
 
 NAMED = 10
 """Paths, ids or rows that a message names of many."""
@@ -26,7 +26,7 @@ def check_there(
     """Check that something is at each path, and that a folder is a series of DICOM."""
     kinds = _are_folders(paths)
     if missing := [given[i] for i, kind in enumerate(kinds) if kind is None]:
-        raise PathNotFoundError(f"{none_there(missing, len(paths))}. {_whence(missing, root, table, root_flag)}")
+        raise PathNotFoundError(f"{said_of_missing(missing, len(paths))}. {_whence(missing, root, table, root_flag)}")
     folders = dict.fromkeys(path for path, kind in zip(paths, kinds, strict=True) if kind)
     wrong = [path for path in folders if not (volumes and holds_series(Path(path)))]
     if wrong:

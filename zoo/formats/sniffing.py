@@ -10,8 +10,11 @@ from zoo.files import pointer_at, pointer_in
 from zoo.formats.tensorflow_bundle import find_bundle, is_index
 from zoo.formats.tensorflow_index import MAGIC
 
-READABLE = SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+SAFETENSORS, TORCH_ZIP, TORCH_LEGACY = "safetensors", "PyTorch zip", "PyTorch pickle"
+READABLE = (SAFETENSORS, TORCH_ZIP, TORCH_LEGACY)
+"""Formats of a checkpoint in one file."""
 FOLDER = "folder"
+"""What `sniff` says of a folder that is no TensorFlow checkpoint."""
 TENSORFLOW = "TensorFlow checkpoint"
 """Start of the format names of a bundle, given by its prefix, its index or its folder."""
 _MAGIC = {

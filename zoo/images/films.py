@@ -56,7 +56,7 @@ def check_film(path: Path, dataset: Any) -> list[str]:
 
     Returns:
         What is merely odd, to be logged: a modality that may be anything, a part of the body that is not known, a free
-        text that tells of another part, a view that is not frontal.
+        text that tells of another part, a view that is not frontal, a contradiction on what is black and what is white.
 
     Raises:
         InputContractError: It is of another modality, another kind of object (which counts where the modality says
@@ -68,7 +68,7 @@ def check_film(path: Path, dataset: Any) -> list[str]:
     _check_class(path, str(dataset.get("SOPClassUID") or ""))
     odd = [] if modality in _FILMS else [f"{path} {_doubt(modality)}: is it a radiograph of the chest?"]
     told = {keyword: text for keyword in _TOLD if (text := str(element(dataset, keyword) or "").strip())}
-    return odd + _check_parts(path, dataset, told) + _check_view(path, dataset, told)
+    return odd + _check_parts(path, dataset, told) + _check_view(path, dataset, told) + _check_polarity(path, dataset)
 
 
 def _short(text: object) -> str:
@@ -129,3 +129,15 @@ def _check_view(path: Path, dataset: Any, told: dict[str, str]) -> list[str]:
     if not (view := other_view(dataset, told)):
         return []
     return [f"{path} is {_short(view)}; the networks know frontal ones"]
+
+
+def _check_polarity(path: Path, dataset: Any) -> list[str]:
+    """Compare the two elements that tell black from white (PS3.3 C.8.11.3.1.2)."""
+    kind, shape = dataset.get("PhotometricInterpretation"), str(element(dataset, "PresentationLUTShape") or "")
+    if (kind, shape.strip().upper()) not in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
+        return []
+    shown = "highest" if kind == "MONOCHROME2" else "lowest"
+    return [
+        f"{path} is {kind} with the PresentationLUTShape {_short(shape)}, which contradict each other: it is read as "
+        f"{kind}, with its {shown} values white; look whether bone is white"
+    ]

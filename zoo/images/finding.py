@@ -13,7 +13,7 @@ from zoo.errors import InputContractError, OptionError, PathNotFoundError
 from zoo.files import user_path
 from zoo.images.dicom_files import INDEX
 from zoo.images.pictures import is_dicom
-from zoo.messages import first_names, none_there, printable
+from zoo.messages import first_names, printable, said_of_missing
 
 log = logging.getLogger("zoo")
 
@@ -46,7 +46,7 @@ def find_images(paths: Sequence[str | Path], *, volumes: bool, quiet: bool = Fal
     """
     given = [user_path(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
     if missing := [printable(path) for path in given if not (path.exists() or path.is_symlink())]:
-        raise PathNotFoundError(none_there(missing, len(given)))
+        raise PathNotFoundError(said_of_missing(missing, len(given)))
     found: dict[Path, None] = {}
     others: dict[Path, None] = {}
     for path in given:

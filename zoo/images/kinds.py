@@ -15,6 +15,7 @@ from zoo.images.reading import refused, start_of
 from zoo.messages import printable
 
 NIFTI = "volume (NIfTI)"
+"""Name of the kind of every NIfTI file."""
 _NUMPY = b"\x93NUMPY"
 
 

@@ -178,23 +178,9 @@ def _film(dataset: Any, path: Path, window: bool) -> NDArray[Any]:
     stored = decode_pixels(dataset, path, most=MOST_PIXELS)
     if dataset.get("PresentationIntentType") == "FOR PROCESSING":
         warn_of(path, f"{path} is raw detector output (FOR PROCESSING): its contrast is not that of a film")
-    if doubt := _polarity_doubt(dataset):
-        warn_of(path, f"{path} {doubt}")
     with refused(f"{path}: the grey scale in its DICOM header has no meaning"):
         _drop_empty(dataset)
         return _dicom_fractions(stored, dataset) if window else _unwindowed(stored, dataset)
-
-
-def _polarity_doubt(dataset: Any) -> str | None:
-    """Say where the two elements that tell black from white contradict each other (PS3.3 C.8.11.3.1.2)."""
-    kind, shape = dataset.get("PhotometricInterpretation"), str(element(dataset, "PresentationLUTShape") or "")
-    if (kind, shape.strip().upper()) not in (("MONOCHROME1", "IDENTITY"), ("MONOCHROME2", "INVERSE")):
-        return None
-    shown = "highest" if kind == "MONOCHROME2" else "lowest"
-    return (
-        f"is {kind} with the PresentationLUTShape {shape}, which contradict each other: it is read as {kind}, with its "
-        f"{shown} values white; look whether bone is white"
-    )
 
 
 def _unwindowed(stored: NDArray[Any], dataset: Any) -> NDArray[Any]:

@@ -75,21 +75,17 @@ def look_at(cases: Cases, contract: Preprocessing, args: FinetuneArgs) -> FirstL
     Raises:
         InputContractError: Images are of another kind than the network takes, or one after the other is refused.
     """
-    films = isinstance(build_transform(contract), ImageTransform)
+    transform = build_transform(contract)
+    films = isinstance(transform, ImageTransform)
+    as_stored = isinstance(transform, VolumeTransform) and contract.orientation is None and contract.affine is None
     rows = range(0, len(cases), -(-len(cases) // _MOST))
     kinds = {cases.paths[row]: kind_of(Path(cases.paths[row])) for row in rows}
     _check_kinds(kinds, len(cases), args.model, films=films)
     _try_some(cases, contract, args.model)
     larger = _much_larger([kind.sides for kind in kinds.values()], len({*cases.paths}), contract, args) if films else ""
-    turned = _stored_in_several_ways(kinds, args.model) if _stay_as_stored(contract) else ""
+    turned = _stored_in_several_ways(kinds, args.model) if as_stored else ""
     found = tuple(filter(None, (larger, turned)))
     return FirstLook(input_in_words(contract, is_cut=args.task != "segment"), found)
-
-
-def _stay_as_stored(contract: Preprocessing) -> bool:
-    """Whether the axes of volumes are not turned, so that how a file stores them is what the network sees."""
-    is_volume = isinstance(build_transform(contract), VolumeTransform)
-    return is_volume and contract.orientation is None and contract.affine is None
 
 
 def _stored_in_several_ways(kinds: Mapping[str, Kind], model: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from zoo.errors import CheckpointFormatError, OptionError
 from zoo.formats import told
+from zoo.images import MOST_CLASSES
 from zoo.messages import first_names, printable
 
 if TYPE_CHECKING:
@@ -18,10 +19,6 @@ if TYPE_CHECKING:
 Kind: TypeAlias = Literal["labels", "classes", "numbers", "voxels"]
 """`labels` may hold together or not at all: a sigmoid each, one output each. Of `classes` one holds: a softmax over
 them. `numbers` are those of the table. `voxels` have one class each, the background first."""
-
-
-_LARGEST = 255
-"""Value of a label map, which has a byte for each voxel."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Outputs:
         return "the class with the largest probability is the answer"
 
     def in_masks(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        """Return labels with the values of the masks, uint8; they are given as numbers of classes."""
+        """Return the values of the masks for numbers of classes, both uint8 and of any shape."""
         import numpy as np
 
         return np.array(self.values, np.uint8)[numbers] if self.values else numbers
@@ -168,7 +165,7 @@ def read_outputs(metadata: Mapping[str, str], path: Path) -> tuple[Outputs, tupl
         or not all(0 <= threshold <= 1 for threshold in found.thresholds)
         or not all(deviation > 0 for deviation in found.deviations)
         or (values and (found.kind != "voxels" or len(set(values)) != len(names) or len(values) != len(names)))
-        or not all(0 <= value <= _LARGEST for value in values)
+        or not all(0 <= value < MOST_CLASSES for value in values)
         or (window and (found.kind != "voxels" or len(window) not in (2, 3) or min(window) < 1))
     ):
         raise CheckpointFormatError(
